@@ -1,0 +1,36 @@
+# Each target does all the set-up that it needs, in its own virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint train clean
+
+help:
+	@echo "make demo   install, then measure the embedded model and draw its heatmap"
+	@echo "make test   install, then ruff, mypy and pytest"
+	@echo "make train  install, then train the embedded reference model from scratch"
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $(INSTALLED)
+
+install: $(INSTALLED)
+
+demo: install
+	$(BIN)/vniah run --output results/demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy vniah
+
+test: lint
+	$(BIN)/python -m pytest
+
+train: install
+	$(BIN)/python -m training
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,105 @@
+"""Small runs with any outcome, for the tests of what reads them."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from vniah.grid import Cell, Grid
+from vniah.results import Results, RunFolder, Sample, grid_record
+
+PUBLISHED_DIR = Path(__file__).resolve().parent.parent / "results" / "published"
+
+Outcome = Callable[[Cell, int], bool | str | None]
+
+
+def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[str, Any]:
+    """A manifest; ``changes`` replace fields: ``haystack__sha256="other"``."""
+    manifest: dict[str, Any] = {
+        "format_version": 1,
+        "task": "vniah",
+        "model": {"name": "tiny", "revision": "1", "tokens_per_frame": 4},
+        "haystack": {
+            "name": "seed-0",
+            "sha256": "aa" * 32,
+            "sampling": "clock",
+            "decoder": "pyav",
+            "keep_damaged": False,
+        },
+        "needles": {
+            "name": "cards",
+            "sha256": "bb" * 32,
+            "ids": [f"needle-{k}" for k in range(num_needles)],
+        },
+        "grid": grid_record(grid),
+        "protocol": {"criterion": "argmax at every position of the answer span"},
+        "environment": {"python": "3.11"},
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if key:
+            manifest[section] = {**manifest[section], key: value}
+        else:
+            manifest[section] = value
+    return manifest
+
+
+def make_sample(cell: Cell, k: int, outcome: bool | str = True, **changes: Any) -> Sample:
+    """The sample of needle k; a text as outcome is the error it had."""
+    error = outcome if isinstance(outcome, str) else None
+    fields: dict[str, Any] = {
+        "task": "vniah",
+        "num_frames": cell.num_frames,
+        "depth": cell.depth,
+        "needle_index": cell.needle_index,
+        "needle_id": f"needle-{k}",
+        "question": "Which number is on the card?",
+        "answer": "7",
+        "prediction": None if error else ("7" if outcome else "3"),
+        "predicted_ids": () if error else (7,),
+        "correct": None if error else bool(outcome),
+        "error": error,
+    }
+    return Sample(**{**fields, **changes})
+
+
+def write_run(
+    directory: Path,
+    frames: str = "8,16",
+    depths: str = "0,0.5,1",
+    *,
+    num_needles: int = 10,
+    outcome: Outcome = lambda cell, k: True,
+    **changes: Any,
+) -> Path:
+    """A run folder; ``outcome(cell, k)`` is right, wrong, an error's text, or None: no line."""
+    grid = Grid.parse(frames, depths)
+    manifest = make_manifest(grid, num_needles=num_needles, **changes)
+    folder = RunFolder(directory, manifest)
+    with folder.open():
+        for cell in grid.cells:
+            for k in range(num_needles):
+                found = outcome(cell, k)
+                if found is not None:
+                    folder.append(make_sample(cell, k, found))
+    return directory
+
+
+def make_run(frames: str = "8,16", depths: str = "0,0.5,1", **options: Any) -> Results:
+    """The same in memory: ``num_needles``, ``outcome`` and ``axis`` as in `write_run`."""
+    outcome = options.pop("outcome", lambda cell, k: True)
+    num_needles = options.pop("num_needles", 10)
+    grid = Grid.parse(frames, depths)
+    manifest = make_manifest(grid, num_needles=num_needles, **options)
+    samples = [
+        make_sample(cell, k, found)
+        for cell in grid.cells
+        for k in range(num_needles)
+        if (found := outcome(cell, k)) is not None
+    ]
+    return Results(manifest["model"]["name"], Path("runs/tiny"), manifest, tuple(samples))
+
+
+def cell(num_frames: int, depth: str) -> Cell:
+    """A cell from plain values."""
+    return Cell(num_frames, Fraction(depth))

@@ -1,0 +1,299 @@
+"""The command line: what is printed, what is drawn, and one line for everything wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vniah.cli import main
+from vniah.results import load_results
+
+PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "longva-7b_vniah.json"
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """An empty folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def material(checkpoint, image_folder, needle_folder):
+    """Options for a tiny real run."""
+    return [
+        *("--model", str(checkpoint), "--device", "cpu"),
+        *("--haystack", str(image_folder)),
+        *("--frames", "4,12", "--depths", "0:1:0.5"),
+        *("--needles", str(needle_folder)),
+    ]
+
+
+def without_needles(material):
+    return material[: material.index("--depths")]
+
+
+def run_vniah(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vniah", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+def test_run_prints_the_table_the_average_and_the_picture(in_folder, material, capsys):
+    assert main(["run", *material, "--output", "out"]) == 0
+    output = capsys.readouterr()
+    assert re.search(r"depth +4 +12\n", output.out)
+    assert re.search(r"  0\.5 +\d\.\d\d +\d\.\d\d\n", output.out)
+    assert re.search(r"average: \d\.\d{4} over 6 cells \(\d+ of 18 samples", output.out)
+    assert "18 samples in" in output.out
+    assert "heatmap: out/heatmap.png" in output.out
+    assert "sweep" in output.err, "the progress bar"
+    with Image.open("out/heatmap.png") as picture:
+        assert min(picture.size) > 200
+    assert len(load_results("out").samples) == 18
+
+
+def test_second_run_says_that_there_is_nothing_to_do(in_folder, material, capsys):
+    assert main(["run", *material]) == 0
+    first = capsys.readouterr().out
+    before = next(in_folder.glob("results/*/samples.jsonl")).read_bytes()
+    assert main(["run", *material]) == 0
+    second = capsys.readouterr()
+    assert "nothing to do: every sample of this run is there already" in second.out
+    assert "sweep" not in second.err
+    assert next(in_folder.glob("results/*/samples.jsonl")).read_bytes() == before
+    assert first.splitlines()[-8:] == second.out.splitlines()[-8:]
+
+
+def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
+    assert main(["encode", *without_needles(material)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"12 frames encoded, \d+\.\d frames/s", out)
+    assert main(["encode", *without_needles(material)]) == 0
+    again = capsys.readouterr().out
+    assert "nothing to do: 12 frames are encoded already" in again
+    assert out.splitlines()[-1] == again.splitlines()[-1]
+
+
+def test_plot_of_the_published_table_prints_its_average(in_folder, capsys):
+    assert main(["plot", str(PUBLISHED), "--output", "longva.png"]) == 0
+    assert "average: 0.9089" in capsys.readouterr().out
+    assert (in_folder / "longva.png").stat().st_size > 10_000
+
+
+def test_plot_of_several_with_a_training_length(in_folder, material, capsys):
+    main(["run", *material, "--output", "a"])
+    arguments = ["plot", "a", str(PUBLISHED), "--training-length", "224000"]
+    assert main(arguments) == 2
+    assert "give --tokens-per-frame" in capsys.readouterr().err
+    assert main([*arguments, "--tokens-per-frame", "144", "--output", "both.svg"]) == 0
+    assert "<svg" in (in_folder / "both.svg").read_text()
+
+
+def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
+    main(["run", *material, "--output", "good"])
+    worse = in_folder / "worse"
+    worse.mkdir()
+    (worse / "manifest.json").write_text(Path("good/manifest.json").read_text())
+    samples = [json.loads(line) for line in Path("good/samples.jsonl").read_text().splitlines()]
+    good = in_folder / "good" / "samples.jsonl"
+    for sample in samples:
+        sample["correct"] = True
+    good.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    samples[0]["correct"] = False
+    (worse / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    capsys.readouterr()
+
+    assert main(["compare", "good", "good"]) == 0
+    assert "holds" in capsys.readouterr().out
+    assert main(["compare", "good", "worse"]) == 1
+    assert "regression: 1 of 6 cells fell" in capsys.readouterr().out
+    assert main(["compare", "good", "worse", "--max-drop", "0.34"]) == 0
+    assert main(["compare", "good", "nowhere"]) == 2
+    (worse / "samples.jsonl").write_text(json.dumps(samples[0]))
+    capsys.readouterr()
+    assert main(["compare", "good", "worse"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vniah: error: cannot compare:") and "0 of 18 samples" in error
+
+
+def test_haystack_make_writes_the_film_and_its_manifest(in_folder, capsys):
+    assert main(["haystack", "make", "film.mp4", "--seconds", "3", "--seed", "5"]) == 0
+    assert "haystack: film.mp4" in capsys.readouterr().out
+    assert (in_folder / "film.mp4").stat().st_size > 1000
+    assert json.loads((in_folder / "film.json").read_text())["recipe"]["seed"] == 5
+    assert main(["haystack", "make", "film.mp4", "--seconds", "3"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+PLUG_IN = """
+import torch
+from vniah.models.protocol import TextSegment, TokenSequence
+
+class Model:
+    name, revision, frame_shape = "outside", "1", (1, 2)
+    def encode_frames(self, frames):
+        return torch.zeros(len(frames), 1, 2)
+    def compose(self, frames, question, answer):
+        return TokenSequence((TextSegment((0,)), *frames), (1,))
+    def answer_logits(self, sequence, embeds):
+        return torch.tensor([[0.0, 1.0]])
+"""
+
+
+def test_plug_in_beside_the_working_folder_is_found(in_folder, material):
+    (in_folder / "my_model.py").write_text(PLUG_IN)
+    done = run_vniah("run", "--model", "my_model:Model", *material[4:], "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "average: 1.0000" in done.stdout
+
+
+WRONG = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["fly"], "invalid choice: 'fly'"),
+    "unknown option": (["run", "--speed", "9"], "unrecognized arguments: --speed 9"),
+    "frames are words": (["run", "--frames", "many"], "frames must be numbers, got 'many'"),
+    "frames are 0": (["run", "--frames", "0"], "frames must be whole numbers of at least 1"),
+    "frames are halves": (["run", "--frames", "2.5"], "frames must be whole numbers"),
+    "frames are negative": (["run", "--frames=-3"], "at least 1, got -3"),
+    "frames without step": (["run", "--frames", "1:2"], "start:stop:step or a comma list"),
+    "step of 0": (["run", "--frames", "1:9:0"], "step above 0"),
+    "backwards": (["run", "--frames", "9:1:1"], "stop not below start"),
+    "far too many": (["run", "--frames", "1:1e9:1"], "use a larger step"),
+    "depth in percent": (["run", "--depths", "25"], "write 0.25, not 25"),
+    "depth negative": (["run", "--depths=-0.5"], "between 0 and 1"),
+    "unknown model": (["run", "--model", "gpt"], "there is no model 'gpt'"),
+    "unknown dtype": (["run", "--dtype", "int4"], "invalid choice: 'int4'"),
+    "unknown device": (["run", "--device", "gpu7"], "device 'gpu7' cannot be used"),
+    "rope theta": (["run", "--rope-theta", "-1"], "rope_theta must be a number above 1"),
+    "rope theta words": (["run", "--rope-theta", "big"], "--rope-theta must be numbers"),
+    "no needles": (["run", "--needles", "/nowhere"], "/nowhere"),
+    "no haystack": (["run", "--haystack", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
+    "no results": (["plot", "/nowhere"], "no results at /nowhere"),
+    "wrong picture": (["plot", str(PUBLISHED), "--output", "a.gif"], "use one of .png, .pdf"),
+    "drop above 1": (["compare", "a", "b", "--max-drop", "5"], "between 0 and 1, got 5"),
+    "film without length": (["haystack", "make", "a.mp4"], "--seconds"),
+    "film of 0 s": (["haystack", "make", "a.mp4", "--seconds", "0"], "at least 1"),
+    "film of odd size": (
+        ["haystack", "make", "a.mp4", "--seconds", "1", "--size", "33x7"],
+        "33x7",
+    ),
+    "film of no size": (["haystack", "make", "a.mp4", "--seconds", "1", "--size", "9"], "WIDTHxHE"),
+    "film as text": (["haystack", "make", "a.txt", "--seconds", "1"], "a.txt"),
+    "film nowhere": (["haystack", "make", "no/a.mp4", "--seconds", "1"], "no"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_and_exit_2(in_folder, capsys, case):
+    arguments, message = WRONG[case]
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse ends the program itself
+        code = stop.code
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line.strip()]
+    assert code == 2
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("vniah: error: ")
+    assert message in lines[0]
+    assert list(in_folder.iterdir()) == [], "nothing half-written"
+
+
+def test_output_that_is_a_file_is_one_line(in_folder, material, capsys):
+    (in_folder / "out").write_text("mine")
+    assert main(["run", *material, "--output", "out"]) == 2
+    assert "out is a file" in capsys.readouterr().err
+    assert (in_folder / "out").read_text() == "mine"
+
+
+def test_too_short_haystack_leaves_no_folder(in_folder, material, capsys):
+    material[material.index("4,12")] = "4,1200"
+    assert main(["run", *material, "--output", "out"]) == 2
+    assert "40 frames" in capsys.readouterr().err
+    assert not (in_folder / "out").exists()
+
+
+def test_samples_without_any_score_exit_with_1(in_folder, material, capsys):
+    (in_folder / "unable.py").write_text(
+        PLUG_IN.replace(
+            "return torch.tensor([[0.0, 1.0]])",
+            "from vniah.errors import ModelError; raise ModelError('too long for me')",
+        )
+    )
+    arguments = ["run", "--model", "unable:Model", *material[4:], "--output", "out"]
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "18 samples could not be run; the first: too long for me" in out
+    assert re.search(r"  0\.5 +\. +\.\n", out)
+
+
+def wait_for(condition, process) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def start_vniah(arguments) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "vniah", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_run_killed_in_the_sweep_goes_on_and_ends_the_same(in_folder, material):
+    material[material.index("4,12")] = "1:40:1"  # 360 samples, so that the kill falls among them
+    killed = start_vniah(["run", *material, "--output", "killed"])
+    samples = in_folder / "killed" / "samples.jsonl"
+    wait_for(lambda: samples.exists() and samples.stat().st_size > 2000, killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    num_before = len(load_results("killed").samples)
+    assert 0 < num_before < 360
+    assert run_vniah("run", *material, "--output", "killed").returncode == 0
+    assert run_vniah("run", *material, "--output", "whole").returncode == 0
+    after, whole = (
+        [{**vars(sample), "seconds": None} for sample in load_results(name).samples]
+        for name in ("killed", "whole")
+    )
+    assert len(whole) == 360
+    assert after == whole
+
+
+@pytest.mark.slow
+def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkpoint, own_cache):
+    import torch
+
+    from vniah.embeddings import EmbeddingCache
+
+    main(["haystack", "make", "film.mp4", "--seconds", "600", "--fps", "2", "--size", "64x64"])
+    arguments = ["encode", "--model", str(checkpoint), "--device", "cpu", "--frames", "600"]
+    arguments += ["--haystack", "film.mp4", "--cache"]
+    killed = start_vniah([*arguments, "killed"])
+    wait_for(lambda: any((in_folder / "killed").glob("frames-*.safetensors")), killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert len(list((in_folder / "killed").glob("frames-*.safetensors"))) < 3
+    for folder in ("killed", "whole"):
+        done = run_vniah(*arguments, folder)
+        assert done.returncode == 0, done.stderr
+    caches = []
+    for folder in ("killed", "whole"):
+        cache = EmbeddingCache(in_folder / folder, {}, (4, 32))
+        caches.append(cache.read(0, 600))
+    assert torch.equal(*caches)

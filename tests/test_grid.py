@@ -1,0 +1,202 @@
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vniah.errors import InputError
+from vniah.grid import (
+    Cell,
+    Grid,
+    as_depth,
+    format_depth,
+    format_frames,
+    needle_index,
+    parse_range,
+)
+
+
+@given(st.integers(1, 10**7), st.integers(0, 8), st.data())
+def test_needle_index_equals_rational_arithmetic(num_frames, digits, data):
+    numerator = data.draw(st.integers(0, 10**digits))
+    text = str(Decimal(numerator).scaleb(-digits))
+    index = needle_index(num_frames, as_depth(text))
+    assert index == numerator * num_frames // 10**digits
+    assert 0 <= index <= num_frames
+    assert index == Cell(num_frames, as_depth(float(text))).needle_index
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "depth", "index"),
+    [
+        (1, 0, 0),
+        (1, 0.999, 0),
+        (1, 1, 1),
+        (3000, 1, 3000),
+        (10, 0.3, 3),
+        (100, 0.29, 29),  # floor(0.29 * 100) is 28 in floats
+        (100, 0.57, 57),
+        (1000, 0.1, 100),
+        (3, Fraction(1, 3), 1),
+    ],
+)
+def test_needle_index_at_places_where_floats_go_wrong(num_frames, depth, index):
+    assert needle_index(num_frames, as_depth(depth)) == index
+
+
+@pytest.mark.parametrize(
+    ("value", "depth"),
+    [
+        (0.3, Fraction(3, 10)),
+        ("0.30", Fraction(3, 10)),
+        (Decimal("0.05"), Fraction(1, 20)),
+        (1, Fraction(1)),
+        (Fraction(1, 3), Fraction(1, 3)),
+        ("1e-05", Fraction(1, 100_000)),
+    ],
+)
+def test_as_depth_is_the_decimal_that_was_written(value, depth):
+    assert as_depth(value) == depth
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (25, r"between 0 and 1, got 25. Depth is a fraction: write 0.25, not 25"),
+        (-0.1, r"between 0 and 1, got -0.1"),
+        ("101", "between 0 and 1, got 101"),
+        ("half", "must be numbers, got 'half'"),
+        ("", "must be numbers, got ''"),
+        ("nan", "must be numbers, got 'nan'"),
+        (float("inf"), "must be numbers, got inf"),
+        ("1e999999999", "must be numbers, got '1e999999999'"),
+        (True, "must be numbers, got True"),
+    ],
+)
+def test_as_depth_when_it_is_not_one(value, message):
+    with pytest.raises(InputError, match=message):
+        as_depth(value)
+
+
+@pytest.mark.parametrize(
+    ("depth", "text"),
+    [
+        (Fraction(0), "0"),
+        (Fraction(1), "1"),
+        (Fraction(1, 4), "0.25"),
+        (Fraction(1, 8), "0.125"),
+        (Fraction(1, 20), "0.05"),
+        (Fraction(1, 10**7), "0.0000001"),
+        (Fraction(1, 3), "1/3"),
+        (Fraction(100), "100"),
+    ],
+)
+def test_format_depth_is_the_shortest_decimal(depth, text):
+    assert format_depth(depth) == text
+
+
+@given(st.integers(0, 10**12))
+def test_format_depth_reads_back(numerator):
+    depth = Fraction(numerator, 10**12)
+    assert as_depth(format_depth(depth)) == depth
+
+
+def decimals(*texts):
+    return tuple(Fraction(text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0:1:0.25", decimals("0", "0.25", "0.5", "0.75", "1")),
+        ("0:1:0.3", decimals("0", "0.3", "0.6", "0.9", "1")),
+        ("0:1:0.05", tuple(Fraction(k, 20) for k in range(21))),
+        ("0:1:2", decimals("0", "1")),
+        ("0.5:0.5:1", decimals("0.5")),
+        (" 0 : 1 : 0.5 ", decimals("0", "0.5", "1")),
+        ("200:3000:200", tuple(Fraction(k) for k in range(200, 3001, 200))),
+        ("1", decimals("1")),
+        ("0.5,0.1, 0.9", decimals("0.5", "0.1", "0.9")),
+    ],
+)
+def test_parse_range_includes_both_ends(text, values):
+    assert parse_range(text, "depths") == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "depths must be numbers, got ''"),
+        ("a", "depths must be numbers, got 'a'"),
+        ("0,,1", "depths must be numbers, got ''"),
+        ("0:1", "start:stop:step or a comma list, got '0:1'"),
+        ("0:1:0.1:2", "start:stop:step or a comma list"),
+        ("0:1:0", "step above 0"),
+        ("0:1:-0.5", "step above 0"),
+        ("1:0:0.5", "stop not below start, got '1:0:0.5'"),
+        ("0:1:x", "depths must be numbers, got 'x'"),
+        ("0:1:0.000001", "more than 100,000 values"),
+    ],
+)
+def test_parse_range_when_it_cannot_be_meant(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_range(text, "depths")
+
+
+def test_grid_of_sorts_and_drops_repeats():
+    grid = Grid.of([400, 200, 400], [1, 0.5, "0.5", 0])
+    assert grid.frames == (200, 400)
+    assert grid.depths == decimals("0", "0.5", "1")
+    assert grid.max_frames == 400
+
+
+def test_grid_cells_come_short_sequences_first():
+    grid = Grid.parse("8,16", "0,1")
+    assert grid.cells == (
+        Cell(8, Fraction(0)),
+        Cell(8, Fraction(1)),
+        Cell(16, Fraction(0)),
+        Cell(16, Fraction(1)),
+    )
+    assert list(grid.cells) == sorted(grid.cells)
+
+
+def test_grid_of_the_paper_has_90_cells():
+    assert len(Grid.parse("200:3000:200", "0:1:0.2").cells) == 90
+
+
+@pytest.mark.parametrize(
+    ("frames", "depths", "message"),
+    [
+        ("0", "0", "frames must be whole numbers of at least 1, got 0"),
+        ("-5", "0", "at least 1, got -5"),
+        ("1.5", "0", "frames must be whole numbers"),
+        ("8", "50", "write 0.5, not 50"),
+        ("8", "0:100:25", "depth must be between 0 and 1"),
+        ("many", "0", "frames must be numbers, got 'many'"),
+    ],
+)
+def test_grid_parse_when_it_cannot_be_meant(frames, depths, message):
+    with pytest.raises(InputError, match=message):
+        Grid.parse(frames, depths)
+
+
+@pytest.mark.parametrize(
+    ("frames", "depths", "message"),
+    [
+        ((), (Fraction(0),), "frames must name at least one value, got none"),
+        ((8,), (), "depths must name at least one value, got none"),
+        ((16, 8), (Fraction(0),), "frames must be ascending and without repeats, got 16, 8"),
+        ((8, 8), (Fraction(0),), "frames must be ascending and without repeats"),
+        ((0,), (Fraction(0),), "frames must be at least 1, got 0"),
+        ((8,), (Fraction(2),), "depths must lie between 0 and 1"),
+    ],
+)
+def test_grid_when_its_values_are_wrong(frames, depths, message):
+    with pytest.raises(InputError, match=message):
+        Grid(frames, depths)
+
+
+def test_format_frames():
+    assert format_frames([32, 1000]) == "32, 1,000"

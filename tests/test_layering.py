@@ -1,0 +1,106 @@
+"""The floor table: a module imports only from floors below its own, or from its own room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import vniah
+
+PACKAGE_DIR = Path(vniah.__file__).parent
+
+# Rooms by floor. A folder is one room: its modules may import each other.
+FLOORS = {
+    7: ("cli",),
+    5: ("sweep", "plot", "regression"),
+    4: ("scoring", "embeddings", "statistics"),
+    3: ("forward", "tasks", "haystacks", "results"),
+    2: ("models", "video", "needles", "grid"),
+    1: ("errors", "paths"),
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+
+# Rooms on one floor that may use another there.
+NEIGHBOURS = {("scoring", "embeddings")}
+
+# The package's own front: names only, and the entry point.
+FRONT = ("__init__", "__main__")
+
+
+def modules() -> list[Path]:
+    """All modules with a floor."""
+    return [path for path in sorted(PACKAGE_DIR.rglob("*.py")) if room_of(path) in FLOOR_OF]
+
+
+def room_of(path: Path) -> str:
+    return Path(path.relative_to(PACKAGE_DIR).parts[0]).stem
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms of vniah that a module's text names, at its top or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "vniah":
+                names |= {f"vniah.{alias.name}" for alias in node.names}
+            elif node.module is not None:
+                names.add(node.module)
+    return {name.split(".")[1] for name in names if name.startswith("vniah.")}
+
+
+def forbidden(room: str, imported: set[str]) -> set[str]:
+    """Those of the imported rooms that do not lie below."""
+    return {
+        other
+        for other in imported
+        if other in FLOOR_OF
+        and other != room
+        and (room, other) not in NEIGHBOURS
+        and FLOOR_OF[other] >= FLOOR_OF[room]
+    }
+
+
+def test_every_module_has_a_floor():
+    rooms = {room_of(path) for path in PACKAGE_DIR.rglob("*.py")} - {"data", *FRONT}
+    assert rooms <= FLOOR_OF.keys()
+
+
+@pytest.mark.parametrize(
+    "path", modules(), ids=lambda path: path.relative_to(PACKAGE_DIR).as_posix()
+)
+def test_module_imports_only_from_below(path):
+    assert forbidden(room_of(path), imported_rooms(path.read_text())) == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "expected"),
+    [
+        ("grid", "from vniah.results import Sample", {"results"}),
+        ("grid", "def f():\n    import vniah.plot", {"plot"}),
+        ("results", "from vniah.haystacks import Haystack", {"haystacks"}),
+        ("results", "from vniah import sweep", {"sweep"}),
+        ("results", "from vniah.grid import Cell\nimport json", set()),
+    ],
+)
+def test_the_check_can_fail(room, source, expected):
+    assert forbidden(room, imported_rooms(source)) == expected
+
+
+def test_forward_knows_nothing_of_needles():
+    for path in (PACKAGE_DIR / "forward").glob("*.py"):
+        assert "needle" not in path.read_text().lower(), path.name
+
+
+def test_only_the_command_line_prints():
+    for path in modules():
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+        ]
+        assert not calls or room_of(path) == "cli", path

@@ -1,0 +1,238 @@
+"""The LongVA / LLaVA-NeXT adapter against the same modules run by hand."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import ROPE_THETA, change_config, write_checkpoint
+from PIL import Image
+from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+
+from vniah.errors import InputError, ModelError
+from vniah.models.llava import LlavaModel
+from vniah.models.loading import load_model
+from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
+from vniah.scoring import embed_sequence
+
+
+def frames_of(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in sizes]
+
+
+def features_by_hand(parts, folder, frames) -> torch.Tensor:
+    """Pad, tower, projector and pooling, one frame after the other and spelt out."""
+    processor = CLIPImageProcessor.from_pretrained(folder / "vision_tower")
+    features = []
+    for frame in frames:
+        height, width = frame.shape[:2]
+        side = max(height, width)
+        square = np.empty((side, side, 3), np.uint8)
+        square[:] = [int(255 * mean) for mean in processor.image_mean]
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = frame
+        pixels = processor(images=Image.fromarray(square), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            states = parts["tower"](pixel_values=pixels, output_hidden_states=True).hidden_states
+            patches = parts["projector"](states[-2][0, 1:])
+        tokens = []
+        for row in (0, 2):
+            for column in (0, 2):
+                block = [(row + i) * 4 + column + j for i in (0, 1) for j in (0, 1)]
+                tokens.append(patches[block].mean(0))
+        features.append(torch.stack(tokens))
+    return torch.stack(features)
+
+
+@pytest.mark.parametrize("model_type", ["llava_qwen", "llava_mistral", "llava_llama"])
+def test_encoded_frames_equal_the_pipeline_by_hand(tmp_path, model_type):
+    parts = write_checkpoint(tmp_path, model_type)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    frames = frames_of((32, 32), (20, 44), (48, 30))
+
+    encoded = model.encode_frames(frames)
+
+    assert model.frame_shape == (4, 32)
+    assert encoded.shape == (3, 4, 32)
+    torch.testing.assert_close(
+        encoded, features_by_hand(parts, tmp_path, frames), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("model_type", ["llava_qwen", "llava_mistral", "llava_llama"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_loaded_decoder_equals_the_saved_one(tmp_path, model_type, tied):
+    parts = write_checkpoint(tmp_path, model_type, tied=tied, num_shards=3)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        expected = parts["decoder"](input_ids=ids).logits
+        assert torch.equal(model.decoder(input_ids=ids).logits, expected)
+
+
+def test_it_is_a_decoder_model_and_no_answer_logits_model(tmp_path):
+    write_checkpoint(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    assert isinstance(model, DecoderModel)
+    assert not isinstance(model, VisionLanguageModel)
+
+
+def test_composed_sequence_has_the_published_order(tmp_path):
+    write_checkpoint(tmp_path)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    frames = [FrameSegment("haystack/x", i) for i in range(3)]
+    sequence = model.compose(frames, "find the red card", "7")
+    opening, *middle, asked = sequence.segments
+    assert middle == frames
+    assert isinstance(opening, TextSegment) and isinstance(asked, TextSegment)
+    assert model.decode(opening.token_ids).startswith("<|im_start|> system")
+    assert model.decode(asked.token_ids) == "find the red card <|im_end|> <|im_start|> assistant"
+    assert model.decode(sequence.answer_ids) == "7"
+
+
+def test_compose_is_prefix_stable(tmp_path):
+    write_checkpoint(tmp_path)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    frames = [FrameSegment("haystack/x", i) for i in range(5)]
+    short = model.compose(frames[:3], "what is on it ?", "yes")
+    long = model.compose(frames, "what is on it ?", "yes")
+    assert long.segments[:4] == short.segments[:4]
+
+
+def test_weights_keep_their_dtype_and_rope_stays_in_fp32(tmp_path):
+    write_checkpoint(tmp_path, dtype=torch.float16)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    assert model.dtype == torch.float16
+    assert {p.dtype for p in model.decoder.parameters()} == {torch.float16}
+    assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert LlavaModel.load(tmp_path, name="tiny", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_default_dtype_on_the_cpu_is_fp32(tmp_path):
+    write_checkpoint(tmp_path, dtype=torch.float16)
+    assert load_model(tmp_path, device="cpu").dtype == torch.float32
+    assert load_model(tmp_path, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_rope_theta_of_the_checkpoint_is_used_unless_another_is_given(tmp_path):
+    write_checkpoint(tmp_path)
+    head_dim = 8
+    exponents = torch.arange(0, head_dim, 2).float() / head_dim
+    stored = load_model(tmp_path, device="cpu")
+    raised = load_model(tmp_path, device="cpu", rope_theta=1e6)
+    torch.testing.assert_close(stored.decoder.model.rotary_emb.inv_freq, 1 / ROPE_THETA**exponents)
+    torch.testing.assert_close(raised.decoder.model.rotary_emb.inv_freq, 1 / 1e6**exponents)
+    assert raised.settings["rope_theta"] == 1e6
+    assert raised.revision == stored.revision
+
+
+def test_embedded_sequence_is_text_table_and_frames_in_order(tmp_path):
+    write_checkpoint(tmp_path)
+    model = LlavaModel.load(tmp_path, name="tiny")
+    encoded = model.encode_frames(frames_of((32, 32), (32, 32), (32, 32)))
+
+    class Store:
+        def read_runs(self, frames):
+            for frame in frames:
+                yield encoded[frame.index][None]
+
+    order = [2, 0, 1]
+    sequence = model.compose([FrameSegment("x", i) for i in order], "find it ?", "4 7")
+    hidden = embed_sequence(model, sequence, Store())
+    table = model.decoder.get_input_embeddings()
+    opening, asked = sequence.segments[0], sequence.segments[-1]
+    expected = torch.cat(
+        [
+            table(torch.tensor(opening.token_ids)),
+            encoded[order].flatten(0, 1),
+            table(torch.tensor((*asked.token_ids, sequence.answer_ids[0]))),
+        ]
+    )
+    assert torch.equal(hidden, expected)
+    assert model.position_ids(sequence).tolist() == list(range(len(expected)))
+
+
+def test_revision_follows_the_weights_not_the_place(tmp_path):
+    write_checkpoint(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    write_checkpoint(tmp_path / "c", seed=1)
+    revisions = [LlavaModel.load(tmp_path / name, name="x").revision for name in "abc"]
+    assert revisions[0] == revisions[1] != revisions[2]
+
+
+def test_published_tower_is_known_without_its_config(tmp_path):
+    write_checkpoint(tmp_path, mm_vision_tower="openai/clip-vit-large-patch14-336")
+    # the weights are those of a tiny tower, so the shapes tell that the published one was built
+    with pytest.raises(ModelError, match=r"config.json makes it \[\d*,? ?1024"):
+        LlavaModel.load(tmp_path, name="x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "qwen2_vl"}, "model_type 'qwen2_vl'; supported are llava_qwen"),
+        ({"mm_projector_type": "linear"}, "mm_projector_type = 'linear'"),
+        ({"mm_spatial_pool_mode": "max"}, "mm_spatial_pool_mode = 'max'"),
+        ({"mm_vision_tower": None}, "names no mm_vision_tower"),
+        ({"mm_vision_tower": "someone/tower"}, "names the vision tower 'someone/tower'"),
+        ({"hidden_size": 64}, "config.json makes it"),
+        ({"num_hidden_layers": 3}, "lacks the weight 'decoder.model.layers.2"),
+        ({"num_hidden_layers": 1}, "for which there is no place"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_is_refused(tmp_path, changes, message):
+    write_checkpoint(tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path, device="cpu")
+
+
+def test_missing_files_are_named(tmp_path):
+    write_checkpoint(tmp_path, num_shards=2)
+    (tmp_path / "model-00002-of-00002.safetensors").rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"lacks model-00002-of-00002.safetensors"):
+        load_model(tmp_path)
+    for path in tmp_path.glob("model*"):
+        path.unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=r"pytorch_model.bin is a pickle"):
+        load_model(tmp_path)
+
+
+def test_missing_tokenizer_is_named(tmp_path):
+    write_checkpoint(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="has no tokenizer files"):
+        load_model(tmp_path)
+
+
+def test_truncated_weights_are_named(tmp_path):
+    write_checkpoint(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model.safetensors cannot be read as safetensors"):
+        load_model(tmp_path)
+
+
+def test_config_that_is_not_json_is_named(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config.json is not JSON"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rope_theta": 0.5}, "rope_theta must be a number above 1"),
+        ({"rope_theta": float("nan")}, "rope_theta must be a number above 1"),
+        ({"dtype": "int8"}, "dtype must be one of float32"),
+        ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(tmp_path, arguments, message):
+    write_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_model(tmp_path, **arguments)

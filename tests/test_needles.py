@@ -1,0 +1,510 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from vniah.errors import NeedleError
+from vniah.needles import Needle, NeedleSet, load_needles
+
+LETTERED = {
+    "question": "Which?\nA. Cat\nB. Dog\nAnswer with the option's letter.",
+    "choices": ["Cat", "Dog"],
+    "answer": "B",
+}
+
+
+def picture(seed: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(size[1], size[0], 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def line(name: str, **changes: object) -> dict[str, object]:
+    record = {"file_name": f"{name}.png", "needle_id": name, "question": f"Where is {name}?"}
+    return {**record, "answer": "here", **changes}
+
+
+def write_set(folder: Path, records: list[dict[str, object]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, record in enumerate(records):
+        path = folder / str(record.get("file_name") or "unnamed.png")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(seed).save(path)
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def needle(name: str = "a", **changes: object) -> Needle:
+    made = Needle(needle_id=name, question="q", answer="x", choices=None, image=picture(0))
+    return replace(made, **changes)
+
+
+# --- what a set is ---
+
+
+def test_load_gives_every_record_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    records = [line("zebra"), line("ant", **LETTERED), line("m.1-x_2", choices=None)]
+    loaded = load_needles(write_set(tmp_path / "mine", records))
+    assert (loaded.name, loaded.source) == ("mine", str(tmp_path / "mine"))
+    assert loaded.ids == ("zebra", "ant", "m.1-x_2")
+    assert [n.choices for n in loaded] == [None, ("Cat", "Dog"), None]
+    assert [n.answer for n in loaded] == ["here", "B", "here"]
+    for seed, found in enumerate(loaded):
+        assert np.array_equal(np.asarray(found.image), np.asarray(picture(seed)))
+
+
+def test_question_is_kept_verbatim_and_answer_is_stripped(tmp_path: Path) -> None:
+    question = "\n  Où?\u2028A. x \n"
+    (loaded,) = load_needles(write_set(tmp_path, [line("a", question=question, answer=" B\n")]))
+    assert (loaded.question, loaded.answer) == (question, "B")
+
+
+def test_answers_that_arrow_would_turn_into_times_stay_text(tmp_path: Path) -> None:
+    records = [line("a", answer="2024-05-01"), line("b", answer="2024-05-02")]
+    assert [n.answer for n in load_needles(write_set(tmp_path, records))] == [
+        "2024-05-01",
+        "2024-05-02",
+    ]
+
+
+def test_two_questions_about_one_picture_are_two_needles(tmp_path: Path) -> None:
+    records = [line("a"), line("b", file_name="a.png", answer="there")]
+    loaded = load_needles(write_set(tmp_path, records))
+    assert loaded.needles[0].image_sha256 == loaded.needles[1].image_sha256
+    assert loaded.needles[0] != loaded.needles[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices"),
+    [
+        ("A", ["Cat", "Dog"]),
+        ("Dog", ["Cat", "Dog"]),
+        ("A", ["A. Cat", "B. Dog"]),
+        ("B. Dog", ["A. Cat", "B. Dog"]),
+        ("D", ["(C) Cat", "(D) Dog"]),
+        ("here", []),
+    ],
+)
+def test_answer_is_accepted_as_option_or_as_letter(
+    tmp_path: Path, answer: str, choices: list[str]
+) -> None:
+    (loaded,) = load_needles(write_set(tmp_path, [line("a", answer=answer, choices=choices)]))
+    assert loaded.choices == (tuple(choices) or None)
+
+
+@pytest.mark.parametrize("name", ["train [1] test", ".hidden", "x*y?", "test"])
+def test_folder_names_and_stray_files_do_no_harm(tmp_path: Path, name: str) -> None:
+    records = [
+        line("train", file_name="train/a.png"),
+        line("b", file_name="te[s]t.png"),
+        line("val"),
+    ]
+    folder = write_set(tmp_path / name, records)
+    (folder / "stray.png").write_text("not a picture, and not listed")
+    (folder / "README.md").write_text("notes")
+    assert load_needles(folder).ids == ("train", "b", "val")
+
+
+def test_blank_lines_and_linked_pictures_are_read(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", [line("a"), line("b")])
+    (folder / "a.png").rename(tmp_path / "elsewhere.bin")
+    (folder / "a.png").symlink_to(tmp_path / "elsewhere.bin")
+    text = (folder / "metadata.jsonl").read_text().replace("\n", "\n\n  \n")
+    (folder / "metadata.jsonl").write_text(text)
+    assert load_needles(folder).ids == ("a", "b")
+
+
+def test_changed_folder_is_never_served_as_it_was(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    before = load_needles(folder)
+    stamp = (folder / "a.png").stat()
+    picture(7).save(folder / "a.png")
+    os.utime(folder / "a.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after = load_needles(folder)
+    assert before.needles[0].image_sha256 != after.needles[0].image_sha256
+    assert before.sha256 != after.sha256
+
+
+def test_loading_twice_gives_equal_sets(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a"), line("b", **LETTERED)])
+    assert load_needles(folder) == load_needles(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"needle_id": "b"},
+        {"question": "other"},
+        {"answer": "other"},
+        {"choices": ("x", "y")},
+        {"image": picture(1)},
+        {"image": picture(0).transpose(Image.Transpose.ROTATE_90)},
+    ],
+)
+def test_sha256_changes_with_every_part(changes: dict[str, object]) -> None:
+    plain = NeedleSet("n", "s", (needle(),))
+    assert NeedleSet("n", "s", (needle(**changes),)).sha256 != plain.sha256
+    assert NeedleSet("other", "elsewhere", (needle(),)).sha256 == plain.sha256
+
+
+def test_select_keeps_the_order_asked_for() -> None:
+    whole = NeedleSet("n", "s", tuple(needle(name) for name in "abc"))
+    part = whole.select(["c", "a"])
+    assert (part.ids, len(part), part.name) == (("c", "a"), 2, "n")
+    assert part.sha256 != whole.sha256
+    assert whole.select("abc") == whole
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", "z"], r"'n' has no needle 'z'; it has a, b\."),
+        (["a", "a"], "needle_id 'a' twice"),
+        ([], "holds no needle"),
+    ],
+)
+def test_select_refuses_what_is_not_there(ids: list[str], message: str) -> None:
+    with pytest.raises(NeedleError, match=message):
+        NeedleSet("n", "s", (needle("a"), needle("b"))).select(ids)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": picture(0).convert("L")}, "mode 'L'"),
+        ({"answer": " x"}, "white space around it"),
+        ({"needle_id": "a/b"}, "'a/b' cannot be part of a key"),
+    ],
+)
+def test_needle_made_in_python_is_checked_too(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(NeedleError, match=message):
+        needle(**changes)
+
+
+# --- pictures ---
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a", file_name="a.jpg")])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(folder / "a.jpg", exif=exif)
+    assert load_needles(folder).needles[0].image.size == (10, 20)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_pictures_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    folder = write_set(tmp_path, [line("a", file_name="a.tiff")])
+    picture(0).convert(mode).save(folder / "a.tiff")
+    expected = picture(0).convert(mode).convert("RGB")
+    assert np.array_equal(load_needles(folder).needles[0].image, expected)
+
+
+def test_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    palette = picture(0).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.save(folder / "a.png", transparency=bytes(range(200)))
+    assert load_needles(folder).needles[0].image.mode == "RGB"
+
+
+def test_picture_identity_is_of_pixels_not_of_the_file(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a"), line("b", file_name="b.bmp")])
+    picture(0).save(folder / "b.bmp")
+    first, second = load_needles(folder)
+    assert first.image_sha256 == second.image_sha256
+
+
+# --- what is refused, with its line ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file_name": None}, r"line 2 has no 'file_name'"),
+        ({"needle_id": None}, r"line 2 has no 'needle_id'"),
+        ({"question": None}, r"line 2 has no 'question'"),
+        ({"answer": None}, r"line 2 has no 'answer'"),
+        ({"answer": 200}, r"line 2: 'answer' must be text, got 200; put it in quotes"),
+        ({"answer": ""}, r"line 2: the answer is empty: got ''"),
+        ({"answer": " \t"}, r"line 2: the answer is empty"),
+        ({"question": "\n"}, r"line 2: the question is empty: got '\\n'"),
+        ({"needle_id": "a"}, r"line 2: needle_id 'a' is taken by metadata.jsonl line 1"),
+        ({"needle_id": "b c"}, r"line 2: needle_id 'b c' cannot be part of a key"),
+        ({"needle_id": "../b"}, r"line 2: needle_id '\.\./b' cannot be part of a key"),
+        ({"needle_id": ""}, r"line 2: needle_id '' cannot"),
+        ({"choices": ["x", "y"]}, r"line 2: the answer 'here' is not among .*\(A, B\)"),
+        ({"choices": ["A. x", "B. y"], "answer": "C"}, r"line 2: the answer 'C' is not among"),
+        ({"choices": ["C. x", "D. y"], "answer": "A"}, r"'A' is not among .*\(C, D\)"),
+        ({"choices": ["x", "x"], "answer": "x"}, r"line 2: the choices \['x', 'x'\] are no"),
+        ({"choices": ["here"]}, r"line 2: the choices \['here'\] are no choice"),
+        ({"choices": ["here", " "]}, r"line 2: the choices .* are no choice"),
+        ({"choices": "here"}, r"line 2: 'choices' must be a list of texts or null, got 'here'"),
+        ({"choices": [1, 2]}, r"line 2: 'choices' must be a list"),
+        ({"file_name": "../b.png"}, r"line 2: 'file_name' must stay inside .*'\.\./b.png'"),
+    ],
+)
+def test_wrong_record_is_refused_with_its_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    folder = write_set(tmp_path / "set", [line("a"), line("b", **changes)])
+    with pytest.raises(NeedleError, match=message) as caught:
+        load_needles(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows"),
+        ("\n \n", "has no rows"),
+        ("\n{oops\n", r"metadata.jsonl line 2 is not JSON"),
+        ('["a"]\n', r"line 1 must be an object in braces, got \[\"a\"\]"),
+        ("{}", r"line 1 has no 'file_name'"),
+        ('{"file_name": "no.png"}', r"line 1: there is no picture 'no.png' in"),
+        ('{"file_name": "."}', r"line 1: there is no picture"),
+    ],
+)
+def test_wrong_metadata_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(text)
+    with pytest.raises(NeedleError, match=message):
+        load_needles(tmp_path)
+
+
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe{")
+    with pytest.raises(NeedleError, match="cannot be read as UTF-8 text"):
+        load_needles(tmp_path)
+
+
+def test_text_named_png_is_refused_with_its_line(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a"), line("b")])
+    (folder / "b.png").write_text("no pixels here")
+    with pytest.raises(NeedleError, match=r"line 2: the picture 'b.png' cannot be read: cannot id"):
+        load_needles(folder)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".webp"])
+def test_truncated_picture_is_refused_with_its_line(tmp_path: Path, suffix: str) -> None:
+    folder = write_set(tmp_path, [line("a"), line("b", file_name=f"b{suffix}")])
+    path = folder / f"b{suffix}"
+    picture(1, (120, 90)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(NeedleError, match=rf"line 2: the picture 'b{suffix}' cannot be read"):
+        load_needles(folder)
+
+
+def test_sixteen_bit_picture_is_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(folder / "a.png")
+    with pytest.raises(NeedleError, match=r"line 1: .* mode 'I.*', which clip in RGB"):
+        load_needles(folder)
+
+
+def test_columns_that_are_no_imagefolder_are_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a", extra=1), line("b", extra="one")])
+    with pytest.raises(NeedleError, match="is no imagefolder to datasets: ") as caught:
+        load_needles(folder)
+    assert "\n" not in str(caught.value)
+
+
+# --- the published layout ---
+
+
+def write_published(folder: Path, records: object) -> Path:
+    (folder / "images").mkdir(parents=True)
+    for seed, name in enumerate(["one.png", "two.jpg"]):
+        picture(seed).save(folder / "images" / name)
+    (folder / "dataset.json").write_text(json.dumps(records, indent=4))
+    return folder
+
+
+def test_published_folder_gives_prompts_verbatim_and_counts_ids(tmp_path: Path) -> None:
+    records = [
+        {"path": "two.jpg", "prompt": "\nFind it.\nA. x\nB. y", "answer": "B"},
+        {"path": "one.png", "prompt": "\nWhich?", "answer": "Yellow"},
+    ]
+    loaded = load_needles(write_published(tmp_path / "published", records))
+    assert loaded.ids == ("0", "1")
+    assert [n.question for n in loaded] == ["\nFind it.\nA. x\nB. y", "\nWhich?"]
+    assert [n.answer for n in loaded] == ["B", "Yellow"]
+    assert np.array_equal(loaded.needles[1].image, picture(0))
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({"path": "one.png"}, r"must hold a list of \{path, prompt, answer\}"),
+        ([], "has no rows"),
+        ([{"path": "one.png", "answer": "x"}], "dataset.json entry 1 has no 'prompt'"),
+        ([{"path": "no.png", "prompt": "q", "answer": "x"}], "entry 1: there is no picture 'no"),
+        ([{"path": "../dataset.json", "prompt": "q", "answer": "x"}], "must stay inside"),
+        (["one.png"], "entry 1 must be an object"),
+    ],
+)
+def test_wrong_published_folder_is_refused(tmp_path: Path, records: object, message: str) -> None:
+    with pytest.raises(NeedleError, match=message):
+        load_needles(write_published(tmp_path / "published", records))
+
+
+# --- which set is meant ---
+
+
+@pytest.mark.parametrize("source", ["", " ", "no-such-set", "a/b/c", "./cards", Path("owner/name")])
+def test_unknown_set_is_refused_without_the_network(source: str | Path) -> None:
+    with pytest.raises(NeedleError, match=r"no needle set .*; give a folder .* counterfactual"):
+        load_needles(source)
+
+
+def test_folder_without_a_set_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NeedleError, match=r"neither metadata\.jsonl .* nor dataset\.json"):
+        load_needles(tmp_path)
+
+
+def test_file_is_refused_for_a_folder(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    with pytest.raises(NeedleError, match="is a file; give the folder"):
+        load_needles(folder / "metadata.jsonl")
+
+
+def test_folder_comes_before_an_embedded_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "counterfactual", [line("mine")])
+    monkeypatch.chdir(tmp_path)
+    assert load_needles("counterfactual").ids == ("mine",)
+
+
+def test_counterfactual_is_fit_for_real_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_needles("counterfactual")
+    assert (loaded.name, loaded.source, len(loaded)) == ("counterfactual", "counterfactual", 5)
+    for found in loaded:
+        assert min(found.image.size) >= 448
+        assert found.question.startswith("Find the frame ")
+        for letter, choice in zip("ABCD", found.choices or (), strict=False):
+            assert f"\n{letter}. {choice}\n" in found.question
+    assert [len(found.choices or ()) for found in loaded] == [0, 4, 4, 4, 0]
+    assert [found.answer for found in loaded] == ["Blue", "C", "B", "D", "730"]
+
+
+OFFLINE = """
+import socket, sys
+def refuse(*args, **kwargs):
+    sys.exit("the network was touched")
+socket.getaddrinfo = socket.socket.connect = refuse
+from vniah.errors import NeedleError
+from vniah.needles import load_needles
+assert not {"torch", "datasets", "matplotlib"} & set(sys.modules)
+assert load_needles("counterfactual").ids[0] == "stop-sign"
+try:
+    load_needles("lmms-lab/v_niah_needles")
+except NeedleError as error:
+    print(error)
+"""
+
+
+def test_embedded_set_loads_quietly_and_hub_fails_in_one_line_when_offline(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(ran.stdout.splitlines()) == 1
+    assert "there is no folder 'lmms-lab/v_niah_needles'" in ran.stdout
+    assert "could not be read from the Hugging Face hub" in ran.stdout
+
+
+def test_folders_are_read_without_the_network_when_online(tmp_path: Path) -> None:
+    program = OFFLINE.split("try:")[0]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+# --- the hub: the answer of load_dataset, a real Dataset, stands in for the network ---
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, columns: dict[str, list[object]]) -> None:
+    dataset = datasets.Dataset.from_dict(columns)
+    if "image" in columns:
+        dataset = dataset.cast_column("image", datasets.Image())
+
+    def load_dataset(hub_id: str, *, split: str) -> datasets.Dataset:
+        assert (hub_id, split) == ("owner/name", "validation")
+        return dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def test_hub_set_takes_ids_choices_and_numbers_where_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = {
+        "image": [picture(0), picture(1)],
+        "question": ["q0", "q1"],
+        "answer": [200, 730],
+        "id": [17, 4],
+        "choices": [["200", "300"], None],
+    }
+    serve(monkeypatch, columns)
+    loaded = load_needles("owner/name", split="validation")
+    assert (loaded.name, loaded.source, loaded.ids) == ("owner/name", "owner/name", ("17", "4"))
+    assert [n.answer for n in loaded] == ["200", "730"]
+    assert [n.choices for n in loaded] == [("200", "300"), None]
+    assert np.array_equal(loaded.needles[1].image, picture(1))
+
+
+def test_hub_set_without_ids_equals_the_published_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(monkeypatch, {"image": [picture(0)], "question": ["\nq"], "answer": ["B"]})
+    published = [{"path": "one.png", "prompt": "\nq", "answer": "B"}]
+    folder = load_needles(write_published(tmp_path / "published", published))
+    assert load_needles("owner/name", split="validation").sha256 == folder.sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": None}, r"it needs the columns image .* and has question, answer\."),
+        ({"answer": None}, r"and has image, question\."),
+        ({"answer": [" "]}, r"owner/name row 0: the answer is empty"),
+        ({"answer": [1.5]}, r"owner/name row 0: 'answer' must be text, got 1\.5"),
+        ({"image": [{"bytes": b"no", "path": None}]}, r"row 0: the picture cannot be read"),
+        ({"image": [None]}, r"owner/name row 0 has no picture"),
+    ],
+)
+def test_wrong_hub_set_is_refused_with_its_row(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, list[object] | None], message: str
+) -> None:
+    columns = {"image": [picture(0)], "question": ["q"], "answer": ["x"], **changes}
+    serve(monkeypatch, {key: values for key, values in columns.items() if values is not None})
+    with pytest.raises(NeedleError, match=message):
+        load_needles("owner/name", split="validation")
+
+
+def test_progress_bars_of_datasets_are_left_as_they_were(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    datasets.enable_progress_bars()
+    load_needles(folder)
+    assert not datasets.are_progress_bars_disabled()

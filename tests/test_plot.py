@@ -1,0 +1,344 @@
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from PIL import Image
+from runs import PUBLISHED_DIR, make_run
+
+from vniah.errors import InputError
+from vniah.grid import Cell, Grid
+from vniah.plot import COLORS, heatmap, save_heatmaps
+from vniah.results import CellScore, Results, load_results
+
+LONGVA = PUBLISHED_DIR / "longva-7b_vniah.json"
+QWEN = PUBLISHED_DIR / "qwen2-7b-224k_niah_distractor0.json"
+
+
+def new_axes(width=8.0, height=4.0):
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def tick_labels(axis):
+    axis.axes.figure.canvas.draw()
+    return [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def table(frames, depths=("0",), score=1.0, axis="frames"):
+    cells = tuple(CellScore(Cell(n, Fraction(d)), score, None) for n in frames for d in depths)
+    return Results("table", LONGVA, {}, published=cells, axis=axis)
+
+
+def test_heatmap_gives_back_the_axes_it_was_given():
+    ax = new_axes()
+    assert heatmap(make_run(), ax) is ax
+    assert tuple(ax.figure.get_size_inches()) == (8.0, 4.0)
+
+
+def test_heatmap_draws_the_scores_with_depth_downwards():
+    results = make_run("8,16,32", "0,1", outcome=lambda c, k: k < c.num_frames // 8 + 5 * c.depth)
+    ax = heatmap(results, new_axes())
+    np.testing.assert_allclose(
+        ax.collections[0].get_array().filled(np.nan).reshape(2, 3),
+        [[0.1, 0.2, 0.4], [0.6, 0.7, 0.9]],
+    )
+    bottom, top = ax.get_ylim()
+    assert bottom > top
+    assert tick_labels(ax.yaxis) == ["0%", "100%"]
+    assert tick_labels(ax.xaxis) == ["8", "16", "32"]
+
+
+@pytest.mark.parametrize(("score", "color"), [(0.0, COLORS[0]), (0.5, COLORS[1]), (1.0, COLORS[2])])
+def test_heatmap_colors_are_fixed_to_scores(score, color):
+    ax = heatmap(table([200], score=score), new_axes())
+    ax.figure.canvas.draw()
+    assert ax.collections[0].get_facecolor()[0] == pytest.approx(to_rgba(color), abs=0.005)
+    assert ax.collections[0].get_clim() == (0.0, 1.0)
+
+
+def test_heatmap_leaves_cells_blank_when_they_are_missing_or_have_errors_only():
+    def outcome(c, k):
+        if c.num_frames == 16 and c.depth == 0:
+            return "out of memory"
+        return None if c.num_frames == 32 else k > 0
+
+    ax = heatmap(make_run("8,16,32", "0,1", outcome=outcome), new_axes())
+    blank = np.ma.getmaskarray(ax.collections[0].get_array()).reshape(2, 3)
+    assert blank.tolist() == [[False, True, True], [False, False, True]]
+
+
+def test_heatmap_when_nothing_was_measured_is_blank():
+    ax = heatmap(make_run("8,16", "0,1", outcome=lambda c, k: None), new_axes())
+    assert np.ma.getmaskarray(ax.collections[0].get_array()).all()
+    assert texts(ax) == ["0 of 40 samples"]
+    assert ax.get_title() == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "caption"),
+    [
+        (lambda c, k: True, ["n = 10 per cell"]),
+        (lambda c, k: "oh" if k < 2 and c.depth else True, ["n = 8-10 per cell, 4 errors"]),
+        (lambda c, k: "oh" if k < 1 and c == Cell(8, Fraction(1)) else True, None),
+        (lambda c, k: "oh" if c.depth else True, ["n = 10 per cell, 20 errors"]),
+        (lambda c, k: None if c.depth else True, ["n = 10 per cell, 20 of 40 samples"]),
+    ],
+)
+def test_heatmap_caption_says_what_is_behind_a_cell(outcome, caption):
+    ax = heatmap(make_run("8,16", "0,1", outcome=outcome), new_axes())
+    assert texts(ax) == (caption or ["n = 9-10 per cell, 1 error"])
+
+
+def test_heatmap_of_a_published_table():
+    ax = heatmap(load_results(LONGVA), new_axes(12))
+    assert texts(ax) == []
+    assert ax.get_title() == "longva-7b_vniah (average 0.9089)"
+    assert tick_labels(ax.yaxis) == ["0%", "20%", "40%", "60%", "80%", "100%"]
+    assert tick_labels(ax.xaxis)[:6] == ["200", "400", "600", "800", "1.0K", "1.2K"]
+    assert ax.get_xlabel() == "Number of frames"
+    assert np.mean(ax.collections[0].get_array()) == pytest.approx(0.9089, abs=5e-5)
+
+
+def test_heatmap_of_a_published_text_table():
+    ax = heatmap(load_results(QWEN), new_axes(12))
+    assert tick_labels(ax.xaxis) == [f"{32 * k}K" for k in range(1, 17)]
+    assert ax.get_xlabel() == "Context length (tokens)"
+
+
+@pytest.mark.parametrize(
+    ("frames", "labels"),
+    [
+        ((200, 1000), ["200", "1.0K"]),
+        ((100, 12000), ["100", "12.0K"]),
+        ((50, 1000), ["50", "1.0K"]),
+        ((250, 500), ["250", "500"]),
+        ((1000, 1001), ["1.0K", "1001"]),
+        ((1, 131072), ["1", "131,072"]),
+    ],
+)
+def test_heatmap_labels_of_frames_are_exact(frames, labels):
+    assert tick_labels(heatmap(table(frames), new_axes()).xaxis) == labels
+
+
+@pytest.mark.parametrize(
+    ("depth", "label"),
+    [
+        ("0", "0%"),
+        ("0.05", "5%"),
+        ("0.125", "12.5%"),
+        ("0.333", "33.3%"),
+        ("1/3", "1/3"),
+        ("0.29", "29%"),
+        ("0.30000000000000004", "30%"),
+        ("1", "100%"),
+    ],
+)
+def test_heatmap_labels_of_depths_are_exact(depth, label):
+    assert tick_labels(heatmap(table([8], [depth]), new_axes()).yaxis) == [label]
+
+
+@pytest.mark.parametrize(("width", "height"), [(2.5, 2), (4, 3), (8, 4), (20, 12)])
+@pytest.mark.parametrize("frames", ["8:400:8", "200:6000:200", "100000:100039:1"])
+def test_heatmap_labels_never_overlap(width, height, frames):
+    ax = new_axes(width, height)
+    heatmap(make_run(frames, "0:1:0.025", num_needles=1, outcome=lambda c, k: None), ax)
+    labels = tick_labels(ax.xaxis)
+    assert labels and len(labels) <= 50
+    for axis, side in ((ax.xaxis, 0), (ax.yaxis, 1)):
+        ticks = axis.get_ticklabels()
+        boxes = sorted(label.get_window_extent().get_points()[:, side].tolist() for label in ticks)
+        assert all(end < start for (_, end), (start, _) in pairwise(boxes))
+
+
+def test_heatmap_labels_are_thinned_anew_when_the_figure_grows():
+    ax = heatmap(table(range(200, 8200, 200)), new_axes(4))
+    few = tick_labels(ax.xaxis)
+    ax.figure.set_size_inches(30, 4)
+    many = tick_labels(ax.xaxis)
+    assert len(few) < len(many) == 40
+    assert few == many[:: many.index(few[1])]
+
+
+def training_lines(ax):
+    return [line for line in ax.lines if line.get_linestyle() == ":"]
+
+
+@pytest.mark.parametrize(
+    ("training_frames", "position"),
+    [
+        (200, 0.5),
+        (300, 1.0),
+        (400, 1.5),
+        (700, 2.0),
+        (850, 2.25),
+        (1000, 2.5),
+    ],
+)
+def test_heatmap_training_line_lies_between_uneven_columns(training_frames, position):
+    ax = heatmap(table((200, 400, 1000)), new_axes(), training_frames=training_frames)
+    (line,) = training_lines(ax)
+    assert line.get_xdata() == pytest.approx([position, position])
+    assert texts(ax) == ["training length"]
+
+
+@pytest.mark.parametrize("training_frames", [None, 199.9, 1000.1, float("nan")])
+def test_heatmap_training_line_is_not_drawn_outside_of_the_columns(training_frames):
+    ax = heatmap(table((200, 400, 1000)), new_axes(), training_frames=training_frames)
+    assert training_lines(ax) == []
+    assert texts(ax) == []
+
+
+@pytest.mark.parametrize(("title", "drawn"), [("a $b$ c", "a $b$ c"), ("", "")])
+def test_heatmap_title_is_what_was_given(title, drawn):
+    ax = heatmap(make_run(), new_axes(), title=title)
+    assert ax.get_title() == drawn
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("colorbar", "num_axes"), [(True, 2), (False, 1)])
+def test_heatmap_colorbar_when_asked_for(colorbar, num_axes):
+    ax = heatmap(make_run(), new_axes(), colorbar=colorbar)
+    assert len(ax.figure.axes) == num_axes
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "magic"), [("a.png", b"\x89PNG"), ("a.PDF", b"%PDF"), ("a.svg", b"<?xml")]
+)
+def test_save_heatmaps_by_suffix(tmp_path, name, magic):
+    path = tmp_path / "new" / name
+    assert save_heatmaps([make_run()], path) == path
+    assert path.read_bytes().startswith(magic)
+    assert [entry.name for entry in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+def test_save_heatmaps_twice_gives_the_same_bytes(tmp_path, suffix):
+    first = save_heatmaps([make_run()], tmp_path / f"a{suffix}").read_bytes()
+    assert save_heatmaps([make_run()], tmp_path / f"b{suffix}").read_bytes() == first
+
+
+def pixel_size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_save_heatmaps_draws_several_in_one_file(tmp_path):
+    longva, run = load_results(LONGVA), make_run()
+    one = pixel_size(save_heatmaps([longva], tmp_path / "1.png"))
+    two = pixel_size(save_heatmaps([longva, run], tmp_path / "2.png"))
+    three = pixel_size(save_heatmaps([longva] * 3, tmp_path / "3.png", titles="abc"))
+    assert (two[0] > one[0], two[1]) == (True, one[1])
+    assert three == (2 * one[0], 2 * one[1])
+
+
+@pytest.mark.parametrize("frames", ["1", "8:400:8"])
+def test_save_heatmaps_stays_in_a_sensible_size(tmp_path, frames):
+    run = make_run(frames, "0:1:0.02", num_needles=1)
+    width, height = pixel_size(save_heatmaps([run], tmp_path / "a.png"))
+    assert 600 <= width <= 2000
+    assert 500 <= height <= 1500
+
+
+def dotted_line_share(svg):
+    """Where the dotted line stands between the left and the right edge of the axes."""
+    (line,) = re.findall(r'<path d="M ([0-9.]+) [^"]*"[^>]*stroke-dasharray', svg)
+    left, right = re.search(
+        r'id="axes_1">\s*<g id="patch_\d+">\s*<path d="M ([0-9.]+) \S+\s+L ([0-9.]+)', svg
+    ).groups()
+    return (float(line) - float(left)) / (float(right) - float(left))
+
+
+@pytest.mark.parametrize(
+    ("results", "options"),
+    [
+        (table((200, 400)), {"training_tokens": 43200, "tokens_per_frame": 144}),
+        (make_run("8,16", "0"), {"training_tokens": 48}),  # the manifest says 4 tokens a frame
+        (make_run("8,16", "0"), {"training_tokens": 120, "tokens_per_frame": 10}),
+        (table((32000, 64000), axis="tokens"), {"training_tokens": 48000}),
+    ],
+)
+def test_save_heatmaps_draws_the_training_length_in_the_middle(tmp_path, results, options):
+    svg = save_heatmaps([results], tmp_path / "a.svg", **options).read_text()
+    assert dotted_line_share(svg) == pytest.approx(0.5, abs=1e-4)
+    assert "stroke-dasharray" not in save_heatmaps([results], tmp_path / "b.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.jpg", {}, r"cannot be saved as 'a.jpg': use one of .png, .pdf, .svg"),
+        ("a", {}, "cannot be saved as 'a': use one of"),
+        ("a.png", {"titles": ["x", "y"]}, "2 titles for 1 results"),
+        ("a.png", {"training_tokens": 1000}, "1,000 tokens has no place .* --tokens-per-frame"),
+        ("a.png", {"training_tokens": 0}, "training length must be at least 1 token, got 0"),
+        ("a.png", {"training_tokens": 1, "tokens_per_frame": 0}, "at least 1, got 0"),
+    ],
+)
+def test_save_heatmaps_when_the_input_cannot_be_meant(tmp_path, name, options, message):
+    with pytest.raises(InputError, match=message):
+        save_heatmaps([load_results(LONGVA)], tmp_path / name, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_heatmaps_when_there_is_nothing_to_draw(tmp_path):
+    with pytest.raises(InputError, match="no results to draw"):
+        save_heatmaps([], tmp_path / "a.png")
+
+
+def test_save_heatmaps_when_writing_fails_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_heatmaps([make_run()], tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_save_heatmaps_leaves_pyplot_alone(tmp_path):
+    code = (
+        "import sys, matplotlib, vniah.plot as plot; from pathlib import Path; "
+        "from runs import make_run; "
+        "before = dict(matplotlib.rcParams); "
+        "plot.save_heatmaps([make_run()], Path(sys.argv[1])); "
+        "from matplotlib import pyplot; "
+        "assert pyplot.get_fignums() == []; "
+        "assert dict(matplotlib.rcParams) == before"
+    )
+    environment = {**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png")], check=True, env=environment
+    )
+
+
+def test_heatmap_without_axes_uses_those_of_pyplot():
+    from matplotlib import pyplot
+
+    matplotlib.use("agg")
+    figure = pyplot.figure()
+    try:
+        assert heatmap(make_run()) is figure.axes[0]
+    finally:
+        pyplot.close(figure)
+
+
+def test_heatmap_draws_the_whole_grid_of_a_run():
+    run = make_run("8,16", "0,1")
+    part = replace(run, samples=run.samples[:3])
+    ax = heatmap(part, new_axes())
+    assert ax.collections[0].get_array().size == len(Grid.parse("8,16", "0,1").cells)

@@ -1,0 +1,173 @@
+"""The README is true: its Python runs, its plug-in class works, its commands parse."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from vniah.cli.arguments import build_parser
+from vniah.haystacks import generated_haystack
+from vniah.models.protocol import FrameSegment, VisionLanguageModel
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [
+        line.split(" #")[0].strip()
+        for path in ("README.md", "haystacks/README.md")
+        for block in blocks("sh", (ROOT / path).read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    ]
+    return [line for line in lines if line.startswith("vniah ")]
+
+
+def test_readme_names_the_two_commands_and_stays_short():
+    assert "make demo" in README and "make test" in README
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_of_the_readme_parses(command):
+    options = build_parser().parse_args(shlex.split(command)[1:])
+    assert callable(options.command)
+
+
+def test_python_of_the_readme_prints_what_it_says(tmp_path):
+    example, printed = blocks("python")[0], blocks("")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    lines = [list(map(float, line.split())) for line in done.stdout.splitlines()]
+    expected = [list(map(float, line.split())) for line in printed.splitlines()]
+    assert [(n, depth, count) for n, depth, _, count in lines] == [
+        (n, depth, count) for n, depth, _, count in expected
+    ]
+    for (_, _, score, _), (_, _, printed_score, _) in zip(lines, expected, strict=True):
+        assert score == pytest.approx(printed_score, abs=0.2), "other machines round otherwise"
+    assert (tmp_path / "results" / "first" / "heatmap.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory) -> Path:
+    """A tiny random LLaVA-1.5 checkpoint, with a processor and a tokenizer."""
+    from checkpoints import WORDS, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("llava")
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ).to_dict(),
+        text_config=LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=len(WORDS) + 1,
+        ).to_dict(),
+        image_token_index=len(WORDS),
+        vision_feature_layer=-2,
+    )
+    model = LlavaForConditionalGeneration(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens("<image>")
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    LlavaProcessor(processor, tokenizer, patch_size=8).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plug_in(llava_folder):
+    """The class of the README, as a module would hold it."""
+    (source,) = (block for block in blocks("python") if block.startswith("# my_model.py"))
+    names = {}
+    exec(source, names)
+    return names["Llava"]
+
+
+def random_frames(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(count)]
+
+
+def test_plug_in_of_the_readme_equals_the_models_own_forward(plug_in, llava_folder):
+    model = plug_in(llava_folder)
+    assert isinstance(model, VisionLanguageModel)
+    frames = random_frames(3)
+    segments = [FrameSegment("any", k) for k in range(3)]
+    sequence = model.compose(segments, "what is on it ?", "4 2")
+    embeds = model.encode_frames(frames)
+    assert embeds.shape == (3, *model.frame_shape) == (3, 16, 32)
+
+    opening, asked = sequence.segments[0], sequence.segments[-1]
+    image_token = model.model.config.image_token_id
+    ids = [*opening.token_ids, *[image_token] * 48, *asked.token_ids, sequence.answer_ids[0]]
+    pixels = model.processor.image_processor(images=frames, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        plain = model.model(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, -2:]
+    logits = model.answer_logits(sequence, embeds)
+    assert (logits - plain).abs().max() < 1e-4
+    assert torch.equal(logits.argmax(-1), plain.argmax(-1))
+
+
+def test_second_level_of_the_readme_equals_the_first(plug_in, llava_folder):
+    from vniah.scoring import decoder_logits
+
+    addition = next(block for block in blocks("python") if "self.decoder" in block)
+    constructor, method = addition.split("\n\n")
+    body = "\n".join(line[8:] for line in constructor.splitlines())
+    names = {"torch": torch}
+    exec("\n".join(line[4:] for line in method.splitlines()), names)
+    model = plug_in(llava_folder)
+    exec(body, {"self": model, "SimpleNamespace": SimpleNamespace})
+    model.position_ids = lambda sequence: names["position_ids"](model, sequence)
+    segments = [FrameSegment("any", k) for k in range(3)]
+    sequence = model.compose(segments, "what is on it ?", "4 2")
+    embeds = model.encode_frames(random_frames(3))
+
+    class Store:
+        def read_runs(self, frames):
+            yield embeds
+
+    plain = model.answer_logits(sequence, embeds)
+    walked = decoder_logits(model, sequence, Store())
+    assert (walked - plain).abs().max() < 1e-4
+
+
+def test_generated_haystack_is_the_one_on_record():
+    record = json.loads((ROOT / "haystacks" / "generated.json").read_text())
+    identity = generated_haystack(1).identity()
+    assert identity["sha256"] == record["sha256"]
+    assert json.loads(identity["recipe"]) == record["recipe"]

@@ -1,0 +1,390 @@
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from runs import PUBLISHED_DIR, cell, make_manifest, make_run, make_sample, write_run
+
+from vniah.errors import ResultsError, RunMismatchError
+from vniah.grid import Grid
+from vniah.results import (
+    MANIFEST_NAME,
+    SAMPLES_NAME,
+    RunFolder,
+    Sample,
+    grid_record,
+    load_results,
+    write_json,
+)
+
+
+@pytest.mark.parametrize(
+    "depth", ["0", "1", "0.3", "0.05", "1/3", "0.1234567890123456789", "0.0000001"]
+)
+def test_sample_reads_back_as_it_was(depth):
+    sample = make_sample(
+        cell(16, depth), 3, prediction="se\u2028ven\x85\n", logprob=-0.5, rank=1, seconds=0.25
+    )
+    assert Sample.from_json(sample.to_json()) == sample
+
+
+def test_sample_depth_is_a_number_that_says_the_decimal():
+    assert json.loads(make_sample(cell(8, "0.3"), 0).to_json())["depth"] == 0.3
+    assert json.loads(make_sample(cell(8, "1/3"), 0).to_json())["depth"] == "1/3"
+
+
+def test_sample_from_json_ignores_fields_of_a_later_version():
+    line = json.dumps({**json.loads(make_sample(cell(8, "0"), 0).to_json()), "mood": "good"})
+    assert Sample.from_json(line) == make_sample(cell(8, "0"), 0)
+
+
+def test_sample_refuses_a_logprob_that_is_not_a_number():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        make_sample(cell(8, "0"), 0, logprob=float("nan")).to_json()
+
+
+def test_sample_key_differs_by_cell_needle_and_control():
+    sample = make_sample(cell(8, "0"), 0)
+    others = [
+        replace(sample, num_frames=9),
+        replace(sample, depth=Fraction(1)),
+        replace(sample, needle_id="x"),
+        replace(sample, control="no-needle"),
+        replace(sample, task="niah"),
+    ]
+    assert len({sample.key, *(other.key for other in others)}) == 6
+
+
+def broken(**changes):
+    record = {**json.loads(make_sample(cell(8, "0"), 0).to_json()), **changes}
+    return json.dumps({name: value for name, value in record.items() if value != "drop"})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1, 2]", "not a JSON object"),
+        ("nonsense", "Expecting value"),
+        ("", "Expecting value"),
+        (broken(depth="drop"), "the field 'depth' is missing"),
+        (broken(question="drop"), "question"),
+        (broken(num_frames="8"), "num_frames is '8'"),
+        (broken(num_frames=True), "num_frames is True"),
+        (broken(correct="yes"), "correct is 'yes'"),
+        (broken(correct=1), "correct is 1"),
+        (broken(depth=25), "depth must be between 0 and 1, got 25"),
+        (broken(depth="1/0"), "Fraction"),
+        (broken(depth=None), "Invalid literal"),
+        (broken(predicted_ids=None), "not iterable"),
+    ],
+)
+def test_load_results_when_a_line_is_not_a_sample(tmp_path, line, message):
+    directory = write_run(tmp_path / "run")
+    with (directory / SAMPLES_NAME).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(
+        ResultsError, match=f"{SAMPLES_NAME}, line 61, is not a sample: .*{message}"
+    ):
+        load_results(directory)
+
+
+def test_load_results_when_a_line_is_not_utf8(tmp_path):
+    directory = write_run(tmp_path / "run")
+    path = directory / SAMPLES_NAME
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+    with pytest.raises(ResultsError, match="line 61, is not a sample: 'utf-8' codec"):
+        load_results(directory)
+
+
+def test_load_results_of_a_run(tmp_path):
+    directory = write_run(tmp_path / "run", outcome=lambda c, k: k < 10 - c.num_frames // 8)
+    results = load_results(str(directory))
+    assert results.name == "tiny"
+    assert results.path == directory
+    assert results.axis == "frames"
+    assert results.tokens_per_frame == 4
+    assert results.num_planned == 60
+    assert results.is_complete
+    assert results.average == pytest.approx(0.85)
+    assert [score.cell for score in results.cells] == list(Grid.parse("8,16", "0,0.5,1").cells)
+    assert {(score.num_correct, score.num_samples) for score in results.cells} == {
+        (9, 10),
+        (8, 10),
+    }
+
+
+def test_load_results_when_there_are_no_samples_yet(tmp_path):
+    directory = write_run(tmp_path / "run", outcome=lambda c, k: None)
+    (directory / SAMPLES_NAME).unlink()
+    results = load_results(directory)
+    assert (results.cells, results.average, results.is_complete) == ((), None, False)
+
+
+def test_cells_leave_errors_out_of_the_mean():
+    results = make_run(
+        "8", "0,1", outcome=lambda c, k: "out of memory" if k < 4 or c.depth else k < 7
+    )
+    first, second = results.cells
+    assert (first.score, first.num_correct, first.num_samples, first.num_errors) == (0.5, 3, 6, 4)
+    assert (second.score, second.num_samples, second.num_errors) == (None, 0, 10)
+    assert results.average == 0.5
+    assert results.is_complete
+
+
+def test_cells_leave_controls_out():
+    run = make_run("8", "0", num_needles=2)
+    control = replace(run.samples[0], control="no-needle", correct=False)
+    results = replace(run, samples=(*run.samples[:1], control))
+    assert results.average == 1.0
+    assert not results.is_complete
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_run_folder_writes_the_manifest_before_any_sample(tmp_path):
+    manifest = make_manifest(Grid.parse("8", "0,0.3"))
+    directory = tmp_path / "a" / "run"
+    folder = RunFolder(directory, manifest)
+    assert not directory.exists(), "making one must not write"
+    with folder.open(["frame 7 is damaged"]):
+        written = json.loads((directory / MANIFEST_NAME).read_text())
+        assert written == {**manifest, "notes": ["frame 7 is damaged"]}
+        assert (directory / SAMPLES_NAME).read_bytes() == b""
+
+
+def test_run_folder_flushes_every_line(tmp_path):
+    folder = RunFolder(tmp_path, make_manifest(Grid.parse("8", "0")))
+    with folder.open():
+        for k in range(3):
+            folder.append(make_sample(cell(8, "0"), k))
+            assert len((tmp_path / SAMPLES_NAME).read_text().splitlines()) == k + 1
+    assert folder.results().samples == load_results(tmp_path).samples
+
+
+def test_run_folder_goes_on_where_it_stopped(tmp_path):
+    directory = write_run(tmp_path / "run", outcome=lambda c, k: None if c.num_frames > 8 else True)
+    manifest = make_manifest(Grid.parse("8,16", "0,0.5,1"))
+    folder = RunFolder(directory, manifest)
+    with folder.open():
+        assert len(folder.samples) == 30
+        for c in Grid.parse("16", "0,0.5,1").cells:
+            for k in range(10):
+                folder.append(make_sample(c, k))
+    whole = write_run(tmp_path / "whole")
+    assert (directory / SAMPLES_NAME).read_bytes() == (whole / SAMPLES_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("num_bytes_cut", [1, 2, 30, 200])
+def test_run_folder_when_the_last_line_was_cut(tmp_path, num_bytes_cut):
+    directory = write_run(tmp_path / "run")
+    path = directory / SAMPLES_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-num_bytes_cut])
+    assert len(load_results(directory).samples) == 59
+    assert path.read_bytes() == whole[:-num_bytes_cut], "reading must not change the folder"
+    folder = RunFolder(directory, make_manifest(Grid.parse("8,16", "0,0.5,1")))
+    with folder.open():
+        assert len(folder.samples) == 59
+        folder.append(make_sample(cell(16, "1"), 9))
+    assert path.read_bytes() == whole
+
+
+def test_run_folder_when_it_was_cut_inside_a_character(tmp_path):
+    manifest = make_manifest(Grid.parse("8", "0"), num_needles=2)
+    folder = RunFolder(tmp_path, manifest)
+    with folder.open():
+        folder.append(make_sample(cell(8, "0"), 0, prediction="针"))
+        folder.append(make_sample(cell(8, "0"), 1, prediction="针"))
+    path = tmp_path / SAMPLES_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rfind("针".encode()) + 1])
+    assert [sample.prediction for sample in load_results(tmp_path).samples] == ["针"]
+    assert len(RunFolder(tmp_path, manifest).samples) == 1
+
+
+def test_run_folder_keeps_any_character_of_a_prediction(tmp_path):
+    said = "line\u2028separator\u2029next\x85line\x0b\x0c\x1c\r\n"
+    manifest = make_manifest(Grid.parse("8", "0"), num_needles=1)
+    folder = RunFolder(tmp_path, manifest)
+    with folder.open():
+        folder.append(make_sample(cell(8, "0"), 0, prediction=said))
+    assert load_results(tmp_path).samples[0].prediction == said
+    assert len(RunFolder(tmp_path, manifest).samples) == 1
+
+
+def test_run_folder_takes_the_later_line_when_a_sample_was_tried_again(tmp_path):
+    manifest = make_manifest(Grid.parse("8", "0"), num_needles=1)
+    folder = RunFolder(tmp_path, manifest)
+    with folder.open():
+        folder.append(make_sample(cell(8, "0"), 0, "out of memory"))
+        folder.append(make_sample(cell(8, "0"), 0, True))
+    results = load_results(tmp_path)
+    assert (results.average, results.cells[0].num_errors) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"haystack__sha256": "cc"}, "haystack.sha256 = 'aaaa.*this one has 'cc'"),
+        ({"haystack__sampling": "longva"}, "haystack.sampling = 'clock', this one has 'longva'"),
+        ({"needles__ids": ["x"]}, "needles.ids"),
+        ({"model__revision": "2"}, "model.revision = '1', this one has '2'"),
+        ({"model__rope_theta": 1e6}, "model.rope_theta = None, this one has 1000000.0"),
+        ({"task": "niah"}, "task = 'vniah', this one has 'niah'"),
+        ({"grid__depths": [0.5]}, r"grid.depths = \[0.0\]"),
+    ],
+)
+def test_run_folder_when_the_settings_differ_names_the_field(tmp_path, change, message):
+    grid = Grid.parse("8", "0")
+    with RunFolder(tmp_path, make_manifest(grid)).open():
+        pass
+    before = (tmp_path / MANIFEST_NAME).read_bytes()
+    with pytest.raises(RunMismatchError, match=message):
+        RunFolder(tmp_path, make_manifest(grid, **change))
+    assert (tmp_path / MANIFEST_NAME).read_bytes() == before
+
+
+def test_run_folder_when_only_the_environment_differs_keeps_the_first(tmp_path):
+    grid = Grid.parse("8", "0")
+    with RunFolder(tmp_path, make_manifest(grid)).open():
+        pass
+    folder = RunFolder(tmp_path, make_manifest(grid, environment={"python": "3.12"}))
+    assert folder.manifest["environment"] == {"python": "3.11"}
+
+
+def test_run_folder_overwrite_starts_anew(tmp_path):
+    directory = write_run(tmp_path / "run")
+    manifest = make_manifest(Grid.parse("8", "0"), model__name="other")
+    folder = RunFolder(directory, manifest, overwrite=True)
+    assert folder.samples == {}
+    assert len(load_results(directory).samples) == 60, "nothing is removed before it is opened"
+    with folder.open():
+        assert load_results(directory).name == "other"
+        assert load_results(directory).samples == ()
+
+
+def test_run_folder_when_the_manifest_is_gone(tmp_path):
+    directory = write_run(tmp_path / "run")
+    (directory / MANIFEST_NAME).unlink()
+    manifest = make_manifest(Grid.parse("8", "0"))
+    with pytest.raises(ResultsError, match=r"samples.jsonl but no manifest.json.*--overwrite"):
+        RunFolder(directory, manifest)
+
+
+def test_run_folder_when_the_output_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ResultsError, match="is a file; the output of a run must be a folder"):
+        RunFolder(tmp_path / "out", make_manifest(Grid.parse("8", "0")))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_write_json_leaves_nothing_beside_it(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "Nadel 针"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "Nadel 针"}
+
+
+def test_grid_record_holds_decimals():
+    record = grid_record(Grid.parse("8,16", "0:1:0.3"))
+    assert record == {"frames": [8, 16], "depths": [0.0, 0.3, 0.6, 0.9, 1.0]}
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("", "cannot be read as JSON"),
+        ('{"format_version": 1, "model": {"na', "cannot be read as JSON"),
+        ("[]", "format_version None; this vniah reads 1"),
+        ('{"format_version": 2}', "format_version 2; this vniah reads 1"),
+        ('{"format_version": 1}', "lacks model.name"),
+        ('{"format_version": 1, "model": null}', "lacks model.name"),
+        ('{"format_version": 1, "model": "name"}', "lacks model.name"),
+        ('{"format_version": 1, "model": {"name": "m"}}', "lacks needles.ids"),
+    ],
+)
+def test_load_results_when_the_manifest_is_not_one(tmp_path, manifest, message):
+    (tmp_path / MANIFEST_NAME).write_text(manifest)
+    with pytest.raises(ResultsError, match=message):
+        load_results(tmp_path)
+
+
+def test_load_results_when_there_is_nothing(tmp_path):
+    with pytest.raises(
+        ResultsError, match=r"no results at .*nowhere: give a run folder or an all_"
+    ):
+        load_results(tmp_path / "nowhere")
+    with pytest.raises(ResultsError, match=r"has no manifest.json: it is not the folder of a run"):
+        load_results(tmp_path)
+
+
+# --- published tables ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "num_cells", "average"),
+    [
+        ("longva-7b_vniah", "frames", 90, 0.9089),
+        ("qwen2-7b-224k_niah_distractor0", "tokens", 176, 0.9977),
+    ],
+)
+def test_load_results_of_a_published_table(name, axis, num_cells, average):
+    results = load_results(PUBLISHED_DIR / f"{name}.json")
+    assert (results.name, results.axis, len(results.cells)) == (name, axis, num_cells)
+    assert round(results.average, 4) == average
+    assert results.is_complete
+    assert (results.num_planned, results.tokens_per_frame, results.samples) == (None, None, ())
+    assert {score.num_samples for score in results.cells} == {None}
+
+
+def test_load_results_of_a_published_table_takes_the_mean_of_repeated_cells(tmp_path):
+    entry = {"Num. Frame": 200, "Frame Depth": 33.3}
+    rows = [{**entry, "Score": score} for score in (1, 0, 0.5)]
+    path = tmp_path / "some-model" / "all_accuracies.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(rows))
+    results = load_results(path)
+    assert results.name == "some-model"
+    assert [(score.cell, score.score) for score in results.cells] == [(cell(200, "0.333"), 0.5)]
+
+
+def entry(**changes):
+    return {"Num. Frame": 200, "Frame Depth": 20.0, "Score": 1.0, **changes}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("[", "cannot be read as JSON"),
+        ([], "is not a table of results"),
+        ({"Num. Frame": 200}, "is not a table of results"),
+        ([1, 2], "is not a table of results"),
+        ([{"Score": 1.0}], "entry 0: expected a run folder, or a list of"),
+        ([entry(), {"Num. Frame": 400, "Score": 1}], "entry 1: expected a run folder"),
+        ([entry(), entry(Score=None)], "entry 1: Score must be between 0 and 1, got None"),
+        ([entry(Score=100)], "entry 0: Score must be between 0 and 1, got 100"),
+        ([entry(Score=float("nan"))], "entry 0: Score must be between 0 and 1, got nan"),
+        ([entry(**{"Frame Depth": 120})], "entry 0: depth must be between 0 and 1"),
+        ([entry(**{"Frame Depth": None})], "entry 0: Invalid literal"),
+        ([entry(**{"Num. Frame": "many"})], "entry 0: invalid literal"),
+        ([entry(**{"Num. Frame": float("inf")})], "entry 0: cannot convert"),
+        (
+            [entry(), {"Context Length": 8, "Document Depth": 0.0, "Score": 1}],
+            "entry 1: expected a run folder",
+        ),
+    ],
+)
+def test_load_results_when_a_file_is_no_published_table(tmp_path, rows, message):
+    path = tmp_path / "table.json"
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    with pytest.raises(ResultsError, match=message):
+        load_results(path)
+
+
+def test_load_results_of_a_binary_file(tmp_path):
+    (tmp_path / "heatmap.png").write_bytes(b"\x89PNG\xff\x00")
+    with pytest.raises(ResultsError, match="cannot be read as JSON"):
+        load_results(tmp_path / "heatmap.png")

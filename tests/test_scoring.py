@@ -1,0 +1,91 @@
+"""Scores from logits that are written out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from vniah.errors import ModelError
+from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.scoring import normalize, score_logits, score_sequence
+
+
+def rows(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def test_correct_needs_every_position():
+    right = score_logits(rows([0, 3, 1], [2, 0, 1]), (1, 0))
+    wrong = score_logits(rows([0, 3, 1], [2, 0, 5]), (1, 0))
+    assert right.correct and right.predicted_ids == (1, 0)
+    assert not wrong.correct and wrong.predicted_ids == (1, 2)
+
+
+def test_logprob_is_summed_over_the_answer():
+    score = score_logits(rows([0, math.log(3)], [0, 0]), (1, 0))
+    assert score.logprob == pytest.approx(math.log(3 / 4) + math.log(1 / 2))
+
+
+@pytest.mark.parametrize(
+    ("logits", "answer", "rank", "margin"),
+    [
+        (rows([5, 1, 2]), (0,), 1, 3.0),
+        (rows([5, 1, 2]), (2,), 2, -3.0),
+        (rows([5, 1, 2], [0, 7, 1]), (0, 1), 1, 3.0),
+        (rows([5, 1, 2], [0, 7, 1]), (0, 0), 3, -7.0),
+    ],
+)
+def test_rank_and_margin_are_those_of_the_worst_position(logits, answer, rank, margin):
+    score = score_logits(logits, answer)
+    assert (score.rank, score.margin) == (rank, margin)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        score_logits(rows([0, bad]), (0,))
+
+
+def test_answer_outside_of_the_vocabulary_is_refused():
+    with pytest.raises(ModelError, match="token 7, the logits only 3"):
+        score_logits(rows([0, 1, 2]), (7,))
+
+
+class OneShapeModel:
+    """Gives logits of whatever shape it is told."""
+
+    name, revision, frame_shape = "shape", "0", (1, 2)
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def encode_frames(self, frames):
+        return torch.zeros(len(frames), 1, 2)
+
+    def compose(self, frames, question, answer):
+        return TokenSequence((TextSegment((0,)), *frames), (1, 2))
+
+    def answer_logits(self, sequence, embeds):
+        assert embeds.shape == (2, 1, 2)
+        return torch.zeros(self.shape)
+
+
+class ZeroStore:
+    def read(self, frames):
+        return torch.zeros(len(frames), 1, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (5,), (1, 2, 5)])
+def test_wrong_number_of_rows_is_refused(shape):
+    sequence = OneShapeModel(shape).compose([FrameSegment("x", i) for i in range(2)], "", "")
+    with pytest.raises(ModelError, match="one row for each answer token"):
+        score_sequence(OneShapeModel(shape), sequence, ZeroStore())
+    assert score_sequence(OneShapeModel((2, 5)), sequence, ZeroStore()).predicted_ids == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [(" B. ", "b", True), ("Yellow", "yellow.", True), ("12", "1 2", False), ("A", "B", False)],
+)
+def test_words_are_compared_without_case_and_punctuation_around(left, right, same):
+    assert (normalize(left) == normalize(right)) is same

@@ -1,0 +1,196 @@
+"""The walk against each decoder's own forward pass."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from vniah.errors import ModelError
+from vniah.forward.walk import answer_logits, walk
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32, "num_key_value_heads": 1}),
+}
+
+
+def build_decoder(family: str, **changes):
+    config_class, model_class, own = FAMILIES[family]
+    torch.manual_seed(0)
+    decoder = model_class(config_class(**{**SIZES, **own, **changes})).eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    return decoder
+
+
+def embeddings(num_tokens: int) -> torch.Tensor:
+    return torch.randn(num_tokens, 64, generator=torch.Generator().manual_seed(num_tokens))
+
+
+def plain_logits(decoder, embeds, num_rows):
+    with torch.inference_mode():
+        return decoder(inputs_embeds=embeds[None], use_cache=False).logits[0, -num_rows:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("num_tokens", "num_rows", "tile_size"),
+    [
+        (300, 3, 100),  # the tiles divide what is before the answer
+        (300, 3, 99),
+        (300, 3, 128),
+        (300, 3, 1000),
+        (300, 300, 64),  # all rows are read
+        (257, 1, 256),
+        (64, 5, 1),
+        (2, 1, 2048),
+        (1, 1, 1),
+    ],
+)
+def test_walk_equals_the_plain_forward(family, num_tokens, num_rows, tile_size):
+    decoder = build_decoder(family)
+    embeds = embeddings(num_tokens)
+    expected = plain_logits(decoder, embeds, num_rows)
+    logits = answer_logits(
+        decoder, embeds.clone(), torch.arange(num_tokens), num_rows=num_rows, tile_size=tile_size
+    )
+    assert logits.shape == (num_rows, 97)
+    assert (logits - expected).abs().max() < 1e-4
+    assert torch.equal(logits.argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "linear"])
+def test_walk_equals_the_plain_forward_where_rope_is_scaled(rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 4.0}
+    decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
+    embeds = embeddings(200)
+    expected = plain_logits(decoder, embeds, 2)
+    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, tile_size=50)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def test_walk_uses_the_positions_that_are_given():
+    decoder = build_decoder("qwen2")
+    embeds, positions = embeddings(80), torch.arange(80) * 3 + 5
+    # without a mask transformers takes gaps in the positions for packed sequences
+    with torch.inference_mode():
+        expected = decoder(
+            inputs_embeds=embeds[None],
+            position_ids=positions[None],
+            attention_mask=torch.ones(1, 80),
+            use_cache=False,
+        ).logits[0, -2:]
+    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=2, tile_size=32)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def test_walk_in_bf16_is_as_near_to_fp32_as_the_plain_forward():
+    decoder = build_decoder("qwen2")
+    embeds = embeddings(200)
+    exact = plain_logits(decoder, embeds, 20)
+    half = build_decoder("qwen2", dtype=torch.bfloat16)
+    half.model.layers.to(torch.bfloat16)
+    half.model.norm.to(torch.bfloat16)
+    half.lm_head.to(torch.bfloat16)
+    assert half.model.rotary_emb.inv_freq.dtype == torch.float32
+    plain = plain_logits(half, embeds.bfloat16(), 20).float()
+    walked = answer_logits(half, embeds.bfloat16(), torch.arange(200), num_rows=20, tile_size=64)
+    assert (walked - exact).abs().mean() < 1.5 * (plain - exact).abs().mean()
+
+
+def test_attention_of_the_decoder_is_as_before_afterwards():
+    decoder = build_decoder("qwen2")
+    earlier = decoder.config._attn_implementation
+    before = plain_logits(decoder, embeddings(20), 2)
+    answer_logits(decoder, embeddings(20), torch.arange(20), num_rows=2)
+    assert decoder.config._attn_implementation == earlier
+    assert torch.equal(plain_logits(decoder, embeddings(20), 2), before)
+
+
+def test_attention_is_put_back_after_an_error():
+    decoder = build_decoder("qwen2")
+    earlier = decoder.config._attn_implementation
+    with pytest.raises(RuntimeError):
+        walk(decoder, torch.randn(8, 63), torch.arange(8), num_rows=1)
+    assert decoder.config._attn_implementation == earlier
+
+
+def test_sliding_window_shorter_than_the_sequence_is_refused():
+    decoder = build_decoder("mistral", sliding_window=50)
+    answer_logits(decoder, embeddings(50), torch.arange(50), num_rows=1)
+    with pytest.raises(ModelError, match="sliding window of 50 tokens, the sequence has 51"):
+        answer_logits(decoder, embeddings(51), torch.arange(51), num_rows=1)
+
+
+def test_qwen_config_with_an_unused_window_is_read():
+    decoder = build_decoder("qwen2", sliding_window=16, use_sliding_window=False)
+    expected = plain_logits(decoder, embeddings(60), 1)
+    logits = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=1, tile_size=20)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def test_decoder_that_does_more_than_its_layers_is_refused():
+    decoder = Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16)).eval()
+    with pytest.raises(ModelError, match="got model_type 'gemma2'"):
+        answer_logits(decoder, embeddings(8), torch.arange(8), num_rows=1)
+
+
+def allocated_bytes(action, trace_path) -> int:
+    """The most bytes that tensors took at once during ``action``, above what was there before."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
+        action()
+    profiler.export_chrome_trace(str(trace_path))
+    events = json.loads(trace_path.read_text())["traceEvents"]
+    changes = [
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    ]
+    alive = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        alive += change
+        peak = max(peak, alive)
+    return peak
+
+
+def test_memory_grows_by_one_hidden_buffer_and_one_layers_keys_and_values(tmp_path):
+    decoder = build_decoder("qwen2", num_hidden_layers=4)
+    peaks = {}
+    for num_tokens in (4096, 12288):
+        hidden = embeddings(num_tokens)
+        peaks[num_tokens] = allocated_bytes(
+            lambda hidden=hidden: walk(
+                decoder, hidden, torch.arange(len(hidden)), num_rows=2, tile_size=128
+            ),
+            tmp_path / "trace.json",
+        )
+    slope = (peaks[12288] - peaks[4096]) / 8192
+    hidden_bytes, key_value_bytes = 64 * 4, 2 * 2 * 16 * 4
+    # the hidden buffer is the caller's; cosines, sines and position ids come on top
+    assert slope <= 1.5 * (hidden_bytes + key_value_bytes)
+    assert slope >= key_value_bytes, "the measurement misses the buffers"

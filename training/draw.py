@@ -1,0 +1,119 @@
+"""Stage 1: draws the training and held-out pictures: `python -m training.draw`.
+
+Haystack pictures are seconds of really encoded and decoded films; needles are drawn over other
+films.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from training.recipe import RECIPE, WORK_DIR
+from training.world import COLORS, DIGITS, Card, draw_card, random_card
+from vniah.video.synthetic import write_video
+
+VALUES = (*DIGITS, *COLORS)
+_CARDS_PER_TASK = 500
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures as the vision tower gets them, with the labels of the cards."""
+
+    haystack: np.ndarray  # uint8 [num_films, seconds, side, side, 3]
+    cards: np.ndarray  # uint8 [num_cards, side, side, 3]
+    labels: np.ndarray  # int64 [num_cards, 3]: key, first value, second value or -1
+
+    @classmethod
+    def load(cls, split: str) -> "Pictures":
+        """Reads what this stage has drawn."""
+        with np.load(WORK_DIR / f"{split}.npz") as arrays:
+            return cls(arrays["haystack"], arrays["cards"], arrays["labels"])
+
+
+def shrink(image: Image.Image) -> np.ndarray:
+    """The picture at the size of the vision tower, uint8 [side, side, 3]."""
+    side = RECIPE.image_side
+    return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+
+
+def label(card: Card) -> tuple[int, int, int]:
+    """(key, first value, second value or -1) as class numbers."""
+    if card.kind == "place":
+        return card.key_index, VALUES.index(card.value[0]), VALUES.index(card.value[1])
+    return card.key_index, VALUES.index(card.value), -1
+
+
+def decode_seconds(path: Path, *, fps: int = 8) -> list[np.ndarray]:
+    """The picture on screen at every full second, uint8 [height, width, 3]."""
+    with av.open(str(path)) as container:
+        decoded = enumerate(container.decode(video=0))
+        return [frame.to_ndarray(format="rgb24") for index, frame in decoded if index % fps == 0]
+
+
+def _film(task: tuple[int, int]) -> np.ndarray:
+    """[seconds, side, side, 3] of one film, through H.264."""
+    seed, seconds = task
+    path = WORK_DIR / f"film-{seed}-{os.getpid()}.mp4"
+    write_video(path, seed=seed, seconds=seconds)
+    pictures = np.stack([shrink(Image.fromarray(pixels)) for pixels in decode_seconds(path)])
+    path.unlink()
+    return pictures
+
+
+def _cards(task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    seed, count = task
+    rng = np.random.default_rng(seed)
+    cards = [random_card(rng) for _ in range(count)]
+    pictures = [shrink(draw_card(card, rng, film_seed=seed)) for card in cards]
+    return np.stack(pictures), np.array([label(card) for card in cards])
+
+
+def _run(work: Callable, tasks: list[tuple[int, int]], what: str) -> list:
+    with ProcessPoolExecutor(RECIPE.num_threads) as pool:
+        return list(tqdm(pool.map(work, tasks), total=len(tasks), desc=what))
+
+
+def draw_split(split: str, *, seed: int, films: int, seconds: int, cards: int) -> None:
+    """Draws one split into ``training/work``, unless it is there."""
+    path = WORK_DIR / f"{split}.npz"
+    if path.exists():
+        print(f"{path} exists")
+        return
+    WORK_DIR.mkdir(parents=True, exist_ok=True)
+    haystack = np.stack(_run(_film, [(seed + i, seconds) for i in range(films)], f"{split} films"))
+    tasks = [(seed + 4_000 + i, _CARDS_PER_TASK) for i in range(cards // _CARDS_PER_TASK)]
+    drawn = _run(_cards, tasks, f"{split} cards")
+    with path.with_suffix(".partial").open("wb") as file:
+        pictures, labels = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        np.savez(file, haystack=haystack, cards=pictures, labels=labels)
+    path.with_suffix(".partial").replace(path)
+
+
+def main() -> None:
+    """Draws both splits."""
+    draw_split(
+        "heldout",
+        seed=RECIPE.heldout_seed,
+        films=RECIPE.heldout_films,
+        seconds=RECIPE.heldout_film_seconds,
+        cards=RECIPE.heldout_cards,
+    )
+    draw_split(
+        "train",
+        seed=RECIPE.train_seed,
+        films=RECIPE.train_films,
+        seconds=RECIPE.train_film_seconds,
+        cards=RECIPE.train_cards,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What both training stages share: the learning rate, and checkpoints that a stage goes on from."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.recipe import RECIPE
+
+
+def make_optimizer(modules: list[nn.Module], *, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW over all parameters of ``modules``."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    decay = RECIPE.weight_decay
+    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay)
+
+
+def learning_rate(step: int, *, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to a twentieth of ``peak``."""
+    warm = min(1.0, (step + 1) / RECIPE.warmup_steps)
+    return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def take_step(optimizer: torch.optim.AdamW, loss: torch.Tensor, *, rate: float) -> None:
+    """One clipped step at learning rate ``rate``."""
+    optimizer.zero_grad()
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+
+
+class Checkpoint:
+    """A file with modules, optimizer and step, from which a restarted stage goes on."""
+
+    def __init__(
+        self, path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.AdamW
+    ) -> None:
+        self._path, self._modules, self._optimizer = path, modules, optimizer
+        self._saved_at = time.monotonic()
+
+    def restore(self) -> int:
+        """Loads the file where there is one; the step to go on with."""
+        if not self._path.exists():
+            return 0
+        state = torch.load(self._path, weights_only=True)
+        for name, module in self._modules.items():
+            module.load_state_dict(state[name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Writes the file at once; ``step`` is the next step to take."""
+        state = {name: module.state_dict() for name, module in self._modules.items()}
+        partial = self._path.with_suffix(".partial")
+        torch.save({**state, "optimizer": self._optimizer.state_dict(), "step": step}, partial)
+        partial.replace(self._path)
+        self._saved_at = time.monotonic()
+
+    def save_when_due(self, step: int) -> None:
+        """Writes the file if the last time is long enough ago."""
+        if time.monotonic() - self._saved_at >= RECIPE.checkpoint_seconds:
+            self.save(step)
+
+
+def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
+    """Fills ``modules`` from a checkpoint; the step it was written at."""
+    state = torch.load(path, weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state[name])
+    return int(state["step"])

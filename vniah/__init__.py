@@ -1,0 +1,67 @@
+"""vniah: how far can a long-context multimodal model see?
+
+V-NIAH (Visual Needle-In-A-Haystack) inserts a needle frame at swept depths into a long video
+sampled at 1 FPS, asks the question that only the needle answers, and draws accuracy over depth and
+number of frames.
+
+>>> import vniah
+>>> model = vniah.load_model("reference")
+>>> grid = vniah.Grid.parse("16,64", "0:1:0.5")
+>>> haystack = vniah.generated_haystack(grid.max_frames)
+>>> results = vniah.run_sweep(model, haystack, vniah.load_needles(), grid, output="results/first")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vniah.errors import VniahError
+    from vniah.grid import Grid
+    from vniah.haystacks import generated_haystack, open_haystack
+    from vniah.models.loading import load_model
+    from vniah.needles import load_needles
+    from vniah.plot import heatmap, save_heatmaps
+    from vniah.regression import compare
+    from vniah.results import load_results
+    from vniah.sweep import run_sweep
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Grid": "vniah.grid",
+    "VniahError": "vniah.errors",
+    "compare": "vniah.regression",
+    "generated_haystack": "vniah.haystacks",
+    "heatmap": "vniah.plot",
+    "load_model": "vniah.models.loading",
+    "load_needles": "vniah.needles",
+    "load_results": "vniah.results",
+    "open_haystack": "vniah.haystacks",
+    "run_sweep": "vniah.sweep",
+    "save_heatmaps": "vniah.plot",
+}
+
+__all__ = [
+    "Grid",
+    "VniahError",
+    "compare",
+    "generated_haystack",
+    "heatmap",
+    "load_model",
+    "load_needles",
+    "load_results",
+    "open_haystack",
+    "run_sweep",
+    "save_heatmaps",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Looks a public name up when it is first used, so that ``import vniah`` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vniah' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,168 @@
+"""The arguments of every command, and what is said of those that cannot be meant."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vniah.cli import commands
+from vniah.errors import InputError
+from vniah.grid import parse_range
+
+DEFAULT_FRAMES = "32,64,128,256,512,1024"
+DEFAULT_DEPTHS = "0:1:0.2"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"vniah: error: {message}. See: {self.prog} --help\n")
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type whose message is that of an `InputError`."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def _whole(what: str) -> Callable[[str], Any]:
+    def convert(text: str) -> int:
+        (value, *rest) = parse_range(text, what)
+        if rest or value.denominator != 1:
+            raise InputError(f"{what} must be one whole number, got {text!r}")
+        return int(value)
+
+    return _checked(convert)
+
+
+def _number(what: str) -> Callable[[str], Any]:
+    def convert(text: str) -> float:
+        (value, *rest) = parse_range(text, what)
+        if rest:
+            raise InputError(f"{what} must be one number, got {text!r}")
+        return float(value)
+
+    return _checked(convert)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command ``vniah``; each command's function is ``options.command``."""
+    from vniah import __version__
+
+    parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
+    parser.add_argument("--version", action="version", version=f"vniah {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = verbs.add_parser("run", help="measure a grid of frames x depths, draw the heatmap")
+    _add_model_options(run)
+    _add_haystack_options(run)
+    run.add_argument(
+        "--needles",
+        metavar="S",
+        help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
+        "embedded model, counterfactual for others",
+    )
+    run.add_argument("--task", choices=["vniah"], default="vniah", help="what is asked")
+    run.add_argument("--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames"))
+    run.add_argument("--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths"))
+    run.add_argument("--output", type=Path, metavar="DIR", help="folder of the run")
+    run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
+    run.set_defaults(command=commands.run)
+
+    encode = verbs.add_parser("encode", help="fill the embedding cache only")
+    _add_model_options(encode)
+    _add_haystack_options(encode)
+    encode.add_argument(
+        "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
+    )
+    encode.set_defaults(command=commands.encode)
+
+    plot = verbs.add_parser("plot", help="draw heatmaps of runs or of published tables")
+    plot.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="run folder or JSON")
+    plot.add_argument("--output", type=Path, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument(
+        "--training-length",
+        type=_whole("--training-length"),
+        metavar="TOKENS",
+        help="draw a dotted line at the training length of the language model",
+    )
+    plot.add_argument(
+        "--tokens-per-frame",
+        type=_whole("--tokens-per-frame"),
+        metavar="N",
+        help="for results that do not say it themselves, such as published tables (LongVA: 144)",
+    )
+    plot.set_defaults(command=commands.plot)
+
+    compare = verbs.add_parser("compare", help="exit 0 holds, 1 regression, 2 cannot compare")
+    compare.add_argument("baseline", type=Path, metavar="BASELINE")
+    compare.add_argument("candidate", type=Path, metavar="CANDIDATE")
+    compare.add_argument(
+        "--max-drop",
+        type=_number("--max-drop"),
+        default=0.0,
+        metavar="X",
+        help="a cell may fall by as much, in [0, 1]; default 0",
+    )
+    compare.set_defaults(command=commands.compare)
+
+    haystack = verbs.add_parser("haystack", help="make a haystack")
+    haystack_verbs = haystack.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    make = haystack_verbs.add_parser(
+        "make", help="draw a video of scenes, the same for the same seed"
+    )
+    make.add_argument("path", type=Path, metavar="PATH", help="an .mp4 file")
+    make.add_argument("--seconds", type=_whole("--seconds"), required=True, metavar="N")
+    make.add_argument("--seed", type=_whole("--seed"), default=0, metavar="S")
+    make.add_argument("--fps", type=_whole("--fps"), default=8, metavar="N")
+    make.add_argument("--size", default="96x96", metavar="WxH")
+    make.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    make.set_defaults(command=commands.make_haystack)
+    return parser
+
+
+def _grid_help(what: str) -> str:
+    defaults = {"frames": DEFAULT_FRAMES, "depths": DEFAULT_DEPTHS}
+    return f"start:stop:step with both ends, or a comma list; default {defaults[what]}"
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="reference",
+        metavar="M",
+        help="embedded model, checkpoint folder, hub id, or package.module:factory",
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
+    parser.add_argument(
+        "--rope-theta", type=_number("--rope-theta"), metavar="X", help="RoPE base to use instead"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the embedding cache")
+
+
+def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--haystack",
+        nargs="+",
+        metavar="H",
+        help="video file, several files one after the other, or a folder of images; "
+        "default: a generated one",
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=["clock", "longva"],
+        default="clock",
+        help="clock: frame k shows second k; longva: every round(fps)-th frame, as published",
+    )
+    parser.add_argument("--decoder", choices=["pyav", "decord"], default="pyav")
+    parser.add_argument(
+        "--keep-damaged", action="store_true", help="go on with a damaged video, with a note"
+    )

@@ -1,0 +1,212 @@
+"""What each command does. Prints, and returns the exit code."""
+
+import argparse
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vniah.cli.display import Bars, format_average, format_table
+from vniah.errors import InputError
+from vniah.grid import Grid
+
+if TYPE_CHECKING:
+    from vniah.haystacks import Haystack
+    from vniah.models.protocol import AnyModel
+    from vniah.results import Results
+
+_HEATMAP_NAME = "heatmap.png"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures a grid, prints the table, draws the heatmap."""
+    from vniah.models.loading import embedded_models
+    from vniah.needles import load_needles
+    from vniah.plot import save_heatmaps
+    from vniah.sweep import make_manifest, run_sweep
+
+    grid = Grid.parse(options.frames, options.depths)
+    needles = load_needles(
+        options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
+    )
+    with Bars() as bars:
+        model = _load_model(options)
+        haystack = _open_haystack(options, grid.max_frames, bars)
+        output = options.output or _default_output(make_manifest(model, haystack, needles, grid))
+        print(
+            f"{model.name} on {haystack.name}: {len(grid.cells)} cells x {len(needles)} needles "
+            f"-> {output}"
+        )
+        started = time.perf_counter()
+        num_asked = 0
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            nonlocal num_asked
+            num_asked += stage == "sweep"
+            bars.show(stage, done, total)
+
+        results = run_sweep(
+            model,
+            haystack,
+            needles,
+            grid,
+            output=output,
+            cache=options.cache,
+            overwrite=options.overwrite,
+            on_progress=on_progress,
+        )
+        seconds = time.perf_counter() - started
+    print()
+    if num_asked:
+        print(f"{num_asked} samples in {seconds:.0f} s")
+    else:
+        print("nothing to do: every sample of this run is there already")
+    for note in results.manifest.get("notes", []):
+        print(f"note: {note}")
+    return _print_results(results, save_heatmaps([results], output / _HEATMAP_NAME))
+
+
+def _print_results(results: "Results", picture: Path) -> int:
+    print(f"\n{format_table(results)}\n")
+    failed = [sample for sample in results.samples if sample.error is not None]
+    if failed:
+        print(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
+    print(format_average(results))
+    print(f"heatmap: {picture}")
+    return 0 if results.average is not None else 1
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Fills the embedding cache."""
+    from vniah.embeddings import encode_haystack
+    from vniah.models.protocol import ChatModel
+
+    num_frames = Grid.parse(options.frames, "0").max_frames
+    with Bars() as bars:
+        model = _load_model(options)
+        if isinstance(model, ChatModel):
+            raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
+        haystack = _open_haystack(options, num_frames, bars)
+        started, encoded = time.perf_counter(), [0]
+
+        def on_progress(done: int, total: int) -> None:
+            encoded.append(done)
+            bars.show("encode", done, total)
+
+        cache = encode_haystack(
+            model, haystack, num_frames, directory=options.cache, on_progress=on_progress
+        )
+        seconds = time.perf_counter() - started
+    if len(encoded) == 1:
+        print(f"nothing to do: {cache.num_frames:,} frames are encoded already")
+    else:
+        print(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
+    for note in cache.notes():
+        print(f"note: {note}")
+    print(f"cache: {cache.directory}")
+    return 0
+
+
+def _rate(encoded: Sequence[int], seconds: float) -> str:
+    """Frames per second of this start, whatever an earlier one had done."""
+    from vniah.embeddings import BATCH_SIZE
+
+    num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
+    return f"{num_frames / seconds:.1f} frames/s"
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draws heatmaps of runs or published tables."""
+    from vniah.plot import save_heatmaps
+    from vniah.results import load_results
+
+    runs = [load_results(path) for path in options.results]
+    output = options.output
+    if output is None:
+        first = runs[0].path
+        output = first / _HEATMAP_NAME if first.is_dir() and len(runs) == 1 else Path(_HEATMAP_NAME)
+    picture = save_heatmaps(
+        runs,
+        output,
+        training_tokens=options.training_length,
+        tokens_per_frame=options.tokens_per_frame,
+    )
+    for results in runs:
+        print(f"{results.name}: {format_average(results)}")
+    print(f"heatmap: {picture}")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Says whether a candidate holds what a baseline reached."""
+    from vniah.regression import compare
+
+    comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
+    if comparison.fallen:
+        print(comparison.table())
+    print(comparison.summary())
+    return 0 if comparison.holds else 1
+
+
+def make_haystack(options: argparse.Namespace) -> int:
+    """Draws a haystack video."""
+    from vniah.haystacks import make_haystack
+
+    width, height = parse_size(options.size)
+    with Bars() as bars:
+        path = make_haystack(
+            options.path,
+            seconds=options.seconds,
+            seed=options.seed,
+            fps=options.fps,
+            size=(width, height),
+            overwrite=options.overwrite,
+            on_progress=lambda done, total: bars.show("draw", done, total),
+        )
+    print(f"haystack: {path}")
+    return 0
+
+
+def _load_model(options: argparse.Namespace) -> "AnyModel":
+    import transformers
+
+    from vniah.models.loading import load_model
+
+    transformers.logging.set_verbosity_error()
+    return load_model(
+        options.model, dtype=options.dtype, device=options.device, rope_theta=options.rope_theta
+    )
+
+
+def _open_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
+    from vniah.haystacks import generated_haystack, open_haystack
+
+    if options.haystack is None:
+        return generated_haystack(
+            num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
+        )
+    return open_haystack(
+        options.haystack,
+        sampling=options.sampling,
+        decoder=options.decoder,
+        keep_damaged=options.keep_damaged,
+    )
+
+
+def _default_output(manifest: dict[str, Any]) -> Path:
+    """A folder per run, the same for the same settings."""
+    settings = {key: value for key, value in manifest.items() if key != "environment"}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = re.sub(r"[^\w.-]+", "_", manifest["model"]["name"])
+    return Path("results", f"{name}-{manifest['task']}-{key}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) from a text such as ``96x96``."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise InputError(f"--size must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
+    return int(width), int(height)

@@ -1,0 +1,1 @@
+"""What a wheel carries besides code: models, and the needle sets of the repository."""

@@ -1,0 +1,77 @@
+"""What can go wrong, as a tree.
+
+VniahError
+├── InputError            an argument that cannot be meant (also a ValueError)
+├── MissingDependencyError  an optional package is needed and not installed (also an ImportError)
+├── HaystackError         a haystack that cannot be read as frames
+│   ├── VideoDamagedError     bytes are missing or undecodable
+│   └── HaystackTooShortError it has fewer frames than the grid asks for
+├── NeedleError           a needle set that cannot be used
+├── ModelError            a checkpoint or plug-in that cannot be loaded or run
+├── CacheError            an embedding cache that belongs to something else
+└── ResultsError          a results folder that cannot be read
+    ├── RunMismatchError      it holds a run with other settings
+    └── CannotCompareError    two runs that do not measure the same thing
+
+Every message is one line: what was wrong, the value that was given, what to do.
+"""
+
+
+class VniahError(Exception):
+    """Base of everything that vniah raises on purpose."""
+
+
+class InputError(VniahError, ValueError):
+    """An argument has a value that cannot be meant."""
+
+
+class MissingDependencyError(VniahError, ImportError):
+    """An optional package is needed for what was asked.
+
+    Args:
+        package: the name one would import.
+        extra: the extra of vniah that installs it.
+        purpose: what it is needed for, e.g. ``"--decoder decord"``.
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'vniah[{extra}]'"
+        )
+
+
+class HaystackError(VniahError):
+    """A haystack cannot be read as frames."""
+
+
+class VideoDamagedError(HaystackError):
+    """A video lacks bytes or holds some that do not decode."""
+
+
+class HaystackTooShortError(HaystackError):
+    """A haystack has fewer frames than were asked for; it is never looped."""
+
+
+class NeedleError(VniahError):
+    """A needle set cannot be used."""
+
+
+class ModelError(VniahError):
+    """A model cannot be loaded or run."""
+
+
+class CacheError(VniahError):
+    """An embedding cache was made from something else than what it is used for."""
+
+
+class ResultsError(VniahError):
+    """A results folder or file cannot be read."""
+
+
+class RunMismatchError(ResultsError):
+    """A results folder holds a run that was started with other settings."""
+
+
+class CannotCompareError(ResultsError):
+    """Two runs do not measure the same thing, or one of them is not whole."""

@@ -1,0 +1,142 @@
+"""Weights from safetensors files into modules: in their dtype, and never twice in memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vniah.errors import ModelError
+
+_INDEX_NAME = "model.safetensors.index.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint folder.
+
+    Raises:
+        ModelError: it is missing or not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json: it is not a checkpoint folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that make up a checkpoint, by its index where there is one.
+
+    Raises:
+        ModelError: there are none, or the index names one that is missing.
+    """
+    index_path = folder / _INDEX_NAME
+    if index_path.is_file():
+        try:
+            names = sorted(set(json.loads(index_path.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index_path} is not an index of safetensors files") from error
+        paths = tuple(folder / name for name in names)
+    else:
+        paths = tuple(sorted(folder.glob("*.safetensors")))
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise ModelError(f"{folder} lacks {missing[0]}, which its index names; download it again")
+    if not paths:
+        pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
+        hint = f" ({pickled[0].name} is a pickle, which vniah never loads)" if pickled else ""
+        raise ModelError(f"{folder} has no *.safetensors weights{hint}")
+    return paths
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash over all bytes of configuration and weights, the same wherever they lie."""
+    paths = [path for path in sorted(folder.rglob("*.json")) if path.is_file()]
+    paths += weight_files(folder)
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        names = (path.relative_to(folder).as_posix() for path in paths)
+        digests = list(zip(names, pool.map(digest, paths), strict=True))
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The floating dtype in which the weights are stored (the first one met)."""
+    for _, tensor in _tensors(folder, torch.device("cpu"), lambda name: True):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    raise ModelError(f"{folder} holds no floating-point weights")
+
+
+def load_weights(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    *,
+    rename: Callable[[str], tuple[str, str] | None],
+    dtype: torch.dtype,
+    device: torch.device,
+    optional: frozenset[str] = frozenset(),
+) -> None:
+    """Fills modules that were built on the meta device, tensor by tensor.
+
+    Args:
+        folder: a checkpoint folder with safetensors weights.
+        parts: modules by the names that ``rename`` uses.
+        rename: a checkpoint's tensor name -> (part, name in the part), or None to leave it out.
+        dtype: every floating tensor is brought to it while it is read.
+        device: where the weights are put.
+        optional: names (``part.name``) that the checkpoint may lack, such as tied heads.
+
+    Raises:
+        ModelError: a weight is missing, unknown or of another shape; the message names it.
+    """
+    wanted = {
+        f"{part}.{name}": tensor.shape
+        for part, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for name, tensor in _tensors(folder, device, lambda name: rename(name) is not None):
+        target = rename(name)
+        assert target is not None
+        shape = wanted.pop(".".join(target), None)
+        if shape is None:
+            raise ModelError(f"{folder} holds the weight {name!r}, for which there is no place")
+        if shape != tensor.shape:
+            raise ModelError(
+                f"{folder} holds {name!r} of shape {list(tensor.shape)}, "
+                f"its config.json makes it {list(shape)}"
+            )
+        states[target[0]][target[1]] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if missing := sorted(wanted.keys() - optional):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{folder} lacks the weight {missing[0]!r}{more}")
+    for part, module in parts.items():
+        module.load_state_dict(states[part], strict=False, assign=True)
+        module.requires_grad_(False).eval()
+
+
+def _tensors(
+    folder: Path, device: torch.device, is_wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, Tensor]]:
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                for name in file.keys():  # noqa: SIM118 - a handle, not a dictionary
+                    if is_wanted(name):
+                        yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"{path} cannot be read as safetensors: {error}") from error

@@ -1,0 +1,168 @@
+"""A model by its name: embedded, a checkpoint folder, a hub id, or somebody's own factory."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from vniah.errors import InputError, ModelError
+from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, VisionLanguageModel
+from vniah.paths import embedded_dir
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "reference"
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    source: str | Path = DEFAULT_MODEL,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    rope_theta: float | None = None,
+) -> AnyModel:
+    """The model that ``source`` names.
+
+    Args:
+        source: an embedded model (``"reference"``), a checkpoint folder, a hub id such as
+            ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function without arguments
+            that returns a model.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
+            the CPU, whose kernels for half precision are slow.
+        device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
+        rope_theta: a RoPE base to use instead of the checkpoint's.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be loaded.
+        InputError: an argument cannot be meant.
+    """
+    text = str(source)
+    if rope_theta is not None and not 1 < rope_theta < float("inf"):
+        raise InputError(f"rope_theta must be a number above 1, got {rope_theta}")
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if text and Path(text).is_dir():
+        return _load_folder(Path(text), None, None, dtype, device, rope_theta)
+    if _FACTORY.fullmatch(text):
+        if (dtype, device, rope_theta) != (None, None, None):
+            raise InputError(
+                f"dtype, device and rope_theta are for checkpoints; {text} decides them itself"
+            )
+        return _call_factory(text)
+    embedded = embedded_dir("models", text)
+    if re.fullmatch(r"[\w.-]+", text) and embedded.is_dir():
+        return _load_folder(embedded, text, None, dtype, device, rope_theta)
+    if _HUB_ID.fullmatch(text):
+        folder, commit = _download(text)
+        return _load_folder(folder, text, commit, dtype, device, rope_theta)
+    raise ModelError(
+        f"there is no model {text!r}: give a checkpoint folder, a hub id (owner/name), "
+        f"package.module:factory, or one of {', '.join(embedded_models())}"
+    )
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that come with vniah."""
+    root = embedded_dir("models")
+    return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
+
+
+def _load_folder(
+    folder: Path,
+    name: str | None,
+    revision: str | None,
+    dtype: str | None,
+    device: str | None,
+    rope_theta: float | None,
+) -> AnyModel:
+    import torch
+
+    from vniah.models.checkpoints import read_config
+    from vniah.models.llava import MODEL_TYPES, LlavaModel
+
+    model_type = read_config(folder).get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ModelError(
+            f"{folder}/config.json has model_type {model_type!r}; supported are "
+            f"{', '.join(MODEL_TYPES)}. Any other model plugs in as package.module:factory"
+        )
+    place = find_device(device)
+    if dtype is None and place.type == "cpu":
+        dtype = "float32"
+    return LlavaModel.load(
+        folder,
+        name=name or folder.resolve().name,
+        revision=revision,
+        dtype=None if dtype is None else getattr(torch, dtype),
+        device=place,
+        rope_theta=rope_theta,
+    )
+
+
+def find_device(name: str | None) -> "torch.device":
+    """The device of that name; without one CUDA where there is some, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used here; try cpu") from error
+    return device
+
+
+def _download(hub_id: str) -> tuple[Path, str]:
+    """A hub repository's folder, without pickles, and its commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{hub_id!r} is no folder here, and the hub does not give it: {reason}"
+        ) from error
+    return folder, folder.name
+
+
+def _call_factory(text: str) -> AnyModel:
+    module_name, _, factory_name = text.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(
+            f"{text}: the module {module_name!r} cannot be imported: {error}"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if factory is None:
+        raise ModelError(f"{text}: {module_name} has no {factory_name!r}")
+    if not callable(factory):
+        raise ModelError(f"{text}: {factory_name} is not callable; give a function or a class")
+    model = factory()
+    require_protocol(model)
+    return cast("AnyModel", model)
+
+
+def require_protocol(model: Any) -> None:
+    """Raises `ModelError` unless the object is a model of one of the three levels."""
+    if isinstance(model, VisionLanguageModel | DecoderModel | ChatModel):
+        return
+    needed = ("name", "revision", "frame_shape", "encode_frames", "compose", "answer_logits")
+    missing = [name for name in needed if not hasattr(model, name)]
+    raise ModelError(
+        f"{type(model).__name__} is not a model: it lacks {', '.join(missing)} "
+        "(or decoder and position_ids in place of answer_logits, or answer for a chat model)"
+    )

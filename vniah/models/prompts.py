@@ -1,0 +1,61 @@
+"""What stands before the frames and after the question, per chat family.
+
+The texts are those with which the published V-NIAH runs were made (LongVA repository,
+``vision_niah/eval_vision_niah.py``). Each piece is tokenised by itself, without further special
+tokens, and the question starts on a line of its own, as it does there.
+"""
+
+from dataclasses import dataclass
+
+from vniah.errors import ModelError
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A chat with one user turn: opening, frames, question, closing, answer."""
+
+    opening: str
+    closing: str
+
+
+PROMPT_TEMPLATES = {
+    "qwen2": PromptTemplate(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "yi": PromptTemplate(
+        "<|im_start|>system\nAnswer the questions.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "mistral": PromptTemplate("<s>[INST]", " [/INST]"),
+    "vicuna": PromptTemplate(
+        "<s>A chat between a curious human and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the human's questions. USER:",
+        "ASSISTANT:",
+    ),
+    "llama3": PromptTemplate(
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language "
+        "and vision assistant. You are able to understand the visual content that the user "
+        "provides, and assist the user with a variety of tasks using natural language.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+}
+
+
+def find_template(name: str) -> PromptTemplate:
+    """The template of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name not in PROMPT_TEMPLATES:
+        raise ModelError(
+            f"there is no prompt template {name!r}; known are {', '.join(PROMPT_TEMPLATES)}"
+        )
+    return PROMPT_TEMPLATES[name]
+
+
+def question_line(question: str) -> str:
+    """The question on a line of its own after the frames."""
+    return question if question.startswith("\n") else "\n" + question

@@ -1,0 +1,161 @@
+"""A needle is one record: picture, question and answer with one id; a sha256 says exactly which."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from PIL import Image
+
+from vniah.errors import NeedleError
+
+_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LETTERED_CHOICE = re.compile(r"\(?([A-Z])[.:)]\s")
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A picture, the question that only it answers, and the answer.
+
+    Two needles are equal if their texts and the pixels of their pictures are.
+
+    Args:
+        needle_id: unique within a set; letters, digits, ``-``, ``_`` and ``.`` only.
+        question: what the model is asked, verbatim.
+        answer: the text that is scored, every character of it: no white space around it.
+        choices: the options of a multiple-choice question, else None. The answer is one of them
+            or the letter of one.
+        image: the picture, mode ``RGB``, upright.
+
+    Attributes:
+        image_sha256: identity of the picture: of its size and its RGB pixels, not of its file.
+
+    Raises:
+        NeedleError: a text breaks one of these rules, or the picture is not RGB.
+    """
+
+    needle_id: str
+    question: str
+    answer: str
+    choices: tuple[str, ...] | None
+    image: Image.Image = field(compare=False, repr=False)
+    image_sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_id(self.needle_id)
+        check_texts(self.question, self.answer, self.choices)
+        if self.image.mode != "RGB":
+            raise NeedleError(
+                f"needle {self.needle_id!r} has a picture of mode {self.image.mode!r}; "
+                'turn it to RGB with image.convert("RGB").'
+            )
+        object.__setattr__(self, "image_sha256", _sha256_of_pixels(self.image))
+
+
+@dataclass(frozen=True)
+class NeedleSet:
+    """Needles in their order, under a name.
+
+    Args:
+        name: what to call the set: the folder's name, or the hub id.
+        source: where it was read, in the form that `load_needles` takes.
+        needles: at least one, their ids distinct.
+
+    Attributes:
+        sha256: identity of the set: of ids, questions, answers, choices and pictures, in order.
+
+    Raises:
+        NeedleError: there is no needle, or an id is used twice.
+    """
+
+    name: str
+    source: str
+    needles: tuple[Needle, ...]
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.needles:
+            raise NeedleError(f"needle set {self.name!r} holds no needle; it needs at least one.")
+        if repeated := sorted({name for name in self.ids if self.ids.count(name) > 1}):
+            raise NeedleError(
+                f"needle set {self.name!r} has needle_id {repeated[0]!r} twice; "
+                "give every needle an id of its own."
+            )
+        object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
+
+    def __len__(self) -> int:
+        return len(self.needles)
+
+    def __iter__(self) -> Iterator[Needle]:
+        return iter(self.needles)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the needles, in order."""
+        return tuple(needle.needle_id for needle in self.needles)
+
+    def select(self, ids: Sequence[str]) -> "NeedleSet":
+        """The needles with these ids, in the order of `ids`; a set with a sha256 of its own.
+
+        Raises:
+            NeedleError: an id is unknown or given twice, or there is none.
+        """
+        known = {needle.needle_id: needle for needle in self.needles}
+        if unknown := [name for name in ids if name not in known]:
+            raise NeedleError(
+                f"needle set {self.name!r} has no needle {unknown[0]!r}; it has {', '.join(known)}."
+            )
+        return replace(self, needles=tuple(known[name] for name in ids))
+
+
+def check_id(needle_id: str) -> None:
+    """Raises `NeedleError` unless the id can be part of a key."""
+    if not _ID_PATTERN.fullmatch(needle_id):
+        raise NeedleError(
+            f"needle_id {needle_id!r} cannot be part of a key; use letters, digits, '-', '_' and "
+            "'.' only, and begin with a letter or a digit."
+        )
+
+
+def check_texts(question: str, answer: str, choices: tuple[str, ...] | None) -> None:
+    """Raises `NeedleError` unless the texts make a question that can be asked and scored."""
+    if not question.strip():
+        raise NeedleError(
+            f"the question is empty: got {question!r}. Write what the model is asked."
+        )
+    if not answer.strip():
+        raise NeedleError(f"the answer is empty: got {answer!r}. Write the text that is scored.")
+    if answer != answer.strip():
+        raise NeedleError(
+            f"the answer {answer!r} has white space around it; take it away, for every character "
+            "of an answer is scored."
+        )
+    if choices is not None:
+        _check_choices(answer, choices)
+
+
+def _check_choices(answer: str, choices: tuple[str, ...]) -> None:
+    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
+        raise NeedleError(
+            f"the choices {list(choices)} are no choice; give two or more texts that differ, "
+            "or none for an open question."
+        )
+    own_letters = [match[1] for match in map(_LETTERED_CHOICE.match, choices) if match]
+    lettered = len(own_letters) == len(choices)
+    letters = own_letters if lettered else [chr(ord("A") + i) for i in range(min(len(choices), 26))]
+    if answer not in (*choices, *letters):
+        raise NeedleError(
+            f"the answer {answer!r} is not among the choices {list(choices)}; "
+            f"write one of them or its letter ({', '.join(letters)})."
+        )
+
+
+def _sha256_of_pixels(image: Image.Image) -> str:
+    width, height = image.size
+    return hashlib.sha256(f"RGB {width}x{height}\n".encode() + image.tobytes()).hexdigest()
+
+
+def _sha256_of_needles(needles: tuple[Needle, ...]) -> str:
+    records = [[n.needle_id, n.question, n.answer, n.choices, n.image_sha256] for n in needles]
+    return hashlib.sha256(json.dumps(records, separators=(",", ":")).encode()).hexdigest()

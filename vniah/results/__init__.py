@@ -1,0 +1,51 @@
+"""A run on disk, and published tables: read, and for runs written.
+
+``manifest.json`` comes first, then one line of ``samples.jsonl`` per sample. A cell's score is
+always derived from its samples and never stored beside them.
+"""
+
+from pathlib import Path
+
+from vniah.errors import ResultsError
+from vniah.results.folders import (
+    ENVIRONMENT_KEY,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    NOTES_KEY,
+    SAMPLES_NAME,
+    RunFolder,
+    load_run,
+    write_json,
+)
+from vniah.results.published import load_published
+from vniah.results.records import CellScore, Results, Sample, SampleKey, grid_record
+
+__all__ = [
+    "ENVIRONMENT_KEY",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "NOTES_KEY",
+    "SAMPLES_NAME",
+    "CellScore",
+    "Results",
+    "RunFolder",
+    "Sample",
+    "SampleKey",
+    "grid_record",
+    "load_results",
+    "write_json",
+]
+
+
+def load_results(path: str | Path) -> Results:
+    """A run folder, or a published ``all_accuracies.json`` (visual or text form).
+
+    Raises:
+        ResultsError: there is nothing to read there, or it is not one of the two.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load_run(path)
+    if path.is_file():
+        return load_published(path)
+    raise ResultsError(f"no results at {path}: give a run folder or an all_accuracies.json")

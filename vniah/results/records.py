@@ -1,0 +1,193 @@
+"""Samples, the cells that they make up, and a run as a whole."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from vniah.grid import Cell, Grid, as_depth, format_depth
+
+SampleKey = tuple[str, int, Fraction, str, str | None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question asked once, with enough in it to ask it again.
+
+    Attributes:
+        task: e.g. ``"vniah"``.
+        num_frames: haystack frames; the model saw one more.
+        depth: exact fraction in [0, 1].
+        needle_index: number of haystack frames before the needle.
+        needle_id: which needle, in the set that the manifest names.
+        question: as asked.
+        answer: the right answer.
+        prediction: the text of the argmax tokens over the answer span, or a chat model's words.
+        predicted_ids: the argmax token at every position of the answer span.
+        correct: every position right; None if the sample could not be run.
+        logprob: natural logarithm of the answer's probability, summed over its tokens.
+        rank: the worst rank of an answer token, 1 = argmax.
+        margin: smallest difference, in logits, between the right token and the best other one.
+        control: None where the needle is shown; else the name of the control.
+        seconds: wall-clock time of the forward pass.
+        error: why there is no score; None where there is one.
+    """
+
+    task: str
+    num_frames: int
+    depth: Fraction
+    needle_index: int
+    needle_id: str
+    question: str
+    answer: str
+    prediction: str | None = None
+    predicted_ids: tuple[int, ...] = ()
+    correct: bool | None = None
+    logprob: float | None = None
+    rank: int | None = None
+    margin: float | None = None
+    control: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The square of the heatmap that it belongs to."""
+        return Cell(self.num_frames, self.depth)
+
+    @property
+    def key(self) -> SampleKey:
+        """What tells it from every other sample of its run."""
+        return (self.task, self.num_frames, self.depth, self.needle_id, self.control)
+
+    def to_json(self) -> str:
+        """One line, without the newline."""
+        record = asdict(self)
+        record["depth"] = _json_depth(self.depth)
+        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Sample":
+        """The sample that a line holds.
+
+        Raises:
+            ValueError: the line is not whole, or not a sample.
+            TypeError: a field is missing.
+        """
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+        known = {f.name for f in fields(cls)}
+        if missing := {"task", "num_frames", "depth", "needle_id", "correct"} - record.keys():
+            raise ValueError(f"the field {min(missing)!r} is missing")
+        record = {name: value for name, value in record.items() if name in known}
+        for name, kinds in (("num_frames", (int,)), ("correct", (bool, type(None)))):
+            if type(record[name]) not in kinds:
+                raise ValueError(f"{name} is {record[name]!r}")
+        record["depth"] = as_depth(Fraction(str(record["depth"])))
+        record["predicted_ids"] = tuple(record.get("predicted_ids", ()))
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class CellScore:
+    """What a cell came to.
+
+    Attributes:
+        cell: which one.
+        score: mean over its samples, in [0, 1]; None if none could be run.
+        num_samples: samples with a score; None in a published table, which does not say.
+        num_correct: how many of them were right; None in a published table.
+        num_errors: samples that could not be run; they are not in the mean.
+    """
+
+    cell: Cell
+    score: float | None
+    num_samples: int | None
+    num_correct: int | None = None
+    num_errors: int = 0
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run, or a published table, read from disk.
+
+    Attributes:
+        name: for titles: the model's name, or the file's.
+        path: the folder or file that it was read from.
+        manifest: what `RunFolder` wrote; empty for a published table.
+        samples: in the order of the grid; empty for a published table.
+        published: the cells of a published table; empty for a run.
+        axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
+    """
+
+    name: str
+    path: Path
+    manifest: Mapping[str, Any]
+    samples: tuple[Sample, ...] = ()
+    published: tuple[CellScore, ...] = field(default=(), repr=False)
+    axis: Literal["frames", "tokens"] = "frames"
+
+    @property
+    def cells(self) -> tuple[CellScore, ...]:
+        """Every cell that was measured, by frames, then depth. Controls are left out."""
+        if self.published:
+            return self.published
+        groups: dict[Cell, list[Sample]] = {}
+        for sample in self.samples:
+            if sample.control is None:
+                groups.setdefault(sample.cell, []).append(sample)
+        return tuple(_score(cell, groups[cell]) for cell in sorted(groups))
+
+    @property
+    def average(self) -> float | None:
+        """Mean of the cells' scores, each cell counting the same; None without any score."""
+        scores = [cell.score for cell in self.cells if cell.score is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def num_planned(self) -> int | None:
+        """Samples that the manifest's grid asks for; None for a published table."""
+        if not self.manifest:
+            return None
+        grid, needles = self.manifest["grid"], self.manifest["needles"]
+        return len(grid["frames"]) * len(grid["depths"]) * len(needles["ids"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned sample has a line; a published table always is."""
+        return self.num_planned is None or self.num_planned <= sum(
+            sample.control is None for sample in self.samples
+        )
+
+    @property
+    def tokens_per_frame(self) -> int | None:
+        """How many tokens the model reads for a frame, if the manifest says."""
+        tokens = self.manifest.get("model", {}).get("tokens_per_frame")
+        return int(tokens) if tokens is not None else None
+
+
+def grid_record(grid: Grid) -> dict[str, Any]:
+    """The grid as the manifest holds it."""
+    return {"frames": list(grid.frames), "depths": [_json_depth(depth) for depth in grid.depths]}
+
+
+def _json_depth(depth: Fraction) -> float | str:
+    """A JSON number whose digits are the depth, or text such as "1/3" where no decimal is."""
+    text = format_depth(depth)
+    if "/" in text or Fraction(str(float(text))) != depth:
+        return text
+    return float(text)
+
+
+def _score(cell: Cell, samples: Sequence[Sample]) -> CellScore:
+    scored = [sample.correct for sample in samples if sample.correct is not None]
+    return CellScore(
+        cell,
+        score=sum(scored) / len(scored) if scored else None,
+        num_samples=len(scored),
+        num_correct=sum(scored),
+        num_errors=len(samples) - len(scored),
+    )

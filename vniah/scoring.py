@@ -1,0 +1,194 @@
+"""From answer logits to a score: is the argmax right at every position of the answer span?
+
+Each position is conditioned on the right tokens before it, so "right everywhere" holds exactly when
+greedy decoding would emit this answer.
+"""
+
+import string
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vniah.embeddings import EncodingModel, FrameStore
+from vniah.errors import ModelError
+from vniah.forward.walk import answer_logits
+from vniah.models.protocol import ChatModel, DecoderModel, FrameSegment, TokenSequence
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one forward pass said of one answer; fields as in `vniah.results.Sample`."""
+
+    prediction: str | None
+    predicted_ids: tuple[int, ...]
+    correct: bool
+    logprob: float | None
+    rank: int | None
+    margin: float | None
+    seconds: float
+
+
+def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Score:
+    """Runs one forward pass and scores the answer.
+
+    Args:
+        model: one of the first two levels of `vniah.models.protocol`.
+        sequence: what the model composed.
+        store: where its frames lie.
+
+    Raises:
+        ModelError: the model gave something that is no logits, or cannot be run exactly.
+    """
+    started = time.perf_counter()
+    if isinstance(model, DecoderModel):
+        logits = decoder_logits(model, sequence, store)
+    else:
+        logits = model.answer_logits(sequence, store.read(sequence.frames))
+    expected = len(sequence.answer_ids)
+    if logits.ndim != 2 or len(logits) != expected:
+        raise ModelError(
+            f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
+            f"expected ({expected}, vocabulary), one row for each answer token"
+        )
+    score = score_logits(logits, sequence.answer_ids)
+    decode = getattr(model, "decode", None)
+    return Score(
+        prediction=None if decode is None else decode(score.predicted_ids),
+        predicted_ids=score.predicted_ids,
+        correct=score.correct,
+        logprob=score.logprob,
+        rank=score.rank,
+        margin=score.margin,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True)
+class LogitsScore:
+    """The part of a `Score` that the logits alone decide."""
+
+    predicted_ids: tuple[int, ...]
+    correct: bool
+    logprob: float
+    rank: int
+    margin: float
+
+
+def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
+    """Scores rows of logits against the answer.
+
+    Args:
+        logits: ``[len(answer_ids), vocabulary]``.
+        answer_ids: the right tokens.
+
+    Raises:
+        ModelError: a logit is not a number, or a token lies outside of the vocabulary.
+    """
+    logits = logits.detach().float().cpu()
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model's logits hold NaN or infinity; try --dtype float32 or bfloat16")
+    answer = torch.tensor(answer_ids)
+    if int(answer.max()) >= logits.shape[1]:
+        raise ModelError(
+            f"the answer holds token {int(answer.max())}, the logits only {logits.shape[1]} tokens"
+        )
+    predicted = logits.argmax(-1)
+    right = logits.gather(1, answer[:, None])
+    others = logits.scatter(1, answer[:, None], -torch.inf)
+    logprobs = right[:, 0] - logits.logsumexp(-1)
+    return LogitsScore(
+        predicted_ids=tuple(predicted.tolist()),
+        correct=bool((predicted == answer).all()),
+        logprob=float(logprobs.sum()),
+        rank=int((logits > right).sum(-1).max()) + 1,
+        margin=float((right[:, 0] - others.max(-1).values).min()),
+    )
+
+
+def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+    """Answer logits by the walk, ``[len(answer_ids), vocabulary]``."""
+    hidden = embed_sequence(model, sequence, store)
+    positions = model.position_ids(sequence)
+    if positions.shape[-1] != len(hidden):
+        raise ModelError(
+            f"position_ids of {model.name} gave {positions.shape[-1]} positions "
+            f"for {len(hidden)} tokens"
+        )
+    return answer_logits(
+        model.decoder, hidden, positions.to(hidden.device), num_rows=len(sequence.answer_ids)
+    )
+
+
+@torch.inference_mode()
+def embed_sequence(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+    """The sequence's input embeddings ``[T, H]``, in the decoder's dtype and on its device."""
+    if len(model.frame_shape) != 2:
+        raise ModelError(
+            f"the forward pass reads frames of shape (tokens, hidden size), "
+            f"{model.name} has frame_shape {tuple(model.frame_shape)}"
+        )
+    table: Any = model.decoder.model.embed_tokens
+    num_tokens = sequence.num_tokens(model.frame_shape[0])
+    hidden = torch.empty(
+        num_tokens, table.weight.shape[1], dtype=table.weight.dtype, device=table.weight.device
+    )
+    row = 0
+    inputs = sequence.inputs
+    position = 0
+    while position < len(inputs):
+        segment = inputs[position]
+        if isinstance(segment, FrameSegment):
+            frames = _leading_frames(inputs[position:])
+            for run in store.read_runs(frames):
+                flat = run.flatten(0, 1)
+                hidden[row : row + len(flat)] = flat.to(hidden.device, hidden.dtype)
+                row += len(flat)
+            position += len(frames)
+        else:
+            ids = torch.tensor(segment.token_ids, dtype=torch.long, device=hidden.device)
+            hidden[row : row + len(ids)] = table(ids)
+            row += len(ids)
+            position += 1
+    assert row == num_tokens
+    return hidden
+
+
+def _leading_frames(segments: Sequence[object]) -> tuple[FrameSegment, ...]:
+    frames = []
+    for segment in segments:
+        if not isinstance(segment, FrameSegment):
+            break
+        frames.append(segment)
+    return tuple(frames)
+
+
+def score_chat(
+    model: ChatModel, frames: "Sequence[np.ndarray]", question: str, answer: str
+) -> Score:
+    """Asks a chat model, and compares its words with the answer.
+
+    Right means equal after `normalize`.
+    """
+    started = time.perf_counter()
+    words = model.answer(frames, question)
+    return Score(
+        prediction=words,
+        predicted_ids=(),
+        correct=normalize(words) == normalize(answer),
+        logprob=None,
+        rank=None,
+        margin=None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def normalize(text: str) -> str:
+    """Lower case, without white space or punctuation around it: ``" B. "`` is ``"b"``."""
+    return text.casefold().strip(string.whitespace + string.punctuation)
