@@ -48,8 +48,6 @@ class Comparison:
         candidate: the name of the candidate.
         max_drop: the largest fall of a cell's score that is let pass, in [0, 1].
         changes: every cell of the baseline that has a score, by frames, then depth.
-        num_errors: samples in these cells of the candidate that could not be run; they are left
-            out of `CellChange.after`.
         axis: what `Cell.num_frames` counts, as in `Results`.
     """
 
@@ -57,7 +55,6 @@ class Comparison:
     candidate: str
     max_drop: float
     changes: tuple[CellChange, ...]
-    num_errors: int = 0
     axis: Literal["frames", "tokens"] = "frames"
 
     @property
@@ -82,12 +79,9 @@ class Comparison:
             if self.holds
             else f"regression: {fallen} of {total} fell"
         )
-        errors = ""
-        if self.num_errors:
-            errors = f"; left out: {_count(self.num_errors, 'sample')} of the candidate with errors"
         return (
             f"{verdict} by more than {self.max_drop:g}, average {float(before):.4f} -> "
-            f"{float(after):.4f} ({self.baseline} -> {self.candidate}){errors}"
+            f"{float(after):.4f} ({self.baseline} -> {self.candidate})"
         )
 
     def table(self) -> str:
@@ -130,8 +124,9 @@ def compare(
 
     Raises:
         InputError: ``max_drop`` is not in [0, 1].
-        CannotCompareError: one cannot be read or is not complete, a cell is missing, or the two
-            do not measure the same thing; the message names the field and both values.
+        CannotCompareError: one cannot be read or is not complete, a cell is missing or has errors
+            that the baseline has not, or the two do not measure the same thing; the message names
+            the field and both values.
     """
     if not 0 <= max_drop <= 1:
         raise InputError(f"max_drop must be between 0 and 1, got {max_drop}: write 0.05 for 5 %")
@@ -149,7 +144,6 @@ def compare(
         after.name,
         max_drop,
         changes=tuple(_change(old, new) for old, new in pairs),
-        num_errors=sum(new.num_errors for _, new in pairs),
         axis=before.axis,
     )
 
@@ -232,6 +226,12 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
                 f"the cell of {old.cell.num_frames:,} {before.axis} at depth "
                 f"{format_depth(old.cell.depth)} {lack} the candidate {after.path}; "
                 "run the candidate on every cell of the baseline"
+            )
+        if new.num_errors > old.num_errors:  # else a wrong answer could hide behind an error
+            raise CannotCompareError(
+                f"{_count(new.num_errors, 'sample')} of the candidate {after.path} could not be run "
+                f"at {old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}: "
+                "see the errors in its samples.jsonl, and run it again"
             )
         yield old, new
 
