@@ -154,6 +154,11 @@ def test_qwen_config_with_an_unused_window_is_read():
     assert (logits - expected).abs().max() < 1e-4
 
 
+def test_decoder_in_training_mode_is_refused():
+    with pytest.raises(ModelError, match="in training mode"):
+        answer_logits(build_decoder("qwen2").train(), embeddings(8), torch.arange(8), num_rows=1)
+
+
 def test_decoder_that_does_more_than_its_layers_is_refused():
     decoder = Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16)).eval()
     with pytest.raises(ModelError, match="got model_type 'gemma2'"):

@@ -229,8 +229,8 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
             )
         if new.num_errors > old.num_errors:  # else a wrong answer could hide behind an error
             raise CannotCompareError(
-                f"{_count(new.num_errors, 'sample')} of the candidate {after.path} could not be run "
-                f"at {old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}: "
+                f"{_count(new.num_errors, 'sample')} of the candidate {after.path} could not be "
+                f"run at {old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}: "
                 "see the errors in its samples.jsonl, and run it again"
             )
         yield old, new

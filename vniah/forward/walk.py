@@ -129,6 +129,8 @@ def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
         decoder: a transformers causal language model.
         num_tokens: length of the sequence that it is to read.
     """
+    if decoder.model.training:
+        raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
     config = decoder.model.config
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise ModelError(
@@ -188,7 +190,7 @@ def _tile_attention(
     **_ignored: Any,
 ) -> tuple[Tensor, None]:
     """An attention function as transformers calls it: ``query`` is ``[1, Hq, tile, D]``."""
-    assert attention_mask is None and query.shape[0] == 1 and not module.training
+    assert attention_mask is None and query.shape[0] == 1
     if softcap is not None:
         raise ModelError("soft-capped attention scores are not supported by the forward pass")
     tile = vniah_tile
