@@ -143,14 +143,14 @@ def test_compare_when_the_last_line_was_cut(tmp_path):
 def test_compare_when_the_candidate_lacks_a_cell():
     with pytest.raises(
         CannotCompareError,
-        match=r"the cell of 8 frames at depth 0.5 is not in the candidate .*on every cell",
+        match=r"the cell of 8 frames, depth 0.5 is not in the candidate .*on every cell",
     ):
         compare(make_run("8,16", "0,0.5"), make_run("8,16", "0,1"))
 
 
 def test_compare_when_a_cell_of_the_candidate_has_only_errors():
     candidate = make_run(outcome=lambda c, k: "out of memory" if c.num_frames > 8 else True)
-    with pytest.raises(CannotCompareError, match="16 frames at depth 0 has only errors in the can"):
+    with pytest.raises(CannotCompareError, match="16 frames, depth 0 has only errors in the can"):
         compare(make_run(), candidate)
 
 

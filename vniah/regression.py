@@ -220,18 +220,17 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
         if old.score is None:
             continue
         new = candidates.get(old.cell)
+        where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
         if new is None or new.score is None:
             lack = "is not in" if new is None else "has only errors in"
             raise CannotCompareError(
-                f"the cell of {old.cell.num_frames:,} {before.axis} at depth "
-                f"{format_depth(old.cell.depth)} {lack} the candidate {after.path}; "
+                f"the cell of {where} {lack} the candidate {after.path}; "
                 "run the candidate on every cell of the baseline"
             )
         if new.num_errors > old.num_errors:  # else a wrong answer could hide behind an error
             raise CannotCompareError(
                 f"{_count(new.num_errors, 'sample')} of the candidate {after.path} could not be "
-                f"run at {old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}: "
-                "see the errors in its samples.jsonl, and run it again"
+                f"run at {where}: see the errors in its samples.jsonl, and run it again"
             )
         yield old, new
 
