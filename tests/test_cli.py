@@ -180,6 +180,7 @@ WRONG = {
     "rope theta words": (["run", "--rope-theta", "big"], "--rope-theta must be numbers"),
     "no needles": (["run", "--needles", "/nowhere"], "/nowhere"),
     "no haystack": (["run", "--haystack", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
+    "sampling of the generated film": (["run", "--sampling", "longva"], "add --haystack"),
     "no results": (["plot", "/nowhere"], "no results at /nowhere"),
     "wrong picture": (["plot", str(PUBLISHED), "--output", "a.gif"], "use one of .png, .pdf"),
     "drop above 1": (["compare", "a", "b", "--max-drop", "5"], "between 0 and 1, got 5"),

@@ -1,5 +1,8 @@
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,6 +110,65 @@ def test_an_idle_consumer_stops_decord_and_closing_ends_it(tmp_path):
     assert pid not in children()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+READ_ONE = """
+import sys, time
+from vniah.haystacks import open_haystack
+frames = open_haystack(sys.argv[1], decoder="decord").frames()
+print(next(frames).index, flush=True)
+time.sleep(600)
+"""
+
+
+@needs_decord
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_parent_leaves_no_stopped_decord_behind(tmp_path):
+    def is_there(pid):
+        try:  # one that has ended stays as Z until it is waited for
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    path = write_video(tmp_path / "film.mp4", at_rate(25, 2000))
+    command = [sys.executable, "-c", READ_ONE, str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        try:
+            assert parent.stdout.readline() == b"0\n"
+            (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            assert is_there(child)
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 20
+    while is_there(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    left_behind = is_there(child)
+    if left_behind:
+        os.kill(int(child), signal.SIGKILL)
+    assert not left_behind
+
+
+@needs_decord
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that takes a thread for a process")
+def test_decord_outlives_the_thread_that_started_it(tmp_path):
+    path = write_video(tmp_path / "film.mp4", at_rate(25, 100))
+    frames = open_haystack(path, decoder="decord").frames()
+    numbers = []
+    thread = threading.Thread(target=lambda: numbers.append(read_number(next(frames).image)))
+    thread.start()
+    thread.join()
+    numbers.extend(read_number(frame.image) for frame in frames)
+    assert numbers == [0, 25, 50, 75]
+
+
+@needs_decord
+@pytest.mark.skipif(sys.platform != "linux", reason="it does so on Linux")
+def test_a_child_whose_parent_is_gone_ends_at_once(tmp_path):
+    command = [sys.executable, "-m", "vniah.video.decord", str(tmp_path / "film.mp4"), "1234567890"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
 
 
 @needs_decord

@@ -173,7 +173,8 @@ def test_longer_encode_writes_a_partial_shard_anew(image_folder):
     assert long.directory == short.directory
     assert long.num_frames == 40
     assert torch.equal(long.read(0, 20), short.read(0, 20))
-    assert EmbeddingCache(long.directory, long._identity, SHAPE).num_frames == 40
+    sizes = [last - first for first, last, _ in long._shards]
+    assert sizes == [16, 16, 8], "shards begin at whole batches, whatever was there before"
 
 
 def test_too_short_haystack_leaves_no_half_cache(image_folder):
@@ -189,6 +190,27 @@ def test_another_model_or_dtype_has_a_cache_of_its_own(image_folder):
     assert encode_haystack(other, haystack, 3).directory != first.directory
     other.revision, other.dtype = "1", torch.float16
     assert encode_haystack(other, haystack, 3).directory != first.directory
+
+
+def test_preprocessing_and_class_are_part_of_the_identity(image_folder):
+    class OtherModel(MeanModel):
+        pass
+
+    haystack = open_haystack(image_folder)
+    changed = MeanModel()
+    changed.encoding = {"preprocessing": "another"}
+    folders = {
+        encode_haystack(model, haystack, 3).directory
+        for model in (MeanModel(), changed, OtherModel())
+    }
+    assert len(folders) == 3
+
+
+def test_embeddings_that_are_no_numbers_are_refused(image_folder):
+    model = MeanModel()
+    model.encode_frames = lambda frames: torch.full((len(frames), *SHAPE), float("nan"))
+    with pytest.raises(ModelError, match="gave NaN or infinity"):
+        encode_haystack(model, open_haystack(image_folder), 3)
 
 
 def test_given_folder_with_another_models_frames_is_refused(image_folder, tmp_path):

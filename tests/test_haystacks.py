@@ -208,6 +208,37 @@ def test_an_unreadable_image_is_refused_or_replaced_by_its_neighbour(images):
     assert numbers_of(haystack, start=1, stop=2) == [2]
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"), [("2.png", "I;16"), ("2.tif", "I"), ("2.tif", "F"), ("2.tif", "I;16")]
+)
+@pytest.mark.parametrize("keep_damaged", [False, True])
+def test_an_image_that_rgb_would_clip_is_refused(images, name, mode, keep_damaged):
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    (images / "2.png").unlink()
+    Image.fromarray(np.full((48, 64), 3000, kind)).save(images / name)
+    frames = open_haystack(images, keep_damaged=keep_damaged).frames()
+    message = r"2\.(png|tif) has pixels of mode '(I|I;16|F)', which clip in RGB\. Save it with 8"
+    with pytest.raises(HaystackError, match=message) as caught:
+        list(frames)
+    assert not isinstance(caught.value, VideoDamagedError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampling": "longva"}, "sampling 'longva' is for videos; .* Leave it at 'clock'"),
+        ({"decoder": "decord"}, "decoder 'decord' is for videos; .* Leave it at 'pyav'"),
+        ({"sampling": "fps"}, "sampling must be one of clock, longva, got 'fps'"),
+        ({"decoder": "opencv"}, "decoder must be one of pyav, decord, got 'opencv'"),
+    ],
+)
+def test_what_is_for_videos_is_refused_for_images(images, options, message):
+    with pytest.raises(InputError, match=message):
+        open_haystack(images, **options)
+    with pytest.raises(InputError, match=message):
+        replace(open_haystack(images), **options)
+
+
 # ------------------------------------------------------------------------------- generated
 
 

@@ -15,6 +15,14 @@ from vniah.models.loading import load_model
 from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
 from vniah.scoring import embed_sequence
 
+PINNED_PROMPTS = {
+    "qwen2": "a8fc451e655a25d8",
+    "yi": "6e894a79b1d3ca1f",
+    "mistral": "2d7b97cce6624575",
+    "vicuna": "e4809bbde919ea76",
+    "llama3": "7b4f0878f88db5bf",
+}
+
 
 def frames_of(*sizes: tuple[int, int]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
@@ -175,6 +183,14 @@ def test_published_tower_is_known_without_its_config(tmp_path):
         ({"mm_projector_type": "linear"}, "mm_projector_type = 'linear'"),
         ({"mm_spatial_pool_mode": "max"}, "mm_spatial_pool_mode = 'max'"),
         ({"mm_vision_tower": None}, "names no mm_vision_tower"),
+        ({"mm_vision_select_layer": -9}, "takes layer -9 of a vision tower that has 3"),
+        ({"mm_vision_select_layer": "x"}, "mm_vision_select_layer = 'x'"),
+        ({"rope_scaling": {"type": "linear", "factor": 4}}, "has rope_scaling = "),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "scales RoPE by 'llama3'"),
+        ({"quantization_config": {"bits": 4}}, "has quantization_config = "),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),
+        ({"vocab_size": "a"}, "describes no model"),
+        ({"hidden_act": "nope"}, "describes no model"),
         ({"mm_vision_tower": "someone/tower"}, "names the vision tower 'someone/tower'"),
         ({"hidden_size": 64}, "config.json makes it"),
         ({"num_hidden_layers": 3}, "lacks the weight 'decoder.model.layers.2"),
@@ -236,3 +252,89 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path, arguments, message
     write_checkpoint(tmp_path)
     with pytest.raises(InputError, match=message):
         load_model(tmp_path, **arguments)
+
+
+def metaspace_tokenizer(words: str, *, adds_bos: bool = True):
+    """A tokenizer that behaves like Llama's: spaces become pieces, and BOS is put in front."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<s>", "</s>", *sorted(set(words) | {"▁"})]
+    tokenizer = Tokenizer(
+        models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split("", "isolated")]
+    )
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def test_a_tokenizer_that_adds_bos_adds_it_once(tmp_path):
+    write_checkpoint(tmp_path, "llava_llama")
+    tokenizer = metaspace_tokenizer("abcdefghijklmnopqrstuvwxyzACUSERINT:,.?'\n7")
+    tokenizer.save_pretrained(tmp_path)
+    sequence = LlavaModel.load(tmp_path, name="x").compose((), "what is it ?", "7")
+    ids = [i for segment in sequence.segments for i in segment.token_ids]
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.bos_token_id not in sequence.answer_ids
+
+
+def test_template_that_the_tokenizer_cuts_into_pieces_is_refused(tmp_path):
+    write_checkpoint(tmp_path, "llava_llama")
+    with pytest.raises(
+        ModelError, match=r"'llama3' holds '<\|begin_of_text\|>', which is no token"
+    ):
+        LlavaModel.load(tmp_path, name="x", template="llama3")
+    with pytest.raises(ModelError, match="there is no prompt template 'gpt'"):
+        LlavaModel.load(tmp_path, name="x", template="gpt")
+
+
+def test_llama3_is_known_by_its_tokenizer(tmp_path):
+    from vniah.models.prompts import choose_template
+
+    class Llama3Tokenizer:
+        unk_token_id = None
+
+        def get_vocab(self):
+            return {"<|start_header_id|>": 0}
+
+        def encode(self, text, *, add_special_tokens):
+            return [0]
+
+    assert choose_template(None, "vicuna", Llama3Tokenizer()) == "llama3"
+    assert choose_template("vicuna", "vicuna", Llama3Tokenizer()) == "vicuna"
+
+
+def test_published_prompts_are_pinned():
+    """Sha256 of the texts with which the published runs were made."""
+    import hashlib
+
+    from vniah.models.prompts import PROMPT_TEMPLATES
+
+    digests = {
+        name: hashlib.sha256(f"{t.opening}|{t.closing}".encode()).hexdigest()[:16]
+        for name, t in PROMPT_TEMPLATES.items()
+    }
+    assert digests == PINNED_PROMPTS
+
+
+def test_mistral_checkpoints_are_read_without_their_window(tmp_path):
+    write_checkpoint(tmp_path, "llava_mistral", sliding_window=4)
+    assert LlavaModel.load(tmp_path, name="x").decoder.config.sliding_window is None
+
+
+def test_revision_ignores_what_a_run_writes_beside_the_weights(tmp_path):
+    write_checkpoint(tmp_path)
+    before = LlavaModel.load(tmp_path, name="x").revision
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    assert LlavaModel.load(tmp_path, name="x").revision == before
+    (tmp_path / "merges.txt").write_text("a b")
+    assert LlavaModel.load(tmp_path, name="x").revision != before

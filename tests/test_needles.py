@@ -374,12 +374,13 @@ def test_file_is_refused_for_a_folder(tmp_path: Path) -> None:
         load_needles(folder / "metadata.jsonl")
 
 
-def test_folder_comes_before_an_embedded_set(
+def test_embedded_set_comes_before_a_folder_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(tmp_path / "counterfactual", [line("mine")])
     monkeypatch.chdir(tmp_path)
-    assert load_needles("counterfactual").ids == ("mine",)
+    assert len(load_needles("counterfactual")) == 5
+    assert load_needles("./counterfactual").ids == ("mine",)
 
 
 def test_counterfactual_is_fit_for_real_models(

@@ -17,6 +17,7 @@ from videos import (
     expected_numbers,
     overwrite,
     read_number,
+    repack,
     set_display_matrix,
     silence,
     write_video,
@@ -300,6 +301,35 @@ def test_a_truncated_transport_stream_is_shorter(tmp_path, film):
     numbers = numbers_of(path, keep_damaged=True)
     assert 8 <= len(numbers) <= 12
     assert numbers[:-1] == expected(at_rate(NTSC_FILM, 480))[: len(numbers) - 1]
+
+
+@pytest.mark.parametrize("packet_size", [188, 192, 204])
+@pytest.mark.parametrize("rest", [1, 4, 5, 100, -1])
+def test_a_transport_stream_that_ends_inside_a_packet_is_damaged(tmp_path, film, packet_size, rest):
+    path = repack(film("ts"), packet_size, tmp_path / "film.ts")
+    data = path.read_bytes()
+    rest %= packet_size
+    path.write_bytes(data[: len(data) // packet_size // 2 * packet_size + rest])
+    message = (
+        rf"film\.ts is damaged: .*packet is cut: {rest} of {packet_size} bytes.*--keep-damaged"
+    )
+    with pytest.raises(VideoDamagedError, match=message):
+        open_source(path)
+    notes = []
+    frames = list(open_source(path, keep_damaged=True).frames(on_damage=notes.append))
+    assert 8 <= len(frames) <= 12
+    assert len(notes) == 1
+    assert f"{rest} of {packet_size} bytes" in notes[0]
+
+
+@pytest.mark.parametrize("packet_size", [188, 192, 204])
+@pytest.mark.parametrize("num_missing", [0, 71])
+def test_a_transport_stream_may_start_inside_a_packet(tmp_path, film, packet_size, num_missing):
+    path = repack(film("ts"), packet_size, tmp_path / "film.ts")
+    data = path.read_bytes()
+    # the service tables come again, as they do in a real broadcast
+    path.write_bytes(data[num_missing : 3 * packet_size] + data)
+    assert index_video(path).damage == ()
 
 
 def test_an_mp4_file_without_its_end_says_so(tmp_path):

@@ -40,10 +40,26 @@ def test_rank_and_margin_are_those_of_the_worst_position(logits, answer, rank, m
     assert (score.rank, score.margin) == (rank, margin)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "bad", [[0, float("nan")], [0, float("inf")], [float("-inf"), 0], [float("nan"), 0]]
+)
 def test_logits_that_are_no_numbers_are_refused(bad):
     with pytest.raises(ModelError, match="NaN or infinity"):
-        score_logits(rows([0, bad]), (0,))
+        score_logits(rows(bad), (0,))
+
+
+def test_tokens_that_the_model_masks_are_no_fault():
+    score = score_logits(rows([2, float("-inf"), 1]), (0,))
+    assert (score.correct, score.rank, score.margin) == (True, 1, 1.0)
+
+
+def test_tie_is_rank_1_only_for_the_argmax():
+    first = score_logits(rows([1, 1]), (0,))
+    second = score_logits(rows([1, 1]), (1,))
+    assert sorted((score.correct, score.rank) for score in (first, second)) == [
+        (False, 2),
+        (True, 1),
+    ]
 
 
 def test_answer_outside_of_the_vocabulary_is_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vniah.errors import ModelError, RunMismatchError
+from vniah.errors import ModelError, ResultsError, RunMismatchError
 from vniah.grid import Grid
 from vniah.haystacks import open_haystack
 from vniah.models.loading import load_model
@@ -183,6 +183,10 @@ class Moody:
         (Moody.error, "the window is shorter than the sequence"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "out of memory: CUDA out of"),
         (MemoryError("no more"), "out of memory: no more"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB"),
+            "out of memory: DefaultCPUAllocator",
+        ),
     ],
 )
 def test_sample_that_cannot_be_run_is_an_error_and_no_zero(
@@ -230,6 +234,34 @@ def test_chat_model_is_judged_by_its_words(image_folder, needle_folder, tmp_path
     assert outcome[6, "a"] is True, "the answer is 7, and 6 frames with a needle are 7"
     assert outcome[7, "a"] is False
     assert {s.prediction for s in results.samples} == {" 7. ", " 8. "}
+
+
+def test_model_of_the_first_level_with_an_answer_method_is_no_chat_model(
+    image_folder, needle_folder, tmp_path
+):
+    model = Moody()
+    model.limit = 100
+    model.answer = lambda frames, question: "words"
+    arguments = (model, open_haystack(image_folder), load_needles(needle_folder), GRID)
+    results = run_sweep(*arguments, output=tmp_path)
+    assert results.average == 1.0
+    assert results.manifest["protocol"]["criterion"].startswith("argmax")
+
+
+def test_two_processes_cannot_write_one_run(material, tmp_path):
+    def start_another(stage, done, total):
+        if (stage, done) == ("sweep", 1):
+            with pytest.raises(ResultsError, match="another process is writing"):
+                run_sweep(*material, GRID, output=tmp_path)
+
+    assert run_sweep(*material, GRID, output=tmp_path, on_progress=start_another).is_complete
+
+
+def test_given_cache_holds_needles_too(material, tmp_path, own_cache):
+    run_sweep(*material, GRID, output=tmp_path / "run", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").glob("frames-*")) != []
+    assert list((tmp_path / "cache").glob("needles-*/frames-*")) != []
+    assert list(own_cache.iterdir()) == []
 
 
 def test_object_that_is_no_model_is_refused(image_folder, needle_folder, tmp_path):

@@ -1,6 +1,8 @@
 """The walk against each decoder's own forward pass."""
 
+import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -152,6 +154,57 @@ def test_qwen_config_with_an_unused_window_is_read():
     expected = plain_logits(decoder, embeddings(60), 1)
     logits = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=1, tile_size=20)
     assert (logits - expected).abs().max() < 1e-4
+
+
+def test_layers_with_a_configuration_of_their_own_are_walked_too():
+    decoder = build_decoder("qwen2")
+    for layer in decoder.model.layers:
+        layer.self_attn.config = copy.deepcopy(decoder.config)
+    expected = plain_logits(decoder, embeddings(40), 2)
+    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+    assert (logits - expected).abs().max() < 1e-4
+    assert all(x.self_attn.config._attn_implementation == "sdpa" for x in decoder.model.layers)
+
+
+def test_layer_that_attends_past_the_walk_is_refused():
+    decoder = build_decoder("qwen2")
+
+    def attends_alone(hidden_states, **_):
+        return hidden_states, None
+
+    decoder.model.layers[1].self_attn.forward = attends_alone
+    with pytest.raises(ModelError, match="layer 1 of the decoder attends in a way of its own"):
+        answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+
+
+def test_scale_of_the_layer_is_used():
+    decoder = build_decoder("qwen2")
+    for layer in decoder.model.layers:
+        layer.self_attn.scaling = 0.7
+    expected = plain_logits(decoder, embeddings(40), 2)
+    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def test_two_threads_walk_one_after_the_other():
+    decoder = build_decoder("qwen2")
+    expected = plain_logits(decoder, embeddings(60), 2)
+
+    def once(_):
+        return answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=2, tile_size=16)
+
+    with ThreadPoolExecutor(4) as pool:
+        for logits in pool.map(once, range(24)):
+            assert (logits - expected).abs().max() < 1e-4
+    assert decoder.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (7,), (1, 8)])
+def test_positions_of_another_shape_are_refused(shape):
+    with pytest.raises(ModelError, match="one position for each of 8 tokens"):
+        answer_logits(
+            build_decoder("qwen2"), embeddings(8), torch.zeros(shape, dtype=int), num_rows=1
+        )
 
 
 def test_decoder_in_training_mode_is_refused():

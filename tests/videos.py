@@ -116,6 +116,15 @@ def cut(path: Path, at: float, target: Path) -> Path:
     return target
 
 
+def repack(path: Path, packet_size: int, target: Path) -> Path:
+    """A copy of MPEG-TS with a time before every packet (192), or a checksum after it (204)."""
+    data = path.read_bytes()
+    packets = [data[start : start + 188] for start in range(0, len(data), 188)]
+    before, after = {188: (b"", b""), 192: (bytes(4), b""), 204: (b"", bytes(16))}[packet_size]
+    target.write_bytes(b"".join(before + packet + after for packet in packets))
+    return target
+
+
 def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
     """Writes (a, b, c, d) into the header of an MP4 file: how a player turns and mirrors it."""
     a, b, c, d = (value * 65536 for value in matrix)

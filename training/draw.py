@@ -4,6 +4,7 @@ Haystack pictures are seconds of really encoded and decoded films; needles are d
 films.
 """
 
+import argparse
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,6 @@ from training.world import COLORS, DIGITS, Card, draw_card, random_card
 from vniah.video.synthetic import write_video
 
 VALUES = (*DIGITS, *COLORS)
-_CARDS_PER_TASK = 500
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,19 @@ def _cards(task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pictures), np.array([label(card) for card in cards])
 
 
+def card_tasks(cards: int, *, seed: int) -> list[tuple[int, int]]:
+    """(seed, number of cards) of every task; the last one draws what is left.
+
+    >>> card_tasks(1_200, seed=1_000)
+    [(5000, 500), (5001, 500), (5002, 200)]
+    """
+    if cards < 1:
+        raise ValueError(f"a split needs at least one card, got {cards}: change recipe.py")
+    size, first = RECIPE.cards_per_task, seed + RECIPE.first_card_seed
+    starts = range(0, cards, size)
+    return [(first + i, min(size, cards - start)) for i, start in enumerate(starts)]
+
+
 def _run(work: Callable, tasks: list[tuple[int, int]], what: str) -> list:
     with ProcessPoolExecutor(RECIPE.num_threads) as pool:
         return list(tqdm(pool.map(work, tasks), total=len(tasks), desc=what))
@@ -87,9 +100,9 @@ def draw_split(split: str, *, seed: int, films: int, seconds: int, cards: int) -
     if path.exists():
         print(f"{path} exists")
         return
+    tasks = card_tasks(cards, seed=seed)
     WORK_DIR.mkdir(parents=True, exist_ok=True)
     haystack = np.stack(_run(_film, [(seed + i, seconds) for i in range(films)], f"{split} films"))
-    tasks = [(seed + 4_000 + i, _CARDS_PER_TASK) for i in range(cards // _CARDS_PER_TASK)]
     drawn = _run(_cards, tasks, f"{split} cards")
     with path.with_suffix(".partial").open("wb") as file:
         pictures, labels = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
@@ -116,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -1,5 +1,6 @@
 """Draws the default needle set, ten unseen cards: `python -m training.draw_cards`."""
 
+import argparse
 import json
 
 import numpy as np
@@ -57,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -4,9 +4,9 @@ Run as ``python -m training.draw_counterfactual [FOLDER]``. Needs pillow >= 10.1
 in any size) and numpy; the same versions draw the same pixels.
 """
 
+import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -364,4 +364,6 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     default = Path(__file__).resolve().parent.parent / "needles" / "counterfactual"
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else default)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=default)
+    main(parser.parse_args().folder)

@@ -1,5 +1,6 @@
 """Stage 4: writes the checkpoint in the LLaVA-NeXT / LongVA layout: `python -m training.export`."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -154,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

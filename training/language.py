@@ -5,6 +5,7 @@ one to twenty cards among haystack frames and is asked about up to eight of them
 are learned.
 """
 
+import argparse
 from collections import deque
 
 import numpy as np
@@ -41,7 +42,9 @@ def alignment_loss(model: Qwen2ForCausalLM, projector: nn.Module, batch: Batch) 
     shown = batch.key_words != -100
     means = functional.normalize(project(projector, batch.frames[shown]).mean(1), dim=-1)
     words = functional.normalize(model.model.embed_tokens.weight, dim=-1)
-    return functional.cross_entropy(10 * means @ words.T, batch.key_words[shown])
+    return functional.cross_entropy(
+        RECIPE.alignment_scale * means @ words.T, batch.key_words[shown]
+    )
 
 
 @torch.no_grad()
@@ -84,9 +87,9 @@ def _find_phase(step: int) -> tuple[Phase, int]:
 def _sample_batch(
     features: Features, rng: np.random.Generator, *, phase: Phase, progress: float
 ) -> Batch:
-    """Short contexts first; all lengths from half-time on."""
+    """Short contexts first; later all lengths."""
     counts = RECIPE.frame_counts
-    reached = 1 + int(min(0.999, progress / 0.5) * len(counts))
+    reached = 1 + int(min(0.999, progress / RECIPE.growing_share) * len(counts))
     num_frames = counts[rng.integers(0, reached)]
     questions = min(RECIPE.max_questions, num_frames)
     tokens = 4 * num_frames + questions * _TOKENS_PER_TURN
@@ -150,4 +153,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -13,14 +13,16 @@ from training.recipe import RECIPE
 def make_optimizer(modules: list[nn.Module], *, learning_rate: float) -> torch.optim.AdamW:
     """AdamW over all parameters of ``modules``."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    decay = RECIPE.weight_decay
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay)
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=RECIPE.betas, weight_decay=RECIPE.weight_decay
+    )
 
 
 def learning_rate(step: int, *, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a twentieth of ``peak``."""
+    """Linear warm-up, then a cosine down to a small share of ``peak``."""
     warm = min(1.0, (step + 1) / RECIPE.warmup_steps)
-    return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    last = RECIPE.last_rate_share
+    return peak * warm * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def take_step(optimizer: torch.optim.AdamW, loss: torch.Tensor, *, rate: float) -> None:
@@ -29,7 +31,7 @@ def take_step(optimizer: torch.optim.AdamW, loss: torch.Tensor, *, rate: float) 
     loss.backward()
     for group in optimizer.param_groups:
         group["lr"] = rate
-        nn.utils.clip_grad_norm_(group["params"], 1.0)
+        nn.utils.clip_grad_norm_(group["params"], RECIPE.largest_gradient)
     optimizer.step()
 
 

@@ -39,8 +39,10 @@ class Recipe:
     heldout_film_seconds: int = 1024
     train_cards: int = 44_000
     heldout_cards: int = 4_000
+    cards_per_task: int = 500  # drawn with one seed each
     train_seed: int = 1_000  # films train_seed, train_seed + 1, ...
     heldout_seed: int = 9_000
+    first_card_seed: int = 4_000  # after the split's seed; one for each task
     default_cards_seed: int = 77_000  # the needle set; never trained on
 
     # The vision tower and its heads.
@@ -50,6 +52,8 @@ class Recipe:
     num_heads: int = 4
     tower_steps: int = 5_200
     tower_batch: int = 128
+    tower_card_share: float = 0.75  # of a batch; the others are haystack pictures
+    tower_shift: int = 2  # pictures are moved by up to so many pixels
     tower_learning_rate: float = 1e-3
     tower_seed: int = 0
 
@@ -69,12 +73,30 @@ class Recipe:
         Phase(steps=600, max_cards=4, same_kind_share=0.7, alignment_weight=0.3),
     )
     coherent_share: float = 0.5  # contexts of consecutive seconds; the others are shuffled
+    growing_share: float = 0.5  # of a phase, until contexts have all lengths
+    alignment_scale: float = 10.0  # of the cosines in the alignment loss
 
     # Both.
+    betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.02
+    largest_gradient: float = 1.0  # norm to which gradients are clipped
+    last_rate_share: float = 0.05  # of the peak, at the end of the cosine
     warmup_steps: int = 50
     checkpoint_seconds: float = 90.0
     num_threads: int = 2
+
+    # The evaluation.
+    evaluation_frame_counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
+    evaluation_depths: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)
+    evaluation_new_needles: int = 10  # besides the default ten
+    evaluation_film_seed: int = 9_500
+    evaluation_needles_seed: int = 78_000
+    among_frame_counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    among_others: int = 3  # needles beside the one that is asked for
+    same_kind_frames: int = 32
+    same_kind_others: int = 2
+    among_repeats: int = 3  # for every needle
+    among_seed: int = 3
 
 
 RECIPE = Recipe()

@@ -4,6 +4,8 @@ It stands in for the pre-training of a real CLIP tower: three linear heads on th
 the key (or "no card") and the values. The heads are thrown away; the features are cached.
 """
 
+import argparse
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,8 +33,8 @@ def make_heads() -> nn.ModuleList:
 def sample_batch(
     pictures: Pictures, rng: np.random.Generator, *, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Three cards to one haystack picture: uint8 [count, side, side, 3] and labels [count, 3]."""
-    chosen = rng.integers(0, len(pictures.cards), count * 3 // 4)
+    """Cards, then haystack pictures: uint8 [count, side, side, 3] and labels [count, 3]."""
+    chosen = rng.integers(0, len(pictures.cards), int(count * RECIPE.tower_card_share))
     films, seconds = pictures.haystack.shape[:2]
     plain = rng.integers(0, films * seconds, count - len(chosen))
     images = [pictures.cards[chosen], pictures.haystack[plain // seconds, plain % seconds]]
@@ -71,7 +73,8 @@ def train() -> None:
     progress = tqdm(range(start, steps), initial=start, total=steps, desc="tower")
     for step in progress:
         images, labels = sample_batch(pictures, rng, count=RECIPE.tower_batch)
-        images = torch.roll(images, tuple(rng.integers(-2, 3, 2).tolist()), (1, 2))
+        shift = rng.integers(-RECIPE.tower_shift, RECIPE.tower_shift + 1, 2)
+        images = torch.roll(images, tuple(shift.tolist()), (1, 2))
         scores = _scores(tower, heads, images)
         losses = [
             functional.cross_entropy(score, labels[:, part], ignore_index=_IGNORED)
@@ -117,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

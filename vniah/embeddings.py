@@ -277,6 +277,10 @@ def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tenso
             f"encode_frames of {model.name} gave shape {tuple(encoded.shape)} for {BATCH_SIZE} "
             f"frames; its frame_shape {tuple(model.frame_shape)} makes that {expected}"
         )
+    if not torch.isfinite(encoded).all():
+        raise ModelError(
+            f"encode_frames of {model.name} gave NaN or infinity; try --dtype float32 or bfloat16"
+        )
     return encoded[: len(images)].detach().cpu()
 
 
@@ -293,6 +297,7 @@ def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]
     own: Mapping[str, str] = getattr(model, "encoding", {})
     return {
         "model": model.name,
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "revision": model.revision,
         "dtype": "as the model gives" if dtype is None else str(dtype).removeprefix("torch."),
         "frame_shape": str(list(model.frame_shape)),

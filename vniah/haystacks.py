@@ -51,13 +51,8 @@ class Haystack:
     recipe: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses unknown choices."""
-        for field, given, choices in (
-            ("sampling", self.sampling, get_args(Sampling)),
-            ("decoder", self.decoder, get_args(Decoder)),
-        ):
-            if given not in choices:
-                raise InputError(f"{field} must be one of {', '.join(choices)}, got {given!r}.")
+        """Refuses unknown choices, and for images those that are for videos."""
+        _check_choices(self.sampling, self.decoder, is_video=self.kind != "images")
 
     def identity(self) -> dict[str, str]:
         """All that decides the pixels; two haystacks with equal identities have equal frames.
@@ -158,13 +153,14 @@ def open_haystack(
 
     Args:
         source: a video file, a folder of images, or several video files.
-        sampling: ``clock``: frame k is on screen k seconds after the first picture; ``longva``:
-            every round(fps)-th picture, as published.
-        decoder: ``pyav``, or ``decord`` in a process of its own.
+        sampling: of videos. ``clock``: frame k is on screen k seconds after the first picture;
+            ``longva``: every round(fps)-th picture, as published.
+        decoder: of videos. ``pyav``, or ``decord`` in a process of its own.
         keep_damaged: read what can be decoded of a damaged source instead of refusing it.
 
     Raises:
-        InputError: nothing given, a mixture, or a sampling that this video cannot have.
+        InputError: nothing given, a mixture, an unknown choice, a sampling that this video cannot
+            have, or for images a choice that is for videos.
         MissingDependencyError: decord is asked for and not installed.
         HaystackError: a path is missing, unreadable, or neither a video nor a folder of images.
         VideoDamagedError: a video lacks the part that is needed to open it.
@@ -175,6 +171,7 @@ def open_haystack(
         raise InputError("a haystack needs a video file or a folder of images, got none.")
     for path in paths:
         _check_path(path, alone=len(paths) == 1)
+    _check_choices(sampling, decoder, is_video=not paths[0].is_dir())
     with _reported("read", paths[0]):
         if paths[0].is_dir():
             from vniah.video.images import list_images
@@ -201,6 +198,20 @@ def _check_path(path: Path, *, alone: bool) -> None:
         raise HaystackError(f"there is no file {path}. Give a video file or a folder of images.")
     elif not path.is_file():
         raise HaystackError(f"{path} is neither a file nor a folder. Give a video file.")
+
+
+def _check_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
+    for field, given, choices in (
+        ("sampling", sampling, get_args(Sampling)),
+        ("decoder", decoder, get_args(Decoder)),
+    ):
+        if given not in choices:
+            raise InputError(f"{field} must be one of {', '.join(choices)}, got {given!r}.")
+        if given != choices[0] and not is_video:
+            raise InputError(
+                f"{field} {given!r} is for videos; every image of a folder is a frame. Leave it at "
+                f"{choices[0]!r}."
+            )
 
 
 def _check_video(path: Path, sampling: Sampling, decoder: Decoder) -> None:

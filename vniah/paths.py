@@ -19,5 +19,5 @@ def embedded_dir(*parts: str) -> Path:
 def cache_dir() -> Path:
     """The root of all caches: ``$VNIAH_CACHE``, else ``vniah`` in the user's cache folder."""
     if chosen := os.environ.get("VNIAH_CACHE"):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vniah"

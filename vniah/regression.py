@@ -1,6 +1,6 @@
 """The gate: does a run hold what an earlier one reached, cell by cell?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vniah.errors import CannotCompareError, InputError, ResultsError
 from vniah.grid import Cell, format_depth
-from vniah.results import CellScore, Results, load_results
+from vniah.results import CellScore, Results, flatten, load_results
 from vniah.statistics import exact_score
 
 # What is in a haystack is said by its sha256.
@@ -135,6 +135,7 @@ def compare(
     for role, results in (("baseline", before), ("candidate", after)):
         _refuse_incomplete(role, results)
     pairs = tuple(_pair_cells(before, after))
+    _refuse_new_errors(before, after)
     if not pairs:
         raise CannotCompareError(
             f"the baseline {before.path} has no cell with a score; run it again"
@@ -182,20 +183,11 @@ def _measure(results: Results) -> dict[str, Any]:
     needles = manifest.get("needles", {})
     fields = {
         "task": manifest.get("task"),
-        **{f"haystack.{key}": value for key, value in _flatten(manifest.get("haystack", {}))},
-        **{f"protocol.{key}": value for key, value in _flatten(manifest.get("protocol", {}))},
+        **flatten({name: manifest.get(name, {}) for name in ("haystack", "protocol")}),
         "needles.sha256": needles.get("sha256"),
         "needles.ids": sorted(needles.get("ids", ())),
     }
     return {name: value for name, value in fields.items() if name not in _LABELS}
-
-
-def _flatten(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{name}", inner) for name, inner in _flatten(value))
-        else:
-            yield key, list(value) if isinstance(value, tuple) else value
 
 
 def _shorten(value: Any) -> str:
@@ -227,12 +219,20 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
                 f"the cell of {where} {lack} the candidate {after.path}; "
                 "run the candidate on every cell of the baseline"
             )
-        if new.num_errors > old.num_errors:  # else a wrong answer could hide behind an error
-            raise CannotCompareError(
-                f"{_count(new.num_errors, 'sample')} of the candidate {after.path} could not be "
-                f"run at {where}: see the errors in its samples.jsonl, and run it again"
-            )
         yield old, new
+
+
+def _refuse_new_errors(before: Results, after: Results) -> None:
+    """Errors are left out of a mean, so a wrong answer could hide behind one."""
+    expected = {sample.key for sample in before.samples if sample.error is not None}
+    measured = {sample.key for sample in before.samples}
+    for sample in after.samples:
+        if sample.error is not None and sample.key in measured - expected:
+            raise CannotCompareError(
+                f"the candidate {after.path} could not run {sample.needle_id} at "
+                f"{sample.num_frames:,} frames, depth {format_depth(sample.depth)}, which the "
+                f"baseline could: {sample.error}. Run it again to try once more"
+            )
 
 
 def _change(old: CellScore, new: CellScore) -> CellChange:

@@ -1,7 +1,7 @@
 """From answer logits to a score: is the argmax right at every position of the answer span?
 
 Each position is conditioned on the right tokens before it, so "right everywhere" holds exactly when
-greedy decoding would emit this answer.
+greedy decoding would begin with this answer.
 """
 
 import string
@@ -92,22 +92,24 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
         ModelError: a logit is not a number, or a token lies outside of the vocabulary.
     """
     logits = logits.detach().float().cpu()
-    if not torch.isfinite(logits).all():
-        raise ModelError("the model's logits hold NaN or infinity; try --dtype float32 or bfloat16")
     answer = torch.tensor(answer_ids)
     if int(answer.max()) >= logits.shape[1]:
         raise ModelError(
             f"the answer holds token {int(answer.max())}, the logits only {logits.shape[1]} tokens"
         )
-    predicted = logits.argmax(-1)
     right = logits.gather(1, answer[:, None])
+    # A model may mask tokens by minus infinity, but not the answer's.
+    if not (torch.isfinite(right).all() and (logits < torch.inf).all()):
+        raise ModelError("the model's logits hold NaN or infinity; try --dtype float32 or bfloat16")
+    predicted = logits.argmax(-1)
+    num_better = torch.where(predicted == answer, 0, (logits > right).sum(-1).clamp(min=1))
     others = logits.scatter(1, answer[:, None], -torch.inf)
     logprobs = right[:, 0] - logits.logsumexp(-1)
     return LogitsScore(
         predicted_ids=tuple(predicted.tolist()),
         correct=bool((predicted == answer).all()),
         logprob=float(logprobs.sum()),
-        rank=int((logits > right).sum(-1).max()) + 1,
+        rank=int(num_better.max()) + 1,
         margin=float((right[:, 0] - others.max(-1).values).min()),
     )
 
@@ -115,15 +117,8 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the walk, ``[len(answer_ids), vocabulary]``."""
     hidden = embed_sequence(model, sequence, store)
-    positions = model.position_ids(sequence)
-    if positions.shape[-1] != len(hidden):
-        raise ModelError(
-            f"position_ids of {model.name} gave {positions.shape[-1]} positions "
-            f"for {len(hidden)} tokens"
-        )
-    return answer_logits(
-        model.decoder, hidden, positions.to(hidden.device), num_rows=len(sequence.answer_ids)
-    )
+    positions = model.position_ids(sequence).to(hidden.device)
+    return answer_logits(model.decoder, hidden, positions, num_rows=len(sequence.answer_ids))
 
 
 @torch.inference_mode()

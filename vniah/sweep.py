@@ -15,7 +15,13 @@ from vniah.errors import ModelError
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.models.loading import require_protocol
-from vniah.models.protocol import AnyModel, ChatModel, FrameSegment
+from vniah.models.protocol import (
+    AnyModel,
+    ChatModel,
+    DecoderModel,
+    FrameSegment,
+    VisionLanguageModel,
+)
 from vniah.needles import NeedleSet
 from vniah.results import FORMAT_VERSION, Results, RunFolder, Sample, grid_record
 from vniah.scoring import Score, score_chat, score_sequence
@@ -65,10 +71,10 @@ def run_sweep(
     if not todo:
         return folder.results()
     asker: _Asker
-    if isinstance(model, ChatModel):
-        asker, notes = _prepare_chat(model, haystack, needles, grid.max_frames)
-    else:
+    if isinstance(model, VisionLanguageModel | DecoderModel):
         asker, notes = _prepare_cache(model, haystack, needles, grid.max_frames, cache, report)
+    else:
+        asker, notes = _prepare_chat(model, haystack, needles, grid.max_frames)
     total = len(grid.cells) * len(needles)
     with folder.open(notes):
         for done, question in enumerate(todo, start=total - len(todo) + 1):
@@ -96,7 +102,8 @@ def _prepare_cache(
         directory=directory,
         on_progress=lambda done, total: report("encode", done, total),
     )
-    needle_cache = encode_needles(model, needles)
+    needle_dir = None if directory is None else directory / f"needles-{needles.sha256[:12]}"
+    needle_cache = encode_needles(model, needles, directory=needle_dir)
     source = f"haystack/{haystack.sha256[:12]}"
     needle_segments = {
         n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
@@ -150,6 +157,10 @@ def _ask(asker: _Asker, question: Question) -> Sample:
     try:
         score = asker(question)
     except (torch.OutOfMemoryError, MemoryError) as error:
+        return _with_error(asked, f"out of memory: {_first_line(error)}")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch says on the CPU
+            raise
         return _with_error(asked, f"out of memory: {_first_line(error)}")
     except ModelError as error:
         return _with_error(asked, _first_line(error))
@@ -223,9 +234,9 @@ def make_manifest(
         "protocol": {
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
-            "criterion": "generated text"
-            if isinstance(model, ChatModel)
-            else "argmax at every position of the answer span",
+            "criterion": "argmax at every position of the answer span"
+            if isinstance(model, VisionLanguageModel | DecoderModel)
+            else "generated text",
         },
         "environment": _environment(getattr(model, "device", None)),
     }

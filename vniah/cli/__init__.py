@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     options = build_parser().parse_args(arguments)
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
+        sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
     try:
         return int(options.command(options))
     except CannotCompareError as error:

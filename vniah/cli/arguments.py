@@ -59,7 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
     parser.add_argument("--version", action="version", version=f"vniah {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_run, _add_encode, _add_plot, _add_compare, _add_haystack):
+        add(verbs)
+    return parser
 
+
+def _add_run(verbs: Any) -> None:
     run = verbs.add_parser("run", help="measure a grid of frames x depths, draw the heatmap")
     _add_model_options(run)
     _add_haystack_options(run)
@@ -76,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
     run.set_defaults(command=commands.run)
 
+
+def _add_encode(verbs: Any) -> None:
     encode = verbs.add_parser("encode", help="fill the embedding cache only")
     _add_model_options(encode)
     _add_haystack_options(encode)
@@ -84,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     encode.set_defaults(command=commands.encode)
 
+
+def _add_plot(verbs: Any) -> None:
     plot = verbs.add_parser("plot", help="draw heatmaps of runs or of published tables")
     plot.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="run folder or JSON")
     plot.add_argument("--output", type=Path, metavar="FILE", help=".png, .pdf or .svg")
@@ -101,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plot.set_defaults(command=commands.plot)
 
+
+def _add_compare(verbs: Any) -> None:
     compare = verbs.add_parser("compare", help="exit 0 holds, 1 regression, 2 cannot compare")
     compare.add_argument("baseline", type=Path, metavar="BASELINE")
     compare.add_argument("candidate", type=Path, metavar="CANDIDATE")
@@ -113,6 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(command=commands.compare)
 
+
+def _add_haystack(verbs: Any) -> None:
     haystack = verbs.add_parser("haystack", help="make a haystack")
     haystack_verbs = haystack.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     make = haystack_verbs.add_parser(
@@ -125,7 +138,6 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--size", default="96x96", metavar="WxH")
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     make.set_defaults(command=commands.make_haystack)
-    return parser
 
 
 def _grid_help(what: str) -> str:
@@ -144,6 +156,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
     parser.add_argument(
         "--rope-theta", type=_number("--rope-theta"), metavar="X", help="RoPE base to use instead"
+    )
+    parser.add_argument(
+        "--prompt-template",
+        metavar="T",
+        help="qwen2, mistral, vicuna, llama3 or yi; default: that of the checkpoint's family",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the embedding cache")
 

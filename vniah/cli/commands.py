@@ -82,12 +82,12 @@ def _print_results(results: "Results", picture: Path) -> int:
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
     from vniah.embeddings import encode_haystack
-    from vniah.models.protocol import ChatModel
+    from vniah.models.protocol import DecoderModel, VisionLanguageModel
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
         model = _load_model(options)
-        if isinstance(model, ChatModel):
+        if not isinstance(model, VisionLanguageModel | DecoderModel):
             raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
         haystack = _open_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
@@ -177,7 +177,11 @@ def _load_model(options: argparse.Namespace) -> "AnyModel":
 
     transformers.logging.set_verbosity_error()
     return load_model(
-        options.model, dtype=options.dtype, device=options.device, rope_theta=options.rope_theta
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        rope_theta=options.rope_theta,
+        prompt_template=options.prompt_template,
     )
 
 
@@ -185,6 +189,11 @@ def _open_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -
     from vniah.haystacks import generated_haystack, open_haystack
 
     if options.haystack is None:
+        chosen = (options.sampling, options.decoder, options.keep_damaged)
+        if chosen != ("clock", "pyav", False):
+            raise InputError(
+                "--sampling, --decoder and --keep-damaged are for videos of yours: add --haystack"
+            )
         return generated_haystack(
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
         )

@@ -41,10 +41,11 @@ def format_average(results: "Results") -> str:
     if results.average is None:
         return "average: none, no sample could be scored"
     text = f"average: {results.average:.4f} over {len(results.cells)} cells"
-    counts = [(c.num_correct, c.num_samples) for c in results.cells]
-    correct = sum(count or 0 for count, _ in counts)
-    total = sum(count or 0 for _, count in counts)
-    if total:
+    sizes = {score.num_samples for score in results.cells}
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    if size:  # else the mean over cells is not the share of samples, and the interval not its own
+        total = size * len(results.cells)
+        correct = sum(score.num_correct or 0 for score in results.cells)
         interval = wilson_interval(correct, total)
         text += (
             f" ({correct} of {total} samples, 95 % interval {interval.low:.3f}-{interval.high:.3f})"

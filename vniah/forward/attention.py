@@ -16,6 +16,8 @@ normalizer calculation for softmax"; the merge of ring attention, Liu et al. 202
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +80,20 @@ def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, T
             q, block.k, block.v, 0.0, block.is_causal, scale=scale
         )
         return out, lse
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and _has_varlen():
         return _attend_varlen(q, block, scale)
     return attend_block_plainly(q, block, scale=scale)
+
+
+@cache
+def _has_varlen() -> bool:
+    """Whether this torch has the kernel with all that is needed of it."""
+    try:
+        from torch.nn.attention.varlen import AuxRequest, varlen_attn
+    except ImportError:
+        return False
+    needed = {"scale", "window_size", "enable_gqa", "return_aux"}
+    return AuxRequest is not None and needed <= signature(varlen_attn).parameters.keys()
 
 
 def _attend_varlen(q: Tensor, block: KeyBlock, scale: float) -> tuple[Tensor, Tensor]:

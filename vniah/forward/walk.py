@@ -17,8 +17,9 @@ T tokens, H hidden size, Hk key/value heads, D head size, L layers.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -36,12 +37,14 @@ SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 # Must not contain "flash": transformers builds masks for such names, and none for unknown ones.
 _ATTENTION_NAME = "vniah_walk"
 
+_ONE_WALK = Lock()
+
 
 class _KeysValuesDone(Exception):
     """Not an error: leaves the last layer once a tile's keys and values are in the buffer."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Tile:
     """What the attention function has to know of the rows that it is called for.
 
@@ -51,6 +54,7 @@ class _Tile:
         start: the first row.
         stop: one past the last row.
         is_read: False where only keys and values are wanted.
+        is_stored: whether the attention function has been here; it sets this.
     """
 
     k: Tensor
@@ -58,6 +62,7 @@ class _Tile:
     start: int
     stop: int
     is_read: bool
+    is_stored: bool = False
 
 
 @torch.inference_mode()
@@ -75,7 +80,7 @@ def walk(
         decoder: a transformers causal language model, e.g. ``Qwen2ForCausalLM``: anything with
             its ``model`` and ``lm_head``.
         hidden: input embeddings ``[T, H]`` in the decoder's dtype; overwritten.
-        position_ids: ``[T]``, or ``[3, T]`` for M-RoPE.
+        position_ids: ``[T]``; none of the supported decoders has three rows of them.
         num_rows: how many rows to read, at the end of the sequence.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
 
@@ -85,26 +90,35 @@ def walk(
     num_tokens = hidden.shape[0]
     assert 1 <= num_rows <= num_tokens and tile_size >= 1
     refuse_unsupported(decoder, num_tokens)
+    if tuple(position_ids.shape) != (num_tokens,):
+        raise ModelError(
+            f"the decoder needs one position for each of {num_tokens} tokens, "
+            f"got position_ids of shape {tuple(position_ids.shape)}"
+        )
     body = decoder.model
-    cos, sin = body.rotary_emb(hidden[None], position_ids[..., None, :])
+    cos, sin = body.rotary_emb(hidden[None], position_ids[None])
     k, v = _layer_buffers(body, hidden)
     rows = hidden[None]
-    with _walk_attention(body.config):
+    with _walk_attention(body):
         for index, layer in enumerate(body.layers):
             is_last = index == len(body.layers) - 1
             for start, stop in _tiles(num_tokens, num_rows, tile_size):
                 is_read = not is_last or start >= num_tokens - num_rows
-                try:
+                tile = _Tile(k, v, start, stop, is_read)
+                with suppress(_KeysValuesDone):
                     rows[:, start:stop] = layer(
                         rows[:, start:stop],
                         position_embeddings=(cos[:, start:stop], sin[:, start:stop]),
                         attention_mask=None,
                         position_ids=None,
                         use_cache=False,
-                        vniah_tile=_Tile(k, v, start, stop, is_read),
+                        vniah_tile=tile,
                     )
-                except _KeysValuesDone:
-                    continue
+                if not tile.is_stored:
+                    raise ModelError(
+                        f"layer {index} of the decoder attends in a way of its own, past the "
+                        "forward pass; give the model an answer_logits method instead"
+                    )
     return body.norm(hidden[num_tokens - num_rows :])  # type: ignore[no-any-return]
 
 
@@ -166,15 +180,22 @@ def _layer_buffers(body: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _walk_attention(config: Any) -> Iterator[None]:
-    """Has the decoder's layers call `_tile_attention`, and puts back what they called before."""
+def _walk_attention(body: Any) -> Iterator[None]:
+    """Has the decoder's layers call `_tile_attention`, and puts back what they called before.
+
+    That is a setting of the decoder's, so one walk runs at a time.
+    """
     AttentionInterface.register(_ATTENTION_NAME, _tile_attention)
-    earlier = config._attn_implementation
-    config._attn_implementation = _ATTENTION_NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = earlier
+    configs = {id(c): c for c in (body.config, *(layer.self_attn.config for layer in body.layers))}
+    with _ONE_WALK:
+        earlier = {key: config._attn_implementation for key, config in configs.items()}
+        for config in configs.values():
+            config._attn_implementation = _ATTENTION_NAME
+        try:
+            yield
+        finally:
+            for key, config in configs.items():
+                config._attn_implementation = earlier[key]
 
 
 def _tile_attention(
@@ -196,6 +217,7 @@ def _tile_attention(
     tile = vniah_tile
     tile.k[:, :, tile.start : tile.stop] = key
     tile.v[:, :, tile.start : tile.stop] = value
+    tile.is_stored = True
     if not tile.is_read:
         raise _KeysValuesDone
     blocks = [KeyBlock(key, value, is_causal=True)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vniah.errors import ModelError
 
+_SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 _INDEX_NAME = "model.safetensors.index.json"
 
 
@@ -59,8 +60,15 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash over all bytes of configuration and weights, the same wherever they lie."""
-    paths = [path for path in sorted(folder.rglob("*.json")) if path.is_file()]
+    """A short hash over configuration, tokenizer and weights, the same wherever they lie."""
+    inside = read_config(folder).get("mm_vision_tower")
+    folders = [folder, folder / inside] if isinstance(inside, str) else [folder]
+    paths = [
+        path
+        for place in folders
+        for path in sorted(place.glob("*"))
+        if path.suffix in _SMALL_FILES and path.is_file()
+    ]
     paths += weight_files(folder)
 
     def digest(path: Path) -> str:

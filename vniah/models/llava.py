@@ -12,12 +12,14 @@ Where weights lie in the checkpoint:
     model.embed_tokens, model.layers.*, ..., lm_head the decoder
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (
@@ -41,7 +43,7 @@ except ImportError:  # transformers before it had two
 
 from vniah.errors import ModelError
 from vniah.models.checkpoints import fingerprint, load_weights, read_config, stored_dtype
-from vniah.models.prompts import find_template, question_line
+from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
@@ -65,7 +67,7 @@ _NOT_FOR_THE_DECODER = frozenset(
         "transformers_version",
         "torch_dtype",
         "dtype",
-        "rope_scaling",  # the published classes set it to None themselves
+        "rope_scaling",
         "rope_theta",
         "rope_parameters",
     }
@@ -168,7 +170,8 @@ class LlavaModel:
             dtype: of the weights; by default as stored.
             device: where it runs; by default the CPU.
             rope_theta: a RoPE base to use instead of the checkpoint's.
-            template: a prompt template's name instead of the family's usual one.
+            template: name of a prompt template; by default the one that the checkpoint's family
+                was trained with.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
@@ -179,7 +182,13 @@ class LlavaModel:
         device = device or torch.device("cpu")
         config_class, model_class, usual_template = _DECODERS[raw["model_type"]]
         tower_config, processor = _load_tower_config(raw, folder)
-        with torch.device("meta"):
+        feature_layer = int(raw.get("mm_vision_select_layer", -2))
+        if not -tower_config.num_hidden_layers <= feature_layer <= tower_config.num_hidden_layers:
+            raise ModelError(
+                f"{folder}/config.json takes layer {feature_layer} of a vision tower that has "
+                f"{tower_config.num_hidden_layers}"
+            )
+        with torch.device("meta"), _reported(folder):
             decoder = model_class(_decoder_config(raw, config_class, rope_theta))
             tower = CLIPVisionModel(tower_config)
             width = decoder.config.hidden_size
@@ -195,6 +204,7 @@ class LlavaModel:
             optional=frozenset({"decoder.lm_head.weight"}),
         )
         _finish_decoder(decoder, raw, folder, device)
+        tokenizer = _load_tokenizer(folder)
         embeddings = (getattr(tower, "vision_model", tower)).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
         return cls(
@@ -204,9 +214,9 @@ class LlavaModel:
             tower=tower,
             projector=projector,
             processor=processor,
-            tokenizer=_load_tokenizer(folder),
-            template=template or usual_template,
-            feature_layer=int(raw.get("mm_vision_select_layer", -2)),
+            tokenizer=tokenizer,
+            template=choose_template(template, usual_template, tokenizer),
+            feature_layer=feature_layer,
         )
 
     @property
@@ -275,12 +285,27 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
         "mm_resampler_type": (None, (None, "spatial_pool")),
         "mm_spatial_pool_mode": ("average", ("average", None)),
         "mm_spatial_pool_stride": (_POOLING, (_POOLING, None)),
+        "mm_use_im_start_end": (False, (False, None)),
+        "mm_use_im_patch_token": (False, (False, None)),
+        "quantization_config": (None, (None,)),
+        "rope_scaling": (None, (None,)),
     }
     for key, (default, readable) in expected.items():
         if raw.get(key, default) not in readable:
             raise ModelError(
                 f"{folder}/config.json has {key} = {raw[key]!r}; this adapter reads {readable[0]!r}"
             )
+    rope = raw.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise ModelError(
+            f"{folder}/config.json scales RoPE by {rope['rope_type']!r}; this adapter reads the "
+            "default kind only"
+        )
+    layer = raw.get("mm_vision_select_layer", -2)
+    if type(layer) is not int:
+        raise ModelError(
+            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
+        )
     if not raw.get("mm_vision_tower"):
         raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
 
@@ -303,6 +328,16 @@ def _load_tower_config(raw: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
     )
     return config, processor
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Turns what transformers says of impossible sizes into one line."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder}/config.json describes no model: {reason}") from error
 
 
 def _decoder_config(

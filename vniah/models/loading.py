@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,7 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     rope_theta: float | None = None,
+    prompt_template: str | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
 
@@ -37,6 +39,8 @@ def load_model(
             the CPU, whose kernels for half precision are slow.
         device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
         rope_theta: a RoPE base to use instead of the checkpoint's.
+        prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
+            checkpoint's family was trained with.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -47,20 +51,21 @@ def load_model(
         raise InputError(f"rope_theta must be a number above 1, got {rope_theta}")
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template)
+    if text in embedded_models():
+        return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
-        return _load_folder(Path(text), None, None, dtype, device, rope_theta)
+        return _load_folder(Path(text), Path(text).resolve().name, None, options)
     if _FACTORY.fullmatch(text):
-        if (dtype, device, rope_theta) != (None, None, None):
+        if options != _CheckpointOptions():
             raise InputError(
-                f"dtype, device and rope_theta are for checkpoints; {text} decides them itself"
+                "dtype, device, rope_theta and prompt_template are for checkpoints; "
+                f"{text} decides them itself"
             )
         return _call_factory(text)
-    embedded = embedded_dir("models", text)
-    if re.fullmatch(r"[\w.-]+", text) and embedded.is_dir():
-        return _load_folder(embedded, text, None, dtype, device, rope_theta)
     if _HUB_ID.fullmatch(text):
         folder, commit = _download(text)
-        return _load_folder(folder, text, commit, dtype, device, rope_theta)
+        return _load_folder(folder, text, commit, options)
     raise ModelError(
         f"there is no model {text!r}: give a checkpoint folder, a hub id (owner/name), "
         f"package.module:factory, or one of {', '.join(embedded_models())}"
@@ -73,13 +78,18 @@ def embedded_models() -> tuple[str, ...]:
     return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
 
 
+@dataclass(frozen=True)
+class _CheckpointOptions:
+    """What one may ask of a checkpoint; None is the usual."""
+
+    dtype: str | None = None
+    device: str | None = None
+    rope_theta: float | None = None
+    prompt_template: str | None = None
+
+
 def _load_folder(
-    folder: Path,
-    name: str | None,
-    revision: str | None,
-    dtype: str | None,
-    device: str | None,
-    rope_theta: float | None,
+    folder: Path, name: str, revision: str | None, options: _CheckpointOptions
 ) -> AnyModel:
     import torch
 
@@ -92,16 +102,18 @@ def _load_folder(
             f"{folder}/config.json has model_type {model_type!r}; supported are "
             f"{', '.join(MODEL_TYPES)}. Any other model plugs in as package.module:factory"
         )
-    place = find_device(device)
+    place = find_device(options.device)
+    dtype = options.dtype
     if dtype is None and place.type == "cpu":
         dtype = "float32"
     return LlavaModel.load(
         folder,
-        name=name or folder.resolve().name,
+        name=name,
         revision=revision,
         dtype=None if dtype is None else getattr(torch, dtype),
         device=place,
-        rope_theta=rope_theta,
+        rope_theta=options.rope_theta,
+        template=options.prompt_template,
     )
 
 

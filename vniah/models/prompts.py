@@ -5,7 +5,9 @@ The texts are those with which the published V-NIAH runs were made (LongVA repos
 tokens, and the question starts on a line of its own, as it does there.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from vniah.errors import ModelError
 
@@ -42,6 +44,8 @@ PROMPT_TEMPLATES = {
     ),
 }
 
+_SPECIAL = re.compile(r"<\|\w+\|>|<s>")
+
 
 def find_template(name: str) -> PromptTemplate:
     """The template of that name.
@@ -54,6 +58,31 @@ def find_template(name: str) -> PromptTemplate:
             f"there is no prompt template {name!r}; known are {', '.join(PROMPT_TEMPLATES)}"
         )
     return PROMPT_TEMPLATES[name]
+
+
+def choose_template(name: str | None, usual: str, tokenizer: Any) -> str:
+    """The name of the template to use: the one asked for, else the one that fits the tokenizer.
+
+    Args:
+        name: asked for; None for the usual one, or for llama3's where the tokenizer is of its kind.
+        usual: what the checkpoint's family was trained with.
+        tokenizer: of transformers.
+
+    Raises:
+        ModelError: the tokenizer cuts the template's special tokens into pieces.
+    """
+    if name is None:
+        known = tokenizer.get_vocab()
+        name = "llama3" if usual == "vicuna" and "<|start_header_id|>" in known else usual
+    template = find_template(name)
+    for special in _SPECIAL.findall(template.opening + template.closing):
+        ids = tokenizer.encode(special, add_special_tokens=False)
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            raise ModelError(
+                f"the prompt template {name!r} holds {special!r}, which is no token of this "
+                f"checkpoint; choose another one of {', '.join(PROMPT_TEMPLATES)}"
+            )
+    return name
 
 
 def question_line(question: str) -> str:

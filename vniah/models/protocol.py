@@ -139,7 +139,7 @@ class DecoderModel(Protocol):
         """As `VisionLanguageModel.compose`."""
 
     def position_ids(self, sequence: TokenSequence) -> "Tensor":
-        """Position of every input row: ``[num_tokens]``, or ``[3, num_tokens]`` for M-RoPE."""
+        """Position of every input row, ``[num_tokens]``."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     Only a hub id makes vniah look at the network.
 
     Args:
-        source: a folder; else the name of an embedded set (``cards``, ``counterfactual``); else a
+        source: the name of an embedded set (``cards``, ``counterfactual``); else a folder; else a
             hub id ``owner/name`` with the columns image, question and answer.
         split: the split of a hub set; folders have none.
 
@@ -49,7 +49,7 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     folder = Path(source)
     if str(source).startswith("~/"):
         folder = folder.expanduser()
-    embedded = source in EMBEDDED_SETS and not folder.exists()
+    embedded = source in EMBEDDED_SETS  # a folder of the same name is given as ./cards
     if embedded:
         folder = embedded_dir("needles", str(source))
     if folder.is_dir() and str(source).strip():

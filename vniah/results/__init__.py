@@ -14,6 +14,7 @@ from vniah.results.folders import (
     NOTES_KEY,
     SAMPLES_NAME,
     RunFolder,
+    flatten,
     load_run,
     write_json,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "RunFolder",
     "Sample",
     "SampleKey",
+    "flatten",
     "grid_record",
     "load_results",
     "write_json",

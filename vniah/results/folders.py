@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock, Timeout
+
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.results.records import Results, Sample, SampleKey
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SAMPLES_NAME = "samples.jsonl"
+LOCK_NAME = ".lock"
 
 # Sections of the manifest that may differ when a run is gone on with.
 ENVIRONMENT_KEY = "environment"
@@ -66,24 +69,44 @@ class RunFolder:
 
     @contextmanager
     def open(self, notes: Sequence[str] = ()) -> Iterator[None]:
-        """Room to append samples.
+        """Room to append samples, for one process at a time.
 
         Args:
             notes: remarks on the run, such as damage in its video; they go into the manifest.
+
+        Raises:
+            ResultsError: another process writes to the folder.
         """
-        if self._overwrite:
-            self._samples_path.unlink(missing_ok=True)
-            self._manifest_path.unlink(missing_ok=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not self._manifest_path.exists():
-            self.manifest = {**self.manifest, NOTES_KEY: list(notes)}
-            write_json(self._manifest_path, self.manifest)
-        _cut_unfinished_line(self._samples_path)
+        with self._lock():
+            if self._overwrite:
+                self._samples_path.unlink(missing_ok=True)
+                self._manifest_path.unlink(missing_ok=True)
+            if not self._manifest_path.exists():
+                self.manifest = {**self.manifest, NOTES_KEY: list(notes)}
+                write_json(self._manifest_path, self.manifest)
+            _cut_unfinished_line(self._samples_path)
+            try:
+                with self._samples_path.open("a", encoding="utf-8") as self._file:
+                    yield
+            finally:
+                self._file = None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Ends with the process, however that ends."""
+        lock = FileLock(self.directory / LOCK_NAME)
         try:
-            with self._samples_path.open("a", encoding="utf-8") as self._file:
-                yield
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResultsError(
+                f"another process is writing to {self.directory}; wait for it, or choose another "
+                "--output"
+            ) from error
+        try:
+            yield
         finally:
-            self._file = None
+            lock.release()
 
     def append(self, sample: Sample) -> None:
         """Writes one line and flushes it; within `open` only."""
@@ -156,7 +179,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _refuse_difference(earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
     """Names the first setting in which the two manifests differ."""
-    before, after = _flatten(earlier), _flatten(json.loads(json.dumps(now)))
+    before, after = flatten(earlier), flatten(json.loads(json.dumps(now)))
     for name in sorted(before.keys() | after.keys()):
         if name.split(".")[0] in (ENVIRONMENT_KEY, NOTES_KEY) or name == "haystack.name":
             continue
@@ -167,11 +190,12 @@ def _refuse_difference(earlier: Mapping[str, Any], now: Mapping[str, Any], direc
             )
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, such as ``model.name``."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

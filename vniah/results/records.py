@@ -28,7 +28,7 @@ class Sample:
         predicted_ids: the argmax token at every position of the answer span.
         correct: every position right; None if the sample could not be run.
         logprob: natural logarithm of the answer's probability, summed over its tokens.
-        rank: the worst rank of an answer token, 1 = argmax.
+        rank: the worst rank of an answer token, 1 = argmax; one that ties with it has 2.
         margin: smallest difference, in logits, between the right token and the best other one.
         control: None where the needle is shown; else the name of the control.
         seconds: wall-clock time of the forward pass.

@@ -1,14 +1,17 @@
 """Reads a video at 1 frame per second through decord, in a process of its own.
 
 decord has not been kept up since 2021. While nobody asks it decodes on without bound (720p: 1.3 GB
-in 3 s), so its process is stopped between two frames, and it is ended whatever happens. Which
+in 3 s), so its process is stopped between two frames, and it is ended with its reader. Which
 picture is frame k is decided as with PyAV; what decord says of a video is compared with that, and
 where the two differ the video is refused. Damage *inside* a file is not noticed by decord.
 
 Protocol of the child: it writes a JSON line with the number of pictures, then reads ordinals, one a
 line, and answers each with a JSON line and the bytes of the picture. An error is a JSON line, too.
+A stopped process does not see its input end, so on Linux the system is told to end it if its parent
+is killed. Elsewhere, and if a thread other than the main one started it, it is then left behind.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -32,6 +35,7 @@ if TYPE_CHECKING:  # the child must not load a second FFmpeg
     from vniah.video.packets import VideoIndex
 
 _ANSWER_SECONDS = 120
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _WRONG_FORMATS = {"mpegts", "mpeg"}
 """decord shows wrong pictures there without a word."""
 
@@ -134,7 +138,13 @@ class _Child:
     def open(cls, path: Path) -> "Iterator[_Child]":
         places = os.pathsep.join(place or os.getcwd() for place in sys.path)  # noqa: PTH109
         with subprocess.Popen(
-            [sys.executable, "-m", "vniah.video.decord", str(path.absolute())],
+            [
+                sys.executable,
+                "-m",
+                "vniah.video.decord",
+                str(path.absolute()),
+                _parent_to_die_with(),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -200,6 +210,24 @@ def _read_into(stream: IO[bytes], target: bytearray) -> bool:
     return True
 
 
+def _parent_to_die_with() -> str:
+    """The id of this process; none from a thread, whose end Linux takes for that of the parent."""
+    return str(os.getpid()) if threading.current_thread() is threading.main_thread() else ""
+
+
+def _die_with_parent(parent: str) -> None:
+    """The child: is killed when its parent is, even while it is stopped. Linux only."""
+    if not parent or sys.platform != "linux":
+        return
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):  # it ended before that
+        sys.exit(1)
+
+
 def _serve(path: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     """The child: opens the video and answers until its input ends."""
     import decord
@@ -224,6 +252,7 @@ def _serve(path: str, requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
+    _die_with_parent(sys.argv[2])
     # decord and FFmpeg may print; only answers may go to what was standard output.
     answer_stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -70,6 +70,7 @@ class ImageSource:
 
         Raises:
             VideoDamagedError: an image does not open, and damage is not kept; or none of them does.
+            HaystackError: an image has more than 8 bits a channel, which RGB would clip.
         """
         damaged: list[str] = []
         positions = range(self.num_frames)[start:stop]
@@ -102,6 +103,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as image:
+            _refuse_deep_pixels(path, image.mode)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
@@ -109,3 +111,11 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             f"the image {path} cannot be read: {reason}. Replace it, or go on without it: "
             "--keep-damaged (keep_damaged=True)."
         ) from error
+
+
+def _refuse_deep_pixels(path: Path, mode: str) -> None:
+    if mode.startswith(("I", "F")):  # it is whole, so that keeping damage does not help
+        raise HaystackError(
+            f"the image {path} has pixels of mode {mode!r}, which clip in RGB. Save it with 8 bits "
+            "a channel."
+        )

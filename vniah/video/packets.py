@@ -1,6 +1,7 @@
 """What the packets of a video say: its pictures' times, its length, its damage. Nothing is decoded.
 
-Going through the packets costs about as much as reading the file once.
+Going through the packets costs about as much as reading the file once. A missing end is noticed if
+the file declares its length, or if its last packet is cut; `vniah.video.pyav` says what is not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,11 @@ _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _HOLE_BYTES = 512
+
+_SYNC_BYTE = 0x47
+# (bytes per packet, where its sync byte is): plain, with a time before it, with a checksum after it
+_TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
+_TRANSPORT_TAIL_BYTES = 32 * 204
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,7 @@ def index_video(path: Path) -> VideoIndex:
             damage=(
                 *listing.damage(),
                 *_wrong_length(container, stream, pts[0], end, listing.num_packets),
+                *(_cut_packet(path) if container.format.name == "mpegts" else ()),
             ),
         )
 
@@ -357,3 +364,24 @@ def _matroska_seconds(text: str) -> Fraction | None:
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     except ValueError:
         return None
+
+
+def _cut_packet(path: Path) -> Iterator[str]:
+    """Whether an MPEG-TS file ends inside a packet.
+
+    Only the last packets are looked at, because a recording may well start inside of one. Where
+    they show no regular sync bytes, nothing is said.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TRANSPORT_TAIL_BYTES))
+        tail = file.read()
+    for packet_size, sync_at in _TRANSPORT_PACKETS:
+        rests = [
+            (len(tail) - first + sync_at) % packet_size
+            for first in range(min(packet_size, len(tail) // 2))
+            if set(tail[first::packet_size]) == {_SYNC_BYTE}
+        ]
+        if rests:
+            if rest := min(rests):
+                yield f"its last MPEG-TS packet is cut: {rest} of {packet_size} bytes"
+            return

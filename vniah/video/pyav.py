@@ -7,7 +7,10 @@ consumer.
 
 Limits: pictures come in the size they are stored in, whatever their pixel aspect ratio. Damage is
 found where the container or the decoder notices it. A few changed bytes may decode to a picture
-with a blemish, and MPEG-TS that was cut at the seam of two packets is a shorter film.
+with a blemish. A missing end is found if it is longer than a second or two (with sound, than a
+hundredth of the film; in fragmented MP4, than a twentieth of the file) and the file declares its
+length. MPEG-TS does not: only a cut inside of a packet is found there, and one that was cut at the
+seam of two packets is a shorter film, as is a Matroska file of a live recording.
 """
 
 from collections import Counter
