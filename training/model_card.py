@@ -31,8 +31,9 @@ the drawn world of `vniah haystack make` and `needles/cards` and nothing else: {
 
 ## Scores
 
-One needle, float16 weights read in float32, an unseen film through H.264. Right means: the argmax
-is right at every position of the answer. Per depth: the default ten needles and newly drawn ones.
+One needle, float16 weights read in float32, an unseen film through H.264, measured with
+`vniah.run_sweep`. Right means: the argmax is right at every position of the answer. Per depth: the
+default ten needles and newly drawn ones.
 
 {table}
 
