@@ -190,6 +190,18 @@ WRONG = {
         ["haystack", "make", "a.mp4", "--seconds", "1", "--size", "33x7"],
         "33x7",
     ),
+    "film of any digits": (
+        ["haystack", "make", "a.mp4", "--seconds", "1", "--size", "²x²"],
+        "WIDTH",
+    ),
+    "film too large": (
+        ["haystack", "make", "a.mp4", "--seconds", "1", "--size", "90000x90000"],
+        "at most 4096x4096",
+    ),
+    "factory that fails": (["run", "--model", "json:loads"], "json:loads failed: TypeError"),
+    "no output": (["run", "--output", ""], "a path is needed"),
+    "depth beyond": (["run", "--depths", "0:2:0.5"], "got 1.5"),
+    "device without numbers": (["run", "--device", "meta"], "device 'meta' cannot be used"),
     "film of no size": (["haystack", "make", "a.mp4", "--seconds", "1", "--size", "9"], "WIDTHxHE"),
     "film as text": (["haystack", "make", "a.txt", "--seconds", "1"], "a.txt"),
     "film nowhere": (["haystack", "make", "no/a.mp4", "--seconds", "1"], "no"),
@@ -217,6 +229,14 @@ def test_output_that_is_a_file_is_one_line(in_folder, material, capsys):
     assert main(["run", *material, "--output", "out"]) == 2
     assert "out is a file" in capsys.readouterr().err
     assert (in_folder / "out").read_text() == "mine"
+
+
+def test_output_below_a_file_is_refused_before_any_work(in_folder, material, capsys):
+    (in_folder / "file").write_text("mine")
+    assert main(["run", *material, "--output", "file/out"]) == 2
+    error = capsys.readouterr().err
+    assert "file is a file; the output of a run must be a folder" in error
+    assert "encode" not in error
 
 
 def test_too_short_haystack_leaves_no_folder(in_folder, material, capsys):

@@ -75,7 +75,7 @@ def broken(**changes):
         (broken(depth=25), "depth must be between 0 and 1, got 25"),
         (broken(depth="1/0"), "Fraction"),
         (broken(depth=None), "Invalid literal"),
-        (broken(predicted_ids=None), "not iterable"),
+        (broken(predicted_ids=None), "predicted_ids is"),
     ],
 )
 def test_load_results_when_a_line_is_not_a_sample(tmp_path, line, message):
@@ -300,10 +300,10 @@ def test_grid_record_holds_decimals():
         ('{"format_version": 1, "model": {"na', "cannot be read as JSON"),
         ("[]", "format_version None; this vniah reads 1"),
         ('{"format_version": 2}', "format_version 2; this vniah reads 1"),
-        ('{"format_version": 1}', "lacks model.name"),
-        ('{"format_version": 1, "model": null}', "lacks model.name"),
-        ('{"format_version": 1, "model": "name"}', "lacks model.name"),
-        ('{"format_version": 1, "model": {"name": "m"}}', "lacks needles.ids"),
+        ('{"format_version": 1}', "has no proper model.name"),
+        ('{"format_version": 1, "model": null}', "has no proper model.name"),
+        ('{"format_version": 1, "model": "name"}', "has no proper model.name"),
+        ('{"format_version": 1, "model": {"name": "m"}}', "has no proper needles.ids"),
     ],
 )
 def test_load_results_when_the_manifest_is_not_one(tmp_path, manifest, message):
@@ -369,8 +369,11 @@ def entry(**changes):
         ([entry(Score=float("nan"))], "entry 0: Score must be between 0 and 1, got nan"),
         ([entry(**{"Frame Depth": 120})], "entry 0: depth must be between 0 and 1"),
         ([entry(**{"Frame Depth": None})], "entry 0: Invalid literal"),
-        ([entry(**{"Num. Frame": "many"})], "entry 0: invalid literal"),
-        ([entry(**{"Num. Frame": float("inf")})], "entry 0: cannot convert"),
+        ([entry(**{"Num. Frame": 0})], "entry 0: Num. Frame must be a whole number of at least 1"),
+        ([entry(**{"Num. Frame": 1.5})], "got 1.5"),
+        ([entry(Score=True)], "got True"),
+        ([entry(**{"Num. Frame": "many"})], "entry 0: Num. Frame must be a whole number"),
+        ([entry(**{"Num. Frame": float("inf")})], "entry 0: Num. Frame must be a whole number"),
         (
             [entry(), {"Context Length": 8, "Document Depth": 0.0, "Score": 1}],
             "entry 1: expected a run folder",
@@ -388,3 +391,39 @@ def test_load_results_of_a_binary_file(tmp_path):
     (tmp_path / "heatmap.png").write_bytes(b"\x89PNG\xff\x00")
     with pytest.raises(ResultsError, match="cannot be read as JSON"):
         load_results(tmp_path / "heatmap.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"grid": {"frames": 5, "depths": [0]}}, "grid.frames"),
+        ({"grid": {"frames": ["32"], "depths": [0]}}, "grid.frames"),
+        ({"grid": {"frames": [32], "depths": None}}, "grid.depths"),
+        ({"grid": {"frames": [32], "depths": ["x"]}}, "grid.depths"),
+        ({"grid": {"frames": [32], "depths": [2]}}, "grid.depths"),
+        ({"needles": {"ids": None}}, "needles.ids"),
+        ({"needles": {"ids": [1, "a"]}}, "needles.ids"),
+        ({"haystack": [1]}, "haystack"),
+        ({"protocol": "x"}, "protocol"),
+        ({"model": {"name": None}}, "model.name"),
+    ],
+)
+def test_load_results_when_a_field_of_the_manifest_cannot_be_meant(tmp_path, change, name):
+    manifest = {**make_manifest(Grid.of([8], [0])), **change}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResultsError, match=f"has no proper {name}"):
+        load_results(tmp_path)
+
+
+def test_load_results_when_json_is_nested_without_end(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match="cannot be read as JSON"):
+        load_results(tmp_path)
+
+
+def test_run_is_complete_only_with_the_planned_samples():
+    results = make_run("8,16", "0,1")
+    assert results.is_complete
+    (first, *others) = results.samples
+    elsewhere = replace(first, num_frames=32)
+    assert not replace(results, samples=(elsewhere, *others)).is_complete

@@ -236,6 +236,15 @@ def test_chat_model_is_judged_by_its_words(image_folder, needle_folder, tmp_path
     assert {s.prediction for s in results.samples} == {" 7. ", " 8. "}
 
 
+def test_chat_model_without_words_is_an_error(image_folder, needle_folder, tmp_path):
+    model = Parrot()
+    model.answer = lambda frames, question: None
+    needles = load_needles(needle_folder)
+    arguments = (model, open_haystack(image_folder), needles, Grid.of([6], [0.5]))
+    results = run_sweep(*arguments, output=tmp_path)
+    assert {s.error for s in results.samples} == {"answer of parrot gave NoneType, not text"}
+
+
 def test_model_of_the_first_level_with_an_answer_method_is_no_chat_model(
     image_folder, needle_folder, tmp_path
 ):

@@ -23,8 +23,9 @@ def as_depth(value: Number) -> Fraction:
     """
     depth = _exact(value, "depth")
     if not 0 <= depth <= 1:
-        hint = f": write {float(depth / 100):g}, not {value}" if 1 < depth <= 100 else ""
-        raise InputError(f"depth must be between 0 and 1, got {value}. Depth is a fraction{hint}.")
+        given = format_depth(depth)
+        hint = f": write {format_depth(depth / 100)}, not {given}" if 2 <= depth <= 100 else ""
+        raise InputError(f"depth must be between 0 and 1, got {given}. Depth is a fraction{hint}.")
     return depth
 
 
@@ -105,7 +106,9 @@ class Grid:
         for value in frames:
             count = _exact(value, "frames")
             if count.denominator != 1 or count < 1:
-                raise InputError(f"frames must be whole numbers of at least 1, got {value}")
+                raise InputError(
+                    f"frames must be whole numbers of at least 1, got {format_depth(count)}"
+                )
             counts.append(int(count))
         exact_depths = (as_depth(value) for value in depths)
         return cls(tuple(sorted(set(counts))), tuple(sorted(set(exact_depths))))

@@ -173,6 +173,8 @@ def score_chat(
     """
     started = time.perf_counter()
     words = model.answer(frames, question)
+    if not isinstance(words, str):
+        raise ModelError(f"answer of {model.name} gave {type(words).__name__}, not text")
     return Score(
         prediction=words,
         predicted_ids=(),

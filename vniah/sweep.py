@@ -255,7 +255,7 @@ def _environment(device: Any) -> dict[str, Any]:
         "vniah": importlib.metadata.version("vniah"),
         "git_revision": _git_revision(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": name,
         "threads": torch.get_num_threads(),
         "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},

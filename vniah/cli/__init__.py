@@ -23,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"cannot compare: {error}")
     except VniahError as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more
+        return 2
+    except (FileExistsError, NotADirectoryError) as error:
+        return _fail(f"{error.filename} is a file where a folder is needed")
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:

@@ -32,6 +32,13 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
+@_checked
+def _path(text: str) -> Path:
+    if not text:
+        raise InputError("a path is needed, got an empty text")
+    return Path(text).expanduser()
+
+
 def _whole(what: str) -> Callable[[str], Any]:
     def convert(text: str) -> int:
         (value, *rest) = parse_range(text, what)
@@ -77,7 +84,7 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--task", choices=["vniah"], default="vniah", help="what is asked")
     run.add_argument("--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames"))
     run.add_argument("--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths"))
-    run.add_argument("--output", type=Path, metavar="DIR", help="folder of the run")
+    run.add_argument("--output", type=_path, metavar="DIR", help="folder of the run")
     run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
     run.set_defaults(command=commands.run)
 
@@ -94,8 +101,8 @@ def _add_encode(verbs: Any) -> None:
 
 def _add_plot(verbs: Any) -> None:
     plot = verbs.add_parser("plot", help="draw heatmaps of runs or of published tables")
-    plot.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="run folder or JSON")
-    plot.add_argument("--output", type=Path, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument("results", nargs="+", type=_path, metavar="RESULT", help="run folder or JSON")
+    plot.add_argument("--output", type=_path, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
         type=_whole("--training-length"),
@@ -113,8 +120,8 @@ def _add_plot(verbs: Any) -> None:
 
 def _add_compare(verbs: Any) -> None:
     compare = verbs.add_parser("compare", help="exit 0 holds, 1 regression, 2 cannot compare")
-    compare.add_argument("baseline", type=Path, metavar="BASELINE")
-    compare.add_argument("candidate", type=Path, metavar="CANDIDATE")
+    compare.add_argument("baseline", type=_path, metavar="BASELINE")
+    compare.add_argument("candidate", type=_path, metavar="CANDIDATE")
     compare.add_argument(
         "--max-drop",
         type=_number("--max-drop"),
@@ -131,7 +138,7 @@ def _add_haystack(verbs: Any) -> None:
     make = haystack_verbs.add_parser(
         "make", help="draw a video of scenes, the same for the same seed"
     )
-    make.add_argument("path", type=Path, metavar="PATH", help="an .mp4 file")
+    make.add_argument("path", type=_path, metavar="PATH", help="an .mp4 file")
     make.add_argument("--seconds", type=_whole("--seconds"), required=True, metavar="N")
     make.add_argument("--seed", type=_whole("--seed"), default=0, metavar="S")
     make.add_argument("--fps", type=_whole("--fps"), default=8, metavar="N")
@@ -162,7 +169,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="qwen2, mistral, vicuna, llama3 or yi; default: that of the checkpoint's family",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the embedding cache")
+    parser.add_argument("--cache", type=_path, metavar="DIR", help="folder of the embedding cache")
 
 
 def _add_haystack_options(parser: argparse.ArgumentParser) -> None:

@@ -216,6 +216,6 @@ def _default_output(manifest: dict[str, Any]) -> Path:
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) from a text such as ``96x96``."""
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    if not re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", text):
         raise InputError(f"--size must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
     return int(width), int(height)

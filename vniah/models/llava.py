@@ -396,8 +396,8 @@ def _load_tokenizer(folder: Path) -> Any:
     logging.set_verbosity_error()  # it warns that it does not know the model_type
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vniah.errors import InputError, ModelError
+from vniah.errors import InputError, ModelError, VniahError
 from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, VisionLanguageModel
 from vniah.paths import embedded_dir
 
@@ -129,7 +129,9 @@ def find_device(name: str | None) -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).fill_(1)
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            raise RuntimeError("not a device that computes")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {name!r} cannot be used here; try cpu") from error
     return device
@@ -163,7 +165,12 @@ def _call_factory(text: str) -> AnyModel:
         raise ModelError(f"{text}: {module_name} has no {factory_name!r}")
     if not callable(factory):
         raise ModelError(f"{text}: {factory_name} is not callable; give a function or a class")
-    model = factory()
+    try:
+        model = factory()
+    except VniahError:
+        raise
+    except Exception as error:  # somebody else's code; the cause stays attached
+        raise ModelError(f"{text} failed: {type(error).__name__}: {error}") from error
     require_protocol(model)
     return cast("AnyModel", model)
 
@@ -171,6 +178,11 @@ def _call_factory(text: str) -> AnyModel:
 def require_protocol(model: Any) -> None:
     """Raises `ModelError` unless the object is a model of one of the three levels."""
     if isinstance(model, VisionLanguageModel | DecoderModel | ChatModel):
+        for name in ("name", "revision"):
+            if not isinstance(getattr(model, name), str):
+                raise ModelError(
+                    f"{type(model).__name__} has {name} = {getattr(model, name)!r}; it must be text"
+                )
         return
     needed = ("name", "revision", "frame_shape", "encode_frames", "compose", "answer_logits")
     missing = [name for name in needed if not hasattr(model, name)]

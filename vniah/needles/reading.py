@@ -188,7 +188,7 @@ def _check_imagefolder(folder: Path, rows: Sequence[_Row]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise NeedleError(f"{str(path)!r} cannot be read as UTF-8 text: {error}.") from error
 
@@ -196,7 +196,7 @@ def _read_text(path: Path) -> str:
 def _parse_json(text: str, *, where: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise NeedleError(f"{where} is not JSON: {error}.") from error
 
 

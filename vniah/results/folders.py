@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,8 +50,7 @@ class RunFolder:
         self._samples_path = directory / SAMPLES_NAME
         self._overwrite = overwrite
         self._file: TextIO | None = None
-        if directory.exists() and not directory.is_dir():
-            raise ResultsError(f"{directory} is a file; the output of a run must be a folder")
+        _refuse_unwritable(directory)
         if not overwrite:
             self._take_in()
 
@@ -120,6 +120,15 @@ class RunFolder:
         return _as_results(self.directory, self.manifest, self.samples.values())
 
 
+def _refuse_unwritable(directory: Path) -> None:
+    """Says now, before hours of work, that nothing can be written there."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ResultsError(f"{existing} cannot be written to; choose another --output")
+
+
 def _cut_unfinished_line(path: Path) -> None:
     """Removes what follows the last newline: a line that a kill cut in the middle."""
     if not path.exists():
@@ -158,23 +167,46 @@ def load_run(directory: Path) -> Results:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise ResultsError(
             f"{path} has format_version {version!r}; this vniah reads {FORMAT_VERSION}"
         )
-    for section, keys in {
-        "model": ("name",),
-        "needles": ("ids",),
-        "grid": ("frames", "depths"),
-    }.items():
+    for name, is_right in _MANIFEST_FIELDS.items():
+        section, _, key = name.partition(".")
         found = manifest.get(section)
-        for key in keys:
-            if not isinstance(found, dict) or key not in found:
-                raise ResultsError(f"{path} lacks {section}.{key}: it is not a run's manifest")
+        value = found.get(key) if key and isinstance(found, dict) else found
+        if not isinstance(found, dict) or not is_right(value):
+            raise ResultsError(f"{path} has no proper {name}: it is not a run's manifest")
     return dict(manifest)
+
+
+def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
+    def is_right(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(type(v) in kinds for v in value)
+
+    return is_right
+
+
+def _are_depths(value: Any) -> bool:
+    try:
+        return _is_list_of(int, float, str)(value) and all(
+            0 <= Fraction(str(depth)) <= 1 for depth in value
+        )
+    except (ValueError, ArithmeticError):
+        return False
+
+
+_MANIFEST_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "model.name": lambda value: isinstance(value, str),
+    "needles.ids": _is_list_of(str),
+    "grid.frames": _is_list_of(int),
+    "grid.depths": _are_depths,
+    "haystack": lambda value: isinstance(value, dict),
+    "protocol": lambda value: isinstance(value, dict),
+}
 
 
 def _refuse_difference(earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:

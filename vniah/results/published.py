@@ -17,7 +17,7 @@ def load_published(path: Path) -> Results:
     hint = "expected a run folder, or a list of {Num. Frame, Frame Depth, Score}"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read as JSON: {hint}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ResultsError(f"{path} is not a table of results: {hint}")
@@ -26,12 +26,17 @@ def load_published(path: Path) -> Results:
     for number, row in enumerate(rows):
         if keys is None or not {*keys, "Score"} <= row.keys():
             raise ResultsError(f"{path}, entry {number}: {hint}, got {json.dumps(row)[:80]}")
-        if not isinstance(row["Score"], int | float) or not 0 <= row["Score"] <= 1:
+        if type(row["Score"]) not in (int, float) or not 0 <= row["Score"] <= 1:
             raise ResultsError(
                 f"{path}, entry {number}: Score must be between 0 and 1, got {row['Score']!r}"
             )
+        if type(row[keys[0]]) is not int or row[keys[0]] < 1:
+            raise ResultsError(
+                f"{path}, entry {number}: {keys[0]} must be a whole number of at least 1, "
+                f"got {row[keys[0]]!r}"
+            )
         try:
-            cell = Cell(int(row[keys[0]]), as_depth(Fraction(str(row[keys[1]])) / 100))
+            cell = Cell(row[keys[0]], as_depth(Fraction(str(row[keys[1]])) / 100))
         except (ValueError, TypeError, ArithmeticError) as error:
             raise ResultsError(f"{path}, entry {number}: {error}") from error
         scores.setdefault(cell, []).append(float(row["Score"]))

@@ -83,12 +83,25 @@ class Sample:
         if missing := {"task", "num_frames", "depth", "needle_id", "correct"} - record.keys():
             raise ValueError(f"the field {min(missing)!r} is missing")
         record = {name: value for name, value in record.items() if name in known}
-        for name, kinds in (("num_frames", (int,)), ("correct", (bool, type(None)))):
-            if type(record[name]) not in kinds:
+        for name, kinds in _FIELD_TYPES.items():
+            if name in record and type(record[name]) not in kinds:
                 raise ValueError(f"{name} is {record[name]!r}")
+        if record["num_frames"] < 1:
+            raise ValueError(f"num_frames is {record['num_frames']}")
         record["depth"] = as_depth(Fraction(str(record["depth"])))
         record["predicted_ids"] = tuple(record.get("predicted_ids", ()))
         return cls(**record)
+
+
+_FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
+    "task": (str,),
+    "num_frames": (int,),
+    "needle_id": (str,),
+    "correct": (bool, type(None)),
+    "predicted_ids": (list,),
+    "control": (str, type(None)),
+    "error": (str, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -150,17 +163,25 @@ class Results:
     @property
     def num_planned(self) -> int | None:
         """Samples that the manifest's grid asks for; None for a published table."""
-        if not self.manifest:
-            return None
-        grid, needles = self.manifest["grid"], self.manifest["needles"]
-        return len(grid["frames"]) * len(grid["depths"]) * len(needles["ids"])
+        return len(self._planned) if self.manifest else None
+
+    @property
+    def _planned(self) -> set[tuple[Cell, str]]:
+        grid = self.manifest["grid"]
+        depths = [as_depth(Fraction(str(depth))) for depth in grid["depths"]]
+        return {
+            (Cell(num_frames, depth), needle_id)
+            for num_frames in grid["frames"]
+            for depth in depths
+            for needle_id in self.manifest["needles"]["ids"]
+        }
 
     @property
     def is_complete(self) -> bool:
         """Whether every planned sample has a line; a published table always is."""
-        return self.num_planned is None or self.num_planned <= sum(
-            sample.control is None for sample in self.samples
-        )
+        if not self.manifest:
+            return True
+        return self._planned <= {(s.cell, s.needle_id) for s in self.samples if s.control is None}
 
     @property
     def tokens_per_frame(self) -> int | None:

@@ -23,6 +23,7 @@ GENERATOR_VERSION: int = 1
 """Part of the identity of a generated haystack: it changes when the drawn frames change."""
 
 MIN_SIDE = 32
+MAX_SIDE = 4096
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 
 _BLOCK_MS = 16_000
@@ -238,6 +239,8 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise InputError(f"size must be at least {MIN_SIDE}x{MIN_SIDE}, got {width}x{height}.")
+    if max(size) > MAX_SIDE:
+        raise InputError(f"size must be at most {MAX_SIDE}x{MAX_SIDE}, got {width}x{height}.")
     if width % 2 or height % 2:
         raise InputError(
             f"size must be even in both directions, got {width}x{height}: H.264 halves the colours."
