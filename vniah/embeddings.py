@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vniah.errors import CacheError, ModelError
 from vniah.haystacks import Frame, Haystack
-from vniah.models.protocol import DecoderModel, FrameSegment, VisionLanguageModel
+from vniah.models.protocol import EncodingModel, FrameSegment
 from vniah.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ _SHARD_BYTES = 64 * 2**20
 _MAX_SHARD_FRAMES = 256
 _TENSOR = "frames"
 _SHARD_NAME = re.compile(r"frames-(\d{8})-(\d{8})\.safetensors")
-
-EncodingModel = VisionLanguageModel | DecoderModel
 
 
 class EmbeddingCache:

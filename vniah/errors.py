@@ -75,3 +75,8 @@ class RunMismatchError(ResultsError):
 
 class CannotCompareError(ResultsError):
     """Two runs do not measure the same thing, or one of them is not whole."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; its class's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,8 +20,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from vniah.errors import InputError
-from vniah.grid import Cell, as_depth, format_depth
-from vniah.results import CellScore, Results
+from vniah.grid import Cell, format_depth
+from vniah.results import CellScore, Results, read_depth
 
 COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
 
@@ -178,7 +178,7 @@ def _resolve(results: Results) -> _Table:
     """The axes and numbers: every cell that has a sample, and those that a run's grid names."""
     scores = {score.cell: score for score in results.cells}
     grid = results.manifest.get("grid", {"frames": (), "depths": ()})
-    planned_depths = {as_depth(Fraction(str(depth))) for depth in grid["depths"]}
+    planned_depths = {read_depth(depth) for depth in grid["depths"]}
     frames = sorted({cell.num_frames for cell in scores} | set(grid["frames"]))
     depths = sorted({cell.depth for cell in scores} | planned_depths)
     values = np.full((len(depths), len(frames)), np.nan)
@@ -199,8 +199,7 @@ def _caption(results: Results, scores: Sequence[CellScore]) -> str:
     if num_errors := sum(score.num_errors for score in scores):
         parts.append(f"{num_errors} error" if num_errors == 1 else f"{num_errors} errors")
     if not results.is_complete:
-        done = sum(sample.control is None for sample in results.samples)
-        parts.append(f"{done} of {results.num_planned} samples")
+        parts.append(f"{results.num_done} of {results.num_planned} samples")
     return ", ".join(parts)
 
 

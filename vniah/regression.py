@@ -71,7 +71,8 @@ class Comparison:
 
     def summary(self) -> str:
         """One sentence: whether it holds, how many cells fell, and both averages."""
-        fallen, total = len(self.fallen), _count(len(self.changes), "cell")
+        fallen, num_cells = len(self.fallen), len(self.changes)
+        total = "1 cell" if num_cells == 1 else f"{num_cells} cells"
         before = sum(change.before for change in self.changes) / len(self.changes)
         after = sum(change.after for change in self.changes) / len(self.changes)
         verdict = (
@@ -198,10 +199,9 @@ def _shorten(value: Any) -> str:
 def _refuse_incomplete(role: str, results: Results) -> None:
     if results.is_complete:
         return
-    done = sum(sample.control is None for sample in results.samples)
     raise CannotCompareError(
-        f"the {role} {results.path} is not complete: {done} of {results.num_planned} samples; "
-        "run it again to go on"
+        f"the {role} {results.path} is not complete: {results.num_done} of "
+        f"{results.num_planned} samples; run it again to go on"
     )
 
 
@@ -212,8 +212,8 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
         if old.score is None:
             continue
         new = candidates.get(old.cell)
-        where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
         if new is None or new.score is None:
+            where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
             lack = "is not in" if new is None else "has only errors in"
             raise CannotCompareError(
                 f"the cell of {where} {lack} the candidate {after.path}; "
@@ -224,10 +224,9 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
 
 def _refuse_new_errors(before: Results, after: Results) -> None:
     """Errors are left out of a mean, so a wrong answer could hide behind one."""
-    expected = {sample.key for sample in before.samples if sample.error is not None}
-    measured = {sample.key for sample in before.samples}
+    run_before = {sample.key for sample in before.samples if sample.error is None}
     for sample in after.samples:
-        if sample.error is not None and sample.key in measured - expected:
+        if sample.error is not None and sample.key in run_before:
             raise CannotCompareError(
                 f"the candidate {after.path} could not run {sample.needle_id} at "
                 f"{sample.num_frames:,} frames, depth {format_depth(sample.depth)}, which the "
@@ -239,10 +238,6 @@ def _change(old: CellScore, new: CellScore) -> CellChange:
     before, after = exact_score(old), exact_score(new)
     assert before is not None and after is not None
     return CellChange(old.cell, before, after, old.num_samples, new.num_samples)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _sample_count(number: int | None) -> str:

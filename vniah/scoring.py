@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vniah.embeddings import EncodingModel, FrameStore
+from vniah.embeddings import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.walk import answer_logits
-from vniah.models.protocol import ChatModel, DecoderModel, FrameSegment, TokenSequence
+from vniah.models.protocol import (
+    ChatModel,
+    DecoderModel,
+    EncodingModel,
+    FrameSegment,
+    TokenSequence,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vniah.embeddings import EncodingModel, FrameStore, encode_haystack, encode_needles
-from vniah.errors import ModelError
+from vniah.embeddings import FrameStore, encode_haystack, encode_needles
+from vniah.errors import ModelError, first_line
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.models.loading import require_protocol
 from vniah.models.protocol import (
     AnyModel,
     ChatModel,
-    DecoderModel,
+    EncodingModel,
     FrameSegment,
-    VisionLanguageModel,
 )
 from vniah.needles import NeedleSet
 from vniah.results import FORMAT_VERSION, Results, RunFolder, Sample, grid_record
@@ -71,7 +70,7 @@ def run_sweep(
     if not todo:
         return folder.results()
     asker: _Asker
-    if isinstance(model, VisionLanguageModel | DecoderModel):
+    if isinstance(model, EncodingModel):
         asker, notes = _prepare_cache(model, haystack, needles, grid.max_frames, cache, report)
     else:
         asker, notes = _prepare_chat(model, haystack, needles, grid.max_frames)
@@ -157,13 +156,13 @@ def _ask(asker: _Asker, question: Question) -> Sample:
     try:
         score = asker(question)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return _with_error(asked, f"out of memory: {_first_line(error)}")
+        return _with_error(asked, f"out of memory: {first_line(error)}")
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # what torch says on the CPU
             raise
-        return _with_error(asked, f"out of memory: {_first_line(error)}")
+        return _with_error(asked, f"out of memory: {first_line(error)}")
     except ModelError as error:
-        return _with_error(asked, _first_line(error))
+        return _with_error(asked, first_line(error))
     return _with_score(asked, score)
 
 
@@ -177,10 +176,6 @@ def _with_error(asked: Sample, error: str) -> Sample:
 
 def _fields(record: Any) -> dict[str, Any]:
     return dict(vars(record))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_done(folder: RunFolder, question: Question) -> bool:
@@ -235,7 +230,7 @@ def make_manifest(
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
             "criterion": "argmax at every position of the answer span"
-            if isinstance(model, VisionLanguageModel | DecoderModel)
+            if isinstance(model, EncodingModel)
             else "generated text",
         },
         "environment": _environment(getattr(model, "device", None)),

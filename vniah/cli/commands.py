@@ -82,12 +82,12 @@ def _print_results(results: "Results", picture: Path) -> int:
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
     from vniah.embeddings import encode_haystack
-    from vniah.models.protocol import DecoderModel, VisionLanguageModel
+    from vniah.models.protocol import EncodingModel
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
         model = _load_model(options)
-        if not isinstance(model, VisionLanguageModel | DecoderModel):
+        if not isinstance(model, EncodingModel):
             raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
         haystack = _open_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
@@ -215,7 +215,7 @@ def _default_output(manifest: dict[str, Any]) -> Path:
 
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) from a text such as ``96x96``."""
-    width, _, height = text.partition("x")
-    if not re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", text):
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if match is None:
         raise InputError(f"--size must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
-    return int(width), int(height)
+    return int(match[1]), int(match[2])

@@ -41,7 +41,7 @@ try:
 except ImportError:  # transformers before it had two
     from transformers import CLIPImageProcessor
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, first_line
 from vniah.models.checkpoints import fingerprint, load_weights, read_config, stored_dtype
 from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
@@ -182,12 +182,7 @@ class LlavaModel:
         device = device or torch.device("cpu")
         config_class, model_class, usual_template = _DECODERS[raw["model_type"]]
         tower_config, processor = _load_tower_config(raw, folder)
-        feature_layer = int(raw.get("mm_vision_select_layer", -2))
-        if not -tower_config.num_hidden_layers <= feature_layer <= tower_config.num_hidden_layers:
-            raise ModelError(
-                f"{folder}/config.json takes layer {feature_layer} of a vision tower that has "
-                f"{tower_config.num_hidden_layers}"
-            )
+        feature_layer = _find_feature_layer(raw, folder, num_layers=tower_config.num_hidden_layers)
         with torch.device("meta"), _reported(folder):
             decoder = model_class(_decoder_config(raw, config_class, rope_theta))
             tower = CLIPVisionModel(tower_config)
@@ -301,11 +296,6 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
             f"{folder}/config.json scales RoPE by {rope['rope_type']!r}; this adapter reads the "
             "default kind only"
         )
-    layer = raw.get("mm_vision_select_layer", -2)
-    if type(layer) is not int:
-        raise ModelError(
-            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
-        )
     if not raw.get("mm_vision_tower"):
         raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
 
@@ -330,14 +320,27 @@ def _load_tower_config(raw: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     return config, processor
 
 
+def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
+    """Which of the tower's hidden states are the features, usually -2."""
+    layer = raw.get("mm_vision_select_layer", -2)
+    if type(layer) is not int:
+        raise ModelError(
+            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
+        )
+    if not -num_layers <= layer <= num_layers:
+        raise ModelError(
+            f"{folder}/config.json takes layer {layer} of a vision tower that has {num_layers}"
+        )
+    return layer
+
+
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
     """Turns what transformers says of impossible sizes into one line."""
     try:
         yield
     except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder}/config.json describes no model: {reason}") from error
+        raise ModelError(f"{folder}/config.json describes no model: {first_line(error)}") from error
 
 
 def _decoder_config(
@@ -397,7 +400,8 @@ def _load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)

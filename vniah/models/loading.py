@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vniah.errors import InputError, ModelError, VniahError
-from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, VisionLanguageModel
+from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.models.protocol import AnyModel
 from vniah.paths import embedded_dir
 
 if TYPE_CHECKING:
@@ -145,9 +145,8 @@ def _download(hub_id: str) -> tuple[Path, str]:
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{hub_id!r} is no folder here, and the hub does not give it: {reason}"
+            f"{hub_id!r} is no folder here, and the hub does not give it: {first_line(error)}"
         ) from error
     return folder, folder.name
 
@@ -177,7 +176,7 @@ def _call_factory(text: str) -> AnyModel:
 
 def require_protocol(model: Any) -> None:
     """Raises `ModelError` unless the object is a model of one of the three levels."""
-    if isinstance(model, VisionLanguageModel | DecoderModel | ChatModel):
+    if isinstance(model, AnyModel):
         for name in ("name", "revision"):
             if not isinstance(getattr(model, name), str):
                 raise ModelError(

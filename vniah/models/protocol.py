@@ -153,4 +153,6 @@ class ChatModel(Protocol):
         """The model's answer to the question about the frames (RGB uint8, in order)."""
 
 
-AnyModel = VisionLanguageModel | DecoderModel | ChatModel
+# The levels that read cached frames; a chat model reads pictures.
+EncodingModel = VisionLanguageModel | DecoderModel
+AnyModel = EncodingModel | ChatModel

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from vniah.errors import NeedleError
+from vniah.errors import NeedleError, first_line
 from vniah.needles.records import Needle, NeedleSet, check_id, check_texts
 from vniah.paths import embedded_dir
 
@@ -127,7 +127,7 @@ def _hub_rows(hub_id: str, *, split: str) -> Iterator[_Row]:
     except (OSError, ValueError, *failures) as error:
         raise NeedleError(
             f"there is no folder {hub_id!r}, and the split {split!r} of the dataset of this name "
-            f"could not be read from the Hugging Face hub: {_first_line(error)}"
+            f"could not be read from the Hugging Face hub: {_reason(error)}"
         ) from error
     finally:
         logger.setLevel(level)
@@ -173,7 +173,7 @@ def _check_imagefolder(folder: Path, rows: Sequence[_Row]) -> None:
             found = builder.as_dataset(split="test").select_columns(["image"])
             pictures = list(found.cast_column("image", datasets.Image(decode=False))["image"])
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = _reason(error.__cause__ or error)
         raise NeedleError(f"{str(folder)!r} is no imagefolder to datasets: {reason}") from error
     finally:
         if showed_progress:
@@ -269,7 +269,7 @@ def _open_picture(row: _Row) -> Image.Image:
             return ImageOps.exif_transpose(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise NeedleError(
-            f"{row.where}: the picture {row.picture.name!r} cannot be read: {_first_line(error)}"
+            f"{row.where}: the picture {row.picture.name!r} cannot be read: {_reason(error)}"
         ) from error
 
 
@@ -285,5 +285,6 @@ def _make_needle(row: _Row) -> Needle:
     return Needle(row.needle_id, row.question, row.answer, row.choices, image.convert("RGB"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+def _reason(error: BaseException) -> str:
+    """The error's first line as the end of a sentence."""
+    return first_line(error).rstrip(".") + "."

@@ -19,7 +19,14 @@ from vniah.results.folders import (
     write_json,
 )
 from vniah.results.published import load_published
-from vniah.results.records import CellScore, Results, Sample, SampleKey, grid_record
+from vniah.results.records import (
+    CellScore,
+    Results,
+    Sample,
+    SampleKey,
+    grid_record,
+    read_depth,
+)
 
 __all__ = [
     "ENVIRONMENT_KEY",
@@ -35,6 +42,7 @@ __all__ = [
     "flatten",
     "grid_record",
     "load_results",
+    "read_depth",
     "write_json",
 ]
 

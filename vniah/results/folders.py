@@ -4,14 +4,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
 from vniah.errors import ResultsError, RunMismatchError
-from vniah.results.records import Results, Sample, SampleKey
+from vniah.results.records import Results, Sample, SampleKey, read_depth
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -191,10 +190,10 @@ def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
 
 
 def _are_depths(value: Any) -> bool:
+    if not _is_list_of(int, float, str)(value):
+        return False
     try:
-        return _is_list_of(int, float, str)(value) and all(
-            0 <= Fraction(str(depth)) <= 1 for depth in value
-        )
+        return all(read_depth(depth) >= 0 for depth in value)
     except (ValueError, ArithmeticError):
         return False
 

@@ -88,7 +88,7 @@ class Sample:
                 raise ValueError(f"{name} is {record[name]!r}")
         if record["num_frames"] < 1:
             raise ValueError(f"num_frames is {record['num_frames']}")
-        record["depth"] = as_depth(Fraction(str(record["depth"])))
+        record["depth"] = read_depth(record["depth"])
         record["predicted_ids"] = tuple(record.get("predicted_ids", ()))
         return cls(**record)
 
@@ -168,7 +168,7 @@ class Results:
     @property
     def _planned(self) -> set[tuple[Cell, str]]:
         grid = self.manifest["grid"]
-        depths = [as_depth(Fraction(str(depth))) for depth in grid["depths"]]
+        depths = [read_depth(depth) for depth in grid["depths"]]
         return {
             (Cell(num_frames, depth), needle_id)
             for num_frames in grid["frames"]
@@ -177,11 +177,17 @@ class Results:
         }
 
     @property
+    def num_done(self) -> int | None:
+        """How many of them have a line; None for a published table."""
+        if not self.manifest:
+            return None
+        done = {(s.cell, s.needle_id) for s in self.samples if s.control is None}
+        return len(self._planned & done)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every planned sample has a line; a published table always is."""
-        if not self.manifest:
-            return True
-        return self._planned <= {(s.cell, s.needle_id) for s in self.samples if s.control is None}
+        return self.num_done == self.num_planned
 
     @property
     def tokens_per_frame(self) -> int | None:
@@ -193,6 +199,16 @@ class Results:
 def grid_record(grid: Grid) -> dict[str, Any]:
     """The grid as the manifest holds it."""
     return {"frames": list(grid.frames), "depths": [_json_depth(depth) for depth in grid.depths]}
+
+
+def read_depth(value: float | str) -> Fraction:
+    """The depth that a manifest or a line of samples holds, exactly.
+
+    Raises:
+        ValueError: it is none, or not in [0, 1].
+        ArithmeticError: it is a fraction over 0.
+    """
+    return as_depth(Fraction(str(value)))
 
 
 def _json_depth(depth: Fraction) -> float | str:
