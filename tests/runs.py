@@ -44,6 +44,11 @@ def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[
     return manifest
 
 
+def make_grid(frames: str, depths: str, positions: str | None = None) -> Grid:
+    """A grid of positions, if there are any, else of depths."""
+    return Grid.parse(frames, None if positions else depths, positions=positions)
+
+
 def make_sample(cell: Cell, k: int, outcome: bool | str = True, **changes: Any) -> Sample:
     """The sample of needle k; a text as outcome is the error it had."""
     error = outcome if isinstance(outcome, str) else None
@@ -68,12 +73,16 @@ def write_run(
     frames: str = "8,16",
     depths: str = "0,0.5,1",
     *,
+    positions: str | None = None,
     num_needles: int = 10,
     outcome: Outcome = lambda cell, k: True,
     **changes: Any,
 ) -> Path:
-    """A run folder; ``outcome(cell, k)`` is right, wrong, an error's text, or None: no line."""
-    grid = Grid.parse(frames, depths)
+    """A run folder; ``outcome(cell, k)`` is right, wrong, an error's text, or None: no line.
+
+    With ``positions`` there are no depths.
+    """
+    grid = make_grid(frames, depths, positions)
     manifest = make_manifest(grid, num_needles=num_needles, **changes)
     folder = RunFolder(directory, manifest)
     with folder.open():
@@ -86,10 +95,10 @@ def write_run(
 
 
 def make_run(frames: str = "8,16", depths: str = "0,0.5,1", **options: Any) -> Results:
-    """The same in memory: ``num_needles``, ``outcome`` and ``axis`` as in `write_run`."""
+    """The same in memory: ``positions``, ``num_needles`` and ``outcome`` as in `write_run`."""
     outcome = options.pop("outcome", lambda cell, k: True)
     num_needles = options.pop("num_needles", 10)
-    grid = Grid.parse(frames, depths)
+    grid = make_grid(frames, depths, options.pop("positions", None))
     manifest = make_manifest(grid, num_needles=num_needles, **options)
     samples = [
         make_sample(cell, k, found)

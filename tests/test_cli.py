@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import make_run
 
 from vniah.cli import main
+from vniah.cli.display import format_table
 from vniah.results import load_results
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "longva-7b_vniah.json"
@@ -62,6 +64,38 @@ def test_run_prints_the_table_the_average_and_the_picture(in_folder, material, c
     with Image.open("out/heatmap.png") as picture:
         assert min(picture.size) > 200
     assert len(load_results("out").samples) == 18
+
+
+def test_run_with_positions_prints_them_and_goes_on(in_folder, material, capsys):
+    where = material.index("--depths")
+    material[where : where + 2] = ["--positions", "0:12:4"]
+    assert main(["run", *material, "--output", "out"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"position +4 +12\n +0 +\d\.\d\d +\d\.\d\d\n", output)
+    assert re.search(r"\n +8 {7,}\d\.\d\d\n +12 {7,}\d\.\d\d\n", output), "no cell at 4 frames"
+    assert "over 6 cells" in output
+    assert {(s.num_frames, s.needle_index) for s in load_results("out").samples} == {
+        *((4, 0), (4, 4)),
+        *((12, 0), (12, 4), (12, 8), (12, 12)),
+    }
+    with Image.open("out/heatmap.png") as picture:
+        assert min(picture.size) > 200
+    assert main(["run", *material, "--output", "out"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["plot", "out", "--output", "again.svg"]) == 0
+    assert main(["compare", "out", "out"]) == 0
+
+
+def test_table_of_positions_when_a_sample_has_an_error():
+    run = make_run(
+        "3,4", positions="0,4", outcome=lambda c, k: "oh" if c.needle_index == 4 else k < 5
+    )
+    assert format_table(run).splitlines() == [
+        "position     3     4",
+        "       0  0.50  0.50",
+        "       4           .",
+        "    mean  0.50  0.50",
+    ]
 
 
 def test_second_run_says_that_there_is_nothing_to_do(in_folder, material, capsys):
@@ -200,6 +234,16 @@ WRONG = {
     ),
     "factory that fails": (["run", "--model", "json:loads"], "json:loads failed: TypeError"),
     "no output": (["run", "--output", ""], "a path is needed"),
+    "depths and positions": (
+        ["run", "--depths", "0:1:0.5", "--positions", "0:8:4"],
+        "--positions: not allowed with argument --depths",
+    ),
+    "positions are halves": (["run", "--positions", "0:8:0.5"], "positions must be whole numbers"),
+    "positions are nothing": (["run", "--positions", ""], "positions must be numbers, got ''"),
+    "positions too far": (
+        ["run", "--frames", "8", "--positions", "16:64:16"],
+        "no position lies within 8 frames",
+    ),
     "depth beyond": (["run", "--depths", "0:2:0.5"], "got 1.5"),
     "device without numbers": (["run", "--device", "meta"], "device 'meta' cannot be used"),
     "film of no size": (["haystack", "make", "a.mp4", "--seconds", "1", "--size", "9"], "WIDTHxHE"),

@@ -198,5 +198,80 @@ def test_grid_when_its_values_are_wrong(frames, depths, message):
         Grid(frames, depths)
 
 
+def test_positions_are_the_needle_indices_exactly():
+    cells = Grid.of(range(1, 301), positions=range(301)).cells
+    assert [(cell.num_frames, cell.needle_index) for cell in cells] == [
+        (n, p) for n in range(1, 301) for p in range(n + 1)
+    ]
+    assert all(cell.depth == Fraction(cell.needle_index, cell.num_frames) for cell in cells)
+
+
+@given(st.integers(1, 10**7), st.data())
+def test_depth_of_a_position_reads_back_as_it_was_written(num_frames, data):
+    position = data.draw(st.integers(0, num_frames))
+    (cell,) = Grid.of([num_frames], positions=[position]).cells
+    written = format_depth(cell.depth)
+    assert needle_index(num_frames, as_depth(Fraction(written))) == position
+
+
+def test_positions_beyond_the_haystack_are_no_cells():
+    grid = Grid.parse("32,64,128", positions="0:128:16")
+    assert grid.positions == tuple(range(0, 129, 16))
+    assert grid.depths == ()
+    assert [sum(cell.num_frames == n for cell in grid.cells) for n in grid.frames] == [3, 5, 9]
+    assert list(grid.cells) == sorted(grid.cells)
+    assert grid.cells[1] == Cell(32, Fraction(1, 2))
+
+
+def test_positions_are_sorted_without_repeats_and_both_ends_are_included():
+    assert Grid.of([8], positions=[8, 0, "4", 4.0]).positions == (0, 4, 8)
+    assert Grid.parse("10", positions="0:10:4").positions == (0, 4, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("frames", "positions", "message"),
+    [
+        ("8", "1.5", "positions must be whole numbers of at least 0, got 1.5"),
+        ("8", "-1", "positions must be whole numbers of at least 0, got -1"),
+        ("8", "0:1:0.5", "positions must be whole numbers of at least 0, got 0.5"),
+        ("8", "", "positions must be numbers, got ''"),
+        ("8", "0:8", "positions must be start:stop:step or a comma list"),
+        ("8,16", "9,16", "no position lies within 8 frames, got positions from 9 on: add a lower"),
+        ("200", "1000:3000:200", "within 200 frames, got positions from 1,000 on"),
+    ],
+)
+def test_grid_parse_when_positions_cannot_be_meant(frames, positions, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Grid.parse(frames, positions=positions)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ((4, 0), "positions must be ascending and without repeats, got 4, 0"),
+        ((4, 4), "positions must be ascending and without repeats"),
+        ((-1, 4), "positions must be at least 0, got -1"),
+    ],
+)
+def test_grid_when_its_positions_are_wrong(positions, message):
+    with pytest.raises(InputError, match=message):
+        Grid((8,), positions=positions)
+
+
+def test_grid_when_there_are_depths_and_positions():
+    with pytest.raises(
+        InputError,
+        match=r"got both: depths 0, 0\.5, 1 and positions 0, 2, \.\.\., 8; leave one of them out",
+    ):
+        Grid.parse("8", "0:1:0.5", positions="0:8:2")
+
+
+@pytest.mark.parametrize("make", [lambda: Grid.of([8]), lambda: Grid.parse("8")])
+def test_grid_when_there_are_neither_depths_nor_positions(make):
+    with pytest.raises(InputError, match="depths must name at least one value, got none"):
+        make()
+
+
 def test_format_frames():
     assert format_frames([32, 1000]) == "32, 1,000"

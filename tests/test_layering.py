@@ -12,8 +12,9 @@ PACKAGE_DIR = Path(vniah.__file__).parent
 # Rooms by floor. A folder is one room: its modules may import each other.
 FLOORS = {
     7: ("cli",),
-    5: ("sweep", "plot", "regression"),
-    4: ("scoring", "embeddings", "statistics"),
+    6: ("sweep",),
+    5: ("asking", "check", "estimate", "plot", "regression"),
+    4: ("scoring", "passes", "embeddings", "manifest", "statistics", "ticks"),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
     1: ("errors", "paths"),
@@ -21,7 +22,12 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 # Rooms on one floor that may use another there.
-NEIGHBOURS = {("scoring", "embeddings")}
+NEIGHBOURS = {
+    ("passes", "embeddings"),
+    ("scoring", "embeddings"),
+    ("scoring", "passes"),
+    ("check", "asking"),
+}
 
 # The package's own front: names only, and the entry point.
 FRONT = ("__init__", "__main__")

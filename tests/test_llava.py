@@ -13,7 +13,7 @@ from vniah.errors import InputError, ModelError
 from vniah.models.llava import LlavaModel
 from vniah.models.loading import load_model
 from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
-from vniah.scoring import embed_sequence
+from vniah.passes import Embedder
 
 PINNED_PROMPTS = {
     "qwen2": "a8fc451e655a25d8",
@@ -147,7 +147,7 @@ def test_embedded_sequence_is_text_table_and_frames_in_order(tmp_path):
 
     order = [2, 0, 1]
     sequence = model.compose([FrameSegment("x", i) for i in order], "find it ?", "4 7")
-    hidden = embed_sequence(model, sequence, Store())
+    hidden = Embedder(model, Store())(sequence.inputs, 0, sequence.num_tokens(model.frame_shape[0]))
     table = model.decoder.get_input_embeddings()
     opening, asked = sequence.segments[0], sequence.segments[-1]
     expected = torch.cat(

@@ -216,6 +216,109 @@ def test_heatmap_colorbar_when_asked_for(colorbar, num_axes):
     assert len(ax.figure.axes) == num_axes
 
 
+# --- grids of positions --------------------------------------------------------------------------
+
+
+def spans_and_scores(ax):
+    """Per column, from where to where each cell reaches, and its score (None: blank)."""
+    (cells,) = ax.collections
+    columns = {}
+    for path, score in zip(cells.get_paths(), cells.get_array().filled(np.nan), strict=True):
+        (left, top), (right, bottom) = path.vertices.min(0), path.vertices.max(0)
+        assert right == left + 1
+        score = None if np.isnan(score) else round(float(score), 6)
+        span = (round(float(top), 6), round(float(bottom), 6), score)
+        columns.setdefault(int(left), []).append(span)
+    return columns
+
+
+def test_heatmap_of_positions_has_the_depths_of_each_column():
+    run = make_run("4,8", positions="0,4,8", outcome=lambda c, k: k < c.num_frames - c.needle_index)
+    ax = heatmap(run, new_axes())
+    assert spans_and_scores(ax) == {
+        0: [(0.0, 0.5, 0.4), (0.5, 1.0, 0.0)],
+        1: [(0.0, 0.25, 0.8), (0.25, 0.75, 0.4), (0.75, 1.0, 0.0)],
+    }
+    assert ax.get_xlim() == (0, 2)
+    assert ax.get_ylim() == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "positions", "borders"),
+    [
+        (8, "0", [0, 1]),
+        (8, "3", [0, 1]),
+        (8, "3,5", [0.25, 0.5, 0.75]),
+        (10, "0,4,8", [0, 0.2, 0.6, 1]),  # the next would be beyond the end
+        (16, "0,4,8", [0, 0.125, 0.375, 0.625]),  # 12 was not measured
+        (16, "8,12,16", [0.375, 0.625, 0.875, 1]),
+        (10, "0,1,5,10", [0, 0.05, 0.3, 0.75, 1]),
+    ],
+)
+def test_heatmap_of_positions_borders_lie_midway(num_frames, positions, borders):
+    ax = heatmap(make_run(str(num_frames), positions=positions), new_axes())
+    spans = [(top, bottom) for top, bottom, _ in spans_and_scores(ax)[0]]
+    assert spans == [pytest.approx(pair) for pair in pairwise(borders)]
+
+
+def test_heatmap_of_positions_leaves_cells_blank_when_there_is_no_score():
+    def outcome(c, k):
+        if c.needle_index == 4:
+            return "out of memory"
+        return None if c.num_frames == 4 else True
+
+    ax = heatmap(make_run("4,8", positions="0,4,8", outcome=outcome), new_axes())
+    scores = {k: [s for *_, s in cells] for k, cells in spans_and_scores(ax).items()}
+    assert scores == {0: [None, None], 1: [1.0, None, 1.0]}
+    ax.figure.canvas.draw()
+    assert ax.collections[0].get_facecolor()[0][3] == 0
+    assert texts(ax) == ["n = 10 per cell, 20 errors, 40 of 50 samples"]
+
+
+def test_heatmap_of_positions_looks_like_one_of_depths():
+    depths = heatmap(make_run("4,8", "0,0.5,1"), new_axes())
+    positions = heatmap(make_run("4,8", positions="0,4,8"), new_axes(), training_frames=6)
+    for ax in (depths, positions):
+        ax.figure.canvas.draw()
+    ours, theirs = positions.collections[0], depths.collections[0]
+    assert ours.get_clim() == theirs.get_clim() == (0.0, 1.0)
+    assert ours.get_facecolor()[0] == pytest.approx(theirs.get_facecolor()[0])
+    assert tuple(ours.get_edgecolor()[0]) == to_rgba("white")
+    assert set(ours.get_linewidth()) == set(theirs.get_linewidth()) == {0.8}
+    bars = [ax.figure.axes[1] for ax in (depths, positions)]
+    assert bars[0].get_ylabel() == bars[1].get_ylabel() == "Accuracy"
+    assert bars[0].get_yticks().tolist() == bars[1].get_yticks().tolist()
+    for axis in ("x", "y"):
+        assert getattr(depths, f"get_{axis}label")() == getattr(positions, f"get_{axis}label")()
+    assert tick_labels(positions.xaxis) == ["4", "8"]
+    assert tick_labels(positions.yaxis) == ["0%", "20%", "40%", "60%", "80%", "100%"]
+    assert list(positions.yaxis.get_majorticklocs()) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    (line,) = training_lines(positions)
+    assert line.get_xdata() == pytest.approx([1.0, 1.0])
+
+
+def test_heatmap_of_positions_has_fewer_depth_labels_when_it_is_small():
+    ax = heatmap(make_run("4,8", positions="0,4,8"), new_axes(3, 1.2))
+    assert tick_labels(ax.yaxis) == ["0%", "40%", "80%"]
+
+
+def test_heatmap_of_positions_draws_no_lines_between_very_thin_cells():
+    ax = heatmap(make_run("40,400", positions="0:400:1", num_needles=1), new_axes())
+    assert list(ax.collections[0].get_linewidth()) == [0.8] * 41 + [0.0] * 401
+
+
+def test_heatmap_of_positions_without_colorbar():
+    ax = heatmap(make_run("4,8", positions="0,4"), new_axes(), colorbar=False)
+    assert ax.figure.axes == [ax]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_save_heatmaps_of_positions_beside_depths(tmp_path, suffix):
+    runs = [make_run("4,8", positions="0,4,8"), make_run(), load_results(LONGVA)]
+    path = save_heatmaps(runs, tmp_path / f"a{suffix}")
+    assert path.read_bytes() == save_heatmaps(runs, tmp_path / f"b{suffix}").read_bytes()
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,28 @@ def test_compare_when_the_candidate_has_more_cells():
     assert [change.cell for change in comparison.changes] == [cell(8, "0"), cell(8, "1")]
 
 
+def test_compare_of_runs_with_positions(tmp_path):
+    baseline = write_run(tmp_path / "run", "6,7", positions="0,2,5")
+    worse = make_run("6,7,8", positions="0,2,5,8", outcome=lambda c, k: k < c.needle_index * 2)
+    comparison = compare(baseline, worse)
+    assert len(comparison.changes) == 6
+    assert [change.cell for change in comparison.fallen] == [
+        cell(6, "0"),
+        cell(7, "0"),
+        cell(6, "1/3"),
+        cell(7, "2/7"),
+    ]
+    assert comparison.table().splitlines()[-1].split()[:2] == ["7", "2/7"]
+    with pytest.raises(CannotCompareError, match="the cell of 6 frames, depth 5/6 is not in"):
+        compare(baseline, make_run("6,7", positions="0,2"))
+
+
+def test_compare_of_positions_with_the_same_cells_named_by_depths():
+    positions, depths = make_run("8", positions="0,4,8"), make_run("8", "0,0.5,1")
+    assert compare(positions, depths).holds
+    assert compare(depths, positions).holds
+
+
 def test_compare_when_the_model_and_the_environment_differ():
     other = make_run(
         model__name="tiny-2", model__dtype="bfloat16", environment={}, haystack__name="copy.mp4"

@@ -14,6 +14,7 @@ from vniah.results import (
     Sample,
     grid_record,
     load_results,
+    read_grid,
     write_json,
 )
 
@@ -290,6 +291,54 @@ def test_grid_record_holds_decimals():
     assert record == {"frames": [8, 16], "depths": [0.0, 0.3, 0.6, 0.9, 1.0]}
 
 
+def test_grid_record_holds_positions_in_place_of_depths():
+    assert grid_record(Grid.parse("8,16", positions="0:16:8")) == {
+        "frames": [8, 16],
+        "positions": [0, 8, 16],
+    }
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Grid.parse("3,7,16", "0,0.3,1"),
+        Grid.of([3, 7], [Fraction(1, 3)]),
+        Grid.parse("3,7,16", positions="0,1,3,16"),
+    ],
+)
+def test_read_grid_gives_what_was_recorded(grid):
+    assert read_grid(json.loads(json.dumps(grid_record(grid)))) == grid
+
+
+def test_load_results_of_a_run_with_positions(tmp_path):
+    directory = write_run(tmp_path / "run", "3,7,16", positions="0,1,3,5,16", num_needles=2)
+    results = load_results(directory)
+    assert results.grid == Grid.parse("3,7,16", positions="0,1,3,5,16")
+    assert results.num_planned == len(results.samples) == 2 * (3 + 4 + 5)
+    assert results.is_complete
+    assert [score.cell for score in results.cells] == list(results.grid.cells)
+    indices = {n: [c.needle_index for c in results.grid.cells if c.num_frames == n] for n in (3, 7)}
+    assert indices == {3: [0, 1, 3], 7: [0, 1, 3, 5]}
+    assert cell(7, "3/7") in {sample.cell for sample in results.samples}
+    assert not replace(results, samples=results.samples[1:]).is_complete
+
+
+def test_run_folder_with_positions_goes_on_and_refuses_others(tmp_path):
+    directory = write_run(
+        tmp_path / "run",
+        "3,7",
+        positions="0,1,3",
+        outcome=lambda c, k: True if c.num_frames == 3 else None,
+    )
+    folder = RunFolder(directory, make_manifest(Grid.parse("3,7", positions="0,1,3")))
+    assert len(folder.samples) == 30
+    assert folder.results().num_done == 30
+    with pytest.raises(RunMismatchError, match=r"grid.positions = \[0, 1, 3\], this one has \[0\]"):
+        RunFolder(directory, make_manifest(Grid.parse("3,7", positions="0")))
+    with pytest.raises(RunMismatchError, match=r"grid.depths = None, this one has \[0.0\]"):
+        RunFolder(directory, make_manifest(Grid.parse("3,7", "0")))
+
+
 # --- what cannot be read -------------------------------------------------------------------------
 
 
@@ -401,6 +450,15 @@ def test_load_results_of_a_binary_file(tmp_path):
         ({"grid": {"frames": [32], "depths": None}}, "grid.depths"),
         ({"grid": {"frames": [32], "depths": ["x"]}}, "grid.depths"),
         ({"grid": {"frames": [32], "depths": [2]}}, "grid.depths"),
+        ({"grid": {"frames": [32]}}, "grid.depths"),
+        ({"grid": {"frames": [0], "depths": [0]}}, "grid:"),
+        ({"grid": {"frames": [32], "positions": None}}, "grid.positions"),
+        ({"grid": {"frames": [32], "positions": []}}, "grid.positions"),
+        ({"grid": {"frames": [32], "positions": [0.5]}}, "grid.positions"),
+        ({"grid": {"frames": [32], "positions": [-1]}}, "grid:"),
+        ({"grid": {"frames": [32], "positions": [33]}}, "grid:"),
+        ({"grid": {"frames": [32], "positions": [0], "depths": [0]}}, "grid:"),
+        ({"grid": {"frames": [32], "positions": [0], "depths": None}}, "grid:"),
         ({"needles": {"ids": None}}, "needles.ids"),
         ({"needles": {"ids": [1, "a"]}}, "needles.ids"),
         ({"haystack": [1]}, "haystack"),

@@ -3,6 +3,7 @@
 import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2VLTextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from vniah.errors import ModelError
-from vniah.forward.walk import answer_logits, walk
+from vniah.forward.keys import Kept, KeyValueStore, Layout
+from vniah.forward.walk import LeafRows, answer_logits, walk
 
 SIZES = {
     "vocab_size": 97,
@@ -37,6 +41,26 @@ FAMILIES = {
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32, "num_key_value_heads": 1}),
 }
+
+
+class TextModelWithHead(torch.nn.Module):
+    """What a multimodal model's parts make up: a text model that has no head of its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = Qwen2VLTextModel(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, **inputs):
+        return SimpleNamespace(logits=self.lm_head(self.model(**inputs).last_hidden_state))
+
+
+FAMILIES["qwen2_vl"] = (
+    Qwen2VLTextConfig,
+    TextModelWithHead,
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
+)
 
 
 def build_decoder(family: str, **changes):
@@ -138,7 +162,7 @@ def test_attention_is_put_back_after_an_error():
     decoder = build_decoder("qwen2")
     earlier = decoder.config._attn_implementation
     with pytest.raises(RuntimeError):
-        walk(decoder, torch.randn(8, 63), torch.arange(8), num_rows=1)
+        answer_logits(decoder, torch.randn(8, 63), torch.arange(8), num_rows=1)
     assert decoder.config._attn_implementation == earlier
 
 
@@ -242,7 +266,7 @@ def test_memory_grows_by_one_hidden_buffer_and_one_layers_keys_and_values(tmp_pa
     for num_tokens in (4096, 12288):
         hidden = embeddings(num_tokens)
         peaks[num_tokens] = allocated_bytes(
-            lambda hidden=hidden: walk(
+            lambda hidden=hidden: answer_logits(
                 decoder, hidden, torch.arange(len(hidden)), num_rows=2, tile_size=128
             ),
             tmp_path / "trace.json",
@@ -252,3 +276,126 @@ def test_memory_grows_by_one_hidden_buffer_and_one_layers_keys_and_values(tmp_pa
     # the hidden buffer is the caller's; cosines, sines and position ids come on top
     assert slope <= 1.5 * (hidden_bytes + key_value_bytes)
     assert slope >= key_value_bytes, "the measurement misses the buffers"
+
+
+def three_rows(num_tokens: int) -> torch.Tensor:
+    """Positions as of an image of 3 x 3 tokens, again and again."""
+    index = torch.arange(num_tokens)
+    start = index // 9
+    return torch.stack([start, start + index // 3 % 3, start + index % 3])
+
+
+def plain_logits_at(decoder, embeds, positions, num_rows):
+    """With a mask of ones, which keeps transformers from taking the positions for packed ones."""
+    shaped = positions[None] if positions.ndim == 1 else positions[:, None]
+    with torch.inference_mode():
+        return decoder(
+            inputs_embeds=embeds[None],
+            position_ids=shaped,
+            attention_mask=torch.ones(1, len(embeds)),
+            use_cache=False,
+        ).logits[0, -num_rows:]
+
+
+def test_three_rows_of_positions():
+    decoder = build_decoder("qwen2_vl")
+    embeds, positions = embeddings(100), three_rows(100)
+    expected = plain_logits_at(decoder, embeds, positions, 3)
+    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=3, tile_size=30)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def store_for(decoder, stop, place="device", directory=None):
+    shape = (
+        1,
+        decoder.config.num_key_value_heads,
+        stop,
+        decoder.model.layers[0].self_attn.head_dim,
+    )
+    like = decoder.lm_head.weight
+    layers = decoder.config.num_hidden_layers
+    store = KeyValueStore(layers, shape, like=like, place=place, directory=directory)
+    return Kept(store, Layout.whole(0, stop), stop)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("place", "keep_until", "attach"),
+    [("device", 1, 1), ("host", 60, 37), ("disk", 60, 60), ("disk", 100, 64)],
+)
+def test_pass_that_goes_on_from_another_equals_the_plain_forward(
+    family, place, keep_until, attach, tmp_path
+):
+    """Trunk of 100 tokens, a branch of 71 off it, leaves of both, in tiles that divide nothing."""
+    decoder = build_decoder(family)
+    positions = three_rows(300) if family == "qwen2_vl" else torch.arange(300)
+    trunk, branch, end = embeddings(100), embeddings(71), embeddings(9)
+    kept = store_for(decoder, keep_until, place, tmp_path)
+
+    def leaves(starts):
+        return [
+            LeafRows(at, end.clone(), positions[..., at : at + 9], n) for at, n in starts.items()
+        ]
+
+    trunk_logits = walk(
+        decoder,
+        trunk.clone(),
+        positions[..., :100],
+        leaves({0: 9, 50: 2, 100: 1}),
+        keep=kept,
+        tile_size=32,
+    )
+    behind = {attach: 2, attach + 1: 9, attach + 40: 1, attach + 71: 3}
+    branch_logits = walk(
+        decoder,
+        branch.clone(),
+        positions[..., attach : attach + 71],
+        leaves(behind),
+        past=[kept.until(attach)],
+        tile_size=20,
+    )
+    for (at, n), logits in zip({0: 9, 50: 2, 100: 1}.items(), trunk_logits, strict=True):
+        whole = torch.cat([trunk[:at], end])
+        expected = plain_logits_at(decoder, whole, positions[..., : len(whole)], n)
+        assert (logits - expected).abs().max() < 1e-4
+    for (at, n), logits in zip(behind.items(), branch_logits, strict=True):
+        whole = torch.cat([trunk[:attach], branch[: at - attach], end])
+        expected = plain_logits_at(decoder, whole, positions[..., : len(whole)], n)
+        assert (logits - expected).abs().max() < 1e-4
+    assert list(tmp_path.iterdir()) == [], "the file on disk has no name that could stay"
+
+
+def test_leaves_of_many_lengths_go_in_groups():
+    decoder = build_decoder("qwen2")
+    main, positions = embeddings(90), torch.arange(200)
+    sizes = [(0, 5), (10, 5), (10, 7), (10, 30), (33, 1), (90, 2), (90, 2)]
+    ends = [embeddings(size) for _, size in sizes]
+    read = walk(
+        decoder,
+        main.clone(),
+        positions[:90],
+        [
+            LeafRows(at, e.clone(), positions[at : at + n], n)
+            for (at, n), e in zip(sizes, ends, strict=True)
+        ],
+        tile_size=16,
+    )
+    for (at, n), end, logits in zip(sizes, ends, read, strict=True):
+        expected = plain_logits(decoder, torch.cat([main[:at], end]), n)
+        assert (logits - expected).abs().max() < 1e-4
+
+
+def test_dynamic_rope_does_not_remember_a_longer_sequence():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
+    expected = plain_logits(decoder, embeddings(100), 2)
+    answer_logits(decoder, embeddings(300), torch.arange(300), num_rows=2)
+    logits = answer_logits(decoder, embeddings(100), torch.arange(100), num_rows=2)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+def test_decoder_that_looks_ahead_is_refused():
+    decoder = build_decoder("llama")
+    decoder.model.layers[1].self_attn.is_causal = False
+    with pytest.raises(ModelError, match="attends in both directions"):
+        answer_logits(decoder, embeddings(8), torch.arange(8), num_rows=1)

@@ -8,6 +8,7 @@ VniahError
 │   └── HaystackTooShortError it has fewer frames than the grid asks for
 ├── NeedleError           a needle set that cannot be used
 ├── ModelError            a checkpoint or plug-in that cannot be loaded or run
+│   └── CheckError            vniah's forward pass gives other numbers than the model's own
 ├── CacheError            an embedding cache that belongs to something else
 └── ResultsError          a results folder that cannot be read
     ├── RunMismatchError      it holds a run with other settings
@@ -59,6 +60,10 @@ class NeedleError(VniahError):
 
 class ModelError(VniahError):
     """A model cannot be loaded or run."""
+
+
+class CheckError(ModelError):
+    """The forward pass of vniah does not give what the model's own gives."""
 
 
 class CacheError(VniahError):

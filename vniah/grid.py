@@ -1,4 +1,4 @@
-"""Which cells a sweep measures: numbers of frames x depths, in exact arithmetic."""
+"""Which cells a sweep measures: numbers of frames x depths or positions, in exact arithmetic."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,67 +68,99 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a sweep: every number of frames with every depth.
+    """The cells of a sweep: every number of frames with every depth, or with every position.
+
+    A position is the needle's index itself, the same in every haystack that is long enough. Its
+    cell has the depth position / num_frames; a haystack of fewer frames has no such cell.
 
     Attributes:
         frames: numbers of haystack frames, each at least 1, ascending.
-        depths: exact fractions in [0, 1], ascending.
+        depths: exact fractions in [0, 1], ascending; empty where positions are given.
+        positions: needle indices, each at least 0, ascending; empty where depths are given. The
+            first fits into every number of frames.
 
     >>> Grid.parse("200:600:200", "0:1:0.5").frames
     (200, 400, 600)
+    >>> [cell.needle_index for cell in Grid.of([2, 5], positions=[0, 4]).cells]
+    [0, 0, 4]
     """
 
     frames: tuple[int, ...]
-    depths: tuple[Fraction, ...]
+    depths: tuple[Fraction, ...] = ()
+    positions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        named: dict[str, tuple[int | Fraction, ...]] = {
-            "frames": self.frames,
-            "depths": self.depths,
-        }
-        for what, values in named.items():
-            if not values:
-                raise InputError(f"{what} must name at least one value, got none")
-            if any(after <= before for before, after in pairwise(values)):
-                raise InputError(
-                    f"{what} must be ascending and without repeats, "
-                    f"got {', '.join(str(value) for value in values)}"
-                )
+        if self.depths and self.positions:
+            raise InputError(
+                f"a grid has depths or positions, got both: depths {_listed(self.depths)} and "
+                f"positions {_listed(self.positions)}; leave one of them out"
+            )
+        _refuse_disorder("frames", self.frames)
         if self.frames[0] < 1:
             raise InputError(f"frames must be at least 1, got {self.frames[0]}")
+        if self.positions:
+            self._check_positions()
+            return
+        _refuse_disorder("depths", self.depths)
         if self.depths[0] < 0 or self.depths[-1] > 1:
             raise InputError("depths must lie between 0 and 1")
 
-    @classmethod
-    def of(cls, frames: Iterable[int], depths: Iterable[Number]) -> "Grid":
-        """A grid from plain numbers, in any order: ``Grid.of([200, 400], [0, 0.5, 1])``."""
-        counts = []
-        for value in frames:
-            count = _exact(value, "frames")
-            if count.denominator != 1 or count < 1:
-                raise InputError(
-                    f"frames must be whole numbers of at least 1, got {format_depth(count)}"
-                )
-            counts.append(int(count))
-        exact_depths = (as_depth(value) for value in depths)
-        return cls(tuple(sorted(set(counts))), tuple(sorted(set(exact_depths))))
+    def _check_positions(self) -> None:
+        _refuse_disorder("positions", self.positions)
+        first, shortest = self.positions[0], self.frames[0]
+        if first < 0:
+            raise InputError(f"positions must be at least 0, got {first}")
+        if first > shortest:
+            raise InputError(
+                f"no position lies within {shortest:,} frames, got positions from {first:,} on: "
+                "add a lower position, or leave out the shorter haystacks"
+            )
 
     @classmethod
-    def parse(cls, frames: str, depths: str) -> "Grid":
-        """A grid from two texts, each ``start:stop:step`` or a comma list.
+    def of(
+        cls,
+        frames: Iterable[Number],
+        depths: Iterable[Number] = (),
+        *,
+        positions: Iterable[Number] = (),
+    ) -> "Grid":
+        """A grid from plain numbers, in any order: ``Grid.of([200, 400], [0, 0.5, 1])``.
 
         Raises:
-            InputError: a text is neither, or a value is out of range.
+            InputError: a value cannot be meant, or there are both depths and positions.
+        """
+        return cls(
+            _whole_numbers(frames, "frames", at_least=1),
+            tuple(sorted({as_depth(value) for value in depths})),
+            _whole_numbers(positions, "positions", at_least=0),
+        )
+
+    @classmethod
+    def parse(
+        cls, frames: str, depths: str | None = None, *, positions: str | None = None
+    ) -> "Grid":
+        """A grid from two texts, frames and one other, each ``start:stop:step`` or a comma list.
+
+        Raises:
+            InputError: a text is neither, a value is out of range, or there are both depths and
+                positions.
         """
         return cls.of(
-            (int(v) if v.denominator == 1 else v for v in parse_range(frames, "frames")),  # type: ignore[misc]
-            parse_range(depths, "depths"),
+            parse_range(frames, "frames"),
+            () if depths is None else parse_range(depths, "depths"),
+            positions=() if positions is None else parse_range(positions, "positions"),
         )
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, short sequences first."""
-        return tuple(Cell(count, depth) for count in self.frames for depth in self.depths)
+        return tuple(Cell(count, depth) for count in self.frames for depth in self._depths(count))
+
+    def _depths(self, num_frames: int) -> tuple[Fraction, ...]:
+        """The depths measured in a haystack of so many frames, ascending."""
+        if not self.positions:
+            return self.depths
+        return tuple(Fraction(p, num_frames) for p in self.positions if p <= num_frames)
 
     @property
     def max_frames(self) -> int:
@@ -161,6 +193,34 @@ def parse_range(text: str, what: str) -> tuple[Fraction, ...]:
     if values[-1] != stop:
         values.append(stop)
     return tuple(values)
+
+
+def _whole_numbers(values: Iterable[Number], what: str, *, at_least: int) -> tuple[int, ...]:
+    """Ascending, each once."""
+    numbers = set()
+    for value in values:
+        number = _exact(value, what)
+        if number.denominator != 1 or number < at_least:
+            raise InputError(
+                f"{what} must be whole numbers of at least {at_least}, got {format_depth(number)}"
+            )
+        numbers.add(int(number))
+    return tuple(sorted(numbers))
+
+
+def _refuse_disorder(what: str, values: Sequence[int | Fraction]) -> None:
+    if not values:
+        raise InputError(f"{what} must name at least one value, got none")
+    if any(after <= before for before, after in pairwise(values)):
+        raise InputError(
+            f"{what} must be ascending and without repeats, got {', '.join(map(str, values))}"
+        )
+
+
+def _listed(values: Sequence[int | Fraction]) -> str:
+    """The values as a comma list, in the middle cut short where they are many."""
+    texts = [format_depth(Fraction(value)) for value in values]
+    return ", ".join(texts if len(texts) <= 4 else (*texts[:2], "...", texts[-1]))
 
 
 def _exact(value: Number, what: str) -> Fraction:

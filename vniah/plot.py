@@ -4,24 +4,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, isnan
+from itertools import pairwise
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedFormatter, FixedLocator
+from matplotlib.ticker import PercentFormatter
 
 from vniah.errors import InputError
-from vniah.grid import Cell, format_depth
-from vniah.results import CellScore, Results, read_depth
+from vniah.grid import Cell
+from vniah.results import CellScore, Results
+from vniah.ticks import TICK_SIZE, ColumnFormatter, ThinnedLocator, count_labels, depth_label
 
 COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
 
@@ -29,10 +32,11 @@ _SUFFIXES = (".png", ".pdf", ".svg")
 _INK = "#333333"
 _FAINT = "#777777"
 _LABEL_SIZE = 10.0  # points
-_TICK_SIZE = 9.0
 _SMALL_SIZE = 8.0
-_POINTS_PER_INCH = 72.0
-_MAX_DEPTH_DIGITS = 4
+_MAX_LINED_CELLS = 40  # between more of them, side by side, there are no white lines
+_LINE_WIDTH = 0.8
+_DEPTH_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_COLORBAR: dict[str, Any] = {"ticks": (0, 0.25, 0.5, 0.75, 1), "pad": 0.02, "aspect": 22}
 
 # The figure of `save_heatmaps`, in inches.
 _CELL_SIZE = 0.42
@@ -48,15 +52,17 @@ class _Table:
 
     Attributes:
         frames: one count a column, ascending.
-        depths: one a row, ascending, from the top down.
-        scores: [num_depths, num_counts], in [0, 1]; NaN where there is none.
+        rows: one depth a row, or one position, ascending, from the top down.
+        scores: [num_rows, num_counts], in [0, 1]; NaN where there is none.
         caption: what stands behind a cell; empty if nobody knows.
+        has_positions: whether rows are positions, so that depths differ from column to column.
     """
 
     frames: tuple[int, ...]
-    depths: tuple[Fraction, ...]
+    rows: tuple[Fraction, ...]
     scores: npt.NDArray[np.float64]
     caption: str
+    has_positions: bool
 
 
 def heatmap(
@@ -70,7 +76,8 @@ def heatmap(
     """Draws the cells of a run, or of a published table, onto ``ax`` and gives it back.
 
     Depth goes down, frames go to the right, and colours are fixed to scores of 0 to 1. Cells that
-    were not measured, or have errors only, stay blank. Never saves, shows or sizes a figure.
+    were not measured, or have errors only, stay blank. Where the grid has positions, every column
+    has the depths that these are in it. Never saves, shows or sizes a figure.
 
     Args:
         results: what to draw; a run that is not complete is drawn with the whole of its grid.
@@ -86,20 +93,7 @@ def heatmap(
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    seaborn.heatmap(
-        table.scores,
-        ax=ax,
-        mask=np.isnan(table.scores),
-        vmin=0.0,
-        vmax=1.0,
-        cmap=LinearSegmentedColormap.from_list("vniah", COLORS),
-        cbar=colorbar,
-        cbar_kws={"ticks": (0, 0.25, 0.5, 0.75, 1), "pad": 0.02, "aspect": 22},
-        linewidths=0.8 if max(table.scores.shape) <= 40 else 0.0,
-        linecolor="white",
-        xticklabels=False,
-        yticklabels=False,
-    )
+    (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colorbar=colorbar)
     _label(ax, table, axis=results.axis)
     if colorbar:
         _style_colorbar(ax)
@@ -176,18 +170,91 @@ def save_heatmaps(
 
 def _resolve(results: Results) -> _Table:
     """The axes and numbers: every cell that has a sample, and those that a run's grid names."""
-    scores = {score.cell: score for score in results.cells}
-    grid = results.manifest.get("grid", {"frames": (), "depths": ()})
-    planned_depths = {read_depth(depth) for depth in grid["depths"]}
-    frames = sorted({cell.num_frames for cell in scores} | set(grid["frames"]))
-    depths = sorted({cell.depth for cell in scores} | planned_depths)
-    values = np.full((len(depths), len(frames)), np.nan)
-    for row, depth in enumerate(depths):
+    grid = results.grid
+    has_positions = grid is not None and bool(grid.positions)
+
+    def place(cell: Cell) -> tuple[Fraction, int]:
+        return Fraction(cell.needle_index) if has_positions else cell.depth, cell.num_frames
+
+    scores = {place(found.cell): found.score for found in results.cells}
+    places = scores.keys() | {place(cell) for cell in (() if grid is None else grid.cells)}
+    frames = sorted({num_frames for _, num_frames in places})
+    rows = sorted({row for row, _ in places})
+    values = np.full((len(rows), len(frames)), np.nan)
+    for k, row in enumerate(rows):
         for column, num_frames in enumerate(frames):
-            found = scores.get(Cell(num_frames, depth))
-            if found is not None and found.score is not None:
-                values[row, column] = found.score
-    return _Table(tuple(frames), tuple(depths), values, _caption(results, tuple(scores.values())))
+            score = scores.get((row, num_frames))
+            if score is not None:
+                values[k, column] = score
+    caption = _caption(results, results.cells)
+    return _Table(tuple(frames), tuple(rows), values, caption, has_positions)
+
+
+def _colors() -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("vniah", COLORS)
+
+
+def _draw_matrix(ax: Axes, table: _Table, *, colorbar: bool) -> None:
+    """Equal cells: the same depths in every column."""
+    seaborn.heatmap(
+        table.scores,
+        ax=ax,
+        mask=np.isnan(table.scores),
+        vmin=0.0,
+        vmax=1.0,
+        cmap=_colors(),
+        cbar=colorbar,
+        cbar_kws=_COLORBAR,
+        linewidths=_LINE_WIDTH if max(table.scores.shape) <= _MAX_LINED_CELLS else 0.0,
+        linecolor="white",
+        xticklabels=False,
+        yticklabels=False,
+    )
+
+
+def _draw_columns(ax: Axes, table: _Table, *, colorbar: bool) -> None:
+    """Cells as high as their neighbours in the same column leave them."""
+    corners: list[tuple[tuple[float, float], ...]] = []
+    scores: list[float] = []
+    widths: list[float] = []
+    for k, num_frames in enumerate(table.frames):
+        depths = [row / num_frames for row in table.rows if row <= num_frames]
+        corners += [((k, a), (k + 1, a), (k + 1, b), (k, b)) for a, b in _spans(depths)]
+        scores += table.scores[: len(depths), k].tolist()
+        densest = max((1 / (below - above) for above, below in pairwise(depths)), default=1)
+        is_lined = max(len(table.frames), densest) <= _MAX_LINED_CELLS
+        widths += [_LINE_WIDTH if is_lined else 0.0] * len(depths)
+    cells = PolyCollection(
+        corners,
+        array=np.ma.masked_invalid(scores),
+        cmap=_colors(),
+        norm=Normalize(0.0, 1.0),
+        edgecolors="white",
+        linewidths=widths,
+        antialiaseds=[width > 0 for width in widths],  # else the background shines through
+    )
+    ax.add_collection(cells)
+    ax.set(xlim=(0, len(table.frames)), ylim=(1, 0))
+    if colorbar:
+        ax.figure.colorbar(cells, ax=ax, **_COLORBAR)
+
+
+def _spans(depths: Sequence[Fraction]) -> list[tuple[float, float]]:
+    """From where to where the cells of a column reach, in depths.
+
+    They meet midway between neighbours. The first reaches 0 and the last 1, if that is no farther
+    than the neighbour; else they end half as far, and what was not measured stays blank.
+
+    >>> _spans([Fraction(0), Fraction(2, 5), Fraction(4, 5)])
+    [(0.0, 0.2), (0.2, 0.6), (0.6, 1.0)]
+    """
+    first, last = Fraction(0), Fraction(1)
+    if len(depths) > 1:
+        after, before = depths[1] - depths[0], depths[-1] - depths[-2]
+        first = first if depths[0] <= after else depths[0] - after / 2
+        last = last if 1 - depths[-1] <= before else depths[-1] + before / 2
+    middles = [(above + below) / 2 for above, below in pairwise(depths)]
+    return list(pairwise(float(border) for border in (first, *middles, last)))
 
 
 def _caption(results: Results, scores: Sequence[CellScore]) -> str:
@@ -208,74 +275,21 @@ def _default_title(results: Results) -> str:
     return results.name if average is None else f"{results.name} (average {average:.4f})"
 
 
-def _depth_label(depth: Fraction) -> str:
-    """The depth in percent, as an exact decimal of up to four digits after the point."""
-    text = format_depth(depth * 100)
-    if "/" in text:
-        return format_depth(depth)
-    return text + "%" if len(text.partition(".")[2]) <= _MAX_DEPTH_DIGITS else _rounded(depth)
-
-
-def _rounded(depth: Fraction) -> str:
-    return f"{float(depth * 100):.{_MAX_DEPTH_DIGITS}f}".rstrip("0").rstrip(".") + "%"
-
-
-def _count_labels(counts: Sequence[int], *, axis: str) -> tuple[str, ...]:
-    """Counts as in the published plots: 200, 800, 1.0K, 3.0K; token counts as 32K.
-
-    Never a rounded one: 1,250 stays as it is.
-    """
-
-    def label(count: int) -> str:
-        if axis == "tokens" and count % 1000 == 0:
-            return f"{count // 1000:,}K"
-        if count >= 1000 and count % 100 == 0:
-            return f"{count / 1000:,.1f}K"
-        return f"{count:,}" if count >= 10_000 else str(count)
-
-    return tuple(label(count) for count in counts)
-
-
-class _ThinnedLocator(FixedLocator):
-    """The middle of every column or row, or of every second, third, ... so that labels fit.
-
-    How many fit depends on the size of the axes, which may change after drawing: so it is worked
-    out whenever the axis asks.
-    """
-
-    def __init__(self, labels: Sequence[str], *, horizontal: bool) -> None:
-        self._middles = [k + 0.5 for k in range(len(labels))]
-        super().__init__(self._middles)
-        self._horizontal = horizontal
-        longest = max((len(label) for label in labels), default=1)
-        # A digit is about 0.64 of the font size wide; one more keeps neighbours apart.
-        self._needed = _TICK_SIZE * (0.64 * (longest + 1) if horizontal else 1.3)
-
-    def __call__(self) -> list[float]:
-        assert isinstance(self.axis, Axis)
-        ax = self.axis.axes
-        pixels = ax.bbox.width if self._horizontal else ax.bbox.height
-        points = pixels / ax.figure.dpi * _POINTS_PER_INCH
-        step = ceil(self._needed * len(self._middles) / max(points, 1.0))
-        return self._middles[:: max(1, step)]
-
-
-class _ColumnFormatter(FixedFormatter):
-    """The label of the column or row that a tick stands at, whichever ticks there are."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        k = int(x)
-        return str(self.seq[k]) if 0 <= k < len(self.seq) else ""
-
-
 def _label(ax: Axes, table: _Table, *, axis: str) -> None:
-    counts = _count_labels(table.frames, axis=axis)
-    depths = tuple(_depth_label(depth) for depth in table.depths)
-    for side, labels in ((ax.xaxis, counts), (ax.yaxis, depths)):
-        side.set_major_locator(_ThinnedLocator(labels, horizontal=side is ax.xaxis))
-        side.set_major_formatter(_ColumnFormatter(labels))
+    counts = count_labels(table.frames, axis=axis)
+    ax.xaxis.set_major_locator(ThinnedLocator(counts, horizontal=True))
+    ax.xaxis.set_major_formatter(ColumnFormatter(counts))
+    if table.has_positions:
+        percent = PercentFormatter(1.0, decimals=0)
+        labels = [f"{depth:.0%}" for depth in _DEPTH_TICKS]
+        ax.yaxis.set_major_locator(ThinnedLocator(labels, horizontal=False, places=_DEPTH_TICKS))
+        ax.yaxis.set_major_formatter(percent)
+    else:
+        depths = [depth_label(depth) for depth in table.rows]
+        ax.yaxis.set_major_locator(ThinnedLocator(depths, horizontal=False))
+        ax.yaxis.set_major_formatter(ColumnFormatter(depths))
     ax.spines[:].set(visible=True, color="#dddddd", linewidth=0.6)  # else blank edges have no end
-    ax.tick_params(length=0, labelsize=_TICK_SIZE, labelcolor=_INK, labelrotation=0)
+    ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=_INK, labelrotation=0)
     xlabel = "Number of frames" if axis == "frames" else "Context length (tokens)"
     ax.set_xlabel(xlabel, fontsize=_LABEL_SIZE, color=_INK)
     ax.set_ylabel("Needle depth", fontsize=_LABEL_SIZE, color=_INK)
@@ -359,7 +373,7 @@ def _panel_sizes(tables: Sequence[_Table]) -> tuple[list[float], list[float]]:
     Square cells as far as the limits go; as many heatmaps in a row as `_MAX_WIDTH` takes.
     """
     widths = [_limit(len(table.frames), 0) for table in tables]
-    heights = [_limit(len(table.depths), 1) for table in tables]
+    heights = [_limit(len(table.rows), 1) for table in tables]
     num_columns = min(len(tables), max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0]))))
     return (
         [max(widths[k::num_columns]) for k in range(num_columns)],

@@ -8,7 +8,7 @@ import string
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,13 +16,8 @@ from torch import Tensor
 from vniah.embeddings import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.walk import answer_logits
-from vniah.models.protocol import (
-    ChatModel,
-    DecoderModel,
-    EncodingModel,
-    FrameSegment,
-    TokenSequence,
-)
+from vniah.models.protocol import ChatModel, DecoderModel, EncodingModel, TokenSequence
+from vniah.passes import Embedder, positions_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +52,23 @@ def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameSt
         logits = decoder_logits(model, sequence, store)
     else:
         logits = model.answer_logits(sequence, store.read(sequence.frames))
+    return score_answer(model, sequence, logits, seconds=time.perf_counter() - started)
+
+
+def score_answer(
+    model: EncodingModel, sequence: TokenSequence, logits: Tensor, *, seconds: float
+) -> Score:
+    """Scores the logits of an answer.
+
+    Args:
+        model: puts the prediction into words, if it can.
+        sequence: with the answer.
+        logits: ``[len(answer_ids), vocabulary]``.
+        seconds: how long they took.
+
+    Raises:
+        ModelError: they have another shape, or are no numbers.
+    """
     expected = len(sequence.answer_ids)
     if logits.ndim != 2 or len(logits) != expected:
         raise ModelError(
@@ -72,7 +84,7 @@ def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameSt
         logprob=score.logprob,
         rank=score.rank,
         margin=score.margin,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -121,53 +133,11 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
 
 
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits by the walk, ``[len(answer_ids), vocabulary]``."""
-    hidden = embed_sequence(model, sequence, store)
-    positions = model.position_ids(sequence).to(hidden.device)
-    return answer_logits(model.decoder, hidden, positions, num_rows=len(sequence.answer_ids))
-
-
-@torch.inference_mode()
-def embed_sequence(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """The sequence's input embeddings ``[T, H]``, in the decoder's dtype and on its device."""
-    if len(model.frame_shape) != 2:
-        raise ModelError(
-            f"the forward pass reads frames of shape (tokens, hidden size), "
-            f"{model.name} has frame_shape {tuple(model.frame_shape)}"
-        )
-    table: Any = model.decoder.model.embed_tokens
-    num_tokens = sequence.num_tokens(model.frame_shape[0])
-    hidden = torch.empty(
-        num_tokens, table.weight.shape[1], dtype=table.weight.dtype, device=table.weight.device
-    )
-    row = 0
-    inputs = sequence.inputs
-    position = 0
-    while position < len(inputs):
-        segment = inputs[position]
-        if isinstance(segment, FrameSegment):
-            frames = _leading_frames(inputs[position:])
-            for run in store.read_runs(frames):
-                flat = run.flatten(0, 1)
-                hidden[row : row + len(flat)] = flat.to(hidden.device, hidden.dtype)
-                row += len(flat)
-            position += len(frames)
-        else:
-            ids = torch.tensor(segment.token_ids, dtype=torch.long, device=hidden.device)
-            hidden[row : row + len(ids)] = table(ids)
-            row += len(ids)
-            position += 1
-    assert row == num_tokens
-    return hidden
-
-
-def _leading_frames(segments: Sequence[object]) -> tuple[FrameSegment, ...]:
-    frames = []
-    for segment in segments:
-        if not isinstance(segment, FrameSegment):
-            break
-        frames.append(segment)
-    return tuple(frames)
+    """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
+    positions = positions_of(model, sequence)
+    hidden = Embedder(model, store)(sequence.inputs, 0, positions.shape[-1])
+    num_rows = len(sequence.answer_ids)
+    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows)
 
 
 def score_chat(

@@ -1,35 +1,41 @@
 """A sweep: every needle in every cell, one flushed line each, going on where it stopped."""
 
-import importlib.metadata
-import platform
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from vniah.embeddings import FrameStore, encode_haystack, encode_needles
-from vniah.errors import ModelError, first_line
+from vniah.asking import (
+    Asker,
+    Material,
+    Outcome,
+    Share,
+    TreeAsker,
+    ask_chat,
+    ask_model,
+    make_ring,
+)
+from vniah.check import check_forward, check_sequences, require_agreement
+from vniah.embeddings import encode_haystack, encode_needles
+from vniah.errors import InputError
+from vniah.forward.mesh import Mesh
+from vniah.forward.ring import Ring
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
+from vniah.manifest import make_manifest
 from vniah.models.loading import require_protocol
-from vniah.models.protocol import (
-    AnyModel,
-    ChatModel,
-    EncodingModel,
-    FrameSegment,
-)
+from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, EncodingModel
 from vniah.needles import NeedleSet
-from vniah.results import FORMAT_VERSION, Results, RunFolder, Sample, grid_record
-from vniah.scoring import Score, score_chat, score_sequence
+from vniah.paths import cache_dir
+from vniah.results import Results, RunFolder, Sample, load_run
 from vniah.tasks.visual import TASK_NAME, Question, questions
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
-
-_PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
 
 def run_sweep(
@@ -41,108 +47,166 @@ def run_sweep(
     output: str | Path,
     cache: Path | None = None,
     overwrite: bool = False,
+    share: Share = "tree",
+    mesh: Mesh | None = None,
     on_progress: Progress | None = None,
 ) -> Results:
     """Measures every cell of the grid with every needle.
 
-    Encodes what is not encoded yet, then asks one question after the other, and writes each answer
-    to ``output`` at once. Started again on the same folder it asks only what is missing.
+    Encodes what is not encoded yet, checks the forward pass against the model's own on two short
+    cells, then asks, and writes each answer to ``output`` as soon as it is there. Started again on
+    the same folder it asks only what is missing, with however many processes.
 
     Args:
         model: of any of the three levels of `vniah.models.protocol`.
         haystack: at least ``grid.max_frames`` frames long.
         needles: what is inserted and asked.
-        grid: numbers of frames and depths.
-        output: the run's folder.
+        grid: numbers of frames, and depths or positions.
+        output: the run's folder; on a file system that all processes share.
         cache: folder for the haystack's embeddings; by default under the user's cache.
         overwrite: throw away what the folder holds instead of going on.
-        on_progress: called as work is done.
+        share: ``"tree"`` computes what several questions begin with once, ``"none"`` runs every
+            one by itself; the numbers are the same.
+        mesh: the processes of the job (`vniah.forward.mesh.open_mesh`); by default this one alone.
+        on_progress: called as work is done; with several processes on the leader only.
 
     Raises:
         RunMismatchError: the folder holds a run with other settings.
         HaystackTooShortError: the haystack is shorter than the grid needs.
+        CheckError: the forward pass gives other numbers than the model's own.
     """
     require_protocol(model)
-    report = on_progress or (lambda stage, done, total: None)
+    mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
+    report = on_progress if on_progress and mesh.is_leader else _no_progress
+    setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, mesh, report)
+    if not mesh.is_leader:
+        mesh.wait_for("encoded")
     manifest = make_manifest(model, haystack, needles, grid)
     folder = RunFolder(Path(output), manifest, overwrite=overwrite)
-    todo = [q for q in questions(grid, needles) if not _is_done(folder, q)]
-    if not todo:
-        return folder.results()
-    asker: _Asker
-    if isinstance(model, EncodingModel):
-        asker, notes = _prepare_cache(model, haystack, needles, grid.max_frames, cache, report)
-    else:
-        asker, notes = _prepare_chat(model, haystack, needles, grid.max_frames)
-    total = len(grid.cells) * len(needles)
-    with folder.open(notes):
-        for done, question in enumerate(todo, start=total - len(todo) + 1):
-            folder.append(_ask(asker, question))
-            report("sweep", done, total)
-    return folder.results()
+    asked = list(questions(grid, needles))
+    is_wanted = [not _is_done(folder, question) for question in asked]
+    if any(is_wanted):
+        setup.asker  # noqa: B018  # encodes
+    if mesh.is_leader:
+        mesh.announce("encoded")
+    num_units = setup.asker.prepare(asked, is_wanted) if any(is_wanted) else 0
+    environment = {"forward": setup.record()} if num_units else {}
+    mesh.barrier()  # all have read the folder as it was
+    if not mesh.is_leader:
+        mesh.wait_for("open")
+    with _writing(folder, mesh, setup.notes, environment):
+        num_done = len(asked) - sum(is_wanted)
+        for unit in mesh.claim("units", num_units):
+            for question, outcome in setup.asker.ask(unit):
+                if mesh.context_rank == 0:
+                    folder.append(_sample(question, outcome))
+                    report("sweep", num_done + mesh.count("asked", 1), len(asked))
+    mesh.barrier()  # the leader has merged
+    return folder.results() if mesh.is_leader else load_run(Path(output))
 
 
-_Asker = Callable[[Question], Score]
+@contextmanager
+def _writing(
+    folder: RunFolder, mesh: Mesh, notes: Sequence[str], environment: Mapping[str, Any]
+) -> Iterator[None]:
+    """The run's folder, open for the first process of every worker; merged at the end."""
+    opened: AbstractContextManager[None] = nullcontext()
+    if mesh.context_rank == 0:
+        opened = folder.open(
+            notes, environment=environment, rank=mesh.data_rank, num_ranks=mesh.data_size
+        )
+    with opened:
+        if mesh.is_leader:
+            mesh.announce("open")
+        yield
+        if mesh.is_leader:
+            mesh.barrier()
+            folder.merge()
+    if not mesh.is_leader:
+        mesh.barrier()  # this process has closed its file
 
 
-def _prepare_cache(
-    model: EncodingModel,
-    haystack: Haystack,
-    needles: NeedleSet,
-    num_frames: int,
-    directory: Path | None,
-    report: Progress,
-) -> tuple[_Asker, Sequence[str]]:
-    """Encodes everything; gives what asks one question, and remarks for the manifest."""
-    frame_cache = encode_haystack(
-        model,
-        haystack,
-        num_frames,
-        directory=directory,
-        on_progress=lambda done, total: report("encode", done, total),
-    )
-    needle_dir = None if directory is None else directory / f"needles-{needles.sha256[:12]}"
-    needle_cache = encode_needles(model, needles, directory=needle_dir)
-    source = f"haystack/{haystack.sha256[:12]}"
-    needle_segments = {
-        n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
-    }
-    store = FrameStore(
-        {source: (frame_cache, 0)}
-        | {
-            segment.source: (needle_cache, index)
-            for index, segment in enumerate(needle_segments.values())
-        }
-    )
-    segments = [FrameSegment(source, index) for index in range(num_frames)]
-
-    def ask(question: Question) -> Score:
-        needle = question.needle
-        shown = question.insert(segments, needle_segments[needle.needle_id])
-        sequence = model.compose(shown, needle.question, needle.answer)
-        return score_sequence(model, sequence, store)
-
-    return ask, frame_cache.notes()
+def _no_progress(stage: str, done: int, total: int) -> None:
+    pass
 
 
-def _prepare_chat(
-    model: ChatModel, haystack: Haystack, needles: NeedleSet, num_frames: int
-) -> tuple[_Asker, Sequence[str]]:
-    """Reads all frames into memory once: a chat model wants pictures, not embeddings."""
-    notes: list[str] = []
-    images = [f.image for f in haystack.frames(stop=num_frames, on_damage=notes.append)]
+@dataclass
+class _Setup:
+    """What is made ready before the first question."""
 
-    def ask(question: Question) -> Score:
-        needle, index = question.needle, question.cell.needle_index
-        picture = np.asarray(needle.image)
-        shown = [*images[:index], picture, *images[index : question.cell.num_frames]]
-        return score_chat(model, shown, needle.question, needle.answer)
+    model: AnyModel
+    haystack: Haystack
+    needles: NeedleSet
+    num_frames: int
+    cache: Path | None
+    share: Share
+    mesh: Mesh
+    report: Progress
 
-    return ask, notes
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+        if self.mesh.context_size > 1 and not isinstance(self.model, DecoderModel):
+            raise InputError(
+                f"--context-parallel {self.mesh.context_size} needs a model with a decoder; "
+                f"{self.model.name} runs its own forward pass"
+            )
+
+    @cached_property
+    def asker(self) -> Asker:
+        """Who answers; encodes what is not encoded yet."""
+        if isinstance(self.model, DecoderModel):
+            return TreeAsker(
+                self.model,
+                self.material,
+                share=self.share,
+                ring=self.ring,
+                scratch_dir=cache_dir() / "scratch",
+            )
+        if isinstance(self.model, EncodingModel):
+            return ask_model(self.model, self.material)
+        assert isinstance(self.model, ChatModel)
+        asker, notes = ask_chat(self.model, self.haystack, self.num_frames)
+        self.notes += notes
+        return asker
+
+    @cached_property
+    def material(self) -> Material:
+        """All frames, encoded."""
+        assert isinstance(self.model, EncodingModel)
+        frames = encode_haystack(
+            self.model,
+            self.haystack,
+            self.num_frames,
+            directory=self.cache,
+            on_progress=lambda done, total: self.report("encode", done, total),
+        )
+        own = None if self.cache is None else self.cache / f"needles-{self.needles.sha256[:12]}"
+        needles = encode_needles(self.model, self.needles, directory=own)
+        self.notes += frames.notes()
+        return Material.of(self.haystack, self.needles, self.num_frames, frames, needles)
+
+    @cached_property
+    def ring(self) -> Ring | None:
+        """The processes that run one pass together."""
+        if self.mesh.context_group is None:
+            return None
+        assert isinstance(self.model, DecoderModel)
+        return make_ring(self.mesh.context_group, self.model.decoder.lm_head.weight)
+
+    def record(self) -> dict[str, Any]:
+        """How the forward pass is run, for the manifest; runs the self-check."""
+        record = dict(self.asker.record())
+        if isinstance(self.model, DecoderModel):
+            sequences = check_sequences(self.model, self.material, self.needles)
+            store = self.material.store
+            differences = check_forward(self.model, sequences, store, ring=self.ring)
+            require_agreement(differences, self.model.name)
+            record["check"] = {d.way: dict(d.record()) for d in differences}
+        return {**record, "processes": self.mesh.size}
 
 
-def _ask(asker: _Asker, question: Question) -> Sample:
-    """One sample; what could not be run for want of memory or of the model's reach is an error."""
+def _sample(question: Question, outcome: Outcome) -> Sample:
+    """One line of the results."""
     cell, needle = question.cell, question.needle
     asked = Sample(
         task=TASK_NAME,
@@ -153,132 +217,13 @@ def _ask(asker: _Asker, question: Question) -> Sample:
         question=needle.question,
         answer=needle.answer,
     )
-    try:
-        score = asker(question)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return _with_error(asked, f"out of memory: {first_line(error)}")
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says on the CPU
-            raise
-        return _with_error(asked, f"out of memory: {first_line(error)}")
-    except ModelError as error:
-        return _with_error(asked, first_line(error))
-    return _with_score(asked, score)
-
-
-def _with_score(asked: Sample, score: Score) -> Sample:
-    return Sample(**{**_fields(asked), **_fields(score)})
-
-
-def _with_error(asked: Sample, error: str) -> Sample:
-    return Sample(**{**_fields(asked), "error": error})
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return dict(vars(record))
+    if isinstance(outcome, str):
+        return replace(asked, error=outcome)
+    return replace(asked, **vars(outcome))
 
 
 def _is_done(folder: RunFolder, question: Question) -> bool:
     """Whether there is a score; what ended in an error is tried again."""
-    key = (
-        TASK_NAME,
-        question.cell.num_frames,
-        question.cell.depth,
-        question.needle.needle_id,
-        None,
-    )
-    sample = folder.samples.get(key)
+    cell, needle_id = question.cell, question.needle.needle_id
+    sample = folder.samples.get((TASK_NAME, cell.num_frames, cell.depth, needle_id, None))
     return sample is not None and sample.error is None
-
-
-def make_manifest(
-    model: AnyModel,
-    haystack: Haystack,
-    needles: NeedleSet,
-    grid: Grid,
-) -> dict[str, Any]:
-    """Everything that is needed to make the run again, as JSON values.
-
-    All but ``environment`` has to agree when a run is gone on with.
-    """
-    frame_shape = getattr(model, "frame_shape", None)
-    dtype = getattr(model, "dtype", None)
-    return {
-        "format_version": FORMAT_VERSION,
-        "task": TASK_NAME,
-        "model": {
-            "name": model.name,
-            "revision": model.revision,
-            "class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-            "tokens_per_frame": None
-            if frame_shape is None
-            else int(frame_shape[-2])
-            if len(frame_shape) > 1
-            else 1,
-            **_text_values(getattr(model, "settings", {})),
-            **_text_values(getattr(model, "encoding", {})),
-        },
-        "haystack": {"name": haystack.name, **haystack.identity()},
-        "needles": {
-            "name": needles.name,
-            "sha256": needles.sha256,
-            "ids": list(needles.ids),
-        },
-        "grid": grid_record(grid),
-        "protocol": {
-            "frame_rate": "1 FPS",
-            "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
-            "criterion": "argmax at every position of the answer span"
-            if isinstance(model, EncodingModel)
-            else "generated text",
-        },
-        "environment": _environment(getattr(model, "device", None)),
-    }
-
-
-def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v if isinstance(v, str | int | float | bool) else str(v) for k, v in values.items()}
-
-
-def _environment(device: Any) -> dict[str, Any]:
-    """Where the run was made: recorded, but free to differ when it is gone on with."""
-    name = str(device) if device is not None else None
-    if name is not None and name.startswith("cuda"):
-        name = f"{name} ({torch.cuda.get_device_name(device)})"
-    return {
-        "vniah": importlib.metadata.version("vniah"),
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
-    }
-
-
-def _git_revision() -> str | None:
-    """The commit of this package's checkout, "-dirty" if files changed; None for a wheel."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(here),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -4,12 +4,20 @@ Exit codes: 0 done, 1 regression (`compare`) or no sample could be run, 2 someth
 cannot be done, 130 stopped by Ctrl-C.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vniah.cli.arguments import build_parser
-from vniah.errors import CannotCompareError, VniahError
+from vniah.errors import (
+    CannotCompareError,
+    HaystackError,
+    InputError,
+    NeedleError,
+    ResultsError,
+    VniahError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except CannotCompareError as error:
         return _fail(f"cannot compare: {error}")
+    except (InputError, HaystackError, NeedleError, ResultsError) as error:
+        return _fail(str(error), is_alike=True)
     except VniahError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -35,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _fail(message: str) -> int:
-    print(f"vniah: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, *, is_alike: bool = False) -> int:
+    """Says what was wrong, in one line; what all processes of a job find alike, the first says."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"vniah: error: {' '.join(message.split())}", file=sys.stderr)
+    elif not is_alike:
+        print(f"vniah: error in process {rank}: {' '.join(message.split())}", file=sys.stderr)
     return 2

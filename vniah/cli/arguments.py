@@ -66,7 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
     parser.add_argument("--version", action="version", version=f"vniah {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_run, _add_encode, _add_plot, _add_compare, _add_haystack):
+    for add in (
+        _add_run,
+        _add_check,
+        _add_estimate,
+        _add_encode,
+        _add_plot,
+        _add_compare,
+        _add_haystack,
+    ):
         add(verbs)
     return parser
 
@@ -82,10 +90,16 @@ def _add_run(verbs: Any) -> None:
         "embedded model, counterfactual for others",
     )
     run.add_argument("--task", choices=["vniah"], default="vniah", help="what is asked")
-    run.add_argument("--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames"))
-    run.add_argument("--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths"))
+    _add_grid_options(run)
     run.add_argument("--output", type=_path, metavar="DIR", help="folder of the run")
     run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
+    run.add_argument(
+        "--share",
+        choices=["tree", "none"],
+        default="tree",
+        help="tree: compute what questions begin with in common once; none: every one by itself",
+    )
+    _add_job_options(run)
     run.set_defaults(command=commands.run)
 
 
@@ -145,6 +159,51 @@ def _add_haystack(verbs: Any) -> None:
     make.add_argument("--size", default="96x96", metavar="WxH")
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     make.set_defaults(command=commands.make_haystack)
+
+
+def _add_check(verbs: Any) -> None:
+    check = verbs.add_parser("check", help="the forward pass against the model's own")
+    _add_model_options(check)
+    check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
+    _add_job_options(check)
+    check.set_defaults(command=commands.check)
+
+
+def _add_estimate(verbs: Any) -> None:
+    estimate = verbs.add_parser(
+        "estimate", help="memory, operations and time of a grid, before anything runs"
+    )
+    _add_model_options(estimate)
+    estimate.add_argument("--needles", metavar="S", help="what is asked; as for run")
+    _add_grid_options(estimate)
+    _add_job_options(estimate)
+    estimate.set_defaults(command=commands.estimate)
+
+
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context-parallel",
+        type=_whole("--context-parallel"),
+        default=1,
+        metavar="N",
+        help="run each pass over N of the processes that torchrun started",
+    )
+
+
+def _add_grid_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames")
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths")
+    )
+    where.add_argument(
+        "--positions",
+        metavar="GRID",
+        help="instead of --depths: insert the needle before these haystack frames, e.g. "
+        "0:3000:200, wherever there are as many",
+    )
 
 
 def _grid_help(what: str) -> str:

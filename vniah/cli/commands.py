@@ -14,6 +14,9 @@ from vniah.errors import InputError
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from vniah.forward.mesh import Mesh
     from vniah.haystacks import Haystack
     from vniah.models.protocol import AnyModel
     from vniah.results import Results
@@ -23,20 +26,23 @@ _HEATMAP_NAME = "heatmap.png"
 
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table, draws the heatmap."""
-    from vniah.models.loading import embedded_models
+    from vniah.manifest import make_manifest
     from vniah.needles import load_needles
     from vniah.plot import save_heatmaps
-    from vniah.sweep import make_manifest, run_sweep
+    from vniah.sweep import run_sweep
 
-    grid = Grid.parse(options.frames, options.depths)
-    needles = load_needles(
-        options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
-    )
-    with Bars() as bars:
-        model = _load_model(options)
+    grid = _parse_grid(options)
+    needles = load_needles(_needles_name(options))
+    with _open_mesh(options) as mesh, Bars(mesh.is_leader) as bars:
+        say = print if mesh.is_leader else _say_nothing
+        model = _load_model(options, mesh)
+        if not mesh.is_leader:
+            mesh.wait_for("haystack")
         haystack = _open_haystack(options, grid.max_frames, bars)
+        if mesh.is_leader:
+            mesh.announce("haystack")
         output = options.output or _default_output(make_manifest(model, haystack, needles, grid))
-        print(
+        say(
             f"{model.name} on {haystack.name}: {len(grid.cells)} cells x {len(needles)} needles "
             f"-> {output}"
         )
@@ -56,9 +62,13 @@ def run(options: argparse.Namespace) -> int:
             output=output,
             cache=options.cache,
             overwrite=options.overwrite,
+            share=options.share,
+            mesh=mesh,
             on_progress=on_progress,
         )
         seconds = time.perf_counter() - started
+    if not mesh.is_leader:
+        return 0
     print()
     if num_asked:
         print(f"{num_asked} samples in {seconds:.0f} s")
@@ -67,6 +77,17 @@ def run(options: argparse.Namespace) -> int:
     for note in results.manifest.get("notes", []):
         print(f"note: {note}")
     return _print_results(results, save_heatmaps([results], output / _HEATMAP_NAME))
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _needles_name(options: argparse.Namespace) -> str:
+    """What --needles says; by default what the model can know."""
+    from vniah.models.loading import embedded_models
+
+    return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
 
 
 def _print_results(results: "Results", picture: Path) -> int:
@@ -116,6 +137,40 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
     num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
     return f"{num_frames / seconds:.1f} frames/s"
+
+
+def check(options: argparse.Namespace) -> int:
+    """Compares the forward pass with the model's own."""
+    from vniah.check import check_model
+    from vniah.needles import load_needles
+
+    needles = load_needles(_needles_name(options))
+    with _open_mesh(options) as mesh:
+        model = _load_model(options, mesh)
+        if not mesh.is_leader:
+            mesh.wait_for("encoded")
+        report = check_model(
+            model,
+            needles,
+            group=mesh.context_group,
+            on_encoded=lambda: mesh.announce("encoded") if mesh.is_leader else None,
+        )
+    if mesh.is_leader:
+        for line in report.lines:
+            print(line)
+    return 0 if report.holds else 1
+
+
+def estimate(options: argparse.Namespace) -> int:
+    """Says what a run will take, before anything runs."""
+    from vniah.cli.estimate import format_estimate
+    from vniah.estimate import estimate
+    from vniah.needles import load_needles
+
+    grid, needles = _parse_grid(options), load_needles(_needles_name(options))
+    found = estimate(_load_model(options), needles, grid, num_ranks=options.context_parallel)
+    print(format_estimate(found))
+    return 0 if found.memory.fits else 1
 
 
 def plot(options: argparse.Namespace) -> int:
@@ -170,16 +225,35 @@ def make_haystack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_model(options: argparse.Namespace) -> "AnyModel":
+def _parse_grid(options: argparse.Namespace) -> Grid:
+    """The grid of --frames with --positions, if there are any, else with --depths."""
+    if options.positions is None:
+        return Grid.parse(options.frames, options.depths)
+    return Grid.parse(options.frames, positions=options.positions)
+
+
+def _open_mesh(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
+    """The processes of this job; one, if it was not started by torchrun."""
+    from vniah.forward.mesh import open_mesh
+    from vniah.models.loading import find_device
+
+    return open_mesh(context_parallel=options.context_parallel, device=find_device(options.device))
+
+
+def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "AnyModel":
+    """The model; in a job of several processes on the device of this one."""
     import transformers
 
-    from vniah.models.loading import load_model
+    from vniah.models.loading import is_factory, load_model
 
     transformers.logging.set_verbosity_error()
+    device = options.device
+    if mesh is not None and mesh.size > 1 and not is_factory(options.model):
+        device = str(mesh.device)
     return load_model(
         options.model,
         dtype=options.dtype,
-        device=options.device,
+        device=device,
         rope_theta=options.rope_theta,
         prompt_template=options.prompt_template,
     )

@@ -1,5 +1,6 @@
 """What a command shows: progress bars, the table of cells, the average."""
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vniah.grid import format_depth
@@ -11,17 +12,24 @@ _UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
 
 
 def format_table(results: "Results") -> str:
-    """The cells as text: depths downwards, frames to the right; a dot where there is no score."""
-    cells = {score.cell: score.score for score in results.cells}
-    counts = sorted({cell.num_frames for cell in cells})
-    depths = sorted({cell.depth for cell in cells})
-    by_place = {(cell.num_frames, cell.depth): score for cell, score in cells.items()}
-    lines = [["depth", *(f"{count:,}" for count in counts)]]
-    for depth in depths:
-        scores = (by_place.get((count, depth)) for count in counts)
-        lines.append(
-            [format_depth(depth), *("." if score is None else f"{score:.2f}" for score in scores)]
-        )
+    """The cells as text: depths, or positions, downwards, frames to the right.
+
+    A dot stands where there is no score, nothing where the haystack ends before the position.
+    """
+    has_positions = results.grid is not None and bool(results.grid.positions)
+    by_place: dict[tuple[int, Fraction], float | None] = {}
+    for found in results.cells:
+        row = Fraction(found.cell.needle_index) if has_positions else found.cell.depth
+        by_place[found.cell.num_frames, row] = found.score
+    counts = sorted({count for count, _ in by_place})
+    lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
+    for row in sorted({row for _, row in by_place}):
+        line = [f"{int(row):,}" if has_positions else format_depth(row)]
+        for count in counts:
+            score = by_place.get((count, row))
+            blank = "" if has_positions and row > count else "."
+            line.append(blank if score is None else f"{score:.2f}")
+        lines.append(line)
     means = []
     for count in counts:
         column = [s for (n, _), s in by_place.items() if n == count and s is not None]
@@ -54,9 +62,14 @@ def format_average(results: "Results") -> str:
 
 
 class Bars:
-    """A tqdm bar on stderr for the stage that reports; the next stage closes it."""
+    """A tqdm bar on stderr for the stage that reports; the next stage closes it.
 
-    def __init__(self) -> None:
+    Args:
+        is_shown: False for the processes of a job that do not lead it.
+    """
+
+    def __init__(self, is_shown: bool = True) -> None:
+        self._is_shown = is_shown
         self._stage = ""
         self._bar: Any = None
 
@@ -70,6 +83,8 @@ class Bars:
         """Moves the stage's bar to ``done`` of ``total``."""
         from tqdm import tqdm
 
+        if not self._is_shown:
+            return
         if stage != self._stage:
             self._close()
             self._stage = stage

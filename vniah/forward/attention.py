@@ -1,26 +1,24 @@
 """Exact attention over key blocks that are never in one place, merged by their log-sum-exp.
 
-q    queries           [1, Hq, Lq, D]
-k v  keys and values   [1, Hk, Lk, D], Hq a multiple of Hk (grouped-query attention)
-out  weighted values   [1, Hq, Lq, D]
-lse  log-sum-exp       [1, Hq, Lq], fp32: log of the softmax's denominator
+q    queries           [B, Hq, Lq, D]
+k v  keys and values   [B, Hk, Lk, D], Hq a multiple of Hk (grouped-query attention)
+out  weighted values   [B, Hq, Lq, D]
+lse  log-sum-exp       [B, Hq, Lq], fp32: log of the softmax's denominator
 
 Two partial results over disjoint keys make one: with w = exp(lse2) / (exp(lse1) + exp(lse2)),
 
     out = (1 - w) out1 + w out2 = out1 - sigmoid(lse2 - lse1) (out1 - out2)
-    lse = log(exp(lse1) + exp(lse2)) = lse1 - logsigmoid(lse1 - lse2)
+    lse = log(exp(lse1) + exp(lse2))
 
-The right-hand forms never exponentiate a large number (Milakov and Gimelshein 2018, "Online
+The forms used never exponentiate a large number, and an lse1 of minus infinity, no keys yet, gives
+the second result (Milakov and Gimelshein 2018, "Online
 normalizer calculation for softmax"; the merge of ring attention, Liu et al. 2023).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from inspect import signature
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _MATH_BLOCK = 4096
@@ -31,8 +29,8 @@ class KeyBlock:
     """Some keys and their values.
 
     Attributes:
-        k: ``[1, Hk, Lk, D]``.
-        v: ``[1, Hk, Lk, D]``.
+        k: ``[B, Hk, Lk, D]``.
+        v: ``[B, Hk, Lk, D]``.
         is_causal: query i sees keys 0..i only; needs as many keys as queries.
     """
 
@@ -42,10 +40,10 @@ class KeyBlock:
 
 
 def attend(q: Tensor, blocks: Iterable[KeyBlock], *, scale: float) -> Tensor:
-    """Attention of ``q`` over all the blocks together, ``[1, Hq, Lq, D]`` in q's dtype.
+    """Attention of ``q`` over all the blocks together, ``[B, Hq, Lq, D]`` in q's dtype.
 
     Args:
-        q: ``[1, Hq, Lq, D]``.
+        q: ``[B, Hq, Lq, D]``.
         blocks: disjoint sets of keys; at least one.
         scale: factor on the scores, usually D ** -0.5.
     """
@@ -64,7 +62,7 @@ def merge(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tenso
     """Two partial attentions over disjoint keys as one, in fp32: ``(out, lse)``."""
     out1, out2 = out1.float(), out2.float()
     weight2 = torch.sigmoid(lse2 - lse1).unsqueeze(-1)
-    return out1 - weight2 * (out1 - out2), lse1 - F.logsigmoid(lse1 - lse2)
+    return out1 - weight2 * (out1 - out2), torch.logaddexp(lse1, lse2)
 
 
 def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
@@ -80,45 +78,19 @@ def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, T
             q, block.k, block.v, 0.0, block.is_causal, scale=scale
         )
         return out, lse
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and _has_varlen():
-        return _attend_varlen(q, block, scale)
+    if q.device.type == "cuda":
+        # It is built upon this module.
+        from vniah.forward.kernels import choose_kernel
+
+        kernel = choose_kernel(
+            q.device,
+            q.dtype,
+            num_heads=q.shape[1],
+            num_kv_heads=block.k.shape[1],
+            head_dim=q.shape[3],
+        )
+        return kernel.function(q, block, scale=scale)
     return attend_block_plainly(q, block, scale=scale)
-
-
-@cache
-def _has_varlen() -> bool:
-    """Whether this torch has the kernel with all that is needed of it."""
-    try:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn
-    except ImportError:
-        return False
-    needed = {"scale", "window_size", "enable_gqa", "return_aux"}
-    return AuxRequest is not None and needed <= signature(varlen_attn).parameters.keys()
-
-
-def _attend_varlen(q: Tensor, block: KeyBlock, scale: float) -> tuple[Tensor, Tensor]:
-    """The public FlashAttention entry of torch for CUDA, half precision only."""
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
-
-    num_queries, num_keys = q.shape[2], block.k.shape[2]
-
-    def offsets(length: int) -> Tensor:
-        return torch.tensor([0, length], device=q.device, dtype=torch.int32)
-
-    out, lse = varlen_attn(
-        q[0].transpose(0, 1),
-        block.k[0].transpose(0, 1),
-        block.v[0].transpose(0, 1),
-        offsets(num_queries),
-        offsets(num_keys),
-        num_queries,
-        num_keys,
-        scale=scale,
-        window_size=(-1, 0) if block.is_causal else (-1, -1),
-        enable_gqa=True,
-        return_aux=AuxRequest(lse=True),
-    )
-    return out.transpose(0, 1)[None], lse.float()[None]
 
 
 def attend_block_plainly(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:

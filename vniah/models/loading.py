@@ -56,7 +56,7 @@ def load_model(
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
         return _load_folder(Path(text), Path(text).resolve().name, None, options)
-    if _FACTORY.fullmatch(text):
+    if is_factory(text):
         if options != _CheckpointOptions():
             raise InputError(
                 "dtype, device, rope_theta and prompt_template are for checkpoints; "
@@ -70,6 +70,11 @@ def load_model(
         f"there is no model {text!r}: give a checkpoint folder, a hub id (owner/name), "
         f"package.module:factory, or one of {', '.join(embedded_models())}"
     )
+
+
+def is_factory(source: str) -> bool:
+    """Whether it names a function, ``package.module:factory``."""
+    return _FACTORY.fullmatch(source) is not None
 
 
 def embedded_models() -> tuple[str, ...]:

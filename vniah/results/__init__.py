@@ -26,6 +26,7 @@ from vniah.results.records import (
     SampleKey,
     grid_record,
     read_depth,
+    read_grid,
 )
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "flatten",
     "grid_record",
     "load_results",
+    "load_run",
     "read_depth",
+    "read_grid",
     "write_json",
 ]
 

@@ -1,21 +1,23 @@
 """The folder of a run: written line by line, taken up again, and read."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
 from vniah.errors import ResultsError, RunMismatchError
-from vniah.results.records import Results, Sample, SampleKey, read_depth
+from vniah.results.records import Results, Sample, SampleKey, read_depth, read_grid
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SAMPLES_NAME = "samples.jsonl"
 LOCK_NAME = ".lock"
+RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
 
 # Sections of the manifest that may differ when a run is gone on with.
 ENVIRONMENT_KEY = "environment"
@@ -28,6 +30,9 @@ class RunFolder:
     Making one only reads: what is there is taken in, and refused if it is another run. `open`
     writes the manifest, if it is not there yet, and takes `append`. A last line that was cut in the
     middle is removed then, so nothing half-written is ever read back.
+
+    A run of several processes has a file per rank while it goes on. Where they were not folded into
+    one, because the run was killed, the next start does it, with any number of processes.
 
     Args:
         directory: the run's folder; need not exist yet.
@@ -49,6 +54,7 @@ class RunFolder:
         self._samples_path = directory / SAMPLES_NAME
         self._overwrite = overwrite
         self._file: TextIO | None = None
+        self._num_ranks = 1
         _refuse_unwritable(directory)
         if not overwrite:
             self._take_in()
@@ -59,37 +65,97 @@ class RunFolder:
             earlier = _read_manifest(self._manifest_path)
             _refuse_difference(earlier, self.manifest, self.directory)
             self.manifest = earlier
-            self.samples = {s.key: s for s in _read_samples(self._samples_path)}
-        elif self._samples_path.exists():
+            self.samples = _read_all_samples(self.directory)
+        elif files := _samples_paths(self.directory):
             raise ResultsError(
-                f"{self.directory} has {SAMPLES_NAME} but no {MANIFEST_NAME}, so nobody can say "
+                f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so nobody can say "
                 "what it measured; choose another --output or add --overwrite"
             )
 
     @contextmanager
-    def open(self, notes: Sequence[str] = ()) -> Iterator[None]:
-        """Room to append samples, for one process at a time.
+    def open(
+        self,
+        notes: Sequence[str] = (),
+        *,
+        environment: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> Iterator[None]:
+        """Room to append samples, for one process, or the processes of one job, at a time.
+
+        Of several, rank 0 leads: it alone locks the folder, writes the manifest and folds what an
+        earlier start left into ``samples.jsonl``. The others open when it is inside of its block,
+        append to files of their own, and leave theirs before it calls `merge`. Nobody appends
+        before all have made their `RunFolder`: who came later would see less left to do.
 
         Args:
-            notes: remarks on the run, such as damage in its video; they go into the manifest.
+            notes: remarks on the run, such as damage in its video; the leader puts them into the
+                manifest.
+            environment: what is known of it only now; the leader adds it to the manifest's.
+            rank: of this process, in ``[0, num_ranks)``.
+            num_ranks: processes that write.
 
         Raises:
-            ResultsError: another process writes to the folder.
+            ResultsError: another run writes to the folder.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            if self._overwrite:
-                self._samples_path.unlink(missing_ok=True)
-                self._manifest_path.unlink(missing_ok=True)
-            if not self._manifest_path.exists():
-                self.manifest = {**self.manifest, NOTES_KEY: list(notes)}
-                write_json(self._manifest_path, self.manifest)
-            _cut_unfinished_line(self._samples_path)
+        assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
+        self._num_ranks = num_ranks
+        path = self._samples_path if num_ranks == 1 else _rank_path(self.directory, rank)
+        with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
+            _cut_unfinished_line(path)
             try:
-                with self._samples_path.open("a", encoding="utf-8") as self._file:
+                with path.open("a", encoding="utf-8") as self._file:
                     yield
             finally:
                 self._file = None
+
+    @contextmanager
+    def _lead(self, notes: Sequence[str], environment: Mapping[str, Any]) -> Iterator[None]:
+        """The folder made ready for all who write, and locked."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            if self._overwrite:
+                for path in (*_samples_paths(self.directory), self._manifest_path):
+                    path.unlink(missing_ok=True)
+            if not self._manifest_path.exists():
+                environment = {**self.manifest.get(ENVIRONMENT_KEY, {}), **environment}
+                self.manifest = {
+                    **self.manifest,
+                    ENVIRONMENT_KEY: environment,
+                    NOTES_KEY: list(notes),
+                }
+                write_json(self._manifest_path, self.manifest)
+            self._fold()
+            _cut_unfinished_line(self._samples_path)
+            yield
+
+    def merge(self) -> None:
+        """Folds the files of all ranks into ``samples.jsonl``, in the order of the grid.
+
+        The leader's last act within `open`, when the others have left theirs. With one process
+        there is nothing to fold, and the lines stay in the order in which they were asked.
+        """
+        assert self._file is not None, "RunFolder.merge outside of its open block"
+        if self._num_ranks > 1:
+            self._file.close()
+            self._file = None
+            self._fold()
+
+    def _fold(self) -> None:
+        """One file from many. A kill at any moment leaves every sample in at least one of them."""
+        rank_paths = _rank_paths(self.directory)
+        if not rank_paths:
+            return
+        self.samples = _read_all_samples(self.directory)
+        lines = (sample.to_json() + "\n" for sample in _in_order(self.samples.values()))
+        temporary = self._samples_path.with_name(f".{SAMPLES_NAME}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._samples_path)
+        for path in rank_paths:
+            path.unlink()
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -115,7 +181,7 @@ class RunFolder:
         self.samples[sample.key] = sample
 
     def results(self) -> Results:
-        """What the folder holds now."""
+        """What was there, and what this process wrote; after `merge`, all that the folder holds."""
         return _as_results(self.directory, self.manifest, self.samples.values())
 
 
@@ -126,6 +192,21 @@ def _refuse_unwritable(directory: Path) -> None:
         raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ResultsError(f"{existing} cannot be written to; choose another --output")
+
+
+def _rank_path(directory: Path, rank: int) -> Path:
+    return directory / RANK_SAMPLES_GLOB.replace("*", f"{rank:04d}")
+
+
+def _rank_paths(directory: Path) -> list[Path]:
+    """What ranks wrote and nobody folded yet; from any earlier number of ranks."""
+    return sorted(directory.glob(RANK_SAMPLES_GLOB))
+
+
+def _samples_paths(directory: Path) -> list[Path]:
+    """All files of samples, the oldest lines first."""
+    path = directory / SAMPLES_NAME
+    return ([path] if path.exists() else []) + _rank_paths(directory)
 
 
 def _cut_unfinished_line(path: Path) -> None:
@@ -145,22 +226,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample]) -> Results:
     """Samples and their manifest, in the order of the grid."""
-    ordered = sorted(samples, key=lambda sample: (sample.cell, sample.needle_id))
-    return Results(str(manifest["model"]["name"]), path, manifest, tuple(ordered))
+    return Results(str(manifest["model"]["name"]), path, manifest, tuple(_in_order(samples)))
+
+
+def _in_order(samples: Iterable[Sample]) -> list[Sample]:
+    """In the order of the grid, whoever asked first; controls after the sample itself."""
+    return sorted(samples, key=lambda s: (s.cell, s.needle_id, s.control or "", s.task))
 
 
 def load_run(directory: Path) -> Results:
-    """The run that lies in a folder.
+    """The run that lies in a folder; also while it goes on, or after it was killed.
 
     Raises:
         ResultsError: it is not the folder of a run, or a line of it cannot be read.
     """
-    manifest_path, samples_path = directory / MANIFEST_NAME, directory / SAMPLES_NAME
+    manifest_path = directory / MANIFEST_NAME
     if not manifest_path.exists():
         raise ResultsError(f"{directory} has no {MANIFEST_NAME}: it is not the folder of a run")
     manifest = _read_manifest(manifest_path)
-    samples = {sample.key: sample for sample in _read_samples(samples_path)}
-    return _as_results(directory, manifest, samples.values())
+    return _as_results(directory, manifest, _read_all_samples(directory).values())
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -173,7 +257,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ResultsError(
             f"{path} has format_version {version!r}; this vniah reads {FORMAT_VERSION}"
         )
-    for name, is_right in _MANIFEST_FIELDS.items():
+    for name, is_right in _fields_needed(manifest).items():
         section, _, key = name.partition(".")
         found = manifest.get(section)
         value = found.get(key) if key and isinstance(found, dict) else found
@@ -189,6 +273,22 @@ def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
     return is_right
 
 
+def _fields_needed(manifest: Mapping[str, Any]) -> dict[str, Callable[[Any], bool]]:
+    """What a manifest must have; its grid has depths or positions, and it must be one."""
+    grid = manifest.get("grid")
+    if isinstance(grid, dict) and "positions" in grid:
+        return {**_MANIFEST_FIELDS, "grid.positions": _is_list_of(int), "grid": _is_grid}
+    return {**_MANIFEST_FIELDS, "grid.depths": _are_depths, "grid": _is_grid}
+
+
+def _is_grid(value: Any) -> bool:
+    try:
+        read_grid(value)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
+    return True
+
+
 def _are_depths(value: Any) -> bool:
     if not _is_list_of(int, float, str)(value):
         return False
@@ -202,7 +302,6 @@ _MANIFEST_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "model.name": lambda value: isinstance(value, str),
     "needles.ids": _is_list_of(str),
     "grid.frames": _is_list_of(int),
-    "grid.depths": _are_depths,
     "haystack": lambda value: isinstance(value, dict),
     "protocol": lambda value: isinstance(value, dict),
 }
@@ -232,14 +331,28 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _read_all_samples(directory: Path) -> dict[SampleKey, Sample]:
+    """Every sample once, from all files; a score stays, whatever error came after it."""
+    # The files of ranks are read first: one that is gone by then was folded into the main file.
+    of_ranks = [_read_samples(path) for path in _rank_paths(directory)]
+    samples: dict[SampleKey, Sample] = {}
+    for sample in itertools.chain(_read_samples(directory / SAMPLES_NAME), *of_ranks):
+        earlier = samples.get(sample.key)
+        if earlier is None or earlier.error is not None or sample.error is None:
+            samples[sample.key] = sample
+    return samples
+
+
 def _read_samples(path: Path) -> list[Sample]:
     """The samples of all lines that are whole; none without a file."""
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return []
     samples = []
     # Bytes, as a line may be cut inside a character; what follows the last newline is such a line.
     # str.splitlines would also cut at U+2028 and others that JSON leaves as they are.
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             samples.append(Sample.from_json(line.decode("utf-8")))
         except (ValueError, TypeError, ZeroDivisionError) as error:

@@ -161,20 +161,20 @@ class Results:
         return sum(scores) / len(scores) if scores else None
 
     @property
+    def grid(self) -> Grid | None:
+        """The grid that the manifest names; None for a published table."""
+        return read_grid(self.manifest["grid"]) if self.manifest else None
+
+    @property
     def num_planned(self) -> int | None:
         """Samples that the manifest's grid asks for; None for a published table."""
         return len(self._planned) if self.manifest else None
 
     @property
     def _planned(self) -> set[tuple[Cell, str]]:
-        grid = self.manifest["grid"]
-        depths = [read_depth(depth) for depth in grid["depths"]]
-        return {
-            (Cell(num_frames, depth), needle_id)
-            for num_frames in grid["frames"]
-            for depth in depths
-            for needle_id in self.manifest["needles"]["ids"]
-        }
+        ids = self.manifest["needles"]["ids"]
+        cells = read_grid(self.manifest["grid"]).cells
+        return {(cell, needle_id) for cell in cells for needle_id in ids}
 
     @property
     def num_done(self) -> int | None:
@@ -198,7 +198,21 @@ class Results:
 
 def grid_record(grid: Grid) -> dict[str, Any]:
     """The grid as the manifest holds it."""
-    return {"frames": list(grid.frames), "depths": [_json_depth(depth) for depth in grid.depths]}
+    frames = list(grid.frames)
+    if grid.positions:
+        return {"frames": frames, "positions": list(grid.positions)}
+    return {"frames": frames, "depths": [_json_depth(depth) for depth in grid.depths]}
+
+
+def read_grid(record: Mapping[str, Any]) -> Grid:
+    """The grid that a manifest holds.
+
+    Raises:
+        ValueError: it names depths and positions, neither, or values that cannot be meant.
+        ArithmeticError: a depth is a fraction over 0.
+    """
+    depths = [read_depth(depth) for depth in record.get("depths", ())]
+    return Grid.of(record["frames"], depths, positions=record.get("positions", ()))
 
 
 def read_depth(value: float | str) -> Fraction:

@@ -1,0 +1,197 @@
+"""The prefix tree against brute force."""
+
+from itertools import chain
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vniah.forward.prefix_tree import Branch, Cost, Path, build_tree, by_themselves, cost_of
+
+LETTERS = "abcd"
+
+
+def size(segment) -> int:
+    """Segments are (name, tokens)."""
+    return segment[1]
+
+
+def segments(text: str, tokens: int = 300) -> tuple[tuple[str, int], ...]:
+    return tuple((letter, tokens) for letter in text)
+
+
+def read(branches) -> dict[int, tuple]:
+    """Every sequence as the passes read it, and what lies before each place, checked on the way."""
+    found: dict[int, tuple] = {}
+
+    def go(branch: Branch, before: tuple) -> None:
+        assert sum(map(size, before)) == branch.start
+        whole = (*before, *branch.segments)
+        assert sum(map(size, whole)) == branch.stop
+        for leaf in branch.leaves:
+            assert branch.start <= leaf.start <= branch.stop
+            assert leaf.num_tokens == sum(map(size, leaf.segments)) >= 1
+            for index in leaf.sequences:
+                assert index not in found
+                found[index] = (*cut(whole, leaf.start), *leaf.segments)
+        for child in branch.branches:
+            assert branch.start < child.start <= branch.stop
+            go(child, cut(whole, child.start))
+        assert list(branch.leaves) == sorted(branch.leaves, key=lambda leaf: leaf.start)
+
+    for branch in branches:
+        assert branch.start == 0
+        go(branch, ())
+    return found
+
+
+def cut(whole: tuple, num_tokens: int) -> tuple:
+    """The leading segments with so many tokens."""
+    taken, total = [], 0
+    for segment in whole:
+        if total == num_tokens:
+            break
+        taken.append(segment)
+        total += size(segment)
+    assert total == num_tokens, "a branch or leaf starts inside a segment"
+    return tuple(taken)
+
+
+paths_of = st.lists(
+    st.builds(
+        Path,
+        st.lists(
+            st.tuples(st.sampled_from(LETTERS), st.sampled_from([0, 1, 7, 400])), max_size=7
+        ).map(tuple),
+        st.lists(st.tuples(st.sampled_from("?!"), st.integers(1, 9)), min_size=1, max_size=2).map(
+            tuple
+        ),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def body(path: Path) -> tuple:
+    return tuple(s for s in path.body if size(s))
+
+
+@settings(max_examples=150, deadline=None)
+@given(paths_of)
+def test_every_sequence_is_read_whole_and_once(paths):
+    expected = {index: (*body(path), *path.tail) for index, path in enumerate(paths)}
+    assert read(build_tree(paths, size)) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(paths_of)
+def test_counts_equal_brute_force(paths):
+    """Every different prefix is one set of rows; with no leaf allowed, nothing is done twice."""
+    cost = cost_of(build_tree(paths, size, max_leaf_tokens=0))
+    prefixes = {body(path)[: n + 1] for path in paths for n in range(len(body(path)))}
+    rows = [(sum(map(size, p[:-1])), size(p[-1])) for p in prefixes]
+    rows += [(sum(map(size, b)), sum(map(size, t))) for b, t in {(body(p), p.tail) for p in paths}]
+    each = [start + i + 1 for start, n in rows for i in range(n)]
+    assert cost == Cost(len(each), sum(each))
+
+
+@settings(max_examples=200, deadline=None)
+@given(paths_of)
+def test_sharing_never_costs_more_than_the_leaves_repeat(paths):
+    alone = cost_of(by_themselves(paths, size))
+    tree = cost_of(build_tree(paths, size))
+    assert tree.num_tokens <= alone.num_tokens
+    assert tree.num_pairs <= alone.num_pairs
+    each = [i + 1 for p in paths for i in range(sum(map(size, chain(p.body, p.tail))))]
+    assert alone == Cost(len(each), sum(each))
+
+
+def test_one_sequence_is_one_branch():
+    (branch,) = build_tree([Path(segments("abc"), segments("?", 5))], size)
+    assert (branch.start, branch.stop, branch.branches) == (0, 900, ())
+    assert [(leaf.start, leaf.num_tokens) for leaf in branch.leaves] == [(900, 5)]
+
+
+def test_one_segment_without_a_body_is_a_leaf_of_nothing():
+    (branch,) = build_tree([Path((), segments("?", 5))], size)
+    assert (branch.num_tokens, branch.leaves[0].stop) == (0, 5)
+
+
+def test_equal_sequences_are_computed_once():
+    path = Path(segments("ab"), segments("?", 5))
+    (branch,) = build_tree([path, path, path], size)
+    assert [leaf.sequences for leaf in branch.leaves] == [(0, 1, 2)]
+    assert cost_of([branch]).num_tokens == 605
+
+
+def test_prefix_of_another_is_a_leaf_on_its_way():
+    question = segments("?", 5)
+    (branch,) = build_tree(
+        [Path(segments("abc", 600), question), Path(segments("ab", 600), question)], size
+    )
+    assert [(leaf.start, leaf.sequences) for leaf in branch.leaves] == [(1200, (1,)), (1800, (0,))]
+    assert branch.branches == ()
+
+
+def test_needle_in_a_haystack_is_a_trunk_with_branches_and_leaves():
+    """Two needles at two places in three lengths."""
+    question = segments("?", 40)
+    paths = [
+        Path((("open", 10), *segments("h" * 0), *hay(p), (needle, 144), *hay(n, p)), question)
+        for n in (4, 8, 12)
+        for p in (2, 6)
+        if p <= n
+        for needle in "xy"
+    ]
+    (trunk,) = build_tree(paths, size)
+    passes = list(trunk.passes())
+    assert trunk.keep_until == 10 + 6 * 144
+    assert len(passes) == 4, "one pass a needle and place; the last goes on in the trunk's own"
+    assert sorted(leaf.start for branch in passes for leaf in branch.leaves) == sorted(
+        10 + (n + 1) * 144 for n in (4, 8, 12) for p in (2, 6) if p <= n for _ in "xy"
+    )
+    tokens = 10 + 6 * 144 + 2 * (12 - 2 + 1) * 144 + 2 * (12 - 6 + 1) * 144 + len(paths) * 40
+    assert cost_of([trunk]).num_tokens == tokens
+
+
+def hay(stop: int, start: int = 0) -> tuple:
+    return tuple((f"frame {index}", 144) for index in range(start, stop))
+
+
+def test_sequences_with_nothing_in_common_are_branches_of_their_own():
+    question = segments("?", 5)
+    roots = build_tree([Path(segments("abc"), question), Path(segments("bcd"), question)], size)
+    assert [root.sequences for root in roots] == [(0,), (1,)]
+
+
+def test_variants_of_an_answer_ride_along():
+    """Many short endings at one place are leaves, not passes."""
+    paths = [Path((*hay(10), ("question", 20)), ((answer, 2),)) for answer in LETTERS]
+    (branch,) = build_tree(paths, size)
+    assert branch.branches == ()
+    assert len(branch.leaves) == 4
+
+
+def test_deep_trunk_needs_no_deep_recursion():
+    paths = [Path((*hay(n), (f"needle {n}", 600)), segments("?", 5)) for n in range(1, 1501)]
+    (trunk,) = build_tree(paths, size)
+    assert len(trunk.sequences) == 1500
+    assert max(len(branch.branches) for branch in trunk.branches) == 0
+
+
+def test_paper_grid_shares_as_computed_by_hand():
+    """15 lengths x 6 depths x 5 needles of the paper (Zhang et al. 2024): 3.30x fewer rows."""
+    lengths, places = range(200, 3001, 200), range(6)
+    paths = [
+        Path(
+            (("open", 14), *hay(n * d // 5), (f"needle {k}", 144), *hay(n, n * d // 5)),
+            ((f"question {k}", 34),),
+        )
+        for n in lengths
+        for d in places
+        for k in range(5)
+    ]
+    shared = cost_of(build_tree(paths, size))
+    alone = cost_of(by_themselves(paths, size))
+    assert alone.num_tokens / shared.num_tokens == pytest.approx(3.30, abs=0.01)
+    assert alone.num_pairs / shared.num_pairs == pytest.approx(2.20, abs=0.01)

@@ -1,0 +1,324 @@
+"""Runs the branches of a prefix tree through the walk, in the memory that there is.
+
+Tile size and the place of what is kept are chosen by what is free. Where memory does run out, tiles
+get smaller, then what is kept moves from the device to the host and to the disk, then the longest
+sequences are given up, with an error that says what they would have needed, and the rest goes on.
+None of this changes a result.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.forward.costs import DecoderShape, free_bytes
+from vniah.forward.keys import PLACES, Kept, KeyValueStore, Layout, Place
+from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.ring import Ring
+from vniah.forward.walk import LeafRows, walk
+
+Embed = Callable[[Sequence[Any], int, int], Tensor]
+"""Called with segments and the first and last of their tokens, gives ``[last - first, H]``."""
+
+MIN_TILE_SIZE = 256
+_MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096}
+_USABLE = 0.9  # of what is free
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read for some equal sequences.
+
+    Attributes:
+        sequences: their indices.
+        logits: ``[rows, vocabulary]`` fp32 on the CPU; None if there is an error.
+        seconds: their share of the time of the pass.
+        error: why it could not be run.
+    """
+
+    sequences: tuple[int, ...]
+    logits: Tensor | None
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What running one branch gave.
+
+    Attributes:
+        readings: of its own leaves.
+        past: what its branches go on from; each reads it up to its start.
+        failed: branches that cannot go on, by number, and why.
+    """
+
+    readings: tuple[Reading, ...]
+    past: tuple[Kept, ...]
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+
+class BranchRunner:
+    """Runs branches.
+
+    Args:
+        decoder: a transformers causal language model.
+        embed: gives the input embeddings of segments.
+        size: tokens of a segment.
+        positions: called with a sequence's index, gives its ``position_ids``.
+        num_rows: called with a sequence's index, says how many rows are read at its end.
+        ring: the processes that run every pass together.
+        tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
+        place: where to keep keys and values; by default the fastest where they fit.
+        scratch_dir: for the file on disk.
+        on_note: called with a line when memory ran out and something was changed.
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        *,
+        embed: Embed,
+        size: Callable[[Any], int],
+        positions: Callable[[int], Tensor],
+        num_rows: Callable[[int], int],
+        ring: Ring | None = None,
+        tile_size: int | None = None,
+        place: Place | None = None,
+        scratch_dir: Path | None = None,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._embed = embed
+        self._size = size
+        self._positions = positions
+        self._num_rows = num_rows
+        self._ring = ring
+        self._tile_size = tile_size
+        self._place = place
+        self._scratch_dir = scratch_dir
+        self._note = on_note or (lambda line: None)
+        self._like: Tensor = decoder.lm_head.weight
+        self.shape = DecoderShape.of(decoder)
+        self._num_ranks = 1 if ring is None else ring.size
+
+    def choose(self, branches: Sequence[Branch]) -> tuple[int, Place]:
+        """Tile size and place for some branches with what is behind them; they stay chosen."""
+        passes = [branch for root in branches for branch in root.passes()]
+        free = int(free_bytes(self._like.device) * _USABLE)
+        size = self._tile_size or _MAX_TILE_SIZE.get(self._like.device.type, 2048)
+        while self._tile_size is None and size > MIN_TILE_SIZE:
+            if self._largest(passes, size) <= free:
+                break
+            size //= 2
+        kept = self.shape.store_bytes(max(_kept_tokens(root) for root in branches))
+        kept //= self._num_ranks
+        left = free - self._largest(passes, size)
+        fitting = [place for place in self._places() if self._fits(kept, place, left)]
+        place = self._place or fitting[0]
+        self._tile_size, self._place = size, place
+        return size, place
+
+    def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
+        """A branch and everything behind it, parents first."""
+        result = self.run(branch, past)
+        yield from result.readings
+        for number in range(len(branch.branches)):
+            yield from self.run_behind(branch, result, number)
+
+    def run_behind(self, branch: Branch, result: Pass, number: int) -> Iterator[Reading]:
+        """One of the branches that go on from a branch that was run."""
+        child = branch.branches[number]
+        if number in result.failed:
+            yield Reading(child.sequences, None, 0.0, result.failed[number])
+        else:
+            yield from self.run_all(child, [kept.until(child.start) for kept in result.past])
+
+    def run(self, branch: Branch, past: Sequence[Kept] = ()) -> Pass:
+        """One pass; what does not fit into memory at all comes back as an error."""
+        if self._tile_size is None or self._place is None:
+            self.choose([branch])
+        given_up: list[Reading] = []
+        failed: dict[int, str] = {}
+        remaining: Branch | None = branch
+        while remaining is not None:
+            try:
+                result = self._run_once(remaining, past)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
+                if self._ring is not None or not is_out_of_memory(error):
+                    raise
+                del error  # it holds the tensors of the frames that it passed
+                if self._retreat(past):
+                    continue
+            else:
+                return replace(result, readings=(*result.readings, *given_up), failed=failed)
+            message = self._needed(remaining)
+            self._note(message)
+            longest = max(_ends(remaining))
+            for leaf in remaining.leaves:
+                if leaf.start == longest:
+                    given_up.append(Reading(leaf.sequences, None, 0.0, message))
+            for number, child in enumerate(branch.branches):
+                if child.start >= longest:
+                    failed.setdefault(number, message)
+            remaining = _without(remaining, longest, self._size)
+        return Pass(tuple(given_up), (), failed)
+
+    def _run_once(self, branch: Branch, past: Sequence[Kept]) -> Pass:
+        started = time.perf_counter()
+        assert self._tile_size is not None
+        hidden = self._embed_share(branch)
+        positions = self._positions(_sequence_through(branch))
+        kept = self._make_room(branch)
+        read = walk(
+            self._decoder,
+            hidden,
+            positions[..., branch.start : branch.stop],
+            [self._leaf_rows(leaf) for leaf in branch.leaves],
+            past=past,
+            keep=kept,
+            tile_size=self._tile_size,
+            ring=self._ring,
+        )
+        logits = [rows.cpu() for rows in read]
+        num_sequences = sum(len(leaf.sequences) for leaf in branch.leaves)
+        seconds = (time.perf_counter() - started) / max(1, num_sequences)
+        readings = [
+            Reading(leaf.sequences, rows, seconds)
+            for leaf, rows in zip(branch.leaves, logits, strict=True)
+        ]
+        return Pass(tuple(readings), (*past, kept) if kept is not None else ())
+
+    def _embed_share(self, branch: Branch) -> Tensor:
+        """The main rows that this process computes, ``[n, H]``."""
+        if self._ring is None:
+            return self._embed(branch.segments, 0, branch.num_tokens)
+        layout = self._ring.layout(0, branch.num_tokens)
+        hidden = self._like.new_zeros(layout.num_rows(self._ring.rank), self.shape.hidden_size)
+        for span, row in layout.located(self._ring.rank):
+            inside = span.clip(0, branch.num_tokens)
+            if inside.num_tokens:
+                rows = slice(row, row + inside.num_tokens)
+                hidden[rows] = self._embed(branch.segments, *inside)
+        return hidden
+
+    def _leaf_rows(self, leaf: Leaf) -> LeafRows:
+        index = leaf.sequences[0]
+        positions = self._positions(index)[..., leaf.start : leaf.stop]
+        hidden = self._embed(leaf.segments, 0, leaf.num_tokens)
+        return LeafRows(leaf.start, hidden, positions, self._num_rows(index))
+
+    def _make_room(self, branch: Branch) -> Kept | None:
+        """For the keys and values that the branches of a branch will read."""
+        if not branch.branches:
+            return None
+        assert self._place is not None
+        whole = Layout.whole(branch.start, branch.stop)
+        layout = whole if self._ring is None else self._ring.layout(branch.start, branch.stop)
+        layout = layout.until(branch.keep_until)
+        shape = self.shape
+        rows = layout.num_rows(0 if self._ring is None else self._ring.rank)
+        store = KeyValueStore(
+            shape.num_layers,
+            (1, shape.num_kv_heads, rows, shape.head_dim),
+            like=self._like,
+            place=self._place,
+            directory=self._scratch_dir,
+        )
+        return Kept(store, layout, branch.keep_until)
+
+    def _retreat(self, past: Sequence[Kept]) -> bool:
+        """Makes do with less memory from now on; False if nothing is left to give."""
+        assert self._tile_size is not None and self._place is not None
+        gc.collect()
+        if self._like.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._tile_size > MIN_TILE_SIZE:
+            self._tile_size = max(MIN_TILE_SIZE, self._tile_size // 2)
+            self._note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
+            return True
+        places = self._places()
+        here = min([places.index(self._place), *(places.index(k.store.place) for k in past)])
+        if here == len(places) - 1:
+            return False
+        self._place = places[here + 1]
+        for kept in past:
+            kept.store.move(self._place, like=self._like, directory=self._scratch_dir)
+        self._note(f"memory ran out: going on with keys and values kept in: {self._place}")
+        return True
+
+    def _places(self) -> tuple[Place, ...]:
+        """On the CPU, device and host are the same."""
+        return PLACES if self._like.device.type != "cpu" else ("device", "disk")
+
+    def _fits(self, num_bytes: int, place: Place, left: int) -> bool:
+        if place == "host":
+            left = int(free_bytes(torch.device("cpu")) * _USABLE)
+        return num_bytes <= left or place == "disk"
+
+    def _largest(self, passes: Sequence[Branch], tile_size: int) -> int:
+        return max(
+            self.shape.pass_bytes(branch, tile_size=tile_size, num_ranks=self._num_ranks)
+            for branch in passes
+        )
+
+    def _needed(self, branch: Branch) -> str:
+        needed = self.shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE) / 1e9
+        free = free_bytes(self._like.device) / 1e9
+        return (
+            f"out of memory: {branch.stop:,} tokens need about {needed:.1f} GB besides the "
+            f"weights, and {free:.1f} GB are free; measure fewer frames, or use --context-parallel"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, or the disk in its place, ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    if isinstance(error, OSError):
+        return "No space left" in text or "Cannot allocate memory" in text
+    return "can't allocate memory" in text or "out of memory" in text.lower()
+
+
+def _kept_tokens(root: Branch) -> int:
+    """The most tokens of one way through the tree whose keys and values are kept."""
+    own = max(0, root.keep_until - root.start)
+    return own + max((_kept_tokens(branch) for branch in root.branches), default=0)
+
+
+def _ends(branch: Branch) -> list[int]:
+    """Where something hangs."""
+    return [*(x.start for x in branch.leaves), *(x.start for x in branch.branches)]
+
+
+def _without(branch: Branch, stop: int, size: Callable[[Any], int]) -> Branch | None:
+    """The branch without what hangs at ``stop``, and only as long as is still needed."""
+    leaves = tuple(leaf for leaf in branch.leaves if leaf.start < stop)
+    branches = tuple(child for child in branch.branches if child.start < stop)
+    shorter = replace(branch, leaves=leaves, branches=branches)
+    if not leaves and not branches:
+        return None
+    segments, num_tokens = [], 0
+    needed = max(_ends(shorter)) - branch.start
+    for segment in branch.segments:
+        if num_tokens == needed:
+            break
+        segments.append(segment)
+        num_tokens += size(segment)
+    assert num_tokens == needed
+    return replace(shorter, segments=tuple(segments), num_tokens=num_tokens)
+
+
+def _sequence_through(branch: Branch) -> int:
+    """A sequence that holds everything of the branch."""
+    at, index = max(
+        [(leaf.start, leaf.sequences[0]) for leaf in branch.leaves]
+        + [(child.start, child.sequences[0]) for child in branch.branches]
+    )
+    assert at == branch.stop
+    return index

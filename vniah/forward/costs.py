@@ -1,0 +1,298 @@
+"""What passes cost, in closed form: bytes and floating point operations.
+
+H hidden size, I intermediate size, Hq and Hk heads of queries and of keys/values, D head size,
+s bytes of a number in the decoder's dtype, n rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from vniah.forward.keys import PLACES, Place
+from vniah.forward.prefix_tree import Branch, Cost
+from vniah.forward.walk import _ROPE_BLOCK
+
+USABLE = 0.9  # of what is free
+MIN_TILE_SIZE = 256
+MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096}
+
+_FP32 = 4
+_POSITION_BYTES = 8
+
+
+@dataclass(frozen=True)
+class PassBytes:
+    """What one pass takes besides the weights and what is kept, per rank.
+
+    Attributes:
+        hidden: input embeddings and rows between two layers, their cosines, sines and positions.
+        keys_values: of the present layer; with a ring also the pieces on their way.
+        tile: the most that is alive besides, at one moment.
+    """
+
+    hidden: int
+    keys_values: int
+    tile: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.hidden + self.keys_values + self.tile
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations, a multiplication and an addition being two.
+
+    Attributes:
+        linear: of the matrices in the layers.
+        attention: of queries with keys, and of weights with values.
+    """
+
+    linear: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.linear + self.attention
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a decoder that decide what a pass costs.
+
+    Attributes:
+        num_layers: layers.
+        hidden_size: H.
+        intermediate_size: I, the widest rows inside of a layer.
+        num_heads: Hq.
+        num_kv_heads: Hk.
+        head_dim: D.
+        vocab_size: columns of the logits.
+        linear_weights: weights of all matrices in the layers together.
+        query_key_value_weights: of those, what every layer's queries, keys and values take.
+        weight_bytes: everything that the decoder holds.
+        itemsize: s.
+    """
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    linear_weights: int
+    query_key_value_weights: int
+    weight_bytes: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, decoder: Any) -> "DecoderShape":
+        """The shape of a transformers causal language model, or of its two parts."""
+        body, config = decoder.model, decoder.model.config
+        modules = body.layers.modules()
+        parts = [*body.parameters(), *decoder.lm_head.parameters()]
+        head_dim = body.layers[0].self_attn.head_dim
+        num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        return cls(
+            num_layers=len(body.layers),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=head_dim,
+            vocab_size=decoder.lm_head.weight.shape[0],
+            linear_weights=sum(m.weight.numel() for m in modules if isinstance(m, nn.Linear)),
+            query_key_value_weights=len(body.layers) * config.hidden_size * num_heads * head_dim,
+            weight_bytes=sum({id(p): p.nbytes for p in parts}.values()),
+            itemsize=decoder.lm_head.weight.dtype.itemsize,
+        )
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Of a token's row between two layers."""
+        return self.hidden_size * self.itemsize
+
+    @property
+    def key_value_bytes(self) -> int:
+        """Of a token's keys and values, of one layer."""
+        return 2 * self.num_kv_heads * self.head_dim * self.itemsize
+
+    @property
+    def angle_bytes(self) -> int:
+        """Of a token's cosines and sines."""
+        return 2 * self.head_dim * self.itemsize
+
+    def flops(self, cost: Cost) -> int:
+        """Operations of all layers, as if the last one ran all rows."""
+        return 2 * self.linear_weights * cost.num_tokens + self._per_pair * cost.num_pairs
+
+    def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
+        """What a rank computes for some branches and all behind them, exactly.
+
+        The last layer stops after the queries, keys and values of rows that are not read. A ring
+        computes those of all main rows twice; leaves run on every rank, and share their attention.
+        """
+        main, leaves = Cost(), Cost()
+        for root in branches:
+            for branch in root.passes():
+                main += Cost.of_rows(branch.start, branch.num_tokens)
+                for leaf in branch.leaves:
+                    leaves += Cost.of_rows(leaf.start, leaf.num_tokens)
+        last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
+        in_main = self.linear_weights - last
+        if num_ranks > 1:
+            in_main += self.query_key_value_weights * (self.num_layers - 1) // self.num_layers
+        attention = self._per_pair // self.num_layers
+        pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * leaves.num_pairs
+        return Flops(
+            2 * (in_main * main.num_tokens // num_ranks + self.linear_weights * leaves.num_tokens),
+            attention * pairs // num_ranks,
+        )
+
+    @property
+    def _per_pair(self) -> int:
+        return 4 * self.num_layers * self.num_heads * self.head_dim
+
+    def store_bytes(self, num_tokens: int) -> int:
+        """Of keys and values of all layers."""
+        return self.num_layers * self.key_value_bytes * num_tokens
+
+    def kept_bytes(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> int:
+        """The most that is kept for later passes at once, per rank."""
+        return self.store_bytes(max(map(_kept_tokens, branches), default=0)) // num_ranks
+
+    def pass_bytes(
+        self, branch: Branch, *, tile_size: int, num_ranks: int = 1, num_read: int = 0
+    ) -> int:
+        """The sum of `pass_parts`; arguments as there."""
+        return self.pass_parts(
+            branch, tile_size=tile_size, num_ranks=num_ranks, num_read=num_read
+        ).total
+
+    def pass_parts(
+        self, branch: Branch, *, tile_size: int, num_ranks: int = 1, num_read: int = 0
+    ) -> PassBytes:
+        """What one pass takes besides the weights and what is kept, per rank.
+
+        Args:
+            branch: the pass.
+            tile_size: rows that go through a layer at once.
+            num_ranks: processes of the ring.
+            num_read: rows whose logits are read.
+        """
+        in_leaves = sum(leaf.num_tokens for leaf in branch.leaves)
+        own = -(-branch.num_tokens // num_ranks)
+        keys = -(-branch.stop // num_ranks) * self.key_value_bytes
+        if num_ranks > 1:
+            keys += keys // 2  # two pieces, each a quarter, on their way
+        # The embeddings of leaves are there twice: one by one, and their rows in groups.
+        hidden = (own + 2 * in_leaves) * self.hidden_bytes + branch.max_tokens * _POSITION_BYTES
+        angles = (own + in_leaves) * self.angle_bytes
+        in_tile, in_group = min(tile_size, own), min(tile_size, in_leaves)
+        has_earlier = own > in_tile or branch.start > 0
+        moments = (
+            self._rotation_bytes(own),
+            in_tile * max(self._feed_forward_row, self._attention_row(merges=has_earlier)),
+            in_group * max(self._feed_forward_row, self._leaf_row(num_ranks)),
+            num_read * self.vocab_size * _FP32,
+        )
+        return PassBytes(hidden + angles, keys, max(moments))
+
+    def _rotation_bytes(self, num_rows: int) -> int:
+        """What making the angles takes besides the angles: it ends before the first layer.
+
+        A block's frequencies, half a row, and the same doubled, cosines and sines are fp32; of the
+        sines there is also what they are before they are scaled. All blocks are there once more
+        when they are put together.
+        """
+        block = min(num_rows, _ROPE_BLOCK)
+        computed = block * 9 * self.head_dim * _FP32 // 2
+        return max(computed - block * self.angle_bytes, num_rows * self.angle_bytes)
+
+    @property
+    def _feed_forward_row(self) -> int:
+        """Gate after its activation, up, and their product; the residual and its norm."""
+        return (3 * self.intermediate_size + 2 * self.hidden_size) * self.itemsize
+
+    def _attention_row(self, *, merges: bool) -> int:
+        """The rows' norm, q, k, v, and what is alive besides when most is.
+
+        Without earlier keys that is at RoPE: q times cos, q turned, and that times sin. With them
+        it is at the merge: both results, both in fp32 if they are not, the difference, and that
+        weighted; and three numbers for each head, the log-sum-exps and the weight.
+        """
+        queries = self.num_heads * self.head_dim
+        here = self.hidden_bytes + queries * self.itemsize + self.key_value_bytes
+        if not merges:
+            return here + 3 * queries * self.itemsize
+        casts = 0 if self.itemsize == _FP32 else 2 * _FP32
+        return here + queries * (2 * self.itemsize + casts + 2 * _FP32) + 3 * self.num_heads * _FP32
+
+    def _leaf_row(self, num_ranks: int) -> int:
+        """As `_attention_row`, where the first of both results is fp32 at once.
+
+        With a ring there are also this rank's part, packed, and those of all ranks.
+        """
+        queries = self.num_heads * self.head_dim
+        here = self.hidden_bytes + queries * self.itemsize + self.key_value_bytes
+        cast = 0 if self.itemsize == _FP32 else _FP32
+        merged = 3 * _FP32 + self.itemsize + cast
+        gathered = (2 + num_ranks + 3) * _FP32 if num_ranks > 1 else 0
+        return here + queries * max(merged, gathered) + 3 * self.num_heads * _FP32
+
+
+def fit_tile_size(
+    shape: DecoderShape,
+    branches: Sequence[Branch],
+    device: torch.device,
+    *,
+    free: int,
+    num_ranks: int = 1,
+) -> int:
+    """The largest tile size with which every pass fits into ``free`` bytes, or the smallest."""
+    passes = [branch for root in branches for branch in root.passes()]
+    size = MAX_TILE_SIZE.get(device.type, MAX_TILE_SIZE["cpu"])
+    while size > MIN_TILE_SIZE:
+        needed = (shape.pass_bytes(b, tile_size=size, num_ranks=num_ranks) for b in passes)
+        if max(needed, default=0) <= free:
+            break
+        size //= 2
+    return size
+
+
+def fit_place(num_bytes: int, device: torch.device, *, left: int) -> Place:
+    """The fastest place where so many bytes of keys and values fit.
+
+    Args:
+        num_bytes: how many.
+        device: where passes run; if that is the CPU, device and host are the same.
+        left: bytes of the device that no pass takes.
+    """
+    for place in PLACES:
+        if place == "host":
+            left = 0 if device.type == "cpu" else int(free_bytes(torch.device("cpu")) * USABLE)
+        if num_bytes <= left:
+            return place
+    return "disk"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a pass may take now, on a device or, for the CPU, of the machine."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + reserved
+    return int(psutil.virtual_memory().available)
+
+
+def _kept_tokens(root: Branch) -> int:
+    """The most tokens of one way through the tree whose keys and values are kept."""
+    own = max(0, root.keep_until - root.start)
+    return own + max((_kept_tokens(branch) for branch in root.branches), default=0)

@@ -1,0 +1,393 @@
+"""The attention kernels there may be on a CUDA device, and the choice of the fastest right one.
+
+q    queries           [B, Hq, Lq, D]
+k v  keys and values   [B, Hk, Lk, D], Hq a multiple of Hk (grouped-query attention)
+out  weighted values   [B, Hq, Lq, D]
+lse  log-sum-exp       [B, Hq, Lq], fp32, natural logarithm
+
+Which kernel is there, which is fast, and what it accepts changes with the card, the release and the
+shape. So none is trusted: each is tried on small awkward blocks and compared with the plain formula
+on the CPU; one that is absent, raises or differs is dropped. Of the rest the one that takes least
+time for a block of realistic size is used. The choice is made once per device, dtype and heads.
+
+Here causal always means a square block, where top-left and bottom-right alignment are the same.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial, reduce
+from importlib import import_module
+from inspect import signature
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vniah.errors import first_line
+from vniah.forward.attention import KeyBlock, attend_block, attend_block_plainly, merge
+
+Timer = Callable[[Callable[[], object]], float]
+
+# (B, Lq, Lk, is_causal): one row, rows and keys that fill no tile, many short sequences, few rows
+# over many keys, and enough of both that `in_pieces` cuts them.
+_CHECKED_BLOCKS = (
+    (1, 1, 1, True),
+    (1, 65, 65, True),
+    (3, 7, 7, True),
+    (1, 1, 300, False),
+    (1, 37, 300, False),
+    (1, 5, 4100, False),
+    (1, 512, 6500, False),
+)
+_CHECKED_ROWS = 32
+# A tile of the walk over an early part of a long sequence; `in_pieces` cuts it in two.
+_TIMED_BLOCK = (1, 2048, 49152, False)
+_TIMED_REPEATS = 5
+
+# A kernel that plans is worth its plan for whole tiles of queries, which come again and again, and
+# for no fewer keys than these.
+_PLANNED_QUERIES = 512
+_PLANNED_KEYS = 2048
+
+# What a kernel that cannot be used raises, from a missing package to a refused shape. Running out
+# of memory is a RuntimeError too; so is torch's NotImplementedError.
+_UNFIT = (ImportError, OSError, AttributeError, RuntimeError, TypeError, ValueError, AssertionError)
+
+
+class Attend(Protocol):
+    """What computes attention over one block, ``(out, lse)``; the type of `attend_block`."""
+
+    def __call__(self, q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+        """``(out, lse)``; shapes as above."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to compute attention over one block of keys.
+
+    Attributes:
+        name: what the manifest says.
+        function: computes it.
+    """
+
+    name: str
+    function: Attend
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of trying a kernel.
+
+    Attributes:
+        kernel: the kernel.
+        seconds: for the timed block; infinite where it is not used.
+        fault: why it is not used, one line; empty where it is right.
+    """
+
+    kernel: Kernel
+    seconds: float = math.inf
+    fault: str = ""
+
+
+def choose_kernel(
+    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
+) -> Kernel:
+    """The fastest kernel that is right on this device; the first call takes some seconds.
+
+    Args:
+        device: where the tensors lie; with its index, as a tensor's device has it.
+        dtype: of q, k and v.
+        num_heads: Hq.
+        num_kv_heads: Hk.
+        head_dim: D.
+    """
+    if device.type == "cpu":
+        return CPU_KERNEL
+    if device.type != "cuda":
+        return PLAIN_KERNEL
+    trials = try_installed(
+        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
+    )
+    return fastest(trials)
+
+
+def kernel_name(
+    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
+) -> str:
+    """What `choose_kernel` chooses, for the manifest; arguments as there."""
+    return choose_kernel(
+        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
+    ).name
+
+
+@cache
+def try_installed(
+    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
+) -> tuple[Trial, ...]:
+    """All CUDA kernels tried on the device, also those that are not there; arguments as above."""
+    heads = (num_heads, num_kv_heads, head_dim)
+    with torch.cuda.device(device):
+        trials = try_kernels(CUDA_KERNELS, device, dtype, heads=heads, timer=seconds_on_cuda)
+        planned = in_pieces(CUDNN_KERNEL, rest=fastest(trials))
+        return trials + try_kernels([planned], device, dtype, heads=heads, timer=seconds_on_cuda)
+
+
+@torch.inference_mode()
+def try_kernels(
+    candidates: Iterable[Kernel],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    heads: tuple[int, int, int],
+    timer: Timer,
+) -> tuple[Trial, ...]:
+    """Each candidate compared with the plain formula and, where it is right, timed.
+
+    Args:
+        candidates: kernels to try.
+        device: where to try them.
+        dtype: of q, k and v.
+        heads: ``(Hq, Hk, D)``.
+        timer: gives the seconds of a call.
+    """
+    q, block, scale = _random_inputs(device, dtype, heads, _TIMED_BLOCK)
+
+    def trial(kernel: Kernel) -> Trial:
+        try:
+            if fault := _difference(kernel, device, dtype, heads):
+                return Trial(kernel, fault=fault)
+            return Trial(kernel, timer(lambda: kernel.function(q, block, scale=scale)))
+        except _UNFIT as error:
+            return Trial(kernel, fault=f"{type(error).__name__}: {first_line(error)}")
+
+    return tuple(trial(kernel) for kernel in candidates)
+
+
+def fastest(trials: Iterable[Trial]) -> Kernel:
+    """The right one that took least time, or the plain formula where none is right."""
+    right = [trial for trial in trials if not trial.fault]
+    return min(right, key=lambda trial: trial.seconds).kernel if right else PLAIN_KERNEL
+
+
+def seconds_on_cuda(call: Callable[[], object]) -> float:
+    """The least of some repeats on the current CUDA device, after a call that warms up."""
+    call()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    found: list[float] = []
+    for _ in range(_TIMED_REPEATS):
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        found.append(start.elapsed_time(stop) / 1000)
+    return min(found)
+
+
+def _difference(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]
+) -> str:
+    """How the kernel differs from the plain formula; empty where it does not.
+
+    The formula runs in fp32 on the CPU: on the device it might run in TF32.
+    """
+    for checked in _CHECKED_BLOCKS:
+        _, num_queries, num_keys, is_causal = checked
+        q, block, scale = _random_inputs(device, dtype, heads, checked)
+        out, lse = kernel.function(q, block, scale=scale)
+        where = f"{num_queries} x {num_keys}{' causal' if is_causal else ''}"
+        if out.shape != q.shape or lse.shape != q.shape[:-1] or lse.dtype != torch.float32:
+            return f"out {[*out.shape]}, lse {[*lse.shape]} {lse.dtype} at {where}"
+        step = 1 if is_causal else -(-num_queries // _CHECKED_ROWS)
+        on_cpu = KeyBlock(block.k.cpu(), block.v.cpu(), is_causal=is_causal)
+        expected, expected_lse = attend_block_plainly(q[:, :, ::step].cpu(), on_cpu, scale=scale)
+        out_error = (out[:, :, ::step].cpu().float() - expected).abs() / (1 + expected.abs())
+        lse_error = (lse[:, :, ::step].cpu() - expected_lse).abs()
+        # Weights and result are rounded to dtype, the log-sum-exp is not. "not <=" catches NaN.
+        if not out_error.max() <= max(4 * torch.finfo(dtype).eps, 2e-5):
+            return f"out differs by {out_error.max():.1e} at {where}"
+        if not lse_error.max() <= (2e-3 if dtype in (torch.float16, torch.bfloat16) else 1e-4):
+            return f"lse differs by {lse_error.max():.1e} at {where}"
+    return ""
+
+
+def _random_inputs(
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: tuple[int, int, int],
+    lengths: tuple[int, int, int, bool],
+) -> tuple[Tensor, KeyBlock, float]:
+    """``(q, block, scale)`` in the layouts of the walk: no tensor is contiguous.
+
+    The rows of a tile come as [B, L, H, D], transposed; earlier keys are the beginning of a longer
+    buffer [B, Hk, T, D]. The scale is not D ** -0.5: a kernel that ignores it is found out.
+    """
+    num_heads, num_kv_heads, size = heads
+    batch, num_queries, num_keys, is_causal = lengths
+    generator = torch.Generator(device).manual_seed(num_queries * 100_000 + num_keys)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    def tile(heads: int, length: int) -> Tensor:
+        return normal(batch, length, heads, size).transpose(1, 2)
+
+    q = tile(num_heads, num_queries)
+    if is_causal:
+        k, v = (tile(num_kv_heads, num_keys) for _ in "kv")
+    else:
+        k, v = (normal(batch, num_kv_heads, num_keys + 24, size)[:, :, :num_keys] for _ in "kv")
+    return q, KeyBlock(k, v, is_causal=is_causal), 1.5 * float(size**-0.5)
+
+
+def in_pieces(planned: Kernel, *, rest: Kernel) -> Kernel:
+    """A kernel that plans for every new shape, kept to few shapes; ``rest`` does what is left over.
+
+    cuDNN builds a plan for each pair of lengths, which takes some tenths of a second; the walk has
+    hundreds. Keys are therefore cut into powers of two, longest first, and merged; what is no whole
+    tile of queries goes to ``rest``.
+    """
+
+    def attend(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+        if block.is_causal or q.shape[2] % _PLANNED_QUERIES:
+            return rest.function(q, block, scale=scale)
+        parts = (
+            (planned if stop - start >= _PLANNED_KEYS else rest).function(
+                q, KeyBlock(block.k[:, :, start:stop], block.v[:, :, start:stop]), scale=scale
+            )
+            for start, stop in _pieces(block.k.shape[2])
+        )
+        return reduce(lambda one, other: merge(*one, *other), parts)
+
+    return Kernel(f"{planned.name}, small blocks by {rest.name}", attend)
+
+
+def _pieces(length: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges that cover the length: powers of two, then what is less than a plan's."""
+    start = 0
+    while start < length:
+        left = length - start
+        stop = start + (1 << (left.bit_length() - 1) if left >= _PLANNED_KEYS else left)
+        yield start, stop
+        start = stop
+
+
+def share_heads(function: Attend) -> Attend:
+    """Grouped-query attention by a kernel that needs as many key heads as query heads.
+
+    Query heads that share keys become further rows of one head, so no key is copied:
+    [B, Hk * G, Lq, D] -> [B, Hk, G * Lq, D]. A causal block, being small, has its keys repeated.
+    """
+
+    def attend(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+        num_kv_heads = block.k.shape[1]
+        groups = q.shape[1] // num_kv_heads
+        if groups == 1:
+            return function(q, block, scale=scale)
+        if block.is_causal:
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (block.k, block.v))
+            return function(q, KeyBlock(k, v, is_causal=True), scale=scale)
+        folded = q.reshape(q.shape[0], num_kv_heads, groups * q.shape[2], q.shape[3])
+        out, lse = function(folded, block, scale=scale)
+        return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+
+    return attend
+
+
+def _flash_attention_3(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The package `flash_attn_interface`, for Hopper."""
+    # On another card its launch fails by ending the process, which cannot be caught.
+    if torch.cuda.get_device_capability(q.device)[0] != 9:
+        raise NotImplementedError("FlashAttention-3 is used on compute capability 9.x only")
+    attend = import_module("flash_attn_interface").flash_attn_func
+    # Older releases have no such argument and always return (out, lse).
+    flags = {"return_attn_probs": True} if _takes_flag(attend) else {}
+    return _by_package(partial(attend, **flags), q, block, scale)
+
+
+@cache
+def _takes_flag(function: Callable[..., object]) -> bool:
+    return "return_attn_probs" in signature(function).parameters
+
+
+def _flash_attention_2(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The package `flash_attn`."""
+    attend = import_module("flash_attn").flash_attn_func
+    return _by_package(partial(attend, return_attn_probs=True), q, block, scale)
+
+
+def _by_package(
+    attend: Callable[..., Sequence[Tensor]], q: Tensor, block: KeyBlock, scale: float
+) -> tuple[Tensor, Tensor]:
+    """A call of the packages' interface, which has [B, L, H, D]."""
+    q, k, v = (x.transpose(1, 2) for x in (q, block.k, block.v))
+    out, lse, *_ = attend(q, k, v, softmax_scale=scale, causal=block.is_causal)
+    # Older releases pad the log-sum-exp to whole tiles.
+    return out.transpose(1, 2), lse[..., : q.shape[1]]
+
+
+def _varlen(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The public FlashAttention entry of torch."""
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    def packed(x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """``[B * L, H, D]``, where each sequence starts and the last ends, and L."""
+        batch, _, length, _ = x.shape
+        starts = torch.arange(0, batch * length + 1, length, device=x.device, dtype=torch.int32)
+        return x.transpose(1, 2).flatten(0, 1), starts, length
+
+    rows, q_starts, num_queries = packed(q)
+    keys, k_starts, num_keys = packed(block.k)
+    out, lse = varlen_attn(
+        rows,
+        keys,
+        packed(block.v)[0],
+        q_starts,
+        k_starts,
+        num_queries,
+        num_keys,
+        scale=scale,
+        window_size=(-1, 0) if block.is_causal else (-1, -1),
+        enable_gqa=True,
+        return_aux=AuxRequest(lse=True),
+    )
+    out = out.unflatten(0, (-1, num_queries)).transpose(1, 2)
+    return out, lse.float().unflatten(1, (-1, num_queries)).transpose(0, 1)
+
+
+def _aten_flash(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention as it comes with torch."""
+    found = torch.ops.aten._scaled_dot_product_flash_attention(
+        q, block.k, block.v, 0.0, block.is_causal, False, scale=scale
+    )
+    return found[0], found[1][..., : q.shape[2]]
+
+
+def _aten_efficient(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The memory-efficient kernel of torch: also fp32, and older cards."""
+    found = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, block.k, block.v, None, True, 0.0, block.is_causal, scale=scale
+    )
+    # The log-sum-exp is padded to a multiple of 32 rows.
+    return found[0], found[1][..., : q.shape[2]]
+
+
+def _aten_cudnn(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """cuDNN; the log-sum-exp comes as [B, H, Lq, 1]."""
+    found = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        q, block.k, block.v, None, True, 0.0, block.is_causal, False, scale=scale
+    )
+    return found[0], found[1].reshape(q.shape[:-1])
+
+
+PLAIN_KERNEL = Kernel("plain formula", attend_block_plainly)
+CPU_KERNEL = Kernel("torch CPU flash", attend_block)
+CUDNN_KERNEL = Kernel("cuDNN", share_heads(_aten_cudnn))
+# Without cuDNN, which is tried by way of `in_pieces`.
+CUDA_KERNELS = (
+    Kernel("FlashAttention-3", _flash_attention_3),
+    Kernel("FlashAttention-2", _flash_attention_2),
+    Kernel("torch varlen", _varlen),
+    Kernel("torch flash", share_heads(_aten_flash)),
+    Kernel("torch memory-efficient", share_heads(_aten_efficient)),
+)

@@ -1,0 +1,212 @@
+"""From token sequences to the passes that read them: what is shared, what is refused, and why."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.embeddings import FrameStore
+from vniah.errors import ModelError, first_line
+from vniah.forward.prefix_tree import (
+    MAX_LEAF_TOKENS,
+    Branch,
+    Cost,
+    Path,
+    build_tree,
+    by_themselves,
+    cost_of,
+)
+from vniah.forward.walk import depends_on_length, refuse_positions, refuse_unsupported
+from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+
+Segment = TextSegment | FrameSegment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some sequences are run.
+
+    Attributes:
+        branches: the passes, with what goes on from them.
+        refused: sequences that cannot be run, and why.
+        cost: what the passes compute.
+        cost_alone: what one pass for every sequence would.
+        note: why every sequence is run by itself although sharing was asked for; None where not.
+    """
+
+    branches: tuple[Branch, ...]
+    refused: Mapping[int, str]
+    cost: Cost
+    cost_alone: Cost
+    note: str | None = None
+
+
+def make_plan(
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    share: bool = True,
+    max_leaf_tokens: int = MAX_LEAF_TOKENS,
+) -> Plan:
+    """The passes for some sequences.
+
+    Sequences share what they begin with, unless that would give wrong numbers: where the model says
+    so (an attribute ``shares_prefixes = False``), where RoPE depends on the length of the sequence,
+    or where a token's position depends on what follows it.
+
+    Args:
+        model: what reads them.
+        sequences: what `DecoderModel.compose` gave; `Branch.sequences` are their places here.
+        share: False runs every sequence by itself.
+        max_leaf_tokens: as `vniah.forward.prefix_tree.build_tree`.
+    """
+    size = segment_size(model)
+    refused: dict[int, str] = {}
+    for index, sequence in enumerate(sequences):
+        try:
+            refuse_unsupported(model.decoder, sequence.num_tokens(size_of_frame(model)))
+        except ModelError as error:
+            refused[index] = first_line(error)
+    indices = [index for index in range(len(sequences)) if index not in refused]
+    paths = [_path(sequences[index]) for index in indices]
+    alone = by_themselves(paths, size, indices)
+    note = _why_not_shared(model) if share else None
+    branches = alone
+    if share and note is None:
+        branches = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
+    if branches is not alone and not _positions_agree(model, sequences, branches):
+        note = "position ids depend on what follows"
+        branches = alone
+    return Plan(branches, refused, cost_of(branches), cost_of(alone), note)
+
+
+def size_of_frame(model: DecoderModel) -> int:
+    """Tokens of a frame.
+
+    Raises:
+        ModelError: its frames are no rows of the decoder's input.
+    """
+    if len(model.frame_shape) != 2:
+        raise ModelError(
+            f"the forward pass reads frames of shape (tokens, hidden size), "
+            f"{model.name} has frame_shape {tuple(model.frame_shape)}"
+        )
+    return int(model.frame_shape[0])
+
+
+def segment_size(model: DecoderModel) -> Callable[[Any], int]:
+    """A function that gives the tokens of a segment."""
+    per_frame = size_of_frame(model)
+    return lambda s: per_frame if isinstance(s, FrameSegment) else len(s.token_ids)
+
+
+def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
+    """The model's position ids of a sequence, ``[T]`` or ``[3, T]``.
+
+    Raises:
+        ModelError: they have another shape.
+    """
+    positions: Tensor = model.position_ids(sequence)
+    refuse_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
+    device = model.decoder.lm_head.weight.device
+    moved: Tensor = positions.to(device)
+    return moved
+
+
+def _path(sequence: TokenSequence) -> Path:
+    """A sequence cut before the first row that is read: the last one before the answer."""
+    body: list[Hashable] = list(sequence.inputs)
+    tail: list[Hashable] = []
+    missing = len(sequence.answer_ids)
+    while missing > 0:
+        last = body.pop()
+        if isinstance(last, TextSegment) and len(last.token_ids) > missing:
+            ids = last.token_ids
+            body.append(TextSegment(ids[:-missing]))
+            last = TextSegment(ids[-missing:])
+        tail.insert(0, last)
+        missing -= len(last.token_ids) if isinstance(last, TextSegment) else 1
+    return Path(tuple(body), tuple(tail))
+
+
+def _why_not_shared(model: DecoderModel) -> str | None:
+    if not getattr(model, "shares_prefixes", True):
+        return f"{model.name} says that its prefixes cannot be shared"
+    if depends_on_length(model.decoder.model):
+        kind = model.decoder.model.rotary_emb.rope_type
+        return f"RoPE of the kind {kind!r} depends on the length of the sequence"
+    return None
+
+
+def _positions_agree(
+    model: DecoderModel, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
+) -> bool:
+    """Whether all sequences have the same positions where they share tokens."""
+    for root in roots:
+        for branch in root.passes():
+            through: Tensor | None = None
+            hanging = [(leaf.start, leaf.sequences) for leaf in branch.leaves]
+            hanging += [(child.start, child.sequences[:1]) for child in branch.branches]
+            for start, members in sorted(hanging, reverse=True):
+                for index in members:
+                    positions = positions_of(model, sequences[index])[..., :start]
+                    if through is None:
+                        through = positions
+                    elif not torch.equal(positions, through[..., :start]):
+                        return False
+    return True
+
+
+class Embedder:
+    """Looks up the input embeddings of segments.
+
+    Args:
+        model: whose decoder reads them, in its dtype and on its device.
+        store: where its frames lie.
+    """
+
+    def __init__(self, model: DecoderModel, store: FrameStore) -> None:
+        self._store = store
+        self._per_frame = size_of_frame(model)
+        self._size = segment_size(model)
+        self._table: Any = model.decoder.model.embed_tokens
+
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment], start: int, stop: int) -> Tensor:
+        """The tokens ``start`` to ``stop - 1`` of the segments, ``[stop - start, H]``."""
+        weight: Tensor = self._table.weight
+        hidden = weight.new_empty(stop - start, weight.shape[1])
+        for first, rows in self._pieces(segments, start, stop):
+            from_, to = max(first, start), min(first + len(rows), stop)
+            part = rows[from_ - first : to - first]
+            hidden[from_ - start : to - start] = part.to(hidden.device, hidden.dtype)
+        return hidden
+
+    def _pieces(
+        self, segments: Sequence[Segment], start: int, stop: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Rows of all segments that reach into ``[start, stop)``, each with its first token."""
+        token = 0
+        frames: list[FrameSegment] = []
+        for segment in (*segments, None):
+            if isinstance(segment, FrameSegment) and token < stop:
+                if token + self._per_frame > start:
+                    frames.append(segment)
+                token += self._per_frame
+                continue
+            first = token - len(frames) * self._per_frame
+            for run in self._store.read_runs(frames):
+                flat = run.flatten(0, 1)
+                yield first, flat
+                first += len(flat)
+            frames = []
+            if segment is None or token >= stop:
+                return
+            size = self._size(segment)
+            if token + size > start:
+                assert isinstance(segment, TextSegment)
+                ids = torch.tensor(segment.token_ids, device=self._table.weight.device)
+                yield token, self._table(ids.long())
+            token += size
