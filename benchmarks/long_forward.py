@@ -13,7 +13,7 @@ itself and with common prefixes computed once.
 import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.branches import BranchRunner
 from vniah.forward.kernels import choose_kernel, try_installed
-from vniah.forward.walk import TILE_SIZE, answer_logits
+from vniah.forward.prefix_tree import Path, by_themselves
 
 NUM_ROWS = 4
 HEAD_DIM = 128
@@ -34,9 +35,41 @@ GRID_FIFTHS = range(6)  # depths 0, 0.2 ... 1
 GRID_NEEDLES = 5
 
 
-def forward(decoder: Any, hidden: Tensor, positions: Tensor, num_rows: int) -> Tensor:
-    """Logits of the last rows by vniah's walk; overwrites ``hidden``."""
-    return answer_logits(decoder, hidden, positions, num_rows=num_rows)
+class LongPass:
+    """One sequence of random embeddings as a pass, run as a sweep runs its own.
+
+    Args:
+        decoder: runs it.
+        num_tokens: its length.
+    """
+
+    def __init__(self, decoder: Any, num_tokens: int) -> None:
+        main = num_tokens - NUM_ROWS
+        (self._branch,) = by_themselves([Path((main,), (NUM_ROWS,))], lambda size: size, [0])
+        self._like: Tensor = decoder.lm_head.weight
+        self._runner = BranchRunner(
+            decoder,
+            embed=self._embed,
+            size=lambda size: size,
+            positions=lambda index: torch.arange(num_tokens, device=self._like.device),
+            num_rows=lambda index: NUM_ROWS,
+            on_note=print,
+        )
+
+    def choose_tile_size(self) -> int:
+        """Rows at once, by what is free now."""
+        return self._runner.choose([self._branch])[0]
+
+    def run(self) -> Tensor:
+        """Logits of the last rows."""
+        (reading,) = self._runner.run_all(self._branch)
+        assert reading.logits is not None, reading.error
+        return reading.logits
+
+    def _embed(self, segments: Sequence[Any], start: int, stop: int) -> Tensor:
+        return torch.randn(
+            stop - start, self._like.shape[1], device=self._like.device, dtype=self._like.dtype
+        )
 
 
 @dataclass(frozen=True)
@@ -192,10 +225,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 2.
 
 @torch.inference_mode()
 def attention_rate(
-    shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dtype
+    shape: Shape, num_tokens: int, tile: int, device: torch.device, dtype: torch.dtype
 ) -> float:
     """FLOP/s of one tile's attention in the middle of the sequence, as the walk calls it."""
-    tile = min(TILE_SIZE, num_tokens // 2)
+    tile = min(tile, num_tokens // 2)
     earlier = num_tokens // 2
     q = torch.randn(1, tile, shape.heads, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
     k, v = torch.randn(2, 1, shape.kv_heads, earlier + tile, HEAD_DIM, device=device, dtype=dtype)
@@ -218,7 +251,7 @@ def attention_rate(
 def report_kernels(shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
     """Prints the kernel that is used and, on CUDA, what became of the others."""
     heads = {"num_heads": shape.heads, "num_kv_heads": shape.kv_heads, "head_dim": HEAD_DIM}
-    print(f"attention kernel: {choose_kernel(device, dtype, **heads).name}")
+    print(f"attention kernel: {choose_kernel(device, dtype, **heads).name}", flush=True)
     if device.type == "cuda":
         for trial in try_installed(device, dtype, **heads):
             found = trial.fault[:90] if trial.fault else f"{trial.seconds * 1e3:.2f} ms"
@@ -236,6 +269,7 @@ def peak_gigabytes(device: torch.device) -> float:
 class Pass:
     """What one pass took."""
 
+    tile_size: int
     seconds: float
     peak_gigabytes: float
     weights_gigabytes: float
@@ -246,19 +280,17 @@ def run_pass(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.d
     """The whole sequence through a decoder of random weights."""
     decoder = build_decoder(shape, device, dtype)
     weights = sum(p.numel() * p.element_size() for p in decoder.parameters())
-    hidden = torch.randn(num_tokens, shape.hidden, device=device, dtype=dtype)
-    positions = torch.arange(num_tokens, device=device)
-    # A short pass loads the libraries.
-    forward(decoder, hidden[:256].clone(), positions[:256], NUM_ROWS)
+    LongPass(decoder, 256 + NUM_ROWS).run()  # loads the libraries
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+    long = LongPass(decoder, num_tokens)
+    tile_size = long.choose_tile_size()
+    print(f"tiles of {tile_size} tokens, of {num_tokens:,}", flush=True)
     logits: list[Tensor] = []
-    seconds = seconds_of(
-        lambda: logits.append(forward(decoder, hidden, positions, NUM_ROWS)), device
-    )
+    seconds = seconds_of(lambda: logits.append(long.run()), device)
     assert logits[0].isfinite().all()
-    return Pass(seconds, peak_gigabytes(device), weights / 1e9)
+    return Pass(tile_size, seconds, peak_gigabytes(device), weights / 1e9)
 
 
 def measure(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -267,7 +299,7 @@ def measure(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dt
     rate_before = matrix_rate(device, dtype)
     found = run_pass(shape, num_tokens, device, dtype)
     rate = max(rate_before, matrix_rate(device, dtype))
-    attention = attention_rate(shape, num_tokens, device, dtype)
+    attention = attention_rate(shape, num_tokens, found.tile_size, device, dtype)
 
     done = work(shape, 0, num_tokens, num_rows=NUM_ROWS)
     achieved = done.total / found.seconds

@@ -362,3 +362,17 @@ def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkp
         cache = EmbeddingCache(in_folder / folder, {}, (4, 32))
         caches.append(cache.read(0, 600))
     assert torch.equal(*caches)
+
+
+def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
+    where = material.index("--haystack")
+    options = [*material[:where], *material[where + 2 :]]
+    assert main(["estimate", *options, "--context-parallel", "2"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"18 questions of up to \d+ tokens, \d+ per frame\n", output)
+    assert "memory, on each of 2 GPUs" in output
+    assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
+    assert re.search(r"  every one by itself +18 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
+    assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
+    assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)
+    assert not list(in_folder.iterdir()), "nothing was run"

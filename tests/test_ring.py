@@ -1,40 +1,33 @@
 """The ring against one process: 1 to 4 gloo ranks, lengths that do not divide."""
 
-import os
-import socket
 import sys
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from jobs import run_ranks
 
 from tests.test_walk import build_decoder, embeddings, three_rows
 from vniah.forward.keys import Kept, KeyValueStore, Layout, Span
+from vniah.forward.leaves import LeafRows
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.walk import LeafRows, walk
+from vniah.forward.walk import walk
 
 pytestmark = pytest.mark.distributed
 
 FAMILIES = ("qwen2", "qwen3", "qwen2_vl")  # two key/value heads, one, and three rows of positions
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def start_ranks(size: int, work, *arguments) -> None:
-    mp.spawn(_rank, (size, free_port(), work, arguments), nprocs=size)
+    """Runs ``work(rank, size, *arguments)`` in a process group of so many ranks."""
+    run_ranks(_in_group, size, size, work, arguments)
 
 
-def _rank(rank: int, size: int, port: int, work, arguments) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+def _in_group(rank: int, size: int, work, arguments) -> None:
+    dist.init_process_group("gloo")
     try:
         work(rank, size, *arguments)
     finally:
@@ -134,6 +127,7 @@ def flash_attention_stand_in() -> None:
 
 
 def compare_ring_flash_attn(rank, size):
+    warnings.filterwarnings("ignore", "`torch.jit.script`")  # the package's own
     flash_attention_stand_in()
     zigzag = find_zigzag()
     assert zigzag is not None and zigzag.__module__ == "ring_flash_attn.zigzag_ring_flash_attn"

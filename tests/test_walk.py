@@ -24,7 +24,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from vniah.errors import ModelError
 from vniah.forward.keys import Kept, KeyValueStore, Layout
-from vniah.forward.walk import LeafRows, answer_logits, walk
+from vniah.forward.leaves import LeafRows
+from vniah.forward.walk import answer_logits, walk
 
 SIZES = {
     "vocab_size": 97,

@@ -4,6 +4,7 @@ A model with a decoder answers by a tree of passes over all questions; any other
 after the other.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -186,7 +187,8 @@ class TreeAsker:
         ring: the processes that run every pass together.
         place: where to keep keys and values; by default where they fit.
         scratch_dir: for those that lie on disk.
-        on_note: called with a line when memory runs out and something is changed.
+        on_note: called with a line when memory runs out and something is changed; by default
+            that is a warning of the logger ``vniah``.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class TreeAsker:
             ring=ring,
             place=place,
             scratch_dir=scratch_dir,
-            on_note=on_note,
+            on_note=on_note or logging.getLogger("vniah").warning,
         )
 
     def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:

@@ -14,6 +14,7 @@ from vniah.embeddings import FrameStore, encode_needles
 from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
 from vniah.forward.ring import Ring
+from vniah.forward.support import forget_longer_sequences
 from vniah.grid import Cell
 from vniah.models.loading import require_protocol
 from vniah.models.protocol import (
@@ -24,7 +25,7 @@ from vniah.models.protocol import (
     TokenSequence,
 )
 from vniah.needles import NeedleSet
-from vniah.passes import Embedder, Plan, make_plan, positions_of, segment_size
+from vniah.passes import Embedder, Plan, make_plan, positions_of, segment_size, size_of_frame
 from vniah.scoring import score_chat, score_sequence
 from vniah.tasks.visual import Question
 
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 # Largest difference of logits that rounding explains, as a share of the largest logit.
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
+# Random decoders of 24 layers reach 0.006 in fp16 and 0.06 in bf16; positions that are all doubled
+# change the embedded reference model's logits by 0.1.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.015, torch.bfloat16: 0.08}
 
 # Haystack frames of the two cells of the check, and the needle's place in both.
 _NUM_FRAMES = (4, 9)
 _NEEDLE_INDEX = 2
 
-# Tiles of the check are so small that even its short sequences have several.
-_TILE_SIZE = 64
+# Tiles of the check are so small that even its shortest sequence has so many.
+_NUM_TILES = 4
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ def require_agreement(differences: Sequence[Difference], name: str) -> None:
 def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
     positions = positions_of(model, sequence)
+    forget_longer_sequences(model.decoder.model)
     num_tokens = positions.shape[-1]
     hidden = Embedder(model, store)(sequence.inputs, 0, num_tokens)
     shaped = positions[None] if positions.ndim == 1 else positions[:, None]
@@ -254,6 +258,7 @@ def _run(
     plan = make_plan(model, sequences, share=share, max_leaf_tokens=0)
     for reason in plan.refused.values():
         raise ModelError(reason)
+    shortest = min(sequence.num_tokens(size_of_frame(model)) for sequence in sequences)
     runner = BranchRunner(
         model.decoder,
         embed=Embedder(model, store),
@@ -261,7 +266,7 @@ def _run(
         positions=lambda index: positions_of(model, sequences[index]),
         num_rows=lambda index: len(sequences[index].answer_ids),
         ring=ring,
-        tile_size=_TILE_SIZE,
+        tile_size=max(1, shortest // _NUM_TILES),
     )
     logits: dict[int, Tensor] = {}
     for root in plan.branches:

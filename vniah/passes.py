@@ -18,7 +18,7 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.walk import depends_on_length, refuse_positions, refuse_unsupported
+from vniah.forward.support import depends_on_length, refuse_positions, refuse_unsupported
 from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
 
 Segment = TextSegment | FrameSegment
@@ -66,7 +66,7 @@ def make_plan(
     refused: dict[int, str] = {}
     for index, sequence in enumerate(sequences):
         try:
-            refuse_unsupported(model.decoder, sequence.num_tokens(size_of_frame(model)))
+            _refuse(model, sequence)
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
@@ -80,6 +80,14 @@ def make_plan(
         note = "position ids depend on what follows"
         branches = alone
     return Plan(branches, refused, cost_of(branches), cost_of(alone), note)
+
+
+def _refuse(model: DecoderModel, sequence: TokenSequence) -> None:
+    """Raises `ModelError` for a sequence that the forward pass cannot run exactly."""
+    num_tokens = sequence.num_tokens(size_of_frame(model))
+    if num_tokens < len(sequence.answer_ids):
+        raise ModelError(f"compose of {model.name} gave no token before the answer")
+    refuse_unsupported(model.decoder, num_tokens)
 
 
 def size_of_frame(model: DecoderModel) -> int:

@@ -68,7 +68,8 @@ def run_sweep(
         share: ``"tree"`` computes what several questions begin with once, ``"none"`` runs every
             one by itself; the numbers are the same.
         mesh: the processes of the job (`vniah.forward.mesh.open_mesh`); by default this one alone.
-        on_progress: called as work is done; with several processes on the leader only.
+        on_progress: called as work is done, and before the first question; with several processes
+            on the leader only.
 
     Raises:
         RunMismatchError: the folder holds a run with other settings.
@@ -96,12 +97,16 @@ def run_sweep(
         mesh.wait_for("open")
     with _writing(folder, mesh, setup.notes, environment):
         num_done = len(asked) - sum(is_wanted)
+        if num_units:
+            report("sweep", num_done, len(asked))
         for unit in mesh.claim("units", num_units):
             for question, outcome in setup.asker.ask(unit):
                 if mesh.context_rank == 0:
                     folder.append(_sample(question, outcome))
                     report("sweep", num_done + mesh.count("asked", 1), len(asked))
     mesh.barrier()  # the leader has merged
+    if num_units:
+        report("sweep", len(asked), len(asked))
     return folder.results() if mesh.is_leader else load_run(Path(output))
 
 

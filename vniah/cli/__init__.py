@@ -6,31 +6,27 @@ cannot be done, 130 stopped by Ctrl-C.
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from vniah.cli.arguments import build_parser
-from vniah.errors import (
-    CannotCompareError,
-    HaystackError,
-    InputError,
-    NeedleError,
-    ResultsError,
-    VniahError,
-)
+from vniah.cli.display import shown_warnings
+from vniah.errors import CannotCompareError, VniahError
+
+_LEADER_SPEAKS_FIRST_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    options = build_parser().parse_args(arguments)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
     try:
-        return int(options.command(options))
+        options = build_parser().parse_args(arguments)
+        with shown_warnings(_where()):
+            return int(options.command(options))
     except CannotCompareError as error:
         return _fail(f"cannot compare: {error}")
-    except (InputError, HaystackError, NeedleError, ResultsError) as error:
-        return _fail(str(error), is_alike=True)
     except VniahError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -41,15 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:
-        print("\nvniah: stopped; the same command goes on from here", file=sys.stderr)
+        if _rank() == "0":
+            print("\nvniah: stopped; the same command goes on from here", file=sys.stderr)
         return 130
 
 
-def _fail(message: str, *, is_alike: bool = False) -> int:
-    """Says what was wrong, in one line; what all processes of a job find alike, the first says."""
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        print(f"vniah: error: {' '.join(message.split())}", file=sys.stderr)
-    elif not is_alike:
-        print(f"vniah: error in process {rank}: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str) -> int:
+    """Says what was wrong, in one line.
+
+    Of a job, most errors are found by all processes alike. So the first says it, and the others
+    wait a moment: torchrun ends them when the first has ended. What only one found is still said.
+    """
+    if _where():
+        time.sleep(_LEADER_SPEAKS_FIRST_SECONDS)
+    print(f"vniah: error{_where()}: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _rank() -> str:
+    """The number of this process in its job, as torchrun gives it."""
+    return os.environ.get("RANK", "0")
+
+
+def _where() -> str:
+    """Which process speaks, if it is not the first of its job."""
+    return "" if _rank() == "0" else f" in process {_rank()}"

@@ -17,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"vniah: error: {message}. See: {self.prog} --help\n")
+        raise InputError(f"{message}. See: {self.prog} --help")
 
 
 def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -47,11 +47,11 @@ def run(options: argparse.Namespace) -> int:
             f"-> {output}"
         )
         started = time.perf_counter()
-        num_asked = 0
+        num_done: list[int] = []
 
         def on_progress(stage: str, done: int, total: int) -> None:
-            nonlocal num_asked
-            num_asked += stage == "sweep"
+            if stage == "sweep":
+                num_done.append(done)
             bars.show(stage, done, total)
 
         results = run_sweep(
@@ -70,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
     if not mesh.is_leader:
         return 0
     print()
-    if num_asked:
-        print(f"{num_asked} samples in {seconds:.0f} s")
+    if num_done:
+        print(f"{num_done[-1] - num_done[0]} samples in {seconds:.0f} s")
     else:
         print("nothing to do: every sample of this run is there already")
     for note in results.manifest.get("notes", []):
@@ -142,12 +142,13 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 def check(options: argparse.Namespace) -> int:
     """Compares the forward pass with the model's own."""
     from vniah.check import check_model
+    from vniah.models.protocol import EncodingModel
     from vniah.needles import load_needles
 
     needles = load_needles(_needles_name(options))
     with _open_mesh(options) as mesh:
         model = _load_model(options, mesh)
-        if not mesh.is_leader:
+        if not mesh.is_leader and isinstance(model, EncodingModel):
             mesh.wait_for("encoded")
         report = check_model(
             model,
@@ -241,15 +242,18 @@ def _open_mesh(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
 
 
 def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "AnyModel":
-    """The model; in a job of several processes on the device of this one."""
+    """The model; in a job of several processes on the device of this one.
+
+    A plug-in puts itself where it wants; in a job --device says where its ranks meet.
+    """
     import transformers
 
     from vniah.models.loading import is_factory, load_model
 
     transformers.logging.set_verbosity_error()
     device = options.device
-    if mesh is not None and mesh.size > 1 and not is_factory(options.model):
-        device = str(mesh.device)
+    if mesh is not None and mesh.size > 1:
+        device = None if is_factory(options.model) else str(mesh.device)
     return load_model(
         options.model,
         dtype=options.dtype,

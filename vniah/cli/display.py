@@ -1,5 +1,9 @@
 """What a command shows: progress bars, the table of cells, the average."""
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -94,3 +98,31 @@ class Bars:
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def shown_warnings(where: str = "") -> Iterator[None]:
+    """Shows what vniah warns of as lines on stderr, above the bars.
+
+    Args:
+        where: which process of a job this is, such as ``" in process 1"``.
+    """
+    log, handler = logging.getLogger("vniah"), _Lines(where)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Prints records by tqdm, which moves its bars out of the way."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(logging.WARNING)
+        self._where = where
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"vniah: warning{self._where}: {record.getMessage()}", file=sys.stderr)

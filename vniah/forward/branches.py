@@ -6,7 +6,9 @@ sequences are given up, with an error that says what they would have needed, and
 None of this changes a result.
 """
 
+import errno
 import gc
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,18 +18,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.forward.costs import DecoderShape, free_bytes
+from vniah.errors import ModelError
+from vniah.forward.costs import (
+    MIN_TILE_SIZE,
+    USABLE,
+    DecoderShape,
+    fit_place,
+    fit_tile_size,
+    free_bytes,
+)
 from vniah.forward.keys import PLACES, Kept, KeyValueStore, Layout, Place
+from vniah.forward.leaves import LeafRows
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
-from vniah.forward.walk import LeafRows, walk
+from vniah.forward.walk import walk
 
 Embed = Callable[[Sequence[Any], int, int], Tensor]
 """Called with segments and the first and last of their tokens, gives ``[last - first, H]``."""
 
-MIN_TILE_SIZE = 256
-_MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096}
-_USABLE = 0.9  # of what is free
+# What memory that ran out may come as; `is_out_of_memory` tells it from other errors.
+_MEMORY_ERRORS = (MemoryError, RuntimeError, OSError)
+_OUT_OF_MEMORY_CODES = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OUT_OF_MEMORY_WORDS = ("out of memory", "allocate memory", "alloc_failed")
+
+_NAME_OF_PLACE = {"device": "on the device", "host": "in the memory of the host", "disk": "on disk"}
+
+
+class _NoRoomError(Exception):
+    """Nowhere is room for the keys and values that a pass is to keep; says how much it takes."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +126,19 @@ class BranchRunner:
 
     def choose(self, branches: Sequence[Branch]) -> tuple[int, Place]:
         """Tile size and place for some branches with what is behind them; they stay chosen."""
+        device, shape = self._like.device, self.shape
+        free = int(free_bytes(device) * USABLE)
+        size = self._tile_size
+        if size is None:
+            size = fit_tile_size(shape, branches, device, free=free, num_ranks=self._num_ranks)
+            if self._ring is not None:
+                size = self._ring.smallest(size)
         passes = [branch for root in branches for branch in root.passes()]
-        free = int(free_bytes(self._like.device) * _USABLE)
-        size = self._tile_size or _MAX_TILE_SIZE.get(self._like.device.type, 2048)
-        while self._tile_size is None and size > MIN_TILE_SIZE:
-            if self._largest(passes, size) <= free:
-                break
-            size //= 2
-        kept = self.shape.store_bytes(max(_kept_tokens(root) for root in branches))
-        kept //= self._num_ranks
-        left = free - self._largest(passes, size)
-        fitting = [place for place in self._places() if self._fits(kept, place, left)]
-        place = self._place or fitting[0]
+        needed = max(
+            shape.pass_bytes(branch, tile_size=size, num_ranks=self._num_ranks) for branch in passes
+        )
+        kept = shape.kept_bytes(branches, num_ranks=self._num_ranks)
+        place = self._place or fit_place(kept, device, left=free - needed)
         self._tile_size, self._place = size, place
         return size, place
 
@@ -148,16 +167,26 @@ class BranchRunner:
         while remaining is not None:
             try:
                 result = self._run_once(remaining, past)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
-                if self._ring is not None or not is_out_of_memory(error):
+            except _NoRoomError as error:
+                if self._ring is not None:
+                    raise ModelError(str(error)) from error
+                for number in range(len(branch.branches)):
+                    failed.setdefault(number, str(error))
+                self._give_up(str(error))
+                remaining = _shortened(remaining, remaining.leaves, (), self._size)
+                continue
+            except _MEMORY_ERRORS as error:
+                if not is_out_of_memory(error):
                     raise
+                if self._ring is not None:  # the other processes wait for this one
+                    raise ModelError(self._needed(remaining)) from error
                 del error  # it holds the tensors of the frames that it passed
-                if self._retreat(past):
+                if self._retreat(remaining, past):
                     continue
             else:
                 return replace(result, readings=(*result.readings, *given_up), failed=failed)
             message = self._needed(remaining)
-            self._note(message)
+            self._give_up(message)
             longest = max(_ends(remaining))
             for leaf in remaining.leaves:
                 if leaf.start == longest:
@@ -165,7 +194,12 @@ class BranchRunner:
             for number, child in enumerate(branch.branches):
                 if child.start >= longest:
                     failed.setdefault(number, message)
-            remaining = _without(remaining, longest, self._size)
+            remaining = _shortened(
+                remaining,
+                tuple(leaf for leaf in remaining.leaves if leaf.start < longest),
+                tuple(child for child in remaining.branches if child.start < longest),
+                self._size,
+            )
         return Pass(tuple(given_up), (), failed)
 
     def _run_once(self, branch: Branch, past: Sequence[Kept]) -> Pass:
@@ -208,7 +242,7 @@ class BranchRunner:
 
     def _leaf_rows(self, leaf: Leaf) -> LeafRows:
         index = leaf.sequences[0]
-        positions = self._positions(index)[..., leaf.start : leaf.stop]
+        positions = self._positions(index)[..., leaf.start : leaf.stop].clone()
         hidden = self._embed(leaf.segments, 0, leaf.num_tokens)
         return LeafRows(leaf.start, hidden, positions, self._num_rows(index))
 
@@ -217,21 +251,38 @@ class BranchRunner:
         if not branch.branches:
             return None
         assert self._place is not None
+        for place in (self._place, *self._places_behind(self._place)):
+            try:
+                kept = self._keep_in(place, branch)
+            except _MEMORY_ERRORS as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                self._go_on_with(place)
+                return kept
+        needed = self.shape.store_bytes(branch.keep_until - branch.start) / 1e9
+        where = self._scratch_dir or Path(tempfile.gettempdir())
+        raise _NoRoomError(
+            f"no room for {needed / self._num_ranks:.1f} GB of keys and values, neither in memory "
+            f"nor in {where}; make room there, set VNIAH_CACHE to a folder on another disk, or use "
+            "--share none"
+        )
+
+    def _keep_in(self, place: Place, branch: Branch) -> Kept:
         whole = Layout.whole(branch.start, branch.stop)
         layout = whole if self._ring is None else self._ring.layout(branch.start, branch.stop)
         layout = layout.until(branch.keep_until)
-        shape = self.shape
-        rows = layout.num_rows(0 if self._ring is None else self._ring.rank)
+        rank = 0 if self._ring is None else self._ring.rank
         store = KeyValueStore(
-            shape.num_layers,
-            (1, shape.num_kv_heads, rows, shape.head_dim),
+            self.shape.num_layers,
+            (1, self.shape.num_kv_heads, layout.num_rows(rank), self.shape.head_dim),
             like=self._like,
-            place=self._place,
+            place=place,
             directory=self._scratch_dir,
         )
         return Kept(store, layout, branch.keep_until)
 
-    def _retreat(self, past: Sequence[Kept]) -> bool:
+    def _retreat(self, branch: Branch, past: Sequence[Kept]) -> bool:
         """Makes do with less memory from now on; False if nothing is left to give."""
         assert self._tile_size is not None and self._place is not None
         gc.collect()
@@ -241,37 +292,51 @@ class BranchRunner:
             self._tile_size = max(MIN_TILE_SIZE, self._tile_size // 2)
             self._note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
             return True
-        places = self._places()
-        here = min([places.index(self._place), *(places.index(k.store.place) for k in past)])
-        if here == len(places) - 1:
+        nearest = [kept.store.place for kept in past]
+        if branch.branches:
+            nearest.append(self._place)
+        if not nearest:
             return False
-        self._place = places[here + 1]
-        for kept in past:
-            kept.store.move(self._place, like=self._like, directory=self._scratch_dir)
-        self._note(f"memory ran out: going on with keys and values kept in: {self._place}")
+        behind = self._places_behind(min(nearest, key=PLACES.index))
+        return any(self._move(branch, past, place) for place in behind)
+
+    def _move(self, branch: Branch, past: Sequence[Kept], place: Place) -> bool:
+        """Moves what is kept to a place, or stays where that is full; what is beyond stays too."""
+        try:
+            if branch.branches:
+                self._keep_in(place, branch)  # only to see whether there is room
+            for kept in past:
+                if place in self._places_behind(kept.store.place):
+                    kept.store.move(place, like=self._like, directory=self._scratch_dir)
+        except _MEMORY_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        self._go_on_with(place)
         return True
 
-    def _places(self) -> tuple[Place, ...]:
-        """On the CPU, device and host are the same."""
-        return PLACES if self._like.device.type != "cpu" else ("device", "disk")
+    def _go_on_with(self, place: Place) -> None:
+        assert self._place is not None
+        if place in self._places_behind(self._place):
+            self._place = place
+            self._note(f"memory ran out: keeping keys and values {_NAME_OF_PLACE[place]} from here")
 
-    def _fits(self, num_bytes: int, place: Place, left: int) -> bool:
-        if place == "host":
-            left = int(free_bytes(torch.device("cpu")) * _USABLE)
-        return num_bytes <= left or place == "disk"
+    def _places_behind(self, place: Place) -> tuple[Place, ...]:
+        """Where there may be room when a place is full; on the CPU, device and host are one."""
+        behind = PLACES[PLACES.index(place) + 1 :]
+        return behind if self._like.device.type != "cpu" else behind[-1:]
 
-    def _largest(self, passes: Sequence[Branch], tile_size: int) -> int:
-        return max(
-            self.shape.pass_bytes(branch, tile_size=tile_size, num_ranks=self._num_ranks)
-            for branch in passes
-        )
+    def _give_up(self, message: str) -> None:
+        self._note(f"some sequences cannot be run: {message}")
 
     def _needed(self, branch: Branch) -> str:
-        needed = self.shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE) / 1e9
-        free = free_bytes(self._like.device) / 1e9
+        needed = self.shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE, num_ranks=self._num_ranks)
+        free = free_bytes(self._like.device)
+        num_tokens = max([branch.stop, *(leaf.stop for leaf in branch.leaves)])
         return (
-            f"out of memory: {branch.stop:,} tokens need about {needed:.1f} GB besides the "
-            f"weights, and {free:.1f} GB are free; measure fewer frames, or use --context-parallel"
+            f"out of memory: {num_tokens:,} tokens need about {needed / 1e9:.1f} GB besides "
+            f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use "
+            "--context-parallel with more processes"
         )
 
 
@@ -279,16 +344,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, or the disk in its place, ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
     if isinstance(error, OSError):
-        return "No space left" in text or "Cannot allocate memory" in text
-    return "can't allocate memory" in text or "out of memory" in text.lower()
-
-
-def _kept_tokens(root: Branch) -> int:
-    """The most tokens of one way through the tree whose keys and values are kept."""
-    own = max(0, root.keep_until - root.start)
-    return own + max((_kept_tokens(branch) for branch in root.branches), default=0)
+        return error.errno in _OUT_OF_MEMORY_CODES
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
 def _ends(branch: Branch) -> list[int]:
@@ -296,13 +354,16 @@ def _ends(branch: Branch) -> list[int]:
     return [*(x.start for x in branch.leaves), *(x.start for x in branch.branches)]
 
 
-def _without(branch: Branch, stop: int, size: Callable[[Any], int]) -> Branch | None:
-    """The branch without what hangs at ``stop``, and only as long as is still needed."""
-    leaves = tuple(leaf for leaf in branch.leaves if leaf.start < stop)
-    branches = tuple(child for child in branch.branches if child.start < stop)
-    shorter = replace(branch, leaves=leaves, branches=branches)
+def _shortened(
+    branch: Branch,
+    leaves: tuple[Leaf, ...],
+    branches: tuple[Branch, ...],
+    size: Callable[[Any], int],
+) -> Branch | None:
+    """The branch with only some of what hangs on it, and only as long as is still needed."""
     if not leaves and not branches:
         return None
+    shorter = replace(branch, leaves=leaves, branches=branches)
     segments, num_tokens = [], 0
     needed = max(_ends(shorter)) - branch.start
     for segment in branch.segments:

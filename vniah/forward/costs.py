@@ -14,7 +14,7 @@ from torch import nn
 
 from vniah.forward.keys import PLACES, Place
 from vniah.forward.prefix_tree import Branch, Cost
-from vniah.forward.walk import _ROPE_BLOCK
+from vniah.forward.walk import ROPE_BLOCK
 
 USABLE = 0.9  # of what is free
 MIN_TILE_SIZE = 256
@@ -209,12 +209,10 @@ class DecoderShape:
         """What making the angles takes besides the angles: it ends before the first layer.
 
         A block's frequencies, half a row, and the same doubled, cosines and sines are fp32; of the
-        sines there is also what they are before they are scaled. All blocks are there once more
-        when they are put together.
+        sines there is also what they are before they are scaled.
         """
-        block = min(num_rows, _ROPE_BLOCK)
-        computed = block * 9 * self.head_dim * _FP32 // 2
-        return max(computed - block * self.angle_bytes, num_rows * self.angle_bytes)
+        block = min(num_rows, ROPE_BLOCK)
+        return block * 9 * self.head_dim * _FP32 // 2
 
     @property
     def _feed_forward_row(self) -> int:

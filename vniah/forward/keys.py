@@ -7,6 +7,7 @@ knows what the others will send.
 Hk key/value heads, D head size.
 """
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -132,18 +133,16 @@ class KeyValueStore:
 
 
 def _open_file(size: Sequence[int], dtype: torch.dtype, directory: Path | None) -> Tensor:
-    """A tensor in a file that nothing is left of, however the process ends."""
+    """A tensor in a file without a name, so that nothing is left however the process ends."""
     num_bytes = torch.Size(size).numel() * dtype.itemsize
+    if num_bytes == 0:
+        return torch.empty(*size, dtype=dtype)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix="vniah-keys-", dir=directory)
-    try:
-        _reserve(descriptor, max(1, num_bytes))
-        flat = torch.from_file(name, shared=True, size=torch.Size(size).numel(), dtype=dtype)
-    finally:
-        os.close(descriptor)
-        Path(name).unlink()  # the mapping stays until the tensor goes
-    return flat.view(*size)
+    with tempfile.TemporaryFile(prefix="vniah-keys-", dir=directory) as file:
+        _reserve(file.fileno(), num_bytes)
+        mapped = mmap.mmap(file.fileno(), num_bytes)  # stays until the tensor goes
+    return torch.frombuffer(mapped, dtype=dtype).view(*size)
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:

@@ -29,6 +29,10 @@ from vniah.errors import InputError, VniahError
 
 POLL_SECONDS = 0.05
 
+# Who lost the others waits, so that the one with the cause can say it: torchrun ends all processes
+# as soon as one of them has ended.
+_CAUSE_SPEAKS_FIRST_SECONDS = 8.0
+
 _JOB_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _meshes_opened = itertools.count()
 
@@ -183,7 +187,8 @@ def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") 
     with _lost_contact():
         mesh = _connect(own_device, context_parallel)
     try:
-        yield mesh
+        with _lost_contact():
+            yield mesh
     except BaseException:
         # On CUDA this could wait for ranks that will never come; the process is about to end.
         if own_device.type != "cuda":
@@ -288,8 +293,18 @@ def _lost_contact() -> Iterator[None]:
     """Says in one line that another process has ended."""
     try:
         yield
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        time.sleep(_CAUSE_SPEAKS_FIRST_SECONDS)
         raise VniahError(
             "this process lost the others of its job; see what they said, then start the same "
             "command again: what was written is kept"
         ) from error
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether a process that this one talked to is gone; gloo has no class for that."""
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    return "gloo/transport" in str(error)

@@ -116,6 +116,12 @@ class Ring:
                     out, lse = merge(out, lse, *attend_block(q, block, scale=scale))
         return out.to(q.dtype)
 
+    def smallest(self, number: int) -> int:
+        """The smallest of the numbers that the ranks give."""
+        numbers: list[int] = [0] * self.size
+        dist.all_gather_object(numbers, number, group=self._group)
+        return min(numbers)
+
     def gather(self, out: Tensor, lse: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of all ranks, in the order of ranks.
 

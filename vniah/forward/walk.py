@@ -21,7 +21,6 @@ T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head s
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby
 from threading import Lock
 from typing import Any
 
@@ -30,46 +29,29 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from vniah.errors import ModelError
-from vniah.forward.attention import KeyBlock, attend, attend_block, merge
+from vniah.forward.attention import KeyBlock, attend
 from vniah.forward.keys import Kept, LayerKeys, Layout, Span
+from vniah.forward.leaves import LeafAttention, LeafRows, Rows, leaf_groups
 from vniah.forward.ring import Ring
+from vniah.forward.support import (
+    depends_on_length,
+    forget_longer_sequences,
+    refuse_positions,
+    refuse_unsupported,
+)
 
 TILE_SIZE = 2048
-
-# Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
-ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
-THREE_ROWS_OF_POSITIONS = ("qwen2_vl_text", "qwen2_5_vl_text")
-SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
-
-# Kinds of RoPE whose frequencies depend on the length of the whole sequence.
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 # Must not contain "flash": transformers builds masks for such names, and none for unknown ones.
 _ATTENTION_NAME = "vniah_walk"
 
-_ROPE_BLOCK = 16384
+# Rows whose angles are computed at once, in fp32.
+ROPE_BLOCK = 16384
 _ONE_WALK = Lock()
 
 
 class _KeysValuesDone(Exception):
     """Not an error: leaves the layer once a tile's keys and values are in the buffer."""
-
-
-@dataclass(frozen=True)
-class LeafRows:
-    """Rows that are read, at the end of a sequence.
-
-    Attributes:
-        start: tokens before the first of them.
-        hidden: input embeddings ``[n, H]``.
-        position_ids: ``[n]``, or ``[3, n]``.
-        num_rows: so many rows are read, at their end.
-    """
-
-    start: int
-    hidden: Tensor
-    position_ids: Tensor
-    num_rows: int
 
 
 @torch.inference_mode()
@@ -90,7 +72,7 @@ def walk(
         decoder: a transformers causal language model, e.g. ``Qwen2ForCausalLM``: anything with
             its ``model`` and ``lm_head``.
         hidden: input embeddings ``[T, H]`` of the main rows in the decoder's dtype; overwritten.
-            With a ring, those of this rank (`Ring.share`).
+            With a ring, those of this rank (`Ring.layout`).
         position_ids: of all main rows, ``[T]``, or ``[3, T]`` for M-RoPE.
         leaves: what is read; all start between the past's end and the main rows' end.
         past: keys and values of everything before the main rows, parents first.
@@ -114,9 +96,9 @@ def walk(
     assert len(hidden) == main.num_rows(rank)
     keys = LayerKeys(body, past, main, rank=rank, like=hidden)
     angles, leaf_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], leaves)
-    rows = _Rows(hidden, angles)
+    rows = Rows(hidden, angles)
     whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
-    groups = list(_groups(leaves, leaf_angles, tile_size))
+    groups = list(leaf_groups(leaves, leaf_angles, tile_size))
     tiles = list(_tiles(main, rank, tile_size))
     with _walk_attention(body):
         for index, layer in enumerate(body.layers):
@@ -133,7 +115,7 @@ def walk(
             if keep is not None:
                 keys.save(index, keep)
             for group in groups:
-                _run(layer, index, group.rows, _LeafAttention(keys, group.leaves, ring))
+                _run(layer, index, group.rows, LeafAttention(keys, group.leaves, ring))
     return [logits for group in groups for logits in group.read(decoder)]
 
 
@@ -165,101 +147,6 @@ def answer_logits(
     return logits
 
 
-def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
-    """Raises `ModelError` for what would give wrong numbers silently.
-
-    Args:
-        decoder: a transformers causal language model.
-        num_tokens: length of the sequence that it is to read.
-    """
-    if decoder.model.training:
-        raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
-    config = decoder.model.config
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ModelError(
-            f"the forward pass knows the decoders {', '.join(SUPPORTED_MODEL_TYPES)}, "
-            f"got model_type {config.model_type!r}; give the model an answer_logits method instead"
-        )
-    is_causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.model.layers)
-    if getattr(config, "use_bidirectional_attention", None) or not is_causal:
-        raise ModelError(
-            "the decoder attends in both directions, and the forward pass to what comes before "
-            "only; give the model an answer_logits method instead"
-        )
-    window = sliding_window(config)
-    if window is not None and window < num_tokens:
-        raise ModelError(
-            f"the decoder has a sliding window of {window} tokens, the sequence has {num_tokens}: "
-            "it cannot see the whole haystack; set sliding_window to null in its config.json "
-            "if it was trained without one"
-        )
-
-
-def sliding_window(config: Any) -> int | None:
-    """How far back the decoder sees, if not to the beginning."""
-    window = getattr(config, "sliding_window", None)
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and "sliding_attention" not in layer_types:
-        return None
-    return window
-
-
-def depends_on_length(body: Any) -> bool:
-    """Whether RoPE turns a token by an angle that depends on what follows it."""
-    return any(kind in str(body.rotary_emb.rope_type) for kind in LENGTH_DEPENDENT_ROPE)
-
-
-def refuse_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> None:
-    """Raises `ModelError` unless there is a position, or three where M-RoPE is, for each token."""
-    model_type = decoder.model.config.model_type
-    shapes = [(num_tokens,), (3, num_tokens)]
-    if model_type not in THREE_ROWS_OF_POSITIONS:
-        shapes.pop()
-    if tuple(position_ids.shape) not in shapes:
-        raise ModelError(
-            f"the decoder {model_type} needs one position for each of {num_tokens} tokens, "
-            f"position_ids of shape {' or '.join(map(str, shapes))}, "
-            f"got {tuple(position_ids.shape)}"
-        )
-
-
-@dataclass
-class _Rows:
-    """Rows on their way through the layers, ``[n, H]``, and their RoPE: ``[2, 1, n, D]``."""
-
-    hidden: Tensor
-    angles: Tensor
-
-
-@dataclass
-class _Group:
-    """Some leaves whose rows go through the layers together."""
-
-    leaves: Sequence[LeafRows]
-    rows: _Rows
-
-    def read(self, decoder: Any) -> Iterator[Tensor]:
-        """Every leaf's logits."""
-        stop = 0
-        for leaf in self.leaves:
-            stop += len(leaf.hidden)
-            rows = self.rows.hidden[stop - leaf.num_rows : stop]
-            yield decoder.lm_head(decoder.model.norm(rows)).float()
-
-
-def _groups(leaves: Sequence[LeafRows], angles: Tensor, most: int) -> Iterator[_Group]:
-    """Consecutive leaves with up to ``most`` rows together, or one with more."""
-    first = row = 0
-    while first < len(leaves):
-        last, num_rows = first + 1, len(leaves[first].hidden)
-        while last < len(leaves) and num_rows + len(leaves[last].hidden) <= most:
-            num_rows += len(leaves[last].hidden)
-            last += 1
-        hidden = torch.cat([leaf.hidden for leaf in leaves[first:last]])
-        yield _Group(leaves[first:last], _Rows(hidden, angles[:, :, row : row + num_rows]))
-        first, row = last, row + num_rows
-
-
 @dataclass(frozen=True)
 class _Tile:
     """Main rows of this process that go through a layer together.
@@ -281,7 +168,7 @@ def _tiles(main: Layout, rank: int, tile_size: int) -> Iterator[_Tile]:
             yield _Tile(slice(row + first, row + last), span.start + first)
 
 
-def _run(layer: Any, index: int, rows: _Rows, attention: "_MainTile | _LeafAttention") -> None:
+def _run(layer: Any, index: int, rows: Rows, attention: "_MainTile | LeafAttention") -> None:
     """Takes some rows through a layer, in place."""
     part = attention.rows
     with suppress(_KeysValuesDone):
@@ -373,69 +260,6 @@ class _MainTile:
         return attend(q, [KeyBlock(k, v, is_causal=True), *before], scale=scale)
 
 
-@dataclass
-class _LeafAttention:
-    """Attention of many leaves, each to itself and to its own prefix of the pass.
-
-    Leaves are in the order of their prefixes, so that the keys between two of their starts are
-    seen by all leaves from the second on: one call for them together.
-    """
-
-    keys: LayerKeys
-    leaves: Sequence[LeafRows]
-    ring: Ring | None
-    was_called: bool = False
-
-    @property
-    def rows(self) -> slice:
-        return slice(None)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        self.was_called = True
-        out, lse = self._attend_themselves(q, k, v, scale)
-        if self.ring is None:
-            self._attend_prefixes(q, out, lse, scale)
-        else:
-            part = torch.zeros_like(out), torch.full_like(lse, -torch.inf)
-            self._attend_prefixes(q, *part, scale)
-            for other in self.ring.gather(*part):
-                out, lse = merge(out, lse, *other)
-        return out.to(q.dtype)
-
-    def _attend_themselves(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Each leaf's rows to one another, equally long ones in one call: fp32 out and lse."""
-        out = q.new_empty(q.shape, dtype=torch.float32)
-        lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
-        row = 0
-        for size, alike in groupby(len(leaf.hidden) for leaf in self.leaves):
-            num_leaves = len(list(alike))
-            rows = slice(row, row + num_leaves * size)
-            shape = (num_leaves, size)
-            block = KeyBlock(_split(k[:, :, rows], shape), _split(v[:, :, rows], shape), True)
-            part, part_lse = attend_block(_split(q[:, :, rows], shape), block, scale=scale)
-            out[0, :, rows] = part.transpose(0, 1).flatten(1, 2)
-            lse[0, :, rows] = part_lse.transpose(0, 1).flatten(1, 2)
-            row = rows.stop
-        return out, lse
-
-    def _attend_prefixes(self, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
-        """Merges what the leaves see of the pass and of what goes before into ``out``, ``lse``."""
-        done = row = 0
-        for start, alike in groupby(self.leaves, key=lambda leaf: leaf.start):
-            rows = slice(row, None)
-            for k, v in self.keys.between(done, start):
-                part = attend_block(q[:, :, rows], KeyBlock(k, v), scale=scale)
-                out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
-            done, row = start, row + sum(len(leaf.hidden) for leaf in alike)
-
-
-def _split(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``[1, heads, leaves x rows, D]`` as ``[leaves, heads, rows, D]``."""
-    return x[0].view(x.shape[1], *shape, x.shape[3]).transpose(0, 1)
-
-
 def _rotate(
     body: Any,
     hidden: Tensor,
@@ -446,9 +270,7 @@ def _rotate(
 ) -> tuple[Tensor, Tensor]:
     """RoPE's cos and sin of this process's main rows and of all leaves: ``[2, 1, n, D]`` each."""
     rotary = body.rotary_emb
-    if "dynamic" in str(rotary.rope_type):  # it would go on with what a longer sequence has set
-        rotary.inv_freq = rotary.original_inv_freq
-        rotary.max_seq_len_cached = rotary.original_max_seq_len
+    forget_longer_sequences(body)
     num_main, device = position_ids.shape[-1], hidden.device
     positions = torch.cat([position_ids, *(leaf.position_ids for leaf in leaves)], -1).to(device)
     own = [torch.arange(*span, device=device) - start for span in spans]
@@ -456,8 +278,12 @@ def _rotate(
     if depends_on_length(body):
         table = _angles(rotary, hidden, positions)
         return table[:, :, rows], table[:, :, num_main:]
-    main = [_angles(rotary, hidden, positions[..., x]) for x in torch.split(rows, _ROPE_BLOCK)]
-    return torch.cat(main, dim=2), _angles(rotary, hidden, positions[..., num_main:])
+    leaf_angles = _angles(rotary, hidden, positions[..., num_main:])
+    angles = leaf_angles.new_empty(2, 1, len(rows), leaf_angles.shape[-1])
+    for first in range(0, len(rows), ROPE_BLOCK):
+        block = slice(first, first + ROPE_BLOCK)
+        angles[:, :, block] = _angles(rotary, hidden, positions[..., rows[block]])
+    return angles, leaf_angles
 
 
 def _angles(rotary: Any, like: Tensor, positions: Tensor) -> Tensor:
@@ -491,7 +317,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    vniah_attention: _MainTile | _LeafAttention,
+    vniah_attention: _MainTile | LeafAttention,
     scaling: float | None = None,
     softcap: float | None = None,
     **_ignored: Any,

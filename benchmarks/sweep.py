@@ -1,0 +1,154 @@
+"""Claim: one tree for the sweep gives the same answers for less than half the work.
+
+Runs a grid on the embedded reference model in four ways: every cell by a plain forward pass with
+the logits of all positions, as the published script does; the same with `logits_to_keep`; every
+cell by the walk; and all cells by the tree. Each way gets all questions at once, as in a sweep, and
+takes its time from question to score: planning and looking up embeddings are counted in, encoding
+frames is not. The one that is furthest behind goes next, pass by pass, so that a busy machine is
+busy for all of them. Prints ratios of processor time and of wall-clock time, and whether all ways
+find the same tokens. With one thread both times mean the same; with more, processor time also has
+threads that wait for others, and the clock has whatever else the machine does.
+
+    python -m benchmarks.sweep [--frames 64:960:64] [--depths 0:1:0.2 | --positions 0:960:64]
+                               [--needles 2] [--ways none,tree] [--threads 1]
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from vniah import generated_haystack, load_model, load_needles
+from vniah.asking import Material, TreeAsker
+from vniah.check import plain_logits
+from vniah.embeddings import encode_haystack, encode_needles
+from vniah.grid import Grid
+from vniah.passes import Embedder, positions_of
+from vniah.scoring import score_logits
+from vniah.tasks.visual import Question
+
+WAYS = {
+    "all": "plain forward, all logits, as published",
+    "keep": "plain forward, logits_to_keep",
+    "none": "walk, every cell by itself",
+    "tree": "walk, one tree",
+}
+
+
+Found = tuple[tuple[int, ...], float]
+"""The tokens that were predicted, and the answer's log-probability."""
+
+
+@dataclass
+class Tally:
+    """What one way took, and what it found so far.
+
+    Attributes:
+        passes: the way itself; each step answers some questions.
+        cpu: processor seconds.
+        wall: seconds by the clock.
+        found: by cell and needle.
+    """
+
+    passes: Iterator[list[tuple[Question, Found]]]
+    cpu: float = 0.0
+    wall: float = 0.0
+    found: dict[tuple, Found] = field(default_factory=dict)
+
+    def step(self) -> bool:
+        """Runs one pass; False if none was left."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        answered = next(self.passes, None)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        for question, found in answered or ():
+            self.found[question.cell, question.needle.needle_id] = found
+        return answered is not None
+
+
+def run_way(
+    way: str, model, material: Material, questions: Sequence[Question]
+) -> Iterator[list[tuple[Question, Found]]]:
+    """Answers all questions in one of the ways, pass by pass."""
+    if way in ("none", "tree"):
+        asker = TreeAsker(model, material, share=way)
+        for unit in range(asker.prepare(questions, [True] * len(questions))):
+            yield [(q, (score.predicted_ids, score.logprob)) for q, score in asker.ask(unit)]
+        return
+    run = all_logits if way == "all" else plain_logits
+    for question in questions:
+        sequence = material.compose(model, question)
+        score = score_logits(run(model, sequence, material.store), sequence.answer_ids)
+        yield [(question, (score.predicted_ids, score.logprob))]
+
+
+def run_interleaved(
+    ways: Sequence[str], model, material: Material, questions: Sequence[Question]
+) -> dict[str, Tally]:
+    """All ways over all questions; the one with the fewest answers goes next."""
+    tallies = {way: Tally(run_way(way, model, material, questions)) for way in ways}
+    waiting = list(tallies.values())
+    while waiting:
+        tally = min(waiting, key=lambda tally: len(tally.found))
+        if not tally.step():
+            waiting.remove(tally)
+    return tallies
+
+
+@torch.inference_mode()
+def all_logits(model, sequence, store) -> torch.Tensor:
+    """The answer's logits out of those of all positions, in fp32, as the published script does."""
+    positions = positions_of(model, sequence)
+    hidden = Embedder(model, store)(sequence.inputs, 0, len(positions))
+    logits = model.decoder(inputs_embeds=hidden[None], use_cache=False).logits.float()
+    logits.argmax(-1)
+    return logits[0, -len(sequence.answer_ids) :]
+
+
+def main() -> None:
+    """Runs the grid in all ways and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", default="64:960:64")
+    parser.add_argument("--depths", default="0:1:0.2")
+    parser.add_argument("--positions")
+    parser.add_argument("--needles", type=int, default=2)
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--threads", type=int, help="as many as torch takes, if not given")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    where = {"positions": options.positions} if options.positions else {"depths": options.depths}
+    grid = Grid.parse(options.frames, **where)
+    model, needles = load_model("reference", device="cpu"), load_needles("cards")
+    haystack = generated_haystack(grid.max_frames)
+    frames = encode_haystack(model, haystack, grid.max_frames)
+    cache = encode_needles(model, needles)
+    material = Material.of(haystack, needles, grid.max_frames, frames, cache)
+    asked = list(needles)[: options.needles]
+    questions = [Question(cell, needle) for needle in asked for cell in grid.cells]
+    ways = options.ways.split(",")
+    run_interleaved(ways, model, material, questions[:1])  # loads the kernels
+    tallies = run_interleaved(ways, model, material, questions)
+    print_ratios(tallies, f"up to {grid.max_frames:,} frames x {model.frame_shape[0]} tokens")
+
+
+def print_ratios(tallies: dict[str, Tally], size: str) -> None:
+    """One line for each way, against the last."""
+    best = list(tallies.values())[-1]
+    threads = torch.get_num_threads()
+    print(f"{len(best.found)} samples, {size}, threads: {threads}; times as much as the last:")
+    for way, tally in tallies.items():
+        pairs = [(tally.found[key], best.found[key]) for key in best.found]
+        difference = max(abs(one[1] - other[1]) for one, other in pairs)
+        is_equal = all(one[0] == other[0] for one, other in pairs)
+        print(
+            f"  {WAYS[way]:42s} cpu x{tally.cpu / best.cpu:5.2f} ({tally.cpu:6.1f} s)  "
+            f"wall x{tally.wall / best.wall:5.2f} ({tally.wall:6.1f} s)  "
+            f"argmax equal: {is_equal}  largest difference of log-probability {difference:.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What is said before a run against what is measured."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_walk import allocated_bytes, build_decoder
+from torch.utils.flop_counter import FlopCounterMode
+
+from vniah.errors import InputError, ModelError
+from vniah.estimate import Rates, estimate, measure_rates
+from vniah.forward.branches import BranchRunner
+from vniah.forward.costs import DecoderShape, fit_place, fit_tile_size
+from vniah.forward.keys import Kept, KeyValueStore, Layout
+from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.grid import Grid
+from vniah.models.loading import load_model
+from vniah.needles import load_needles
+
+SHAPES = {
+    "feed-forward is widest": ("qwen2", {"intermediate_size": 1024}),
+    "attention is widest": ("qwen3", {"head_dim": 128, "intermediate_size": 300}),
+    "many heads": ("llama", {"num_attention_heads": 16, "intermediate_size": 256}),
+}
+RATES = Rates(linear=1e9, attention=1e9)
+
+
+def wide_decoder(family, dtype, **changes):
+    decoder = build_decoder(family, hidden_size=256, **changes)
+    for part in (decoder.model.layers, decoder.model.norm, decoder.lm_head):
+        part.to(dtype)
+    return decoder
+
+
+def branch_of(start: int, num_tokens: int, num_leaves: int) -> Branch:
+    """A pass with leaves of 33 tokens all along it."""
+    leaves = tuple(
+        Leaf(start + num_tokens * (k + 1) // num_leaves, (33,), 33, (k,)) for k in range(num_leaves)
+    )
+    return Branch(start, (num_tokens,), num_tokens, leaves)
+
+
+def runner_of(decoder, *, tile_size=None, num_tokens=7000) -> BranchRunner:
+    """Segments are their own lengths."""
+    like = decoder.lm_head.weight
+    return BranchRunner(
+        decoder,
+        embed=lambda segments, start, stop: like.new_zeros(stop - start, like.shape[1]),
+        size=lambda segment: segment,
+        positions=lambda index: torch.arange(num_tokens),
+        num_rows=lambda index: 2,
+        tile_size=tile_size,
+        place="device",
+    )
+
+
+def past_of(decoder, num_tokens: int) -> list[Kept]:
+    if not num_tokens:
+        return []
+    shape = DecoderShape.of(decoder)
+    size = (1, shape.num_kv_heads, num_tokens, shape.head_dim)
+    like = decoder.lm_head.weight
+    store = KeyValueStore(shape.num_layers, size, like=like, place="device")
+    return [Kept(store, Layout.whole(0, num_tokens), num_tokens)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("past", "num_tokens", "tile_size", "num_leaves"),
+    [
+        (0, 900, 256, 1),
+        (0, 4000, 512, 3),
+        (0, 300, 512, 1),  # one tile, nothing to merge
+        (3000, 900, 256, 8),
+        (500, 60, 256, 30),  # most rows are the leaves'
+    ],
+)
+def test_memory_of_a_pass_is_what_it_allocates(
+    shape, dtype, past, num_tokens, tile_size, num_leaves, tmp_path
+):
+    family, changes = SHAPES[shape]
+    decoder = wide_decoder(family, dtype, num_hidden_layers=2, **changes)
+    earlier = past_of(decoder, past)
+    runner = runner_of(decoder, tile_size=tile_size, num_tokens=past + num_tokens + 33)
+    branch = branch_of(past, num_tokens, num_leaves)
+    runner.run(branch_of(past, 8, 1), earlier)  # what is allocated once
+    peak = allocated_bytes(lambda: runner.run(branch, earlier), tmp_path / "trace.json")
+    said = runner.shape.pass_bytes(branch, tile_size=tile_size, num_read=2 * num_leaves)
+    assert said == pytest.approx(peak, rel=0.15)
+
+
+def test_operations_are_those_that_torch_counts():
+    decoder = build_decoder("qwen3")
+    branch = replace(branch_of(0, 200, 2), branches=())
+    with FlopCounterMode(display=False) as counter:
+        runner_of(decoder, tile_size=64).run(branch)
+    counts = counter.get_flop_counts()["Global"]
+    counted = counts[torch.ops.aten.mm] + counts.get(torch.ops.aten.addmm, 0)
+    shape, head = DecoderShape.of(decoder), 2 * 2 * 2 * 64 * 97  # two rows of both leaves
+    flops = shape.flops_of([branch])
+    assert flops.linear + head == counted
+    # the last layer's rows end after q, k, v; without that it would be all of it
+    skipped = (shape.linear_weights - shape.query_key_value_weights) // shape.num_layers
+    assert 2 * shape.linear_weights * 266 - flops.linear == 2 * 200 * skipped
+    main = sum(k + 1 for k in range(200))
+    leaves = sum(start + k + 1 for start in (100, 200) for k in range(33))
+    pairs = (shape.num_layers - 1) * main + shape.num_layers * leaves
+    assert flops.attention == 4 * shape.num_heads * shape.head_dim * pairs
+
+
+def test_ring_divides_main_rows_and_computes_their_keys_twice():
+    shape = DecoderShape.of(build_decoder("qwen2"))
+    trunk = Branch(0, (4000,), 4000, ())
+    one, four = shape.flops_of([trunk]), shape.flops_of([trunk], num_ranks=4)
+    assert four.attention == one.attention // 4
+    twice = shape.query_key_value_weights * 2 // 3
+    assert four.linear == one.linear // 4 + 2 * twice * 1000
+    alone = shape.pass_parts(trunk, tile_size=256)
+    shared = shape.pass_parts(trunk, tile_size=256, num_ranks=4)
+    assert shared.keys_values == alone.keys_values // 4 * 3 // 2
+    assert shared.hidden < alone.hidden / 3
+
+
+def test_tile_and_place_are_those_that_the_runner_chooses():
+    decoder = build_decoder("qwen2")
+    root = replace(branch_of(0, 3000, 2), branches=(branch_of(1000, 500, 1),))
+    runner, device = runner_of(decoder), torch.device("cpu")
+    size = fit_tile_size(runner.shape, [root], device, free=10**12)
+    assert runner.choose([root]) == (size, "device")
+    assert fit_tile_size(runner.shape, [root], device, free=0) == 256
+    kept = runner.shape.kept_bytes([root])
+    assert kept == runner.shape.store_bytes(1000)
+    assert fit_place(kept, device, left=kept) == "device"
+    assert fit_place(kept, device, left=kept - 1) == "disk"
+    assert fit_place(kept, torch.device("cuda"), left=kept - 1) == "host"
+
+
+@pytest.fixture
+def model(checkpoint):
+    return load_model(str(checkpoint), device="cpu")
+
+
+def test_estimate_of_a_grid(model, needle_folder):
+    needles = load_needles(str(needle_folder))
+    found = estimate(model, needles, Grid.parse("40:200:40", "0:1:0.5"), rates=RATES)
+    assert found.num_questions == 5 * 3 * 3
+    assert found.tokens_per_frame == model.frame_shape[0]
+    assert found.alone.num_passes == 45 > found.shared.num_passes
+    assert found.alone.num_tokens > 1.5 * found.shared.num_tokens
+    assert found.shared.seconds == pytest.approx(found.shared.flops.total / 1e9)
+    assert found.memory.fits and found.memory.store_place == "device"
+    assert found.memory.store > 0
+    assert list(found.max_frames) == [1, 2, 4, 8]
+    assert 200 < found.max_frames[1] < found.max_frames[2] < found.max_frames[8]
+
+
+def test_most_frames_end_where_the_window_does(model, needle_folder):
+    model.decoder.model.config.sliding_window = 1000
+    model.decoder.model.config.layer_types = None
+    needles = load_needles(str(needle_folder))
+    found = estimate(model, needles, Grid.parse("20,900", "0"), rates=RATES)
+    per_frame = model.frame_shape[0]
+    assert 1000 - 20 * per_frame < found.max_frames[1] * per_frame < 1000
+    assert found.max_tokens < 1000
+    assert (
+        "3 questions cannot be run, the first because the decoder has a sliding" in found.notes[0]
+    )
+    with pytest.raises(ModelError, match="nothing of the grid can be run: the decoder has a slid"):
+        estimate(model, needles, Grid.parse("900", "0"), rates=RATES)
+
+
+def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
+    model.shares_prefixes = False
+    found = estimate(model, load_needles(str(needle_folder)), Grid.parse("4,9", "0"), rates=RATES)
+    assert found.shared == found.alone
+    assert found.notes[0].startswith("nothing is shared: ")
+
+
+def test_rates_are_measured(model):
+    rates = measure_rates(model, num_tokens=100)
+    assert rates.linear > 1e6 and rates.attention > 1e6
+
+
+def test_model_without_a_decoder_is_refused(needle_folder):
+    chat = SimpleNamespace(name="talker", revision="1", answer=lambda frames, question: "7")
+    with pytest.raises(InputError, match="talker runs its own forward pass"):
+        estimate(chat, load_needles(str(needle_folder)), Grid.parse("4", "0"))
+
+
+def test_no_rank_is_refused(model, needle_folder):
+    with pytest.raises(InputError, match="must be at least 1, got 0"):
+        estimate(model, load_needles(str(needle_folder)), Grid.parse("4", "0"), num_ranks=0)

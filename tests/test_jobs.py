@@ -1,0 +1,476 @@
+"""Sweeps by several processes against the same sweep by one: samples, files, and what is said."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from jobs import JOB, run_ranks
+from PIL import Image
+
+import vniah.forward.mesh
+from vniah.cli import main
+from vniah.errors import InputError, VniahError
+from vniah.forward.mesh import open_mesh
+from vniah.grid import Grid
+from vniah.haystacks import open_haystack
+from vniah.models.loading import load_model
+from vniah.models.protocol import TextSegment, TokenSequence
+from vniah.needles import load_needles
+from vniah.results import load_results
+from vniah.sweep import run_sweep
+
+pytestmark = pytest.mark.distributed
+
+# Ten passes, so that there is something to share out.
+FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
+NUM_SAMPLES = 36
+GRIDS = {
+    "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
+    "positions": Grid.parse(FRAMES, positions=POSITIONS),
+}
+
+
+class FirstLevel:
+    """A model that runs its own forward pass: its logits depend on the number of frames only."""
+
+    name, revision, frame_shape = "first", "1", (1, 2)
+
+    def encode_frames(self, frames):
+        return torch.zeros(len(frames), 1, 2)
+
+    def compose(self, frames, question, answer):
+        return TokenSequence((TextSegment((0,)), *frames), (1,))
+
+    def answer_logits(self, sequence, embeds):
+        return torch.tensor([[len(embeds) / 7, 3.0]])
+
+
+class Chat:
+    """A model that says how many pictures it saw."""
+
+    name, revision = "chat", "1"
+
+    def answer(self, frames, question):
+        return str(len(frames))
+
+
+PLUG_INS = {"first": FirstLevel, "chat": Chat}
+
+
+@pytest.fixture(autouse=True)
+def outside_of_jobs(monkeypatch, own_cache):
+    """No test takes itself for a part of the job that the tests run in."""
+    for name in JOB:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many as every process of a job has, so that sums are the same to the last bit."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def sources(checkpoint, image_folder, needle_folder):
+    return checkpoint, image_folder, needle_folder
+
+
+@pytest.fixture(scope="session")
+def alone(checkpoint, image_folder, needle_folder, tmp_path_factory):
+    """The folder of every sweep by one process, by name."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VNIAH_CACHE", str(folder / "cache"))
+        for name in (*GRIDS, *PLUG_INS):
+            sweep(name, (checkpoint, image_folder, needle_folder), folder / name)
+    return folder
+
+
+def sweep(name, sources, output, mesh=None):
+    """A sweep of the tiny checkpoint over a grid, or of a plug-in over depths."""
+    checkpoint, images, needles = sources
+    model = PLUG_INS[name]() if name in PLUG_INS else load_model(checkpoint, device="cpu")
+    grid = GRIDS.get(name, GRIDS["depths"])
+    return run_sweep(
+        model, open_haystack(images), load_needles(needles), grid, output=output, mesh=mesh
+    )
+
+
+def without_seconds(folder):
+    return [{**vars(sample), "seconds": None} for sample in load_results(folder).samples]
+
+
+def assert_equal_samples(folder, alone, *, is_exact=True):
+    """All samples are those of one process; and no file of a rank is left."""
+    assert sorted(path.name for path in folder.glob("*samples*")) == ["samples.jsonl"]
+    found, expected = without_seconds(folder), without_seconds(alone)
+    assert len(found) == len(expected) > 0
+    if not is_exact:
+        for one, other in zip(found, expected, strict=True):
+            for name in ("logprob", "margin"):
+                assert one.pop(name) == pytest.approx(other.pop(name), abs=1e-4)
+    assert found == expected
+
+
+def lines_of(folder):
+    """The samples as they lie in the file."""
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    return [(s["num_frames"], s["needle_index"], s["needle_id"]) for s in map(json.loads, lines)]
+
+
+def forward_record(folder):
+    return json.loads((folder / "manifest.json").read_text())["environment"]["forward"]
+
+
+def cut(whole, folder):
+    """What a job of three ranks left that was killed: two samples folded, three not, one cut."""
+    folder.mkdir()
+    shutil.copy(whole / "manifest.json", folder)
+    lines = (whole / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:2]))
+    (folder / "samples.rank-0000.jsonl").write_text(lines[7] + lines[9])
+    (folder / "samples.rank-0002.jsonl").write_text(lines[20] + lines[30][:50])
+
+
+def run_main(output, *arguments):
+    """The command in this process; what it says goes to files, together with its exit code."""
+    rank = os.environ["RANK"]
+    with (
+        Path(f"{output}.out-{rank}").open("w") as out,
+        Path(f"{output}.err-{rank}").open("w") as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main([str(argument) for argument in arguments])
+    Path(f"{output}.code-{rank}").write_text(str(code))
+
+
+def said(output, size):
+    """Exit codes, and what each rank printed to stdout and to stderr."""
+    return tuple(
+        [Path(f"{output}.{what}-{rank}").read_text() for rank in range(size)]
+        for what in ("code", "out", "err")
+    )
+
+
+# --- two processes -------------------------------------------------------------------------------
+
+
+def work_of_two(rank, folder, sources, whole):
+    with open_mesh() as mesh:
+        for name in (*GRIDS, *PLUG_INS):
+            results = sweep(name, sources, folder / f"data-{name}", mesh)
+            assert results.is_complete, "on every rank"
+        sweep("positions", sources, folder / "cut", mesh)
+        before = (folder / "cut" / "samples.jsonl").read_bytes()
+        sweep("positions", sources, folder / "cut", mesh)
+        assert (folder / "cut" / "samples.jsonl").read_bytes() == before, "nothing was left to do"
+    with open_mesh(context_parallel=2) as mesh:
+        for name in GRIDS:
+            results = sweep(name, sources, folder / f"context-{name}", mesh)
+            assert results.is_complete
+        with pytest.raises(InputError, match=r"--context-parallel 2 needs a model with a decoder"):
+            sweep("first", sources, folder / "context-first", mesh)
+    check = ("check", "--needles", sources[2], "--model")
+    run_main(folder / "check", *check, sources[0], "--device", "cpu", "--context-parallel", 2)
+    run_main(folder / "check-first", *check, "test_jobs:FirstLevel", "--device", "cpu")
+    run_main(folder / "check-chat", *check, "test_jobs:Chat")
+    vniah.forward.mesh._CAUSE_SPEAKS_FIRST_SECONDS = 0
+    with (
+        pytest.raises(VniahError, match="this process lost the others of its job; see what they "),
+        open_mesh(context_parallel=2) as mesh,
+    ):
+        mesh.barrier()
+        if rank == 1:
+            os._exit(0)
+        sweep("depths", sources, folder / "lost", mesh)
+    (folder / "lost.txt").touch()
+
+
+@pytest.fixture(scope="module")
+def two(checkpoint, image_folder, needle_folder, alone, tmp_path_factory):
+    """The folder of what two processes did."""
+    folder = tmp_path_factory.mktemp("two")
+    cut(alone / "positions", folder / "cut")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VNIAH_CACHE", str(folder / "cache"))
+        run_ranks(work_of_two, 2, folder, (checkpoint, image_folder, needle_folder), alone)
+    return folder
+
+
+@pytest.mark.parametrize("name", [*GRIDS, *PLUG_INS])
+def test_two_workers_give_the_samples_of_one(two, alone, name):
+    assert_equal_samples(two / f"data-{name}", alone / name)
+    assert lines_of(two / f"data-{name}") == sorted(lines_of(alone / name)), "in order"
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_one_worker_of_two_processes_gives_the_samples_of_one(two, alone, name):
+    assert_equal_samples(two / f"context-{name}", alone / name, is_exact=False)
+
+
+def test_sweep_that_three_ranks_left_is_ended_by_two(two, alone):
+    assert_equal_samples(two / "cut", alone / "positions")
+    assert lines_of(two / "cut") == sorted(lines_of(alone / "positions"))
+
+
+def test_manifest_says_how_the_forward_pass_was_run(two, alone):
+    one, data, context = (
+        forward_record(folder / name)
+        for folder, name in ((alone, "depths"), (two, "data-depths"), (two, "context-depths"))
+    )
+    assert (one["processes"], data["processes"], context["processes"]) == (1, 2, 2)
+    assert (one["context_parallel"], data["context_parallel"]) == (1, 1)
+    assert context["context_parallel"] == 2
+    assert {**data, "processes": 1} == one, "and all else is the same, to the last bit of the check"
+    assert [*data["check"]] == ["walk", "tree"]
+    assert [*context["check"]] == ["walk", "tree", "ring of 2"]
+    assert data["passes"] > 2, "else there was nothing to share out"
+    assert forward_record(two / "data-first") == {"share": "none", "processes": 2}
+
+
+def test_context_parallel_with_a_model_without_decoder_writes_nothing(two):
+    assert not (two / "context-first").exists()
+
+
+def test_process_whose_neighbour_in_the_ring_is_gone_says_so(two):
+    assert (two / "lost.txt").exists()
+    assert not (two / "lost").exists()
+
+
+def test_check_by_two_processes_is_printed_once(two):
+    codes, (out, *others), errors = said(two / "check", 2)
+    assert (codes, others, errors) == (["0", "0"], [""], ["", ""])
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "walk",
+        "tree",
+        "ring of 2",
+        "sharing",
+        "the forward pass gives what the model gives",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("first", "first runs its own forward pass, every cell by itself; there is nothing to "),
+        ("chat", "chat answers in words, e.g. '1'"),
+    ],
+)
+def test_check_of_a_plug_in_by_two_processes(two, name, line):
+    codes, (out, *others), errors = said(two / f"check-{name}", 2)
+    assert (codes, others, errors) == (["0", "0"], [""], ["", ""])
+    assert out.startswith(line) and out.count("\n") == 1
+
+
+# --- four processes ------------------------------------------------------------------------------
+
+
+def work_of_four(rank, folder, sources):
+    with open_mesh(context_parallel=2) as mesh:
+        for name in (*GRIDS, "cut"):
+            sweep("positions" if name == "cut" else name, sources, folder / name, mesh)
+
+
+def test_two_workers_of_two_processes_give_the_samples_of_one(sources, alone, tmp_path):
+    cut(alone / "positions", tmp_path / "cut")
+    run_ranks(work_of_four, 4, tmp_path, sources)
+    for name in GRIDS:
+        assert_equal_samples(tmp_path / name, alone / name, is_exact=False)
+        assert lines_of(tmp_path / name) == sorted(lines_of(alone / name))
+        record = forward_record(tmp_path / name)
+        assert (record["processes"], record["context_parallel"]) == (4, 2)
+    assert_equal_samples(tmp_path / "cut", alone / "positions", is_exact=False)
+
+
+# --- the real command ----------------------------------------------------------------------------
+
+# The tiny checkpoint, whose every process stops after some samples, for ever.
+HOLDING = """
+import os, time
+from itertools import count
+from vniah.models.loading import load_model
+
+def load():
+    model = load_model(os.environ["TINY"], device="cpu")
+    plain, number = model.decode, count()
+    def decode(ids):
+        if next(number) == int(os.environ.get("HOLD_AFTER", -1)):
+            time.sleep(600)
+        return plain(ids)
+    model.decode = decode
+    return model
+"""
+
+
+@pytest.fixture
+def command(checkpoint, image_folder, needle_folder, tmp_path, monkeypatch):
+    """Arguments of a run, in a folder with the plug-in that holds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINY", str(checkpoint))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent), prepend=os.pathsep)
+    (tmp_path / "holding.py").write_text(HOLDING)
+    return [
+        *("run", "--model", "holding:load", "--haystack", str(image_folder)),
+        *("--needles", str(needle_folder), "--frames", FRAMES, "--positions", POSITIONS),
+    ]
+
+
+class Torchrun:
+    """A job of the real command, started by torchrun."""
+
+    def __init__(self, size, arguments, *, hold_after=-1):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+        self.process = subprocess.Popen(
+            [sys.executable, *launch, "-m", "vniah", *arguments],
+            env=os.environ | {"HOLD_AFTER": str(hold_after)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def rank(self, rank):
+        """One of its processes."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(child for child in children if child.environ().get("RANK") == str(rank))
+
+    def wait_for_samples(self, folder, count):
+        """Returns when so many are written."""
+        deadline = time.monotonic() + 200
+        while not (folder / "manifest.json").exists() or len(load_results(folder).samples) < count:
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self):
+        """What it printed to stdout, and to stderr."""
+        try:
+            return self.process.communicate(timeout=200)
+        finally:
+            self.process.kill()
+
+
+def own_lines(err):
+    """What vniah itself said on stderr: torchrun has a lot to say, too."""
+    return [line for line in err.splitlines() if line.startswith("vniah: ")]
+
+
+@pytest.mark.slow
+def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_path, capsys):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    job = Torchrun(2, [*command, "--output", "run"], hold_after=5)
+    job.wait_for_samples(run, 10)
+    job.rank(1).send_signal(signal.SIGKILL)
+    _, err = job.end()
+    assert job.process.returncode != 0
+    assert own_lines(err) == []
+    assert len(list(run.glob("samples.rank-*"))) == 2, "what was written is kept"
+    assert len(load_results(run).samples) == 10
+    shutil.copytree(run, copy)
+
+    job = Torchrun(4, [*command, "--output", "run"], hold_after=2)
+    job.wait_for_samples(run, 14)
+    job.process.send_signal(signal.SIGINT)
+    _, err = job.end()
+    assert own_lines(err) == ["vniah: stopped; the same command goes on from here"]
+    num_before = len(load_results(run).samples)
+    assert 14 <= num_before < NUM_SAMPLES
+
+    job = Torchrun(2, [*command, "--output", "run"])
+    out, err = job.end()
+    assert job.process.returncode == 0, err
+    assert out.count("tiny on ") == out.count("average: ") == out.count("heatmap: ") == 1
+    assert f"{NUM_SAMPLES - num_before} samples in " in out, "of all processes"
+    assert "vniah" not in err and "Warning" not in err and "Traceback" not in err
+    assert_equal_samples(run, alone / "positions")
+    assert lines_of(run) == sorted(lines_of(alone / "positions"))
+    with Image.open(run / "heatmap.png") as picture:
+        assert min(picture.size) > 200
+
+    assert main([*command, "--output", "copy"]) == 0, "without torchrun"
+    assert f"{NUM_SAMPLES - 10} samples in " in capsys.readouterr().out
+    assert_equal_samples(copy, alone / "positions")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--context-parallel", "3"], "--context-parallel 3 does not divide the 2 processes of "),
+        (["--haystack", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
+    ],
+)
+def test_user_error_of_a_job_is_one_line(command, tmp_path, options, message):
+    job = Torchrun(2, [*command, *options, "--output", "out"])
+    out, err = job.end()
+    assert job.process.returncode != 0
+    assert out == ""
+    (line,) = own_lines(err)
+    assert line.startswith("vniah: error: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+# The tiny checkpoint with a forward pass of its own that its layers know nothing of.
+WRONG = """
+import os
+from vniah.models.loading import load_model
+
+def load():
+    model = load_model(os.environ["TINY"], device="cpu")
+    body = model.decoder.model
+    plain = body.forward
+    def forward(*arguments, **options):
+        for layer in body.layers:
+            layer.self_attn.scaling *= 3
+        try:
+            return plain(*arguments, **options)
+        finally:
+            for layer in body.layers:
+                layer.self_attn.scaling /= 3
+    body.forward = forward
+    return model
+"""
+
+
+@pytest.fixture
+def wrong(command, tmp_path):
+    """Arguments of a run of a model whose forward pass the walk does not give."""
+    (tmp_path / "wrong.py").write_text(WRONG)
+    return [argument.replace("holding", "wrong") for argument in command]
+
+
+def test_check_of_a_checkpoint_holds(checkpoint, needle_folder, capsys):
+    check = ["check", "--device", "cpu", "--needles", str(needle_folder)]
+    assert main([*check, "--model", str(checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["walk", "tree", "sharing"]
+    assert lines[3] == "the forward pass gives what the model gives"
+
+
+def test_check_of_a_model_that_the_walk_does_not_give_exits_with_1(wrong, needle_folder, capsys):
+    assert main(["check", "--model", "wrong:load", "--needles", str(needle_folder)]) == 1
+    assert "does NOT give what the model gives" in capsys.readouterr().out
+
+
+def test_run_of_a_model_that_the_walk_does_not_give_writes_nothing(wrong, tmp_path, capsys):
+    assert main([*wrong, "--output", "out"]) == 2
+    (line,) = own_lines(capsys.readouterr().err)
+    assert line.startswith("vniah: error: the forward pass does not give what tiny itself gives: ")
+    assert "Nothing was measured" in line
+    assert not (tmp_path / "out").exists()

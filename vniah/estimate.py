@@ -1,0 +1,366 @@
+"""What a sweep will take, said before anything runs: memory, operations, time.
+
+No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
+many tokens each has, not on what they show.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from vniah.errors import InputError, ModelError
+from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.costs import (
+    MIN_TILE_SIZE,
+    USABLE,
+    DecoderShape,
+    Flops,
+    fit_place,
+    fit_tile_size,
+    free_bytes,
+)
+from vniah.forward.keys import Place
+from vniah.forward.prefix_tree import Branch, Cost, Leaf, cost_of
+from vniah.forward.support import sliding_window
+from vniah.forward.walk import TILE_SIZE
+from vniah.grid import Grid
+from vniah.models.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
+from vniah.needles import Needle, NeedleSet
+from vniah.passes import Plan, make_plan, size_of_frame
+from vniah.tasks.visual import Question, questions
+
+RING_SIZES = (2, 4, 8)
+
+_MEASURED_SECONDS = 1.0  # for each of both rates
+_MEASURED_KEYS = 16384
+_LONG = 2 * _MEASURED_KEYS + TILE_SIZE
+_COUNTED_FRAMES = (32, 64)
+_MOST_FRAMES = 1 << 40
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations per second of a device, a multiplication and an addition being two.
+
+    Attributes:
+        linear: of the matrices of a layer, with what is done to its rows besides.
+        attention: of a tile of queries with itself and the keys before it.
+    """
+
+    linear: float
+    attention: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the largest pass takes, in bytes, per rank.
+
+    Attributes:
+        weights: of the decoder; taken already.
+        hidden: rows between two layers, and what goes with them.
+        keys_values: of one layer.
+        tile: inside of a layer, at the widest moment.
+        tile_size: its rows.
+        store: keys and values of all layers, kept for later passes.
+        store_place: where they will lie.
+        device: which memory.
+        free: of it, now.
+    """
+
+    weights: int
+    hidden: int
+    keys_values: int
+    tile: int
+    tile_size: int
+    store: int
+    store_place: Place
+    device: str
+    free: int
+
+    @property
+    def needed(self) -> int:
+        """On the device, besides the weights."""
+        on_device = self.store if self.store_place == "device" else 0
+        return self.hidden + self.keys_values + self.tile + on_device
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is less than what a run may take of what is free."""
+        return self.needed <= self.free * USABLE
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed, per rank.
+
+    Attributes:
+        num_passes: forward passes.
+        num_tokens: rows that go through the layers, on all ranks.
+        flops: operations.
+        seconds: how long they take, at the rates that were measured.
+    """
+
+    num_passes: int
+    num_tokens: int
+    flops: Flops
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take.
+
+    Attributes:
+        model_name: of which model.
+        dtype: of its weights and of everything that is computed.
+        num_questions: needles in cells.
+        max_tokens: the longest sequence.
+        tokens_per_frame: with whatever the model puts around each.
+        num_ranks: processes that run a pass together.
+        rates: what the times are made of.
+        memory: of the largest pass, with what is kept.
+        shared: the work, common prefixes computed once.
+        alone: the work, every question by itself.
+        max_frames: haystack frames that one pass can hold in the free memory of this device, and
+            in that of as many such devices, by their number.
+        notes: what else there is to know.
+    """
+
+    model_name: str
+    dtype: str
+    num_questions: int
+    max_tokens: int
+    tokens_per_frame: float
+    num_ranks: int
+    rates: Rates
+    memory: Memory
+    shared: Work
+    alone: Work
+    max_frames: dict[int, int]
+    notes: tuple[str, ...]
+
+
+def estimate(
+    model: AnyModel,
+    needles: NeedleSet,
+    grid: Grid,
+    *,
+    num_ranks: int = 1,
+    rates: Rates | None = None,
+) -> Estimate:
+    """What a sweep will take on the model's device, and on others like it.
+
+    Args:
+        model: one with a decoder.
+        needles: what will be asked.
+        grid: which cells.
+        num_ranks: processes that run each pass together.
+        rates: of the device; by default measured, in two seconds.
+
+    Raises:
+        InputError: the model has no decoder, or there is no rank.
+        ModelError: no sequence of the grid can be run.
+    """
+    if not isinstance(model, DecoderModel):
+        raise InputError(
+            f"{model.name} runs its own forward pass, which nothing is known of; estimate needs a "
+            "model with a decoder"
+        )
+    if num_ranks < 1:
+        raise InputError(f"context-parallel must be at least 1, got {num_ranks}")
+    asked = list(questions(grid, needles))
+    sequences = [_compose(model, question) for question in asked]
+    plan, alone = make_plan(model, sequences), make_plan(model, sequences, share=False)
+    if not plan.branches:
+        raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
+    weight = model.decoder.lm_head.weight
+    shape = DecoderShape.of(model.decoder)
+    max_tokens = max(branch.max_tokens for branch in plan.branches)
+    rates = measure_rates(model, num_tokens=max_tokens) if rates is None else rates
+    _, per_frame = _count_tokens(model, needles.needles[0])
+    limits = {
+        ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)
+        for ranks in sorted({1, num_ranks, *RING_SIZES})
+    }
+    return Estimate(
+        model_name=model.name,
+        dtype=str(weight.dtype).removeprefix("torch."),
+        num_questions=len(asked),
+        max_tokens=max_tokens,
+        tokens_per_frame=float(per_frame),
+        num_ranks=num_ranks,
+        rates=rates,
+        memory=_memory(shape, plan.branches, sequences, weight.device, num_ranks),
+        shared=_work(shape, plan.branches, rates, num_ranks),
+        alone=_work(shape, alone.branches, rates, num_ranks),
+        max_frames=limits,
+        notes=tuple(_notes(plan)),
+    )
+
+
+@torch.inference_mode()
+def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
+    """The rates of the model's device in the model's dtype, by running some of its work.
+
+    Args:
+        model: whose first layer is run.
+        num_tokens: length of a sequence, in whose middle lies the tile that attends.
+    """
+    layer, weight = model.decoder.model.layers[0], model.decoder.lm_head.weight
+    shape = DecoderShape.of(model.decoder)
+    tile = min(TILE_SIZE, num_tokens)
+    rows = weight.new_empty(1, tile, shape.hidden_size).normal_()
+
+    def run_rows() -> Tensor:
+        """All of a layer but attention: what goes with the matrices takes time too."""
+        attention, normed = layer.self_attn, layer.input_layernorm(rows)
+        q, _, _ = (part(normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+        between = rows + attention.o_proj(q)
+        out: Tensor = between + layer.mlp(layer.post_attention_layernorm(between))
+        return out
+
+    num_earlier = min((num_tokens - tile) // 2, _MEASURED_KEYS)
+    q = weight.new_empty(1, shape.num_heads, tile, shape.head_dim).normal_()
+    keys = (2, 1, shape.num_kv_heads, tile + num_earlier, shape.head_dim)
+    k, v = weight.new_empty(keys).normal_()
+    blocks = [KeyBlock(k[:, :, :tile], v[:, :, :tile], is_causal=True)]
+    if num_earlier:
+        blocks.append(KeyBlock(k[:, :, tile:], v[:, :, tile:]))
+    pairs = Cost.of_rows(num_earlier, tile).num_pairs
+    in_rows = 2 * shape.linear_weights // shape.num_layers * tile
+    in_attention = 4 * shape.num_heads * shape.head_dim * pairs
+    return Rates(
+        in_rows / _seconds(run_rows, weight.device),
+        in_attention
+        / _seconds(lambda: attend(q, blocks, scale=shape.head_dim**-0.5), weight.device),
+    )
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of as many calls as go into the time, after one that warms up."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    call()
+    times = [clock()]
+    while len(times) < 2 or times[-1] - times[0] < _MEASURED_SECONDS:
+        call()
+        times.append(clock())
+    return median(stop - start for start, stop in pairwise(times))
+
+
+def _compose(model: DecoderModel, question: Question) -> TokenSequence:
+    """What the model would read, of frames that have nothing but names."""
+    needle = question.needle
+    frames = [FrameSegment("haystack", index) for index in range(question.cell.num_frames)]
+    shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
+    return model.compose(shown, needle.question, needle.answer)
+
+
+def _memory(
+    shape: DecoderShape,
+    branches: Sequence[Branch],
+    sequences: Sequence[TokenSequence],
+    device: torch.device,
+    num_ranks: int,
+) -> Memory:
+    free = free_bytes(device)
+    usable = int(free * USABLE)
+    tile_size = fit_tile_size(shape, branches, device, free=usable, num_ranks=num_ranks)
+    largest = max(
+        (
+            shape.pass_parts(
+                branch,
+                tile_size=tile_size,
+                num_ranks=num_ranks,
+                num_read=sum(
+                    len(sequences[leaf.sequences[0]].answer_ids) for leaf in branch.leaves
+                ),
+            )
+            for root in branches
+            for branch in root.passes()
+        ),
+        key=lambda parts: parts.total,
+    )
+    store = shape.kept_bytes(branches, num_ranks=num_ranks)
+    return Memory(
+        weights=shape.weight_bytes,
+        hidden=largest.hidden,
+        keys_values=largest.keys_values,
+        tile=largest.tile,
+        tile_size=tile_size,
+        store=store,
+        store_place=fit_place(store, device, left=usable - largest.total),
+        device=str(device),
+        free=free,
+    )
+
+
+def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ranks: int) -> Work:
+    flops = shape.flops_of(branches, num_ranks=num_ranks)
+    return Work(
+        num_passes=sum(1 for root in branches for _ in root.passes()),
+        num_tokens=cost_of(branches).num_tokens,
+        flops=flops,
+        seconds=flops.linear / rates.linear + flops.attention / rates.attention,
+    )
+
+
+def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fraction]:
+    """Tokens of a sequence without haystack, and for each frame of it: one needle, its answer."""
+    few, many = _COUNTED_FRAMES
+    counts = []
+    for num_frames in (few, many):
+        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
+        shown = [*frames, FrameSegment("needle", 0)]
+        sequence = model.compose(shown, needle.question, needle.answer)
+        counts.append(sequence.num_tokens(size_of_frame(model)))
+    per_frame = Fraction(counts[1] - counts[0], many - few)
+    return counts[0] - few * per_frame, per_frame
+
+
+def _most_frames(
+    model: DecoderModel, shape: DecoderShape, needle: Needle, *, num_ranks: int
+) -> int:
+    """Haystack frames of the longest sequence that one pass holds in the free memory."""
+    free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
+    window = sliding_window(model.decoder.model.config)
+    fixed, per_frame = _count_tokens(model, needle)
+    frames = [FrameSegment("needle", 0)]
+    num_read = len(model.compose(frames, needle.question, needle.answer).answer_ids)
+
+    def fits(num_frames: int) -> bool:
+        num_tokens = -int(-(fixed + num_frames * per_frame) // 1)
+        start = num_tokens - num_read
+        branch = Branch(0, (), start, (Leaf(start, (), num_read, (0,)),))
+        needed = shape.pass_bytes(
+            branch, tile_size=MIN_TILE_SIZE, num_ranks=num_ranks, num_read=num_read
+        )
+        return needed <= free and (window is None or num_tokens <= window)
+
+    low, high = 0, 1
+    while fits(high) and high < _MOST_FRAMES:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = []
+    if plan.note:
+        notes.append(f"nothing is shared: {plan.note}")
+    if plan.refused:
+        reason = next(iter(plan.refused.values()))
+        notes.append(f"{len(plan.refused)} questions cannot be run, the first because {reason}")
+    return notes

@@ -1,0 +1,81 @@
+"""Which decoders the walk runs exactly; all others are refused, never approximated."""
+
+from typing import Any
+
+from torch import Tensor
+
+from vniah.errors import ModelError
+
+# Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
+ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
+THREE_ROWS_OF_POSITIONS = ("qwen2_vl_text", "qwen2_5_vl_text")
+SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
+
+# Kinds of RoPE whose frequencies depend on the length of the whole sequence.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
+    """Raises `ModelError` for what would give wrong numbers silently.
+
+    Args:
+        decoder: a transformers causal language model.
+        num_tokens: length of the sequence that it is to read.
+    """
+    if decoder.model.training:
+        raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
+    config = decoder.model.config
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise ModelError(
+            f"the forward pass knows the decoders {', '.join(SUPPORTED_MODEL_TYPES)}, "
+            f"got model_type {config.model_type!r}; give the model an answer_logits method instead"
+        )
+    is_causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.model.layers)
+    if getattr(config, "use_bidirectional_attention", None) or not is_causal:
+        raise ModelError(
+            "the decoder attends in both directions, and the forward pass to what comes before "
+            "only; give the model an answer_logits method instead"
+        )
+    window = sliding_window(config)
+    if window is not None and window < num_tokens:
+        raise ModelError(
+            f"the decoder has a sliding window of {window} tokens, the sequence has {num_tokens}: "
+            "it cannot see the whole haystack; set sliding_window to null in its config.json "
+            "if it was trained without one"
+        )
+
+
+def sliding_window(config: Any) -> int | None:
+    """How far back the decoder sees, if not to the beginning."""
+    window = getattr(config, "sliding_window", None)
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and "sliding_attention" not in layer_types:
+        return None
+    return window
+
+
+def depends_on_length(body: Any) -> bool:
+    """Whether RoPE turns a token by an angle that depends on what follows it."""
+    return any(kind in str(body.rotary_emb.rope_type) for kind in LENGTH_DEPENDENT_ROPE)
+
+
+def forget_longer_sequences(body: Any) -> None:
+    """Sets dynamic RoPE back: it would go on with what a longer sequence has set."""
+    rotary = body.rotary_emb
+    if "dynamic" in str(rotary.rope_type):
+        rotary.inv_freq = rotary.original_inv_freq
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+
+
+def refuse_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> None:
+    """Raises `ModelError` unless there is a position, or three where M-RoPE is, for each token."""
+    model_type = decoder.model.config.model_type
+    shapes = [(num_tokens,), (3, num_tokens)]
+    if model_type not in THREE_ROWS_OF_POSITIONS:
+        shapes.pop()
+    if tuple(position_ids.shape) not in shapes:
+        raise ModelError(
+            f"the decoder {model_type} needs one position for each of {num_tokens} tokens, "
+            f"position_ids of shape {' or '.join(map(str, shapes))}, "
+            f"got {tuple(position_ids.shape)}"
+        )
