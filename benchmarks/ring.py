@@ -1,4 +1,4 @@
-"""Claim: a ring of n processes gives what one gives, with little more than an n-th of its memory.
+"""Claim: a ring of n processes gives what one gives, and each of them holds a part only.
 
 Runs one sequence through the random decoder of `benchmarks.forward_pass` in one process, then in
 rings of 1, 2 and 4, every rank a process of its own on the CPU with one thread, talking by gloo.
