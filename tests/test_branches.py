@@ -25,7 +25,7 @@ from tests.decoder_models import (
 )
 from tests.test_walk import allocated_bytes, build_decoder
 from vniah.errors import ModelError
-from vniah.forward import branches
+from vniah.forward import branches, walk
 from vniah.forward.branches import is_out_of_memory
 from vniah.forward.costs import DecoderShape
 from vniah.forward.keys import KeyValueStore
@@ -218,7 +218,7 @@ def test_what_a_branch_goes_on_from_moves_too(model, monkeypatch, tmp_path):
 def test_nothing_is_moved_to_a_full_disk(model, monkeypatch, place, tmp_path):
     fill_the_disk(monkeypatch)
     ShortMemory(monkeypatch, lambda call: call["stop"] > 40)
-    sequences, notes = sweep_of(model), []
+    sequences, notes = sweep_of(model)[::3], []
     options = {"place": place, "tile_size": 256, "scratch_dir": tmp_path}
     plan = in_branches(model, sequences)
     found = run(model, sequences, plan, on_note=notes.append, **options)
@@ -296,18 +296,18 @@ def test_sweep_goes_on_with_errors_where_memory_runs_out(
 ):
     model = LargeFrames(build_decoder("qwen2"))
     material = open_haystack(image_folder), load_needles(needle_folder)
-    grid = Grid.of([4, 9, 30], [0, 0.5, 1])
+    grid = Grid.of([4, 9, 30], [0, 1])
     whole = run_sweep(model, *material, grid, output=tmp_path / "whole")
     assert caplog.records == []
     ShortMemory(monkeypatch, lambda call: call["stop"] > 600)
     results = run_sweep(model, *material, grid, output=tmp_path / "short")
-    assert [sample.num_frames for sample in results.samples if sample.error] == [30] * 9
+    assert [sample.num_frames for sample in results.samples if sample.error] == [30] * 6
     assert all("GB besides the weights" in s.error for s in results.samples if s.error)
     pairs = zip(whole.samples, results.samples, strict=True)
     for expected, sample in (pair for pair in pairs if pair[1].error is None):
         assert sample.predicted_ids == expected.predicted_ids
         assert sample.logprob == pytest.approx(expected.logprob, abs=1e-4)
-    assert [cell.score is None for cell in results.cells] == [False] * 6 + [True] * 3
+    assert [cell.score is None for cell in results.cells] == [False] * 4 + [True] * 2
     warnings = {(record.name, record.levelname) for record in caplog.records}
     assert warnings == {("vniah", "WARNING")}
     assert "going on with tiles of 1024 tokens" in caplog.text
@@ -331,11 +331,11 @@ class Rung:
     num_errors: int = 0
 
 
-WIDE_KEYS = {"head_dim": 128, "num_key_value_heads": 4, "num_hidden_layers": 6}
+WIDE_KEYS = {"head_dim": 128, "num_key_value_heads": 4, "num_hidden_layers": 4}
 RUNGS = (
-    Rung({"intermediate_size": 3072}, (50, 600), 45_000_000, "going on with tiles of"),
-    Rung(WIDE_KEYS, (50, 500), 25_000_000, "keeping keys and values on disk from here"),
-    Rung(WIDE_KEYS, (50, 2500), 25_000_000, "cannot be run: out of memory: 7,", num_errors=1),
+    Rung({"intermediate_size": 3072}, (50, 500), 40_000_000, "going on with tiles of"),
+    Rung(WIDE_KEYS, (50, 460), 20_000_000, "keeping keys and values on disk from here"),
+    Rung(WIDE_KEYS, (50, 1800), 20_000_000, "cannot be run: out of memory: 5,", num_errors=1),
 )
 
 
@@ -381,15 +381,16 @@ def test_ring_without_memory_says_so_in_one_line(model, monkeypatch):
         run(model, [ask(model, 4, None)], ring=Alone())
 
 
-def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp_path):
+def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "ROPE_BLOCK", 256)  # far below the length, as for long sequences
     model = DecoderStandIn(build_decoder("qwen2", num_hidden_layers=4))
     peaks = {}
-    for num_frames in (500, 1500):
+    for num_frames in (300, 900):
         sequences = [
             ask(model, 2 * num_frames, None),
             ask(model, 2 * num_frames, ("a", num_frames)),
         ]
-        sequences += [ask(model, num_frames + k, ("a", num_frames)) for k in (1, 50, 300)]
+        sequences += [ask(model, num_frames + k, ("a", num_frames)) for k in (1, 50, 250)]
         plan = make_plan(model, sequences)
         (root,) = plan.branches
         (child,) = root.branches
@@ -403,7 +404,7 @@ def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp
             ),
             tmp_path / "trace.json",
         )
-    slope = (peaks[4500] - peaks[1500]) / 3000
+    slope = (peaks[2700] - peaks[900]) / 1800
     hidden_bytes, key_value_bytes = 64 * 4, 2 * 2 * 16 * 4
     bound = hidden_bytes + 2 * key_value_bytes  # as many rows before the branch as in it
     assert slope <= 1.5 * bound

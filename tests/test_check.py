@@ -20,6 +20,7 @@ from vniah.forward.attention import attend
 from vniah.grid import Grid
 from vniah.haystacks import open_haystack
 from vniah.models.loading import load_model
+from vniah.models.protocol import TextSegment, TokenSequence
 from vniah.needles import load_needles
 from vniah.sweep import run_sweep
 
@@ -143,13 +144,14 @@ def test_sharing_is_reported_where_there_is_none(needle_folder):
 
     class CountsFirst(DecoderStandIn):
         def compose(self, frames, question, answer):
-            return super().compose(frames[::-1], question, answer)
+            inner = super().compose(frames, question, answer)
+            return TokenSequence((TextSegment((len(frames),)), *inner.segments), inner.answer_ids)
 
     needles = load_needles(needle_folder)
     lines = check_model(SaysNo(build_decoder("qwen2")), needles).lines
     assert "every cell runs by itself, because stand-in says that its prefixes" in lines[-2]
     lines = check_model(CountsFirst(build_decoder("qwen2")), needles).lines
-    assert "sharing: " in lines[-2]
+    assert "tokens of the check were shared" in lines[-2], "two needles of one length"
 
 
 def compare(plain_rows, found_rows, dtype=torch.float32) -> Difference:

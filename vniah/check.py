@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,8 @@ class Difference:
     @property
     def holds(self) -> bool:
         """Whether rounding explains all of it."""
+        if not isfinite(self.max_difference):
+            return False
         is_near = self.max_difference <= self.tolerance * self.max_logit
         return is_near and self.num_equal + self.num_ties == self.num_rows
 
