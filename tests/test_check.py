@@ -1,5 +1,9 @@
 """The check of the forward pass: what it lets through, and what it stops."""
 
+import re
+from itertools import groupby
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -15,8 +19,8 @@ from vniah.check import (
     require_agreement,
 )
 from vniah.errors import CheckError, ModelError
-from vniah.forward import walk
-from vniah.forward.attention import attend
+from vniah.forward import leaves, walk
+from vniah.forward.attention import KeyBlock, attend, merge
 from vniah.grid import Grid
 from vniah.haystacks import open_haystack
 from vniah.models.loading import load_model
@@ -39,7 +43,7 @@ def differences(model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_agrees_with_itself(family, build):
     found = differences(DecoderStandIn(build(family)))
-    assert [difference.way for difference in found] == ["walk", "tree"]
+    assert [difference.way for difference in found] == ["walk", "tree", "leaves"]
     assert all(difference.holds and difference.num_rows == 4 for difference in found)
     require_agreement(found, "stand-in")
 
@@ -57,10 +61,10 @@ def test_reference_model_agrees_with_room_to_spare(dtype):
     assert report.holds
     assert "tokens of the check were shared" in report.lines[-2]
     assert report.lines[-1] == "the forward pass gives what the model gives"
-    for line in report.lines[:2]:
-        share = float(line.split("logits ")[1].split()[0])
-        largest = float(line.split("largest logit ")[1].split(")")[0])
-        assert share < 0.1 * TOLERANCES[getattr(torch, dtype)] * largest
+    assert [line.split(":")[0] for line in report.lines[:-2]] == ["walk", "tree", "leaves"]
+    for line in report.lines[:-2]:
+        found, allowed, largest, most = map(float, re.findall(r"\d\.\de[+-]\d\d", line))
+        assert found < 0.5 * allowed and largest < 0.1 * most
 
 
 def test_tolerances_grow_with_the_rounding_of_the_dtype():
@@ -90,8 +94,69 @@ def test_forward_pass_that_is_wrong_is_caught(wrong, monkeypatch):
     monkeypatch.setattr(walk, "attend", wrong)
     found = differences(DecoderStandIn(build_decoder("qwen2")))
     assert not any(difference.holds for difference in found)
-    with pytest.raises(CheckError, match="does not give what stand-in itself gives: walk: largest"):
+    with pytest.raises(CheckError, match="does not give what stand-in itself gives: walk: logits "):
         require_agreement(found, "stand-in")
+
+
+def leaves_see_what_earlier_ones_see(self, q, out, lse, scale):
+    """Takes the number of leaves for that of their rows."""
+    done = row = 0
+    for start, alike in groupby(self.leaves, key=lambda leaf: leaf.start):
+        rows = slice(row, None)
+        for k, v in self.keys.between(done, start):
+            part = leaves.attend_block(q[:, :, rows], KeyBlock(k, v), scale=scale)
+            out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
+        done, row = start, row + len(list(alike))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_leaves_that_are_mixed_up_are_caught(dtype, monkeypatch):
+    """The walk and the tree of the check have no two leaves in a call."""
+    monkeypatch.setattr(leaves.LeafAttention, "_attend_prefixes", leaves_see_what_earlier_ones_see)
+    report = check_model(load_model("reference", dtype=dtype, device="cpu"), load_needles("cards"))
+    assert not report.holds
+
+
+def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
+    model = load_model("reference", dtype="bfloat16", device="cpu")
+    assert check_model(model, load_needles("cards")).holds
+    monkeypatch.setattr(walk, "attend", wrong_scale)
+    assert not check_model(model, load_needles("cards")).holds
+
+
+@pytest.mark.parametrize("build", [build_decoder, build_half])
+def test_decoder_whose_own_forward_does_more_is_caught(build):
+    """Its body and its head are run; what comes after them would be lost."""
+    model = DecoderStandIn(build("qwen2"))
+    plain_forward = model.decoder.forward
+
+    def forward(**inputs):
+        return SimpleNamespace(logits=1.3 * plain_forward(**inputs).logits)
+
+    model.decoder.forward = forward
+    assert not any(difference.holds for difference in differences(model))
+
+
+def test_decoder_of_two_parts_is_compared_by_its_parts():
+    whole = build_decoder("qwen2")
+    parts = SimpleNamespace(model=whole.model, lm_head=whole.lm_head)
+    assert not callable(parts)
+    assert all(difference.holds for difference in differences(DecoderStandIn(parts)))
+    one, other = (plain(m, short_sequences(m)) for m in map(DecoderStandIn, (parts, whole)))
+    assert all(map(torch.equal, one, other))
+
+
+def test_noise_is_what_another_kernel_changes_within_bounds(monkeypatch):
+    model = DecoderStandIn(build_decoder("qwen2"))
+    assert differences(model)[0].rms_allowed < 0.02 * differences(model)[0].max_allowed
+    monkeypatch.setattr(check, "attention_set_to", raises_for_any)
+    for difference in differences(model):
+        assert difference.rms_allowed == difference.max_allowed, "where there is no other"
+        assert difference.holds
+
+
+def raises_for_any(body, name):
+    raise ValueError(f"no attention called {name}")
 
 
 def test_wrong_positions_are_caught_in_bf16():
@@ -105,7 +170,7 @@ def test_wrong_positions_are_caught_in_bf16():
     expected = plain(model, sequences)
     model.factor = 2
     found = plain(model, sequences)
-    assert not check._compare("walk", expected, found, torch.bfloat16).holds
+    assert not check._compare("walk", expected, found, limit(torch.bfloat16)).holds
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -156,7 +221,12 @@ def test_sharing_is_reported_where_there_is_none(needle_folder):
 
 def compare(plain_rows, found_rows, dtype=torch.float32) -> Difference:
     one, other = torch.tensor(plain_rows), torch.tensor(found_rows)
-    return check._compare("walk", list(one.split(1)), list(other.split(1)), dtype)
+    return check._compare("walk", list(one.split(1)), list(other.split(1)), limit(dtype))
+
+
+def limit(dtype):
+    """Where the model's own forward has no noise to speak of."""
+    return check._Limit(TOLERANCES[dtype], TOLERANCES[dtype])
 
 
 def test_two_best_tokens_nearer_than_the_difference_are_a_tie():
@@ -165,6 +235,14 @@ def test_two_best_tokens_nearer_than_the_difference_are_a_tie():
     found = compare([[9.0, 9.0001], [5.0, 0.0]], [[9.0002, 9.0], [5.0, 0.0]])
     assert (found.num_equal, found.num_ties, found.holds) == (1, 1, True)
     assert "argmax equal in 1 of 2 rows, 1 ties" in found.sentence()
+
+
+def test_many_small_differences_do_not_hold_where_one_would():
+    plain_rows, limit = [torch.tensor([[9.0] + 99 * [1.0]])], check._Limit(0.08, 0.001)
+    one, all_of_them = plain_rows[0].clone(), plain_rows[0] + 0.05
+    one[0, 5] += 0.05
+    assert check._compare("walk", plain_rows, [one], limit).holds
+    assert not check._compare("walk", plain_rows, [all_of_them], limit).holds
 
 
 def test_difference_beyond_rounding_does_not_hold_though_the_argmax_is_equal():
@@ -181,7 +259,7 @@ def test_nan_and_infinity_are_no_agreement(bad, dtype):
     assert not compare(good, spoilt, dtype).holds
     assert not compare(spoilt, good, dtype).holds
     assert not compare(spoilt, spoilt, dtype).holds
-    with pytest.raises(CheckError, match="largest difference of logits inf"):
+    with pytest.raises(CheckError, match=r"walk: logits differ by (nan|inf) "):
         require_agreement([compare(spoilt, spoilt)], "stand-in")
 
 
@@ -189,6 +267,9 @@ def test_record_of_a_difference_is_short():
     found = compare([[9.0, 9.0001]], [[9.0002, 9.0]])
     assert found.record() == {
         "max_difference": pytest.approx(0.0002, rel=0.02),
+        "max_allowed": pytest.approx(0.009, rel=0.02),
+        "rms_difference": pytest.approx(0.000158, rel=0.02),
+        "rms_allowed": pytest.approx(0.009, rel=0.02),
         "max_logit": 9.0,
         "argmax_equal": 0,
         "argmax_ties": 1,

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.distributed
 # Ten passes, so that there is something to share out.
 FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
 NUM_SAMPLES = 36
+WAYS, RING_WAYS = ["walk", "tree", "leaves"], ["ring of 2", "leaves in a ring of 2"]
 GRIDS = {
     "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
     "positions": Grid.parse(FRAMES, positions=POSITIONS),
@@ -89,8 +90,8 @@ def sources(checkpoint, image_folder, needle_folder):
     return checkpoint, image_folder, needle_folder
 
 
-@pytest.fixture(scope="session")
-def alone(checkpoint, image_folder, needle_folder, tmp_path_factory):
+@pytest.fixture(scope="module")
+def alone(one_thread, checkpoint, image_folder, needle_folder, tmp_path_factory):
     """The folder of every sweep by one process, by name."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
@@ -237,8 +238,8 @@ def test_manifest_says_how_the_forward_pass_was_run(two, alone):
     assert (one["context_parallel"], data["context_parallel"]) == (1, 1)
     assert context["context_parallel"] == 2
     assert {**data, "processes": 1} == one, "and all else is the same, to the last bit of the check"
-    assert [*data["check"]] == ["walk", "tree"]
-    assert [*context["check"]] == ["walk", "tree", "ring of 2"]
+    assert [*data["check"]] == WAYS
+    assert [*context["check"]] == [*WAYS, *RING_WAYS]
     assert data["passes"] > 2, "else there was nothing to share out"
     assert forward_record(two / "data-first") == {"share": "none", "processes": 2}
 
@@ -256,9 +257,8 @@ def test_check_by_two_processes_is_printed_once(two):
     codes, (out, *others), errors = said(two / "check", 2)
     assert (codes, others, errors) == (["0", "0"], [""], ["", ""])
     assert [line.split(":")[0] for line in out.splitlines()] == [
-        "walk",
-        "tree",
-        "ring of 2",
+        *WAYS,
+        *RING_WAYS,
         "sharing",
         "the forward pass gives what the model gives",
     ]
@@ -459,8 +459,8 @@ def test_check_of_a_checkpoint_holds(checkpoint, needle_folder, capsys):
     check = ["check", "--device", "cpu", "--needles", str(needle_folder)]
     assert main([*check, "--model", str(checkpoint)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:3]] == ["walk", "tree", "sharing"]
-    assert lines[3] == "the forward pass gives what the model gives"
+    assert [line.split(":")[0] for line in lines[:-1]] == [*WAYS, "sharing"]
+    assert lines[-1] == "the forward pass gives what the model gives"
 
 
 def test_check_of_a_model_that_the_walk_does_not_give_exits_with_1(wrong, needle_folder, capsys):

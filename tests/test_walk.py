@@ -121,6 +121,25 @@ def test_walk_equals_the_plain_forward_where_rope_is_scaled(rope_type):
     assert (logits - expected).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("block", [1, 7, 64, 199, 1000])
+@pytest.mark.parametrize("rope_type", ["default", "dynamic", "longrope"])
+def test_angles_in_blocks_are_those_of_the_whole(rope_type, block, monkeypatch):
+    """Some kinds of RoPE look at the last position of all, not at the last of a block."""
+    monkeypatch.setattr("vniah.forward.walk.ROPE_BLOCK", block)
+    rope = {"rope_type": rope_type, "rope_theta": 1e4}
+    if rope_type == "dynamic":
+        rope["factor"] = 4.0
+    elif rope_type == "longrope":
+        factors = [1.0 + k / 10 for k in range(8)], [2.0 + k for k in range(8)]
+        rope |= {"short_factor": factors[0], "long_factor": factors[1]}
+        rope |= {"original_max_position_embeddings": 64}
+    decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
+    embeds = embeddings(200)
+    expected = plain_logits(decoder, embeds, 2)
+    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, tile_size=50)
+    assert (logits - expected).abs().max() < 1e-4
+
+
 def test_walk_uses_the_positions_that_are_given():
     decoder = build_decoder("qwen2")
     embeds, positions = embeddings(80), torch.arange(80) * 3 + 5
@@ -384,6 +403,24 @@ def test_leaves_of_many_lengths_go_in_groups():
     for (at, n), end, logits in zip(sizes, ends, read, strict=True):
         expected = plain_logits(decoder, torch.cat([main[:at], end]), n)
         assert (logits - expected).abs().max() < 1e-4
+
+
+def leaves_at(*starts):
+    return [LeafRows(at, embeddings(5), torch.arange(at, at + 5), 1) for at in starts]
+
+
+def test_leaves_out_of_order_are_no_input():
+    """They would see one another's prefixes."""
+    with pytest.raises(AssertionError):
+        walk(build_decoder("qwen2"), embeddings(90), torch.arange(90), leaves_at(40, 10))
+
+
+def test_two_leaves_are_no_input_where_rope_depends_on_the_length():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
+    walk(decoder, embeddings(90), torch.arange(90), leaves_at(90))
+    with pytest.raises(AssertionError):
+        walk(decoder, embeddings(90), torch.arange(90), leaves_at(50, 90))
 
 
 def test_dynamic_rope_does_not_remember_a_longer_sequence():

@@ -18,7 +18,7 @@ from vniah.embeddings import EmbeddingCache, FrameStore
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.branches import BranchRunner, Pass, Reading, is_out_of_memory
 from vniah.forward.keys import Place
-from vniah.forward.prefix_tree import Branch, cost_of
+from vniah.forward.prefix_tree import Branch
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.haystacks import Haystack
 from vniah.models.protocol import (
@@ -254,8 +254,8 @@ class TreeAsker:
             **({"not_shared_because": plan.note} if plan.note else {}),
             "context_parallel": self._num_ranks,
             "passes": sum(1 for root in self._roots for _ in root.passes()),
-            "flops": self._runner.shape.flops(plan.cost),
-            "flops_not_shared": self._runner.shape.flops(plan.cost_alone),
+            "flops": self._runner.shape.flops_of(plan.branches).total,
+            "flops_not_shared": self._runner.shape.flops_of(plan.alone).total,
         }
         if self._roots:
             tile_size, place = self._runner.choose(self._roots)
@@ -298,7 +298,7 @@ class TreeAsker:
             return first_line(error)
 
     def _cost(self, branch: Branch) -> int:
-        return self._runner.shape.flops(cost_of([branch]))
+        return self._runner.shape.flops_of([branch]).total
 
 
 def make_ring(group: Any, like: torch.Tensor) -> Ring:

@@ -31,16 +31,24 @@ class Plan:
     Attributes:
         branches: the passes, with what goes on from them.
         refused: sequences that cannot be run, and why.
-        cost: what the passes compute.
-        cost_alone: what one pass for every sequence would.
+        alone: the passes that would run every sequence by itself.
         note: why every sequence is run by itself although sharing was asked for; None where not.
     """
 
     branches: tuple[Branch, ...]
     refused: Mapping[int, str]
-    cost: Cost
-    cost_alone: Cost
+    alone: tuple[Branch, ...]
     note: str | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What the passes compute."""
+        return cost_of(self.branches)
+
+    @property
+    def cost_alone(self) -> Cost:
+        """What one pass for every sequence would."""
+        return cost_of(self.alone)
 
 
 def make_plan(
@@ -79,7 +87,7 @@ def make_plan(
     if branches is not alone and not _positions_agree(model, sequences, branches):
         note = "position ids depend on what follows"
         branches = alone
-    return Plan(branches, refused, cost_of(branches), cost_of(alone), note)
+    return Plan(branches, refused, alone, note)
 
 
 def _refuse(model: DecoderModel, sequence: TokenSequence) -> None:

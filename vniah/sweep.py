@@ -204,7 +204,8 @@ class _Setup:
         if isinstance(self.model, DecoderModel):
             sequences = check_sequences(self.model, self.material, self.needles)
             store = self.material.store
-            differences = check_forward(self.model, sequences, store, ring=self.ring)
+            place = record.get("keys_and_values_on")
+            differences = check_forward(self.model, sequences, store, place=place, ring=self.ring)
             require_agreement(differences, self.model.name)
             record["check"] = {d.way: dict(d.record()) for d in differences}
         return {**record, "processes": self.mesh.size}

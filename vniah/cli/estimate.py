@@ -30,14 +30,14 @@ def format_estimate(found: "Estimate") -> str:
         *([] if memory.fits else ["  it does not fit: measure fewer frames"]),
         "",
         f"work{per_rank}",
-        f"  {'':<24}{'passes':>8}{'tokens':>14}{'linear':>14}{'attention':>14}{'time':>10}",
+        f"  {'':<24}{'passes':>8}{'tokens':>14}{'linear':>14}{'attention':>14}{'at least':>10}",
         _work_line("common prefixes once", found.shared),
         _work_line("every one by itself", found.alone),
         f"  sharing saves a factor of {found.alone.flops.total / found.shared.flops.total:.2f} in "
         f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
         f"  at {_scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
         f"{_scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
-        "encoding frames comes on top",
+        "encoding frames and all small operations come on top",
         "",
         "frames that fit into the free memory: "
         + ", ".join(_limit(*limit) for limit in found.max_frames.items()),

@@ -129,15 +129,12 @@ class DecoderShape:
         """Of a token's cosines and sines."""
         return 2 * self.head_dim * self.itemsize
 
-    def flops(self, cost: Cost) -> int:
-        """Operations of all layers, as if the last one ran all rows."""
-        return 2 * self.linear_weights * cost.num_tokens + self._per_pair * cost.num_pairs
-
     def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
-        """What a rank computes for some branches and all behind them, exactly.
+        """What a rank computes in linear layers and attention for branches and all behind them.
 
         The last layer stops after the queries, keys and values of rows that are not read. A ring
         computes those of all main rows twice; leaves run on every rank, and share their attention.
+        Exact for one process; of several, each is taken for an equal share.
         """
         main, leaves = Cost(), Cost()
         for root in branches:
@@ -149,16 +146,12 @@ class DecoderShape:
         in_main = self.linear_weights - last
         if num_ranks > 1:
             in_main += self.query_key_value_weights * (self.num_layers - 1) // self.num_layers
-        attention = self._per_pair // self.num_layers
+        attention = 4 * self.num_heads * self.head_dim
         pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * leaves.num_pairs
         return Flops(
             2 * (in_main * main.num_tokens // num_ranks + self.linear_weights * leaves.num_tokens),
             attention * pairs // num_ranks,
         )
-
-    @property
-    def _per_pair(self) -> int:
-        return 4 * self.num_layers * self.num_heads * self.head_dim
 
     def store_bytes(self, num_tokens: int) -> int:
         """Of keys and values of all layers."""

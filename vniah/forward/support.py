@@ -1,5 +1,7 @@
 """Which decoders the walk runs exactly; all others are refused, never approximated."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +54,20 @@ def sliding_window(config: Any) -> int | None:
     if layer_types is not None and "sliding_attention" not in layer_types:
         return None
     return window
+
+
+@contextmanager
+def attention_set_to(body: Any, name: str) -> Iterator[None]:
+    """Has the decoder's layers call an attention function of transformers, and puts back theirs."""
+    configs = {id(c): c for c in (body.config, *(layer.self_attn.config for layer in body.layers))}
+    earlier = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = earlier[key]
 
 
 def depends_on_length(body: Any) -> bool:

@@ -19,7 +19,7 @@ T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head s
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -34,6 +34,7 @@ from vniah.forward.keys import Kept, LayerKeys, Layout, Span
 from vniah.forward.leaves import LeafAttention, LeafRows, Rows, leaf_groups
 from vniah.forward.ring import Ring
 from vniah.forward.support import (
+    attention_set_to,
     depends_on_length,
     forget_longer_sequences,
     refuse_positions,
@@ -47,7 +48,7 @@ _ATTENTION_NAME = "vniah_walk"
 
 # Rows whose angles are computed at once, in fp32.
 ROPE_BLOCK = 16384
-_ONE_WALK = Lock()
+_ONE_WALK = Lock()  # which attention function layers call is a setting of the decoder's
 
 
 class _KeysValuesDone(Exception):
@@ -74,7 +75,8 @@ def walk(
         hidden: input embeddings ``[T, H]`` of the main rows in the decoder's dtype; overwritten.
             With a ring, those of this rank (`Ring.layout`).
         position_ids: of all main rows, ``[T]``, or ``[3, T]`` for M-RoPE.
-        leaves: what is read; all start between the past's end and the main rows' end.
+        leaves: what is read, by their starts, which lie between the past's end and the main rows'
+            end. One only, and no past, where RoPE depends on the length of the sequence.
         past: keys and values of everything before the main rows, parents first.
         keep: where to store this pass's own.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -87,7 +89,9 @@ def walk(
     body = decoder.model
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
-    assert all(start <= leaf.start <= stop for leaf in leaves)
+    starts = [leaf.start for leaf in leaves]
+    assert starts == sorted(starts) and all(start <= at <= stop for at in starts)
+    assert not depends_on_length(body) or (not past and keep is None and len(leaves) == 1)
     refuse_unsupported(decoder, max([stop, *(leaf.start + len(leaf.hidden) for leaf in leaves)]))
     refuse_positions(decoder, position_ids, stop - start)
 
@@ -100,7 +104,8 @@ def walk(
     whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
     groups = list(leaf_groups(leaves, leaf_angles, tile_size))
     tiles = list(_tiles(main, rank, tile_size))
-    with _walk_attention(body):
+    AttentionInterface.register(_ATTENTION_NAME, _attention)
+    with _ONE_WALK, attention_set_to(body, _ATTENTION_NAME):
         for index, layer in enumerate(body.layers):
             is_last = index == len(body.layers) - 1
             keys.load(index)
@@ -275,39 +280,20 @@ def _rotate(
     positions = torch.cat([position_ids, *(leaf.position_ids for leaf in leaves)], -1).to(device)
     own = [torch.arange(*span, device=device) - start for span in spans]
     rows = torch.cat(own).clamp(max=max(0, num_main - 1))  # of padding, those of the last
-    if depends_on_length(body):
-        table = _angles(rotary, hidden, positions)
-        return table[:, :, rows], table[:, :, num_main:]
-    leaf_angles = _angles(rotary, hidden, positions[..., num_main:])
-    angles = leaf_angles.new_empty(2, 1, len(rows), leaf_angles.shape[-1])
+    # The last position goes with every block: some kinds of RoPE look at the largest of a call.
+    last = positions.view(-1, positions.shape[-1]).amax(0).argmax()
+
+    def angles(columns: Tensor) -> Tensor:
+        part = positions[..., torch.cat([columns, last[None]])]
+        shaped = part[None] if part.ndim == 1 else part[:, None]
+        return torch.stack(rotary(hidden[None], shaped))[:, :, :-1]
+
+    of_leaves = angles(torch.arange(num_main, positions.shape[-1], device=device))
+    of_main = of_leaves.new_empty(2, 1, len(rows), of_leaves.shape[-1])
     for first in range(0, len(rows), ROPE_BLOCK):
         block = slice(first, first + ROPE_BLOCK)
-        angles[:, :, block] = _angles(rotary, hidden, positions[..., rows[block]])
-    return angles, leaf_angles
-
-
-def _angles(rotary: Any, like: Tensor, positions: Tensor) -> Tensor:
-    shaped = positions[None] if positions.ndim == 1 else positions[:, None]
-    return torch.stack(rotary(like[None], shaped))
-
-
-@contextmanager
-def _walk_attention(body: Any) -> Iterator[None]:
-    """Has the decoder's layers call `_attention`, and puts back what they called before.
-
-    That is a setting of the decoder's, so one walk runs at a time.
-    """
-    AttentionInterface.register(_ATTENTION_NAME, _attention)
-    configs = {id(c): c for c in (body.config, *(layer.self_attn.config for layer in body.layers))}
-    with _ONE_WALK:
-        earlier = {key: config._attn_implementation for key, config in configs.items()}
-        for config in configs.values():
-            config._attn_implementation = _ATTENTION_NAME
-        try:
-            yield
-        finally:
-            for key, config in configs.items():
-                config._attn_implementation = earlier[key]
+        of_main[:, :, block] = angles(rows[block])
+    return of_main, of_leaves
 
 
 def _attention(
