@@ -52,7 +52,7 @@ def keep_in(decoder, layout: Layout, stop: int, rank: int) -> Kept:
 
 def leaves_at(starts, positions):
     """Five rows each, of which three are read: with so many borders some answer would be cut."""
-    return [LeafRows(at, embeddings(5), positions[..., at : at + 5], 3) for at in starts]
+    return [LeafRows(at, embeddings(5), positions[..., at : at + 5], 3) for at in sorted(starts)]
 
 
 def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: Ring | None):
