@@ -1,25 +1,27 @@
-"""Warnings as the command line shows them."""
+"""The log as the command line shows it."""
 
 import logging
 
-from vniah.cli.display import Bars, shown_warnings
+from vniah.cli.display import Bars, shown_log
 
 
 def test_warnings_are_lines_on_stderr_while_they_are_shown(capsys):
     log = logging.getLogger("vniah")
-    with shown_warnings(), Bars() as bars:
+    with shown_log(), Bars() as bars:
         bars.show("sweep", 1, 4)
         log.warning("memory ran out: 100 % of it")
-        log.info("nothing of interest")
+        log.info("one tree for all")
+        log.debug("nothing of interest")
     written = capsys.readouterr()
     assert written.out == ""
     lines = written.err.replace("\r", "\n").splitlines()
     assert "vniah: warning: memory ran out: 100 % of it" in lines
+    assert "vniah: one tree for all" in lines
     assert "nothing of interest" not in written.err
-    assert log.handlers == []
+    assert log.handlers == [] and log.level == logging.NOTSET
 
 
 def test_other_processes_of_a_job_say_who_they_are(capsys):
-    with shown_warnings(" in process 3"):
+    with shown_log(" in process 3"):
         logging.getLogger("vniah").warning("short of memory")
     assert capsys.readouterr().err == "vniah: warning in process 3: short of memory\n"

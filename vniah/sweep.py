@@ -1,5 +1,6 @@
 """A sweep: every needle in every cell, one flushed line each, going on where it stopped."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from vniah.needles import NeedleSet
 from vniah.paths import cache_dir
 from vniah.results import Results, RunFolder, Sample, load_run
 from vniah.tasks.visual import TASK_NAME, Question, questions
+
+_LOG = logging.getLogger("vniah")
+_PLACES = {"device": "on the device", "host": "in the host's memory", "disk": "on disk"}
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -92,6 +96,8 @@ def run_sweep(
         mesh.announce("encoded")
     num_units = setup.asker.prepare(asked, is_wanted) if any(is_wanted) else 0
     environment = {"forward": setup.record()} if num_units else {}
+    if mesh.is_leader and "passes" in environment.get("forward", {}):
+        _LOG.info(_in_words(environment["forward"], len(asked)))
     mesh.barrier()  # all have read the folder as it was
     if not mesh.is_leader:
         mesh.wait_for("open")
@@ -129,6 +135,20 @@ def _writing(
             folder.merge()
     if not mesh.is_leader:
         mesh.barrier()  # this process has closed its file
+
+
+def _in_words(record: Mapping[str, Any], num_samples: int) -> str:
+    """How the forward pass is run, from its record in the manifest."""
+    saved = record["flops_not_shared"] / max(1, record["flops"])
+    place = _PLACES.get(record.get("keys_and_values_on", ""))
+    parts = [
+        f"{record['passes']:,} passes for {num_samples:,} samples, {saved:.2f}x fewer operations "
+        "than one by one",
+        f"tiles of {record.get('tile_size', 0):,} rows",
+        *([f"keys and values kept {place}"] if place else []),
+        "logits as by the model's own forward pass",
+    ]
+    return "; ".join(parts)
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vniah.cli.arguments import build_parser
-from vniah.cli.display import shown_warnings
+from vniah.cli.display import shown_log
 from vniah.errors import CannotCompareError, VniahError
 
 _LEADER_SPEAKS_FIRST_SECONDS = 5.0
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
     try:
         options = build_parser().parse_args(arguments)
-        with shown_warnings(_where()):
+        with shown_log(_where()):
             return int(options.command(options))
     except CannotCompareError as error:
         return _fail(f"cannot compare: {error}")

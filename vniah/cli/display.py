@@ -101,17 +101,20 @@ class Bars:
 
 
 @contextmanager
-def shown_warnings(where: str = "") -> Iterator[None]:
-    """Shows what vniah warns of as lines on stderr, above the bars.
+def shown_log(where: str = "") -> Iterator[None]:
+    """Shows what vniah says and warns of as lines on stderr, above the bars.
 
     Args:
         where: which process of a job this is, such as ``" in process 1"``.
     """
     log, handler = logging.getLogger("vniah"), _Lines(where)
+    level = log.level
     log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
 
 
@@ -119,10 +122,11 @@ class _Lines(logging.Handler):
     """Prints records by tqdm, which moves its bars out of the way."""
 
     def __init__(self, where: str) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._where = where
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"vniah: warning{self._where}: {record.getMessage()}", file=sys.stderr)
+        kind = f"warning{self._where}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"vniah: {kind}{record.getMessage()}", file=sys.stderr)
