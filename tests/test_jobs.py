@@ -236,6 +236,7 @@ def test_manifest_says_how_the_forward_pass_was_run(two, alone):
     )
     assert (one["processes"], data["processes"], context["processes"]) == (1, 2, 2)
     assert (one["context_parallel"], data["context_parallel"]) == (1, 1)
+    assert one["attention"] == "torch CPU flash"
     assert context["context_parallel"] == 2
     assert {**data, "processes": 1} == one, "and all else is the same, to the last bit of the check"
     assert [*data["check"]] == WAYS

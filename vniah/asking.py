@@ -259,7 +259,7 @@ class TreeAsker:
         }
         if self._roots:
             tile_size, place = self._runner.choose(self._roots)
-            self._record |= {"tile_size": tile_size}
+            self._record |= {"tile_size": tile_size, "attention": self._runner.kernel_name()}
             if any(root.branches for root in self._roots):
                 self._record |= {"keys_and_values_on": place}
         return len(self._units) + bool(self._refused)

@@ -176,7 +176,7 @@ def estimate(
         raise InputError(f"context-parallel must be at least 1, got {num_ranks}")
     asked = list(questions(grid, needles))
     sequences = [_compose(model, question) for question in asked]
-    plan, alone = make_plan(model, sequences), make_plan(model, sequences, share=False)
+    plan = make_plan(model, sequences)
     if not plan.branches:
         raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
     weight = model.decoder.lm_head.weight
@@ -198,7 +198,7 @@ def estimate(
         rates=rates,
         memory=_memory(shape, plan.branches, sequences, weight.device, num_ranks),
         shared=_work(shape, plan.branches, rates, num_ranks),
-        alone=_work(shape, alone.branches, rates, num_ranks),
+        alone=_work(shape, plan.alone, rates, num_ranks),
         max_frames=limits,
         notes=tuple(_notes(plan)),
     )

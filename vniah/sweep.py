@@ -23,6 +23,7 @@ from vniah.asking import (
 from vniah.check import check_forward, check_sequences, require_agreement
 from vniah.embeddings import encode_haystack, encode_needles
 from vniah.errors import InputError
+from vniah.forward.keys import NAME_OF_PLACE
 from vniah.forward.mesh import Mesh
 from vniah.forward.ring import Ring
 from vniah.grid import Grid
@@ -36,7 +37,6 @@ from vniah.results import Results, RunFolder, Sample, load_run
 from vniah.tasks.visual import TASK_NAME, Question, questions
 
 _LOG = logging.getLogger("vniah")
-_PLACES = {"device": "on the device", "host": "in the host's memory", "disk": "on disk"}
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -140,7 +140,7 @@ def _writing(
 def _in_words(record: Mapping[str, Any], num_samples: int) -> str:
     """How the forward pass is run, from its record in the manifest."""
     saved = record["flops_not_shared"] / max(1, record["flops"])
-    place = _PLACES.get(record.get("keys_and_values_on", ""))
+    place = NAME_OF_PLACE.get(record.get("keys_and_values_on", ""))
     parts = [
         f"{record['passes']:,} passes for {num_samples:,} samples, {saved:.2f}x fewer operations "
         "than one by one",

@@ -27,7 +27,8 @@ from vniah.forward.costs import (
     fit_tile_size,
     free_bytes,
 )
-from vniah.forward.keys import PLACES, Kept, KeyValueStore, Layout, Place
+from vniah.forward.kernels import choose_kernel
+from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place
 from vniah.forward.leaves import LeafRows
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
@@ -40,8 +41,6 @@ Embed = Callable[[Sequence[Any], int, int], Tensor]
 _MEMORY_ERRORS = (MemoryError, RuntimeError, OSError)
 _OUT_OF_MEMORY_CODES = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY_WORDS = ("out of memory", "allocate memory", "alloc_failed")
-
-_NAME_OF_PLACE = {"device": "on the device", "host": "in the memory of the host", "disk": "on disk"}
 
 
 class _NoRoomError(Exception):
@@ -141,6 +140,17 @@ class BranchRunner:
         place = self._place or fit_place(kept, device, left=free - needed)
         self._tile_size, self._place = size, place
         return size, place
+
+    def kernel_name(self) -> str:
+        """Which attention kernel computes."""
+        shape, like = self.shape, self._like
+        return choose_kernel(
+            like.device,
+            like.dtype,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+        ).name
 
     def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
         """A branch and everything behind it, parents first."""
@@ -319,7 +329,7 @@ class BranchRunner:
         assert self._place is not None
         if place in self._places_behind(self._place):
             self._place = place
-            self._note(f"memory ran out: keeping keys and values {_NAME_OF_PLACE[place]} from here")
+            self._note(f"memory ran out: keeping keys and values {NAME_OF_PLACE[place]} from here")
 
     def _places_behind(self, place: Place) -> tuple[Place, ...]:
         """Where there may be room when a place is full; on the CPU, device and host are one."""

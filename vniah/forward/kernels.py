@@ -112,15 +112,6 @@ def choose_kernel(
     return fastest(trials)
 
 
-def kernel_name(
-    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
-) -> str:
-    """What `choose_kernel` chooses, for the manifest; arguments as there."""
-    return choose_kernel(
-        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
-    ).name
-
-
 @cache
 def try_installed(
     device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int

@@ -23,6 +23,7 @@ Place = Literal["device", "host", "disk"]
 
 # From fast and scarce to slow and plentiful.
 PLACES: tuple[Place, ...] = ("device", "host", "disk")
+NAME_OF_PLACE = {"device": "on the device", "host": "in the memory of the host", "disk": "on disk"}
 
 
 class Span(NamedTuple):
