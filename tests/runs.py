@@ -1,6 +1,8 @@
 """Small runs with any outcome, for the tests of what reads them."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[
         else:
             manifest[section] = value
     return manifest
+
+
+@contextmanager
+def files_up_to(num_bytes: int) -> Iterator[None]:
+    """As on a full disk: no file of this process can grow beyond."""
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, earlier[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
 
 
 def make_grid(frames: str, depths: str, positions: str | None = None) -> Grid:

@@ -120,6 +120,15 @@ def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
     assert out.splitlines()[-1] == again.splitlines()[-1]
 
 
+def test_other_processes_of_a_job_leave_to_the_first_what_it_does_alone(
+    in_folder, material, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["plot", str(in_folder / "nowhere")]) == 0
+    monkeypatch.setenv("RANK", "0")
+    assert main(["plot", str(in_folder / "nowhere")]) == 2
+
+
 def test_plot_of_the_published_table_prints_its_average(in_folder, capsys):
     assert main(["plot", str(PUBLISHED), "--output", "longva.png"]) == 0
     assert "average: 0.9089" in capsys.readouterr().out

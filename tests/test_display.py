@@ -25,3 +25,15 @@ def test_other_processes_of_a_job_say_who_they_are(capsys):
     with shown_log(" in process 3"):
         logging.getLogger("vniah").warning("short of memory")
     assert capsys.readouterr().err == "vniah: warning in process 3: short of memory\n"
+
+
+def test_bar_that_is_full_is_closed_and_stays_so(capsys):
+    with Bars() as bars:
+        bars.show("encode", 30, 40)
+        bars.show("encode", 40, 40)
+        closed = capsys.readouterr().err
+        assert closed.endswith("\n") and "40/40" in closed
+        bars.show("encode", 40, 40)
+        assert capsys.readouterr().err == ""
+        bars.show("sweep", 1, 2)
+    assert "1/2" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from runs import files_up_to
 
 from vniah.embeddings import (
     BATCH_SIZE,
@@ -98,6 +99,19 @@ def test_truncated_shard_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CacheError, match=f"{path.name} cannot be read as safetensors"):
         filled_cache(tmp_path)
+
+
+def test_append_when_the_disk_is_full_is_one_line_and_goes_on_later(tmp_path):
+    cache = filled_cache(tmp_path, 2)
+    frames = torch.ones(2, *SHAPE)
+    with (
+        pytest.raises(CacheError, match=r"frames-00000002-00000004.safetensors cannot be written"),
+        files_up_to(100),
+    ):
+        cache.append(frames, [2.0, 3.0], [])
+    assert cache.num_frames == 2 and len(list(tmp_path.iterdir())) == 1
+    cache.append(frames, [2.0, 3.0], [])
+    assert filled_cache(tmp_path).num_frames == 4
 
 
 def test_frames_after_a_gap_do_not_count(tmp_path):

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import cell, make_manifest, make_sample, write_run
+from runs import cell, files_up_to, make_manifest, make_sample, write_run
 
-from vniah.errors import ResultsError
+from vniah.errors import ResultsError, RunMismatchError
 from vniah.grid import Grid
 from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, folders, load_results
 
@@ -166,6 +166,70 @@ def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
     assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME], "it was folded"
 
 
+# --- others meanwhile, and full disks ------------------------------------------------------------
+
+
+def test_open_when_another_process_wrote_meanwhile_asks_to_start_again(tmp_path):
+    late = RunFolder(tmp_path, MANIFEST)
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    with late.open():
+        append_all(late, ALL[:3])
+    later = RunFolder(tmp_path, MANIFEST)
+    with late.open():
+        append_all(late, ALL[3:4])
+    before = (tmp_path / SAMPLES_NAME).read_bytes()
+    with pytest.raises(ResultsError, match=r"another process has written to .* start the same"):
+        later.open().__enter__()
+    assert (tmp_path / SAMPLES_NAME).read_bytes() == before
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+
+
+def test_open_when_another_run_took_the_folder_meanwhile_is_refused(tmp_path):
+    late = RunFolder(tmp_path, make_manifest(GRID, needles__sha256="cc" * 32))
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    with pytest.raises(RunMismatchError, match=r"needles.sha256 = 'bb.*this one has 'cc"):
+        late.open().__enter__()
+
+
+def test_starts_in_another_environment_are_recorded_once_each(tmp_path):
+    def start_with(**environment):
+        folder = RunFolder(tmp_path, MANIFEST)
+        with folder.open(["a note"], environment=environment):
+            pass
+        return folder.manifest
+
+    start_with(forward={"processes": 2})
+    for processes in (2, 4, 2, 1, 4):
+        manifest = start_with(forward={"processes": processes})
+    start_with()  # nothing was left to do
+    assert manifest == load_results(tmp_path).manifest
+    first = manifest["environment"]
+    assert (first["python"], first["forward"]) == ("3.11", {"processes": 2})
+    assert first["later_starts"] == [
+        {"python": "3.11", "forward": {"processes": processes}} for processes in (4, 1)
+    ]
+    assert manifest["notes"] == ["a note"]
+
+
+def test_append_when_the_disk_is_full_keeps_what_was_written(tmp_path):
+    write_run(tmp_path, outcome=lambda c, k: True if k < 3 else None)
+    folder = RunFolder(tmp_path, MANIFEST)
+    size = (tmp_path / SAMPLES_NAME).stat().st_size
+    with (
+        pytest.raises(ResultsError, match=f"{tmp_path} cannot be written to: File too large. What"),
+        folder.open(),
+    ):
+        folder.append(make_sample(cell(8, "0"), 5))
+        with files_up_to(size + 300):
+            append_all(folder, ALL)
+    assert len(load_results(tmp_path).samples) == 19
+    write_ranks(tmp_path, 2)
+    assert load_results(tmp_path).is_complete
+
+
 # --- kills ---------------------------------------------------------------------------------------
 
 WRITER = """
@@ -183,8 +247,7 @@ with folder.open(rank=rank, num_ranks=num_ranks):
     for c, k in todo[: len(todo) // 2]:
         folder.append(make_sample(c, k, prediction="针"))
     if half:
-        folder._file.write(make_sample(*todo[-1], prediction="针").to_json()[:-half])
-        folder._file.flush()
+        folder._file.write(make_sample(*todo[-1], prediction="针").to_json()[:-half].encode())
     print("half", flush=True)
     time.sleep(60)
 """

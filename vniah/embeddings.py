@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vniah.errors import CacheError, ModelError
+from vniah.errors import CacheError, ModelError, first_line
 from vniah.haystacks import Frame, Haystack
 from vniah.models.protocol import EncodingModel, FrameSegment
 from vniah.paths import cache_dir
@@ -111,7 +111,14 @@ class EmbeddingCache:
         }
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
+        try:
+            save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
+        except (SafetensorError, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CacheError(
+                f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
+                "make room, or choose another --cache"
+            ) from error
         temporary.replace(path)
         self._shards.append((first, last, path))
 

@@ -97,7 +97,7 @@ def run_sweep(
     num_units = setup.asker.prepare(asked, is_wanted) if any(is_wanted) else 0
     environment = {"forward": setup.record()} if num_units else {}
     if mesh.is_leader and "passes" in environment.get("forward", {}):
-        _LOG.info(_in_words(environment["forward"], len(asked)))
+        _LOG.info(_in_words(environment["forward"], len(asked), sum(is_wanted)))
     mesh.barrier()  # all have read the folder as it was
     if not mesh.is_leader:
         mesh.wait_for("open")
@@ -137,15 +137,16 @@ def _writing(
         mesh.barrier()  # this process has closed its file
 
 
-def _in_words(record: Mapping[str, Any], num_samples: int) -> str:
+def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str:
     """How the forward pass is run, from its record in the manifest."""
     saved = record["flops_not_shared"] / max(1, record["flops"])
-    place = NAME_OF_PLACE.get(record.get("keys_and_values_on", ""))
+    place = record.get("keys_and_values_on", "device")
     parts = [
-        f"{record['passes']:,} passes for {num_samples:,} samples, {saved:.2f}x fewer operations "
-        "than one by one",
+        f"{record['passes']:,} pass{'es' * (record['passes'] != 1)} for {num_samples:,} samples, "
+        f"{saved:.2f}x fewer operations than one by one",
+        *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"tiles of {record.get('tile_size', 0):,} rows",
-        *([f"keys and values kept {place}"] if place else []),
+        *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
         "logits as by the model's own forward pass",
     ]
     return "; ".join(parts)

@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
     try:
         options = build_parser().parse_args(arguments)
+        if _rank() != "0" and not options.by_all_processes:
+            return 0  # the first does it
         with shown_log(_where()):
             return int(options.command(options))
     except CannotCompareError as error:

@@ -100,7 +100,7 @@ def _add_run(verbs: Any) -> None:
         help="tree: compute what questions begin with in common once; none: every one by itself",
     )
     _add_job_options(run)
-    run.set_defaults(command=commands.run)
+    run.set_defaults(command=commands.run, by_all_processes=True)
 
 
 def _add_encode(verbs: Any) -> None:
@@ -110,7 +110,7 @@ def _add_encode(verbs: Any) -> None:
     encode.add_argument(
         "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
     )
-    encode.set_defaults(command=commands.encode)
+    encode.set_defaults(command=commands.encode, by_all_processes=False)
 
 
 def _add_plot(verbs: Any) -> None:
@@ -129,7 +129,7 @@ def _add_plot(verbs: Any) -> None:
         metavar="N",
         help="for results that do not say it themselves, such as published tables (LongVA: 144)",
     )
-    plot.set_defaults(command=commands.plot)
+    plot.set_defaults(command=commands.plot, by_all_processes=False)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -143,7 +143,7 @@ def _add_compare(verbs: Any) -> None:
         metavar="X",
         help="a cell may fall by as much, in [0, 1]; default 0",
     )
-    compare.set_defaults(command=commands.compare)
+    compare.set_defaults(command=commands.compare, by_all_processes=False)
 
 
 def _add_haystack(verbs: Any) -> None:
@@ -158,7 +158,7 @@ def _add_haystack(verbs: Any) -> None:
     make.add_argument("--fps", type=_whole("--fps"), default=8, metavar="N")
     make.add_argument("--size", default="96x96", metavar="WxH")
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    make.set_defaults(command=commands.make_haystack)
+    make.set_defaults(command=commands.make_haystack, by_all_processes=False)
 
 
 def _add_check(verbs: Any) -> None:
@@ -166,7 +166,7 @@ def _add_check(verbs: Any) -> None:
     _add_model_options(check)
     check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
     _add_job_options(check)
-    check.set_defaults(command=commands.check)
+    check.set_defaults(command=commands.check, by_all_processes=True)
 
 
 def _add_estimate(verbs: Any) -> None:
@@ -177,7 +177,7 @@ def _add_estimate(verbs: Any) -> None:
     estimate.add_argument("--needles", metavar="S", help="what is asked; as for run")
     _add_grid_options(estimate)
     _add_job_options(estimate)
-    estimate.set_defaults(command=commands.estimate)
+    estimate.set_defaults(command=commands.estimate, by_all_processes=False)
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def format_average(results: "Results") -> str:
 
 
 class Bars:
-    """A tqdm bar on stderr for the stage that reports; the next stage closes it.
+    """A tqdm bar on stderr for the stage that reports; closed when it is full, or by the next one.
 
     Args:
         is_shown: False for the processes of a job that do not lead it.
@@ -92,12 +92,16 @@ class Bars:
         if stage != self._stage:
             self._close()
             self._stage = stage
-            self._bar = tqdm(desc=stage, total=total, unit=f" {_UNITS[stage]}")
-        self._bar.update(done - self._bar.n)
+            self._bar = tqdm(desc=stage, total=total, initial=done, unit=f" {_UNITS[stage]}")
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._close()
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,11 +23,12 @@ RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
 
 # Sections of the manifest that may differ when a run is gone on with.
 ENVIRONMENT_KEY = "environment"
+LATER_KEY = "later_starts"
 NOTES_KEY = "notes"
 
 
 class RunFolder:
-    """A run being written: one flushed line per sample, going on where an earlier start stopped.
+    """A run being written: one line at once per sample, going on where an earlier start stopped.
 
     Making one only reads: what is there is taken in, and refused if it is another run. `open`
     writes the manifest, if it is not there yet, and takes `append`. A last line that was cut in the
@@ -49,11 +52,12 @@ class RunFolder:
     ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self._environment = json.loads(json.dumps(manifest.get(ENVIRONMENT_KEY, {})))
         self.samples: dict[SampleKey, Sample] = {}
         self._manifest_path = directory / MANIFEST_NAME
         self._samples_path = directory / SAMPLES_NAME
         self._overwrite = overwrite
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         self._num_ranks = 1
         _refuse_unwritable(directory)
         if not overwrite:
@@ -91,12 +95,13 @@ class RunFolder:
         Args:
             notes: remarks on the run, such as damage in its video; the leader puts them into the
                 manifest.
-            environment: what is known of it only now; the leader adds it to the manifest's.
+            environment: what is known of it only now; the leader adds it to the manifest's. Where
+                an earlier start was made in another one, it goes to that one's ``later_starts``.
             rank: of this process, in ``[0, num_ranks)``.
             num_ranks: processes that write.
 
         Raises:
-            ResultsError: another run writes to the folder.
+            ResultsError: another process writes to the folder, or wrote since this one read it.
         """
         assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
         self._num_ranks = num_ranks
@@ -104,7 +109,7 @@ class RunFolder:
         with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
             _cut_unfinished_line(path)
             try:
-                with path.open("a", encoding="utf-8") as self._file:
+                with path.open("ab", buffering=0) as self._file:
                     yield
             finally:
                 self._file = None
@@ -117,17 +122,36 @@ class RunFolder:
             if self._overwrite:
                 for path in (*_samples_paths(self.directory), self._manifest_path):
                     path.unlink(missing_ok=True)
-            if not self._manifest_path.exists():
-                environment = {**self.manifest.get(ENVIRONMENT_KEY, {}), **environment}
-                self.manifest = {
-                    **self.manifest,
-                    ENVIRONMENT_KEY: environment,
-                    NOTES_KEY: list(notes),
-                }
-                write_json(self._manifest_path, self.manifest)
+            else:
+                self._refuse_progress()
+            self._record(notes, environment)
             self._fold()
             _cut_unfinished_line(self._samples_path)
             yield
+
+    def _refuse_progress(self) -> None:
+        """Another process may have written after this one read, and have ended since."""
+        before = _done(self.samples)
+        self._take_in()
+        if _done(self.samples) != before:
+            raise ResultsError(
+                f"another process has written to {self.directory} meanwhile; start the same "
+                "command again, and it goes on with what is left"
+            )
+
+    def _record(self, notes: Sequence[str], environment: Mapping[str, Any]) -> None:
+        """The manifest of a new run; of an earlier one, how it is gone on with, if that differs."""
+        now = {**self._environment, **environment}
+        if not self._manifest_path.exists():
+            self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
+            write_json(self._manifest_path, self.manifest)
+        elif environment:
+            first = dict(self.manifest.get(ENVIRONMENT_KEY, {}))
+            later = first.pop(LATER_KEY, [])
+            if now not in (first, *later):
+                first[LATER_KEY] = [*later, now]
+                self.manifest = {**self.manifest, ENVIRONMENT_KEY: first}
+                write_json(self._manifest_path, self.manifest)
 
     def merge(self) -> None:
         """Folds the files of all ranks into ``samples.jsonl``, in the order of the grid.
@@ -176,8 +200,15 @@ class RunFolder:
     def append(self, sample: Sample) -> None:
         """Writes one line and flushes it; within `open` only."""
         assert self._file is not None, "RunFolder.append outside of its open block"
-        self._file.write(sample.to_json() + "\n")
-        self._file.flush()
+        line = (sample.to_json() + "\n").encode("utf-8")
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise ResultsError(
+                f"{self.directory} cannot be written to: {error.strerror}. What was written is "
+                "kept; make room, and the same command goes on from here"
+            ) from error
         self.samples[sample.key] = sample
 
     def results(self) -> Results:
@@ -190,8 +221,17 @@ def _refuse_unwritable(directory: Path) -> None:
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ResultsError(f"{existing} cannot be written to; choose another --output")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ResultsError(
+            f"{existing} cannot be written to: {error.strerror}; choose another --output"
+        ) from error
+
+
+def _done(samples: Mapping[SampleKey, Sample]) -> set[SampleKey]:
+    return {key for key, sample in samples.items() if sample.error is None}
 
 
 def _rank_path(directory: Path, rank: int) -> Path:
