@@ -22,11 +22,10 @@ import torch
 
 from vniah import generated_haystack, load_model, load_needles
 from vniah.asking import Material, TreeAsker
-from vniah.check import plain_logits
 from vniah.embeddings import encode_haystack, encode_needles
 from vniah.grid import Grid
 from vniah.passes import Embedder, positions_of
-from vniah.scoring import score_logits
+from vniah.scoring import plain_logits, score_logits
 from vniah.tasks.visual import Question
 
 WAYS = {

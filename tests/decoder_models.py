@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from tests.test_walk import build_decoder, three_rows
-from vniah.check import plain_logits
 from vniah.forward.branches import BranchRunner
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.passes import Embedder, Plan, make_plan, positions_of, segment_size
+from vniah.scoring import plain_logits
 
 TOKENS_PER_FRAME = 3
 HIDDEN_SIZE = 64

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.decoder_models import DecoderStandIn, RandomFrames, ask, build_half, plain
 from tests.test_passes import rope_model
-from tests.test_walk import FAMILIES, build_decoder
+from tests.test_walk import FAMILIES, SIZES, build_decoder
 from vniah import check
 from vniah.check import (
     TOLERANCES,
@@ -18,7 +19,7 @@ from vniah.check import (
     check_model,
     require_agreement,
 )
-from vniah.errors import CheckError, ModelError
+from vniah.errors import CheckError, ModelError, VniahError
 from vniah.forward import leaves, walk
 from vniah.forward.attention import KeyBlock, attend, merge
 from vniah.grid import Grid
@@ -275,3 +276,141 @@ def test_record_of_a_difference_is_short():
         "argmax_ties": 1,
         "rows": 1,
     }
+
+
+# --- plug-ins with a fault: one line, before anything is measured --------------------------------
+
+
+def broken(**members):
+    """A stand-in with some members replaced."""
+    return type("Broken", (DecoderStandIn,), members)(build_decoder("qwen2"))
+
+
+def with_decoder(decoder):
+    model = DecoderStandIn(build_decoder("qwen2"))
+    model.decoder = decoder
+    return model
+
+
+def with_weights(fill):
+    decoder = build_decoder("qwen2")
+    with torch.no_grad():
+        decoder.lm_head.weight.fill_(fill)
+    return DecoderStandIn(decoder)
+
+
+class FirstLevel:
+    name, revision, frame_shape = "first", "1", (2, 3)
+
+    def encode_frames(self, frames):
+        return torch.zeros(len(frames), 2, 3)
+
+    def compose(self, frames, question, answer):
+        return TokenSequence((TextSegment((0,)), *frames), (1,))
+
+    def answer_logits(self, sequence, embeds):
+        return [[0.0, 1.0]]
+
+
+class Lists(DecoderStandIn):
+    def compose(self, frames, question, answer):
+        return TokenSequence([*super().compose(frames, question, answer).segments], (1,))
+
+
+def token(number):
+    def compose(self, frames, question, answer):
+        return TokenSequence((TextSegment((1, number)), *frames), (1,))
+
+    return compose
+
+
+GPT2 = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=1)).eval()
+FAULTS = {
+    "frames as a list": (
+        lambda: broken(encode_frames=lambda self, frames: [1] * len(frames)),
+        "encode_frames of stand-in gave list, no tensor",
+    ),
+    "frames of another width": (
+        lambda: broken(frame_shape=(3, 32)),
+        r"frame_shape of stand-in is \(3, 32\), but its decoder reads rows of 64 numbers",
+    ),
+    "frames that would be broadcast": (
+        lambda: broken(frame_shape=(3, 1)),
+        "but its decoder reads rows of 64 numbers",
+    ),
+    "no tokens": (
+        lambda: broken(frame_shape=(0, 64)),
+        r"frame_shape of stand-in must be whole numbers from 1, got \(0, 64\)",
+    ),
+    "no shape": (lambda: broken(frame_shape=()), r"must be whole numbers from 1, got \(\)"),
+    "positions as a list": (
+        lambda: broken(position_ids=lambda self, sequence: [0, 1]),
+        r"position_ids of shape \(\d+,\), got list",
+    ),
+    "no sequence": (
+        lambda: broken(compose=lambda self, frames, question, answer: None),
+        "compose of stand-in gave NoneType, not a TokenSequence",
+    ),
+    "lists": (
+        lambda: Lists(build_decoder("qwen2")),
+        "the segments of a TokenSequence must be a tuple, got list",
+    ),
+    "token beyond the table": (
+        lambda: broken(compose=token(97)),
+        "compose of stand-in gave the token id 97; its decoder has embeddings for 0 to 96",
+    ),
+    "negative token": (lambda: broken(compose=token(-1)), "gave the token id -1; its decoder"),
+    "no decoder": (
+        lambda: with_decoder(None),
+        "the decoder, NoneType, has no model.config; give the model a causal language model",
+    ),
+    "body only": (
+        lambda: with_decoder(build_decoder("qwen2").model),
+        "the decoder, qwen2, has no model.config",
+    ),
+    "no body": (lambda: with_decoder(GPT2), "the decoder, gpt2, has no model.config"),
+    "another architecture": (
+        lambda: with_decoder(
+            Gemma2ForCausalLM(
+                Gemma2Config(**SIZES, head_dim=16, attn_implementation="eager", pad_token_id=0)
+            ).eval()
+        ),
+        "the forward pass knows the decoders .*, got model_type 'gemma2'; give the model",
+    ),
+    "not a number": (
+        lambda: with_weights(torch.nan),
+        "the logits of stand-in hold NaN, in its own forward pass as well",
+    ),
+    "logits as a list": (FirstLevel, "answer_logits of first gave list, no tensor"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_plug_in_with_a_fault_is_told_so(fault, needle_folder):
+    build, message = FAULTS[fault]
+    with pytest.raises(VniahError, match=message) as caught:
+        check_model(build(), load_needles(needle_folder))
+    assert not isinstance(caught.value, CheckError)
+
+
+@pytest.mark.parametrize("fault", ["frames that would be broadcast", "no decoder", "no tokens"])
+def test_sweep_with_a_plug_in_with_a_fault_writes_nothing(
+    fault, image_folder, needle_folder, tmp_path
+):
+    build, message = FAULTS[fault]
+    material = open_haystack(image_folder), load_needles(needle_folder)
+    with pytest.raises(ModelError, match=message):
+        run_sweep(build(), *material, GRID, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_logits_that_are_all_zero_agree(needle_folder):
+    assert check_model(with_weights(0.0), load_needles(needle_folder)).holds
+
+
+def test_answers_of_several_tokens_are_checked(needle_folder):
+    """The longest answers of the set are asked for, not those of the first needles."""
+    needles = load_needles(needle_folder)
+    rows = [len(needle.answer) for needle in needles]
+    report = check_model(DecoderStandIn(build_decoder("qwen2")), needles)
+    assert f"argmax equal in {4 * sum(sorted(rows)[-2:])} of " in report.lines[0]

@@ -185,7 +185,7 @@ def test_rates_are_measured(model):
 
 def test_model_without_a_decoder_is_refused(needle_folder):
     chat = SimpleNamespace(name="talker", revision="1", answer=lambda frames, question: "7")
-    with pytest.raises(InputError, match="talker runs its own forward pass"):
+    with pytest.raises(InputError, match="talker has no decoder that vniah runs"):
         estimate(chat, load_needles(str(needle_folder)), Grid.parse("4", "0"))
 
 

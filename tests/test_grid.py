@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vniah.errors import InputError
-from vniah.grid import (
+from vniah.grid import MAX_FRAMES, (
     Cell,
     Grid,
     as_depth,
@@ -206,7 +206,7 @@ def test_positions_are_the_needle_indices_exactly():
     assert all(cell.depth == Fraction(cell.needle_index, cell.num_frames) for cell in cells)
 
 
-@given(st.integers(1, 10**7), st.data())
+@given(st.integers(1, MAX_FRAMES), st.data())
 def test_depth_of_a_position_reads_back_as_it_was_written(num_frames, data):
     position = data.draw(st.integers(0, num_frames))
     (cell,) = Grid.of([num_frames], positions=[position]).cells

@@ -106,7 +106,12 @@ class Material:
         """What the model reads for a question."""
         needle = question.needle
         shown = question.insert(self.frames, self.needles[needle.needle_id])
-        return model.compose(shown, needle.question, needle.answer)
+        sequence: object = model.compose(shown, needle.question, needle.answer)
+        if not isinstance(sequence, TokenSequence):
+            raise ModelError(
+                f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
+            )
+        return sequence
 
 
 class SingleAsker:
@@ -162,7 +167,7 @@ def ask_chat(
 
     def ask(question: Question) -> Score:
         needle, index = question.needle, question.cell.needle_index
-        picture = np.asarray(needle.image)
+        picture = np.array(needle.image)
         shown = [*images[:index], picture, *images[index : question.cell.num_frames]]
         return score_chat(model, shown, needle.question, needle.answer)
 

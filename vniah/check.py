@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from inspect import signature
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from vniah.asking import Material, make_ring
-from vniah.embeddings import FrameStore, encode_needles
+from vniah.embeddings import FrameStore, encode_needles, needle_directory
 from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
 from vniah.forward.keys import Place
 from vniah.forward.ring import Ring
-from vniah.forward.support import attention_set_to, forget_longer_sequences
+from vniah.forward.support import (
+    attention_set_to,
+    refuse_unsupported,
+)
 from vniah.grid import Cell
-from vniah.models.loading import require_protocol
 from vniah.models.protocol import (
     AnyModel,
     ChatModel,
@@ -28,8 +30,17 @@ from vniah.models.protocol import (
     TokenSequence,
 )
 from vniah.needles import NeedleSet
-from vniah.passes import Embedder, Plan, make_plan, positions_of, segment_size, size_of_frame
-from vniah.scoring import score_chat, score_sequence
+from vniah.passes import (
+    Embedder,
+    Plan,
+    make_plan,
+    positions_of,
+    refuse_unknown_tokens,
+    require_model,
+    segment_size,
+    size_of_frame,
+)
+from vniah.scoring import plain_logits, score_chat, score_sequence
 from vniah.tasks.visual import Question
 
 if TYPE_CHECKING:
@@ -43,6 +54,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.015, torch.bfloat16: 0.08}
 # forward changes by when another kernel attends, and this share of the tolerance in any case.
 _NOISE_FACTOR = 4
 _LEAST_SHARE = 1 / 64
+_TINY = torch.finfo(torch.float32).tiny
 
 # Haystack frames of the two cells of the check, and the needle's place in both.
 _NUM_FRAMES = (4, 9)
@@ -135,7 +147,15 @@ def check_forward(
     Raises:
         ModelError: the decoder cannot be run at all.
     """
+    for sequence in sequences:
+        refuse_unsupported(model.decoder, sequence.num_tokens(size_of_frame(model)))
+        refuse_unknown_tokens(model, sequence)
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
+    if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
+        raise ModelError(
+            f"the logits of {model.name} hold NaN, in its own forward pass as well; try --dtype "
+            "float32 or bfloat16"
+        )
     limit = _Limit.of(model, sequences, store, plain)
     ways = {
         "walk": _Way(share=False),
@@ -187,6 +207,7 @@ def check_model(
     needles: NeedleSet,
     *,
     group: "dist.ProcessGroup | None" = None,
+    cache: Path | None = None,
     on_encoded: Callable[[], None] = lambda: None,
 ) -> CheckReport:
     """Tries a model on short questions about a needle set's own pictures.
@@ -195,27 +216,29 @@ def check_model(
         model: of any level.
         needles: pictures, questions and answers.
         group: processes that run each pass together, if there are several.
+        cache: folder for the pictures' embeddings; by default under the user's cache.
         on_encoded: called when the pictures are encoded.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    require_protocol(model)
+    require_model(model)
     first = next(iter(needles))
     if isinstance(model, ChatModel):
-        score = score_chat(model, [np.asarray(first.image)], first.question, first.answer)
+        score = score_chat(model, [np.array(first.image)], first.question, first.answer)
         return CheckReport((f"{model.name} answers in words, e.g. {score.prediction!r}",), True)
-    cache = encode_needles(model, needles)
+    own = None if cache is None else needle_directory(cache, needles)
+    encoded = encode_needles(model, needles, directory=own)
     on_encoded()
-    material = Material.of_needles(needles, cache)
+    material = Material.of_needles(needles, encoded)
     sequences = check_sequences(model, material, needles)
     if not isinstance(model, DecoderModel):
         score = score_sequence(model, sequences[0], material.store)
         return CheckReport(
             (
                 f"{model.name} runs its own forward pass, every cell by itself; there is nothing "
-                f"to compare. Its answer_logits gave {len(score.predicted_ids)} rows for "
-                f"{len(sequences[0].answer_ids)} answer tokens, as it must",
+                "to compare. Its answer_logits gave a row for each answer token "
+                f"({len(score.predicted_ids)}), as it must",
             ),
             True,
         )
@@ -255,14 +278,15 @@ def check_sequences(
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and leaves of several lengths hang from one place.
+    So there is something to share, and leaves of several lengths hang from one place. The needles
+    are those with the longest answers, so that several rows are read where any answer has several.
     """
     cells = []
     for num_frames in _NUM_FRAMES:
         num_frames = min(num_frames, len(material.frames))
         cells.append(Cell(num_frames, Fraction(min(_NEEDLE_INDEX, num_frames), num_frames)))
     cells = list(dict.fromkeys(cells))
-    some = list(needles)[:2]
+    some = sorted(needles, key=lambda needle: len(needle.answer), reverse=True)[:2]
     shown = [material.compose(model, Question(cell, needle)) for cell in cells for needle in some]
     plain = [
         model.compose(material.frames[: cell.num_frames], needle.question, needle.answer)
@@ -281,31 +305,6 @@ def require_agreement(differences: Sequence[Difference], name: str) -> None:
                 f"{difference.sentence()}. Nothing was measured; give the model an answer_logits "
                 "method in place of decoder, and it runs its own"
             )
-
-
-@torch.inference_mode()
-def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
-    positions = positions_of(model, sequence)
-    forget_longer_sequences(model.decoder.model)
-    num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    hidden = Embedder(model, store)(sequence.inputs, 0, num_tokens)
-    inputs = {
-        "inputs_embeds": hidden[None],
-        "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
-        # without it transformers takes gaps in the positions for packed sequences
-        "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
-        "use_cache": False,
-    }
-    if callable(model.decoder):
-        if "logits_to_keep" in signature(model.decoder.forward).parameters:
-            inputs["logits_to_keep"] = num_rows
-        logits = model.decoder(**inputs).logits[0, -num_rows:]
-    else:  # two parts that make up one
-        rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
-        logits = model.decoder.lm_head(rows)
-    moved: Tensor = logits.float().cpu()
-    return moved
 
 
 @dataclass(frozen=True)
@@ -333,7 +332,7 @@ class _Limit:
         except (RuntimeError, ValueError, LookupError, ImportError, NotImplementedError):
             return cls(of_max, of_max)
         one = torch.cat(list(plain))
-        noise = _rms(one - torch.cat(again)) / float(one.abs().max())
+        noise = _rms(one - torch.cat(again)) / max(float(one.abs().max()), _TINY)
         return cls(of_max, min(of_max, max(_LEAST_SHARE * of_max, _NOISE_FACTOR * noise)))
 
 

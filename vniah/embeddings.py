@@ -238,12 +238,17 @@ def encode_needles(
         shard_frames = _frames_per_shard(model)
         cache.drop_partial(shard_frames)
         frames = (
-            Frame(index, 0.0, np.asarray(needle.image))
+            Frame(index, 0.0, np.array(needle.image))
             for index, needle in enumerate(needles)
             if index >= cache.num_frames
         )
         _fill(cache, model, frames, len(needles), shard_frames, [], None)
     return cache
+
+
+def needle_directory(cache: Path, needles: "NeedleSet") -> Path:
+    """Where a needle set lies in a folder that was named for all embeddings."""
+    return cache / f"needles-{needles.sha256[:12]}"
 
 
 def _fill(
@@ -276,6 +281,8 @@ def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tenso
     """``[len(images), *frame_shape]`` on the CPU, from a batch of full size."""
     filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
     encoded = model.encode_frames(filled)
+    if not isinstance(encoded, Tensor):
+        raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
     expected = (BATCH_SIZE, *model.frame_shape)
     if tuple(encoded.shape) != expected:
         raise ModelError(

@@ -32,7 +32,7 @@ from vniah.forward.walk import TILE_SIZE
 from vniah.grid import Grid
 from vniah.models.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
 from vniah.needles import Needle, NeedleSet
-from vniah.passes import Plan, make_plan, size_of_frame
+from vniah.passes import Plan, make_plan, require_model, size_of_frame
 from vniah.tasks.visual import Question, questions
 
 RING_SIZES = (2, 4, 8)
@@ -167,13 +167,14 @@ def estimate(
         InputError: the model has no decoder, or there is no rank.
         ModelError: no sequence of the grid can be run.
     """
+    require_model(model)
     if not isinstance(model, DecoderModel):
         raise InputError(
-            f"{model.name} runs its own forward pass, which nothing is known of; estimate needs a "
-            "model with a decoder"
+            f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
+            "estimate needs a model with a decoder"
         )
     if num_ranks < 1:
-        raise InputError(f"context-parallel must be at least 1, got {num_ranks}")
+        raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     asked = list(questions(grid, needles))
     sequences = [_compose(model, question) for question in asked]
     plan = make_plan(model, sequences)
@@ -297,7 +298,7 @@ def _memory(
         hidden=largest.hidden,
         keys_values=largest.keys_values,
         tile=largest.tile,
-        tile_size=tile_size,
+        tile_size=min(tile_size, max(branch.max_tokens for branch in branches)),
         store=store,
         store_place=fit_place(store, device, left=usable - largest.total),
         device=str(device),

@@ -11,6 +11,7 @@ from vniah.errors import InputError
 
 Number = int | float | str | Decimal | Fraction
 
+MAX_FRAMES = 1_000_000
 _MAX_VALUES = 100_000
 _MAX_EXPONENT = 100  # Fraction(Decimal("1e999999999")) would write out all its digits
 
@@ -98,6 +99,11 @@ class Grid:
         _refuse_disorder("frames", self.frames)
         if self.frames[0] < 1:
             raise InputError(f"frames must be at least 1, got {self.frames[0]}")
+        if self.frames[-1] > MAX_FRAMES:
+            raise InputError(
+                f"frames must be at most {MAX_FRAMES:,}, eleven days of video, "
+                f"got {self.frames[-1]:,}"
+            )
         if self.positions:
             self._check_positions()
             return

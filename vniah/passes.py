@@ -18,8 +18,21 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.support import depends_on_length, refuse_positions, refuse_unsupported
-from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+from vniah.forward.support import (
+    depends_on_length,
+    refuse_positions,
+    refuse_unknown,
+    refuse_unsupported,
+)
+from vniah.models.loading import require_protocol
+from vniah.models.protocol import (
+    AnyModel,
+    DecoderModel,
+    EncodingModel,
+    FrameSegment,
+    TextSegment,
+    TokenSequence,
+)
 
 Segment = TextSegment | FrameSegment
 
@@ -90,12 +103,44 @@ def make_plan(
     return Plan(branches, refused, alone, note)
 
 
+def require_model(model: AnyModel) -> None:
+    """Raises `ModelError` unless the object is a model whose decoder, if it has one, can be run."""
+    require_protocol(model)
+    if not isinstance(model, EncodingModel):
+        return
+    shape = tuple(model.frame_shape)
+    if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
+        raise ModelError(f"frame_shape of {model.name} must be whole numbers from 1, got {shape}")
+    if not isinstance(model, DecoderModel):
+        return
+    refuse_unknown(model.decoder)
+    width = model.decoder.model.embed_tokens.weight.shape[1]
+    if size_of_frame(model) and shape[1] != width:
+        raise ModelError(
+            f"frame_shape of {model.name} is {shape}, but its decoder reads rows of {width} numbers"
+        )
+
+
 def _refuse(model: DecoderModel, sequence: TokenSequence) -> None:
     """Raises `ModelError` for a sequence that the forward pass cannot run exactly."""
     num_tokens = sequence.num_tokens(size_of_frame(model))
+    refuse_unknown_tokens(model, sequence)
     if num_tokens < len(sequence.answer_ids):
         raise ModelError(f"compose of {model.name} gave no token before the answer")
     refuse_unsupported(model.decoder, num_tokens)
+
+
+def refuse_unknown_tokens(model: DecoderModel, sequence: TokenSequence) -> None:
+    """Raises `ModelError` for token ids that the decoder has no embedding for."""
+    num_known = model.decoder.model.embed_tokens.weight.shape[0]
+    for segment in sequence.inputs:
+        if isinstance(segment, TextSegment):
+            for token in segment.token_ids:
+                if not 0 <= token < num_known:
+                    raise ModelError(
+                        f"compose of {model.name} gave the token id {token}; its decoder has "
+                        f"embeddings for 0 to {num_known - 1}"
+                    )
 
 
 def size_of_frame(model: DecoderModel) -> int:

@@ -8,6 +8,7 @@ import string
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vniah.embeddings import FrameStore
 from vniah.errors import ModelError
+from vniah.forward.support import forget_longer_sequences
 from vniah.forward.walk import answer_logits
 from vniah.models.protocol import ChatModel, DecoderModel, EncodingModel, TokenSequence
 from vniah.passes import Embedder, positions_of
@@ -70,6 +72,8 @@ def score_answer(
         ModelError: they have another shape, or are no numbers.
     """
     expected = len(sequence.answer_ids)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"answer_logits of {model.name} gave {type(logits).__name__}, no tensor")
     if logits.ndim != 2 or len(logits) != expected:
         raise ModelError(
             f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
@@ -138,6 +142,31 @@ def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameSto
     hidden = Embedder(model, store)(sequence.inputs, 0, positions.shape[-1])
     num_rows = len(sequence.answer_ids)
     return answer_logits(model.decoder, hidden, positions, num_rows=num_rows)
+
+
+@torch.inference_mode()
+def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+    """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
+    positions = positions_of(model, sequence)
+    forget_longer_sequences(model.decoder.model)
+    num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
+    hidden = Embedder(model, store)(sequence.inputs, 0, num_tokens)
+    inputs = {
+        "inputs_embeds": hidden[None],
+        "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
+        # without it transformers takes gaps in the positions for packed sequences
+        "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
+        "use_cache": False,
+    }
+    if callable(model.decoder):
+        if "logits_to_keep" in signature(model.decoder.forward).parameters:
+            inputs["logits_to_keep"] = num_rows
+        logits = model.decoder(**inputs).logits[0, -num_rows:]
+    else:  # two parts that make up one
+        rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
+        logits = model.decoder.lm_head(rows)
+    moved: Tensor = logits.float().cpu()
+    return moved
 
 
 def score_chat(

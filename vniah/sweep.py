@@ -21,7 +21,7 @@ from vniah.asking import (
     make_ring,
 )
 from vniah.check import check_forward, check_sequences, require_agreement
-from vniah.embeddings import encode_haystack, encode_needles
+from vniah.embeddings import encode_haystack, encode_needles, needle_directory
 from vniah.errors import InputError
 from vniah.forward.keys import NAME_OF_PLACE
 from vniah.forward.mesh import Mesh
@@ -29,9 +29,9 @@ from vniah.forward.ring import Ring
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.manifest import make_manifest
-from vniah.models.loading import require_protocol
 from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, EncodingModel
 from vniah.needles import NeedleSet
+from vniah.passes import require_model
 from vniah.paths import cache_dir
 from vniah.results import Results, RunFolder, Sample, load_run
 from vniah.tasks.visual import TASK_NAME, Question, questions
@@ -80,7 +80,7 @@ def run_sweep(
         HaystackTooShortError: the haystack is shorter than the grid needs.
         CheckError: the forward pass gives other numbers than the model's own.
     """
-    require_protocol(model)
+    require_model(model)
     mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
     report = on_progress if on_progress and mesh.is_leader else _no_progress
     setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, mesh, report)
@@ -139,11 +139,13 @@ def _writing(
 
 def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str:
     """How the forward pass is run, from its record in the manifest."""
-    saved = record["flops_not_shared"] / max(1, record["flops"])
+    share = record["flops"] / max(1, record["flops_not_shared"])
+    why = record.get("not_shared_because")
     place = record.get("keys_and_values_on", "device")
     parts = [
         f"{record['passes']:,} pass{'es' * (record['passes'] != 1)} for {num_samples:,} samples, "
-        f"{saved:.2f}x fewer operations than one by one",
+        + (f"with {share:.0%} of the operations" if share != 1 else "one by one"),
+        *([f"nothing is shared, because {why}"] if why else []),
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"tiles of {record.get('tile_size', 0):,} rows",
         *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
@@ -206,7 +208,7 @@ class _Setup:
             directory=self.cache,
             on_progress=lambda done, total: self.report("encode", done, total),
         )
-        own = None if self.cache is None else self.cache / f"needles-{self.needles.sha256[:12]}"
+        own = None if self.cache is None else needle_directory(self.cache, self.needles)
         needles = encode_needles(self.model, self.needles, directory=own)
         self.notes += frames.notes()
         return Material.of(self.haystack, self.needles, self.num_frames, frames, needles)

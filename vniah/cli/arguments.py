@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,24 +40,26 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _whole(what: str) -> Callable[[str], Any]:
-    def convert(text: str) -> int:
-        (value, *rest) = parse_range(text, what)
-        if rest or value.denominator != 1:
-            raise InputError(f"{what} must be one whole number, got {text!r}")
-        return int(value)
+@_checked
+def _number(text: str) -> Fraction:
+    try:
+        (value,) = parse_range(text, "it")
+    except ValueError as error:  # also of several
+        raise InputError(f"must be one number, got {text!r}") from error
+    return value
 
-    return _checked(convert)
+
+@_checked
+def _whole(text: str) -> int:
+    value = _number(text)
+    if value.denominator != 1:
+        raise InputError(f"must be one whole number, got {text!r}")
+    return int(value)
 
 
-def _number(what: str) -> Callable[[str], Any]:
-    def convert(text: str) -> float:
-        (value, *rest) = parse_range(text, what)
-        if rest:
-            raise InputError(f"{what} must be one number, got {text!r}")
-        return float(value)
-
-    return _checked(convert)
+@_checked
+def _real(text: str) -> float:
+    return float(_number(text))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run(verbs: Any) -> None:
     run = verbs.add_parser("run", help="measure a grid of frames x depths, draw the heatmap")
     _add_model_options(run)
+    _add_cache_option(run)
     _add_haystack_options(run)
     run.add_argument(
         "--needles",
@@ -106,6 +110,7 @@ def _add_run(verbs: Any) -> None:
 def _add_encode(verbs: Any) -> None:
     encode = verbs.add_parser("encode", help="fill the embedding cache only")
     _add_model_options(encode)
+    _add_cache_option(encode)
     _add_haystack_options(encode)
     encode.add_argument(
         "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
@@ -119,13 +124,13 @@ def _add_plot(verbs: Any) -> None:
     plot.add_argument("--output", type=_path, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
-        type=_whole("--training-length"),
+        type=_whole,
         metavar="TOKENS",
         help="draw a dotted line at the training length of the language model",
     )
     plot.add_argument(
         "--tokens-per-frame",
-        type=_whole("--tokens-per-frame"),
+        type=_whole,
         metavar="N",
         help="for results that do not say it themselves, such as published tables (LongVA: 144)",
     )
@@ -138,7 +143,7 @@ def _add_compare(verbs: Any) -> None:
     compare.add_argument("candidate", type=_path, metavar="CANDIDATE")
     compare.add_argument(
         "--max-drop",
-        type=_number("--max-drop"),
+        type=_real,
         default=0.0,
         metavar="X",
         help="a cell may fall by as much, in [0, 1]; default 0",
@@ -153,9 +158,9 @@ def _add_haystack(verbs: Any) -> None:
         "make", help="draw a video of scenes, the same for the same seed"
     )
     make.add_argument("path", type=_path, metavar="PATH", help="an .mp4 file")
-    make.add_argument("--seconds", type=_whole("--seconds"), required=True, metavar="N")
-    make.add_argument("--seed", type=_whole("--seed"), default=0, metavar="S")
-    make.add_argument("--fps", type=_whole("--fps"), default=8, metavar="N")
+    make.add_argument("--seconds", type=_whole, required=True, metavar="N")
+    make.add_argument("--seed", type=_whole, default=0, metavar="S")
+    make.add_argument("--fps", type=_whole, default=8, metavar="N")
     make.add_argument("--size", default="96x96", metavar="WxH")
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     make.set_defaults(command=commands.make_haystack, by_all_processes=False)
@@ -164,6 +169,7 @@ def _add_haystack(verbs: Any) -> None:
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser("check", help="the forward pass against the model's own")
     _add_model_options(check)
+    _add_cache_option(check)
     check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
     _add_job_options(check)
     check.set_defaults(command=commands.check, by_all_processes=True)
@@ -183,7 +189,7 @@ def _add_estimate(verbs: Any) -> None:
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context-parallel",
-        type=_whole("--context-parallel"),
+        type=_whole,
         default=1,
         metavar="N",
         help="run each pass over N of the processes that torchrun started",
@@ -220,14 +226,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
-    parser.add_argument(
-        "--rope-theta", type=_number("--rope-theta"), metavar="X", help="RoPE base to use instead"
-    )
+    parser.add_argument("--rope-theta", type=_real, metavar="X", help="RoPE base to use instead")
     parser.add_argument(
         "--prompt-template",
         metavar="T",
         help="qwen2, mistral, vicuna, llama3 or yi; default: that of the checkpoint's family",
     )
+
+
+def _add_cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=_path, metavar="DIR", help="folder of the embedding cache")
 
 

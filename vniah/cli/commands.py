@@ -154,6 +154,7 @@ def check(options: argparse.Namespace) -> int:
             model,
             needles,
             group=mesh.context_group,
+            cache=options.cache,
             on_encoded=lambda: mesh.announce("encoded") if mesh.is_leader else None,
         )
     if mesh.is_leader:

@@ -17,6 +17,29 @@ SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
+_PARTS = ("model.config", "model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb")
+
+
+def refuse_unknown(decoder: Any) -> None:
+    """Raises `ModelError` unless the walk knows the parts of the decoder."""
+    model_type = getattr(getattr(decoder, "config", None), "model_type", None)
+    for path in (*_PARTS, "lm_head"):
+        part = decoder
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        if part is None:
+            raise ModelError(
+                f"the decoder, {model_type or type(decoder).__name__}, has no {path}; give the "
+                "model a causal language model of transformers, or an answer_logits method instead"
+            )
+    model_type = decoder.model.config.model_type
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        raise ModelError(
+            f"the forward pass knows the decoders {', '.join(SUPPORTED_MODEL_TYPES)}, "
+            f"got model_type {model_type!r}; give the model an answer_logits method instead"
+        )
+
+
 def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
     """Raises `ModelError` for what would give wrong numbers silently.
 
@@ -24,14 +47,10 @@ def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
         decoder: a transformers causal language model.
         num_tokens: length of the sequence that it is to read.
     """
+    refuse_unknown(decoder)
     if decoder.model.training:
         raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
     config = decoder.model.config
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ModelError(
-            f"the forward pass knows the decoders {', '.join(SUPPORTED_MODEL_TYPES)}, "
-            f"got model_type {config.model_type!r}; give the model an answer_logits method instead"
-        )
     is_causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.model.layers)
     if getattr(config, "use_bidirectional_attention", None) or not is_causal:
         raise ModelError(
@@ -89,9 +108,10 @@ def refuse_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> Non
     shapes = [(num_tokens,), (3, num_tokens)]
     if model_type not in THREE_ROWS_OF_POSITIONS:
         shapes.pop()
-    if tuple(position_ids.shape) not in shapes:
+    found = tuple(position_ids.shape) if isinstance(position_ids, Tensor) else None
+    if found not in shapes:
         raise ModelError(
             f"the decoder {model_type} needs one position for each of {num_tokens} tokens, "
             f"position_ids of shape {' or '.join(map(str, shapes))}, "
-            f"got {tuple(position_ids.shape)}"
+            f"got {type(position_ids).__name__ if found is None else found}"
         )

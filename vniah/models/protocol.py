@@ -26,6 +26,9 @@ class TextSegment:
 
     token_ids: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        _require_tuple("the token_ids of a TextSegment", self.token_ids)
+
 
 @dataclass(frozen=True)
 class FrameSegment:
@@ -54,6 +57,8 @@ class TokenSequence:
     answer_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        _require_tuple("the segments of a TokenSequence", self.segments)
+        _require_tuple("the answer_ids of a TokenSequence", self.answer_ids)
         if not self.segments:
             raise InputError("a token sequence needs at least one segment before the answer")
         if not self.answer_ids:
@@ -77,6 +82,11 @@ class TokenSequence:
             tokens_per_frame if isinstance(s, FrameSegment) else len(s.token_ids)
             for s in self.inputs
         )
+
+
+def _require_tuple(what: str, found: object) -> None:
+    if not isinstance(found, tuple):
+        raise InputError(f"{what} must be a tuple, got {type(found).__name__}")
 
 
 @runtime_checkable
@@ -125,6 +135,8 @@ class DecoderModel(Protocol):
         decoder: a transformers causal language model such as ``Qwen2ForCausalLM``, or any object
             with its two parts: ``model`` (with ``config``, ``embed_tokens``, ``layers``, ``norm``
             and ``rotary_emb``) and ``lm_head``.
+
+    An attribute ``shares_prefixes = False`` has every sequence run by itself.
     """
 
     name: str
@@ -139,7 +151,10 @@ class DecoderModel(Protocol):
         """As `VisionLanguageModel.compose`."""
 
     def position_ids(self, sequence: TokenSequence) -> "Tensor":
-        """Position of every input row, ``[num_tokens]``."""
+        """Position of every input row: ``[num_tokens]``, or ``[3, num_tokens]`` for M-RoPE.
+
+        A token's position does not depend on what follows it; where it does, nothing is shared.
+        """
 
 
 @runtime_checkable
