@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vniah.errors import InputError
-from vniah.grid import MAX_FRAMES, (
+from vniah.grid import (
+    MAX_FRAMES,
     Cell,
     Grid,
     as_depth,

@@ -29,7 +29,7 @@ from vniah.models.protocol import (
     EncodingModel,
     TokenSequence,
 )
-from vniah.needles import NeedleSet
+from vniah.needles import Needle, NeedleSet
 from vniah.passes import (
     Embedder,
     Plan,
@@ -286,7 +286,11 @@ def check_sequences(
         num_frames = min(num_frames, len(material.frames))
         cells.append(Cell(num_frames, Fraction(min(_NEEDLE_INDEX, num_frames), num_frames)))
     cells = list(dict.fromkeys(cells))
-    some = sorted(needles, key=lambda needle: len(needle.answer), reverse=True)[:2]
+
+    def num_rows(needle: Needle) -> int:
+        return len(material.compose(model, Question(cells[0], needle)).answer_ids)
+
+    some = sorted(needles, key=num_rows, reverse=True)[:2]
     shown = [material.compose(model, Question(cell, needle)) for cell in cells for needle in some]
     plain = [
         model.compose(material.frames[: cell.num_frames], needle.question, needle.answer)

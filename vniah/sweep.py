@@ -144,7 +144,7 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
     place = record.get("keys_and_values_on", "device")
     parts = [
         f"{record['passes']:,} pass{'es' * (record['passes'] != 1)} for {num_samples:,} samples, "
-        + (f"with {share:.0%} of the operations" if share != 1 else "one by one"),
+        + (f"with {share:.0%} of the operations of one by one" if share != 1 else "one by one"),
         *([f"nothing is shared, because {why}"] if why else []),
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"tiles of {record.get('tile_size', 0):,} rows",
