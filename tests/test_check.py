@@ -9,6 +9,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.decoder_models import DecoderStandIn, RandomFrames, ask, build_half, plain
+from tests.test_jobs import FirstLevel
 from tests.test_passes import rope_model
 from tests.test_walk import FAMILIES, SIZES, build_decoder
 from vniah import check
@@ -299,17 +300,9 @@ def with_weights(fill):
     return DecoderStandIn(decoder)
 
 
-class FirstLevel:
-    name, revision, frame_shape = "first", "1", (2, 3)
-
-    def encode_frames(self, frames):
-        return torch.zeros(len(frames), 2, 3)
-
-    def compose(self, frames, question, answer):
-        return TokenSequence((TextSegment((0,)), *frames), (1,))
-
+class ListedLogits(FirstLevel):
     def answer_logits(self, sequence, embeds):
-        return [[0.0, 1.0]]
+        return super().answer_logits(sequence, embeds).tolist()
 
 
 class Lists(DecoderStandIn):
@@ -381,7 +374,7 @@ FAULTS = {
         lambda: with_weights(torch.nan),
         "the logits of stand-in hold NaN, in its own forward pass as well",
     ),
-    "logits as a list": (FirstLevel, "answer_logits of first gave list, no tensor"),
+    "logits as a list": (ListedLogits, "answer_logits of first gave list, no tensor"),
 }
 
 

@@ -214,6 +214,14 @@ def test_starts_in_another_environment_are_recorded_once_each(tmp_path):
     assert manifest["notes"] == ["a note"]
 
 
+def test_an_environment_is_compared_as_it_is_read_back(tmp_path):
+    for _ in range(3):
+        folder = RunFolder(tmp_path, MANIFEST)
+        with folder.open(environment={"forward": {"ways": ("walk", "tree")}}):
+            pass
+    assert "later_starts" not in folder.manifest["environment"]
+
+
 def test_append_when_the_disk_is_full_keeps_what_was_written(tmp_path):
     write_run(tmp_path, outcome=lambda c, k: True if k < 3 else None)
     folder = RunFolder(tmp_path, MANIFEST)

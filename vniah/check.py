@@ -17,10 +17,7 @@ from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
 from vniah.forward.keys import Place
 from vniah.forward.ring import Ring
-from vniah.forward.support import (
-    attention_set_to,
-    refuse_unsupported,
-)
+from vniah.forward.support import attention_set_to
 from vniah.grid import Cell
 from vniah.models.protocol import (
     AnyModel,
@@ -35,7 +32,7 @@ from vniah.passes import (
     Plan,
     make_plan,
     positions_of,
-    refuse_unknown_tokens,
+    refuse_sequence,
     require_model,
     segment_size,
     size_of_frame,
@@ -148,8 +145,7 @@ def check_forward(
         ModelError: the decoder cannot be run at all.
     """
     for sequence in sequences:
-        refuse_unsupported(model.decoder, sequence.num_tokens(size_of_frame(model)))
-        refuse_unknown_tokens(model, sequence)
+        refuse_sequence(model, sequence)
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
     if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
         raise ModelError(
@@ -227,8 +223,7 @@ def check_model(
     if isinstance(model, ChatModel):
         score = score_chat(model, [np.array(first.image)], first.question, first.answer)
         return CheckReport((f"{model.name} answers in words, e.g. {score.prediction!r}",), True)
-    own = None if cache is None else needle_directory(cache, needles)
-    encoded = encode_needles(model, needles, directory=own)
+    encoded = encode_needles(model, needles, directory=needle_directory(cache, needles))
     on_encoded()
     material = Material.of_needles(needles, encoded)
     sequences = check_sequences(model, material, needles)

@@ -246,9 +246,9 @@ def encode_needles(
     return cache
 
 
-def needle_directory(cache: Path, needles: "NeedleSet") -> Path:
-    """Where a needle set lies in a folder that was named for all embeddings."""
-    return cache / f"needles-{needles.sha256[:12]}"
+def needle_directory(cache: Path | None, needles: "NeedleSet") -> Path | None:
+    """Where a needle set lies in a folder that was named for all embeddings, if one was."""
+    return None if cache is None else cache / f"needles-{needles.sha256[:12]}"
 
 
 def _fill(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def make_plan(
     refused: dict[int, str] = {}
     for index, sequence in enumerate(sequences):
         try:
-            _refuse(model, sequence)
+            refuse_sequence(model, sequence)
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
@@ -121,26 +122,25 @@ def require_model(model: AnyModel) -> None:
         )
 
 
-def _refuse(model: DecoderModel, sequence: TokenSequence) -> None:
+def refuse_sequence(model: DecoderModel, sequence: TokenSequence) -> None:
     """Raises `ModelError` for a sequence that the forward pass cannot run exactly."""
     num_tokens = sequence.num_tokens(size_of_frame(model))
-    refuse_unknown_tokens(model, sequence)
+    _refuse_unknown_tokens(model, sequence)
     if num_tokens < len(sequence.answer_ids):
         raise ModelError(f"compose of {model.name} gave no token before the answer")
     refuse_unsupported(model.decoder, num_tokens)
 
 
-def refuse_unknown_tokens(model: DecoderModel, sequence: TokenSequence) -> None:
+def _refuse_unknown_tokens(model: DecoderModel, sequence: TokenSequence) -> None:
     """Raises `ModelError` for token ids that the decoder has no embedding for."""
     num_known = model.decoder.model.embed_tokens.weight.shape[0]
-    for segment in sequence.inputs:
-        if isinstance(segment, TextSegment):
-            for token in segment.token_ids:
-                if not 0 <= token < num_known:
-                    raise ModelError(
-                        f"compose of {model.name} gave the token id {token}; its decoder has "
-                        f"embeddings for 0 to {num_known - 1}"
-                    )
+    texts = [segment.token_ids for segment in sequence.inputs if isinstance(segment, TextSegment)]
+    for token in chain.from_iterable(texts):
+        if not 0 <= token < num_known:
+            raise ModelError(
+                f"compose of {model.name} gave the token id {token}; its decoder has embeddings "
+                f"for 0 to {num_known - 1}"
+            )
 
 
 def size_of_frame(model: DecoderModel) -> int:

@@ -208,7 +208,7 @@ class _Setup:
             directory=self.cache,
             on_progress=lambda done, total: self.report("encode", done, total),
         )
-        own = None if self.cache is None else needle_directory(self.cache, self.needles)
+        own = needle_directory(self.cache, self.needles)
         needles = encode_needles(self.model, self.needles, directory=own)
         self.notes += frames.notes()
         return Material.of(self.haystack, self.needles, self.num_frames, frames, needles)

@@ -40,7 +40,6 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-@_checked
 def _number(text: str) -> Fraction:
     try:
         (value,) = parse_range(text, "it")
@@ -67,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     from vniah import __version__
 
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
+    parser.set_defaults(by_all_processes=False)
     parser.add_argument("--version", action="version", version=f"vniah {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for add in (
@@ -115,7 +115,7 @@ def _add_encode(verbs: Any) -> None:
     encode.add_argument(
         "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
     )
-    encode.set_defaults(command=commands.encode, by_all_processes=False)
+    encode.set_defaults(command=commands.encode)
 
 
 def _add_plot(verbs: Any) -> None:
@@ -134,7 +134,7 @@ def _add_plot(verbs: Any) -> None:
         metavar="N",
         help="for results that do not say it themselves, such as published tables (LongVA: 144)",
     )
-    plot.set_defaults(command=commands.plot, by_all_processes=False)
+    plot.set_defaults(command=commands.plot)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -148,7 +148,7 @@ def _add_compare(verbs: Any) -> None:
         metavar="X",
         help="a cell may fall by as much, in [0, 1]; default 0",
     )
-    compare.set_defaults(command=commands.compare, by_all_processes=False)
+    compare.set_defaults(command=commands.compare)
 
 
 def _add_haystack(verbs: Any) -> None:
@@ -163,7 +163,7 @@ def _add_haystack(verbs: Any) -> None:
     make.add_argument("--fps", type=_whole, default=8, metavar="N")
     make.add_argument("--size", default="96x96", metavar="WxH")
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    make.set_defaults(command=commands.make_haystack, by_all_processes=False)
+    make.set_defaults(command=commands.make_haystack)
 
 
 def _add_check(verbs: Any) -> None:
@@ -183,7 +183,7 @@ def _add_estimate(verbs: Any) -> None:
     estimate.add_argument("--needles", metavar="S", help="what is asked; as for run")
     _add_grid_options(estimate)
     _add_job_options(estimate)
-    estimate.set_defaults(command=commands.estimate, by_all_processes=False)
+    estimate.set_defaults(command=commands.estimate)
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:

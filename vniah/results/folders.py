@@ -52,7 +52,7 @@ class RunFolder:
     ) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._environment = json.loads(json.dumps(manifest.get(ENVIRONMENT_KEY, {})))
+        self._environment = manifest.get(ENVIRONMENT_KEY, {})
         self.samples: dict[SampleKey, Sample] = {}
         self._manifest_path = directory / MANIFEST_NAME
         self._samples_path = directory / SAMPLES_NAME
@@ -141,7 +141,7 @@ class RunFolder:
 
     def _record(self, notes: Sequence[str], environment: Mapping[str, Any]) -> None:
         """The manifest of a new run; of an earlier one, how it is gone on with, if that differs."""
-        now = {**self._environment, **environment}
+        now = json.loads(json.dumps({**self._environment, **environment}))  # as it is read back
         if not self._manifest_path.exists():
             self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
             write_json(self._manifest_path, self.manifest)
@@ -198,7 +198,7 @@ class RunFolder:
             lock.release()
 
     def append(self, sample: Sample) -> None:
-        """Writes one line and flushes it; within `open` only."""
+        """Writes one line at once; within `open` only."""
         assert self._file is not None, "RunFolder.append outside of its open block"
         line = (sample.to_json() + "\n").encode("utf-8")
         try:
