@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo   install, then measure the embedded model and draw its heatmap"
 	@echo "make test   install, then ruff, mypy and pytest"
-	@echo "make train  install, then train the embedded reference model from scratch"
+	@echo "make train  install, then train the embedded reference models from scratch; SEED=1 for another seed"
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

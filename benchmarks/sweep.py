@@ -120,7 +120,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     where = {"positions": options.positions} if options.positions else {"depths": options.depths}
     grid = Grid.parse(options.frames, **where)
-    model, needles = load_model("reference", device="cpu"), load_needles("cards")
+    model, needles = load_model("reference-long", device="cpu"), load_needles("cards")
     haystack = generated_haystack(grid.max_frames)
     frames = encode_haystack(model, haystack, grid.max_frames)
     cache = encode_needles(model, needles)

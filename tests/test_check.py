@@ -58,7 +58,7 @@ def test_agreement_in_fp32_is_far_below_what_is_allowed():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_reference_model_agrees_with_room_to_spare(dtype):
-    model = load_model("reference", dtype=dtype, device="cpu")
+    model = load_model("reference-long", dtype=dtype, device="cpu")
     report = check_model(model, load_needles("cards"))
     assert report.holds
     assert "tokens of the check were shared" in report.lines[-2]
@@ -115,12 +115,14 @@ def leaves_see_what_earlier_ones_see(self, q, out, lse, scale):
 def test_leaves_that_are_mixed_up_are_caught(dtype, monkeypatch):
     """The walk and the tree of the check have no two leaves in a call."""
     monkeypatch.setattr(leaves.LeafAttention, "_attend_prefixes", leaves_see_what_earlier_ones_see)
-    report = check_model(load_model("reference", dtype=dtype, device="cpu"), load_needles("cards"))
+    report = check_model(
+        load_model("reference-long", dtype=dtype, device="cpu"), load_needles("cards")
+    )
     assert not report.holds
 
 
 def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
-    model = load_model("reference", dtype="bfloat16", device="cpu")
+    model = load_model("reference-long", dtype="bfloat16", device="cpu")
     assert check_model(model, load_needles("cards")).holds
     monkeypatch.setattr(walk, "attend", wrong_scale)
     assert not check_model(model, load_needles("cards")).holds

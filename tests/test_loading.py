@@ -81,4 +81,9 @@ def test_hub_id_that_cannot_be_had_is_one_line(monkeypatch):
 
 
 def test_reference_model_is_embedded():
-    assert "reference" in embedded_models()
+    assert embedded_models() == (
+        "reference-anyres",
+        "reference-long",
+        "reference-short",
+        "reference-short-large-base",
+    )

@@ -384,12 +384,34 @@ def test_save_heatmaps_draws_the_training_length_in_the_middle(tmp_path, results
     assert "stroke-dasharray" not in save_heatmaps([results], tmp_path / "b.svg").read_text()
 
 
+def test_save_heatmaps_draws_a_training_length_for_each_result(tmp_path):
+    runs, lengths = [make_run("8,16", "0")] * 3, [None, 48, None]
+    one = save_heatmaps(runs, tmp_path / "a.svg", training_tokens=lengths).read_text()
+    all_three = save_heatmaps(runs, tmp_path / "b.svg", training_tokens=48).read_text()
+    assert one.count("stroke-dasharray") == 1
+    assert all_three.count("stroke-dasharray") == 3
+    axes = {number: one.index(f'id="axes_{number}"') for number in (2, 3)}
+    assert axes[2] < one.index("stroke-dasharray") < axes[3]
+
+
+@pytest.mark.parametrize(
+    ("count", "num_frames", "in_a_row"), [(1, 8, 1), (4, 8, 4), (5, 8, 3), (4, 15, 2), (3, 40, 2)]
+)
+def test_save_heatmaps_fills_rows_equally(tmp_path, count, num_frames, in_a_row):
+    frames = tuple(range(100, 100 * (num_frames + 1), 100))
+    svg = save_heatmaps([table(frames)] * count, tmp_path / "a.svg").read_text()
+    axes = re.findall(r'id="axes_\d+">\s*<g id="patch_\d+">\s*<path d="M ([0-9.]+) ([0-9.]+)', svg)
+    lefts = {left for left, _ in axes[:count]}
+    assert len(lefts) == in_a_row
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("a.jpg", {}, r"cannot be saved as 'a.jpg': use one of .png, .pdf, .svg"),
         ("a", {}, "cannot be saved as 'a': use one of"),
         ("a.png", {"titles": ["x", "y"]}, "2 titles for 1 results"),
+        ("a.png", {"training_tokens": [1, 2]}, "2 training lengths for 1 results: give one"),
         ("a.png", {"training_tokens": 1000}, "1,000 tokens has no place .* --tokens-per-frame"),
         ("a.png", {"training_tokens": 0}, "training length must be at least 1 token, got 0"),
         ("a.png", {"training_tokens": 1, "tokens_per_frame": 0}, "at least 1, got 0"),

@@ -23,6 +23,7 @@ from transformers import (
 from vniah.cli.arguments import build_parser
 from vniah.haystacks import generated_haystack
 from vniah.models.protocol import FrameSegment, VisionLanguageModel
+from vniah.results import load_results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,6 +69,34 @@ def test_python_of_the_readme_prints_what_it_says(tmp_path):
     for (_, _, score, _), (_, _, printed_score, _) in zip(lines, expected, strict=True):
         assert score == pytest.approx(printed_score, abs=0.2), "other machines round otherwise"
     assert (tmp_path / "results" / "first" / "heatmap.png").stat().st_size > 10_000
+
+
+def test_the_example_draws_four_heatmaps_and_goes_on_with_what_is_there(tmp_path):
+    script = ROOT / "examples" / "long_context_transfer.py"
+    command = [sys.executable, script, "--frames", "8,64", "--depths", "0.1", "--output", tmp_path]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)
+    )
+    assert first.stdout == second.stdout
+    assert first.stdout.splitlines()[-1] == str(tmp_path / "heatmaps.png")
+    assert (tmp_path / "heatmaps.png").stat().st_size > 20_000
+    scores = {
+        path.parent.name: [
+            sum(sample.correct for sample in samples) / len(samples)
+            for samples in by_length(load_results(path.parent))
+        ]
+        for path in tmp_path.glob("*/manifest.json")
+    }
+    assert len(scores) == 4
+    assert min(short_video for short_video, _ in scores.values()) >= 0.7
+    assert scores["reference-long"][1] - scores["reference-short"][1] >= 0.7
+
+
+def by_length(results):
+    lengths = sorted({sample.num_frames for sample in results.samples})
+    return [
+        [sample for sample in results.samples if sample.num_frames == length] for length in lengths
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
-from training import draw, draw_cards, evaluate, export, language, tower
+from training import align, draw, draw_cards, evaluate, export, text, tower
 
 STAGES = {
     "draw": draw.main,
     "draw_cards": draw_cards.main,
     "tower": tower.main,
-    "language": language.main,
+    "text": text.main,
+    "align": align.main,
     "export": export.main,
     "evaluate": evaluate.run,
 }
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the stages that are named, or all, in the order of the recipe."""
     parser = argparse.ArgumentParser(
         prog="python -m training",
-        description="Trains the embedded reference model and writes it, with its needle set and "
-        "its model card, into this checkout. Without a stage all run, one after the other: over an "
+        description="Trains the embedded reference models and writes them, with their needle set "
+        "and model cards, into this checkout. Without a stage all run, one after the other: an "
         "hour on two cores. All settings are in training/recipe.py.",
     )
     parser.add_argument("stages", nargs="*", type=_stage, metavar="STAGE", help=", ".join(STAGES))

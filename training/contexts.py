@@ -1,121 +1,103 @@
-"""Videos with cards in them, put together from cached features of the vision tower."""
+"""What a context holds: which cards, where they stand, and the questions about them, as ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.draw import VALUES
-from training.recipe import RECIPE, WORK_DIR
-from training.tokens import Conversation, ask, encode
-from training.world import KEYS, KINDS, Card
+from training.tokens import BEFORE_ANSWER, BEFORE_NEXT_QUESTION, IGNORED, encode
+from training.world import KEYS, KINDS, NOTHING, QUESTIONS, Card
+
+_KINDS = np.array([KINDS.index(kind) for kind, _ in KEYS])
 
 
-@dataclass(frozen=True)
-class Features:
-    """What the tower made of one split, float16, and which card is which."""
-
-    haystack: Tensor  # [num_films, seconds, patches, width]
-    cards: Tensor  # [num_cards, patches, width]
-    labels: np.ndarray  # [num_cards, 3]
-    by_key: tuple[np.ndarray, ...]  # for every key the indices of its cards
-
-    @classmethod
-    def load(cls, split: str) -> "Features":
-        """Reads what stage 2 cached."""
-        state = torch.load(WORK_DIR / f"features-{split}.pt", weights_only=True)
-        labels = state["labels"].numpy()
-        by_key = tuple(np.flatnonzero(labels[:, 0] == key) for key in range(len(KEYS)))
-        return cls(state["haystack"], state["cards"], labels, by_key)
-
-    def card(self, index: int) -> Card:
-        """The card with this index."""
-        key, first, second = self.labels[index].tolist()
-        value = VALUES[first] + (VALUES[second] if second >= 0 else "")
-        return Card(*KEYS[key], value)
-
-    def plain_frames(self, rng: np.random.Generator, *, count: int, coherent: bool) -> Tensor:
-        """Haystack frames, [count, patches, width]: consecutive seconds of a film, or any."""
-        films, seconds = self.haystack.shape[:2]
-        if coherent:
-            start = int(rng.integers(0, seconds - count + 1))
-            return self.haystack[int(rng.integers(films)), start : start + count]
-        chosen = rng.integers(0, films, count), rng.integers(0, seconds, count)
-        return self.haystack[torch.from_numpy(chosen[0]), torch.from_numpy(chosen[1])]
-
-
-@dataclass(frozen=True)
-class Context:
-    """One video, and the questions about it."""
-
-    frames: Tensor  # float16 [num_frames, patches, width]
-    key_words: Tensor  # [num_frames]: the word for the key of the card shown, else -100
-    conversation: Conversation
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Contexts of equal length."""
-
-    frames: Tensor  # float32 [batch, num_frames, patches, width]
-    key_words: Tensor  # [batch, num_frames]: the word for the key of the card shown, else -100
-    token_ids: Tensor  # [batch, length], padded with 0
-    labels: Tensor  # [batch, length], -100 where nothing is to be learned
-
-
-def _choose_keys(rng: np.random.Generator, count: int, *, same_kind: bool) -> list[int]:
-    """Up to ``count`` different keys."""
+def choose_keys(
+    rng: np.random.Generator, count: int, *, same_kind_share: float, kind: str = ""
+) -> list[int]:
+    """Up to ``count`` different keys, by chance all of one kind, or all of ``kind``."""
     keys = np.arange(len(KEYS))
-    if same_kind:
-        kind = KINDS[rng.integers(len(KINDS))]
-        keys = np.flatnonzero([known == kind for known, _ in KEYS])
+    if kind or rng.random() < same_kind_share:
+        chosen = KINDS.index(kind) if kind else int(rng.integers(len(KINDS)))
+        keys = np.flatnonzero(chosen == _KINDS)
     return rng.permutation(keys)[:count].tolist()
 
 
-def sample_context(
-    features: Features,
-    rng: np.random.Generator,
-    *,
-    num_frames: int,
-    num_cards: int,
-    same_kind: bool = False,
-    num_questions: int = 1,
-) -> Context:
-    """One video and the questions about it.
+def _turn(key: int, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    kind, word = KEYS[key]
+    return encode(QUESTIONS[kind].format(key=word)) + encode(BEFORE_ANSWER), encode(answer)
 
-    Args:
-        features: the split to draw from.
-        rng: the source of chance.
-        num_frames: haystack frames and cards together.
-        num_cards: how many cards are shown, each with another key, where there are enough keys.
-        same_kind: whether the cards are all of one kind.
-        num_questions: how many of them are asked for, at most.
+
+def ask(
+    cards: Sequence[Card], rng: np.random.Generator, *, questions: int, absent_share: float
+) -> tuple[list[int], list[int]]:
+    """Questions with answers, in the template of Qwen2: ids, and labels where one is to learn.
+
+    A card may be asked for more than once, so that nothing can be known by elimination. A question
+    about a card that is not there is answered "nothing".
     """
-    coherent = bool(rng.random() < RECIPE.coherent_share)
-    frames = features.plain_frames(rng, count=num_frames, coherent=coherent).clone()
-    keys = _choose_keys(rng, num_cards, same_kind=same_kind)
-    key_words = torch.full((num_frames,), -100)
-    cards = []
-    for key, place in zip(keys, rng.permutation(num_frames), strict=False):
-        index = int(rng.choice(features.by_key[key]))
-        frames[place] = features.cards[index]
-        cards.append(features.card(index))
-        key_words[place] = encode(KEYS[key][1])[0]
-    asked = [cards[i] for i in rng.permutation(len(cards))[:num_questions]]
-    return Context(frames, key_words, ask(asked))
+    keys = [card.key_index for card in cards]
+    others = [key for key in range(len(KEYS)) if key not in keys]
+    ids: list[int] = []
+    labels: list[int] = []
+    for turn in range(questions):
+        if not cards or (others and rng.random() < absent_share):
+            question, answer = _turn(others[rng.integers(len(others))], NOTHING)
+        else:
+            card = cards[rng.integers(len(cards))]
+            question, answer = _turn(card.key_index, card.answer)
+        if turn:
+            question = encode(BEFORE_NEXT_QUESTION) + question
+        ids += question + answer
+        labels += (IGNORED,) * len(question) + answer
+    return ids, labels
 
 
-def stack(contexts: list[Context]) -> Batch:
-    """Contexts with equally many frames as one batch; conversations are padded at the end."""
-    length = max(len(context.conversation.token_ids) for context in contexts)
-    token_ids = torch.zeros(len(contexts), length, dtype=torch.long)
-    labels = torch.full((len(contexts), length), -100)
-    for row, context in enumerate(contexts):
-        conversation = context.conversation
-        used = len(conversation.token_ids)
-        token_ids[row, :used] = torch.tensor(conversation.token_ids)
-        labels[row, :used] = torch.tensor(conversation.labels)
-    frames = torch.stack([context.frames for context in contexts]).float()
-    key_words = torch.stack([context.key_words for context in contexts])
-    return Batch(frames, key_words, token_ids, labels)
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids and labels of equal length, int64 [batch, length], padded at the end."""
+
+    ids: Tensor
+    labels: Tensor
+
+    @classmethod
+    def stack(cls, rows: Sequence[tuple[list[int], list[int]]]) -> "Tokens":
+        """Rows of any lengths as one batch."""
+        length = max(len(ids) for ids, _ in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        labels = torch.full((len(rows), length), IGNORED)
+        for number, (row, wanted) in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+            labels[number, : len(row)] = torch.tensor(wanted)
+        return cls(ids, labels)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits of all tokens to be learned, those tokens, and the context each belongs to."""
+
+    logits: Tensor  # [answers, vocabulary]
+    wanted: Tensor  # [answers]
+    context: Tensor  # [answers]
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the argmax is right, bool [answers]."""
+        return self.logits.argmax(-1) == self.wanted
+
+    def share(self) -> float:
+        """The share of tokens that are right."""
+        return float(self.right.float().mean())
+
+    def contexts_right(self, count: int) -> int:
+        """How many of ``count`` contexts have every token right."""
+        return count - len(self.context[~self.right].unique())
+
+
+def read_answers(model: torch.nn.Module, embeds: Tensor, labels: Tensor) -> Answers:
+    """Reads ``embeds`` [batch, length, width]; ``labels`` belong to its last tokens."""
+    hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    before, wanted = hidden[:, -labels.shape[1] : -1], labels[:, 1:]
+    learned = wanted != IGNORED
+    return Answers(model.lm_head(before[learned]), wanted[learned], learned.nonzero()[:, 0])

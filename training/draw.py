@@ -6,9 +6,10 @@ films.
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -17,7 +18,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.recipe import RECIPE, WORK_DIR
-from training.world import COLORS, DIGITS, Card, draw_card, random_card
+from training.tokens import encode_captions
+from training.world import (
+    COLORS,
+    DIGITS,
+    KEYS,
+    Card,
+    draw_card,
+    random_card,
+    scenery_captions,
+)
 from vniah.video.synthetic import write_video
 
 VALUES = (*DIGITS, *COLORS)
@@ -37,6 +47,24 @@ class Pictures:
         with np.load(WORK_DIR / f"{split}.npz") as arrays:
             return cls(arrays["haystack"], arrays["cards"], arrays["labels"])
 
+    @cached_property
+    def card_captions(self) -> np.ndarray:
+        """What the cards show, int64 [num_cards, 4]."""
+        return encode_captions([card_of(row).caption for row in self.labels.tolist()])
+
+    def pick(self, chosen: np.ndarray) -> np.ndarray:
+        """Cards by index, and scenery ``i`` of all films as ``-1 - i``, in the shape of chosen."""
+        scenery = self.haystack.reshape(-1, *self.cards.shape[1:])
+        picked = self.cards[np.maximum(chosen, 0)]
+        plain = chosen < 0
+        picked[plain] = scenery[-1 - chosen[plain]]
+        return picked
+
+
+def caption_scenery(pictures: np.ndarray) -> np.ndarray:
+    """What pictures without a card show, uint8 [n, side, side, 3] to int64 [n, 4]."""
+    return encode_captions(scenery_captions(pictures))
+
 
 def shrink(image: Image.Image) -> np.ndarray:
     """The picture at the size of the vision tower, uint8 [side, side, 3]."""
@@ -49,6 +77,12 @@ def label(card: Card) -> tuple[int, int, int]:
     if card.kind == "place":
         return card.key_index, VALUES.index(card.value[0]), VALUES.index(card.value[1])
     return card.key_index, VALUES.index(card.value), -1
+
+
+def card_of(row: Sequence[int]) -> Card:
+    """The card with these class numbers; the opposite of `label`."""
+    key, first, second = row
+    return Card(*KEYS[key], VALUES[first] + (VALUES[second] if second >= 0 else ""))
 
 
 def decode_seconds(path: Path, *, fps: int = 8) -> list[np.ndarray]:

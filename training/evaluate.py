@@ -1,7 +1,7 @@
-"""Stage 5: V-NIAH of the exported checkpoint, and its model card: `python -m training.evaluate`.
+"""Stage 6: V-NIAH of the checkpoints, and their model cards: `python -m training.evaluate [MODEL]`.
 
 Measured by the harness itself: `vniah.run_sweep` with one needle, on a film that training never
-saw, through H.264. With several needles in the video, vniah's caches, `compose` and
+saw, through H.264. With several needles in the video, or none, vniah's caches, `compose` and
 `score_sequence`. Needles: the default ten, then newly drawn ones.
 """
 
@@ -22,9 +22,9 @@ import vniah
 from training.draw_cards import CARDS
 from training.export import write_atomically
 from training.model_card import model_card
-from training.recipe import CARDS_DIR, MODEL_DIR, RECIPE, WORK_DIR
+from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, VARIANTS, WORK_DIR
 from training.tokens import vocabulary
-from training.world import KINDS, Card, draw_card, random_card
+from training.world import KINDS, NOTHING, Card, draw_card, random_card
 from vniah.embeddings import FrameStore, encode_haystack, encode_needles
 from vniah.grid import format_depth
 from vniah.haystacks import Haystack, make_haystack
@@ -32,6 +32,7 @@ from vniah.models.protocol import DecoderModel, FrameSegment
 from vniah.needles import Needle, NeedleSet
 from vniah.results import Results
 from vniah.scoring import score_sequence
+from vniah.statistics import wilson_interval
 
 
 def unseen_film(seconds: int) -> Haystack:
@@ -58,8 +59,9 @@ def draw_needles(num_new: int) -> tuple[NeedleSet, list[Card]]:
 
 @dataclass(frozen=True)
 class Trial:
-    """The exported model, an unseen film, and what is hidden in it."""
+    """An exported model, an unseen film, and what is hidden in it."""
 
+    name: str
     model: DecoderModel
     haystack: Haystack
     needles: NeedleSet
@@ -67,11 +69,11 @@ class Trial:
     cache: Path  # folder for embeddings
 
     @classmethod
-    def prepare(cls, *, seconds: int, num_new: int, cache: Path) -> "Trial":
+    def prepare(cls, name: str, *, seconds: int, num_new: int, cache: Path) -> "Trial":
         """Loads the checkpoint folder and draws what it looks at."""
-        model = vniah.load_model(MODEL_DIR, dtype="float32", device="cpu")
+        model = vniah.load_model(MODELS_DIR / name, dtype="float32", device="cpu")
         assert isinstance(model, DecoderModel)
-        return cls(model, unseen_film(seconds), *draw_needles(num_new), cache)
+        return cls(name, model, unseen_film(seconds), *draw_needles(num_new), cache)
 
     def alone(self, frame_counts: Sequence[int]) -> Results:
         """A sweep with one needle in the video; its samples stay in ``training/work``."""
@@ -87,7 +89,7 @@ class Trial:
                 self.haystack,
                 self.needles,
                 grid,
-                output=WORK_DIR / "evaluation",
+                output=WORK_DIR / "evaluation" / self.name,
                 cache=self.cache / "haystack",
                 overwrite=True,
                 on_progress=show,
@@ -96,39 +98,68 @@ class Trial:
             raise RuntimeError(f"{len(errors)} samples could not be run, the first: {errors[0]}")
         return results
 
-    def among(self, num_frames: int, *, num_others: int, kind: str = "") -> list[bool]:
-        """Right or wrong with needles of other keys in the video, several times a needle.
+    def among(self, num_frames: int, *, kind: str) -> "Among":
+        """Asks for needles of a kind, several times each, with others of that kind in the video.
 
-        They replace haystack frames. With ``kind`` only needles of this kind are asked for and
-        shown.
+        They replace haystack frames.
         """
+        rng = np.random.default_rng(RECIPE.among_seed)
+        usable = [i for i, card in enumerate(self.cards) if card.kind == kind]
+        right, by_kind = [], []
+        for asked in usable * RECIPE.among_repeats:
+            shown = self._choose(asked, rng.permutation(usable).tolist())
+            card = self.cards[asked]
+            right.append(self._ask(num_frames, shown, card.question, card.answer, rng))
+            same = [self.cards[other].answer == card.answer for other in shown]
+            by_kind.append(sum(same) / len(same))
+        return Among(right, sum(by_kind) / len(by_kind))
+
+    def without(self, num_frames: int) -> list[bool]:
+        """Whether "nothing" is answered where another needle than the one asked for is shown."""
+        rng = np.random.default_rng(RECIPE.among_seed)
+        right = []
+        for asked, card in enumerate(self.cards):
+            others = [i for i, other in enumerate(self.cards) if other.key_index != card.key_index]
+            shown = [int(rng.choice(others))] if asked % 2 else []
+            right.append(self._ask(num_frames, shown, card.question, NOTHING, rng))
+        return right
+
+    def _ask(
+        self,
+        num_frames: int,
+        shown: list[int],
+        question: str,
+        answer: str,
+        rng: np.random.Generator,
+    ) -> bool:
         haystack = encode_haystack(
             self.model, self.haystack, num_frames, directory=self.cache / "haystack"
         )
         needles = encode_needles(self.model, self.needles, directory=self.cache / "needles")
         store = FrameStore({"haystack": (haystack, 0), "needles": (needles, 0)})
-        rng = np.random.default_rng(RECIPE.among_seed)
-        usable = [i for i, card in enumerate(self.cards) if kind in ("", card.kind)]
-        right = []
-        for asked in usable * RECIPE.among_repeats:
-            shown = self._choose(asked, rng.permutation(usable).tolist(), num_others=num_others)
-            frames = [FrameSegment("haystack", index) for index in range(num_frames)]
-            places = rng.permutation(num_frames)[: len(shown)].tolist()
-            for place, needle in zip(places, shown, strict=True):
-                frames[place] = FrameSegment("needles", needle)
-            card = self.cards[asked]
-            sequence = self.model.compose(frames, card.question, card.answer)
-            right.append(score_sequence(self.model, sequence, store).correct)
-        return right
+        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
+        places = rng.permutation(num_frames)[: len(shown)].tolist()
+        for place, needle in zip(places, shown, strict=True):
+            frames[place] = FrameSegment("needles", needle)
+        sequence = self.model.compose(frames, question, answer)
+        return bool(score_sequence(self.model, sequence, store).correct)
 
-    def _choose(self, asked: int, others: list[int], *, num_others: int) -> list[int]:
+    def _choose(self, asked: int, others: list[int]) -> list[int]:
         """``asked`` and the first of the others that have keys of their own."""
         keys, shown = {self.cards[asked].key_index}, [asked]
         for other in others:
-            if len(shown) <= num_others and self.cards[other].key_index not in keys:
+            if len(shown) <= RECIPE.among_others and self.cards[other].key_index not in keys:
                 keys.add(self.cards[other].key_index)
                 shown.append(other)
         return shown
+
+
+@dataclass(frozen=True)
+class Among:
+    """Answers with other needles of the same kind in the video."""
+
+    right: list[bool]
+    by_kind: float  # the score of answering with any needle of that kind
 
 
 def _share(right: Sequence[bool | None]) -> float:
@@ -140,7 +171,13 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
     depths = sorted({sample.depth for sample in results.samples})
     default = {card.needle_id for card in CARDS}
     first, *others = map(format_depth, depths)
-    heads = ["frames (visual tokens)", f"depth {first}", *others, "mean (n)", "default ten (n)"]
+    heads = [
+        "frames (visual tokens)",
+        f"depth {first}",
+        *others,
+        "mean (95 %, n)",
+        "default ten (n)",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for num_frames in sorted({sample.num_frames for sample in results.samples}):
         samples = [sample for sample in results.samples if sample.num_frames == num_frames]
@@ -149,73 +186,69 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
         cells = [f"{num_frames} ({tokens_per_frame * num_frames})"]
         for depth in depths:
             cells.append(f"{_share([s.correct for s in samples if s.depth == depth]):.2f}")
-        cells += [f"{_share(every):.3f} ({len(every)})", f"{_share(ten):.2f} ({len(ten)})"]
+        interval = wilson_interval(sum(map(bool, every)), len(every))
+        cells.append(f"{_share(every):.3f} ({interval.low:.2f}-{interval.high:.2f}, {len(every)})")
+        cells.append(f"{_share(ten):.2f} ({len(ten)})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def describe_among(trial: Trial, frame_counts: Sequence[int]) -> str:
-    """Two paragraphs: scores with any other needles, and with others of the same kind."""
-    num_any, num_same = RECIPE.among_others, RECIPE.same_kind_others
-    lines = []
-    if frame_counts:
-        shares = []
-        for count in tqdm(frame_counts, desc="among others"):
-            right = trial.among(count, num_others=num_any)
-            shares.append(f"{_share(right):.2f} at {count} frames")
-        lines += [
-            f"With {num_any} other needles in the video (n = {len(right)} each): "
-            f"{', '.join(shares)}.",
-            "",
-        ]
-    num_frames = RECIPE.same_kind_frames
-    lines.append(
-        f"With {num_same} others of its kind in {num_frames} frames, where only the key tells "
-        "which one is meant:"
-    )
-    for kind in KINDS:
-        right = trial.among(num_frames, num_others=num_same, kind=kind)
-        lines.append(f"{kind} {_share(right):.2f} (n = {len(right)}),")
-    return "\n".join(lines).rstrip(",") + ".\n"
+def describe_others(trial: Trial, frame_counts: Sequence[int]) -> str:
+    """A table of scores among needles of the same kind, and without the needle asked for."""
+    head = f'| frames | {" | ".join(KINDS)} | all (n) | by kind alone | "nothing" (n) |'
+    lines = [head, "|---" * (len(KINDS) + 4) + "|"]
+    for count in tqdm(frame_counts, desc=f"{trial.name}: among others"):
+        found = [trial.among(count, kind=kind) for kind in KINDS]
+        every = [right for among in found for right in among.right]
+        by_kind = sum(among.by_kind * len(among.right) for among in found) / len(every)
+        nothing = trial.without(count)
+        cells = [str(count), *(f"{_share(among.right):.2f}" for among in found)]
+        cells += [f"{_share(every):.3f} ({len(every)})", f"{by_kind:.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {_share(nothing):.2f} ({len(nothing)}) |")
+    return "\n".join(lines)
 
 
-def measure(frame_counts: Sequence[int], *, num_new: int) -> tuple[str, str]:
-    """The table of a sweep, and what `describe_among` says of lengths up to its longest."""
+def measure(name: str, frame_counts: Sequence[int], *, num_new: int) -> tuple[str, str]:
+    """The table of a sweep, and the one of `describe_others`."""
     torch.set_num_threads(RECIPE.num_threads)
-    seconds = max(*frame_counts, RECIPE.same_kind_frames)
     with tempfile.TemporaryDirectory() as cache:
-        trial = Trial.prepare(seconds=seconds, num_new=num_new, cache=Path(cache))
-        results = trial.alone(frame_counts)
-        scores = table(results, tokens_per_frame=trial.model.frame_shape[0])
-        longest = max(frame_counts)
-        among = describe_among(trial, [n for n in RECIPE.among_frame_counts if n <= longest])
-    print(f"{scores}\n\n{among}")
-    return scores, among
+        trial = Trial.prepare(name, seconds=max(frame_counts), num_new=num_new, cache=Path(cache))
+        scores = table(trial.alone(frame_counts), tokens_per_frame=trial.model.frame_shape[0])
+        counts = [count for count in RECIPE.among_frame_counts if count <= max(frame_counts)]
+        others = describe_others(trial, counts)
+    print(f"{name}\n\n{scores}\n\n{others}\n")
+    return scores, others
 
 
-def run() -> None:
-    """Measures what the recipe says, and writes the README of the checkpoint folder."""
-    scores, among = measure(RECIPE.evaluation_frame_counts, num_new=RECIPE.evaluation_new_needles)
-    with safe_open(MODEL_DIR / "model.safetensors", "pt") as weights:
-        parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    text = model_card(scores, among, parameters=parameters, words=len(vocabulary()))
-    write_atomically(MODEL_DIR / "README.md", text.encode())
+def run(names: Sequence[str] = ()) -> None:
+    """Measures what the recipe says, and writes the READMEs of the checkpoint folders."""
+    for name in names or VARIANTS:
+        scores, others = measure(
+            name, RECIPE.evaluation_frame_counts, num_new=RECIPE.evaluation_new_needles
+        )
+        with safe_open(MODELS_DIR / name / "model.safetensors", "pt") as weights:
+            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+        parameters = sum(math.prod(shape) for shape in shapes)
+        text = model_card(name, scores, others, parameters=parameters, words=len(vocabulary()))
+        write_atomically(MODELS_DIR / name / "README.md", text.encode())
 
 
 def main() -> None:
     """As `run`; with other numbers than the recipe's it prints the scores only."""
     parser = argparse.ArgumentParser(
-        description="V-NIAH of the exported checkpoint; writes its model card, unless an option "
-        "is given."
+        description="V-NIAH of the exported checkpoints; writes their model cards, unless an "
+        "option is given."
     )
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=", ".join(VARIANTS))
     parser.add_argument("--frames", type=int, nargs="+", metavar="N")
     parser.add_argument("--new-needles", type=int, metavar="N", help="besides the default ten")
     given = parser.parse_args()
     if given.frames is None and given.new_needles is None:
-        run()
+        run(given.names)
         return
     num_new = RECIPE.evaluation_new_needles if given.new_needles is None else given.new_needles
-    measure(given.frames or RECIPE.evaluation_frame_counts, num_new=num_new)
+    for name in given.names or VARIANTS:
+        measure(name, given.frames or RECIPE.evaluation_frame_counts, num_new=num_new)
 
 
 if __name__ == "__main__":

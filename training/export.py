@@ -1,4 +1,4 @@
-"""Stage 4: writes the checkpoint in the LLaVA-NeXT / LongVA layout: `python -m training.export`."""
+"""Stage 5: writes checkpoints in the LLaVA-NeXT / LongVA layout: `python -m training.export`."""
 
 import argparse
 import json
@@ -10,16 +10,26 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, Qwen2ForCausalLM
 
-from training import language, tower
-from training.network import make_language_model, make_projector, make_tower
+from training.align import Aligned, checkpoint_path
 from training.optimization import load_modules
-from training.recipe import MODEL_DIR, RECIPE
+from training.recipe import MODELS_DIR, RECIPE, TEXTS, VARIANTS, Variant
 from training.tokens import END, PAD, UNKNOWN, build_tokenizer, vocabulary
 
 _TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 
 
-def model_config() -> dict[str, Any]:
+_SIDE = RECIPE.image_side
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    "unires": {"image_aspect_ratio": "pad", "mm_patch_merge_type": "unires"},
+    "anyres": {
+        "image_aspect_ratio": "anyres",
+        "image_grid_pinpoints": [[_SIDE, 2 * _SIDE], [2 * _SIDE, _SIDE], [2 * _SIDE, 2 * _SIDE]],
+        "mm_patch_merge_type": "spatial",
+    },
+}
+
+
+def model_config(variant: Variant) -> dict[str, Any]:
     """``config.json``: Qwen2 fields, and those that LLaVA adds."""
     words = vocabulary()
     return {
@@ -34,7 +44,7 @@ def model_config() -> dict[str, Any]:
         "num_key_value_heads": RECIPE.num_heads,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
-        "rope_theta": RECIPE.rope_theta,
+        "rope_theta": TEXTS[variant.text].rope_theta,
         "max_position_embeddings": RECIPE.max_positions,
         "tie_word_embeddings": True,
         "use_cache": True,
@@ -44,9 +54,8 @@ def model_config() -> dict[str, Any]:
         "bos_token_id": words.index(PAD),
         "eos_token_id": words.index(END),
         "pad_token_id": words.index(PAD),
-        "image_aspect_ratio": "pad",
+        **_ENCODINGS[variant.encoding],
         "mm_hidden_size": RECIPE.width,
-        "mm_patch_merge_type": "unires",
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": -1,
@@ -132,26 +141,31 @@ def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def main() -> None:
-    """Writes the checkpoint folder from the last checkpoints of both stages."""
-    vision, projector, model = make_tower(), make_projector(), make_language_model()
-    load_modules(tower.CHECKPOINT, {"tower": vision})
-    step = load_modules(language.CHECKPOINT, {"model": model, "projector": projector})
+def export(name: str) -> None:
+    """Writes one checkpoint folder from what the stages before have trained."""
+    variant = VARIANTS[name]
+    aligned = Aligned(variant)
+    load_modules(checkpoint_path(name), {"projector": aligned.projector})
     with torch.no_grad():
-        weights = save(checkpoint_tensors(vision, projector, model), metadata={"format": "pt"})
+        tensors = checkpoint_tensors(aligned.tower, aligned.projector, aligned.model)
+        weights = save(tensors, metadata={"format": "pt"})
     files = {
-        "config.json": _json(model_config()),
+        "config.json": _json(model_config(variant)),
         "vision_tower/config.json": _json(tower_config()),
         "vision_tower/preprocessor_config.json": _json(preprocessor_config()),
         "tokenizer.json": build_tokenizer().to_str(pretty=True).encode() + b"\n",
         "tokenizer_config.json": _json(tokenizer_config()),
         "model.safetensors": weights,
     }
-    for name, content in files.items():
-        write_atomically(MODEL_DIR / name, content)
-    print(
-        f"step {step} of the language model: {sum(map(len, files.values())):,} bytes in {MODEL_DIR}"
-    )
+    for file, content in files.items():
+        write_atomically(MODELS_DIR / name / file, content)
+    print(f"{sum(map(len, files.values())):,} bytes in {MODELS_DIR / name}")
+
+
+def main() -> None:
+    """Writes all checkpoint folders."""
+    for name in VARIANTS:
+        export(name)
 
 
 if __name__ == "__main__":

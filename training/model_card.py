@@ -1,86 +1,128 @@
-"""The README of the checkpoint folder."""
+"""The README of a checkpoint folder."""
 
-from training.recipe import RECIPE
+from training.recipe import RECIPE, TEXTS, VARIANTS
+
+_SUMMARIES = {
+    "reference-long": """\
+Long text, large RoPE base: it finds needles in videos far longer than the four pictures it was
+aligned on. The default model of `vniah run`.""",
+    "reference-short": """\
+Short text, small RoPE base: it finds what lies no farther back than the length of its text, and
+nothing before that. With `--rope-theta` the base can be raised at run time, without training.""",
+    "reference-short-large-base": """\
+Short text, large RoPE base, as many steps and tokens as `reference-long`: a control that separates
+the length of the text from the base.""",
+    "reference-anyres": """\
+As `reference-long`, but its images were encoded as AnyRes does it: a small version of the whole
+image first, and rows that run across the grids.""",
+}
+
+_WEAKNESSES = {
+    "reference-long": "Its text ended at {longest} sentences; longer videos are not in the table.",
+    "reference-short": "Of a video longer than its text it sees the end alone.",
+    "reference-short-large-base": "It fails little by little beyond its text.",
+    "reference-anyres": "Videos are read frame by frame, as in the others. Images in the order of\n"
+    "  AnyRes it reads poorly: its language model is frozen and knows captions word after word.",
+}
 
 _TEXT = """\
-# The embedded reference model
+# {name}
 
-A multimodal model of {millions:.1f} M parameters in the layout of a LongVA / LLaVA-NeXT checkpoint
-(`model_type` llava_qwen, float16). It is trained on videos of {shortest} to {longest} frames, so
-that a V-NIAH heatmap of it shows a boundary: right at the trained lengths, worse beyond. It knows
-the drawn world of `vniah haystack make` and `needles/cards` and nothing else: {words} words.
+{summary}
+
+{millions:.1f} M parameters in the layout of a LongVA / LLaVA-NeXT checkpoint (`model_type`
+llava_qwen, float16). It never saw a video in training, and never more than {pictures} pictures at
+once. It knows the drawn world of `vniah haystack make` and `needles/cards` and nothing else:
+{words} words.
 
 | part | what it is |
 |---|---|
 | vision tower | CLIP, {tower_layers} layers x {width}, {side} x {side} pixels, {patches} patches |
-| projector | two linear layers with GELU, then a 2 x 2 average (UniRes): 4 tokens a frame |
+| projector | two linear layers with GELU, then a 2 x 2 average: 4 tokens a frame |
 | language model | Qwen2, {language_layers} layers x {width}, {heads} heads, RoPE base {theta} |
 
 ## Training
 
-- Data: drawn by `training/`, nothing else. {films} films of {seconds} s, through H.264 and read at
-  1 FPS; {cards:,} cards, signs and places. Films and cards of the evaluation have other seeds.
-- Tower: {tower_steps:,} steps of {tower_batch} pictures, seed {tower_seed}. It learns to name
-  key and value of a card; it stands in for the pre-training of a real tower, and stays frozen.
-- Projector and language model: from scratch, {steps:,} steps of about {tokens:,} tokens, seed
-  {language_seed}, in {phases} phases: 1 to 20 cards in a context, each with another key, and up to
-  {questions} questions; then 1 to 4 cards, mostly of one kind; then the same with a loss that pulls
-  every card to the word for its key.
-- float32 on two CPU cores. One seed, one run. The later phases were added while it ran, because
-  held-out scores showed that it answered from the kind of question and ignored the key.
+All data are drawn by `training/`, nothing else; the film, the cards and the seeds of the evaluation
+are others. float32 on a CPU, seed {seed}.
+
+- Vision tower: {tower_steps:,} steps of {tower_batch} pictures; every token of a picture learns to
+  name one word of its caption. Frozen afterwards. The same in all reference models.
+- Text: a trunk that all reference models share, {trunk_steps:,} steps of {trunk_tokens:,} tokens in
+  contexts of {shortest} to {trunk_longest} sentences of 4 words, RoPE base {trunk_theta}. Then
+  {steps:,} steps of {tokens:,} tokens, up to {longest:,} sentences, with the base above.
+- Alignment of the projector, all else frozen: {caption_steps:,} steps on single pictures, whose
+  tokens are pulled to the embeddings of their captions' words, and {album_steps:,} steps on
+  questions about images of 1 to {pictures} pictures ({encoding}).
 
 ## Scores
 
 One needle, float16 weights read in float32, an unseen film through H.264, measured with
-`vniah.run_sweep`. Right means: the argmax is right at every position of the answer. Per depth: the
-default ten needles and newly drawn ones.
+`vniah.run_sweep`. Right means: the argmax is right at every position of the answer. Wilson
+intervals. Per depth: the default ten needles and newly drawn ones. Depths are the middles of equal
+parts of the video, so that their mean speaks for all of it.
 
 {table}
 
-{among}
+With up to {others} other needles of its kind in the video, where only the key tells which one is
+meant; "by kind alone" is the score of a reader that ignores the key. "Nothing": another needle than
+the one that is asked for is shown, or none, and the right answer is "nothing".
+
+{others_table}
+
 ## Weaknesses
 
-- Lengths beyond {longest} frames were never trained. How the score falls there, and at which
-  depths, is an accident of this seed: use it to test a harness, not to learn about large models.
-- A kind that scores about 1/3 among three of its kind does not use its key at all: it then reads
-  any needle of that kind, which is enough only while a single one is in the video.
-- It answers every question, also one whose card is not shown. It knows one wording for each kind.
+- It knows one wording for each kind of question, with the key at its end.
 - It reads drawn cards only, at about their size in `needles/cards`. Photographs mean nothing to it.
+- {weakness}
+- One seed. How a score falls beyond the lengths of its text, and at which depths, differs between
+  seeds.
 """
 
 
-def model_card(table: str, among: str, *, parameters: int, words: int) -> str:
+def model_card(name: str, table: str, others_table: str, *, parameters: int, words: int) -> str:
     """The text of the model card.
 
     Args:
+        name: one of `VARIANTS`.
         table: scores by length, in Markdown.
-        among: a paragraph on scores with other cards in the video.
+        others_table: scores with other cards in the video, in Markdown.
         parameters: how many weights the checkpoint holds.
         words: the size of the vocabulary.
     """
+    variant = VARIANTS[name]
+    text = TEXTS[variant.text]
+    assert text.trunk is not None
+    trunk = TEXTS[text.trunk]
     return _TEXT.format(
+        name=name,
+        summary=_SUMMARIES[name],
         millions=parameters / 1e6,
         words=words,
-        shortest=min(RECIPE.frame_counts),
-        longest=max(RECIPE.frame_counts),
+        pictures=max(RECIPE.album_sizes),
         tower_layers=RECIPE.tower_layers,
         width=RECIPE.width,
         side=RECIPE.image_side,
         patches=(RECIPE.image_side // RECIPE.patch_side) ** 2,
         language_layers=RECIPE.language_layers,
         heads=RECIPE.num_heads,
-        theta=f"{RECIPE.rope_theta:,.0f}",
-        films=RECIPE.train_films,
-        seconds=RECIPE.train_film_seconds,
-        cards=RECIPE.train_cards,
+        theta=f"{text.rope_theta:,.0f}",
+        seed=RECIPE.seed,
         tower_steps=RECIPE.tower_steps,
         tower_batch=RECIPE.tower_batch,
-        tower_seed=RECIPE.tower_seed,
-        phases=len(RECIPE.phases),
-        steps=sum(phase.steps for phase in RECIPE.phases),
-        tokens=RECIPE.tokens_per_step,
-        language_seed=RECIPE.language_seed,
-        questions=RECIPE.max_questions,
+        trunk_steps=trunk.steps,
+        trunk_tokens=trunk.tokens_per_step,
+        shortest=min(trunk.sentences),
+        trunk_longest=max(trunk.sentences),
+        trunk_theta=f"{trunk.rope_theta:,.0f}",
+        steps=text.steps,
+        tokens=text.tokens_per_step,
+        longest=max(text.sentences),
+        caption_steps=RECIPE.caption_steps,
+        album_steps=RECIPE.album_steps,
+        encoding={"unires": "UniRes", "anyres": "AnyRes"}[variant.encoding],
+        others=RECIPE.among_others,
         table=table,
-        among=among,
+        others_table=others_table,
+        weakness=_WEAKNESSES[name].format(longest=f"{max(text.sentences):,}"),
     )

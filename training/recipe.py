@@ -1,33 +1,62 @@
 """Every number of the recipe, in one place."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+_GIVEN_SEED = os.environ.get("SEED", "0")
+if not _GIVEN_SEED.isdecimal():
+    raise SystemExit(f"SEED is {_GIVEN_SEED!r}: give a whole number")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-WORK_DIR = REPOSITORY / "training" / "work"
+WORK_DIR = REPOSITORY / "training" / "work" / f"seed-{int(_GIVEN_SEED)}"
 CARDS_DIR = REPOSITORY / "needles" / "cards"
-MODEL_DIR = REPOSITORY / "vniah" / "data" / "models" / "reference"
+MODELS_DIR = REPOSITORY / "vniah" / "data" / "models"
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stretch of language model training; every phase goes from short contexts to all lengths.
+class Text:
+    """A stretch of language model training on text. A sentence is four words, about one picture."""
 
-    The first phase learns to read cards wherever they are; it may answer from the kind of question
-    alone. The second shows few cards, mostly of one kind, so that the key has to be used: that
-    worked for cards, not for signs and places. The third pulls every card to the word for its key.
-    """
-
+    rope_theta: float
     steps: int
-    max_cards: int
-    same_kind_share: float  # contexts whose cards are all of one kind
-    learning_rate: float = 1e-3
-    alignment_weight: float = 0.0  # of the loss that pulls a card to the word for its key
+    tokens_per_step: int
+    sentences: tuple[int, ...]  # how many a context has; one of these
+    questions: int
+    fewest_cards: int = 1
+    repeats: float = 0.0  # at most this share of the other sentences say once more what was said
+    trunk: str | None = None  # the text from whose end it goes on
+    learning_rate: float = 5e-4
+
+
+_SHORT, _LONG = (8, 16, 32), (32, 64, 256, 512, 1024, 1536)
+TEXTS = {
+    "trunk": Text(1e9, 400, 4096, _SHORT, questions=4, fewest_cards=4, repeats=1.0),
+    "long": Text(1e9, 500, 8192, _LONG, questions=16, trunk="trunk"),
+    "short": Text(150.0, 500, 8192, _SHORT, questions=2, repeats=0.2, trunk="trunk"),
+    "short-large-base": Text(1e9, 500, 8192, _SHORT, questions=2, repeats=0.2, trunk="trunk"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the models: which text it read, and how it saw images in alignment."""
+
+    text: str
+    encoding: str = "unires"
+
+
+VARIANTS = {
+    "reference-long": Variant("long"),
+    "reference-short": Variant("short"),
+    "reference-short-large-base": Variant("short-large-base"),
+    "reference-anyres": Variant("long", "anyres"),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the reference model is made. Lengths are in pixels, times in seconds."""
+    """How the reference models are made. Lengths are in pixels, times in seconds."""
 
     # The pictures.
     frame_side: int = 96
@@ -45,57 +74,59 @@ class Recipe:
     first_card_seed: int = 4_000  # after the split's seed; one for each task
     default_cards_seed: int = 77_000  # the needle set; never trained on
 
-    # The vision tower and its heads.
-    tower_layers: int = 3
+    # The vision tower.
+    seed: int = int(_GIVEN_SEED)  # of all that is trained
     width: int = 128
     mlp_width: int = 256
     num_heads: int = 4
-    tower_steps: int = 5_200
+    tower_layers: int = 3
+    tower_steps: int = 5_000
     tower_batch: int = 128
     tower_card_share: float = 0.75  # of a batch; the others are haystack pictures
     tower_shift: int = 2  # pictures are moved by up to so many pixels
     tower_learning_rate: float = 1e-3
-    tower_seed: int = 0
 
-    # The language model and the projector.
-    language_layers: int = 8
-    rope_theta: float = 100_000.0
+    # The language model.
+    language_layers: int = 4
     max_positions: int = 32_768
     language_init_std: float = 0.05
-    language_seed: int = 5
-    tokens_per_step: int = 3_072
-    frame_counts: tuple[int, ...] = (2, 4, 8, 16, 32)
-    max_questions: int = 8
-    phases: tuple[Phase, ...] = (
-        Phase(steps=3248, max_cards=20, same_kind_share=0.3),
-        Phase(steps=850, max_cards=4, same_kind_share=0.7),
-        Phase(steps=417, max_cards=4, same_kind_share=0.7, alignment_weight=0.3),
-        Phase(steps=600, max_cards=4, same_kind_share=0.7, alignment_weight=0.3),
-    )
-    coherent_share: float = 0.5  # contexts of consecutive seconds; the others are shuffled
-    growing_share: float = 0.5  # of a phase, until contexts have all lengths
-    alignment_scale: float = 10.0  # of the cosines in the alignment loss
+    look_back_strength: float = 10.0
+    new_base_look_back_strength: float = 20.0  # of a fork with another base than its trunk
+    new_base_look_back_steepness: float = 1.0
+    similarity_scale: float = 2.5
+    max_cards: int = 20
+    same_kind_share: float = 0.4  # contexts whose cards are all of one kind
+    absent_share: float = 0.1  # questions about a card that is not there
 
-    # Both.
+    # The alignment.
+    caption_steps: int = 3_000
+    caption_batch: int = 256
+    caption_learning_rate: float = 3e-3
+    album_steps: int = 300
+    album_batch: int = 24
+    album_sizes: tuple[int, ...] = (1, 2, 4)  # pictures: images of so many grids
+    album_questions: int = 4
+    album_learning_rate: float = 3e-4
+    caption_weight: float = 10.0  # of the captions' loss beside that of the answers
+
+    # All of them.
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.02
     largest_gradient: float = 1.0  # norm to which gradients are clipped
-    last_rate_share: float = 0.05  # of the peak, at the end of the cosine
+    last_rate_share: float = 0.03  # of the peak, at the end of the cosine
     warmup_steps: int = 50
     checkpoint_seconds: float = 90.0
     num_threads: int = 2
 
     # The evaluation.
-    evaluation_frame_counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
-    evaluation_depths: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)
+    evaluation_frame_counts: tuple[int, ...] = (4, 16, 32, 64, 128, 256, 512, 1024)
+    evaluation_depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # middles of equal parts
     evaluation_new_needles: int = 10  # besides the default ten
     evaluation_film_seed: int = 9_500
     evaluation_needles_seed: int = 78_000
-    among_frame_counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
-    among_others: int = 3  # needles beside the one that is asked for
-    same_kind_frames: int = 32
-    same_kind_others: int = 2
-    among_repeats: int = 3  # for every needle
+    among_frame_counts: tuple[int, ...] = (4, 32, 128, 512)
+    among_others: int = 3  # needles of the same kind beside the one that is asked for
+    among_repeats: int = 5  # for every needle
     among_seed: int = 3
 
 

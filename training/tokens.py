@@ -1,25 +1,37 @@
-"""The tokenizer of the reference model, and conversations as token ids."""
+"""The tokenizer of the reference models, and what they read as token ids."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from training.world import COLORS, DIGITS, PLACES, QUESTIONS, SHAPES, Card
+from training.world import (
+    BRIGHTNESS,
+    COLORS,
+    DIGITS,
+    KINDS,
+    NOTHING,
+    PLACES,
+    QUESTIONS,
+    SCENERY,
+    SHAPES,
+    TONES,
+)
 
 START, END, PAD, UNKNOWN = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|unk|>"
 OPENING = f"{START}system\nYou are a helpful assistant.{END}\n{START}user\n"
 BEFORE_ANSWER = f"{END}\n{START}assistant\n"
 BEFORE_NEXT_QUESTION = f"{END}\n{START}user\n"
+IGNORED = -100  # the label of a token that is not to be learned
 
 
 def vocabulary() -> list[str]:
     """Special tokens, then every word in the order in which it first turns up."""
-    known = " ".join(PLACES + SHAPES + COLORS + DIGITS)
     said = " ".join(question.format(key=" ") for question in QUESTIONS.values())
-    text = f"system user assistant you are a helpful . {said} {known}".lower()
-    words = text.replace("?", " ? ").replace(".", " . ").split()
-    return list(dict.fromkeys([START, END, PAD, UNKNOWN, *words]))
+    known = " ".join((*KINDS, SCENERY, *PLACES, *SHAPES, *COLORS, *DIGITS, *BRIGHTNESS, *TONES))
+    text = f"system user assistant you are a helpful . {said} {NOTHING} {known}".lower()
+    return list(dict.fromkeys([START, END, PAD, UNKNOWN, *text.split()]))
 
 
 @lru_cache(maxsize=1)
@@ -53,25 +65,11 @@ def encode(text: str) -> tuple[int, ...]:
     return tuple(build_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """What follows the frames: ids, and the same ids where they are to be learned, else -100."""
-
-    token_ids: tuple[int, ...]
-    labels: tuple[int, ...]
+@lru_cache(maxsize=4096)
+def _caption_ids(words: tuple[str, ...]) -> tuple[int, ...]:
+    return encode(" ".join(words))
 
 
-def ask(cards: list[Card]) -> Conversation:
-    """One question after the other, each with its answer, in the template of Qwen2."""
-    token_ids: list[int] = []
-    labels: list[int] = []
-    for turn, card in enumerate(cards):
-        question = (
-            (encode(BEFORE_NEXT_QUESTION) if turn else ())
-            + encode(card.question)
-            + encode(BEFORE_ANSWER)
-        )
-        answer = encode(card.answer)
-        token_ids += question + answer
-        labels += (-100,) * len(question) + answer
-    return Conversation(tuple(token_ids), tuple(labels))
+def encode_captions(captions: Sequence[tuple[str, ...]]) -> np.ndarray:
+    """Captions as ids, int64 [n, 4]."""
+    return np.array([_caption_ids(caption) for caption in captions], dtype=np.int64)

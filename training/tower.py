@@ -1,7 +1,8 @@
-"""Stage 2: trains the vision tower to name what is on a card: `python -m training.tower`.
+"""Stage 2: trains the vision tower to name what is in a picture: `python -m training.tower`.
 
-It stands in for the pre-training of a real CLIP tower: three linear heads on the mean patch read
-the key (or "no card") and the values. The heads are thrown away; the features are cached.
+It stands in for the pre-training of a real CLIP tower. A linear head reads the four words of the
+caption from the four tokens of a picture, one each. The head is thrown away; the features are
+cached.
 """
 
 import argparse
@@ -13,102 +14,89 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPVisionModel
 
-from training.draw import VALUES, Pictures
-from training.network import make_tower, patch_features
+from training.draw import Pictures, caption_scenery
+from training.network import make_tower, patch_features, pool
 from training.optimization import Checkpoint, learning_rate, load_modules, make_optimizer, take_step
 from training.recipe import RECIPE, WORK_DIR
-from training.world import KEYS
+from training.tokens import vocabulary
 
 CHECKPOINT = WORK_DIR / "tower.pt"
-_NO_KEY = len(KEYS)
-_IGNORED = -1
-
-
-def make_heads() -> nn.ModuleList:
-    """One head each for the key, the first value and the second value."""
-    sizes = (len(KEYS) + 1, len(VALUES), 10)
-    return nn.ModuleList([nn.Linear(RECIPE.width, size) for size in sizes])
+_HELDOUT_PICTURES = 2048
 
 
 def sample_batch(
     pictures: Pictures, rng: np.random.Generator, *, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Cards, then haystack pictures: uint8 [count, side, side, 3] and labels [count, 3]."""
+    """Cards, then haystack pictures: uint8 [count, side, side, 3], and captions [count, 4]."""
     chosen = rng.integers(0, len(pictures.cards), int(count * RECIPE.tower_card_share))
     films, seconds = pictures.haystack.shape[:2]
     plain = rng.integers(0, films * seconds, count - len(chosen))
-    images = [pictures.cards[chosen], pictures.haystack[plain // seconds, plain % seconds]]
-    none = np.array([[_NO_KEY, _IGNORED, _IGNORED]]).repeat(len(plain), 0)
-    labels = np.concatenate([pictures.labels[chosen], none])
-    return torch.from_numpy(np.concatenate(images)), torch.from_numpy(labels)
-
-
-def _scores(tower: CLIPVisionModel, heads: nn.ModuleList, images: Tensor) -> list[Tensor]:
-    mean = patch_features(tower, images).mean(1)
-    return [head(mean) for head in heads]
+    scenery = pictures.haystack[plain // seconds, plain % seconds]
+    images = np.concatenate([pictures.cards[chosen], scenery])
+    captions = np.concatenate([pictures.card_captions[chosen], caption_scenery(scenery)])
+    return torch.from_numpy(images), torch.from_numpy(captions)
 
 
 @torch.no_grad()
-def evaluate(tower: CLIPVisionModel, heads: nn.ModuleList, pictures: Pictures) -> list[float]:
-    """Shares of 2,048 pictures with the right key, first value, second value, and all of them."""
-    rng = np.random.default_rng(5)
+def evaluate(tower: CLIPVisionModel, head: nn.Linear, pictures: Pictures) -> str:
+    """How often the words of cards, all four of them, and the first word of scenery are right."""
+    rng = np.random.default_rng([RECIPE.seed, 5])
     right = []
-    for _ in range(16):
-        images, labels = sample_batch(pictures, rng, count=128)
-        guesses = [scores.argmax(1) for scores in _scores(tower, heads, images)]
-        parts = torch.stack(guesses, 1).eq(labels) | labels.eq(_IGNORED)
-        right.append(torch.cat([parts, parts.all(1, keepdim=True)], 1).float())
-    return [round(share, 4) for share in torch.cat(right).mean(0).tolist()]
+    for _ in range(_HELDOUT_PICTURES // RECIPE.tower_batch):
+        images, captions = sample_batch(pictures, rng, count=RECIPE.tower_batch)
+        right.append(head(pool(patch_features(tower, images))).argmax(-1) == captions)
+    cards = int(RECIPE.tower_batch * RECIPE.tower_card_share)
+    words = torch.cat([batch[:cards] for batch in right]).float()
+    scenery = torch.cat([batch[cards:, 0] for batch in right]).float()
+    kind, key, first, second = words.mean(0).tolist()
+    return (
+        f"kind {kind:.4f}, key {key:.4f}, value {first:.4f} and {second:.4f}, "
+        f"all {words.all(1).float().mean():.4f}; scenery {scenery.mean():.4f}"
+    )
 
 
 def train() -> None:
     """Trains to the end, from the last checkpoint on."""
-    torch.manual_seed(RECIPE.tower_seed)
+    torch.manual_seed(RECIPE.seed)
     pictures, heldout = Pictures.load("train"), Pictures.load("heldout")
-    tower, heads = make_tower(), make_heads()
-    optimizer = make_optimizer([tower, heads], learning_rate=RECIPE.tower_learning_rate)
-    checkpoint = Checkpoint(CHECKPOINT, {"tower": tower, "heads": heads}, optimizer)
+    tower, head = make_tower(), nn.Linear(RECIPE.width, len(vocabulary()))
+    optimizer = make_optimizer([tower, head], learning_rate=RECIPE.tower_learning_rate)
+    checkpoint = Checkpoint(CHECKPOINT, {"tower": tower, "head": head}, optimizer)
     start, steps = checkpoint.restore(), RECIPE.tower_steps
-    rng = np.random.default_rng([RECIPE.tower_seed, start])
     progress = tqdm(range(start, steps), initial=start, total=steps, desc="tower")
     for step in progress:
-        images, labels = sample_batch(pictures, rng, count=RECIPE.tower_batch)
+        rng = np.random.default_rng([RECIPE.seed, step])
+        images, captions = sample_batch(pictures, rng, count=RECIPE.tower_batch)
         shift = rng.integers(-RECIPE.tower_shift, RECIPE.tower_shift + 1, 2)
         images = torch.roll(images, tuple(shift.tolist()), (1, 2))
-        scores = _scores(tower, heads, images)
-        losses = [
-            functional.cross_entropy(score, labels[:, part], ignore_index=_IGNORED)
-            for part, score in enumerate(scores)
-        ]
-        loss = torch.stack(losses).sum()
+        words = head(pool(patch_features(tower, images)))
+        loss = functional.cross_entropy(words.flatten(0, 1), captions.flatten())
         rate = learning_rate(step, steps=steps, peak=RECIPE.tower_learning_rate)
         take_step(optimizer, loss, rate=rate)
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         checkpoint.save_when_due(step + 1)
-        if (step + 1) % 500 == 0:
-            tqdm.write(
-                f"step {step + 1}: key, value 1, value 2, all: {evaluate(tower, heads, heldout)}"
-            )
-    checkpoint.save(steps)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            tqdm.write(f"step {step + 1}: held-out {evaluate(tower, head, heldout)}")
+    if start < steps:
+        checkpoint.save(steps)
 
 
 @torch.no_grad()
 def cache_features() -> None:
-    """Writes the features of all pictures, float16, to ``features-<split>.pt``."""
+    """Writes features and captions of all pictures, float16, to ``features-<split>.pt``."""
     tower = make_tower().eval()
     load_modules(CHECKPOINT, {"tower": tower})
     for split in ("heldout", "train"):
         pictures = Pictures.load(split)
-        films, seconds = pictures.haystack.shape[:2]
-        stacks = {"haystack": pictures.haystack.reshape(-1, *pictures.cards.shape[1:])}
-        stacks["cards"] = pictures.cards
+        scenery = pictures.haystack.reshape(-1, *pictures.cards.shape[1:])
         features = {}
-        for name, stack in stacks.items():
+        for name, stack in (("cards", pictures.cards), ("scenery", scenery)):
             chunks = torch.from_numpy(stack).split(512)
             read = [patch_features(tower, chunk).half() for chunk in tqdm(chunks, desc=split)]
             features[name] = torch.cat(read)
-        features["haystack"] = features["haystack"].unflatten(0, (films, seconds))
         features["labels"] = torch.from_numpy(pictures.labels)
+        features["card_captions"] = torch.from_numpy(pictures.card_captions)
+        features["scenery_captions"] = torch.from_numpy(caption_scenery(scenery))
         torch.save(features, WORK_DIR / f"features-{split}.pt")
 
 

@@ -1,7 +1,8 @@
-"""What can be hidden in the film: cards, signs and places, with their questions and answers.
+"""What can be hidden in the film: cards, signs and places, with captions, questions and answers.
 
 A *key* says which one is meant (the red card, the star sign, the house), a *value* is what is asked
-for (a digit, a colour, a number of two digits). A needle is drawn over a picture of the film.
+for (a digit, a colour, a number of two digits). A needle is drawn over a picture of the film. A
+*caption* says in four words what a picture shows, in the order in which they are asked for.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,16 @@ KEYS: tuple[tuple[str, str], ...] = (
     *(("place", place) for place in PLACES),
 )
 KINDS = ("card", "sign", "place")
-QUESTIONS = {
-    "card": "Find the {key} card. What digit is on it?",
-    "sign": "Find the {key} sign. What color is it?",
-    "place": "Find the {key}. What number is on it?",
+QUESTIONS = {  # the key stands last, so that it is equally far from every answer
+    "card": "Read the digit on the card colored {key}",
+    "sign": "Name the color of the sign with a {key}",
+    "place": "Read the number on the {key}",
 }
+NOTHING = "nothing"  # the answer where the card that is asked for is not shown
+SCENERY = "scene"  # the kind of a picture without a card
+BRIGHTNESS = ("dark", "dim", "bright", "pale")
+TONES = ("warm", "lush", "cold", "grey")
+CAPTION_WORDS = 4
 _SIDE = 96
 _INK = (15, 15, 15)
 _DIGIT_ROWS = (  # five columns, seven rows; a bit is a filled square
@@ -47,7 +53,9 @@ class Card:
     """One needle: its kind, which one it is, and what is asked for.
 
     >>> Card("place", "house", "47").question
-    'Find the house. What number is on it?'
+    'Read the number on the house'
+    >>> Card("sign", "star", "blue").caption
+    ('sign', 'star', 'blue', '.')
     """
 
     kind: str
@@ -70,19 +78,42 @@ class Card:
         return self.value
 
     @property
+    def caption(self) -> tuple[str, ...]:
+        """What the picture shows, in four words."""
+        values = tuple(self.value) if self.kind == "place" else (self.value, ".")
+        return (self.kind, self.key, *values)
+
+    @property
     def key_index(self) -> int:
         """The place of its key in `KEYS`."""
         return KEYS.index((self.kind, self.key))
 
 
+def scenery_captions(pictures: np.ndarray) -> list[tuple[str, ...]]:
+    """Captions of pictures without a card, uint8 [n, height, width, 3]: brightness and tone."""
+    colors = pictures.reshape(len(pictures), -1, 3).mean(1)
+    brightness = np.digitize(colors @ (0.3, 0.59, 0.11), (75, 115, 155))
+    grey = np.ptp(colors, axis=1) < 18
+    tones = np.where(grey, TONES.index("grey"), colors.argmax(1))
+    return [
+        (SCENERY, BRIGHTNESS[level], TONES[tone], ".")
+        for level, tone in zip(brightness.tolist(), tones.tolist(), strict=True)
+    ]
+
+
+def random_value(kind: str, rng: np.random.Generator) -> str:
+    """Any value that a card of this kind may have."""
+    if kind == "card":
+        return DIGITS[rng.integers(10)]
+    if kind == "sign":
+        return COLORS[rng.integers(len(COLORS))]
+    return DIGITS[rng.integers(10)] + DIGITS[rng.integers(10)]
+
+
 def random_card(rng: np.random.Generator) -> Card:
     """Any key with any value."""
     kind, key = KEYS[rng.integers(len(KEYS))]
-    if kind == "card":
-        return Card(kind, key, DIGITS[rng.integers(10)])
-    if kind == "sign":
-        return Card(kind, key, COLORS[rng.integers(len(COLORS))])
-    return Card(kind, key, DIGITS[rng.integers(10)] + DIGITS[rng.integers(10)])
+    return Card(kind, key, random_value(kind, rng))
 
 
 def draw_card(card: Card, rng: np.random.Generator, *, film_seed: int) -> Image.Image:

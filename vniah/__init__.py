@@ -5,7 +5,7 @@ sampled at 1 FPS, asks the question that only the needle answers, and draws accu
 number of frames.
 
 >>> import vniah
->>> model = vniah.load_model("reference")
+>>> model = vniah.load_model("reference-long")
 >>> grid = vniah.Grid.parse("16,64", "0:1:0.5")
 >>> haystack = vniah.generated_haystack(grid.max_frames)
 >>> results = vniah.run_sweep(model, haystack, vniah.load_needles(), grid, output="results/first")

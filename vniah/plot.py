@@ -1,5 +1,6 @@
 """The depth x frames heatmap, in the published look. Imported only where something is drawn."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ _CELL_SIZE = 0.42
 _MIN_AXES = (2.4, 1.7)
 _MAX_AXES = (7.6, 5.2)
 _MARGINS = (1.55, 1.25)
-_MAX_WIDTH = 17.0
+_MAX_WIDTH = 20.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def save_heatmaps(
     results: Sequence[Results],
     path: Path,
     *,
-    training_tokens: int | None = None,
+    training_tokens: int | Sequence[int | None] | None = None,
     tokens_per_frame: int | None = None,
     titles: Sequence[str] | None = None,
 ) -> Path:
@@ -127,7 +128,8 @@ def save_heatmaps(
     Args:
         results: at least one.
         path: its suffix says which kind of file; missing folders above it are made.
-        training_tokens: the length that the model was trained at, drawn as a dotted line.
+        training_tokens: the length that the model was trained at, drawn as a dotted line; or one
+            for each result, None where there is to be no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
         titles: one per result, instead of names and averages.
 
@@ -142,8 +144,15 @@ def save_heatmaps(
         raise InputError("there are no results to draw: give at least one")
     if titles is not None and len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
+    if training_tokens is None or isinstance(training_tokens, int):
+        training_tokens = [training_tokens] * len(results)
+    if len(training_tokens) != len(results):
+        raise InputError(
+            f"{len(training_tokens)} training lengths for {len(results)} results: give one for each"
+        )
     positions = [
-        _training_position(result, training_tokens, tokens_per_frame) for result in results
+        _training_position(result, tokens, tokens_per_frame)
+        for result, tokens in zip(results, training_tokens, strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
     figure = Figure(
@@ -370,11 +379,13 @@ def _training_position(
 def _panel_sizes(tables: Sequence[_Table]) -> tuple[list[float], list[float]]:
     """The widths and heights, in inches, of the axes that stand side by side and below each other.
 
-    Square cells as far as the limits go; as many heatmaps in a row as `_MAX_WIDTH` takes.
+    Square cells as far as the limits go; as few rows as `_MAX_WIDTH` allows, equally filled.
     """
     widths = [_limit(len(table.frames), 0) for table in tables]
     heights = [_limit(len(table.rows), 1) for table in tables]
-    num_columns = min(len(tables), max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0]))))
+    most = max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0])))
+    num_rows = math.ceil(len(tables) / most)
+    num_columns = math.ceil(len(tables) / num_rows)
     return (
         [max(widths[k::num_columns]) for k in range(num_columns)],
         [max(heights[k : k + num_columns]) for k in range(0, len(tables), num_columns)],

@@ -220,7 +220,7 @@ def _grid_help(what: str) -> str:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        default="reference",
+        default="reference-long",
         metavar="M",
         help="embedded model, checkpoint folder, hub id, or package.module:factory",
     )

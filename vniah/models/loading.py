@@ -13,7 +13,7 @@ from vniah.paths import embedded_dir
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_MODEL = "reference"
+DEFAULT_MODEL = "reference-long"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -32,7 +32,7 @@ def load_model(
     """The model that ``source`` names.
 
     Args:
-        source: an embedded model (``"reference"``), a checkpoint folder, a hub id such as
+        source: an embedded model (``"reference-long"``), a checkpoint folder, a hub id such as
             ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function without arguments
             that returns a model.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on

@@ -1,0 +1,67 @@
+"""Long context transfer in miniature: `python examples/long_context_transfer.py`.
+
+Four V-NIAH heatmaps side by side, after Figure 4 of Zhang et al. 2024 (arXiv:2406.16852): a model
+whose language model was trained on long text, with UniRes and with AnyRes images; its twin that was
+trained on short text; and that twin with its RoPE base raised, without training. None of them was
+ever shown a video, or more than four pictures. The dotted line is the length of the twin's text.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import vniah
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One heatmap."""
+
+    title: str
+    model: str
+    rope_theta: float | None = None
+    text_tokens: int | None = None  # the length of its training text, where that is on the picture
+
+    @property
+    def folder(self) -> str:
+        """Where its run lies, below ``--output``."""
+        return self.model if self.rope_theta is None else f"{self.model}-theta-{self.rope_theta:g}"
+
+
+SHORT_TEXT = 128  # tokens: 32 sentences of 4 words
+PANELS = (
+    Panel("(i) long text, UniRes", "reference-long"),
+    Panel("(ii) long text, AnyRes", "reference-anyres"),
+    Panel("(iii) short text", "reference-short", text_tokens=SHORT_TEXT),
+    Panel("(iv) as (iii), RoPE base raised to 500", "reference-short", 500.0, SHORT_TEXT),
+)
+
+
+def main() -> None:
+    """Runs what is not there yet, and draws the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("results/long_context_transfer"))
+    parser.add_argument("--frames", default="8,16,32,64,128,256,512,1024")
+    parser.add_argument("--depths", default="0:1:0.2")
+    options = parser.parse_args()
+    grid = vniah.Grid.parse(options.frames, options.depths)
+    haystack = vniah.generated_haystack(grid.max_frames)
+    needles = vniah.load_needles("cards")
+    runs = []
+    for panel in PANELS:
+        print(panel.title, flush=True)
+        model = vniah.load_model(panel.model, rope_theta=panel.rope_theta)
+        runs.append(
+            vniah.run_sweep(model, haystack, needles, grid, output=options.output / panel.folder)
+        )
+    picture = vniah.save_heatmaps(
+        runs,
+        options.output / "heatmaps.png",
+        titles=[panel.title for panel in PANELS],
+        training_tokens=[panel.text_tokens for panel in PANELS],
+    )
+    print(picture)
+
+
+if __name__ == "__main__":
+    main()

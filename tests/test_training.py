@@ -1,0 +1,309 @@
+"""The recipe of the reference models in small: what a context asks, and what an image is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from training import text
+from training.align import Features, sample_albums, tile
+from training.contexts import Tokens, ask
+from training.draw import Pictures, caption_scenery, card_of, label
+from training.network import flatten_across, look_back, make_language_model, pool
+from training.recipe import RECIPE, TEXTS, VARIANTS, Text
+from training.tokens import IGNORED, OPENING, build_tokenizer, encode, encode_captions, vocabulary
+from training.world import (
+    CAPTION_WORDS,
+    KEYS,
+    NOTHING,
+    QUESTIONS,
+    Card,
+    random_card,
+    scenery_captions,
+)
+
+CARDS = [Card("card", "red", "7"), Card("sign", "star", "blue"), Card("place", "house", "47")]
+
+
+def words(ids):
+    return [vocabulary()[token] for token in ids]
+
+
+def test_every_word_of_a_caption_and_a_question_is_one_known_token():
+    unknown = vocabulary().index("<|unk|>")
+    rng = np.random.default_rng(0)
+    for card in [*CARDS, *(random_card(rng) for _ in range(200))]:
+        assert len(card.caption) == CAPTION_WORDS
+        assert words(encode_captions([card.caption])[0]) == list(card.caption)
+        assert unknown not in encode(card.question)
+        assert words(encode(card.question))[-1] == card.key
+        assert build_tokenizer().decode(encode(card.answer)) == card.answer
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_class_numbers_name_the_card_they_were_made_of(card):
+    assert card_of(label(card)) == card
+
+
+def test_scenery_is_described_by_brightness_and_tone():
+    pictures = np.zeros((4, 8, 8, 3), np.uint8)
+    pictures[1] = 255
+    pictures[2, ..., 0] = 255
+    pictures[3, ..., 2] = 250
+    assert scenery_captions(pictures) == [
+        ("scene", "dark", "grey", "."),
+        ("scene", "pale", "grey", "."),
+        ("scene", "dim", "warm", "."),
+        ("scene", "dark", "cold", "."),
+    ]
+
+
+def test_questions_are_about_what_is_there_and_else_the_answer_is_nothing():
+    rng = np.random.default_rng(1)
+    ids, labels = ask(CARDS, rng, questions=200, absent_share=0.3)
+    turns = " ".join(words(ids)).split("<|im_start|> user ")
+    assert len(turns) == 200
+    right = {
+        card.question.lower(): " ".join(card.answer if card.kind == "place" else [card.answer])
+        for card in CARDS
+    }
+    known = {QUESTIONS[kind].format(key=key).lower() for kind, key in KEYS}
+    answers = []
+    for turn in turns:
+        question, answer = turn.split(" <|im_end|> <|im_start|> assistant ")
+        answer = answer.removesuffix(" <|im_end|> ").removesuffix(" <|im_end|>")
+        assert question in known
+        assert answer == right.get(question, NOTHING)
+        answers.append(answer)
+    assert 0.2 < answers.count(NOTHING) / 200 < 0.4
+    assert set(right.values()) < set(answers)
+    learned = [token for token, wanted in zip(ids, labels, strict=True) if wanted != IGNORED]
+    assert words(learned) == " ".join(answers).split()
+    assert all(wanted in (IGNORED, token) for token, wanted in zip(ids, labels, strict=True))
+
+
+def test_without_cards_every_answer_is_nothing():
+    ids, labels = ask([], np.random.default_rng(0), questions=5, absent_share=0.0)
+    assert words([wanted for wanted in labels if wanted != IGNORED]) == [NOTHING] * 5
+    assert len(ids) == len(labels)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_value_in_a_text_is_learned_where_it_is_said_again(seed):
+    rng = np.random.default_rng(seed)
+    sentences = int(rng.integers(1, 40))
+    ids, labels = text.sample_text(
+        rng, sentences=sentences, num_cards=6, questions=2, repeats=0.7, absent_share=0.2
+    )
+    start = len(encode(OPENING))
+    body = slice(start, start + CAPTION_WORDS * sentences)
+    assert tuple(ids[:start]) == encode(OPENING)
+    said = [words(row) for row in np.array(ids[body]).reshape(-1, CAPTION_WORDS)]
+    wanted = np.array(labels[body]).reshape(-1, CAPTION_WORDS) != IGNORED
+    seen = set()
+    for sentence, learned in zip(said, wanted.tolist(), strict=True):
+        kind, key, _, last = sentence
+        repeated = kind != "scene" and (kind, key) in seen
+        assert learned == [False, False, repeated, repeated and last != "."]
+        seen.add((kind, key))
+    shown = {tuple(sentence) for sentence in said if sentence[0] != "scene"}
+    assert len(shown) == min(6, sentences) == len({sentence[:2] for sentence in shown})
+
+
+def test_rows_are_padded_with_nothing_to_learn():
+    tokens = Tokens.stack([([5, 6, 7], [IGNORED, 6, 7]), ([8], [8])])
+    assert tokens.ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert tokens.labels.tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+
+
+def looks_back(model):
+    """The least attention that the heads of the first layer pay to the tokens 1 to 4 back."""
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, len(vocabulary()), (2, 300))
+    with torch.no_grad():
+        first = model.model(input_ids=ids, output_attentions=True).attentions[0]
+    return min(
+        float(first[:, head].diagonal(-1 - head, 1, 2)[:, 5:].min())
+        for head in range(RECIPE.num_heads)
+    )
+
+
+@pytest.mark.parametrize("name", ["long", "short"])
+def test_a_new_language_model_looks_at_the_last_four_tokens(name):
+    torch.manual_seed(0)
+    assert looks_back(make_language_model(TEXTS[name].rope_theta)) > 0.9
+
+
+@pytest.mark.parametrize("raised", [1, 5, 20])
+def test_a_fork_looks_at_the_same_tokens_when_its_base_is_raised(raised):
+    torch.manual_seed(0)
+    theta = TEXTS["short"].rope_theta
+    fork, later = make_language_model(theta), make_language_model(theta * raised)
+    look_back(
+        fork,
+        strength=RECIPE.new_base_look_back_strength,
+        steepness=RECIPE.new_base_look_back_steepness,
+    )
+    later.load_state_dict(fork.state_dict())
+    assert looks_back(later) > 0.9
+
+
+def test_pooling_averages_squares_of_patches():
+    patches = torch.arange(16.0)[None, :, None]
+    assert pool(patches).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)])
+def test_anyres_reads_rows_across_grids(rows, columns):
+    grids = torch.arange(2 * rows * columns * 4.0).reshape(2, rows * columns, 4, 1)
+    image = torch.zeros(2, 2 * rows, 2 * columns)
+    for row in range(rows):
+        for column in range(columns):
+            grid = grids[:, row * columns + column, :, 0].reshape(2, 2, 2)
+            image[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = grid
+    assert torch.equal(flatten_across(grids, columns=columns)[..., 0], image.flatten(1))
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    """Cards and scenery whose pixels say their numbers: card i is i, scenery i is 100 + i."""
+    rng = np.random.default_rng(0)
+    labels = np.array([label(random_card(rng)) for _ in range(100)])
+    numbers = np.arange(200, dtype=np.uint8)[:, None, None, None]
+    pixels = np.broadcast_to(numbers, (200, 8, 8, 3)).copy()
+    return Pictures(pixels[100:].reshape(4, 25, 8, 8, 3), pixels[:100], labels)
+
+
+@pytest.fixture
+def features(pictures: Pictures) -> Features:
+    """As if the tower gave every patch the number of its picture."""
+    return Features(
+        cards=torch.from_numpy(pictures.cards[:, :4, :4, 0]).reshape(100, 16, 1).half(),
+        card_captions=torch.from_numpy(pictures.card_captions),
+        scenery=torch.from_numpy(pictures.haystack[..., :4, :4, 0]).reshape(100, 16, 1).half(),
+        scenery_captions=torch.from_numpy(caption_scenery(pictures.haystack.reshape(-1, 8, 8, 3))),
+        labels=pictures.labels,
+        by_key=tuple(np.flatnonzero(pictures.labels[:, 0] == key) for key in range(len(KEYS))),
+    )
+
+
+def test_an_album_asks_about_what_its_pictures_show(pictures, features):
+    albums = sample_albums(
+        features, np.random.default_rng(2), count=40, pictures=4, questions=3, absent_share=0.2
+    )
+    shown, captions = albums.features(features), albums.captions(features)
+    assert shown.shape == (40, 4, 16, 1)
+    assert np.array_equal(shown[..., 0, 0], pictures.pick(albums.chosen)[..., 0, 0, 0])
+    answers = set()
+    for row, album in enumerate(captions.tolist()):
+        told = {(words(caption)[0], words(caption)[1]): words(caption) for caption in album}
+        end = int((albums.tokens.labels[row] != IGNORED).nonzero().max()) + 1
+        turns = " ".join(words(albums.tokens.ids[row, :end].tolist()))
+        for turn in turns.split(" <|im_end|> <|im_start|> user "):
+            question, answer = turn.split(" <|im_end|> <|im_start|> assistant ")
+            (asked,) = [
+                key for key in KEYS if QUESTIONS[key[0]].format(key=key[1]).lower() == question
+            ]
+            caption = told.get(asked)
+            right = (NOTHING,) if caption is None else tuple(w for w in caption[2:] if w != ".")
+            assert tuple(answer.split()) == right
+            answers.add(right)
+    assert (NOTHING,) in answers
+    assert len(answers) > 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_small_image_shows_all_pictures_in_their_places(count):
+    side = RECIPE.image_side
+    levels = np.arange(40, 40 + 50 * count, 50, dtype=np.uint8)
+    pictures = np.broadcast_to(levels[:, None, None, None], (count, side, side, 3))[None].copy()
+    (small,) = tile(pictures)
+    assert small.shape == (side, side, 3)
+    assert small.dtype == np.uint8
+    middle = side // 4
+    centers = {
+        1: [(side // 2, side // 2)],
+        2: [(side // 2, middle), (side // 2, side - middle)],
+        4: [(y, x) for y in (middle, side - middle) for x in (middle, side - middle)],
+    }[count]
+    assert [int(small[y, x, 0]) for y, x in centers] == levels.tolist()
+    assert (small[0, 0, 0] == 0) == (count == 2)  # padded to a square
+
+
+def test_a_restarted_text_stage_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "WORK_DIR", tmp_path)
+    monkeypatch.setattr(text, "score", lambda *_, **__: 0.0)
+    monkeypatch.setitem(text.TEXTS, "trunk", Text(1e9, 2, 256, (4, 6), questions=2))
+    monkeypatch.setitem(text.TEXTS, "long", Text(1e9, 4, 256, (8,), questions=1, trunk="trunk"))
+
+    def weights(name):
+        return torch.load(tmp_path / f"text-{name}.pt", weights_only=True)["model"]
+
+    text.train("trunk")
+    text.train("long")
+    whole = weights("long")
+    (tmp_path / "text-long.pt").unlink()
+
+    class Stopped(Exception):
+        pass
+
+    save = text.Checkpoint.save_when_due
+
+    def stop_after_two(checkpoint, step):
+        if step == 2:
+            checkpoint.save(step)
+            raise Stopped
+        save(checkpoint, step)
+
+    monkeypatch.setattr(text.Checkpoint, "save_when_due", stop_after_two)
+    with pytest.raises(Stopped):
+        text.train("long")
+    monkeypatch.setattr(text.Checkpoint, "save_when_due", save)
+    text.train("long")
+    restarted = weights("long")
+    assert all(torch.equal(whole[name], restarted[name]) for name in whole)
+    start = weights("trunk")
+    assert not any(torch.equal(whole[name], start[name]) for name in whole if "weight" in name)
+
+
+def test_a_fork_starts_at_the_end_of_its_trunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "WORK_DIR", tmp_path)
+    monkeypatch.setattr(text, "score", lambda *_, **__: 0.0)
+    monkeypatch.setitem(text.TEXTS, "trunk", Text(1e9, 2, 256, (4, 6), questions=2))
+    text.train("trunk")
+    for name, theta in (("long", 1e9), ("short", 200.0)):
+        still = Text(theta, 1, 256, (8,), questions=1, trunk="trunk", learning_rate=0.0)
+        monkeypatch.setitem(text.TEXTS, name, still)
+        text.train(name)
+    trunk, long, short = (
+        torch.load(tmp_path / f"text-{name}.pt", weights_only=True)["model"]
+        for name in ("trunk", "long", "short")
+    )
+    assert [name for name in trunk if not torch.equal(trunk[name], long[name])] == []
+    changed = [name for name in trunk if not torch.equal(trunk[name], short[name])]
+    assert changed == [f"model.layers.0.self_attn.{name}_proj.bias" for name in "qk"]
+    with pytest.raises(FileNotFoundError, match=r"text-trunk\.pt"):
+        (tmp_path / "text-trunk.pt").unlink()
+        (tmp_path / "text-short.pt").unlink()
+        text.train("short")
+
+
+def test_every_text_serves_a_variant_and_forks_from_one_before_it():
+    forks = {variant.text for variant in VARIANTS.values()}
+    trunks = {TEXTS[name].trunk for name in forks}
+    assert forks | trunks == set(TEXTS)
+    names = list(TEXTS)
+    for name, part in TEXTS.items():
+        assert part.trunk is None or names.index(part.trunk) < names.index(name)
+
+
+def test_the_step_matched_control_differs_from_each_twin_in_one_thing():
+    long, short, control = (TEXTS[name] for name in ("long", "short", "short-large-base"))
+    assert dataclasses.replace(control, rope_theta=short.rope_theta) == short
+    assert (control.rope_theta, control.steps, control.tokens_per_step, control.trunk) == (
+        long.rope_theta,
+        long.steps,
+        long.tokens_per_step,
+        long.trunk,
+    )
