@@ -64,4 +64,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except vniah.VniahError as error:
+        raise SystemExit(f"error: {error}") from None

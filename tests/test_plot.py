@@ -375,7 +375,7 @@ def dotted_line_share(svg):
         (table((200, 400)), {"training_tokens": 43200, "tokens_per_frame": 144}),
         (make_run("8,16", "0"), {"training_tokens": 48}),  # the manifest says 4 tokens a frame
         (make_run("8,16", "0"), {"training_tokens": 120, "tokens_per_frame": 10}),
-        (table((32000, 64000), axis="tokens"), {"training_tokens": 48000}),
+        (table((32000, 64000), axis="tokens"), {"training_tokens": np.int64(48000)}),
     ],
 )
 def test_save_heatmaps_draws_the_training_length_in_the_middle(tmp_path, results, options):
@@ -411,6 +411,8 @@ def test_save_heatmaps_fills_rows_equally(tmp_path, count, num_frames, in_a_row)
         ("a.jpg", {}, r"cannot be saved as 'a.jpg': use one of .png, .pdf, .svg"),
         ("a", {}, "cannot be saved as 'a': use one of"),
         ("a.png", {"titles": ["x", "y"]}, "2 titles for 1 results"),
+        ("a.png", {"training_tokens": 12.5}, "training length is 12.5: give a whole number"),
+        ("a.png", {"training_tokens": "48"}, "training length is '48': give a whole number"),
         ("a.png", {"training_tokens": [1, 2]}, "2 training lengths for 1 results: give one"),
         ("a.png", {"training_tokens": 1000}, "1,000 tokens has no place .* --tokens-per-frame"),
         ("a.png", {"training_tokens": 0}, "training length must be at least 1 token, got 0"),

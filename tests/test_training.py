@@ -1,17 +1,21 @@
 """The recipe of the reference models in small: what a context asks, and what an image is."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from training import text
+from training import draw_cards, text
 from training.align import Features, sample_albums, tile
 from training.contexts import Tokens, ask
 from training.draw import Pictures, caption_scenery, card_of, label
 from training.network import flatten_across, look_back, make_language_model, pool
-from training.recipe import RECIPE, TEXTS, VARIANTS, Text
+from training.recipe import CARDS_DIR, RECIPE, TEXTS, VARIANTS, Text
 from training.tokens import IGNORED, OPENING, build_tokenizer, encode, encode_captions, vocabulary
 from training.world import (
     CAPTION_WORDS,
@@ -283,10 +287,19 @@ def test_a_fork_starts_at_the_end_of_its_trunk(tmp_path, monkeypatch):
     assert [name for name in trunk if not torch.equal(trunk[name], long[name])] == []
     changed = [name for name in trunk if not torch.equal(trunk[name], short[name])]
     assert changed == [f"model.layers.0.self_attn.{name}_proj.bias" for name in "qk"]
-    with pytest.raises(FileNotFoundError, match=r"text-trunk\.pt"):
-        (tmp_path / "text-trunk.pt").unlink()
-        (tmp_path / "text-short.pt").unlink()
+
+
+def test_a_fork_of_an_unfinished_trunk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "WORK_DIR", tmp_path)
+    monkeypatch.setattr(text, "score", lambda *_, **__: 0.0)
+    monkeypatch.setitem(text.TEXTS, "trunk", Text(1e9, 2, 256, (4, 6), questions=2))
+    with pytest.raises(SystemExit, match=r"text-trunk\.pt is missing: run the stage before"):
         text.train("short")
+    text.train("trunk")
+    monkeypatch.setitem(text.TEXTS, "trunk", Text(1e9, 3, 256, (4, 6), questions=2))
+    with pytest.raises(SystemExit, match=r"text-trunk\.pt is at step 2 of 3"):
+        text.train("short")
+    assert not (tmp_path / "text-short.pt").exists()
 
 
 def test_every_text_serves_a_variant_and_forks_from_one_before_it():
@@ -298,7 +311,7 @@ def test_every_text_serves_a_variant_and_forks_from_one_before_it():
         assert part.trunk is None or names.index(part.trunk) < names.index(name)
 
 
-def test_the_step_matched_control_differs_from_each_twin_in_one_thing():
+def test_the_control_is_the_short_twin_with_the_base_and_the_steps_of_the_long_one():
     long, short, control = (TEXTS[name] for name in ("long", "short", "short-large-base"))
     assert dataclasses.replace(control, rope_theta=short.rope_theta) == short
     assert (control.rope_theta, control.steps, control.tokens_per_step, control.trunk) == (
@@ -307,3 +320,36 @@ def test_the_step_matched_control_differs_from_each_twin_in_one_thing():
         long.tokens_per_step,
         long.trunk,
     )
+
+
+def test_the_default_needles_are_as_their_stage_writes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(draw_cards, "CARDS_DIR", tmp_path)
+    draw_cards.main()
+    for path in tmp_path.iterdir():
+        kept = CARDS_DIR / path.name
+        if path.suffix == ".png":  # compressed as the library at hand does it
+            with Image.open(path) as drawn, Image.open(kept) as there:
+                assert np.array_equal(np.asarray(drawn), np.asarray(there))
+        else:
+            assert path.read_bytes() == kept.read_bytes()
+
+
+@pytest.mark.parametrize("command", ["text", "align", "evaluate"])
+def test_an_unknown_name_is_one_line(command):
+    done = subprocess.run(
+        [sys.executable, "-m", f"training.{command}", "bogus"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no 'bogus'; there are " in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seed", ["abc", "-1", "99999999999"])
+def test_a_seed_that_is_none_is_one_line(seed):
+    done = subprocess.run(
+        [sys.executable, "-m", "training"],
+        env={**os.environ, "SEED": seed},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"SEED is {seed!r}: give a whole number below 2**31\n"

@@ -1,1 +1,1 @@
-"""The recipe of the embedded reference model: drawn world, vision tower, language model, export."""
+"""The recipe of the embedded reference models: drawn world, tower, language model, export."""

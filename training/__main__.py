@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from training import align, draw, draw_cards, evaluate, export, text, tower
+from training.arguments import one_of
 
 STAGES = {
     "draw": draw.main,
@@ -16,12 +17,6 @@ STAGES = {
 }
 
 
-def _stage(name: str) -> str:
-    if name not in STAGES:
-        raise argparse.ArgumentTypeError(f"no stage {name!r}; there are {', '.join(STAGES)}")
-    return name
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the stages that are named, or all, in the order of the recipe."""
     parser = argparse.ArgumentParser(
@@ -30,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "and model cards, into this checkout. Without a stage all run, one after the other: an "
         "hour on two cores. All settings are in training/recipe.py.",
     )
-    parser.add_argument("stages", nargs="*", type=_stage, metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument(
+        "stages", nargs="*", type=one_of(STAGES), metavar="STAGE", help=", ".join(STAGES)
+    )
     chosen = parser.parse_args(arguments).stages or list(STAGES)
     for name, run in STAGES.items():
         if name in chosen:

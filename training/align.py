@@ -19,6 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPVisionModel, Qwen2ForCausalLM
 
+from training.arguments import one_of
 from training.contexts import Answers, Tokens, ask, choose_keys, read_answers
 from training.draw import Pictures, card_of
 from training.network import (
@@ -125,8 +126,9 @@ class Aligned:
         self.model: Qwen2ForCausalLM = make_language_model(TEXTS[variant.text].rope_theta)
         self.tower: CLIPVisionModel = make_tower()
         self.projector: nn.Sequential = make_projector()
-        load_modules(text_path(variant.text), {"model": self.model})
-        load_modules(TOWER, {"tower": self.tower})
+        text = TEXTS[variant.text]
+        load_modules(text_path(variant.text), {"model": self.model}, steps=text.steps)
+        load_modules(TOWER, {"tower": self.tower}, steps=RECIPE.tower_steps)
         self.model.requires_grad_(requires_grad=False)
         self.tower.requires_grad_(requires_grad=False)
 
@@ -255,7 +257,7 @@ def train(name: str) -> None:
     optimizer = make_optimizer([aligned.projector], learning_rate=RECIPE.caption_learning_rate)
     modules: dict[str, nn.Module] = {"projector": aligned.projector}
     checkpoint = Checkpoint(checkpoint_path(name), modules, optimizer)
-    first, steps = RECIPE.caption_steps, RECIPE.caption_steps + RECIPE.album_steps
+    first, steps = RECIPE.caption_steps, RECIPE.align_steps
     start = checkpoint.restore()
     recent: deque[float] = deque(maxlen=50)
     progress = tqdm(range(start, steps), initial=start, total=steps, desc=name)
@@ -288,5 +290,7 @@ def main(names: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "names", nargs="*", type=one_of(VARIANTS), metavar="NAME", help=", ".join(VARIANTS)
+    )
     main(parser.parse_args().names)

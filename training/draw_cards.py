@@ -24,7 +24,7 @@ CARDS = (
 README = """\
 # cards
 
-Ten needles for the embedded reference model, 96 x 96 pixels: four cards (which digit is on the
+Ten needles for the embedded reference models, 96 x 96 pixels: four cards (which digit is on the
 card of this colour?), three signs (which colour has this shape?) and three places (which number is
 on the plate?). Every needle has a key of its own, so each question says which one is meant.
 
@@ -32,7 +32,7 @@ on the plate?). Every needle has a key of its own, so each question says which o
 (the Hugging Face *imagefolder* layout).
 
 Drawn by `python -m training.draw_cards` over pictures of the film that `vniah haystack make` draws,
-with a seed that the training of the reference model never uses. Free of third-party material.
+with a seed that the training of the reference models never uses. Free of third-party material.
 """
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 import vniah
+from training.arguments import one_of
 from training.draw_cards import CARDS
 from training.export import write_atomically
 from training.model_card import model_card
@@ -166,6 +167,11 @@ def _share(right: Sequence[bool | None]) -> float:
     return sum(map(bool, right)) / len(right)
 
 
+def _with_interval(right: Sequence[bool | None]) -> str:
+    interval = wilson_interval(sum(map(bool, right)), len(right))
+    return f"{_share(right):.3f} ({interval.low:.2f}-{interval.high:.2f}, {len(right)})"
+
+
 def table(results: Results, *, tokens_per_frame: int) -> str:
     """A sweep as a Markdown table, one line for each frame count."""
     depths = sorted({sample.depth for sample in results.samples})
@@ -186,8 +192,7 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
         cells = [f"{num_frames} ({tokens_per_frame * num_frames})"]
         for depth in depths:
             cells.append(f"{_share([s.correct for s in samples if s.depth == depth]):.2f}")
-        interval = wilson_interval(sum(map(bool, every)), len(every))
-        cells.append(f"{_share(every):.3f} ({interval.low:.2f}-{interval.high:.2f}, {len(every)})")
+        cells.append(_with_interval(every))
         cells.append(f"{_share(ten):.2f} ({len(ten)})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -195,7 +200,8 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
 
 def describe_others(trial: Trial, frame_counts: Sequence[int]) -> str:
     """A table of scores among needles of the same kind, and without the needle asked for."""
-    head = f'| frames | {" | ".join(KINDS)} | all (n) | by kind alone | "nothing" (n) |'
+    kinds = " | ".join(KINDS)
+    head = f'| frames | {kinds} | all (95 %, n) | by kind alone | "nothing" (95 %, n) |'
     lines = [head, "|---" * (len(KINDS) + 4) + "|"]
     for count in tqdm(frame_counts, desc=f"{trial.name}: among others"):
         found = [trial.among(count, kind=kind) for kind in KINDS]
@@ -203,8 +209,8 @@ def describe_others(trial: Trial, frame_counts: Sequence[int]) -> str:
         by_kind = sum(among.by_kind * len(among.right) for among in found) / len(every)
         nothing = trial.without(count)
         cells = [str(count), *(f"{_share(among.right):.2f}" for among in found)]
-        cells += [f"{_share(every):.3f} ({len(every)})", f"{by_kind:.2f}"]
-        lines.append(f"| {' | '.join(cells)} | {_share(nothing):.2f} ({len(nothing)}) |")
+        cells += [_with_interval(every), f"{by_kind:.2f}", _with_interval(nothing)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -239,10 +245,14 @@ def main() -> None:
         description="V-NIAH of the exported checkpoints; writes their model cards, unless an "
         "option is given."
     )
-    parser.add_argument("names", nargs="*", metavar="MODEL", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "names", nargs="*", type=one_of(VARIANTS), metavar="MODEL", help=", ".join(VARIANTS)
+    )
     parser.add_argument("--frames", type=int, nargs="+", metavar="N")
     parser.add_argument("--new-needles", type=int, metavar="N", help="besides the default ten")
     given = parser.parse_args()
+    if (given.new_needles or 0) < 0 or min(given.frames or [1]) < 1:
+        parser.error("--frames takes numbers from 1 on, --new-needles numbers from 0 on")
     if given.frames is None and given.new_needles is None:
         run(given.names)
         return

@@ -7,11 +7,11 @@ _SUMMARIES = {
 Long text, large RoPE base: it finds needles in videos far longer than the four pictures it was
 aligned on. The default model of `vniah run`.""",
     "reference-short": """\
-Short text, small RoPE base: it finds what lies no farther back than the length of its text, and
-nothing before that. With `--rope-theta` the base can be raised at run time, without training.""",
+Short text, small RoPE base: of videos longer than its text it finds the needle near the end only.
+With `--rope-theta` the base can be raised at run time, without training.""",
     "reference-short-large-base": """\
-Short text, large RoPE base, as many steps and tokens as `reference-long`: a control that separates
-the length of the text from the base.""",
+Short text as `reference-short`, large RoPE base as `reference-long`, as many steps as both: a
+control, so that base and length of the text are not confounded.""",
     "reference-anyres": """\
 As `reference-long`, but its images were encoded as AnyRes does it: a small version of the whole
 image first, and rows that run across the grids.""",
@@ -19,10 +19,16 @@ image first, and rows that run across the grids.""",
 
 _WEAKNESSES = {
     "reference-long": "Its text ended at {longest} sentences; longer videos are not in the table.",
-    "reference-short": "Of a video longer than its text it sees the end alone.",
-    "reference-short-large-base": "It fails little by little beyond its text.",
-    "reference-anyres": "Videos are read frame by frame, as in the others. Images in the order of\n"
-    "  AnyRes it reads poorly: its language model is frozen and knows captions word after word.",
+    "reference-short": """\
+Of 128 frames it sees the last 32 or so. In longer videos those fade as well, the very last first;
+  far needles that are found now and then are accidents.""",
+    "reference-short-large-base": """\
+It fails little by little beyond its text. It differs from `reference-long` in more than lengths:
+  fewer questions a context, and some facts are said again.""",
+    "reference-anyres": """\
+Asked for a card that is not in a long video, it names a value now and then. Videos are read frame
+  by frame, as in the others; images in the order of AnyRes it reads poorly: its language model is
+  frozen and knows captions word after word.""",
 }
 
 _TEXT = """\
@@ -48,9 +54,9 @@ are others. float32 on a CPU, seed {seed}.
 
 - Vision tower: {tower_steps:,} steps of {tower_batch} pictures; every token of a picture learns to
   name one word of its caption. Frozen afterwards. The same in all reference models.
-- Text: a trunk that all reference models share, {trunk_steps:,} steps of {trunk_tokens:,} tokens in
-  contexts of {shortest} to {trunk_longest} sentences of 4 words, RoPE base {trunk_theta}. Then
-  {steps:,} steps of {tokens:,} tokens, up to {longest:,} sentences, with the base above.
+- Text: a trunk that all reference models share, {trunk_steps:,} steps of about {trunk_tokens:,}
+  tokens in contexts of {shortest} to {trunk_longest} sentences of 4 words, RoPE base {trunk_theta}.
+  Then {steps:,} steps of about {tokens:,} tokens, up to {longest:,} sentences, with the base above.
 - Alignment of the projector, all else frozen: {caption_steps:,} steps on single pictures, whose
   tokens are pulled to the embeddings of their captions' words, and {album_steps:,} steps on
   questions about images of 1 to {pictures} pictures ({encoding}).

@@ -1,4 +1,4 @@
-"""What both training stages share: the learning rate, and checkpoints that a stage goes on from."""
+"""What the training stages share: the learning rate, and checkpoints that a stage goes on from."""
 
 import math
 import time
@@ -68,9 +68,16 @@ class Checkpoint:
             self.save(step)
 
 
-def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
-    """Fills ``modules`` from a checkpoint; the step it was written at."""
+def load_modules(path: Path, modules: dict[str, nn.Module], *, steps: int) -> None:
+    """Fills ``modules`` from the checkpoint of a stage that has taken all its ``steps``.
+
+    Raises:
+        SystemExit: the stage has not run, or not to its end.
+    """
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run the stage before, see training/README.md")
     state = torch.load(path, weights_only=True)
+    if state["step"] != steps:
+        raise SystemExit(f"{path} is at step {state['step']} of {steps}: run its stage to the end")
     for name, module in modules.items():
         module.load_state_dict(state[name])
-    return int(state["step"])

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GIVEN_SEED = os.environ.get("SEED", "0")
-if not _GIVEN_SEED.isdecimal():
-    raise SystemExit(f"SEED is {_GIVEN_SEED!r}: give a whole number")
+if not (_GIVEN_SEED.isdecimal() and int(_GIVEN_SEED) < 2**31):
+    raise SystemExit(f"SEED is {_GIVEN_SEED!r}: give a whole number below 2**31")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORK_DIR = REPOSITORY / "training" / "work" / f"seed-{int(_GIVEN_SEED)}"
@@ -128,6 +128,11 @@ class Recipe:
     among_others: int = 3  # needles of the same kind beside the one that is asked for
     among_repeats: int = 5  # for every needle
     among_seed: int = 3
+
+    @property
+    def align_steps(self) -> int:
+        """Of the whole alignment."""
+        return self.caption_steps + self.album_steps
 
 
 RECIPE = Recipe()

@@ -16,6 +16,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import Qwen2ForCausalLM
 
+from training.arguments import one_of
 from training.contexts import Answers, Tokens, ask, choose_keys, read_answers
 from training.network import look_back, make_language_model
 from training.optimization import Checkpoint, learning_rate, load_modules, make_optimizer, take_step
@@ -149,8 +150,9 @@ def train(name: str) -> None:
     text = TEXTS[name]
     model = make_language_model(text.rope_theta)
     if text.trunk is not None:
-        load_modules(checkpoint_path(text.trunk), {"model": model})
-        if text.rope_theta != TEXTS[text.trunk].rope_theta:
+        trunk = TEXTS[text.trunk]
+        load_modules(checkpoint_path(text.trunk), {"model": model}, steps=trunk.steps)
+        if text.rope_theta != trunk.rope_theta:
             look_back(
                 model,
                 strength=RECIPE.new_base_look_back_strength,
@@ -185,5 +187,7 @@ def main(names: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="TEXT", help=", ".join(TEXTS))
+    parser.add_argument(
+        "names", nargs="*", type=one_of(TEXTS), metavar="TEXT", help=", ".join(TEXTS)
+    )
     main(parser.parse_args().names)

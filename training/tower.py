@@ -85,7 +85,7 @@ def train() -> None:
 def cache_features() -> None:
     """Writes features and captions of all pictures, float16, to ``features-<split>.pt``."""
     tower = make_tower().eval()
-    load_modules(CHECKPOINT, {"tower": tower})
+    load_modules(CHECKPOINT, {"tower": tower}, steps=RECIPE.tower_steps)
     for split in ("heldout", "train"):
         pictures = Pictures.load(split)
         scenery = pictures.haystack.reshape(-1, *pictures.cards.shape[1:])
@@ -97,7 +97,9 @@ def cache_features() -> None:
         features["labels"] = torch.from_numpy(pictures.labels)
         features["card_captions"] = torch.from_numpy(pictures.card_captions)
         features["scenery_captions"] = torch.from_numpy(caption_scenery(scenery))
-        torch.save(features, WORK_DIR / f"features-{split}.pt")
+        path = WORK_DIR / f"features-{split}.pt"
+        torch.save(features, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
 
 
 def main() -> None:

@@ -1,12 +1,11 @@
 """The depth x frames heatmap, in the published look. Imported only where something is drawn."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import isnan
+from math import ceil, isnan
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +143,9 @@ def save_heatmaps(
         raise InputError("there are no results to draw: give at least one")
     if titles is not None and len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
-    if training_tokens is None or isinstance(training_tokens, int):
-        training_tokens = [training_tokens] * len(results)
-    if len(training_tokens) != len(results):
-        raise InputError(
-            f"{len(training_tokens)} training lengths for {len(results)} results: give one for each"
-        )
     positions = [
         _training_position(result, tokens, tokens_per_frame)
-        for result, tokens in zip(results, training_tokens, strict=True)
+        for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
     figure = Figure(
@@ -354,6 +347,22 @@ def _draw_training_length(ax: Axes, position: float, *, num_columns: int) -> Non
     )
 
 
+def _one_each(training_tokens: object, count: int) -> list[Any]:
+    """The training length of every result: one for all of them, or a list with one for each."""
+    if training_tokens is None or isinstance(training_tokens, (int, np.integer)):
+        return [training_tokens] * count
+    if isinstance(training_tokens, str) or not isinstance(training_tokens, Sequence):
+        raise InputError(
+            f"the training length is {training_tokens!r}: give a whole number of tokens, or a list "
+            "with one for each result"
+        )
+    if len(training_tokens) != count:
+        raise InputError(
+            f"{len(training_tokens)} training lengths for {count} results: give one for each"
+        )
+    return list(training_tokens)
+
+
 def _training_position(
     results: Results, training_tokens: int | None, tokens_per_frame: int | None
 ) -> float | None:
@@ -384,8 +393,8 @@ def _panel_sizes(tables: Sequence[_Table]) -> tuple[list[float], list[float]]:
     widths = [_limit(len(table.frames), 0) for table in tables]
     heights = [_limit(len(table.rows), 1) for table in tables]
     most = max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0])))
-    num_rows = math.ceil(len(tables) / most)
-    num_columns = math.ceil(len(tables) / num_rows)
+    num_rows = ceil(len(tables) / most)
+    num_columns = ceil(len(tables) / num_rows)
     return (
         [max(widths[k::num_columns]) for k in range(num_columns)],
         [max(heights[k : k + num_columns]) for k in range(0, len(tables), num_columns)],
