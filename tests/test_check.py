@@ -122,10 +122,11 @@ def test_leaves_that_are_mixed_up_are_caught(dtype, monkeypatch):
 
 
 def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
-    model = load_model("reference-long", dtype="bfloat16", device="cpu")
-    assert check_model(model, load_needles("cards")).holds
+    """Not with a reference model: its attention is so peaked that this scale hardly matters."""
+    model = DecoderStandIn(build_half("qwen2"))
+    assert all(difference.holds for difference in differences(model))
     monkeypatch.setattr(walk, "attend", wrong_scale)
-    assert not check_model(model, load_needles("cards")).holds
+    assert not all(difference.holds for difference in differences(model))
 
 
 @pytest.mark.parametrize("build", [build_decoder, build_half])

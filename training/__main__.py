@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training",
         description="Trains the embedded reference models and writes them, with their needle set "
-        "and model cards, into this checkout. Without a stage all run, one after the other: an "
-        "hour on two cores. All settings are in training/recipe.py.",
+        "and model cards, into this checkout. Without a stage all run, one after the other: "
+        "one to two hours on two cores. All settings are in training/recipe.py.",
     )
     parser.add_argument(
         "stages", nargs="*", type=one_of(STAGES), metavar="STAGE", help=", ".join(STAGES)
