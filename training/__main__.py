@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from training import align, draw, draw_cards, evaluate, export, text, tower
-from training.arguments import one_of
+from training.arguments import add_names
 
 STAGES = {
     "draw": draw.main,
@@ -25,10 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "and model cards, into this checkout. Without a stage all run, one after the other: "
         "one to two hours on two cores. All settings are in training/recipe.py.",
     )
-    parser.add_argument(
-        "stages", nargs="*", type=one_of(STAGES), metavar="STAGE", help=", ".join(STAGES)
-    )
-    chosen = parser.parse_args(arguments).stages or list(STAGES)
+    add_names(parser, STAGES, metavar="STAGE")
+    chosen = parser.parse_args(arguments).names or list(STAGES)
     for name, run in STAGES.items():
         if name in chosen:
             run()

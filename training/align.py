@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPVisionModel, Qwen2ForCausalLM
 
-from training.arguments import one_of
+from training.arguments import add_names
 from training.contexts import Answers, Tokens, ask, choose_keys, read_answers
 from training.draw import Pictures, card_of
 from training.network import (
@@ -290,7 +290,5 @@ def main(names: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", type=one_of(VARIANTS), metavar="NAME", help=", ".join(VARIANTS)
-    )
+    add_names(parser, VARIANTS, metavar="NAME")
     main(parser.parse_args().names)

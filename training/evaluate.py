@@ -19,7 +19,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 import vniah
-from training.arguments import one_of
+from training.arguments import add_names
 from training.draw_cards import CARDS
 from training.export import write_atomically
 from training.model_card import model_card
@@ -104,44 +104,50 @@ class Trial:
 
         They replace haystack frames.
         """
-        rng = np.random.default_rng(RECIPE.among_seed)
+        store, rng = self._store(num_frames), np.random.default_rng(RECIPE.among_seed)
         usable = [i for i, card in enumerate(self.cards) if card.kind == kind]
         right, by_kind = [], []
         for asked in usable * RECIPE.among_repeats:
             shown = self._choose(asked, rng.permutation(usable).tolist())
             card = self.cards[asked]
-            right.append(self._ask(num_frames, shown, card.question, card.answer, rng))
+            frames = self._frames(num_frames, shown, rng)
+            right.append(self._is_right(store, frames, card.question, card.answer))
             same = [self.cards[other].answer == card.answer for other in shown]
             by_kind.append(sum(same) / len(same))
         return Among(right, sum(by_kind) / len(by_kind))
 
     def without(self, num_frames: int) -> list[bool]:
         """Whether "nothing" is answered where another needle than the one asked for is shown."""
-        rng = np.random.default_rng(RECIPE.among_seed)
+        store, rng = self._store(num_frames), np.random.default_rng(RECIPE.among_seed)
         right = []
         for asked, card in enumerate(self.cards):
             others = [i for i, other in enumerate(self.cards) if other.key_index != card.key_index]
             shown = [int(rng.choice(others))] if asked % 2 else []
-            right.append(self._ask(num_frames, shown, card.question, NOTHING, rng))
+            frames = self._frames(num_frames, shown, rng)
+            right.append(self._is_right(store, frames, card.question, NOTHING))
         return right
 
-    def _ask(
-        self,
-        num_frames: int,
-        shown: list[int],
-        question: str,
-        answer: str,
-        rng: np.random.Generator,
-    ) -> bool:
+    def _store(self, num_frames: int) -> FrameStore:
+        """The embeddings of so many haystack frames, and of all needles."""
         haystack = encode_haystack(
             self.model, self.haystack, num_frames, directory=self.cache / "haystack"
         )
         needles = encode_needles(self.model, self.needles, directory=self.cache / "needles")
-        store = FrameStore({"haystack": (haystack, 0), "needles": (needles, 0)})
+        return FrameStore({"haystack": (haystack, 0), "needles": (needles, 0)})
+
+    def _frames(
+        self, num_frames: int, shown: list[int], rng: np.random.Generator
+    ) -> list[FrameSegment]:
+        """A video in which needles stand in place of some haystack frames."""
         frames = [FrameSegment("haystack", index) for index in range(num_frames)]
         places = rng.permutation(num_frames)[: len(shown)].tolist()
         for place, needle in zip(places, shown, strict=True):
             frames[place] = FrameSegment("needles", needle)
+        return frames
+
+    def _is_right(
+        self, store: FrameStore, frames: list[FrameSegment], question: str, answer: str
+    ) -> bool:
         sequence = self.model.compose(frames, question, answer)
         return bool(score_sequence(self.model, sequence, store).correct)
 
@@ -245,9 +251,7 @@ def main() -> None:
         description="V-NIAH of the exported checkpoints; writes their model cards, unless an "
         "option is given."
     )
-    parser.add_argument(
-        "names", nargs="*", type=one_of(VARIANTS), metavar="MODEL", help=", ".join(VARIANTS)
-    )
+    add_names(parser, VARIANTS, metavar="MODEL")
     parser.add_argument("--frames", type=int, nargs="+", metavar="N")
     parser.add_argument("--new-needles", type=int, metavar="N", help="besides the default ten")
     given = parser.parse_args()

@@ -16,7 +16,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import Qwen2ForCausalLM
 
-from training.arguments import one_of
+from training.arguments import add_names
 from training.contexts import Answers, Tokens, ask, choose_keys, read_answers
 from training.network import look_back, make_language_model
 from training.optimization import Checkpoint, learning_rate, load_modules, make_optimizer, take_step
@@ -187,7 +187,5 @@ def main(names: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", type=one_of(TEXTS), metavar="TEXT", help=", ".join(TEXTS)
-    )
+    add_names(parser, TEXTS, metavar="TEXT")
     main(parser.parse_args().names)
