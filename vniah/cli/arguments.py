@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_check,
         _add_estimate,
         _add_encode,
+        _add_models,
         _add_plot,
         _add_compare,
         _add_haystack,
@@ -122,6 +123,11 @@ def _add_encode(verbs: Any) -> None:
         "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
     )
     encode.set_defaults(command=commands.encode)
+
+
+def _add_models(verbs: Any) -> None:
+    models = verbs.add_parser("models", help="which models there are, and what each can do")
+    models.set_defaults(command=commands.models)
 
 
 def _add_plot(verbs: Any) -> None:

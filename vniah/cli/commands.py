@@ -163,6 +163,22 @@ def check(options: argparse.Namespace) -> int:
     return 0 if report.holds else 1
 
 
+def models(options: argparse.Namespace) -> int:
+    """Prints the table of families."""
+    import transformers
+
+    from vniah.cli.display import format_families
+
+    transformers.logging.set_verbosity_error()
+    from vniah.models.families import list_families
+    from vniah.models.loading import embedded_models
+
+    print(format_families(list_families()))
+    print(f"\nembedded: {', '.join(embedded_models())}")
+    print("any other: package.module:factory")
+    return 0
+
+
 def estimate(options: argparse.Namespace) -> int:
     """Says what a run will take, before anything runs."""
     from vniah.cli.estimate import format_estimate
@@ -252,6 +268,7 @@ def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "Any
     from vniah.models.loading import is_factory, load_model
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     device = options.device
     if mesh is not None and mesh.size > 1:
         device = None if is_factory(options.model) else str(mesh.device)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
+    from vniah.models.families import Family
     from vniah.results import Results
 
 _UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
@@ -39,11 +40,30 @@ def format_table(results: "Results") -> str:
         column = [s for (n, _), s in by_place.items() if n == count and s is not None]
         means.append(f"{sum(column) / len(column):.2f}" if column else ".")
     lines.append(["mean", *means])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(counts) + 1)]
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return _in_columns(lines, str.rjust)
+
+
+def format_families(families: "Sequence[Family]") -> str:
+    """The families of models, one a line."""
+    lines = [["model_type", "one frame", "tokens", "sharing", "ring", "RoPE override", "equals"]]
+    lines += [
+        [
+            family.model_type,
+            family.frame,
+            family.tokens,
+            family.sharing,
+            "yes" if family.has_decoder else "no",
+            "yes" if family.has_rope else "no",
+            family.verified,
+        ]
+        for family in families
+    ]
+    return _in_columns(lines, str.ljust)
+
+
+def _in_columns(lines: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(justify, line, widths)).rstrip() for line in lines)
 
 
 def format_average(results: "Results") -> str:

@@ -54,6 +54,8 @@ class TransformersModel:
     Class attributes of a family:
         model_class: its class in transformers.
         frame_unit: what one frame is, in words.
+        usual_tokens: tokens of a frame in the published checkpoints, without text around it.
+        sharing: what questions may compute together.
         takes_frame_size: whether frames may have any size.
         placeholder: the token that stands for a row of a frame.
         template_token: what the template writes for a video, or for one image.
@@ -62,6 +64,8 @@ class TransformersModel:
 
     model_class: ClassVar[str]
     frame_unit: ClassVar[str]
+    usual_tokens: ClassVar[str]
+    sharing: ClassVar[str] = "tree"
     takes_frame_size: ClassVar[bool] = False
     placeholder: ClassVar[str]
     template_token: ClassVar[str]
@@ -125,8 +129,8 @@ class TransformersModel:
         for text, frame in zip(self._prompt.before(len(frames)), frames, strict=True):
             segments += [TextSegment(text), frame] if text else [frame]
         segments += [TextSegment(ids) for ids in self._after_frames() if ids]
-        segments.append(TextSegment(self._prompt.after(question)))
-        return TokenSequence(tuple(segments), self._prompt.answer(question, answer))
+        segments.append(TextSegment(self._prompt.after(len(frames), question)))
+        return TokenSequence(tuple(segments), self._prompt.answer(len(frames), question, answer))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -162,15 +166,15 @@ class TransformersModel:
         """The entries of a message that stand for the frames."""
         return [{"type": "video"}] if self.is_video else [{"type": "image"}] * num_frames
 
-    def _expand(self, text: str, num_frames: int) -> str:
-        """The template's text with one placeholder for each frame."""
+    def _expand(self, text: str, frames: range) -> str:
+        """The template's text with one placeholder for each of some frames."""
         if self.is_video:
-            return text.replace(self.template_token, self._video_text(num_frames), 1)
+            return text.replace(self.template_token, self._video_text(frames), 1)
         return text.replace(self.template_token, self._image_text())
 
-    def _video_text(self, num_frames: int) -> str:
-        """What the processor writes for a video, with one placeholder for each frame."""
-        return self.placeholder * num_frames
+    def _video_text(self, frames: range) -> str:
+        """What the processor writes for these frames of a video, one placeholder for each."""
+        return self.placeholder * len(frames)
 
     def _image_text(self) -> str:
         """What the processor writes for an image, with one placeholder."""

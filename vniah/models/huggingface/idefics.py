@@ -21,6 +21,7 @@ class Idefics3(TransformersDecoderModel):
 
     model_class = "Idefics3ForConditionalGeneration"
     frame_unit = "one image, not split"
+    usual_tokens = "169"
     placeholder = template_token = "<image>"
     is_video = False
 
@@ -30,7 +31,7 @@ class Idefics3(TransformersDecoderModel):
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         processed = self._image_processor(
-            images=[list(frames)], do_image_splitting=False, return_tensors="pt"
+            images=[list(frames)], do_image_splitting=False, return_tensors="pt", **self._scaling()
         )
         mask: Mapping[str, Tensor] = {
             key: processed[key].to(self.device)
@@ -41,6 +42,10 @@ class Idefics3(TransformersDecoderModel):
         features = self._model.get_image_features(pixels, **mask).pooler_output
         whole = features if isinstance(features, Tensor) else torch.cat(list(features))
         return whole.reshape(len(frames), -1, whole.shape[-1])
+
+    def _scaling(self) -> Mapping[str, Any]:
+        """What is asked of the image processor besides."""
+        return {}
 
     def _usual_size(self) -> tuple[int, int]:
         side = int(self._image_processor.max_image_size["longest_edge"])
@@ -56,8 +61,14 @@ class SmolVLM(Idefics3):
 
     model_class = "SmolVLMForConditionalGeneration"
     frame_unit = "one video frame, not split, with its time"
+    usual_tokens = "64 to 81"
+    sharing = "tree, among equal numbers of frames"
     template_token = "<video>"
     is_video = True
+
+    def _scaling(self) -> Mapping[str, Any]:
+        """As for a video: to the square at once, where an image would be enlarged before."""
+        return {"size": {"longest_edge": self.frame_size[0]}}
 
     def _own_template(self, template: str) -> str:
         """That of transformers' processor, which puts it in place of any other for videos."""
@@ -65,7 +76,7 @@ class SmolVLM(Idefics3):
 
         return str(DEFAULT_CHAT_TEMPLATE)
 
-    def _video_text(self, num_frames: int) -> str:
+    def _video_text(self, frames: range) -> str:
         try:
             from num2words import num2words
         except ImportError as error:
@@ -79,11 +90,11 @@ class SmolVLM(Idefics3):
         )
 
         intro = DEFAULT_VIDEO_INTRO.format(
-            frame_count=num2words(num_frames), video_duration=str(timedelta(seconds=num_frames))
+            frame_count=num2words(len(frames)), video_duration=str(timedelta(seconds=len(frames)))
         )
-        frames = [
+        shown = [
             FRAME_TIMESTAMP_MESSAGE.format(timestamp=f"{second // 60:02d}:{second % 60:02d}")
             + self._image_text()
-            for second in range(num_frames)
+            for second in frames
         ]
-        return f"{intro}{''.join(frames)}{DEFAULT_MEDIA_OUTTRO}"
+        return f"{intro}{''.join(shown)}{DEFAULT_MEDIA_OUTTRO}"

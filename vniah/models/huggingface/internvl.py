@@ -13,6 +13,7 @@ class InternVL(TransformersDecoderModel):
 
     model_class = "InternVLForConditionalGeneration"
     frame_unit = "one video frame, one tile, with its number"
+    usual_tokens = "256"
     placeholder = "<IMG_CONTEXT>"
     template_token = "<video>"
 
@@ -24,7 +25,5 @@ class InternVL(TransformersDecoderModel):
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
 
-    def _video_text(self, num_frames: int) -> str:
-        return "\n".join(
-            f"Frame{number}: <img>{self.placeholder}</img>" for number in range(1, num_frames + 1)
-        )
+    def _video_text(self, frames: range) -> str:
+        return "\n".join(f"Frame{frame + 1}: <img>{self.placeholder}</img>" for frame in frames)

@@ -35,6 +35,7 @@ class Llava(_Padded):
 
     model_class = "LlavaForConditionalGeneration"
     frame_unit = "one image, all patches"
+    usual_tokens = "576"
     placeholder = template_token = "<image>"
     is_video = False
 
@@ -49,6 +50,7 @@ class LlavaNextVideo(_Padded):
 
     model_class = "LlavaNextVideoForConditionalGeneration"
     frame_unit = "one video frame, patches pooled two by two"
+    usual_tokens = "144"
     placeholder = template_token = "<video>"
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
@@ -62,6 +64,7 @@ class LlavaOnevision(TransformersDecoderModel):
 
     model_class = "LlavaOnevisionForConditionalGeneration"
     frame_unit = "one video frame, patches pooled two by two; one newline row after the last"
+    usual_tokens = "196"
     placeholder = template_token = "<video>"
 
     def __init__(self, parts: Parts) -> None:
@@ -84,6 +87,7 @@ class VideoLlava(_Padded):
 
     model_class = "VideoLlavaForConditionalGeneration"
     frame_unit = "one video frame, all patches and the class token"
+    usual_tokens = "257"
     placeholder = template_token = "<video>"
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:

@@ -20,6 +20,7 @@ Pieces = tuple[tuple[int, ...], ...]
 
 _PROBE = "?"
 _NUM_LENGTHS = 64  # numbers of frames whose text is kept
+_NUM_ENDS = 65536  # ends of a prompt that are kept
 
 
 class Prompt:
@@ -30,8 +31,8 @@ class Prompt:
         template: the chat template, in Jinja.
         content: called with a number of frames, gives the entries of the user's message that stand
             for them, e.g. ``[{"type": "video"}]``.
-        expand: called with the template's text and the number of frames, gives the text with
-            one ``placeholder`` for each frame and all that the family writes around them.
+        expand: called with the template's text and the numbers of some frames, gives the text
+            with one ``placeholder`` for each of them and all that the family writes around them.
         placeholder: the token that stands for a row of a frame.
     """
 
@@ -41,7 +42,7 @@ class Prompt:
         template: str,
         *,
         content: Callable[[int], Sequence[Mapping[str, str]]],
-        expand: Callable[[str, int], str],
+        expand: Callable[[str, range], str],
         placeholder: str,
     ) -> None:
         self._tokenizer = tokenizer
@@ -51,41 +52,43 @@ class Prompt:
         self._placeholder = placeholder
         self._placeholder_id = _special_id(tokenizer, placeholder)
         self._before = lru_cache(maxsize=_NUM_LENGTHS)(self._find_before)
-        self._after = lru_cache(maxsize=None)(self._find_after)
+        self._after = lru_cache(maxsize=_NUM_ENDS)(self._find_after)
 
     def before(self, num_frames: int) -> Pieces:
         """The tokens before each of so many frames."""
         return self._before(num_frames)
 
-    def after(self, question: str) -> tuple[int, ...]:
+    def after(self, num_frames: int, question: str) -> tuple[int, ...]:
         """The tokens after the last frame: question and closing, up to where the answer begins."""
-        return self._after(question, None)
+        return self._after(num_frames, question, None)
 
-    def answer(self, question: str, answer: str) -> tuple[int, ...]:
+    def answer(self, num_frames: int, question: str, answer: str) -> tuple[int, ...]:
         """The tokens of the answer, as they follow the prompt.
 
         Where the template puts white space before what the assistant says (``Assistant: Yes``) and
         ends the prompt without it, the answer begins with it.
         """
-        prompt, whole = self._after(question, None), self._after(question, answer)
+        prompt = self._after(num_frames, question, None)
+        whole = self._after(num_frames, question, answer)
         if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
             return whole[len(prompt) :]
         return tuple(self._tokenizer.encode(answer, add_special_tokens=False))
 
     def _find_before(self, num_frames: int) -> Pieces:
-        pieces = self._cut(self._expand(self._render(num_frames, _PROBE), num_frames), num_frames)
-        if pieces[-1] != self.after(_PROBE):
+        pieces = self._cut(self._render(num_frames, _PROBE), range(num_frames))
+        if pieces[-1] != self.after(num_frames, _PROBE):
             raise ModelError(
                 "the chat template writes another text after the frames when there are "
                 f"{num_frames} of them; such a model plugs in as package.module:factory"
             )
         return pieces[:-1]
 
-    def _find_after(self, question: str, answer: str | None) -> tuple[int, ...]:
+    def _find_after(self, num_frames: int, question: str, answer: str | None) -> tuple[int, ...]:
+        """By a prompt of the last frame alone, which has the number that it has among all."""
         text = self._render(1, question)
         if answer is not None:
             text += self._lead(question, text) + answer
-        return self._cut(self._expand(text, 1), 1)[-1]
+        return self._cut(text, range(num_frames - 1, num_frames))[-1]
 
     def _lead(self, question: str, prompt: str) -> str:
         """White space that the template puts between the prompt's end and an answer."""
@@ -118,8 +121,9 @@ class Prompt:
             ) from error
         return str(text)
 
-    def _cut(self, text: str, num_frames: int) -> Pieces:
-        """The tokens of a text, cut at its placeholders."""
+    def _cut(self, text: str, frames: range) -> Pieces:
+        """The tokens of the template's text with some frames, cut at their placeholders."""
+        text = self._expand(text, frames)
         bos = self._tokenizer.bos_token
         begins = bos is not None and text.startswith(bos)
         ids = self._tokenizer(text, add_special_tokens=not begins)["input_ids"]
@@ -130,9 +134,9 @@ class Prompt:
                 pieces.append(tuple(ids[start:at]))
                 start = at + 1
         pieces.append(tuple(ids[start:]))
-        if len(pieces) != num_frames + 1:
+        if len(pieces) != len(frames) + 1:
             raise ModelError(
-                f"the prompt holds {len(pieces) - 1} places for {num_frames} frames: neither the "
+                f"the prompt holds {len(pieces) - 1} places for {len(frames)} frames: neither the "
                 f"chat template nor a question may add a {self._placeholder!r}"
             )
         return tuple(pieces)

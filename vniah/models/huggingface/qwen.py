@@ -62,9 +62,7 @@ class _AnySize(TransformersDecoderModel):
 
     def _pixels(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Flat patches of all frames, and the grid of each."""
-        processed = self._image_processor(
-            images=list(frames), do_resize=False, return_tensors="pt"
-        )
+        processed = self._image_processor(images=list(frames), do_resize=False, return_tensors="pt")
         pixels = processed["pixel_values"].to(self.device, self.dtype)
         return pixels, processed["image_grid_thw"].to(self.device)
 
@@ -78,6 +76,7 @@ class Qwen2VL(_AnySize):
 
     model_class = "Qwen2VLForConditionalGeneration"
     frame_unit = "one group of two equal video frames, one second"
+    usual_tokens = "196"
     placeholder = template_token = "<|video_pad|>"
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -111,6 +110,7 @@ class Qwen3VL(_AnySize):
 
     model_class = "Qwen3VLForConditionalGeneration"
     frame_unit = "one group of two equal video frames, one second, with its timestamp"
+    usual_tokens = "144"
     placeholder = template_token = "<|video_pad|>"
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -128,15 +128,15 @@ class Qwen3VL(_AnySize):
         ]
         return torch.stack(whole, dim=1)
 
-    def _expand(self, text: str, num_frames: int) -> str:
+    def _expand(self, text: str, frames: range) -> str:
         marked = f"<|vision_start|>{self.template_token}<|vision_end|>"
         token = marked if marked in text else self.template_token
-        return text.replace(token, self._video_text(num_frames), 1)
+        return text.replace(token, self._video_text(frames), 1)
 
-    def _video_text(self, num_frames: int) -> str:
+    def _video_text(self, frames: range) -> str:
         return "".join(
             f"<{second:.1f} seconds><|vision_start|>{self.placeholder}<|vision_end|>"
-            for second in range(num_frames)
+            for second in frames
         )
 
 
@@ -151,6 +151,7 @@ class Glm4v(_AnySize):
 
     model_class = "Glm4vForConditionalGeneration"
     frame_unit = "one group of two equal video frames, one second, with its timestamp"
+    usual_tokens = "196"
     placeholder = "<|image|>"
     template_token = "<|video|>"
 
@@ -158,8 +159,7 @@ class Glm4v(_AnySize):
         """Time, height and width of every row: ``[3, num_tokens]``."""
         return frames_as_images(sequence, self._grid)
 
-    def _video_text(self, num_frames: int) -> str:
+    def _video_text(self, frames: range) -> str:
         return "".join(
-            f"<|begin_of_image|>{self.placeholder}<|end_of_image|>{second}"
-            for second in range(num_frames)
+            f"<|begin_of_image|>{self.placeholder}<|end_of_image|>{second}" for second in frames
         )

@@ -1,0 +1,358 @@
+"""Every transformers family against its own forward on pixels and its own processor's prompt."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from tests.families import BUILDERS, Tiny, build, pictures
+from vniah.cli import main
+from vniah.embeddings import EmbeddingCache, FrameStore
+from vniah.errors import InputError, ModelError
+from vniah.forward.branches import BranchRunner
+from vniah.models.huggingface import FAMILIES, find_family
+from vniah.models.huggingface.base import TransformersModel
+from vniah.models.huggingface.folder import load_family
+from vniah.models.huggingface.positions import frames_as_video
+from vniah.models.loading import load_model
+from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+from vniah.passes import Embedder, make_plan, positions_of, segment_size
+from vniah.scoring import decoder_logits, plain_logits
+
+NUM_FRAMES = 6
+QUESTION = "What digit is on the red card?"
+ANSWER = "It is 7"
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    """No progress bars and warnings of transformers among the tests' output."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def family(request, tmp_path_factory):
+    """A tiny checkpoint, as written by save_pretrained and loaded again, and its folder."""
+    tiny = build(request.param)
+    folder = tiny.save(tmp_path_factory.mktemp(request.param) / "checkpoint")
+    return tiny, load_family(folder, name=request.param, frame_size=tiny.frame_size), folder
+
+
+def build_and_load(model_type: str, folder: Path) -> tuple[Tiny, TransformersModel]:
+    tiny = build(model_type)
+    return tiny, load_family(tiny.save(folder), name=model_type, frame_size=tiny.frame_size)
+
+
+def encoded(model, shown, folder: Path) -> FrameStore:
+    """Haystack and needle, each through a cache on disk, frames in batches of two and one."""
+    places = {}
+    for source, frames in (("haystack", shown[:-1]), ("needle", shown[-1:])):
+        cache = EmbeddingCache(folder / source, {"model": model.name}, model.frame_shape)
+        for first in range(0, len(frames), 2):
+            some = [np.array(frame) for frame in frames[first : first + 2]]
+            rows = model.encode_frames(some)
+            cache.append(rows, [float(first + i) for i in range(len(some))], [])
+        places[source] = (cache, 0)
+    return FrameStore(places)
+
+
+def insert(needle_index: int, shown):
+    """Segments and pictures with the needle, the last of ``shown``, among the others."""
+    frames = [FrameSegment("haystack", index) for index in range(len(shown) - 1)]
+    frames.insert(needle_index, FrameSegment("needle", 0))
+    return frames, [*shown[: len(shown) - 1][:needle_index], shown[-1], *shown[needle_index:-1]]
+
+
+def size_of(tiny: Tiny, model) -> tuple[int, int]:
+    return model.frame_size[1], model.frame_size[0]
+
+
+def tree_logits(model, sequences, store) -> list[torch.Tensor]:
+    """By one tree with shared prefixes."""
+    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    embedder = Embedder(model, store)
+    runner = BranchRunner(
+        model.decoder,
+        embed=embedder,
+        size=segment_size(model),
+        positions=lambda index: positions_of(model, sequences[index]),
+        num_rows=lambda index: len(sequences[index].answer_ids),
+        num_deep=embedder.num_deep,
+        add_deep=embedder.add_deep,
+        tile_size=13,
+    )
+    logits = {}
+    for root in plan.branches:
+        for reading in runner.run_all(root):
+            assert reading.error is None
+            logits |= dict.fromkeys(reading.sequences, reading.logits)
+    return [logits[index] for index in range(len(sequences))]
+
+
+def test_table_names_every_family_that_is_tested():
+    assert set(FAMILIES) == set(BUILDERS)
+
+
+def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):
+    tiny, model, _ = family
+    shown = pictures(NUM_FRAMES + 1, size_of(tiny, model))
+    store = encoded(model, shown, tmp_path)
+    for needle_index in range(NUM_FRAMES + 1):
+        frames, seen = insert(needle_index, shown)
+        sequence = model.compose(frames, QUESTION, ANSWER)
+        own = tiny.own_logits(seen, QUESTION, sequence.answer_ids)
+        if isinstance(model, DecoderModel):
+            found = [plain_logits(model, sequence, store), decoder_logits(model, sequence, store)]
+        else:
+            found = [model.answer_logits(sequence, store.read(sequence.frames))]
+        for logits in found:
+            assert (logits - own).abs().max() < TOLERANCE
+            assert torch.equal(logits.argmax(-1), own.argmax(-1))
+        assert own.abs().max() > 1  # weights large enough to tell things apart
+
+
+def test_tree_equals_the_own_forward_on_pixels(family, tmp_path):
+    tiny, model, _ = family
+    if not isinstance(model, DecoderModel):
+        assert tiny.model_type == "gemma3"
+        return
+    shown = pictures(NUM_FRAMES + 1, size_of(tiny, model))
+    store = encoded(model, shown, tmp_path)
+    cells = [insert(index, shown) for index in (0, 2, 5, 6)]
+    cells += [(frames[:5], seen[:5]) for frames, seen in cells[1:3]]
+    sequences = [model.compose(frames, QUESTION, ANSWER) for frames, _ in cells]
+    for (_, seen), sequence, logits in zip(
+        cells, sequences, tree_logits(model, sequences, store), strict=True
+    ):
+        own = tiny.own_logits(seen, QUESTION, sequence.answer_ids)
+        assert (logits - own).abs().max() < TOLERANCE
+
+
+def test_work_is_shared_where_the_prompt_allows_it(family):
+    tiny, model, _ = family
+    if not isinstance(model, DecoderModel):
+        return
+    frames = [FrameSegment("haystack", index) for index in range(30)]
+    sequences = [model.compose(frames[:n], QUESTION, ANSWER) for n in (10, 20, 30)]
+    plan = make_plan(model, sequences)
+    assert plan.note is None
+    is_shared = plan.cost.num_tokens < plan.cost_alone.num_tokens
+    assert is_shared == (tiny.model_type != "smolvlm")  # which states the number of frames first
+
+
+def test_frames_of_any_size_have_the_frame_shape(family):
+    _, model, _ = family
+    frames = [np.array(pictures(1, size)[0]) for size in ((40, 90), (200, 30), (64, 64), (7, 5))]
+    assert tuple(model.encode_frames(frames).shape) == (4, *model.frame_shape)
+    alone = torch.cat([model.encode_frames([frame]) for frame in frames])
+    assert torch.allclose(model.encode_frames(frames), alone, atol=1e-4)
+
+
+def test_answer_decodes_to_the_answer(family):
+    _, model, _ = family
+    sequence = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER)
+    assert model.decode(sequence.answer_ids) == ANSWER
+
+
+def test_answer_begins_with_the_white_space_of_the_template(tmp_path):
+    """ "Assistant: It", so the model would say " It": "It" alone is never its argmax."""
+    _, model = build_and_load("idefics3", tmp_path / "checkpoint")
+    ids = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER).answer_ids
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert tokenizer.decode(list(ids)) == f" {ANSWER}"
+    assert model.stop_ids == (1,)
+
+
+@pytest.mark.parametrize("seconds", [40, 1000])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+def test_question_comes_after_the_video(model_type, seconds, tmp_path):
+    _, model = build_and_load(model_type, tmp_path / "checkpoint")
+    frames = [FrameSegment("haystack", index) for index in range(seconds)]
+    sequence = model.compose(frames, QUESTION, ANSWER)
+    positions = model.position_ids(sequence)
+    asked = len(sequence.inputs[-2].token_ids) + len(sequence.inputs[-1].token_ids)
+    video, question = positions[:, :-asked], positions[:, -asked:]
+    assert question.min() > video.max()
+    assert torch.equal(question[0], question[1]) and torch.equal(question[0], question[2])
+    assert torch.equal(question[0].diff(), torch.ones(asked - 1, dtype=torch.long))
+
+
+def test_positions_of_a_video_are_those_of_the_authors():
+    """transformers 4.57.3: 40 groups of 4 x 4 from position 4 in steps of 2; text from 83."""
+    opening, asked = TextSegment((0, 1, 2, 3)), TextSegment((4, 5))
+    frames = tuple(FrameSegment("haystack", index) for index in range(40))
+    sequence = TokenSequence((opening, *frames, asked), (6,))
+    positions = frames_as_video(sequence, (4, 4), interval=2)
+    assert positions[0, 4:-2].unique().tolist() == list(range(4, 84, 2))
+    assert positions[1:, 4:-2].amax() == 7
+    assert positions[:, -2:].tolist() == [[83, 84]] * 3
+
+
+def test_positions_follow_the_grid_where_the_video_is_short():
+    sequence = TokenSequence((FrameSegment("haystack", 0), TextSegment((1, 2))), (3,))
+    assert frames_as_video(sequence, (2, 5), interval=1).tolist() == [
+        [0] * 10 + [5, 6],
+        [0] * 5 + [1] * 5 + [5, 6],
+        [0, 1, 2, 3, 4] * 2 + [5, 6],
+    ]
+
+
+def test_deep_rows_of_qwen3_are_part_of_the_frame(tmp_path):
+    _, model = build_and_load("qwen3_vl", tmp_path / "checkpoint")
+    assert model.frame_shape == (4, 6, 64)
+    shown = pictures(3, size_of(None, model))
+    store = encoded(model, shown, tmp_path)
+    sequence = model.compose(insert(1, shown)[0], QUESTION, ANSWER)
+    whole = decoder_logits(model, sequence, store)
+
+    class WithoutDeep(FrameStore):
+        def read_runs(self, frames, *, most=256, part=None):
+            for run in store.read_runs(frames, most=most, part=part):
+                yield run if part in (None, 0) else torch.zeros_like(run)
+
+    assert (decoder_logits(model, sequence, WithoutDeep({})) - whole).abs().max() > 0.1
+
+
+def test_newline_row_is_read_after_the_last_frame(tmp_path):
+    tiny, model = build_and_load("llava_onevision", tmp_path / "checkpoint")
+    sequence = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER)
+    newline = sequence.segments[2]
+    assert isinstance(newline, TextSegment)
+    rows = model.decoder.model.embed_tokens(torch.tensor(newline.token_ids))
+    assert torch.equal(rows[0], tiny.model.model.image_newline)
+    assert model.decoder.lm_head.weight.shape[0] == len(tiny.tokenizer)
+
+
+def test_clip_families_lose_no_side_of_a_frame(tmp_path):
+    """Their processors crop what is wider than high; a needle's text may stand there."""
+    _, model = build_and_load("llava", tmp_path / "checkpoint")
+    wide = np.zeros((60, 240, 3), np.uint8)
+    marked = wide.copy()
+    marked[:, :30] = 255
+    one, other = model.encode_frames([wide, marked])
+    assert (one - other).abs().max() > 0.1
+
+
+def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
+    _, model = build_and_load("qwen2_vl", tmp_path / "checkpoint")
+    fitted = model._fit(Image.new("RGB", (400, 100), (255, 0, 0)))
+    assert fitted.size == (84, 56)
+    pixels = np.array(fitted)
+    assert (pixels[28, 42] == (255, 0, 0)).all()
+    assert (pixels[2, 42] == [int(255 * m) for m in model._image_processor.image_mean]).all()
+
+
+def test_frame_size_must_fit_the_patches(tmp_path):
+    folder = build("qwen2_vl").save(tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match="multiples of 28 pixels for tiny, got 100x56"):
+        load_family(folder, name="tiny", frame_size=(56, 100))
+
+
+def test_frame_size_is_refused_where_there_is_one_only(tmp_path):
+    folder = build("llava").save(tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match="frames of one size only"):
+        load_family(folder, name="tiny", frame_size=(56, 56))
+    with pytest.raises(InputError, match="prompt_template is for checkpoints of llava_qwen"):
+        load_model(folder, prompt_template="vicuna")
+
+
+def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
+    tiny = build("qwen3_vl")
+    folder = tiny.save(tmp_path / "checkpoint")
+    model = load_family(folder, name="tiny", dtype=torch.bfloat16, frame_size=tiny.frame_size)
+    assert model.dtype == torch.bfloat16
+    assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
+    shown = pictures(4, size_of(tiny, model))
+    store = encoded(model, shown, tmp_path)
+    sequence = model.compose(insert(2, shown)[0], QUESTION, ANSWER)
+    plain, walked = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
+    assert (plain - walked).abs().max() < 0.08 * plain.abs().max()
+
+
+def test_question_with_a_placeholder_is_refused(tmp_path):
+    _, model = build_and_load("llava", tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match="2 places for 1 frames"):
+        model.compose([FrameSegment("haystack", 0)], "Is <image> a token?", "Yes")
+
+
+def test_video_llava_reads_its_own_image_processor(tmp_path):
+    _, model = build_and_load("video_llava", tmp_path / "checkpoint")
+    assert model.frame_shape == (17, 64)  # 4 x 4 patches and the class token
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer files"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
+        (lambda f: (f / "chat_template.jinja").write_text("{{ x.y }}"), "chat template cannot"),
+        (lambda f: (f / "chat_template.jinja").write_text("a"), "0 places for"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            r"no \*.safetensors weights \(pytorch_model.bin is a pickle",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 64), "cannot be"),
+        (lambda f: change_config(f, model_type="wav2vec2"), "has model_type 'wav2vec2'; supported"),
+        (lambda f: change_config(f, text_config={"model_type": "llama"}), "keys|cannot be loaded"),
+    ],
+)
+def test_spoilt_folder_is_one_line(spoil, message, tmp_path, capsys):
+    folder = build("llava").save(tmp_path / "checkpoint")
+    spoil(folder)
+    with pytest.raises(ModelError, match=message):
+        load_model(folder)
+    assert main(["check", "--model", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vniah: error: ") and error.count("\n") == 1
+
+
+def change_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_missing_weight_is_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = build("internvl").save(tmp_path / "checkpoint")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    gone = sorted(tensors)[-1]
+    save_file({k: v for k, v in tensors.items() if k != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="missing keys"):
+        load_family(folder, name="tiny")
+
+
+def test_wrong_hub_id_is_one_line(capsys):
+    assert main(["check", "--model", "no-such-owner/no-such-model"]) == 2
+    error = capsys.readouterr().err
+    assert "no folder here, and the hub does not give it" in error and error.count("\n") == 1
+
+
+def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
+    tiny, _, folder = family
+    options = ["--model", str(folder), "--cache", str(tmp_path / "cache")]
+    if tiny.frame_size:
+        options += ["--frame-size", f"{tiny.frame_size[1]}x{tiny.frame_size[0]}"]
+    assert main(["check", *options]) == 0
+    shown = capsys.readouterr().out
+    if tiny.model_type == "gemma3":
+        assert "runs its own forward pass" in shown
+    else:
+        assert "gives what the model gives" in shown
+    output = tmp_path / "run"
+    grid = ["--frames", "2,4", "--depths", "0,1", "--output", str(output)]
+    assert main(["run", *options, *grid]) == 0
+    manifest = json.loads((output / "manifest.json").read_text())
+    samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 20 and all(sample["error"] is None for sample in samples)
+    assert manifest["model"]["frame_unit"] == find_family(tiny.model_type).frame_unit
+    shutil.rmtree(output)
