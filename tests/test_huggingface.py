@@ -301,7 +301,8 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         ),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 64), "cannot be"),
         (lambda f: change_config(f, model_type="wav2vec2"), "has model_type 'wav2vec2'; supported"),
-        (lambda f: change_config(f, text_config={"model_type": "llama"}), "keys|cannot be loaded"),
+        (lambda f: change_text_config(f, intermediate_size=80), "mismatched|cannot be loaded"),
+        (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
     ],
 )
 def test_spoilt_folder_is_one_line(spoil, message, tmp_path, capsys):
@@ -317,6 +318,11 @@ def test_spoilt_folder_is_one_line(spoil, message, tmp_path, capsys):
 def change_config(folder: Path, **changes) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_text_config(folder: Path, **changes) -> None:
+    text_config = json.loads((folder / "config.json").read_text())["text_config"]
+    change_config(folder, text_config=text_config | changes)
 
 
 def test_missing_weight_is_named(tmp_path):
