@@ -99,12 +99,12 @@ def _load_folder(
     import torch
 
     from vniah.models.checkpoints import read_config
-    from vniah.models.llava import MODEL_TYPES, LlavaModel
+    from vniah.models.llava import MODEL_TYPES, LlavaModel, llava_type
 
-    model_type = read_config(folder).get("model_type")
-    if model_type not in MODEL_TYPES:
+    config = read_config(folder)
+    if llava_type(config) is None:
         raise ModelError(
-            f"{folder}/config.json has model_type {model_type!r}; supported are "
+            f"{folder}/config.json has model_type {config.get('model_type')!r}; supported are "
             f"{', '.join(MODEL_TYPES)}. Any other model plugs in as package.module:factory"
         )
     place = find_device(options.device)
