@@ -17,6 +17,7 @@ Where weights lie in the checkpoint:
     model.embed_tokens, model.layers.*, ..., lm_head the decoder
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -382,7 +383,10 @@ def _load_tokenizer(folder: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that it does not know the model_type
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        with warnings.catch_warnings():
+            # nor does it need config.json's rope_scaling, which transformers 5 warns of
+            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
+            return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"

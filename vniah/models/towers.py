@@ -222,7 +222,7 @@ def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
         return config_class.from_pretrained(folder), processor_class.from_pretrained(folder)
     except OSError as error:
         raise ModelError(
-            f"the vision tower in {folder} lacks a file: {first_line(error)}"
+            f"the vision tower in {folder} cannot be read: {first_line(error)}"
         ) from error
 
 
