@@ -12,11 +12,10 @@ from math import ceil
 import numpy as np
 import pytest
 import torch
-from checkpoints import SIGLIP_SIZE, change_config, write_checkpoint
+from checkpoints import SIGLIP_SIZE, build_tokenizer, change_config, write_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoTokenizer
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 
@@ -168,7 +167,7 @@ def rows_by_hand(weights, frame, mode, position, stride=2) -> list[torch.Tensor]
 def logits_by_hand(folder, decoder, frames, question, answer, mode, position) -> torch.Tensor:
     """The rows of logits that predict the answer, by the saved decoder's own forward pass."""
     weights = load_file(folder / "model.safetensors")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = build_tokenizer()
     prompt = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n"
         f"{question}<|im_end|>\n<|im_start|>assistant\n"
