@@ -221,9 +221,12 @@ class TreeAsker:
         self._roots: tuple[Branch, ...] = ()
         self._latest: tuple[int, Pass] | None = None
         self._num_ranks = 1 if ring is None else ring.size
+        embedder = Embedder(model, material.store)
         self._runner = BranchRunner(
             model.decoder,
-            embed=Embedder(model, material.store),
+            embed=embedder,
+            num_deep=embedder.num_deep,
+            add_deep=embedder.add_deep,
             size=segment_size(model),
             positions=lambda index: positions_of(model, self._sequences[index]),
             num_rows=lambda index: len(self._sequences[index].answer_ids),

@@ -67,10 +67,11 @@ class EmbeddingCache:
         """How many frames are there, without a gap from frame 0."""
         return self._shards[-1][1] if self._shards else 0
 
-    def read(self, start: int, stop: int) -> Tensor:
+    def read(self, start: int, stop: int, *, part: int | None = None) -> Tensor:
         """Frames ``start`` to ``stop - 1`` on the CPU, ``[stop - start, *frame_shape]``.
 
-        Only the bytes of these frames are read.
+        Only the bytes of these frames are read; with ``part`` only those at this index of the
+        first dimension of each, which the result lacks.
         """
         if not 0 <= start < stop <= self.num_frames:
             raise CacheError(
@@ -81,8 +82,9 @@ class EmbeddingCache:
         for first, last, path in self._shards:
             if first < stop and start < last:
                 with _open_shard(path) as shard:
-                    part = shard.get_slice(_TENSOR)[max(start, first) - first : stop - first]
-                parts.append(part)
+                    frames = slice(max(start, first) - first, stop - first)
+                    stored = shard.get_slice(_TENSOR)
+                    parts.append(stored[frames] if part is None else stored[frames, part])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def notes(self) -> tuple[str, ...]:
@@ -173,8 +175,13 @@ class FrameStore:
         parts = list(self.read_runs(frames))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def read_runs(self, frames: Sequence[FrameSegment], *, most: int = 256) -> Iterator[Tensor]:
-        """The same in pieces of up to ``most`` frames, each a run that lies together in a cache."""
+    def read_runs(
+        self, frames: Sequence[FrameSegment], *, most: int = 256, part: int | None = None
+    ) -> Iterator[Tensor]:
+        """The same in pieces of up to ``most`` frames, each a run that lies together in a cache.
+
+        ``part`` as in `EmbeddingCache.read`.
+        """
         start = 0
         while start < len(frames):
             stop = start + 1
@@ -187,7 +194,7 @@ class FrameStore:
                 stop += 1
             cache, offset = self._places[frames[start].source]
             first = offset + frames[start].index
-            yield cache.read(first, first + stop - start)
+            yield cache.read(first, first + stop - start, part=part)
             start = stop
 
 

@@ -20,6 +20,7 @@ from vniah.forward.prefix_tree import (
     cost_of,
 )
 from vniah.forward.support import (
+    DEEP_MODEL_TYPES,
     depends_on_length,
     refuse_positions,
     refuse_unknown,
@@ -116,7 +117,7 @@ def require_model(model: AnyModel) -> None:
         return
     refuse_unknown(model.decoder)
     width = model.decoder.model.embed_tokens.weight.shape[1]
-    if size_of_frame(model) and shape[1] != width:
+    if size_of_frame(model) and shape[-1] != width:
         raise ModelError(
             f"frame_shape of {model.name} is {shape}, but its decoder reads rows of {width} numbers"
         )
@@ -149,12 +150,20 @@ def size_of_frame(model: DecoderModel) -> int:
     Raises:
         ModelError: its frames are no rows of the decoder's input.
     """
-    if len(model.frame_shape) != 2:
+    shape = tuple(model.frame_shape)
+    is_deep = model.decoder.model.config.model_type in DEEP_MODEL_TYPES
+    if len(shape) != 2 and not (len(shape) == 3 and is_deep):
         raise ModelError(
-            f"the forward pass reads frames of shape (tokens, hidden size), "
-            f"{model.name} has frame_shape {tuple(model.frame_shape)}"
+            "the forward pass reads frames of shape (tokens, hidden size), "
+            + ("or (1 + layers that add to them, tokens, hidden size), " if is_deep else "")
+            + f"{model.name} has frame_shape {shape}"
         )
-    return int(model.frame_shape[0])
+    return int(shape[-2])
+
+
+def num_deep_layers(model: DecoderModel) -> int:
+    """How many of the decoder's first layers have something of the frames added behind them."""
+    return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
 
 
 def segment_size(model: DecoderModel) -> Callable[[Any], int]:
@@ -233,6 +242,8 @@ class Embedder:
         self._per_frame = size_of_frame(model)
         self._size = segment_size(model)
         self._table: Any = model.decoder.model.embed_tokens
+        self.num_deep = num_deep_layers(model)
+        self._part = 0 if self.num_deep else None
 
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment], start: int, stop: int) -> Tensor:
@@ -245,29 +256,67 @@ class Embedder:
             hidden[from_ - start : to - start] = part.to(hidden.device, hidden.dtype)
         return hidden
 
+    def deep(self, segments: Sequence[Segment]) -> Tensor | None:
+        """All that is added to the rows of some segments, ``[layers, T, H]``; None for nothing."""
+        if not self.num_deep:
+            return None
+        weight: Tensor = self._table.weight
+        num_tokens = sum(map(self._size, segments))
+        rows = weight.new_zeros(self.num_deep, num_tokens, weight.shape[1])
+        for layer in range(self.num_deep):
+            self.add_deep(layer, rows[layer], segments, 0, num_tokens)
+        return rows
+
+    def is_frame(self, segments: Sequence[Segment]) -> Tensor:
+        """Which rows of some segments are of frames, bool ``[T]``."""
+        parts = [torch.full((self._size(s),), isinstance(s, FrameSegment)) for s in segments]
+        return torch.cat(parts).to(self._table.weight.device)
+
+    @torch.inference_mode()
+    def add_deep(
+        self, layer: int, hidden: Tensor, segments: Sequence[Segment], start: int, stop: int
+    ) -> None:
+        """Adds to rows what comes to their frames behind a layer, in place.
+
+        Args:
+            layer: from 0, below ``num_deep``.
+            hidden: those rows, ``[stop - start, H]``.
+            segments: what they are rows of.
+            start: the first of their tokens.
+            stop: behind the last.
+        """
+        for first, rows in self._frame_pieces(segments, start, stop, 1 + layer):
+            from_, to = max(first, start), min(first + len(rows), stop)
+            part = rows[from_ - first : to - first]
+            hidden[from_ - start : to - start] += part.to(hidden.device, hidden.dtype)
+
     def _pieces(
         self, segments: Sequence[Segment], start: int, stop: int
     ) -> Iterator[tuple[int, Tensor]]:
         """Rows of all segments that reach into ``[start, stop)``, each with its first token."""
+        yield from self._frame_pieces(segments, start, stop, self._part)
         token = 0
-        frames: list[FrameSegment] = []
-        for segment in (*segments, None):
-            if isinstance(segment, FrameSegment) and token < stop:
-                if token + self._per_frame > start:
-                    frames.append(segment)
-                token += self._per_frame
-                continue
-            first = token - len(frames) * self._per_frame
-            for run in self._store.read_runs(frames):
-                flat = run.flatten(0, 1)
-                yield first, flat
-                first += len(flat)
-            frames = []
-            if segment is None or token >= stop:
-                return
+        for segment in segments:
             size = self._size(segment)
-            if token + size > start:
-                assert isinstance(segment, TextSegment)
+            if isinstance(segment, TextSegment) and token < stop and token + size > start:
                 ids = torch.tensor(segment.token_ids, device=self._table.weight.device)
                 yield token, self._table(ids.long())
             token += size
+
+    def _frame_pieces(
+        self, segments: Sequence[Segment], start: int, stop: int, part: int | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The same of frames only: of each the ``part``, or all where it has none."""
+        token = 0
+        frames: list[FrameSegment] = []
+        tokens: list[int] = []
+        for segment in segments:
+            if token >= stop:
+                break
+            if isinstance(segment, FrameSegment) and token + self._per_frame > start:
+                frames.append(segment)
+                tokens.append(token)
+            token += self._size(segment)
+        # Text between frames does not keep them from being read together.
+        runs = self._store.read_runs(frames, part=part)
+        yield from zip(tokens, chain.from_iterable(runs), strict=True)

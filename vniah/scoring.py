@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -139,9 +139,10 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
     positions = positions_of(model, sequence)
-    hidden = Embedder(model, store)(sequence.inputs, 0, positions.shape[-1])
-    num_rows = len(sequence.answer_ids)
-    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows)
+    embedder = Embedder(model, store)
+    hidden = embedder(sequence.inputs, 0, positions.shape[-1])
+    num_rows, deep = len(sequence.answer_ids), embedder.deep(sequence.inputs)
+    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)
 
 
 @torch.inference_mode()
@@ -150,14 +151,20 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
     positions = positions_of(model, sequence)
     forget_longer_sequences(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    hidden = Embedder(model, store)(sequence.inputs, 0, num_tokens)
-    inputs = {
+    embedder = Embedder(model, store)
+    hidden = embedder(sequence.inputs, 0, num_tokens)
+    inputs: dict[str, Any] = {
         "inputs_embeds": hidden[None],
         "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
         # without it transformers takes gaps in the positions for packed sequences
         "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
         "use_cache": False,
     }
+    deep = embedder.deep(sequence.inputs)
+    if deep is not None:
+        is_frame = embedder.is_frame(sequence.inputs)
+        inputs["visual_pos_masks"] = is_frame[None]
+        inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
     if callable(model.decoder):
         if "logits_to_keep" in signature(model.decoder.forward).parameters:
             inputs["logits_to_keep"] = num_rows

@@ -49,6 +49,12 @@ def _number(text: str) -> Fraction:
 
 
 @_checked
+def _size(text: str) -> tuple[int, int]:
+    width, height = commands.parse_size(text, "--frame-size")
+    return height, width
+
+
+@_checked
 def _whole(text: str) -> int:
     value = _number(text)
     if value.denominator != 1:
@@ -226,6 +232,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
+    parser.add_argument(
+        "--frame-size",
+        type=_size,
+        metavar="WxH",
+        help="pixels that frames are brought to, for models that read any size; default: 392x392, "
+        "or a little less",
+    )
     parser.add_argument("--rope-theta", type=_real, metavar="X", help="RoPE base to use instead")
     parser.add_argument(
         "--prompt-template",

@@ -261,6 +261,7 @@ def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "Any
         device=device,
         rope_theta=options.rope_theta,
         prompt_template=options.prompt_template,
+        frame_size=options.frame_size,
     )
 
 
@@ -292,9 +293,9 @@ def _default_output(manifest: dict[str, Any]) -> Path:
     return Path("results", f"{name}-{manifest['task']}-{key}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     """(width, height) from a text such as ``96x96``."""
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     if match is None:
-        raise InputError(f"--size must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
+        raise InputError(f"{option} must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
     return int(match[1]), int(match[2])

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vniah.forward.costs import (
     free_bytes,
 )
 from vniah.forward.kernels import choose_kernel
-from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place
+from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place, Span
 from vniah.forward.leaves import LeafRows
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
@@ -36,6 +37,9 @@ from vniah.forward.walk import walk
 
 Embed = Callable[[Sequence[Any], int, int], Tensor]
 """Called with segments and the first and last of their tokens, gives ``[last - first, H]``."""
+
+AddDeep = Callable[[int, Tensor, Sequence[Any], int, int], None]
+"""Called with a layer's number, rows, and as `Embed`; adds what comes to the rows behind it."""
 
 # What memory that ran out may come as; `is_out_of_memory` tells it from other errors.
 _MEMORY_ERRORS = (MemoryError, RuntimeError, OSError)
@@ -88,6 +92,8 @@ class BranchRunner:
         size: tokens of a segment.
         positions: called with a sequence's index, gives its ``position_ids``.
         num_rows: called with a sequence's index, says how many rows are read at its end.
+        num_deep: behind how many of the first layers something comes to the frames' rows.
+        add_deep: adds it.
         ring: the processes that run every pass together.
         tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
         place: where to keep keys and values; by default the fastest where they fit.
@@ -103,6 +109,8 @@ class BranchRunner:
         size: Callable[[Any], int],
         positions: Callable[[int], Tensor],
         num_rows: Callable[[int], int],
+        num_deep: int = 0,
+        add_deep: AddDeep | None = None,
         ring: Ring | None = None,
         tile_size: int | None = None,
         place: Place | None = None,
@@ -111,6 +119,8 @@ class BranchRunner:
     ) -> None:
         self._decoder = decoder
         self._embed = embed
+        self._num_deep = num_deep
+        self._add_deep = add_deep
         self._size = size
         self._positions = positions
         self._num_rows = num_rows
@@ -227,6 +237,7 @@ class BranchRunner:
             keep=kept,
             tile_size=self._tile_size,
             ring=self._ring,
+            deepen=None if self._add_deep is None else partial(self._deepen_share, branch),
         )
         logits = [rows.cpu() for rows in read]
         num_sequences = sum(len(leaf.sequences) for leaf in branch.leaves)
@@ -243,18 +254,36 @@ class BranchRunner:
             return self._embed(branch.segments, 0, branch.num_tokens)
         layout = self._ring.layout(0, branch.num_tokens)
         hidden = self._like.new_zeros(layout.num_rows(self._ring.rank), self.shape.hidden_size)
-        for span, row in layout.located(self._ring.rank):
+        for rows, inside in self._share(branch):
+            hidden[rows] = self._embed(branch.segments, *inside)
+        return hidden
+
+    def _deepen_share(self, branch: Branch, layer: int, hidden: Tensor) -> None:
+        """Adds what comes to this process's main rows behind a layer."""
+        if self._add_deep is not None and layer < self._num_deep:
+            for rows, inside in self._share(branch):
+                self._add_deep(layer, hidden[rows], branch.segments, *inside)
+
+    def _share(self, branch: Branch) -> Iterator[tuple[slice, Span]]:
+        """Which rows of this process are which tokens of a branch."""
+        if self._ring is None:
+            yield slice(0, branch.num_tokens), Span(0, branch.num_tokens)
+            return
+        for span, row in self._ring.layout(0, branch.num_tokens).located(self._ring.rank):
             inside = span.clip(0, branch.num_tokens)
             if inside.num_tokens:
-                rows = slice(row, row + inside.num_tokens)
-                hidden[rows] = self._embed(branch.segments, *inside)
-        return hidden
+                yield slice(row, row + inside.num_tokens), inside
 
     def _leaf_rows(self, leaf: Leaf) -> LeafRows:
         index = leaf.sequences[0]
         positions = self._positions(index)[..., leaf.start : leaf.stop].clone()
         hidden = self._embed(leaf.segments, 0, leaf.num_tokens)
-        return LeafRows(leaf.start, hidden, positions, self._num_rows(index))
+        deep = None
+        if self._add_deep is not None and self._num_deep:
+            deep = hidden.new_zeros(self._num_deep, *hidden.shape)
+            for layer, rows in enumerate(deep):
+                self._add_deep(layer, rows, leaf.segments, 0, leaf.num_tokens)
+        return LeafRows(leaf.start, hidden, positions, self._num_rows(index), deep)
 
     def _make_room(self, branch: Branch) -> Kept | None:
         """For the keys and values that the branches of a branch will read."""

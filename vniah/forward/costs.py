@@ -108,7 +108,9 @@ class DecoderShape:
             num_kv_heads=config.num_key_value_heads,
             head_dim=head_dim,
             vocab_size=decoder.lm_head.weight.shape[0],
-            linear_weights=sum(m.weight.numel() for m in modules if isinstance(m, nn.Linear)),
+            linear_weights=sum(
+                _active_weights(m, getattr(config, "num_experts_per_tok", None)) for m in modules
+            ),
             query_key_value_weights=len(body.layers) * config.hidden_size * num_heads * head_dim,
             weight_bytes=sum({id(p): p.nbytes for p in parts}.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
@@ -287,3 +289,11 @@ def _kept_tokens(root: Branch) -> int:
     """The most tokens of one way through the tree whose keys and values are kept."""
     own = max(0, root.keep_until - root.start)
     return own + max((_kept_tokens(branch) for branch in root.branches), default=0)
+
+
+def _active_weights(module: nn.Module, num_chosen: int | None) -> int:
+    """Weights of a module's own matrices that one row goes through; of experts, those chosen."""
+    if isinstance(module, nn.Linear):
+        return module.weight.numel()
+    experts = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+    return sum(p.numel() // len(p) * (num_chosen or len(p)) for p in experts)

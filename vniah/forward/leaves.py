@@ -28,12 +28,14 @@ class LeafRows:
         hidden: input embeddings ``[n, H]``.
         position_ids: ``[n]``, or ``[3, n]``.
         num_rows: so many rows are read, at their end.
+        deep: what comes to them behind each of the first layers, ``[layers, n, H]``.
     """
 
     start: int
     hidden: Tensor
     position_ids: Tensor
     num_rows: int
+    deep: Tensor | None = None
 
 
 @dataclass
@@ -50,6 +52,14 @@ class LeafGroup:
 
     leaves: Sequence[LeafRows]
     rows: Rows
+
+    def deepen(self, layer: int) -> None:
+        """Adds what comes to the rows behind a layer."""
+        row = 0
+        for leaf in self.leaves:
+            if leaf.deep is not None and layer < len(leaf.deep):
+                self.rows.hidden[row : row + len(leaf.hidden)] += leaf.deep[layer]
+            row += len(leaf.hidden)
 
     def read(self, decoder: Any) -> Iterator[Tensor]:
         """Every leaf's logits."""

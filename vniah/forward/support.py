@@ -10,7 +10,14 @@ from vniah.errors import ModelError
 
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
 ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
-THREE_ROWS_OF_POSITIONS = ("qwen2_vl_text", "qwen2_5_vl_text")
+# These may add rows of a frame to what their first layers give (DeepStack).
+DEEP_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text")
+THREE_ROWS_OF_POSITIONS = (
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    *DEEP_MODEL_TYPES,
+    "glm4v_text",
+)
 SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
 
 # Kinds of RoPE whose frequencies depend on the length of the whole sequence.

@@ -18,7 +18,7 @@ together, after the main rows; in the last layer the main rows stop after their 
 T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size, R leaf rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -66,6 +66,7 @@ def walk(
     keep: Kept | None = None,
     tile_size: int = TILE_SIZE,
     ring: Ring | None = None,
+    deepen: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
     """One pass; gives the logits that are read, ``[num_rows, vocabulary]`` fp32 for each leaf.
 
@@ -81,6 +82,8 @@ def walk(
         keep: where to store this pass's own.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
         ring: the processes that run this pass together.
+        deepen: called behind every layer with its number and ``hidden``, may add to it in place
+            (DeepStack). What comes to leaves they bring themselves.
 
     Raises:
         ModelError: the decoder does something that the walk cannot do exactly.
@@ -121,6 +124,9 @@ def walk(
                 keys.save(index, keep)
             for group in groups:
                 _run(layer, index, group.rows, LeafAttention(keys, group.leaves, ring))
+                group.deepen(index)
+            if deepen is not None and not is_last:
+                deepen(index, hidden)
     return [logits for group in groups for logits in group.read(decoder)]
 
 
@@ -132,6 +138,7 @@ def answer_logits(
     *,
     num_rows: int,
     tile_size: int = TILE_SIZE,
+    deep: Tensor | None = None,
 ) -> Tensor:
     """Logits of the last rows of one sequence, ``[num_rows, vocabulary]`` fp32.
 
@@ -141,13 +148,30 @@ def answer_logits(
         position_ids: ``[T]``, or ``[3, T]``.
         num_rows: how many rows to read, at its end.
         tile_size: as `walk`.
+        deep: what is added to all rows behind each of the first layers, ``[layers, T, H]``.
     """
     start = len(hidden) - num_rows
     assert num_rows >= 1 and start >= 0
     refuse_positions(decoder, position_ids, len(hidden))
-    leaf = LeafRows(start, hidden[start:], position_ids[..., start:], num_rows)
+    leaf = LeafRows(
+        start,
+        hidden[start:],
+        position_ids[..., start:],
+        num_rows,
+        None if deep is None else deep[:, start:],
+    )
+
+    def deepen(layer: int, rows: Tensor) -> None:
+        if deep is not None and layer < len(deep):
+            rows += deep[layer, :start]
+
     (logits,) = walk(
-        decoder, hidden[:start], position_ids[..., :start], [leaf], tile_size=tile_size
+        decoder,
+        hidden[:start],
+        position_ids[..., :start],
+        [leaf],
+        tile_size=tile_size,
+        deepen=deepen,
     )
     return logits
 

@@ -28,6 +28,7 @@ def load_model(
     device: str | None = None,
     rope_theta: float | None = None,
     prompt_template: str | None = None,
+    frame_size: tuple[int, int] | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
 
@@ -41,6 +42,8 @@ def load_model(
         rope_theta: a RoPE base to use instead of the checkpoint's.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
+        frame_size: height and width in pixels that frames are brought to, for families whose tower
+            reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -51,7 +54,7 @@ def load_model(
         raise InputError(f"rope_theta must be a number above 1, got {rope_theta}")
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template)
+    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template, frame_size)
     if text in embedded_models():
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
@@ -91,6 +94,7 @@ class _CheckpointOptions:
     device: str | None = None
     rope_theta: float | None = None
     prompt_template: str | None = None
+    frame_size: tuple[int, int] | None = None
 
 
 def _load_folder(
@@ -99,23 +103,45 @@ def _load_folder(
     import torch
 
     from vniah.models.checkpoints import read_config
+    from vniah.models.huggingface import FAMILIES
+    from vniah.models.huggingface.folder import load_family
     from vniah.models.llava import MODEL_TYPES, LlavaModel, llava_type
 
     config = read_config(folder)
-    if llava_type(config) is None:
+    model_type = llava_type(config) or config.get("model_type")
+    if model_type not in MODEL_TYPES and model_type not in FAMILIES:
         raise ModelError(
-            f"{folder}/config.json has model_type {config.get('model_type')!r}; supported are "
-            f"{', '.join(MODEL_TYPES)}. Any other model plugs in as package.module:factory"
+            f"{folder}/config.json has model_type {model_type!r}; supported are "
+            f"{', '.join((*MODEL_TYPES, *FAMILIES))}. Any other model plugs in as "
+            "package.module:factory"
         )
     place = find_device(options.device)
-    dtype = options.dtype
-    if dtype is None and place.type == "cpu":
-        dtype = "float32"
+    name_of_dtype = options.dtype
+    if name_of_dtype is None and place.type == "cpu":
+        name_of_dtype = "float32"
+    dtype = None if name_of_dtype is None else getattr(torch, name_of_dtype)
+    if model_type in FAMILIES:
+        if options.prompt_template is not None:
+            raise InputError(
+                f"prompt_template is for checkpoints of {', '.join(MODEL_TYPES)}; one of "
+                f"{model_type} brings its own chat template"
+            )
+        family = load_family(
+            folder,
+            name=name,
+            revision=revision,
+            dtype=dtype,
+            device=place,
+            frame_size=options.frame_size,
+        )
+        return cast("AnyModel", family)
+    if options.frame_size is not None:
+        raise InputError(f"frame_size is for towers that read any size; that of {name} does not")
     return LlavaModel.load(
         folder,
         name=name,
         revision=revision,
-        dtype=None if dtype is None else getattr(torch, dtype),
+        dtype=dtype,
         device=place,
         rope_theta=options.rope_theta,
         template=options.prompt_template,

@@ -1,0 +1,252 @@
+"""What all families of transformers checkpoints have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vniah.errors import ModelError
+from vniah.models.huggingface.prompt import Prompt
+from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+
+ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint folder gave.
+
+    Attributes:
+        name: for titles and manifests.
+        revision: a hash over its files, or the hub's commit.
+        model: the transformers model, with its head.
+        tokenizer: of transformers.
+        image_processor: of transformers; computes with Pillow where there is a choice.
+        template: the chat template.
+        frame_size: height and width in pixels, for families that take any; None for the usual.
+    """
+
+    name: str
+    revision: str
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    template: str
+    frame_size: tuple[int, int] | None = None
+
+
+class TransformersModel:
+    """A checkpoint of transformers; its families say what differs.
+
+    Attributes:
+        name: hub id or folder.
+        revision: a hash over its files, or the hub's commit.
+        frame_shape: of one cached frame; the last two are tokens and hidden size.
+        encoding: what else decides an encoded frame, for the cache's identity.
+        settings: what else decides the logits, for the manifest.
+        stop_ids: tokens that end an answer.
+
+    Class attributes of a family:
+        model_class: its class in transformers.
+        frame_unit: what one frame is, in words.
+        takes_frame_size: whether frames may have any size.
+        placeholder: the token that stands for a row of a frame.
+        template_token: what the template writes for a video, or for one image.
+        is_video: whether frames are one video to the template, else an image each.
+    """
+
+    model_class: ClassVar[str]
+    frame_unit: ClassVar[str]
+    takes_frame_size: ClassVar[bool] = False
+    placeholder: ClassVar[str]
+    template_token: ClassVar[str]
+    is_video: ClassVar[bool] = True
+
+    def __init__(self, parts: Parts) -> None:
+        self.name = parts.name
+        self.revision = parts.revision
+        self._model = parts.model
+        self._tokenizer = parts.tokenizer
+        self._image_processor = parts.image_processor
+        self._prompt = Prompt(
+            parts.tokenizer,
+            self._own_template(parts.template),
+            content=self._content,
+            expand=self._expand,
+            placeholder=self.placeholder,
+        )
+        if parts.frame_size is not None and not self.takes_frame_size:
+            raise ModelError(
+                f"{type(self).__name__} reads frames of one size only; leave out the frame size"
+            )
+        self.frame_size = parts.frame_size or self._usual_size()
+        self._check_size()
+        blank = np.zeros((*self.frame_size, 3), np.uint8)
+        self.frame_shape: tuple[int, ...] = tuple(self.encode_frames([blank]).shape[1:])
+        self.encoding: Mapping[str, str] = {
+            "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
+            "preprocessing": self._preprocessing(),
+        }
+        self.settings: Mapping[str, Any] = {
+            "frame_unit": self.frame_unit,
+            "tokens_per_frame_with_text": self._tokens_with_text(),
+        }
+        self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and cached frames."""
+        dtype: torch.dtype = self._model.lm_head.weight.dtype
+        return dtype if dtype.is_floating_point else self._model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self._model.lm_head.weight.device
+        return device
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Frames as the decoder reads them, ``[num_frames, *frame_shape]``.
+
+        Args:
+            frames: RGB uint8 ``[height, width, 3]``, of any sizes.
+        """
+        return self._encode([self._fit(Image.fromarray(frame)) for frame in frames])
+
+    def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
+        """The chat template's prompt around the frames; the answer's tokens."""
+        segments: list[TextSegment | FrameSegment] = []
+        for text, frame in zip(self._prompt.before(len(frames)), frames, strict=True):
+            segments += [TextSegment(text), frame] if text else [frame]
+        segments += [TextSegment(ids) for ids in self._after_frames() if ids]
+        segments.append(TextSegment(self._prompt.after(question)))
+        return TokenSequence(tuple(segments), self._prompt.answer(question, answer))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    # What a family may say otherwise.
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        """Fitted frames through tower and projector, ``[num_frames, *frame_shape]``."""
+        raise NotImplementedError
+
+    def _fit(self, frame: Image.Image) -> Image.Image:
+        """The frame as the image processor is to get it."""
+        return frame
+
+    def _usual_size(self) -> tuple[int, int]:
+        """Height and width in pixels of what the tower reads."""
+        size = self._model.config.vision_config.image_size
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    def _check_size(self) -> None:
+        """Raises `ModelError` for a frame size that the tower cannot read."""
+
+    def _preprocessing(self) -> str:
+        """What is done to a frame before the tower, for the cache's identity."""
+        return f"{self.frame_size[1]}x{self.frame_size[0]} px"
+
+    def _own_template(self, template: str) -> str:
+        """The template to use."""
+        return template
+
+    def _content(self, num_frames: int) -> Sequence[Mapping[str, str]]:
+        """The entries of a message that stand for the frames."""
+        return [{"type": "video"}] if self.is_video else [{"type": "image"}] * num_frames
+
+    def _expand(self, text: str, num_frames: int) -> str:
+        """The template's text with one placeholder for each frame."""
+        if self.is_video:
+            return text.replace(self.template_token, self._video_text(num_frames), 1)
+        return text.replace(self.template_token, self._image_text())
+
+    def _video_text(self, num_frames: int) -> str:
+        """What the processor writes for a video, with one placeholder for each frame."""
+        return self.placeholder * num_frames
+
+    def _image_text(self) -> str:
+        """What the processor writes for an image, with one placeholder."""
+        return self.placeholder
+
+    def _after_frames(self) -> Sequence[tuple[int, ...]]:
+        """Rows after the last frame that no tokenizer gives."""
+        return ()
+
+    def _tokens_with_text(self) -> float:
+        """Tokens of a frame with what stands around it, on the average over 32 frames."""
+        texts = self._prompt.before(33)[1:]
+        return self.frame_shape[-2] + sum(map(len, texts)) / len(texts)
+
+    def _embed_into(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """Input rows of a whole sequence, ``[1, num_tokens, hidden size]``."""
+        table, frames = self._model.get_input_embeddings(), iter(embeds)
+        rows = [
+            next(frames).to(self.device, self.dtype)
+            if isinstance(segment, FrameSegment)
+            else table(torch.tensor(segment.token_ids, device=self.device))
+            for segment in sequence.inputs
+        ]
+        return torch.cat(rows)[None]
+
+
+class TransformersDecoderModel(TransformersModel):
+    """A family whose decoder vniah runs itself, layer by layer.
+
+    Attributes:
+        decoder: its two parts, ``model`` and ``lm_head``.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.decoder: Any = SimpleNamespace(
+            model=self._body(parts.model), lm_head=parts.model.lm_head
+        )
+        super().__init__(parts)
+
+    def position_ids(self, sequence: TokenSequence) -> Tensor:
+        """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""
+        return torch.arange(sequence.num_tokens(self.frame_shape[-2]))
+
+    @staticmethod
+    def _body(model: Any) -> Any:
+        """The decoder without its head."""
+        return model.model.language_model
+
+
+def pad_to_square(frame: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """The frame in the middle of a square of the mean colour, so that no crop loses its sides."""
+    side = max(frame.size)
+    return pad(frame, (side, side), mean)
+
+
+def pad(frame: Image.Image, size: tuple[int, int], mean: Sequence[float]) -> Image.Image:
+    """The frame in the middle of the mean colour.
+
+    Args:
+        frame: not larger than ``size``.
+        size: width and height.
+        mean: of each channel, in [0, 1].
+    """
+    if frame.size == size:
+        return frame
+    whole = Image.new("RGB", size, tuple(int(255 * channel) for channel in mean))
+    whole.paste(frame, ((size[0] - frame.width) // 2, (size[1] - frame.height) // 2))
+    return whole
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer: those of generation, else the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    found = getattr(config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list | tuple) else (int(found),)

@@ -1,0 +1,130 @@
+"""A checkpoint folder of transformers as an adapter of its family."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from vniah.errors import ModelError, first_line
+from vniah.models.checkpoints import fingerprint, read_config, weight_files
+from vniah.models.huggingface import find_family
+from vniah.models.huggingface.base import Parts, TransformersModel
+from vniah.models.huggingface.prompt import read_chat_template
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_family(
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    frame_size: tuple[int, int] | None = None,
+) -> TransformersModel:
+    """The model in a checkpoint folder, by the adapter of its family.
+
+    Args:
+        folder: where config.json, safetensors, tokenizer and preprocessor files lie.
+        name: for titles and manifests.
+        revision: what tells its versions apart; by default a hash over its files.
+        dtype: of the weights; by default as stored.
+        device: where it runs; by default the CPU.
+        frame_size: height and width in pixels, for families whose tower reads any size.
+
+    Raises:
+        ModelError: something is missing or does not fit; the message names it.
+    """
+    adapter = find_family(read_config(folder)["model_type"])
+    weight_files(folder)
+    tokenizer = load_tokenizer(folder)
+    with _reported(folder, "the image processor in"):
+        image_processor = _load_image_processor(folder)
+    model = _load_weights(folder, adapter.model_class, dtype)  # type: ignore[attr-defined]
+    model.to(device or torch.device("cpu"))
+    parts = Parts(
+        name=name,
+        revision=revision or fingerprint(folder),
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        template=read_chat_template(folder, tokenizer),
+        frame_size=frame_size,
+    )
+    loaded: TransformersModel = adapter(parts)
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a checkpoint folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it may not know the model_type
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _load_image_processor(folder: Path) -> Any:
+    """The image processor that computes with Pillow, alike on every machine, where there is one."""
+    if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
+        raise ModelError(f"{folder} has no preprocessor_config.json")
+    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> Any:
+    model_class = getattr(transformers, class_name, None)
+    if model_class is None:
+        raise ModelError(f"{folder} needs a newer transformers: this one has no {class_name}")
+    with _reported(folder, "the checkpoint"):
+        model, found = model_class.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    for what in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if wrong := sorted(map(str, found.get(what) or ())):
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise ModelError(f"{folder} has {what.replace('_', ' ')}: {wrong[0]}{more}")
+    return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _reported(folder: Path, what: str) -> Iterator[None]:
+    """Turns what transformers says of a folder into one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        raise ModelError(f"{what} {folder} cannot be loaded: {first_line(error)}") from error

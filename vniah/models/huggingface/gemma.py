@@ -1,0 +1,56 @@
+"""Gemma 3: rows of one image see one another, so the model runs its own forward pass."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vniah.models.huggingface.base import TransformersModel
+from vniah.models.protocol import FrameSegment, TokenSequence
+
+
+class Gemma3(TransformersModel):
+    """Gemma 3 (2025): every frame is an image; every cell is run by itself.
+
+    The walk attends to what comes before, and here an image's rows attend in both directions.
+    """
+
+    model_class = "Gemma3ForConditionalGeneration"
+    frame_unit = "one image, not panned"
+    placeholder = "<image_soft_token>"
+    template_token = "<start_of_image>"
+    is_video = False
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        processed = self._image_processor(
+            images=list(frames), do_pan_and_scan=False, return_tensors="pt"
+        )
+        pixels = processed["pixel_values"].to(self.device, self.dtype)
+        features: Tensor = self._model.get_image_features(pixels).pooler_output
+        return features
+
+    def _image_text(self) -> str:
+        return f"\n\n{self.template_token}{self.placeholder}<end_of_image>\n\n"
+
+    @torch.inference_mode()
+    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """One forward pass of the model's own, ``[len(answer_ids), vocabulary]``.
+
+        Args:
+            sequence: what `compose` gave.
+            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
+        """
+        is_image = [
+            torch.full((self.frame_shape[0],), 1)
+            if isinstance(segment, FrameSegment)
+            else torch.zeros(len(segment.token_ids), dtype=torch.long)
+            for segment in sequence.inputs
+        ]
+        logits: Tensor = self._model(
+            inputs_embeds=self._embed_into(sequence, embeds),
+            token_type_ids=torch.cat(is_image)[None].to(self.device),
+            logits_to_keep=len(sequence.answer_ids),
+            use_cache=False,
+        ).logits[0]
+        return logits

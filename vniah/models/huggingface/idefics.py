@@ -1,0 +1,89 @@
+"""Idefics3 and SmolVLM: a whole frame in one square, between marks.
+
+A frame is never split. What SmolVLM writes before a video states how many frames there are and how
+long it is, so that only questions about equally many frames begin alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vniah.errors import MissingDependencyError
+from vniah.models.huggingface.base import TransformersDecoderModel
+
+
+class Idefics3(TransformersDecoderModel):
+    """Idefics3 (Laurencon et al. 2024): every frame is an image."""
+
+    model_class = "Idefics3ForConditionalGeneration"
+    frame_unit = "one image, not split"
+    placeholder = template_token = "<image>"
+    is_video = False
+
+    @staticmethod
+    def _body(model: Any) -> Any:
+        return model.model.text_model
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        processed = self._image_processor(
+            images=[list(frames)], do_image_splitting=False, return_tensors="pt"
+        )
+        mask: Mapping[str, Tensor] = {
+            key: processed[key].to(self.device)
+            for key in ("pixel_attention_mask",)
+            if key in processed
+        }
+        pixels = processed["pixel_values"].to(self.device, self.dtype)
+        features = self._model.get_image_features(pixels, **mask).pooler_output
+        whole = features if isinstance(features, Tensor) else torch.cat(list(features))
+        return whole.reshape(len(frames), -1, whole.shape[-1])
+
+    def _usual_size(self) -> tuple[int, int]:
+        side = int(self._image_processor.max_image_size["longest_edge"])
+        return side, side
+
+    def _image_text(self) -> str:
+        around = "<fake_token_around_image>"
+        return f"{around}<global-img>{self.placeholder}{around}"
+
+
+class SmolVLM(Idefics3):
+    """SmolVLM2 (Marafioti et al. 2025): a video with a time before every frame."""
+
+    model_class = "SmolVLMForConditionalGeneration"
+    frame_unit = "one video frame, not split, with its time"
+    template_token = "<video>"
+    is_video = True
+
+    def _own_template(self, template: str) -> str:
+        """That of transformers' processor, which puts it in place of any other for videos."""
+        from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+
+        return str(DEFAULT_CHAT_TEMPLATE)
+
+    def _video_text(self, num_frames: int) -> str:
+        try:
+            from num2words import num2words
+        except ImportError as error:
+            raise MissingDependencyError(
+                "num2words", extra="families", purpose="the prompt of SmolVLM"
+            ) from error
+        from transformers.models.smolvlm.processing_smolvlm import (
+            DEFAULT_MEDIA_OUTTRO,
+            DEFAULT_VIDEO_INTRO,
+            FRAME_TIMESTAMP_MESSAGE,
+        )
+
+        intro = DEFAULT_VIDEO_INTRO.format(
+            frame_count=num2words(num_frames), video_duration=str(timedelta(seconds=num_frames))
+        )
+        frames = [
+            FRAME_TIMESTAMP_MESSAGE.format(timestamp=f"{second // 60:02d}:{second % 60:02d}")
+            + self._image_text()
+            for second in range(num_frames)
+        ]
+        return f"{intro}{''.join(frames)}{DEFAULT_MEDIA_OUTTRO}"

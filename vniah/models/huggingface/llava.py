@@ -1,0 +1,103 @@
+"""The LLaVA families in the layout of transformers: one row per patch, or per two by two.
+
+Equality needs, for each:
+
+    LLaVA-1.5          all patches of a frame; frames are images
+    LLaVA-NeXT-Video   pooled two by two *before* the projector; no row between frames
+    LLaVA-OneVision    pooled after the projector, ceil(27 / 2) rows and columns; one row
+                       image_newline after the last frame, which no token gives
+    Video-LLaVA        all patches and the class token
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vniah.models.huggingface.base import Parts, TransformersDecoderModel, pad_to_square
+from vniah.models.rows import append_rows
+
+
+class _Padded(TransformersDecoderModel):
+    """A CLIP tower, whose processor would crop a frame's sides: it is padded to a square before."""
+
+    def _fit(self, frame: Image.Image) -> Image.Image:
+        return pad_to_square(frame, self._image_processor.image_mean)
+
+    def _preprocessing(self) -> str:
+        return f"padded to a square, {super()._preprocessing()}"
+
+
+class Llava(_Padded):
+    """LLaVA-1.5 (Liu et al. 2023): every frame is an image."""
+
+    model_class = "LlavaForConditionalGeneration"
+    frame_unit = "one image, all patches"
+    placeholder = template_token = "<image>"
+    is_video = False
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = self._image_processor(images=list(frames), return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self.device, self.dtype)
+        return torch.stack(list(self._model.get_image_features(pixels).pooler_output))
+
+
+class LlavaNextVideo(_Padded):
+    """LLaVA-NeXT-Video (Zhang et al. 2024): a video without rows between its frames."""
+
+    model_class = "LlavaNextVideoForConditionalGeneration"
+    frame_unit = "one video frame, patches pooled two by two"
+    placeholder = template_token = "<video>"
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = _whole_pictures(self._image_processor, frames).to(self.device, self.dtype)
+        features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
+        return features
+
+
+class LlavaOnevision(TransformersDecoderModel):
+    """LLaVA-OneVision (Li et al. 2024): a video, and one newline row after all of it."""
+
+    model_class = "LlavaOnevisionForConditionalGeneration"
+    frame_unit = "one video frame, patches pooled two by two; one newline row after the last"
+    placeholder = template_token = "<video>"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        body = self.decoder.model
+        self._newline_id = body.embed_tokens.num_embeddings
+        body.embed_tokens = append_rows(body.embed_tokens, parts.model.model.image_newline[None])
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = _whole_pictures(self._image_processor, frames).to(self.device, self.dtype)
+        features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
+        return features[:, :-1]  # each frame is a video here, with a newline of its own
+
+    def _after_frames(self) -> Sequence[tuple[int, ...]]:
+        return [(self._newline_id,)]
+
+
+class VideoLlava(_Padded):
+    """Video-LLaVA (Lin et al. 2023): a video, with the class token of every frame."""
+
+    model_class = "VideoLlavaForConditionalGeneration"
+    frame_unit = "one video frame, all patches and the class token"
+    placeholder = template_token = "<video>"
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        processed = self._image_processor(images=list(frames), return_tensors="pt")
+        pixels = processed[next(iter(processed))]
+        pixels = pixels.to(self.device, self.dtype)
+        features = self._model.model.get_video_features(pixels[None]).pooler_output
+        whole = features if isinstance(features, Tensor) else torch.cat(list(features))
+        return whole.reshape(len(frames), -1, whole.shape[-1])
+
+
+def _whole_pictures(processor: Any, frames: Sequence[Image.Image]) -> Tensor:
+    """Each frame as one picture, ``[n, 3, side, side]``: of AnyRes only the whole one."""
+    pictures = [
+        processor(images=frame, return_tensors="pt")["pixel_values"][0, 0] for frame in frames
+    ]
+    return torch.stack(pictures)

@@ -1,0 +1,169 @@
+"""The prompt of a chat template, cut where the frames stand.
+
+What the model reads is the template's text with a row of placeholder tokens for every frame. It is
+tokenised as a whole, with one placeholder for each frame, and cut there: a placeholder is a special
+token, on whose two sides a tokenizer works alike whether one or many of it follow one another. So
+the pieces are the very tokens that the family's own processor gives.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from vniah.errors import ModelError, first_line
+
+Pieces = tuple[tuple[int, ...], ...]
+
+_PROBE = "?"
+_NUM_LENGTHS = 64  # numbers of frames whose text is kept
+
+
+class Prompt:
+    """What stands before, between and after the frames, and how the answer begins.
+
+    Args:
+        tokenizer: of transformers.
+        template: the chat template, in Jinja.
+        content: called with a number of frames, gives the entries of the user's message that stand
+            for them, e.g. ``[{"type": "video"}]``.
+        expand: called with the template's text and the number of frames, gives the text with
+            one ``placeholder`` for each frame and all that the family writes around them.
+        placeholder: the token that stands for a row of a frame.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str,
+        *,
+        content: Callable[[int], Sequence[Mapping[str, str]]],
+        expand: Callable[[str, int], str],
+        placeholder: str,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._content = content
+        self._expand = expand
+        self._placeholder = placeholder
+        self._placeholder_id = _special_id(tokenizer, placeholder)
+        self._before = lru_cache(maxsize=_NUM_LENGTHS)(self._find_before)
+        self._after = lru_cache(maxsize=None)(self._find_after)
+
+    def before(self, num_frames: int) -> Pieces:
+        """The tokens before each of so many frames."""
+        return self._before(num_frames)
+
+    def after(self, question: str) -> tuple[int, ...]:
+        """The tokens after the last frame: question and closing, up to where the answer begins."""
+        return self._after(question, None)
+
+    def answer(self, question: str, answer: str) -> tuple[int, ...]:
+        """The tokens of the answer, as they follow the prompt.
+
+        Where the template puts white space before what the assistant says (``Assistant: Yes``) and
+        ends the prompt without it, the answer begins with it.
+        """
+        prompt, whole = self._after(question, None), self._after(question, answer)
+        if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
+        return tuple(self._tokenizer.encode(answer, add_special_tokens=False))
+
+    def _find_before(self, num_frames: int) -> Pieces:
+        pieces = self._cut(self._expand(self._render(num_frames, _PROBE), num_frames), num_frames)
+        if pieces[-1] != self.after(_PROBE):
+            raise ModelError(
+                "the chat template writes another text after the frames when there are "
+                f"{num_frames} of them; such a model plugs in as package.module:factory"
+            )
+        return pieces[:-1]
+
+    def _find_after(self, question: str, answer: str | None) -> tuple[int, ...]:
+        text = self._render(1, question)
+        if answer is not None:
+            text += self._lead(question, text) + answer
+        return self._cut(self._expand(text, 1), 1)[-1]
+
+    def _lead(self, question: str, prompt: str) -> str:
+        """White space that the template puts between the prompt's end and an answer."""
+        said = "0"
+        reply = {"role": "assistant", "content": [{"type": "text", "text": said}]}
+        try:
+            whole = self._render(1, question, reply)
+        except ModelError:
+            return ""  # a template that takes no list of contents from an assistant
+        lead = whole.removeprefix(prompt).partition(said)[0]
+        return lead if whole.startswith(prompt) and not lead.strip() else ""
+
+    def _render(
+        self, num_frames: int, question: str, reply: Mapping[str, Any] | None = None
+    ) -> str:
+        content = [*self._content(num_frames), {"type": "text", "text": question}]
+        chat: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
+        if reply is not None:
+            chat.append(reply)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                chat,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=reply is None,
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"the chat template cannot write a question: {first_line(error)}"
+            ) from error
+        return str(text)
+
+    def _cut(self, text: str, num_frames: int) -> Pieces:
+        """The tokens of a text, cut at its placeholders."""
+        bos = self._tokenizer.bos_token
+        begins = bos is not None and text.startswith(bos)
+        ids = self._tokenizer(text, add_special_tokens=not begins)["input_ids"]
+        pieces: list[tuple[int, ...]] = []
+        start = 0
+        for at, token in enumerate(ids):
+            if token == self._placeholder_id:
+                pieces.append(tuple(ids[start:at]))
+                start = at + 1
+        pieces.append(tuple(ids[start:]))
+        if len(pieces) != num_frames + 1:
+            raise ModelError(
+                f"the prompt holds {len(pieces) - 1} places for {num_frames} frames: neither the "
+                f"chat template nor a question may add a {self._placeholder!r}"
+            )
+        return tuple(pieces)
+
+
+def read_chat_template(folder: Path, tokenizer: Any) -> str:
+    """The chat template of a checkpoint folder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    beside = folder / "chat_template.json"  # where processors kept it before there was a .jinja
+    if beside.is_file():
+        try:
+            template = json.loads(beside.read_text(encoding="utf-8"))["chat_template"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{beside} holds no chat template") from error
+        return str(template)
+    own = folder / "chat_template.jinja"
+    template = own.read_text(encoding="utf-8") if own.is_file() else tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ModelError(
+            f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)"
+        )
+    return template
+
+
+def _special_id(tokenizer: Any, token: str) -> int:
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ModelError(
+            f"the tokenizer has no token {token!r}, by which this family marks its frames"
+        )
+    return int(ids[0])

@@ -1,0 +1,165 @@
+"""Qwen-VL and GLM-V: towers that read any size, and positions in three rows.
+
+These towers merge two frames into a group. A frame at 1 FPS is doubled into a group of its own, one
+group per second: merged with its neighbour, a needle at an odd place would change every group after
+it. An image is doubled in the same way, so the image processor gives exactly such a group.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vniah.errors import ModelError
+from vniah.models.huggingface.base import TransformersDecoderModel, pad
+from vniah.models.huggingface.positions import frames_as_images, frames_as_video
+from vniah.models.protocol import TokenSequence
+
+USUAL_SIDE = 392  # px: 14 x 14 tokens of 28 px, or 12 x 12 of 32 px
+
+
+class _AnySize(TransformersDecoderModel):
+    """Frames are scaled to fit one size that all of them have, and padded with the mean colour."""
+
+    takes_frame_size = True
+
+    @property
+    def _factor(self) -> int:
+        """Pixels to a side of what becomes one token."""
+        vision = self._model.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens."""
+        return self.frame_size[0] // self._factor, self.frame_size[1] // self._factor
+
+    def _usual_size(self) -> tuple[int, int]:
+        side = max(1, USUAL_SIDE // self._factor) * self._factor
+        return side, side
+
+    def _check_size(self) -> None:
+        if any(side % self._factor or side < self._factor for side in self.frame_size):
+            raise ModelError(
+                f"the frame size must be multiples of {self._factor} pixels for {self.name}, got "
+                f"{self.frame_size[1]}x{self.frame_size[0]}"
+            )
+
+    def _preprocessing(self) -> str:
+        return f"scaled to fit, padded to {super()._preprocessing()}"
+
+    def _fit(self, frame: Image.Image) -> Image.Image:
+        height, width = self.frame_size
+        scale = min(height / frame.height, width / frame.width)
+        inner = (
+            min(width, max(1, round(frame.width * scale))),
+            min(height, max(1, round(frame.height * scale))),
+        )
+        if inner != frame.size:
+            frame = frame.resize(inner, Image.Resampling.BICUBIC)
+        return pad(frame, (width, height), self._image_processor.image_mean)
+
+    def _pixels(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Flat patches of all frames, and the grid of each."""
+        processed = self._image_processor(
+            images=list(frames), do_resize=False, return_tensors="pt"
+        )
+        pixels = processed["pixel_values"].to(self.device, self.dtype)
+        return pixels, processed["image_grid_thw"].to(self.device)
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        features = self._model.get_image_features(*self._pixels(frames)).pooler_output
+        return torch.stack(list(features))
+
+
+class Qwen2VL(_AnySize):
+    """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
+
+    model_class = "Qwen2VLForConditionalGeneration"
+    frame_unit = "one group of two equal video frames, one second"
+    placeholder = template_token = "<|video_pad|>"
+
+    def position_ids(self, sequence: TokenSequence) -> Tensor:
+        """Time, height and width of every row: ``[3, num_tokens]``."""
+        return frames_as_video(sequence, self._grid, interval=self._interval)
+
+    @property
+    def _interval(self) -> int:
+        """Positions from one second to the next."""
+        return 1
+
+
+class Qwen25VL(Qwen2VL):
+    """Qwen2.5-VL (Bai et al. 2025): as Qwen2-VL, with times in ``tokens_per_second``."""
+
+    model_class = "Qwen2_5_VLForConditionalGeneration"
+
+    @property
+    def _interval(self) -> int:
+        return int(self._model.config.vision_config.tokens_per_second)
+
+
+class Qwen3VL(_AnySize):
+    """Qwen3-VL and its MoE (2025): a timestamp before every frame, and deep-stack features.
+
+    A cached frame holds, besides its input rows, what the first layers add to them:
+    ``(1 + layers, tokens, hidden size)``. Between the marks that the chat template puts around a
+    video, transformers 5.23 writes marks around every frame; the authors' processor, and
+    transformers up to 4.57, put the latter in place of the former, and so does this.
+    """
+
+    model_class = "Qwen3VLForConditionalGeneration"
+    frame_unit = "one group of two equal video frames, one second, with its timestamp"
+    placeholder = template_token = "<|video_pad|>"
+
+    def position_ids(self, sequence: TokenSequence) -> Tensor:
+        """Time, height and width of every row: ``[3, num_tokens]``."""
+        return frames_as_images(sequence, self._grid)
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        output = self._model.get_image_features(*self._pixels(frames))
+        parts = [output.pooler_output, *output.deepstack_features]
+        whole = [
+            part.view(len(frames), -1, part.shape[-1])
+            if isinstance(part, Tensor)
+            else torch.stack(list(part))
+            for part in parts
+        ]
+        return torch.stack(whole, dim=1)
+
+    def _expand(self, text: str, num_frames: int) -> str:
+        marked = f"<|vision_start|>{self.template_token}<|vision_end|>"
+        token = marked if marked in text else self.template_token
+        return text.replace(token, self._video_text(num_frames), 1)
+
+    def _video_text(self, num_frames: int) -> str:
+        return "".join(
+            f"<{second:.1f} seconds><|vision_start|>{self.placeholder}<|vision_end|>"
+            for second in range(num_frames)
+        )
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Qwen3-VL with a mixture of experts."""
+
+    model_class = "Qwen3VLMoeForConditionalGeneration"
+
+
+class Glm4v(_AnySize):
+    """GLM-4.1V (Hong et al. 2025): every frame between image marks, its second after it."""
+
+    model_class = "Glm4vForConditionalGeneration"
+    frame_unit = "one group of two equal video frames, one second, with its timestamp"
+    placeholder = "<|image|>"
+    template_token = "<|video|>"
+
+    def position_ids(self, sequence: TokenSequence) -> Tensor:
+        """Time, height and width of every row: ``[3, num_tokens]``."""
+        return frames_as_images(sequence, self._grid)
+
+    def _video_text(self, num_frames: int) -> str:
+        return "".join(
+            f"<|begin_of_image|>{self.placeholder}<|end_of_image|>{second}"
+            for second in range(num_frames)
+        )
