@@ -1,8 +1,8 @@
-"""Tiny random checkpoints in the LongVA layout, for tests."""
+"""Tiny random checkpoints in the LongVA and LLaVA-NeXT layout, for tests."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
+from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 
 WORDS = [
     "<unk>",
@@ -76,10 +79,25 @@ SIZES = {
     "max_position_embeddings": 4096,
 }
 ROPE_THETA = 5000.0
+TOWER_SIZES = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
+CLIP_SIZE = 32
+# Five patches of 8 px in a row, and 4 px that belong to none, as 27 of 14 in 384.
+SIGLIP_SIZE = 44
+Family = Literal["clip", "siglip"]
 
 
 def build_parts(
-    model_type: str = "llava_qwen", *, tied: bool = False, seed: int = 0
+    model_type: str = "llava_qwen",
+    *,
+    tied: bool = False,
+    seed: int = 0,
+    family: Family = "clip",
+    num_projections: int = 2,
 ) -> dict[str, Any]:
     """The modules of a checkpoint, in fp32 with weights large enough to tell things apart."""
     torch.manual_seed(seed)
@@ -88,19 +106,16 @@ def build_parts(
     if model_type == "llava_mistral":
         config.sliding_window = None
     config.rope_parameters = {"rope_type": "default", "rope_theta": ROPE_THETA}
-    tower = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=24,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
+    if family == "clip":
+        tower = CLIPVisionModel(CLIPVisionConfig(**TOWER_SIZES, image_size=CLIP_SIZE, patch_size=8))
+    else:
+        tower = SiglipVisionModel(
+            SiglipVisionConfig(**TOWER_SIZES, image_size=SIGLIP_SIZE, patch_size=8)
         )
-    )
-    projector = torch.nn.Sequential(
-        torch.nn.Linear(24, 32), torch.nn.GELU(), torch.nn.Linear(32, 32)
-    )
+    layers = [torch.nn.Linear(24, 32)]
+    for _ in range(num_projections - 1):
+        layers += [torch.nn.GELU(), torch.nn.Linear(32, 32)]
+    projector = torch.nn.Sequential(*layers)
     parts = {"decoder": model_class(config), "tower": tower, "projector": projector}
     for module in parts.values():
         module.eval().requires_grad_(False)
@@ -118,12 +133,28 @@ def write_checkpoint(
     num_shards: int = 1,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    family: Family = "clip",
+    num_projections: int = 2,
+    has_newline: bool = False,
+    has_whole_tower: bool = False,
     **config_changes: Any,
 ) -> dict[str, Any]:
-    """Saves a random checkpoint; returns its modules in fp32."""
-    parts = build_parts(model_type, tied=tied, seed=seed)
+    """Saves a random checkpoint; returns its modules in fp32.
+
+    A SigLIP tower is saved as LLaVA-NeXT does it, without its last layer and its head, unless the
+    whole one is asked for.
+    """
+    parts = build_parts(
+        model_type, tied=tied, seed=seed, family=family, num_projections=num_projections
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, _name_weights(parts, tied=tied, dtype=dtype), num_shards)
+    weights = _name_weights(parts, tied=tied, dtype=dtype)
+    if family == "siglip" and not has_whole_tower:
+        dropped = ("vision_model.head.", "vision_model.encoder.layers.2.")
+        weights = {k: w for k, w in weights.items() if not any(part in k for part in dropped)}
+    if has_newline:
+        weights["model.image_newline"] = torch.randn(SIZES["hidden_size"]).to(dtype)
+    _write_weights(folder, weights, num_shards)
     config = {
         **SIZES,
         "model_type": model_type,
@@ -133,16 +164,19 @@ def write_checkpoint(
         "mm_vision_tower": "vision_tower",
         "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "patch",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_patch_merge_type": "unires",
+        "mm_projector_type": f"mlp{num_projections}x_gelu",
+        "mm_patch_merge_type": "unires" if family == "clip" else "spatial_unpad",
         "tokenizer_model_max_length": 4096,
         **config_changes,
     }
     (folder / "config.json").write_text(json.dumps(config))
     parts["tower"].config.save_pretrained(folder / "vision_tower")
-    CLIPImageProcessor(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    ).save_pretrained(folder / "vision_tower")
+    if family == "clip":
+        square = {"height": CLIP_SIZE, "width": CLIP_SIZE}
+        processor = CLIPImageProcessor(size={"shortest_edge": CLIP_SIZE}, crop_size=square)
+    else:
+        processor = SiglipImageProcessor(size={"height": SIGLIP_SIZE, "width": SIGLIP_SIZE})
+    processor.save_pretrained(folder / "vision_tower")
     build_tokenizer().save_pretrained(folder)
     return parts
 

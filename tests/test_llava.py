@@ -180,8 +180,9 @@ def test_published_tower_is_known_without_its_config(tmp_path):
     ("changes", "message"),
     [
         ({"model_type": "qwen2_vl"}, "model_type 'qwen2_vl'; supported are llava_qwen"),
-        ({"mm_projector_type": "linear"}, "mm_projector_type = 'linear'"),
-        ({"mm_spatial_pool_mode": "max"}, "mm_spatial_pool_mode = 'max'"),
+        ({"mm_projector_type": "mlp2x_res2x_gelu"}, "mm_projector_type = 'mlp2x_res2x_gelu'"),
+        ({"mm_projector_type": "linear"}, "for which there is no place"),
+        ({"mm_spatial_pool_mode": "conv"}, "mm_spatial_pool_mode = 'conv'"),
         ({"mm_vision_tower": None}, "names no mm_vision_tower"),
         ({"mm_vision_select_layer": -9}, "takes layer -9 of a vision tower that has 3"),
         ({"mm_vision_select_layer": "x"}, "mm_vision_select_layer = 'x'"),

@@ -1,31 +1,35 @@
-"""LongVA and LLaVA-NeXT checkpoint folders on plain transformers classes.
+"""LongVA, LLaVA-NeXT, LLaVA-OneVision and LLaVA-Video checkpoint folders, in the original layout.
 
-Read: ``model_type`` llava_qwen, llava_mistral and llava_llama with a CLIP tower and a two-layer
-GELU projector, in safetensors. A frame is encoded as UniRes does it (Zhang et al. 2024, section
-3.2): pad to a square, CLIP features of the configured layer without the class token, projector,
-2x2 average pooling; 576 patches of LongVA-7B's tower become 144 tokens.
+Read on plain transformers classes: ``model_type`` llava_qwen, llava_mistral and llava_llama, with a
+CLIP or a SigLIP tower (`vniah.models.towers`) and a linear or GELU projector, in safetensors. A
+frame goes through tower, projector and pooling, and gets the newlines that the checkpoint was
+trained with (`vniah.models.frame_layout`). With a CLIP tower and nothing configured that is UniRes
+(Zhang et al. 2024, section 3.2): 576 patches of LongVA-7B's tower become 144 tokens.
+
+Left out, for frames of a video: AnyRes, which is for single pictures, and the sentence that lists
+the times of all frames (``add_time_instruction``), which the protocol's prompt does not have.
 
 Where weights lie in the checkpoint:
 
-    model.vision_tower.vision_tower.vision_model.*   the CLIP tower, fine-tuned: never the stock one
-    model.mm_projector.{0,2}.{weight,bias}           Linear, GELU, Linear
+    model.vision_tower.vision_tower.vision_model.*   the tower, fine-tuned: never the stock one
+    model.mm_projector.{0,2,...}.{weight,bias}       Linear, GELU, Linear, ...
+    model.image_newline                              one row, in "unpad" checkpoints
     model.embed_tokens, model.layers.*, ..., lm_head the decoder
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -35,16 +39,13 @@ from transformers import (
     logging,
 )
 
-try:
-    # The one that computes with Pillow, as the published runs did, and alike on every machine.
-    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
-except ImportError:  # transformers before it had two
-    from transformers import CLIPImageProcessor
-
 from vniah.errors import ModelError, first_line
 from vniah.models.checkpoints import fingerprint, load_weights, read_config, stored_dtype
+from vniah.models.frame_layout import FrameLayout, build_projector, read_layout
 from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.models.rows import append_rows
+from vniah.models.towers import Tower, build_tower
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -54,11 +55,17 @@ _DECODERS: Mapping[str, tuple[type[Any], type[Any], str]] = {
     "llava_llama": (LlamaConfig, LlamaForCausalLM, "vicuna"),
 }
 MODEL_TYPES = tuple(_DECODERS)
+# Some checkpoints of this layout say "llava", as those of transformers' own layout do.
+_TYPE_OF_ARCHITECTURE = {
+    "LlavaQwenForCausalLM": "llava_qwen",
+    "LlavaMistralForCausalLM": "llava_mistral",
+    "LlavaLlamaForCausalLM": "llava_llama",
+}
 
 _TOWER_PREFIX = "model.vision_tower.vision_tower."
 _PROJECTOR_PREFIX = "model.mm_projector."
-# image_newline is there in "unpad" checkpoints; video frames do not use it.
-_UNUSED_PREFIXES = ("model.image_newline", "model.vision_resampler.")
+_NEWLINE_NAME = "model.image_newline"
+_UNUSED_PREFIXES = ("model.vision_resampler.",)
 _NOT_FOR_THE_DECODER = frozenset(
     {
         "model_type",
@@ -82,20 +89,15 @@ _DECODER_FOREIGN_PREFIXES = (
     "tokenizer_",
     "vision_",
 )
-_POOLING = 2
 
-# The published tower's shape, so that a checkpoint that names it needs nothing but itself.
-_KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
-    "openai/clip-vit-large-patch14-336": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    }
-}
+
+def llava_type(raw: Mapping[str, Any]) -> str | None:
+    """Which of `MODEL_TYPES` a config.json describes; None where it is another kind of model."""
+    model_type = raw.get("model_type")
+    if model_type == "llava":
+        architectures = raw.get("architectures") or [None]
+        return _TYPE_OF_ARCHITECTURE.get(str(architectures[0]))
+    return model_type if model_type in MODEL_TYPES else None
 
 
 class LlavaModel:
@@ -118,36 +120,36 @@ class LlavaModel:
         name: str,
         revision: str,
         decoder: Any,
-        tower: Any,
-        projector: nn.Sequential,
-        processor: Any,
+        tower: Tower,
+        projector: nn.Module,
+        layout: FrameLayout,
+        newline: Tensor | None,
         tokenizer: Any,
         template: str,
-        feature_layer: int,
     ) -> None:
         self.name = name
         self.revision = revision
         self.decoder = decoder
         self._tower = tower
         self._projector = projector
-        self._processor = processor
+        self._layout = layout
+        self._newline = newline
         self._tokenizer = tokenizer
         self._template = find_template(template)
-        self._feature_layer = feature_layer
-        side = tower.config.image_size // tower.config.patch_size
-        self.frame_shape: tuple[int, ...] = (
-            (side // _POOLING) ** 2,
-            int(decoder.config.hidden_size),
-        )
+        self.frame_shape: tuple[int, ...] = (layout.num_rows, int(decoder.config.hidden_size))
         self.encoding = {
             "adapter": f"llava {ADAPTER_VERSION}",
-            "preprocessing": f"pad to square, {tower.config.image_size} px, "
-            f"layer {feature_layer}, {_POOLING}x{_POOLING} average pooling",
+            "preprocessing": f"{tower.description}, {layout.description}",
         }
         self.settings = {
             "prompt_template": template,
             "rope_theta": float(decoder.config.rope_parameters["rope_theta"]),
         }
+        if layout.has_newline:
+            self.settings["newline_position"] = layout.newline
+        self._after_frames: tuple[TextSegment, ...] = ()
+        if layout.newline == "one_token":
+            self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
 
     @classmethod
     def load(
@@ -180,38 +182,39 @@ class LlavaModel:
         _refuse_unread(raw, folder)
         dtype = dtype or stored_dtype(folder)
         device = device or torch.device("cpu")
-        config_class, model_class, usual_template = _DECODERS[raw["model_type"]]
-        tower_config, processor = _load_tower_config(raw, folder)
-        feature_layer = _find_feature_layer(raw, folder, num_layers=tower_config.num_hidden_layers)
+        config_class, model_class, usual_template = _DECODERS[llava_type(raw) or raw["model_type"]]
+        with _reported(folder):
+            tower = build_tower(raw, folder)
+        layout = _find_layout(raw, folder, tower)
         with torch.device("meta"), _reported(folder):
             decoder = model_class(_decoder_config(raw, config_class, rope_theta))
-            tower = CLIPVisionModel(tower_config)
             width = decoder.config.hidden_size
-            projector = nn.Sequential(
-                nn.Linear(tower_config.hidden_size, width), nn.GELU(), nn.Linear(width, width)
-            )
+            projector = build_projector(raw, folder, tower.hidden_size, width)
+            newline = nn.ParameterDict()
+            if layout.has_newline:
+                newline["row"] = nn.Parameter(torch.empty(width))
         load_weights(
             folder,
-            {"decoder": decoder, "tower": tower, "projector": projector},
-            rename=_rename,
+            {"decoder": decoder, "tower": tower.module, "projector": projector, "newline": newline},
+            rename=partial(_rename, tower=tower, has_newline=layout.has_newline),
             dtype=dtype,
             device=device,
-            optional=frozenset({"decoder.lm_head.weight"}),
+            optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
         )
+        _refuse_lack_of_newline(newline, layout, folder)
         _finish_decoder(decoder, raw, folder, device)
+        tower.finish(device)
         tokenizer = _load_tokenizer(folder)
-        embeddings = (getattr(tower, "vision_model", tower)).embeddings
-        embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
         return cls(
             name=name,
             revision=revision or fingerprint(folder),
             decoder=decoder,
             tower=tower,
             projector=projector,
-            processor=processor,
+            layout=layout,
+            newline=newline["row"] if layout.has_newline else None,
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
-            feature_layer=feature_layer,
         )
 
     @property
@@ -231,22 +234,17 @@ class LlavaModel:
         Args:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
         """
-        squares = [self._pad_to_square(frame) for frame in frames]
-        pixels = self._processor(images=squares, return_tensors="pt")["pixel_values"]
-        output = self._tower(
-            pixel_values=pixels.to(self.device, self.dtype), output_hidden_states=True
-        )
-        patches = self._projector(output.hidden_states[self._feature_layer][:, 1:])
-        side = int(patches.shape[1] ** 0.5)
-        grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        pooled = nn.functional.avg_pool2d(grid, _POOLING)
-        return pooled.flatten(2).transpose(1, 2).contiguous()
+        patches = self._projector(self._tower.patches(frames, self.dtype))
+        return self._layout.rows(patches, self._newline)
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """Opening, frames, question and closing of the prompt template; the answer's tokens."""
         opening = TextSegment(self._tokenize(self._template.opening))
         asked = self._tokenize(question_line(question)) + self._tokenize(self._template.closing)
-        return TokenSequence((opening, *frames, TextSegment(asked)), self._tokenize(answer))
+        ending = self._after_frames if frames else ()
+        return TokenSequence(
+            (opening, *frames, *ending, TextSegment(asked)), self._tokenize(answer)
+        )
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``."""
@@ -259,27 +257,14 @@ class LlavaModel:
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def _pad_to_square(self, frame: np.ndarray) -> Image.Image:
-        """The frame in the middle of a square of the tower's mean colour."""
-        height, width = frame.shape[:2]
-        image = Image.fromarray(frame)
-        if height == width:
-            return image
-        side = max(height, width)
-        mean = tuple(int(255 * channel) for channel in self._processor.image_mean)
-        square = Image.new("RGB", (side, side), mean)
-        square.paste(image, ((side - width) // 2, (side - height) // 2))
-        return square
-
 
 def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
     """Names what this adapter would read wrongly."""
     expected: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
-        "mm_projector_type": ("mlp2x_gelu", ("mlp2x_gelu",)),
         "mm_vision_select_feature": ("patch", ("patch",)),
         "mm_resampler_type": (None, (None, "spatial_pool")),
-        "mm_spatial_pool_mode": ("average", ("average", None)),
-        "mm_spatial_pool_stride": (_POOLING, (_POOLING, None)),
+        "add_faster_video": (False, (False, None)),
+        "s2": (False, (False, None)),
         "mm_use_im_start_end": (False, (False, None)),
         "mm_use_im_patch_token": (False, (False, None)),
         "quantization_config": (None, (None,)),
@@ -296,42 +281,22 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
             f"{folder}/config.json scales RoPE by {rope['rope_type']!r}; this adapter reads the "
             "default kind only"
         )
-    if not raw.get("mm_vision_tower"):
-        raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
 
 
-def _load_tower_config(raw: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
-    """The tower's shape and its preprocessing: from a folder in the checkpoint, or by its name."""
-    tower = str(raw["mm_vision_tower"])
-    inside = folder / tower
-    if inside.is_dir():
-        config = CLIPVisionConfig.from_pretrained(inside)
-        return config, CLIPImageProcessor.from_pretrained(inside)
-    if tower not in _KNOWN_TOWERS:
-        raise ModelError(
-            f"{folder}/config.json names the vision tower {tower!r}; this adapter knows "
-            f"{', '.join(_KNOWN_TOWERS)} and towers whose config.json lies in the checkpoint"
-        )
-    config = CLIPVisionConfig(**_KNOWN_TOWERS[tower])
-    size = config.image_size
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLayout:
+    """Pooling and newlines of a frame.
+
+    A missing field means what the published V-NIAH runs did with CLIP towers: average pooling and
+    no newline. With SigLIP it means what the code of LLaVA-NeXT does: a newline after all frames,
+    and no pooling that would be the usual one.
+    """
+    return read_layout(
+        raw,
+        folder,
+        side=tower.side,
+        usual_mode=None if tower.is_siglip else "average",
+        usual_newline="one_token" if tower.is_siglip else "no_token",
     )
-    return config, processor
-
-
-def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
-    """Which of the tower's hidden states are the features, usually -2."""
-    layer = raw.get("mm_vision_select_layer", -2)
-    if type(layer) is not int:
-        raise ModelError(
-            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
-        )
-    if not -num_layers <= layer <= num_layers:
-        raise ModelError(
-            f"{folder}/config.json takes layer {layer} of a vision tower that has {num_layers}"
-        )
-    return layer
 
 
 @contextmanager
@@ -375,20 +340,40 @@ def _finish_decoder(
     assert not leftover, f"buffers without values: {leftover}"
 
 
-def _rename(name: str) -> tuple[str, str] | None:
+def _refuse_lack_of_newline(newline: nn.ParameterDict, layout: FrameLayout, folder: Path) -> None:
+    """Raises `ModelError` where the newline row is read and the checkpoint has none."""
+    if any(row.is_meta for row in newline.values()):
+        raise ModelError(
+            f"{folder} lacks the weight {_NEWLINE_NAME!r}, which mm_newline_position = "
+            f"{layout.newline!r} needs"
+        )
+
+
+def _append_newline(decoder: Any, newline: Tensor | None, tokenizer: Any) -> int:
+    """Puts the newline row at the end of the decoder's table; gives its token id."""
+    assert newline is not None
+    table = decoder.get_input_embeddings()
+    newline_id = int(table.num_embeddings)
+    if (largest := max(tokenizer.get_vocab().values())) >= newline_id:
+        raise ModelError(
+            f"the tokenizer gives token ids up to {largest}, the decoder has embeddings for 0 to "
+            f"{newline_id - 1}; the tokenizer files are of another checkpoint"
+        )
+    decoder.set_input_embeddings(append_rows(table, newline[None]))
+    return newline_id
+
+
+def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | None:
     """A tensor's name in the checkpoint -> (part, name in the transformers class)."""
-    if name.startswith(_UNUSED_PREFIXES):
+    if name == _NEWLINE_NAME:
+        return ("newline", "row") if has_newline else None
+    if name.startswith(_UNUSED_PREFIXES) or name.endswith("rotary_emb.inv_freq"):
         return None
     if name.startswith(_TOWER_PREFIX):
-        own = name.removeprefix(_TOWER_PREFIX)
-        if own.endswith("embeddings.position_ids"):
-            return None  # older transformers stored this buffer
-        # transformers 5 dropped the vision_model level
-        return "tower", own.removeprefix("vision_model.")
+        own = tower.rename(name.removeprefix(_TOWER_PREFIX))
+        return None if own is None else ("tower", own)
     if name.startswith(_PROJECTOR_PREFIX):
         return "projector", name.removeprefix(_PROJECTOR_PREFIX)
-    if name.endswith("rotary_emb.inv_freq"):
-        return None
     return "decoder", name
 
 
@@ -398,7 +383,10 @@ def _load_tokenizer(folder: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that it does not know the model_type
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        with warnings.catch_warnings():
+            # nor does it need config.json's rope_scaling, which transformers 5 warns of
+            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
+            return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"

@@ -105,9 +105,10 @@ def _load_folder(
     from vniah.models.checkpoints import read_config
     from vniah.models.huggingface import FAMILIES
     from vniah.models.huggingface.folder import load_family
-    from vniah.models.llava import MODEL_TYPES, LlavaModel
+    from vniah.models.llava import MODEL_TYPES, LlavaModel, llava_type
 
-    model_type = read_config(folder).get("model_type")
+    config = read_config(folder)
+    model_type = llava_type(config) or config.get("model_type")
     if model_type not in MODEL_TYPES and model_type not in FAMILIES:
         raise ModelError(
             f"{folder}/config.json has model_type {model_type!r}; supported are "

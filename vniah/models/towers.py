@@ -1,0 +1,240 @@
+"""The vision towers of LLaVA checkpoints, CLIP and SigLIP: from a frame to its patches.
+
+    CLIP     frame padded to a square in the tower's mean colour (Zhang et al. 2024, section 3.2);
+             the configured layer, without the class token
+    SigLIP   frame brought to a square, whatever its shape; the last layer but one, whatever is
+             configured; there is no class token
+
+The code of LLaVA-NeXT (``llava/model/multimodal_encoder/siglip_encoder.py``) throws SigLIP's last
+layer and its pooling head away when it loads a tower, so its checkpoints hold neither.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+
+try:
+    # Those that compute with Pillow, as the published runs did, and alike on every machine.
+    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+    from transformers import SiglipImageProcessorPil as SiglipImageProcessor
+except ImportError:  # transformers before it had two
+    from transformers import CLIPImageProcessor, SiglipImageProcessor
+
+from vniah.errors import ModelError, first_line
+
+# The published towers' shapes, so that a checkpoint that names one needs nothing but itself.
+_KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {
+    "openai/clip-vit-large-patch14-336": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    }
+}
+_KNOWN_SIGLIP: Mapping[str, Mapping[str, Any]] = {
+    "google/siglip-so400m-patch14-384": {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    }
+}
+
+_ENCODER_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower with its preprocessing. Make one with `build_tower`.
+
+    Attributes:
+        module: the transformers vision model; ``build_tower`` leaves it without weights.
+        processor: the transformers image processor.
+        feature_layer: which of the hidden states are the features; for SigLIP the last ones.
+        is_siglip: its family: SigLIP, else CLIP.
+    """
+
+    module: Any
+    processor: Any
+    feature_layer: int
+    is_siglip: bool
+
+    @property
+    def side(self) -> int:
+        """Patches in a row of its grid."""
+        config = self.module.config
+        return int(config.image_size // config.patch_size)
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a patch's features."""
+        return int(self.module.config.hidden_size)
+
+    @property
+    def description(self) -> str:
+        """What decides the patches besides the weights, for a cache's identity."""
+        shape = "resize to square" if self.is_siglip else "pad to square"
+        return f"{shape}, {self.module.config.image_size} px, layer {self.feature_layer}"
+
+    def patches(self, frames: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+        """The features of all patches, ``[num_frames, side * side, hidden_size]``.
+
+        Args:
+            frames: RGB uint8 ``[height, width, 3]``, of any sizes.
+            dtype: of the module's weights.
+        """
+        images = [Image.fromarray(frame) for frame in frames]
+        if not self.is_siglip:
+            images = [self._pad_to_square(image) for image in images]
+        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self.module.device, dtype)
+        if self.is_siglip:
+            # Not by the model's forward, which normalises what its last layer gives.
+            body = getattr(self.module, "vision_model", self.module)
+            features: Tensor = body.encoder(inputs_embeds=body.embeddings(pixels))[0]
+            return features
+        states = self.module(pixel_values=pixels, output_hidden_states=True).hidden_states
+        without_class: Tensor = states[self.feature_layer][:, 1:]
+        return without_class
+
+    def rename(self, name: str) -> str | None:
+        """A tensor's name in the checkpoint's tower -> its name in `module`; None to leave it out.
+
+        Args:
+            name: such as ``"vision_model.encoder.layers.0.mlp.fc1.weight"``.
+        """
+        if name.endswith("embeddings.position_ids"):
+            return None  # older transformers stored this buffer
+        own = name.removeprefix("vision_model.")  # transformers 5 dropped this level
+        if self.is_siglip:
+            layer = _ENCODER_LAYER.match(own)
+            is_last = layer and int(layer[1]) == self.module.config.num_hidden_layers
+            if is_last or own.startswith("head."):
+                return None  # a tower that was saved whole
+        return own
+
+    def finish(self, device: torch.device) -> None:
+        """Gives the module, once it has its weights, the buffer that no checkpoint holds."""
+        embeddings = getattr(self.module, "vision_model", self.module).embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+
+    def _pad_to_square(self, image: Image.Image) -> Image.Image:
+        """The picture in the middle of a square of the tower's mean colour."""
+        width, height = image.size
+        if height == width:
+            return image
+        side = max(height, width)
+        mean = tuple(int(255 * channel) for channel in self.processor.image_mean)
+        square = Image.new("RGB", (side, side), mean)
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        return square
+
+
+def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
+    """The tower that a checkpoint names: one in a folder of its own, or a published one.
+
+    Args:
+        raw: the content of the checkpoint's config.json.
+        folder: where the checkpoint lies.
+
+    Raises:
+        ModelError: the tower is not known, or its files cannot be read.
+    """
+    name = raw.get("mm_vision_tower")
+    if not name:
+        raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
+    name = str(name)
+    inside = folder / name
+    if inside.is_dir():
+        is_siglip = _holds_siglip(inside)
+        config, processor = _read_tower(inside, is_siglip)
+    elif name in _KNOWN_CLIP:
+        is_siglip, config = False, CLIPVisionConfig(**_KNOWN_CLIP[name])
+        size = config.image_size
+        processor = CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        )
+    elif name in _KNOWN_SIGLIP:
+        is_siglip, config = True, SiglipVisionConfig(**_KNOWN_SIGLIP[name])
+        size = config.image_size
+        processor = SiglipImageProcessor(size={"height": size, "width": size})
+    else:
+        raise ModelError(
+            f"{folder}/config.json names the vision tower {name!r}; this adapter knows "
+            f"{', '.join((*_KNOWN_CLIP, *_KNOWN_SIGLIP))} and towers whose config.json lies in "
+            "the checkpoint"
+        )
+    if is_siglip:
+        return _build_siglip(config, processor, inside)
+    layer = _find_feature_layer(raw, folder, num_layers=config.num_hidden_layers)
+    with torch.device("meta"):
+        return Tower(CLIPVisionModel(config), processor, layer, is_siglip=False)
+
+
+def _build_siglip(config: Any, processor: Any, folder: Path) -> Tower:
+    """A SigLIP tower whose last layer is the last but one of what its configuration describes."""
+    if config.num_hidden_layers < 2:
+        raise ModelError(
+            f"{folder} describes a SigLIP tower of {config.num_hidden_layers} layer; its last "
+            "layer is not used, so it needs two"
+        )
+    size, side = processor.size, config.image_size
+    if (size["height"], size["width"]) != (side, side):
+        raise ModelError(
+            f"{folder} describes a SigLIP tower for pictures of {side} px, and preprocessing to "
+            f"{size['height']} x {size['width']} px"
+        )
+    config.num_hidden_layers -= 1
+    config.vision_use_head = False
+    with torch.device("meta"):
+        return Tower(SiglipVisionModel(config), processor, -1, is_siglip=True)
+
+
+def _holds_siglip(folder: Path) -> bool:
+    """Whether a tower's folder holds SigLIP; its config.json may be that of vision and text."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    return isinstance(kind, str) and kind in ("siglip", "siglip_vision_model")
+
+
+def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
+    """A tower's configuration and its preprocessing, out of its folder."""
+    config_class = SiglipVisionConfig if is_siglip else CLIPVisionConfig
+    processor_class = SiglipImageProcessor if is_siglip else CLIPImageProcessor
+    try:
+        return config_class.from_pretrained(folder), processor_class.from_pretrained(folder)
+    except OSError as error:
+        raise ModelError(
+            f"the vision tower in {folder} cannot be read: {first_line(error)}"
+        ) from error
+
+
+def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
+    """Which of the tower's hidden states are the features, usually -2."""
+    layer = raw.get("mm_vision_select_layer", -2)
+    if type(layer) is not int:
+        raise ModelError(
+            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
+        )
+    if not -num_layers <= layer <= num_layers:
+        raise ModelError(
+            f"{folder}/config.json takes layer {layer} of a vision tower that has {num_layers}"
+        )
+    return layer
