@@ -44,7 +44,7 @@ class DecoderStandIn:
 class RandomFrames:
     """In place of a `FrameStore`: the same frame is the same every time."""
 
-    def read_runs(self, frames: Sequence[FrameSegment], **_: int) -> Iterator[torch.Tensor]:
+    def read_runs(self, frames: Sequence[FrameSegment], **_: object) -> Iterator[torch.Tensor]:
         for frame in frames:
             yield rows_of(f"{frame.source} {frame.index}".encode())[None]
 

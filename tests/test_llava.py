@@ -141,7 +141,7 @@ def test_embedded_sequence_is_text_table_and_frames_in_order(tmp_path):
     encoded = model.encode_frames(frames_of((32, 32), (32, 32), (32, 32)))
 
     class Store:
-        def read_runs(self, frames):
+        def read_runs(self, frames, **_):
             for frame in frames:
                 yield encoded[frame.index][None]
 
@@ -179,7 +179,7 @@ def test_published_tower_is_known_without_its_config(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen2_vl"}, "model_type 'qwen2_vl'; supported are llava_qwen"),
+        ({"model_type": "qwen9_vl"}, "model_type 'qwen9_vl'; supported are llava_qwen"),
         ({"mm_projector_type": "mlp2x_res2x_gelu"}, "mm_projector_type = 'mlp2x_res2x_gelu'"),
         ({"mm_projector_type": "linear"}, "for which there is no place"),
         ({"mm_spatial_pool_mode": "conv"}, "mm_spatial_pool_mode = 'conv'"),

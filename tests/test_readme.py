@@ -189,7 +189,7 @@ def test_second_level_of_the_readme_equals_the_first(plug_in, llava_folder):
     embeds = model.encode_frames(random_frames(3))
 
     class Store:
-        def read_runs(self, frames):
+        def read_runs(self, frames, **_):
             yield embeds
 
     plain = model.answer_logits(sequence, embeds)
