@@ -245,16 +245,18 @@ def _open_mesh(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
 def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "AnyModel":
     """The model; in a job of several processes on the device of this one.
 
-    A plug-in puts itself where it wants; in a job --device says where its ranks meet.
+    A plug-in that takes no device puts itself where it wants; in a job --device says where its
+    ranks meet.
     """
     import transformers
 
-    from vniah.models.loading import is_factory, load_model
+    from vniah.models.loading import is_factory, load_model, takes_option
 
     transformers.logging.set_verbosity_error()
     device = options.device
     if mesh is not None and mesh.size > 1:
-        device = None if is_factory(options.model) else str(mesh.device)
+        chooses = is_factory(options.model) and not takes_option(options.model, "device")
+        device = None if chooses else str(mesh.device)
     return load_model(
         options.model,
         dtype=options.dtype,
