@@ -15,6 +15,7 @@ from tests.test_plug_in_model import import_example
 from tests.test_readme import llava_folder, plug_in  # noqa: F401  # fixtures
 from tests.test_walk import build_decoder
 from vniah.conformance import examine
+from vniah.errors import ModelError
 from vniah.models.loading import load_model
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
@@ -105,7 +106,9 @@ GOOD = {
     "first level": Reader,
     "frames of three dimensions": Deep,
     "decoder": lambda: DecoderStandIn(build_decoder("qwen2")),
-    "decoder with three rows of positions": lambda: DecoderStandIn(build_decoder("qwen2_vl")),
+    "decoder with three rows of positions": lambda: DecoderStandIn(
+        build_decoder("qwen2_vl"), lambda num_tokens: torch.arange(num_tokens).expand(3, -1)
+    ),
     "positions from 7": lambda: DecoderStandIn(
         build_decoder("qwen2"), lambda num_tokens: torch.arange(7, 7 + num_tokens)
     ),
@@ -139,12 +142,13 @@ def test_checkpoint_has_no_finding(checkpoint, needles):
 
 
 def test_class_of_the_readme_has_no_finding(plug_in, llava_folder, needles):  # noqa: F811
-    assert lines(plug_in(llava_folder), needles) == []
+    assert lines(plug_in(str(llava_folder)), needles) == []
 
 
 def test_embedded_model_knows_only_its_own_words():
-    (line,) = lines(load_model("reference-long", device="cpu"), load_needles("counterfactual"))
-    assert line.startswith("note: ")
+    found = examine(load_model("reference-long", device="cpu"), load_needles("counterfactual"))
+    assert found.holds and found.findings
+    assert all("answer" in finding.text for finding in found.findings)
 
 
 # --- faults --------------------------------------------------------------------------------------
@@ -270,16 +274,9 @@ INTERFACE = {
 }
 
 
-class Moody(Reader):
-    """In training mode."""
-
-    def encode_frames(self, frames):
-        return torch.nn.functional.dropout(super().encode_frames(frames))
-
-
 def by_batch(self, frames):
     encoded = Reader.encode_frames(self, frames)
-    return encoded - encoded.mean(0)
+    return encoded + (len(frames) - 1) * encoded.mean(0)
 
 
 def a_little_by_batch(self, frames):
@@ -346,7 +343,7 @@ FRAMES = {
         "to one size by itself",
     ),
     "dropout": (
-        Moody.encode_frames,
+        lambda self, frames: torch.nn.functional.dropout(Reader.encode_frames(self, frames)),
         "wrong: encode_frames gives another result for the same frame in a second call (changed by "
         "100% of its largest value); if it is in training mode, where dropout is on, call eval()",
     ),
@@ -661,13 +658,13 @@ def text_among_the_frames(self, sequence):
 POSITIONS = {
     "a list": (
         lambda self, sequence: [*range(num_tokens(sequence))],
-        "wrong: the decoder qwen2 needs one position for each of 51 tokens, position_ids of shape "
-        "(51,), got list",
+        "wrong: the decoder qwen2 needs one position for each of 50 tokens, position_ids of shape "
+        "(50,), got list",
     ),
     "too few": (
         lambda self, sequence: torch.arange(num_tokens(sequence) - 1),
-        "wrong: the decoder qwen2 needs one position for each of 51 tokens, position_ids of shape "
-        "(51,), got (50,)",
+        "wrong: the decoder qwen2 needs one position for each of 50 tokens, position_ids of shape "
+        "(50,), got (49,)",
     ),
     "no numbers": (
         lambda self, sequence: torch.full([num_tokens(sequence)], torch.nan),
@@ -681,7 +678,7 @@ POSITIONS = {
     "counted from the end": (
         lambda self, sequence: torch.arange(-num_tokens(sequence), 0),
         "note: position_ids depend on what follows (token 0 of 13 that two sequences begin with: "
-        "-51 and -60); nothing is shared, every cell runs by itself",
+        "-50 and -59); nothing is shared, every cell runs by itself",
     ),
     "state": (
         stateful_positions,
@@ -708,6 +705,10 @@ def in_training():
     return model
 
 
+def narrow(self, frames):
+    return DecoderStandIn.encode_frames(self, frames)[..., :32]
+
+
 DECODERS = {
     "another": (
         lambda: told(small_decoder()),
@@ -719,12 +720,12 @@ DECODERS = {
         "wrong: the decoder is in training mode, where dropout is on; call its eval()",
     ),
     "width": (
-        lambda: decoding(frame_shape=(3, 32), encode_frames=lambda self, f: narrow(f)),
+        lambda: decoding(frame_shape=(3, 32), encode_frames=narrow),
         "wrong: frame_shape of stand-in is (3, 32), but its decoder reads rows of 64 numbers",
     ),
     "window": (
         lambda: DecoderStandIn(build_decoder("mistral", sliding_window=20)),
-        "wrong: the decoder has a sliding window of 20 tokens, the sequence has 51: it cannot see "
+        "wrong: the decoder has a sliding window of 20 tokens, the sequence has 50: it cannot see "
         "the whole haystack; set sliding_window to null in its config.json if it was trained "
         "without one",
     ),
@@ -739,11 +740,12 @@ DECODERS = {
 }
 
 
-def narrow(frames):
-    return DecoderStandIn.encode_frames(Reader, frames)[..., :32]
+def gone(self, frames, question):
+    raise ModelError("the server is gone; start it again")
 
 
 CHATS = {
+    "its own error": (gone, "wrong: the server is gone; start it again"),
     "nothing": (lambda self, frames, question: None, "wrong: answer gives NoneType, not text"),
     "empty": (lambda self, frames, question: " ", "note: answer gives an empty text"),
     "a typo": (

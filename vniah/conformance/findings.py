@@ -63,7 +63,7 @@ class Examination:
                 found += rule(subject)
             except VniahError as error:
                 found.append(Finding(first_line(error)))
-            self.findings += [finding for finding in found if finding not in self.findings]
+            self.findings = list(dict.fromkeys([*self.findings, *found]))
             is_fine = is_fine and not any(finding.is_fatal for finding in found)
         return is_fine
 
@@ -72,11 +72,13 @@ def call(model: Any, method: str, *arguments: Any) -> Any:
     """What a method of the model gives.
 
     Raises:
-        ModelError: it raised something; the message says what, and in which line of the model's
-            own module.
+        ModelError: it raised that; or something else, and the message says what, and in which line
+            of the model's own module.
     """
     try:
         return getattr(model, method)(*arguments)
+    except ModelError:  # says by itself what is wrong
+        raise
     except Exception as error:  # somebody else's code; the cause stays attached
         raise ModelError(
             f"{method} failed{_where(error, model)} with {type(error).__name__}: "
@@ -96,12 +98,12 @@ def _where(error: BaseException, model: Any) -> str:
 
 
 def change(one: Tensor, other: Tensor) -> float:
-    """Largest difference of two values, as a share of the largest value."""
+    """Largest difference of two tensors, as a share of their largest value by magnitude."""
     first, second = (
-        values.detach().double().cpu().nan_to_num(neginf=0.0) for values in (one, other)
+        tensor.detach().double().cpu().nan_to_num(neginf=0.0) for tensor in (one, other)
     )
-    largest = float(first.abs().max())
-    return float((first - second).abs().max()) / largest if largest else float(second.abs().max())
+    largest = float(torch.maximum(first.abs(), second.abs()).max())
+    return float((first - second).abs().max()) / largest if largest else 0.0
 
 
 def rounding(*values: Tensor) -> float:

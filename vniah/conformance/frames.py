@@ -18,11 +18,11 @@ from vniah.needles import NeedleSet
 
 def make_pictures(needles: NeedleSet) -> list[np.ndarray]:
     """Three pictures, all different, the last of another size: RGB uint8 ``[height, width, 3]``."""
-    found = [np.array(needle.image) for needle in needles]
-    first = found[0]
-    second = next((p for p in found if not np.array_equal(p, first)), 255 - first)
+    pictures = (np.array(needle.image) for needle in needles)
+    first = next(pictures)
+    second = next((p for p in pictures if not np.array_equal(p, first)), first[::-1, ::-1])
     height = len(first) - len(first) // 3
-    return [first, second, np.ascontiguousarray(255 - first[:height, ::-1])]
+    return [first, np.ascontiguousarray(second), np.ascontiguousarray(255 - first[:height, ::-1])]
 
 
 class FrameTrial:
