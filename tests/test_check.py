@@ -26,7 +26,7 @@ from vniah.forward.attention import KeyBlock, attend, merge
 from vniah.grid import Grid
 from vniah.haystacks import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import TextSegment, TokenSequence
+from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
 from vniah.sweep import run_sweep
 
@@ -176,6 +176,51 @@ def test_wrong_positions_are_caught_in_bf16():
     model.factor = 2
     found = plain(model, sequences)
     assert not check._compare("walk", expected, found, limit(torch.bfloat16)).holds
+
+
+class BothLevels(DecoderStandIn):
+    """Has a forward pass of its own as well, with positions of its own."""
+
+    step = 1
+
+    @torch.inference_mode()
+    def answer_logits(self, sequence, embeds):
+        frames, table = iter(embeds), self.decoder.model.embed_tokens
+        rows = [
+            next(frames)
+            if isinstance(segment, FrameSegment)
+            else table(torch.tensor(segment.token_ids))
+            for segment in sequence.inputs
+        ]
+        hidden = torch.cat(rows)[None]
+        positions = self.step * torch.arange(hidden.shape[1])[None]
+        logits = self.decoder(inputs_embeds=hidden, position_ids=positions).logits[0]
+        return logits[-len(sequence.answer_ids) :]
+
+
+def test_logits_of_a_model_of_both_levels_are_compared(needle_folder):
+    model, needles = BothLevels(build_decoder("qwen2")), load_needles(needle_folder)
+    report = check_model(model, needles)
+    assert report.holds and report.lines[3].startswith("answer_logits: logits differ by ")
+    model.step = 2
+    report = check_model(model, needles)
+    assert not report.holds and "does NOT give what the model gives" in report.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda logits: logits.tolist(), "answer_logits of stand-in gave list, no tensor"),
+        (lambda logits: logits[:, :50], "gave 50 logits for each token, its decoder 97"),
+    ],
+)
+def test_logits_that_cannot_be_those_of_the_decoder_are_refused(change, message, needle_folder):
+    class Other(BothLevels):
+        def answer_logits(self, sequence, embeds):
+            return change(super().answer_logits(sequence, embeds))
+
+    with pytest.raises(ModelError, match=message):
+        check_model(Other(build_decoder("qwen2")), load_needles(needle_folder))
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -202,6 +202,43 @@ def test_plug_in_beside_the_working_folder_is_found(in_folder, material):
     assert "average: 1.0000" in done.stdout
 
 
+FAULTY_PLUG_IN = """
+class Model:
+    name, frame_shape = "faulty", [1, 2]
+    def encode_frames(self, frames):
+        return [0] * len(frames)
+    def compose(self, frames, question):
+        return frames
+    def answer_logits(self, sequence, embeds):
+        return embeds
+"""
+
+
+def test_check_lists_all_that_is_wrong_with_a_plug_in_and_exits_with_1(in_folder, capsys):
+    (in_folder / "faulty_plug_in.py").write_text(FAULTY_PLUG_IN)
+    assert main(["check", "--model", "faulty_plug_in:Model"]) == 1
+    output = capsys.readouterr()
+    assert output.err == ""
+    *wrong, last = output.out.splitlines()
+    assert [line.split()[:4] for line in wrong] == [
+        ["wrong:", "Model", "lacks", "the"],
+        ["wrong:", "frame_shape", "is", "[1,"],
+        ["wrong:", "compose(frames,", "question)", "cannot"],
+    ]
+    assert " things examined, 3 wrong; what builds on these was not examined" in last
+
+
+def test_check_hands_options_to_a_plug_in_that_takes_them(in_folder, material, capsys):
+    source = PLUG_IN.replace("    def encode", "    def __init__(self, dtype): ...\n    def encode")
+    (in_folder / "my_typed_model.py").write_text(source)
+    needles = material[material.index("--needles") :][:2]
+    check = ["check", "--model", "my_typed_model:Model", *needles]
+    assert main([*check, "--dtype", "float32"]) == 0
+    assert "none wrong" in capsys.readouterr().out
+    assert main([*check, "--dtype", "float32", "--rope-theta", "1e6"]) == 2
+    assert "my_typed_model:Model takes no rope_theta" in capsys.readouterr().err
+
+
 WRONG = {
     "no command": ([], "COMMAND"),
     "unknown command": (["fly"], "invalid choice: 'fly'"),

@@ -64,6 +64,13 @@ class Chat:
         return str(len(frames))
 
 
+class Wordless(Chat):
+    """A chat model that says nothing."""
+
+    def answer(self, frames, question):
+        return None
+
+
 PLUG_INS = {"first": FirstLevel, "chat": Chat}
 
 
@@ -190,6 +197,7 @@ def work_of_two(rank, folder, sources, whole):
     run_main(folder / "check", *check, sources[0], "--device", "cpu", "--context-parallel", 2)
     run_main(folder / "check-first", *check, "test_jobs:FirstLevel", "--device", "cpu")
     run_main(folder / "check-chat", *check, "test_jobs:Chat")
+    run_main(folder / "check-wordless", *check, "test_jobs:Wordless")
     vniah.forward.mesh._CAUSE_SPEAKS_FIRST_SECONDS = 0
     with (
         pytest.raises(VniahError, match="this process lost the others of its job; see what they "),
@@ -258,6 +266,7 @@ def test_check_by_two_processes_is_printed_once(two):
     codes, (out, *others), errors = said(two / "check", 2)
     assert (codes, others, errors) == (["0", "0"], [""], ["", ""])
     assert [line.split(":")[0] for line in out.splitlines()] == [
+        "conformance",
         *WAYS,
         *RING_WAYS,
         "sharing",
@@ -275,7 +284,18 @@ def test_check_by_two_processes_is_printed_once(two):
 def test_check_of_a_plug_in_by_two_processes(two, name, line):
     codes, (out, *others), errors = said(two / f"check-{name}", 2)
     assert (codes, others, errors) == (["0", "0"], [""], ["", ""])
-    assert out.startswith(line) and out.count("\n") == 1
+    *notes, conformance, last = out.splitlines()
+    assert all(note.startswith("note: ") for note in notes)
+    assert " things examined, none wrong" in conformance
+    assert last.startswith(line)
+
+
+def test_check_of_a_plug_in_with_a_fault_ends_both_processes(two):
+    codes, (out, *others), errors = said(two / "check-wordless", 2)
+    assert (codes, others, errors) == (["1", "1"], [""], ["", ""])
+    wrong, conformance = out.splitlines()
+    assert wrong == "wrong: answer gives NoneType, not text"
+    assert " things examined, 1 wrong" in conformance
 
 
 # --- four processes ------------------------------------------------------------------------------
@@ -462,7 +482,8 @@ def test_check_of_a_checkpoint_holds(checkpoint, needle_folder, capsys):
     check = ["check", "--device", "cpu", "--needles", str(needle_folder)]
     assert main([*check, "--model", str(checkpoint)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:-1]] == [*WAYS, "sharing"]
+    assert [line.split(":")[0] for line in lines[:-1]] == ["conformance", *WAYS, "sharing"]
+    assert lines[0].endswith(" things examined, none wrong")
     assert lines[-1] == "the forward pass gives what the model gives"
 
 

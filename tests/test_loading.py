@@ -3,7 +3,7 @@
 import pytest
 
 from vniah.errors import InputError, ModelError
-from vniah.models.loading import embedded_models, load_model
+from vniah.models.loading import embedded_models, load_model, takes_option
 
 PLUG_IN = """
 import torch
@@ -17,6 +17,14 @@ class Model:
         return TokenSequence((TextSegment((0,)), *frames), (1,))
     def answer_logits(self, sequence, embeds):
         return torch.zeros(1, 2)
+
+class Placed(Model):
+    def __init__(self, device="cpu", *, rope_theta=1e4):
+        self.name = f"{device} {rope_theta}"
+
+    @classmethod
+    def somewhere(cls, **options):
+        return cls(**options)
 
 class HalfModel:
     name, revision = "half", "1"
@@ -42,6 +50,7 @@ def test_factory_is_called():
     ("source", "message"),
     [
         ("my_plug_in:Missing", "my_plug_in has no 'Missing'"),
+        ("my_plug_in:Model.missing", "my_plug_in has no 'Model.missing'"),
         ("my_plug_in:not_callable", "not_callable is not callable"),
         ("my_plug_in:HalfModel", "lacks frame_shape, encode_frames, compose, answer_logits"),
         ("no_such_module_here:f", "'no_such_module_here' cannot be imported"),
@@ -54,9 +63,38 @@ def test_factory_that_gives_no_model_is_named(source, message):
 
 
 @pytest.mark.usefixtures("plug_in")
-def test_options_for_checkpoints_are_refused_for_factories():
-    with pytest.raises(InputError, match="my_plug_in:Model decides them itself"):
-        load_model("my_plug_in:Model", dtype="float32")
+def test_method_of_a_class_is_a_factory():
+    assert load_model("my_plug_in:Placed.somewhere").name == "cpu 10000.0"
+
+
+@pytest.mark.usefixtures("plug_in")
+@pytest.mark.parametrize("factory", ["Placed", "Placed.somewhere"])
+def test_options_are_handed_to_factories_that_take_them(factory):
+    options = {"device": "cuda:1", "rope_theta": 5e5}
+    assert load_model(f"my_plug_in:{factory}", **options).name == "cuda:1 500000.0"
+    assert load_model(f"my_plug_in:{factory}", device="cuda:1").name == "cuda:1 10000.0"
+
+
+@pytest.mark.usefixtures("plug_in")
+@pytest.mark.parametrize(
+    ("factory", "options", "refused"),
+    [
+        ("Model", {"dtype": "float32"}, "dtype"),
+        ("Model", {"dtype": "float32", "rope_theta": 5e5}, "dtype and no rope_theta"),
+        ("Placed", {"device": "cpu", "prompt_template": "yi"}, "prompt_template"),
+    ],
+)
+def test_option_that_a_factory_does_not_take_is_named(factory, options, refused):
+    message = f"my_plug_in:{factory} takes no {refused}, so it decides that itself: leave it out"
+    with pytest.raises(InputError, match=message):
+        load_model(f"my_plug_in:{factory}", **options)
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_factory_is_asked_for_what_it_takes():
+    assert takes_option("my_plug_in:Placed", "device")
+    assert not takes_option("my_plug_in:Placed", "dtype")
+    assert not takes_option("my_plug_in:Model", "device")
 
 
 @pytest.mark.parametrize("source", ["nonsense", "/no/such/folder", "a b", ""])

@@ -25,6 +25,7 @@ from vniah.models.protocol import (
     DecoderModel,
     EncodingModel,
     TokenSequence,
+    VisionLanguageModel,
 )
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import (
@@ -37,7 +38,7 @@ from vniah.passes import (
     segment_size,
     size_of_frame,
 )
-from vniah.scoring import plain_logits, score_chat, score_sequence
+from vniah.scoring import plain_logits, refuse_logits, score_chat, score_sequence
 from vniah.tasks.visual import Question
 
 if TYPE_CHECKING:
@@ -239,10 +240,31 @@ def check_model(
         )
     ring = None if group is None else make_ring(group, model.decoder.lm_head.weight)
     differences = check_forward(model, sequences, material.store, ring=ring)
+    differences += _check_own_logits(model, sequences, material.store)
     lines = [difference.sentence() for difference in differences]
     plan = make_plan(model, sequences, max_leaf_tokens=0)
     holds = all(difference.holds for difference in differences)
     return CheckReport((*lines, _about_sharing(plan), _verdict(holds)), holds)
+
+
+def _check_own_logits(
+    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+) -> tuple[Difference, ...]:
+    """A model with `answer_logits` as well says what its decoder and its positions should give."""
+    if not isinstance(model, VisionLanguageModel):
+        return ()
+    plain = [plain_logits(model, sequence, store) for sequence in sequences]
+    own = [model.answer_logits(sequence, store.read(sequence.frames)) for sequence in sequences]
+    for sequence, one, other in zip(sequences, plain, own, strict=True):
+        refuse_logits(model, sequence, other)
+        if one.shape != other.shape:
+            raise ModelError(
+                f"answer_logits of {model.name} gave {other.shape[1]} logits for each token, its "
+                f"decoder {one.shape[1]}"
+            )
+    own = [logits.detach().float().cpu() for logits in own]
+    limit = _Limit.of(model, sequences, store, plain)
+    return (_compare("answer_logits", plain, own, limit),)
 
 
 def _about_sharing(plan: Plan) -> str:

@@ -288,19 +288,24 @@ def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tenso
     """``[len(images), *frame_shape]`` on the CPU, from a batch of full size."""
     filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
     encoded = model.encode_frames(filled)
+    refuse_encoded(model, encoded, BATCH_SIZE)
+    return encoded[: len(images)].detach().cpu()
+
+
+def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> None:
+    """Raises `ModelError` unless these can be the embeddings of so many frames."""
     if not isinstance(encoded, Tensor):
         raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
-    expected = (BATCH_SIZE, *model.frame_shape)
+    expected = (num_frames, *model.frame_shape)
     if tuple(encoded.shape) != expected:
         raise ModelError(
-            f"encode_frames of {model.name} gave shape {tuple(encoded.shape)} for {BATCH_SIZE} "
+            f"encode_frames of {model.name} gave shape {tuple(encoded.shape)} for {num_frames} "
             f"frames; its frame_shape {tuple(model.frame_shape)} makes that {expected}"
         )
     if not torch.isfinite(encoded).all():
         raise ModelError(
             f"encode_frames of {model.name} gave NaN or infinity; try --dtype float32 or bfloat16"
         )
-    return encoded[: len(images)].detach().cpu()
 
 
 def _frames_per_shard(model: EncodingModel) -> int:

@@ -71,14 +71,7 @@ def score_answer(
     Raises:
         ModelError: they have another shape, or are no numbers.
     """
-    expected = len(sequence.answer_ids)
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"answer_logits of {model.name} gave {type(logits).__name__}, no tensor")
-    if logits.ndim != 2 or len(logits) != expected:
-        raise ModelError(
-            f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
-            f"expected ({expected}, vocabulary), one row for each answer token"
-        )
+    refuse_logits(model, sequence, logits)
     score = score_logits(logits, sequence.answer_ids)
     decode = getattr(model, "decode", None)
     return Score(
@@ -90,6 +83,18 @@ def score_answer(
         margin=score.margin,
         seconds=seconds,
     )
+
+
+def refuse_logits(model: EncodingModel, sequence: TokenSequence, logits: object) -> None:
+    """Raises `ModelError` unless these are rows of logits, one for each token of the answer."""
+    expected = len(sequence.answer_ids)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"answer_logits of {model.name} gave {type(logits).__name__}, no tensor")
+    if logits.ndim != 2 or len(logits) != expected:
+        raise ModelError(
+            f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
+            f"expected ({expected}, vocabulary), one row for each answer token"
+        )
 
 
 @dataclass(frozen=True)

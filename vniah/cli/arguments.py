@@ -179,7 +179,9 @@ def _add_haystack(verbs: Any) -> None:
 
 
 def _add_check(verbs: Any) -> None:
-    check = verbs.add_parser("check", help="the forward pass against the model's own")
+    check = verbs.add_parser(
+        "check", help="what a model lacks or gets wrong; the forward pass against its own"
+    )
     _add_model_options(check)
     _add_cache_option(check)
     check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
@@ -234,7 +236,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="reference-long",
         metavar="M",
-        help="embedded model, checkpoint folder, hub id, or package.module:factory",
+        help="embedded model, checkpoint folder, hub id, or package.module:factory, which gets "
+        "those of the following that are given",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.display import Bars, format_average, format_table
 from vniah.errors import InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vniah.forward.mesh import Mesh
     from vniah.haystacks import Haystack
     from vniah.models.protocol import AnyModel
+    from vniah.needles import NeedleSet
     from vniah.results import Results
 
 _HEATMAP_NAME = "heatmap.png"
@@ -140,14 +141,16 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Compares the forward pass with the model's own."""
+    """Says what a model lacks or gets wrong, then compares the forward pass with its own."""
     from vniah.check import check_model
     from vniah.models.protocol import EncodingModel
     from vniah.needles import load_needles
 
     needles = load_needles(_needles_name(options))
     with _open_mesh(options) as mesh:
-        model = _load_model(options, mesh)
+        model = _load_model(options, mesh, load_any=True)
+        if not _conforms(model, needles, mesh):
+            return 1
         if not mesh.is_leader and isinstance(model, EncodingModel):
             mesh.wait_for("encoded")
         report = check_model(
@@ -177,6 +180,20 @@ def models(options: argparse.Namespace) -> int:
     print(f"\nembedded: {', '.join(embedded_models())}")
     print("any other: package.module:factory")
     return 0
+
+
+def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
+    """Whether nothing fatal was found of the model; the leader looks, and prints what it finds."""
+    from vniah.conformance import examine
+
+    if mesh.is_leader:
+        found = examine(model, needles)
+        for line in found.lines:
+            print(line)
+        mesh.count("not conforming", not found.holds)
+        mesh.announce("examined")
+    mesh.wait_for("examined")
+    return mesh.count("not conforming") == 0
 
 
 def estimate(options: argparse.Namespace) -> int:
@@ -258,28 +275,34 @@ def _open_mesh(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
     return open_mesh(context_parallel=options.context_parallel, device=find_device(options.device))
 
 
-def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "AnyModel":
+def _load_model(
+    options: argparse.Namespace, mesh: "Mesh | None" = None, *, load_any: bool = False
+) -> "AnyModel":
     """The model; in a job of several processes on the device of this one.
 
-    A plug-in puts itself where it wants; in a job --device says where its ranks meet.
+    With ``load_any`` it may be anything that a factory gives. A plug-in that takes no device puts
+    itself where it wants; in a job --device says where its ranks meet.
     """
     import transformers
 
-    from vniah.models.loading import is_factory, load_model
+    from vniah.models.loading import is_factory, load_model, load_plug_in, takes_option
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = options.device
     if mesh is not None and mesh.size > 1:
-        device = None if is_factory(options.model) else str(mesh.device)
-    return load_model(
-        options.model,
-        dtype=options.dtype,
-        device=device,
-        rope_theta=options.rope_theta,
-        prompt_template=options.prompt_template,
-        frame_size=options.frame_size,
-    )
+        chooses = is_factory(options.model) and not takes_option(options.model, "device")
+        device = None if chooses else str(mesh.device)
+    chosen = {
+        "dtype": options.dtype,
+        "device": device,
+        "rope_theta": options.rope_theta,
+        "prompt_template": options.prompt_template,
+        "frame_size": options.frame_size,
+    }
+    if load_any and is_factory(options.model):
+        return cast("AnyModel", load_plug_in(options.model, chosen))
+    return load_model(options.model, **chosen)
 
 
 def _open_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":

@@ -1,8 +1,11 @@
 """A model by its name: embedded, a checkpoint folder, a hub id, or somebody's own factory."""
 
 import importlib
+import inspect
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "reference-long"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -34,8 +37,9 @@ def load_model(
 
     Args:
         source: an embedded model (``"reference-long"``), a checkpoint folder, a hub id such as
-            ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function without arguments
-            that returns a model.
+            ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function or class that
+            gives a model (``"package.module:Class.method"`` as well). Of the options below a
+            factory gets, by keyword, those that are given; it is called without arguments else.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
             the CPU, whose kernels for half precision are slow.
         device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
@@ -47,7 +51,7 @@ def load_model(
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
-        InputError: an argument cannot be meant.
+        InputError: an argument cannot be meant, or a factory does not take it.
     """
     text = str(source)
     if rope_theta is not None and not 1 < rope_theta < float("inf"):
@@ -60,12 +64,9 @@ def load_model(
     if text and Path(text).is_dir():
         return _load_folder(Path(text), Path(text).resolve().name, None, options)
     if is_factory(text):
-        if options != _CheckpointOptions():
-            raise InputError(
-                "dtype, device, rope_theta and prompt_template are for checkpoints; "
-                f"{text} decides them itself"
-            )
-        return _call_factory(text)
+        model = load_plug_in(text, vars(options))
+        require_protocol(model)
+        return cast("AnyModel", model)
     if _HUB_ID.fullmatch(text):
         folder, commit = _download(text)
         return _load_folder(folder, text, commit, options)
@@ -182,27 +183,71 @@ def _download(hub_id: str) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _call_factory(text: str) -> AnyModel:
-    module_name, _, factory_name = text.partition(":")
+def load_plug_in(source: str, options: Mapping[str, Any]) -> Any:
+    """What a factory gives, whether it is a model or not; `vniah.conformance` says what it lacks.
+
+    Args:
+        source: ``package.module:factory``.
+        options: what was asked for, by keyword; None is the usual, and not handed on.
+
+    Raises:
+        ModelError: there is no such factory, or it fails.
+        InputError: it does not take an option that was given.
+    """
+    factory = _find_factory(source)
+    given = {name: value for name, value in options.items() if value is not None}
+    if refused := [name for name in given if not _accepts(factory, name)]:
+        raise InputError(
+            f"{source} takes no {' and no '.join(refused)}, so it decides that itself: leave it "
+            "out, or give the factory a keyword argument of that name"
+        )
+    try:
+        return factory(**given)
+    except VniahError:
+        raise
+    except Exception as error:  # somebody else's code; the cause stays attached
+        raise ModelError(f"{source} failed: {type(error).__name__}: {error}") from error
+
+
+def takes_option(source: str, name: str) -> bool:
+    """Whether a factory, ``package.module:factory``, takes a keyword argument of that name.
+
+    Raises:
+        ModelError: there is no such factory.
+    """
+    return _accepts(_find_factory(source), name)
+
+
+def _find_factory(source: str) -> Callable[..., Any]:
+    module_name, _, factory_name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ModelError(
-            f"{text}: the module {module_name!r} cannot be imported: {error}"
+            f"{source}: the module {module_name!r} cannot be imported: {error}"
         ) from error
-    factory = getattr(module, factory_name, None)
-    if factory is None:
-        raise ModelError(f"{text}: {module_name} has no {factory_name!r}")
-    if not callable(factory):
-        raise ModelError(f"{text}: {factory_name} is not callable; give a function or a class")
     try:
-        model = factory()
-    except VniahError:
-        raise
-    except Exception as error:  # somebody else's code; the cause stays attached
-        raise ModelError(f"{text} failed: {type(error).__name__}: {error}") from error
-    require_protocol(model)
-    return cast("AnyModel", model)
+        factory = attrgetter(factory_name)(module)
+    except AttributeError as error:
+        raise ModelError(f"{source}: {module_name} has no {factory_name!r}") from error
+    if not callable(factory):
+        raise ModelError(f"{source}: {factory_name} is not callable; give a function or a class")
+    return cast("Callable[..., Any]", factory)
+
+
+def _accepts(factory: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some functions of C do not say
+        return False
+    return any(
+        parameter.kind is parameter.VAR_KEYWORD
+        or (
+            parameter.name == name
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        )
+        for parameter in parameters
+    )
 
 
 def require_protocol(model: Any) -> None:
