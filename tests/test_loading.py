@@ -54,9 +54,10 @@ def test_factory_that_gives_no_model_is_named(source, message):
 
 
 @pytest.mark.usefixtures("plug_in")
-def test_options_for_checkpoints_are_refused_for_factories():
+@pytest.mark.parametrize("option", [{"dtype": "float32"}, {"rope_scaling": "none"}])
+def test_options_for_checkpoints_are_refused_for_factories(option):
     with pytest.raises(InputError, match="my_plug_in:Model decides them itself"):
-        load_model("my_plug_in:Model", dtype="float32")
+        load_model("my_plug_in:Model", **option)
 
 
 @pytest.mark.parametrize("source", ["nonsense", "/no/such/folder", "a b", ""])

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,32 @@ def format_table(results: "Results") -> str:
             blank = "" if has_positions and row > count else "."
             line.append(blank if score is None else f"{score:.2f}")
         lines.append(line)
+    lines.append(["mean", *_means(results, counts)])
+    return _aligned(lines)
+
+
+def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
+    """Runs on one grid, one a line: means over depth by frames, and the average over cells."""
+    counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
+    lines = [["mean over depth", *(f"{count:,}" for count in counts), "average"]]
+    for name, results in zip(names, runs, strict=True):
+        average = "." if results.average is None else f"{results.average:.4f}"
+        lines.append([name, *_means(results, counts), average])
+    return _aligned(lines)
+
+
+def _means(results: "Results", counts: Sequence[int]) -> list[str]:
+    """The mean score at each number of frames, and a dot where there is none."""
     means = []
     for count in counts:
-        column = [s for (n, _), s in by_place.items() if n == count and s is not None]
+        found = [score for score in results.cells if score.cell.num_frames == count]
+        column = [score.score for score in found if score.score is not None]
         means.append(f"{sum(column) / len(column):.2f}" if column else ".")
-    lines.append(["mean", *means])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(counts) + 1)]
+    return means
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
         for line in lines

@@ -126,8 +126,10 @@ def scaling_label(scaling: Mapping[str, Any], *, is_short: bool = False) -> str:
     head = str(scaling["rope_type"])
     if "factor" in scaling:
         head += f":{scaling['factor']:g}"
-    rest = {key: value for key, value in scaling.items() if key not in ("rope_type", "factor")}
-    return head if is_short or not rest else f"{head} {scaling_text(rest)}"
+    rest = [
+        f"{key} {scaling[key]}" for key in sorted(scaling) if key not in ("rope_type", "factor")
+    ]
+    return head if is_short else ", ".join([head, *rest])
 
 
 @dataclass(frozen=True)
