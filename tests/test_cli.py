@@ -116,6 +116,9 @@ def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder,
         assert both.width > 1.5 * one.width
     assert main(several) == 0
     assert capsys.readouterr().out.count("nothing to do") == 2
+    assert main(["plot", *map(str, Path("out").glob("rope-*")), "--output", "again.svg"]) == 0
+    printed = capsys.readouterr().out
+    assert "tiny, RoPE base 500: average" in printed and "tiny, RoPE base 1e9: average" in printed
 
 
 def test_each_of_several_rope_bases_is_the_run_that_it_would_be_alone(in_folder, material, capsys):

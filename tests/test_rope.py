@@ -255,6 +255,7 @@ WRONG = [
     ({"scaling": {**LINEAR, "beta_fast": 32}}, "Unrecognized keys .*beta_fast"),
     ({"scaling": {**YARN, "colour": "red"}}, "Unrecognized keys .*colour"),
     ({"scaling": {**YARN, "beta_fast": 1, "beta_slow": 2}}, "beta_fast field must be greater"),
+    ({"scaling": {**YARN, "partial_rotary_factor": 0.5}}, "_factor = 0.5, but .* with None; leave"),
     ({"scaling": "llama3:8"}, "Missing required keys"),
     ({"scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor field must be greater"),
     ({"scaling": "longrope:4"}, "Missing required keys"),

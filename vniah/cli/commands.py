@@ -250,7 +250,7 @@ def estimate(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     """Draws heatmaps of runs or published tables."""
     from vniah.plot import save_heatmaps
-    from vniah.results import load_results
+    from vniah.results import load_results, rope_remarks
 
     runs = [load_results(path) for path in options.results]
     output = options.output
@@ -263,8 +263,8 @@ def plot(options: argparse.Namespace) -> int:
         training_tokens=options.training_length,
         tokens_per_frame=options.tokens_per_frame,
     )
-    for results in runs:
-        print(f"{results.name}: {format_average(results)}")
+    for results, remark in zip(runs, rope_remarks(runs), strict=True):
+        print(f"{results.name}{remark and f', {remark}'}: {format_average(results)}")
     print(f"heatmap: {picture}")
     return 0
 

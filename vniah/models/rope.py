@@ -32,6 +32,8 @@ FULL_ATTENTION = "full_attention"
 
 # Kinds that start from the length the decoder was trained for.
 _FROM_ORIGINAL = ("yarn", "llama3", "longrope")
+# Keys that say how a decoder's heads are divided, which no scaling can change.
+_OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
 # Where a body keeps the RoPE that it was loaded with.
 _OWN = "vniah_own_rope"
 _TRANSFORMERS_LOG = "transformers.modeling_rope_utils"
@@ -112,11 +114,11 @@ def stored_parameters(config: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
     """A decoder's parameters for one kind of layers, with another scaling."""
     kept = {key: value for key, value in own.items() if key not in SCALING_KEYS}
-    for key in sorted(kept.keys() & scaling.keys()):
-        if scaling[key] != kept[key]:
+    for key in sorted(scaling.keys() & {*kept, *_OF_THE_DECODER}):
+        if scaling[key] != kept.get(key):
             raise InputError(
                 f"rope_scaling has {key} = {scaling[key]!r}, but this decoder was trained with "
-                f"{kept[key]!r}; leave it out"
+                f"{kept.get(key)!r}; leave it out"
             )
     parameters = {**kept, **scaling}
     if scaling["rope_type"] in _FROM_ORIGINAL:
