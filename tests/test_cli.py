@@ -98,6 +98,80 @@ def test_table_of_positions_when_a_sample_has_an_error():
     ]
 
 
+def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder, material, capsys):
+    several = ["run", *material, "--rope-theta", "500,1e9", "--output", "out"]
+    assert main(several) == 0
+    output = capsys.readouterr()
+    assert output.out.count("18 samples in") == 2
+    assert output.err.count("encode:") == output.err.count("12/12"), "encoded once"
+    lines = output.out.splitlines()
+    (where,) = (k for k, line in enumerate(lines) if line.startswith("mean over depth"))
+    assert re.fullmatch(r"mean over depth +4 +12 +average", lines[where])
+    for label, line in zip(("500", "1e9"), lines[where + 1 : where + 3], strict=True):
+        results = load_results(f"out/rope-theta-{label}")
+        assert results.manifest["model"]["rope_theta"] == float(label)
+        assert re.fullmatch(rf" *RoPE base {label}( +\d\.\d\d)+ +{results.average:.4f}", line)
+    assert lines[-1] == "heatmap: out/heatmap.png"
+    with Image.open("out/heatmap.png") as both, Image.open("out/rope-theta-500/heatmap.png") as one:
+        assert both.width > 1.5 * one.width
+    assert main(several) == 0
+    assert capsys.readouterr().out.count("nothing to do") == 2
+    assert main(["plot", *map(str, Path("out").glob("rope-*")), "--output", "again.svg"]) == 0
+    printed = capsys.readouterr().out
+    assert "tiny, RoPE base 500: average" in printed and "tiny, RoPE base 1e9: average" in printed
+
+
+def test_each_of_several_rope_bases_is_the_run_that_it_would_be_alone(in_folder, material, capsys):
+    two = [*("--rope-theta", "500,1e6"), *("--rope-scaling", "none,yarn:4")]
+    assert main(["run", *material, *two, "--output", "all"]) == 0
+    assert len(list((in_folder / "all").iterdir())) == 5
+    for theta, scaling in (("1e6", "none"), ("500", "yarn:4")):
+        own = f"{theta}-{scaling.replace(':', '-')}"
+        one = ["--rope-theta", theta, "--rope-scaling", scaling, "--output", own]
+        assert main(["run", *material, *one]) == 0
+        folder = f"all/rope-theta-{theta}_rope-scaling-{scaling.replace(':', '-')}"
+        several, alone = load_results(folder), load_results(own)
+        assert [{**vars(s), "seconds": None} for s in several.samples] == [
+            {**vars(s), "seconds": None} for s in alone.samples
+        ]
+        assert several.manifest["model"] == alone.manifest["model"]
+        assert ("rope_scaling" in alone.manifest["model"]) == (scaling != "none")
+
+
+def test_default_folders_of_several_rope_bases_are_those_of_each_alone(in_folder, material, capsys):
+    assert main(["run", *material, "--rope-theta", "500"]) == 0
+    (first,) = (in_folder / "results").iterdir()
+    assert main(["run", *material, "--rope-theta", "500,1e6"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("nothing to do") == 1
+    assert first.name in output
+    assert len(list((in_folder / "results").iterdir())) == 3, "two runs, and what they share"
+    assert re.search(r"heatmap: results/tiny-vniah-rope-\w{8}/heatmap.png\n$", output)
+
+
+def test_rope_that_is_not_for_the_model_is_refused_before_any_of_several_is_run(
+    in_folder, material, capsys
+):
+    scalings = 'none,{"rope_type":"linear","factor":2,"beta_fast":1}'
+    assert main(["run", *material, "--rope-scaling", scalings, "--output", "out"]) == 2
+    assert "Unrecognized keys" in capsys.readouterr().err
+    assert not (in_folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "estimate", "encode"])
+def test_commands_that_take_one_rope_say_so(in_folder, checkpoint, capsys, command):
+    arguments = [command, "--model", str(checkpoint), "--device", "cpu", "--rope-theta", "5,6"]
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "name 2 RoPEs, and only run takes several; give one value" in line
+
+
+def test_dynamic_rope_runs_every_cell_by_itself(in_folder, material, capsys):
+    assert main(["run", *material, "--rope-scaling", "dynamic:2", "--output", "out"]) == 0
+    forward = load_results("out").manifest["environment"]["forward"]
+    assert forward["not_shared_because"].startswith("RoPE of the kind 'dynamic' depends on")
+
+
 def test_second_run_says_that_there_is_nothing_to_do(in_folder, material, capsys):
     assert main(["run", *material]) == 0
     first = capsys.readouterr().out
@@ -258,6 +332,14 @@ WRONG = {
     "unknown device": (["run", "--device", "gpu7"], "device 'gpu7' cannot be used"),
     "rope theta": (["run", "--rope-theta", "-1"], "rope_theta must be a number above 1"),
     "rope theta words": (["run", "--rope-theta", "big"], "--rope-theta: must be one number, got"),
+    "rope thetas": (["run", "--rope-theta", "1e6,,1e7"], "--rope-theta: must be one number, got"),
+    "rope theta twice": (["run", "--rope-theta", "1e6,1000000"], "RoPE base 1e6 is given twice"),
+    "rope scaling": (["run", "--rope-scaling", "su:4"], "must be of a kind default, linear, dyn"),
+    "rope scaling half": (["run", "--rope-scaling", "yarn"], "Missing required keys"),
+    "rope scaling words": (["run", "--rope-scaling", "yarn:x"], "a kind and its factor such as"),
+    "rope scaling JSON": (["run", "--rope-scaling", '{"rope_type"'], "is not JSON"),
+    "rope factor": (["run", "--rope-scaling", "none,yarn:0.5"], "must be at least 1, got 0.5"),
+    "rope scaling twice": (["run", "--rope-scaling", "none,default"], "no scaling is given twice"),
     "several whole numbers": (
         ["run", "--context-parallel", "1,2"],
         "must be one number, got '1,2'",

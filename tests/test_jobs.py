@@ -430,6 +430,26 @@ def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--context-parallel", "2"]], ids=["data", "context"])
+def test_several_rope_bases_by_two_processes_are_those_of_one(
+    command, checkpoint, tmp_path, capsys, options
+):
+    command[command.index("holding:load")] = str(checkpoint)
+    command += ["--device", "cpu", "--rope-theta", "500,1e6"]
+    job = Torchrun(2, [*command, *options, "--output", "run"])
+    out, err = job.end()
+    assert job.process.returncode == 0, err
+    assert out.count("tiny, RoPE base ") == out.count("average: ") == 2, "by the leader only"
+    assert out.count("mean over depth") == 1
+    assert out.endswith("heatmap: run/heatmap.png\n")
+    assert main([*command, "--output", "alone"]) == 0
+    for name in ("rope-theta-500", "rope-theta-1e6"):
+        assert_equal_samples(
+            tmp_path / "run" / name, tmp_path / "alone" / name, is_exact=not options
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -135,6 +135,64 @@ def test_rope_theta_of_the_checkpoint_is_used_unless_another_is_given(tmp_path):
     assert raised.revision == stored.revision
 
 
+SCALINGS = [
+    {"type": "linear", "factor": 4.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8,
+    },
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.get("rope_type", "linear"))
+@pytest.mark.parametrize("form", ["rope_scaling", "rope_parameters", "override"])
+def test_rope_scaling_is_read_from_either_form_and_overridden(tmp_path, scaling, form):
+    parts = write_checkpoint(tmp_path, "llava_llama", max_position_embeddings=8)
+    options = {"rope_scaling": scaling} if form == "override" else {}
+    if form != "override":
+        change_config(tmp_path, **{form: scaling})
+    model = load_model(tmp_path, device="cpu", **options)
+    config = parts["decoder"].config
+    config.max_position_embeddings = 8
+    kind = {"rope_type": scaling.get("type"), **scaling}
+    config.rope_parameters = {**kind, "rope_theta": ROPE_THETA}
+    expected = type(parts["decoder"])(config).eval()
+    expected.load_state_dict(parts["decoder"].state_dict())
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        assert torch.equal(model.decoder(input_ids=ids).logits, expected(input_ids=ids).logits)
+    assert f'"rope_type":"{kind["rope_type"]}"' in model.settings["rope_scaling"]
+
+
+def test_scaling_of_a_checkpoint_is_switched_off_as_the_published_class_does(tmp_path):
+    parts = write_checkpoint(tmp_path, rope_scaling={"type": "linear", "factor": 4})
+    model = load_model(tmp_path, device="cpu", rope_scaling="none")
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        expected = parts["decoder"](input_ids=ids).logits
+        assert torch.equal(model.decoder(input_ids=ids).logits, expected)
+    assert model.settings == {"prompt_template": "qwen2", "rope_theta": ROPE_THETA}
+
+
+def test_overridden_in_place_equals_loaded_anew(tmp_path):
+    write_checkpoint(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    own, ids = dict(model.settings), torch.arange(20)[None]
+    for options in ({"rope_theta": 1e6}, {"rope_scaling": "yarn:4"}, {}):
+        anew = load_model(tmp_path, device="cpu", **options)
+        model.override_rope(options.get("rope_theta"), options.get("rope_scaling"))
+        with torch.inference_mode():
+            logits = [m.decoder(input_ids=ids).logits for m in (model, anew)]
+        assert torch.equal(*logits)
+        assert model.settings == anew.settings
+    assert model.settings == own
+
+
 def test_embedded_sequence_is_text_table_and_frames_in_order(tmp_path):
     write_checkpoint(tmp_path)
     model = LlavaModel.load(tmp_path, name="tiny")
@@ -186,8 +244,9 @@ def test_published_tower_is_known_without_its_config(tmp_path):
         ({"mm_vision_tower": None}, "names no mm_vision_tower"),
         ({"mm_vision_select_layer": -9}, "takes layer -9 of a vision tower that has 3"),
         ({"mm_vision_select_layer": "x"}, "mm_vision_select_layer = 'x'"),
-        ({"rope_scaling": {"type": "linear", "factor": 4}}, "has rope_scaling = "),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "scales RoPE by 'llama3'"),
+        ({"rope_scaling": {"type": "su", "factor": 4}}, "describes no model: rope_scaling must be"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "Missing required keys"),
+        ({"rope_theta": 0.5}, "describes no model: rope_theta must be a number above 1, got 0.5"),
         ({"quantization_config": {"bits": 4}}, "has quantization_config = "),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),
         ({"vocab_size": "a"}, "describes no model"),
@@ -245,6 +304,8 @@ def test_config_that_is_not_json_is_named(tmp_path):
     [
         ({"rope_theta": 0.5}, "rope_theta must be a number above 1"),
         ({"rope_theta": float("nan")}, "rope_theta must be a number above 1"),
+        ({"rope_scaling": "yarn:0.5"}, "factor of rope_scaling must be at least 1, got 0.5"),
+        ({"rope_scaling": {"rope_type": "linear", "beta_fast": 2}}, "Missing required keys"),
         ({"dtype": "int8"}, "dtype must be one of float32"),
         ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
     ],

@@ -18,7 +18,7 @@ from runs import PUBLISHED_DIR, make_run
 from vniah.errors import InputError
 from vniah.grid import Cell, Grid
 from vniah.plot import COLORS, heatmap, save_heatmaps
-from vniah.results import CellScore, Results, load_results
+from vniah.results import CellScore, Results, load_results, rope_remarks
 
 LONGVA = PUBLISHED_DIR / "longva-7b_vniah.json"
 QWEN = PUBLISHED_DIR / "qwen2-7b-224k_niah_distractor0.json"
@@ -469,3 +469,61 @@ def test_heatmap_draws_the_whole_grid_of_a_run():
     part = replace(run, samples=run.samples[:3])
     ax = heatmap(part, new_axes())
     assert ax.collections[0].get_array().size == len(Grid.parse("8,16", "0,1").cells)
+
+
+def runs_of_ropes(*models, name="tiny"):
+    return [make_run(model={"name": name, "revision": "1", **model}) for model in models]
+
+
+def titles_of(results, tmp_path, monkeypatch):
+    """What stands above each heatmap of a file."""
+    titles = []
+
+    def keep(self, text, **options):
+        titles.append(text)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", keep)
+    save_heatmaps(results, tmp_path / "all.svg")
+    return titles
+
+
+def test_runs_of_one_model_are_told_apart_by_their_rope(tmp_path, monkeypatch):
+    runs = runs_of_ropes({"rope_theta": 3e6}, {"rope_theta": 1e9})
+    assert titles_of(runs, tmp_path, monkeypatch) == [
+        "tiny\nRoPE base 3e6 (average 1.0000)",
+        "tiny\nRoPE base 1e9 (average 1.0000)",
+    ]
+
+
+def test_runs_of_other_names_or_of_the_same_rope_have_the_usual_title(tmp_path, monkeypatch):
+    runs = [
+        *runs_of_ropes({"rope_theta": 3e6}, name="one"),
+        *runs_of_ropes({"rope_theta": 1e9}, {"rope_theta": 1e9}),
+        make_run(),
+    ]
+    titles = [f"{name} (average 1.0000)" for name in ("one", "tiny", "tiny", "tiny")]
+    assert titles_of(runs, tmp_path, monkeypatch) == titles
+    assert rope_remarks(runs) == ("",) * 4, "the last says nothing of RoPE"
+
+
+def test_rope_scaling_is_told_as_far_as_it_differs():
+    yarn = '{"factor":4.0,"original_max_position_embeddings":64,"rope_type":"yarn"}'
+    runs = runs_of_ropes({"rope_theta": 5.0}, {"rope_theta": 5.0, "rope_scaling": yarn})
+    assert rope_remarks(runs) == ("no scaling", "yarn:4")
+    longer = yarn.replace("64", "128")
+    runs += runs_of_ropes({"rope_theta": 7.0, "rope_scaling": longer})
+    assert rope_remarks(runs) == (
+        "RoPE base 5, no scaling",
+        "RoPE base 5, yarn:4, original_max_position_embeddings 64",
+        "RoPE base 7, yarn:4, original_max_position_embeddings 128",
+    )
+
+
+def test_long_remarks_are_broken_into_lines(tmp_path, monkeypatch):
+    yarn = '{"factor":4.0,"original_max_position_embeddings":64,"rope_type":"yarn"}'
+    runs = runs_of_ropes(
+        {"rope_theta": 5.0, "rope_scaling": yarn},
+        {"rope_theta": 5.0, "rope_scaling": yarn.replace("64", "128")},
+    )
+    first = titles_of(runs, tmp_path, monkeypatch)[0]
+    assert first == "tiny\nyarn:4, original_max_position_embeddings\n64 (average 1.0000)"

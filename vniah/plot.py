@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 from math import ceil, isnan
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -23,7 +24,7 @@ from matplotlib.ticker import PercentFormatter
 
 from vniah.errors import InputError
 from vniah.grid import Cell
-from vniah.results import CellScore, Results
+from vniah.results import CellScore, Results, rope_remarks
 from vniah.ticks import TICK_SIZE, ColumnFormatter, ThinnedLocator, count_labels, depth_label
 
 COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
@@ -35,6 +36,7 @@ _LABEL_SIZE = 10.0  # points
 _SMALL_SIZE = 8.0
 _MAX_LINED_CELLS = 40  # between more of them, side by side, there are no white lines
 _LINE_WIDTH = 0.8
+_TITLE_WIDTH = 42  # letters, of what is said below a name
 _DEPTH_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _COLORBAR: dict[str, Any] = {"ticks": (0, 0.25, 0.5, 0.75, 1), "pad": 0.02, "aspect": 22}
 
@@ -130,7 +132,8 @@ def save_heatmaps(
         training_tokens: the length that the model was trained at, drawn as a dotted line; or one
             for each result, None where there is to be no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
-        titles: one per result, instead of names and averages.
+        titles: one per result, instead of names and averages; results of the same name with
+            another RoPE have it below their names.
 
     Raises:
         InputError: another suffix, no results, or nobody knows the tokens of a frame.
@@ -143,6 +146,8 @@ def save_heatmaps(
         raise InputError("there are no results to draw: give at least one")
     if titles is not None and len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
+    if titles is None:
+        titles = list(map(_default_title, results, rope_remarks(results)))
     positions = [
         _training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
@@ -162,8 +167,7 @@ def save_heatmaps(
     )
     for k, ax in enumerate(axes.flat):
         if k < len(results):
-            title = titles[k] if titles is not None else None
-            heatmap(results[k], ax, title=title, training_frames=positions[k])
+            heatmap(results[k], ax, title=titles[k], training_frames=positions[k])
         else:
             ax.set_axis_off()
     _write(figure, path)
@@ -272,9 +276,12 @@ def _caption(results: Results, scores: Sequence[CellScore]) -> str:
     return ", ".join(parts)
 
 
-def _default_title(results: Results) -> str:
+def _default_title(results: Results, remark: str = "") -> str:
     average = results.average
-    return results.name if average is None else f"{results.name} (average {average:.4f})"
+    of_average = "" if average is None else f" (average {average:.4f})"
+    if not remark:
+        return results.name + of_average
+    return f"{results.name}\n{fill(remark + of_average, _TITLE_WIDTH)}"
 
 
 def _label(ax: Axes, table: _Table, *, axis: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from vniah.cli import commands
 from vniah.errors import InputError
 from vniah.grid import parse_range
+from vniah.models.rope_text import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
 DEFAULT_DEPTHS = "0:1:0.2"
@@ -65,6 +66,14 @@ def _whole(text: str) -> int:
 @_checked
 def _real(text: str) -> float:
     return float(_number(text))
+
+
+@_checked
+def _rope_thetas(text: str) -> tuple[float, ...]:
+    return tuple(require_theta(float(_number(part))) for part in text.split(","))
+
+
+_rope_scalings = _checked(read_scalings)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -248,7 +257,21 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="pixels that frames are brought to, for models that read any size; default: 392x392, "
         "or a little less",
     )
-    parser.add_argument("--rope-theta", type=_real, metavar="X", help="RoPE base to use instead")
+    parser.add_argument(
+        "--rope-theta",
+        type=_rope_thetas,
+        default=(),
+        metavar="X",
+        help="RoPE base to use instead; of several, such as 3e6,1e9, run makes one run each",
+    )
+    parser.add_argument(
+        "--rope-scaling",
+        type=_rope_scalings,
+        default=(),
+        metavar="S",
+        help="RoPE scaling to use instead: yarn:4, linear:2, none, or JSON with the keys of "
+        "transformers; run takes several, such as none,yarn:4",
+    )
     parser.add_argument(
         "--prompt-template",
         metavar="T",

@@ -6,12 +6,23 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.display import Bars, format_average, format_table
+from vniah.cli.ropes import (
+    asked_ropes,
+    only_rope,
+    override_rope,
+    print_ropes,
+    refuse_impossible,
+    rope_folder,
+    shared_name,
+)
 from vniah.errors import InputError
 from vniah.grid import Grid
+from vniah.models.rope_text import RopeChoice
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -26,58 +37,116 @@ _HEATMAP_NAME = "heatmap.png"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures a grid, prints the table, draws the heatmap."""
+    """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
     from vniah.manifest import make_manifest
     from vniah.needles import load_needles
     from vniah.plot import save_heatmaps
-    from vniah.sweep import run_sweep
 
-    grid = _parse_grid(options)
+    grid, choices = _parse_grid(options), asked_ropes(options)
+    is_one = len(choices) == 1
     needles = load_needles(_needles_name(options))
+    outcomes: list[_Outcome] = []
     with _open_mesh(options) as mesh, Bars(mesh.is_leader) as bars:
         say = print if mesh.is_leader else _say_nothing
-        model = _load_model(options, mesh)
+        model = _load_model(options, choices[0], mesh)
+        refuse_impossible(model, choices)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         haystack = _open_haystack(options, grid.max_frames, bars)
         if mesh.is_leader:
             mesh.announce("haystack")
-        output = options.output or _default_output(make_manifest(model, haystack, needles, grid))
-        say(
-            f"{model.name} on {haystack.name}: {len(grid.cells)} cells x {len(needles)} needles "
-            f"-> {output}"
-        )
-        started = time.perf_counter()
-        num_done: list[int] = []
-
-        def on_progress(stage: str, done: int, total: int) -> None:
-            if stage == "sweep":
-                num_done.append(done)
-            bars.show(stage, done, total)
-
-        results = run_sweep(
-            model,
-            haystack,
-            needles,
-            grid,
-            output=output,
-            cache=options.cache,
-            overwrite=options.overwrite,
-            share=options.share,
-            mesh=mesh,
-            on_progress=on_progress,
-        )
-        seconds = time.perf_counter() - started
+        for choice in choices:
+            if not is_one:
+                override_rope(model, choice)
+            if options.output is None:
+                output = _default_output(make_manifest(model, haystack, needles, grid))
+            else:
+                output = rope_folder(options.output, choice, is_one=is_one)
+            if outcomes:
+                say("")
+            say(
+                f"{model.name}{'' if is_one else f', {choice.label},'} on {haystack.name}: "
+                f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
+            )
+            outcome = _measure(options, model, haystack, needles, grid, output, mesh, bars)
+            outcomes.append(outcome)
+            if mesh.is_leader and not is_one:
+                outcome.show()
     if not mesh.is_leader:
         return 0
-    print()
-    if num_done:
-        print(f"{num_done[-1] - num_done[0]} samples in {seconds:.0f} s")
-    else:
-        print("nothing to do: every sample of this run is there already")
-    for note in results.manifest.get("notes", []):
-        print(f"note: {note}")
-    return _print_results(results, save_heatmaps([results], output / _HEATMAP_NAME))
+    if is_one:
+        return outcomes[0].show()
+    runs = [outcome.results for outcome in outcomes]
+    shared = shared_name(options.output, options.task, runs)
+    return print_ropes(choices, runs, save_heatmaps(runs, shared / _HEATMAP_NAME))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A run that was made.
+
+    Attributes:
+        results: all of it.
+        output: its folder.
+        num_asked: samples that this start asked; None if there was nothing to do.
+        seconds: how long that took.
+    """
+
+    results: "Results"
+    output: Path
+    num_asked: int | None
+    seconds: float
+
+    def show(self) -> int:
+        """Prints it and draws its heatmap; the exit code."""
+        from vniah.plot import save_heatmaps
+
+        print()
+        if self.num_asked is not None:
+            print(f"{self.num_asked} samples in {self.seconds:.0f} s")
+        else:
+            print("nothing to do: every sample of this run is there already")
+        for note in self.results.manifest.get("notes", []):
+            print(f"note: {note}")
+        picture = save_heatmaps([self.results], self.output / _HEATMAP_NAME)
+        return _print_results(self.results, picture)
+
+
+def _measure(
+    options: argparse.Namespace,
+    model: "AnyModel",
+    haystack: "Haystack",
+    needles: "NeedleSet",
+    grid: Grid,
+    output: Path,
+    mesh: "Mesh",
+    bars: Bars,
+) -> _Outcome:
+    """One sweep, with its bars."""
+    from vniah.sweep import run_sweep
+
+    started = time.perf_counter()
+    num_done: list[int] = []
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        if stage == "sweep":
+            num_done.append(done)
+        bars.show(stage, done, total)
+
+    results = run_sweep(
+        model,
+        haystack,
+        needles,
+        grid,
+        output=output,
+        cache=options.cache,
+        overwrite=options.overwrite,
+        share=options.share,
+        mesh=mesh,
+        on_progress=on_progress,
+    )
+    num_asked = num_done[-1] - num_done[0] if num_done else None
+    return _Outcome(results, output, num_asked, time.perf_counter() - started)
 
 
 def _say_nothing(line: str) -> None:
@@ -108,7 +177,7 @@ def encode(options: argparse.Namespace) -> int:
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
-        model = _load_model(options)
+        model = _load_model(options, only_rope(options))
         if not isinstance(model, EncodingModel):
             raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
         haystack = _open_haystack(options, num_frames, bars)
@@ -148,7 +217,7 @@ def check(options: argparse.Namespace) -> int:
 
     needles = load_needles(_needles_name(options))
     with _open_mesh(options) as mesh:
-        model = _load_model(options, mesh, load_any=True)
+        model = _load_model(options, only_rope(options), mesh, load_any=True)
         if not _conforms(model, needles, mesh):
             return 1
         if not mesh.is_leader and isinstance(model, EncodingModel):
@@ -203,7 +272,9 @@ def estimate(options: argparse.Namespace) -> int:
     from vniah.needles import load_needles
 
     grid, needles = _parse_grid(options), load_needles(_needles_name(options))
-    found = estimate(_load_model(options), needles, grid, num_ranks=options.context_parallel)
+    found = estimate(
+        _load_model(options, only_rope(options)), needles, grid, num_ranks=options.context_parallel
+    )
     print(format_estimate(found))
     return 0 if found.memory.fits else 1
 
@@ -211,7 +282,7 @@ def estimate(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     """Draws heatmaps of runs or published tables."""
     from vniah.plot import save_heatmaps
-    from vniah.results import load_results
+    from vniah.results import load_results, rope_remarks
 
     runs = [load_results(path) for path in options.results]
     output = options.output
@@ -224,8 +295,8 @@ def plot(options: argparse.Namespace) -> int:
         training_tokens=options.training_length,
         tokens_per_frame=options.tokens_per_frame,
     )
-    for results in runs:
-        print(f"{results.name}: {format_average(results)}")
+    for results, remark in zip(runs, rope_remarks(runs), strict=True):
+        print(f"{results.name}{remark and f', {remark}'}: {format_average(results)}")
     print(f"heatmap: {picture}")
     return 0
 
@@ -276,9 +347,13 @@ def _open_mesh(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
 
 
 def _load_model(
-    options: argparse.Namespace, mesh: "Mesh | None" = None, *, load_any: bool = False
+    options: argparse.Namespace,
+    rope: RopeChoice,
+    mesh: "Mesh | None" = None,
+    *,
+    load_any: bool = False,
 ) -> "AnyModel":
-    """The model; in a job of several processes on the device of this one.
+    """The model with that RoPE; in a job of several processes on the device of this one.
 
     With ``load_any`` it may be anything that a factory gives. A plug-in that takes no device puts
     itself where it wants; in a job --device says where its ranks meet.
@@ -296,7 +371,8 @@ def _load_model(
     chosen = {
         "dtype": options.dtype,
         "device": device,
-        "rope_theta": options.rope_theta,
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
         "prompt_template": options.prompt_template,
         "frame_size": options.frame_size,
     }

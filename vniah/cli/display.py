@@ -35,12 +35,28 @@ def format_table(results: "Results") -> str:
             blank = "" if has_positions and row > count else "."
             line.append(blank if score is None else f"{score:.2f}")
         lines.append(line)
+    lines.append(["mean", *_means(results, counts)])
+    return _in_columns(lines, str.rjust)
+
+
+def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
+    """Runs on one grid, one a line: means over depth by frames, and the average over cells."""
+    counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
+    lines = [["mean over depth", *(f"{count:,}" for count in counts), "average"]]
+    for name, results in zip(names, runs, strict=True):
+        average = "." if results.average is None else f"{results.average:.4f}"
+        lines.append([name, *_means(results, counts), average])
+    return _in_columns(lines, str.rjust)
+
+
+def _means(results: "Results", counts: Sequence[int]) -> list[str]:
+    """The mean score at each number of frames, and a dot where there is none."""
     means = []
     for count in counts:
-        column = [s for (n, _), s in by_place.items() if n == count and s is not None]
+        found = [score for score in results.cells if score.cell.num_frames == count]
+        column = [score.score for score in found if score.score is not None]
         means.append(f"{sum(column) / len(column):.2f}" if column else ".")
-    lines.append(["mean", *means])
-    return _in_columns(lines, str.rjust)
+    return means
 
 
 def format_families(families: "Sequence[Family]") -> str:

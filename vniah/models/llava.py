@@ -15,6 +15,11 @@ Where weights lie in the checkpoint:
     model.mm_projector.{0,2,...}.{weight,bias}       Linear, GELU, Linear, ...
     model.image_newline                              one row, in "unpad" checkpoints
     model.embed_tokens, model.layers.*, ..., lm_head the decoder
+
+A ``rope_scaling`` in config.json (or transformers 5's ``rope_parameters``) is what the decoder
+gets, and the manifest names it. The published class of llava_qwen, that of LongVA, sets it to None
+whatever config.json says, so checkpoints that it saved have none. Where somebody has written one
+since, ``none`` as rope_scaling gives what that class would read.
 """
 
 import warnings
@@ -34,6 +39,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
     logging,
@@ -44,6 +50,7 @@ from vniah.models.checkpoints import fingerprint, load_weights, read_config, sto
 from vniah.models.frame_layout import FrameLayout, build_projector, read_layout
 from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.models.rope import override_rope, rope_settings, stored_parameters
 from vniah.models.rows import append_rows
 from vniah.models.towers import Tower, build_tower
 
@@ -111,7 +118,6 @@ class LlavaModel:
         frame_shape: ``(tokens, hidden size)`` of one frame, e.g. ``(144, 3584)``.
         decoder: the transformers causal language model.
         encoding: what else decides an encoded frame, for the cache's identity.
-        settings: what else decides the logits, for the manifest.
     """
 
     def __init__(
@@ -135,18 +141,13 @@ class LlavaModel:
         self._layout = layout
         self._newline = newline
         self._tokenizer = tokenizer
+        self._template_name = template
         self._template = find_template(template)
         self.frame_shape: tuple[int, ...] = (layout.num_rows, int(decoder.config.hidden_size))
         self.encoding = {
             "adapter": f"llava {ADAPTER_VERSION}",
             "preprocessing": f"{tower.description}, {layout.description}",
         }
-        self.settings = {
-            "prompt_template": template,
-            "rope_theta": float(decoder.config.rope_parameters["rope_theta"]),
-        }
-        if layout.has_newline:
-            self.settings["newline_position"] = layout.newline
         self._after_frames: tuple[TextSegment, ...] = ()
         if layout.newline == "one_token":
             self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
@@ -161,6 +162,7 @@ class LlavaModel:
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         rope_theta: float | None = None,
+        rope_scaling: Mapping[str, Any] | str | None = None,
         template: str | None = None,
     ) -> "LlavaModel":
         """The model in a checkpoint folder.
@@ -172,11 +174,13 @@ class LlavaModel:
             dtype: of the weights; by default as stored.
             device: where it runs; by default the CPU.
             rope_theta: a RoPE base to use instead of the checkpoint's.
+            rope_scaling: a RoPE scaling to use instead, as `vniah.models.rope.override_rope`.
             template: name of a prompt template; by default the one that the checkpoint's family
                 was trained with.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
+            InputError: the RoPE that was asked for cannot be meant.
         """
         raw = read_config(folder)
         _refuse_unread(raw, folder)
@@ -187,12 +191,13 @@ class LlavaModel:
             tower = build_tower(raw, folder)
         layout = _find_layout(raw, folder, tower)
         with torch.device("meta"), _reported(folder):
-            decoder = model_class(_decoder_config(raw, config_class, rope_theta))
+            decoder = model_class(_decoder_config(raw, config_class))
             width = decoder.config.hidden_size
             projector = build_projector(raw, folder, tower.hidden_size, width)
             newline = nn.ParameterDict()
             if layout.has_newline:
                 newline["row"] = nn.Parameter(torch.empty(width))
+        override_rope(decoder.model, theta=rope_theta, scaling=rope_scaling)
         load_weights(
             folder,
             {"decoder": decoder, "tower": tower.module, "projector": projector, "newline": newline},
@@ -204,7 +209,7 @@ class LlavaModel:
         _refuse_lack_of_newline(newline, layout, folder)
         _finish_decoder(decoder, raw, folder, device)
         tower.finish(device)
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = _load_tokenizer(folder, raw)
         return cls(
             name=name,
             revision=revision or fingerprint(folder),
@@ -216,6 +221,22 @@ class LlavaModel:
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
         )
+
+    @property
+    def settings(self) -> dict[str, str | float]:
+        """What else decides the logits, for the manifest."""
+        own = {"newline_position": self._layout.newline} if self._layout.has_newline else {}
+        return {
+            "prompt_template": self._template_name,
+            **rope_settings(self.decoder.model),
+            **own,
+        }
+
+    def override_rope(
+        self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
+    ) -> None:
+        """Another RoPE from now on; what is not given is the checkpoint's again."""
+        override_rope(self.decoder.model, theta=theta, scaling=scaling)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -268,19 +289,12 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
         "mm_use_im_start_end": (False, (False, None)),
         "mm_use_im_patch_token": (False, (False, None)),
         "quantization_config": (None, (None,)),
-        "rope_scaling": (None, (None,)),
     }
     for key, (default, readable) in expected.items():
         if raw.get(key, default) not in readable:
             raise ModelError(
                 f"{folder}/config.json has {key} = {raw[key]!r}; this adapter reads {readable[0]!r}"
             )
-    rope = raw.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ModelError(
-            f"{folder}/config.json scales RoPE by {rope['rope_type']!r}; this adapter reads the "
-            "default kind only"
-        )
 
 
 def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLayout:
@@ -308,9 +322,7 @@ def _reported(folder: Path) -> Iterator[None]:
         raise ModelError(f"{folder}/config.json describes no model: {first_line(error)}") from error
 
 
-def _decoder_config(
-    raw: Mapping[str, Any], config_class: type[Any], rope_theta: float | None
-) -> Any:
+def _decoder_config(raw: Mapping[str, Any], config_class: type[Any]) -> Any:
     """The decoder's configuration, out of the checkpoint's flat one."""
     values = {
         key: value
@@ -320,8 +332,7 @@ def _decoder_config(
     if config_class is MistralConfig:
         values["sliding_window"] = None  # these checkpoints were trained and published without
     config = config_class(**values)
-    stored = raw.get("rope_theta") or (raw.get("rope_parameters") or {}).get("rope_theta", 10000.0)
-    config.rope_parameters = {"rope_type": "default", "rope_theta": float(rope_theta or stored)}
+    config.rope_parameters = stored_parameters(config, raw)
     return config
 
 
@@ -377,16 +388,21 @@ def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | 
     return "decoder", name
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Any:
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
+    options = {}
+    if raw.get("rope_scaling") or raw.get("rope_parameters"):
+        # It would read config.json as that of no known model, and stumble over a RoPE of no model.
+        others = {key: value for key, value in raw.items() if not key.startswith("rope_")}
+        options["config"] = PreTrainedConfig.from_dict(others)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that it does not know the model_type
     try:
         with warnings.catch_warnings():
             # nor does it need config.json's rope_scaling, which transformers 5 warns of
             warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
-            return AutoTokenizer.from_pretrained(folder)
+            return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"

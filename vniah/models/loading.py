@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
 from vniah.models.protocol import AnyModel
+from vniah.models.rope_text import read_scaling, require_theta
 from vniah.paths import embedded_dir
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     rope_theta: float | None = None,
+    rope_scaling: Mapping[str, Any] | str | None = None,
     prompt_template: str | None = None,
     frame_size: tuple[int, int] | None = None,
 ) -> AnyModel:
@@ -44,6 +46,8 @@ def load_model(
             the CPU, whose kernels for half precision are slow.
         device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
         rope_theta: a RoPE base to use instead of the checkpoint's.
+        rope_scaling: a RoPE scaling to use instead: ``"yarn:4"``, ``"linear:2"``, a mapping (or
+            JSON) with transformers' keys, or ``"none"`` for no scaling at all.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
         frame_size: height and width in pixels that frames are brought to, for families whose tower
@@ -54,11 +58,13 @@ def load_model(
         InputError: an argument cannot be meant, or a factory does not take it.
     """
     text = str(source)
-    if rope_theta is not None and not 1 < rope_theta < float("inf"):
-        raise InputError(f"rope_theta must be a number above 1, got {rope_theta}")
+    rope_theta = None if rope_theta is None else require_theta(rope_theta)
+    rope_scaling = None if rope_scaling is None else read_scaling(rope_scaling)
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template, frame_size)
+    options = _CheckpointOptions(
+        dtype, device, rope_theta, rope_scaling, prompt_template, frame_size
+    )
     if text in embedded_models():
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
@@ -94,6 +100,7 @@ class _CheckpointOptions:
     dtype: str | None = None
     device: str | None = None
     rope_theta: float | None = None
+    rope_scaling: Mapping[str, Any] | None = None
     prompt_template: str | None = None
     frame_size: tuple[int, int] | None = None
 
@@ -133,6 +140,8 @@ def _load_folder(
             revision=revision,
             dtype=dtype,
             device=place,
+            rope_theta=options.rope_theta,
+            rope_scaling=options.rope_scaling,
             frame_size=options.frame_size,
         )
         return cast("AnyModel", family)
@@ -145,6 +154,7 @@ def _load_folder(
         dtype=dtype,
         device=place,
         rope_theta=options.rope_theta,
+        rope_scaling=options.rope_scaling,
         template=options.prompt_template,
     )
 

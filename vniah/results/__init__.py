@@ -28,6 +28,7 @@ from vniah.results.records import (
     read_depth,
     read_grid,
 )
+from vniah.results.telling import rope_remarks
 
 __all__ = [
     "ENVIRONMENT_KEY",
@@ -46,6 +47,7 @@ __all__ = [
     "load_run",
     "read_depth",
     "read_grid",
+    "rope_remarks",
     "write_json",
 ]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from vniah.errors import ModelError
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.models.rope import override_rope, rope_settings
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -48,7 +49,6 @@ class TransformersModel:
         revision: a hash over its files, or the hub's commit.
         frame_shape: of one cached frame; the last two are tokens and hidden size.
         encoding: what else decides an encoded frame, for the cache's identity.
-        settings: what else decides the logits, for the manifest.
         stop_ids: tokens that end an answer.
 
     Class attributes of a family:
@@ -96,11 +96,22 @@ class TransformersModel:
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
         }
-        self.settings: Mapping[str, Any] = {
+        self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else decides the logits, for the manifest."""
+        return {
             "frame_unit": self.frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text(),
+            **rope_settings(self._body(self._model)),
         }
-        self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
+
+    def override_rope(
+        self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
+    ) -> None:
+        """Another RoPE from now on; what is not given is the checkpoint's again."""
+        override_rope(self._body(self._model), theta=theta, scaling=scaling)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,6 +148,11 @@ class TransformersModel:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     # What a family may say otherwise.
+
+    @staticmethod
+    def _body(model: Any) -> Any:
+        """The decoder without its head."""
+        return model.model.language_model
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         """Fitted frames through tower and projector, ``[num_frames, *frame_shape]``."""
@@ -217,11 +233,6 @@ class TransformersDecoderModel(TransformersModel):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""
         return torch.arange(sequence.num_tokens(self.frame_shape[-2]))
-
-    @staticmethod
-    def _body(model: Any) -> Any:
-        """The decoder without its head."""
-        return model.model.language_model
 
 
 def pad_to_square(frame: Image.Image, mean: Sequence[float]) -> Image.Image:

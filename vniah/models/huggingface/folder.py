@@ -1,6 +1,6 @@
 """A checkpoint folder of transformers as an adapter of its family."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ def load_family(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    rope_theta: float | None = None,
+    rope_scaling: Mapping[str, Any] | str | None = None,
     frame_size: tuple[int, int] | None = None,
 ) -> TransformersModel:
     """The model in a checkpoint folder, by the adapter of its family.
@@ -37,6 +39,8 @@ def load_family(
         revision: what tells its versions apart; by default a hash over its files.
         dtype: of the weights; by default as stored.
         device: where it runs; by default the CPU.
+        rope_theta: a RoPE base to use instead of the checkpoint's.
+        rope_scaling: a RoPE scaling to use instead (`vniah.models.rope.override_rope`).
         frame_size: height and width in pixels, for families whose tower reads any size.
 
     Raises:
@@ -59,6 +63,8 @@ def load_family(
         frame_size=frame_size,
     )
     loaded: TransformersModel = adapter(parts)
+    if rope_theta is not None or rope_scaling is not None:
+        loaded.override_rope(rope_theta, rope_scaling)
     return loaded
 
 

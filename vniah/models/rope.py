@@ -1,0 +1,234 @@
+"""The RoPE of a loaded decoder: another base, another scaling, and what is in force.
+
+Works on any decoder body of transformers 5 with ``config.rope_parameters`` and one ``rotary_emb``.
+The angles are transformers' own: the body's rotary class is built again from the changed
+configuration, so a body that was overridden is one that was built with these parameters.
+
+What belongs to the decoder and not to the scaling stays: ``mrope_section``,
+``partial_rotary_factor`` and the like. Where layers of different kinds have RoPEs of their own
+(Gemma 3), that of the layers with full attention is meant: the others see a short window, in which
+positions are never far apart.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+from vniah.errors import InputError, ModelError, first_line
+from vniah.models.rope_text import (
+    OFF,
+    ORIGINAL_KEY,
+    SCALING_KEYS,
+    Scaling,
+    as_reals,
+    read_scaling,
+    require_theta,
+    scaling_text,
+)
+
+FULL_ATTENTION = "full_attention"
+
+# Kinds that start from the length the decoder was trained for.
+_FROM_ORIGINAL = ("yarn", "llama3", "longrope")
+# Keys that say how a decoder's heads are divided, which no scaling can change.
+_OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
+# Where a body keeps the RoPE that it was loaded with.
+_OWN = "vniah_own_rope"
+_TRANSFORMERS_LOG = "transformers.modeling_rope_utils"
+
+
+def override_rope(
+    body: Any, *, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
+) -> None:
+    """Gives a decoder body another RoPE, in place.
+
+    What is not given is as the body was loaded, whatever an earlier call has set; so a call
+    without either puts everything back. A body that was refused is left as it was.
+
+    Args:
+        body: the ``model`` of a transformers causal language model, or the text model of a
+            multimodal one; on the meta device its new RoPE is there too.
+        theta: the base.
+        scaling: transformers' keys, or a text as `vniah.models.rope_text` reads it;
+            ``"none"`` switches a scaling off. Where the kind needs the length that the decoder was
+            trained for and the scaling does not name it, it is the configuration's
+            ``original_max_position_embeddings``, else its ``max_position_embeddings``.
+
+    Raises:
+        InputError: the base or the scaling cannot be meant, or not for this decoder.
+        ModelError: the body has no RoPE that could be changed.
+    """
+    own = _own_parameters(body)
+    wanted = dict(_of_full_attention(own))
+    if theta is not None:
+        wanted["rope_theta"] = require_theta(theta)
+    if scaling is not None:
+        wanted = _scaled_parameters(body.config, wanted, read_scaling(scaling))
+    is_nested = _of_full_attention(own) is not own
+    if is_nested and scaling is not None and wanted["rope_type"] == "dynamic":
+        raise InputError(
+            f"rope_scaling of the kind 'dynamic' cannot be given to {body.config.model_type}: its "
+            "layers have RoPEs of several kinds, which would remember longer sequences"
+        )
+    _rebuild(body, {**own, FULL_ATTENTION: wanted} if is_nested else wanted)
+
+
+def rope_settings(body: Any) -> dict[str, float | str]:
+    """The RoPE in force, for the manifest: ``rope_theta``, and ``rope_scaling`` if there is one.
+
+    The scaling is compact JSON with sorted keys.
+    """
+    found = _of_full_attention(body.config.rope_parameters)
+    settings: dict[str, float | str] = {"rope_theta": float(found["rope_theta"])}
+    if found.get("rope_type", OFF) != OFF:
+        keys = SCALING_KEYS & found.keys() - {"type"}
+        scaling = {key: found[key] for key in keys if found[key] is not None}
+        settings["rope_scaling"] = scaling_text(as_reals(scaling))
+    return settings
+
+
+def stored_parameters(config: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``rope_parameters`` that a config.json describes, in the old form or the new one.
+
+    Args:
+        config: of the decoder; not changed.
+        raw: with ``rope_theta`` and ``rope_scaling``, or ``rope_parameters``; the base is 10,000 if
+            nothing says it.
+
+    Raises:
+        InputError: the scaling is unknown, not whole, or transformers would warn of it.
+    """
+    new = raw.get("rope_parameters") or {}
+    scaling = dict(raw.get("rope_scaling") or new)
+    theta = scaling.pop("rope_theta", None)
+    theta = raw.get("rope_theta") or theta or new.get("rope_theta", 10000.0)
+    own = {"rope_type": OFF, "rope_theta": require_theta(theta)}
+    if not scaling:
+        return own
+    kind = scaling.get("type", OFF)
+    return _scaled_parameters(config, own, read_scaling({"rope_type": kind, **scaling}))
+
+
+def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
+    """A decoder's parameters for one kind of layers, with another scaling."""
+    kept = {key: value for key, value in own.items() if key not in SCALING_KEYS}
+    for key in sorted(scaling.keys() & {*kept, *_OF_THE_DECODER}):
+        if scaling[key] != kept.get(key):
+            raise InputError(
+                f"rope_scaling has {key} = {scaling[key]!r}, but this decoder was trained with "
+                f"{kept.get(key)!r}; leave it out"
+            )
+    parameters = {**kept, **scaling}
+    if scaling["rope_type"] in _FROM_ORIGINAL:
+        parameters[ORIGINAL_KEY] = _original_length(config, own, scaling)
+    if scaling["rope_type"] == "longrope" and "factor" not in scaling:
+        # What transformers takes, and advises to write down.
+        parameters["factor"] = config.max_position_embeddings / parameters[ORIGINAL_KEY]
+    _validate(config, parameters, scaling)
+    return parameters
+
+
+def _original_length(config: Any, own: Mapping[str, Any], scaling: Scaling) -> int:
+    of_config = getattr(config, ORIGINAL_KEY, None)  # transformers prefers it to all others
+    asked = scaling.get(ORIGINAL_KEY)
+    if of_config is not None and asked not in (None, of_config):
+        raise InputError(
+            f"rope_scaling has {ORIGINAL_KEY} = {asked}, but transformers takes that of the "
+            f"configuration, {of_config}; leave it out"
+        )
+    largest = getattr(config, "max_position_embeddings", None)
+    length = asked or of_config or own.get(ORIGINAL_KEY) or largest
+    if length is None:
+        raise InputError(
+            f"rope_scaling of the kind {scaling['rope_type']!r} needs "
+            f"{ORIGINAL_KEY}, which the configuration of this decoder does not give; write "
+            "the scaling as a JSON object that has it"
+        )
+    return int(length)
+
+
+def _validate(config: Any, parameters: Mapping[str, Any], scaling: Scaling) -> None:
+    """Asks transformers, and takes what it warns of for an error."""
+    checked = deepcopy(config)
+    checked.rope_parameters = dict(parameters)
+    # It compares the factor with the length that a configuration was extended to already; here the
+    # factor is what is asked for, and nothing else depends on that length.
+    if scaling["rope_type"] == "yarn":
+        checked.max_position_embeddings = parameters[ORIGINAL_KEY]
+    elif scaling["rope_type"] == "llama3":
+        checked.max_position_embeddings = parameters[ORIGINAL_KEY] + 1
+    with _warnings_of_transformers() as warnings:
+        try:
+            checked.validate_rope()
+        except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            warnings.append(str(error.args[0]) if error.args else first_line(error))
+    if warnings:
+        raise InputError(f"rope_scaling {scaling_text(scaling)}: {warnings[0]}")
+
+
+@contextmanager
+def _warnings_of_transformers() -> Iterator[list[str]]:
+    """What transformers says of RoPE parameters, gathered instead of printed."""
+    log = logging.getLogger(_TRANSFORMERS_LOG)
+    said: list[str] = []
+
+    class Gatherer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler, level, propagates = Gatherer(logging.WARNING), log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagates
+
+
+def _own_parameters(body: Any) -> dict[str, Any]:
+    """The RoPE parameters that the body was loaded with; they are kept at the first call."""
+    found = getattr(getattr(body, "config", None), "rope_parameters", None)
+    if not found or getattr(body, "rotary_emb", None) is None:
+        raise ModelError(
+            f"the decoder {type(body).__name__} has no RoPE that could be changed: it lacks "
+            "config.rope_parameters or rotary_emb"
+        )
+    if not hasattr(body, _OWN):
+        setattr(body, _OWN, deepcopy(dict(found)))
+    return deepcopy(dict(getattr(body, _OWN)))
+
+
+def _of_full_attention(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters themselves, or where kinds of layers have their own, those that see all."""
+    if not any(isinstance(value, Mapping) for value in parameters.values()):
+        return parameters
+    found = parameters.get(FULL_ATTENTION)
+    if not isinstance(found, Mapping):
+        raise ModelError(
+            f"the decoder has RoPEs for {', '.join(parameters)}, but none for {FULL_ATTENTION}"
+        )
+    return found
+
+
+def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
+    """The body's rotary embedding anew, of the same class and on the same device."""
+    import torch
+
+    config, rotary = body.config, body.rotary_emb
+    before = config.rope_parameters
+    device = next(rotary.buffers()).device
+    config.rope_parameters = deepcopy(dict(parameters))
+    try:
+        rebuilt = type(rotary)(config).to(device).train(rotary.training)
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        config.rope_parameters = before
+        raise InputError(
+            f"transformers cannot make this RoPE for {config.model_type}: {first_line(error)}"
+        ) from error
+    assert all(b.dtype == torch.float32 for b in rebuilt.buffers() if b.is_floating_point())
+    body.rotary_emb = rebuilt
