@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from vniah.forward.mesh import Mesh
     from vniah.haystacks import Haystack
     from vniah.models.protocol import AnyModel
+    from vniah.models.server import ServerOptions
     from vniah.results import Results
 
 _HEATMAP_NAME = "heatmap.png"
+
+# Options of a server, by the names of `ServerOptions` and of `FrameFormat`.
+_SERVER_FIELDS = (
+    *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
+    *("key_variable", "needs_usage"),
+)
+_FRAME_FIELDS = {"frames_as": "frames_as", "size": "frame_size"}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -250,18 +258,38 @@ def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "Any
     import transformers
 
     from vniah.models.loading import is_factory, load_model
+    from vniah.models.server import is_server
 
     transformers.logging.set_verbosity_error()
     device = options.device
     if mesh is not None and mesh.size > 1:
-        device = None if is_factory(options.model) else str(mesh.device)
+        decides_itself = is_factory(options.model) or is_server(options.model)
+        device = None if decides_itself else str(mesh.device)
     return load_model(
         options.model,
         dtype=options.dtype,
         device=device,
         rope_theta=options.rope_theta,
         prompt_template=options.prompt_template,
+        server=_server_options(options),
     )
+
+
+def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
+    """How a server is asked, from what was given; None where nothing was."""
+    from vniah.models.frame_parts import FrameFormat
+    from vniah.models.server import ServerOptions
+
+    given = _given(options, {name: name for name in _SERVER_FIELDS})
+    if frames := _given(options, _FRAME_FIELDS):
+        given["frames"] = FrameFormat(**frames)
+    return ServerOptions(**given) if given else None
+
+
+def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
+    """By their fields' names, the options that the command has and that were given."""
+    values = {field: getattr(options, name, None) for field, name in names.items()}
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def _open_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
@@ -292,9 +320,9 @@ def _default_output(manifest: dict[str, Any]) -> Path:
     return Path("results", f"{name}-{manifest['task']}-{key}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     """(width, height) from a text such as ``96x96``."""
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     if match is None:
-        raise InputError(f"--size must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
+        raise InputError(f"{option} must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
     return int(match[1]), int(match[2])

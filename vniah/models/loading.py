@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
 from vniah.models.protocol import AnyModel
+from vniah.models.server import ServerOptions, is_server, open_server
 from vniah.paths import embedded_dir
 
 if TYPE_CHECKING:
@@ -28,19 +29,21 @@ def load_model(
     device: str | None = None,
     rope_theta: float | None = None,
     prompt_template: str | None = None,
+    server: ServerOptions | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
 
     Args:
         source: an embedded model (``"reference-long"``), a checkpoint folder, a hub id such as
             ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function without arguments
-            that returns a model.
+            that returns a model; or ``"openai:BASE_URL#MODEL"``, a model behind a server.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
             the CPU, whose kernels for half precision are slow.
         device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
         rope_theta: a RoPE base to use instead of the checkpoint's.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
+        server: how a server is asked; for no other model.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -52,6 +55,15 @@ def load_model(
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
     options = _CheckpointOptions(dtype, device, rope_theta, prompt_template)
+    if is_server(text):
+        if options != _CheckpointOptions():
+            raise InputError(
+                "dtype, device, rope_theta and prompt_template are for checkpoints; "
+                "a server decides them itself"
+            )
+        return open_server(text, server)
+    if server is not None:
+        raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {text!r}")
     if text in embedded_models():
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
@@ -68,7 +80,7 @@ def load_model(
         return _load_folder(folder, text, commit, options)
     raise ModelError(
         f"there is no model {text!r}: give a checkpoint folder, a hub id (owner/name), "
-        f"package.module:factory, or one of {', '.join(embedded_models())}"
+        f"package.module:factory, openai:BASE_URL#MODEL, or one of {', '.join(embedded_models())}"
     )
 
 
