@@ -1,5 +1,6 @@
 """One question to a server: what is sent, what is tried again, and that the key stays secret."""
 
+import sys
 import threading
 from email.utils import formatdate
 from time import time
@@ -8,7 +9,13 @@ import numpy as np
 import pytest
 from chat_server import MODEL, Fault, answer, serve
 
-from vniah.errors import InputError, ModelError, RequestLimitError, ServerError
+from vniah.errors import (
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    RequestLimitError,
+    ServerError,
+)
 from vniah.models.frame_parts import FrameFormat
 from vniah.models.loading import load_model
 from vniah.models.protocol import ChatModel
@@ -110,7 +117,10 @@ def test_question_without_an_answer_is_asked_again(fault):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Fault(500, body='{"error": {"message": "it broke\\nbadly"}}'), "HTTP 500 .*it broke badly"),
+        (
+            Fault(500, body='{"error": {"message": "it broke\\nbadly"}}'),
+            "HTTP 500 .*it broke badly",
+        ),
         (Fault(429), "HTTP 429 from .*: no"),
         (Fault(closes=True), "broke off the connection"),
         (Fault(body="not JSON"), "gave something that is no JSON: 'not JSON'"),
@@ -120,7 +130,10 @@ def test_question_without_an_answer_is_asked_again(fault):
     ],
 )
 def test_server_that_never_answers_is_given_up_in_one_line(fault, message):
-    with serve(fault=lambda request: fault) as server, pytest.raises(ModelError, match=message) as e:
+    with (
+        serve(fault=lambda request: fault) as server,
+        pytest.raises(ModelError, match=message) as e,
+    ):
         ask(server, num_retries=2)
     assert len(server.requests) == 3
     assert "\n" not in str(e.value)
@@ -280,6 +293,12 @@ def test_key_of_another_variable_is_sent(monkeypatch):
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
+def test_package_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingDependencyError, match=r"--model openai: needs .*vniah\[server\]"):
+        open_server("openai:http://127.0.0.1:9/v1#m")
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
 @pytest.mark.parametrize("shown", [KEY, KEY[:8] + "*****" + KEY[-4:], KEY[:12]])
 def test_error_that_echoes_the_key_does_not_show_it(key, status, shown):
@@ -371,7 +390,8 @@ def test_slash_at_the_end_of_the_address_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "given", [{"dtype": "float32"}, {"device": "cpu"}, {"rope_theta": 1e6}, {"prompt_template": "yi"}]
+    "given",
+    [{"dtype": "float32"}, {"device": "cpu"}, {"rope_theta": 1e6}, {"prompt_template": "yi"}],
 )
 def test_options_for_checkpoints_are_refused(given):
     with pytest.raises(InputError, match="are for checkpoints; a server decides them itself"):
@@ -379,7 +399,9 @@ def test_options_for_checkpoints_are_refused(given):
 
 
 def test_options_of_a_server_are_refused_for_others():
-    with pytest.raises(InputError, match=r"are for openai:BASE_URL#MODEL, not for 'reference-long'"):
+    with pytest.raises(
+        InputError, match=r"are for openai:BASE_URL#MODEL, not for 'reference-long'"
+    ):
         load_model("reference-long", server=ServerOptions())
 
 

@@ -113,7 +113,9 @@ def test_manifest_says_how_the_server_was_asked(sweep, tmp_path):
 
 
 def test_wrong_answers_are_wrong(sweep):
-    with serve(fault=lambda request: Fault(body=answer("red", 100 * len(request.labels)))) as server:
+    with serve(
+        fault=lambda request: Fault(body=answer("red", 100 * len(request.labels)))
+    ) as server:
         results = sweep(server)
     assert {(s.needle_id, s.correct) for s in results.samples} == {
         ("red", True),
@@ -162,6 +164,7 @@ def test_errors_are_samples_and_are_tried_again(sweep):
     def fault(request):
         if request.num_frames == 8 and request.number >= NUM_PROBES and "blue" in request.labels:
             return Fault(400, body='{"error": {"message": "too long\\nby far"}}')
+        return None
 
     with serve(fault=fault) as server:
         results = sweep(server)
@@ -180,6 +183,7 @@ def test_lengths_that_a_server_refuses_are_errors_and_the_others_are_measured(sw
     def fault(request):
         if request.num_frames > 20:
             return Fault(400, body='{"error": {"message": "context length is 2200"}}')
+        return None
 
     with serve(fault=fault) as server:
         results = sweep(server, LONG_GRID)
@@ -196,9 +200,22 @@ def test_finished_run_asks_nothing(sweep):
     assert len(server.requests) == num_requests
 
 
+def test_run_that_goes_on_checks_the_lengths_that_are_left(sweep):
+    def fault(request):
+        return Fault(401) if request.number >= NUM_PROBES + 1 + 9 else None
+
+    with serve(fault=fault) as server:
+        with pytest.raises(ServerError):
+            sweep(server, LONG_GRID, concurrency=1)
+        num_requests = len(server.requests)
+        server.fault = lambda request: None
+        sweep(server, LONG_GRID)
+    assert [r.num_frames for r in server.requests[num_requests:][:4]] == [8, 16, 40, 36]
+
+
 def test_budget_stops_the_run_and_the_next_start_goes_on(sweep, tmp_path):
     with serve() as server:
-        with pytest.raises(RequestLimitError, match="10 requests were sent.* goes on"):
+        with pytest.raises(RequestLimitError, match=r"10 requests were sent.* goes on"):
             sweep(server, max_requests=10)
         assert len(server.requests) == 10
         kept = load_results(tmp_path / "run")
@@ -249,7 +266,9 @@ def test_video_of_which_a_server_keeps_32_frames_is_found(sweep, tmp_path, monke
 def test_prompt_tokens_that_do_not_grow_are_refused(sweep):
     with (
         serve(tokens=lambda count, text: 77) as server,
-        pytest.raises(CheckError, match="prompt_tokens is 77 for 2 frames and 77 for 4: the server"),
+        pytest.raises(
+            CheckError, match="prompt_tokens is 77 for 2 frames and 77 for 4: the server"
+        ),
     ):
         sweep(server)
 
@@ -274,7 +293,7 @@ def test_server_that_begins_to_drop_frames_is_stopped(sweep, tmp_path):
 @pytest.mark.parametrize("tokens", [lambda count, text: None, lambda count, text: 0])
 def test_server_without_usage_is_refused_unless_allowed(sweep, tmp_path, tokens):
     with serve(tokens=tokens) as server:
-        with pytest.raises(CheckError, match="gives no usage.prompt_tokens.*--allow-no-usage"):
+        with pytest.raises(CheckError, match=r"gives no usage.prompt_tokens.*--allow-no-usage"):
             sweep(server)
         assert not (tmp_path / "run").exists()
         results = sweep(server, needs_usage=False)
@@ -289,6 +308,7 @@ def test_answer_without_usage_is_an_error_where_others_have_it(sweep):
     def fault(request):
         if request.number >= NUM_PROBES and request.question.endswith("of blue?"):
             return Fault(body=answer("blue", None))
+        return None
 
     with serve(fault=fault) as server:
         results = sweep(server)
@@ -377,7 +397,10 @@ def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, c
 
 def test_job_of_several_processes_is_refused(sweep):
     mesh = Mesh("cpu", data_rank=0, data_size=2)
-    with serve() as server, pytest.raises(InputError, match=r"asked by one process, this job has 2"):
+    with (
+        serve() as server,
+        pytest.raises(InputError, match=r"asked by one process, this job has 2"),
+    ):
         sweep(server, mesh=mesh)
     assert server.requests == []
 

@@ -168,7 +168,7 @@ class ServerAsker:
     def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
         """As `vniah.asking.Asker.prepare`."""
         self._wanted = list(compress(questions, is_wanted))
-        self._lengths = sorted({question.cell.num_frames for question in questions})
+        self._lengths = sorted({question.cell.num_frames for question in self._wanted})
         return 1
 
     def check(self) -> Probe:

@@ -5,9 +5,9 @@
     '7'
 
 A request holds all its frames (`vniah.models.frame_parts`): of 3,000 frames of 448 x 448 it is some
-180 MB long. Frames are encoded once and stay in memory, shared by all requests; a request on its
-way takes three times its length while it is put together, and its length until the answer is there.
-So memory is about (1 + 3 x concurrency) times the longest request.
+180 MB long. Frames are encoded once and stay in memory, shared by all requests; a request takes its
+length until its answer is there, and as much again while it is put together, which goes one by one.
+So memory is about (2 + concurrency) times the longest request.
 """
 
 import importlib.metadata
