@@ -73,6 +73,11 @@ def test_one_dropped_frame_is_found_where_the_grid_ends():
     assert "4,648 for 32 frames" in growth.complaint()
 
 
+def test_frames_that_are_lost_on_the_way_are_found_though_the_last_ones_count():
+    growth = grow(lambda count: 40 + 144 * (count - 20 * (count > 40)), (8, 100, 400))
+    assert "54,904 for 400 frames" in growth.complaint()
+
+
 def test_groups_of_four_are_no_drops_on_grids_of_multiples():
     growth = grow(lambda count: 40 + 256 * math.ceil(count / 4), (16, 32, 64, 128))
     assert growth.complaint() is None and growth.tokens_per_frame == 64

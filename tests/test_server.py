@@ -207,10 +207,24 @@ def test_server_that_is_not_there_is_said_at_once():
         open_server(model, options(backoff_seconds=1000)).answer([CARD], "Which colour?")
 
 
-def test_server_says_how_long_to_wait():
-    """With a back-off of hours the test would never end."""
-    with serve(fault=first(Fault(429, headers={"Retry-After": "0.01"}))) as server:
-        assert ask(server, backoff_seconds=10_000) == " Red. "
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("17", 17),
+        ("0.5", 0.5),
+        ("-3", 0),
+        ("inf", None),
+        ("soon", None),
+        (formatdate(time() + 3600, usegmt=True), pytest.approx(3600, abs=600)),
+        (formatdate(time() - 3600, usegmt=True), 0),
+    ],
+)
+def test_server_says_how_long_to_wait(header, seconds):
+    with serve(fault=lambda request: Fault(503, headers={"Retry-After": header})) as server:
+        model = open_server(server.model, options())
+        with pytest.raises(TryAgain) as caught:
+            model._ask_once([{"type": "text", "text": "Which colour?"}])
+    assert caught.value.retry_after_seconds == seconds
 
 
 def test_waiting_ends_when_stopped():

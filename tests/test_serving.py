@@ -21,7 +21,9 @@ from vniah.models.frame_parts import FrameFormat
 from vniah.models.server import ServerOptions, open_server
 from vniah.needles import load_needles
 from vniah.results import Sample, load_results
+from vniah.serving import Pictures, ServerAsker
 from vniah.sweep import run_sweep
+from vniah.tasks.visual import questions
 
 KEY = "sk-proj-Abc123Def456Ghi789"
 GRID = Grid.of([4, 8], [0, 0.5, 1])
@@ -363,6 +365,23 @@ def test_interrupt_keeps_what_arrived(sweep, tmp_path):
         num_requests = len(server.requests)
         assert sweep(server).is_complete
         assert len(server.requests) - num_requests <= NUM_PROBES + NUM_SAMPLES - num_kept + 4
+
+
+def test_interrupt_while_waiting_gives_what_has_arrived(folders):
+    haystack, needles = open_haystack(folders[0]), load_needles(folders[1])
+    asked = list(questions(GRID, needles))
+    with serve() as server:
+        model = open_server(server.model, ServerOptions(frames=FrameFormat(size=(16, 16))))
+        asker = ServerAsker(model, Pictures.of(model, haystack, needles, 8), needles)
+        asker.prepare(asked, [True] * len(asked))
+        arrivals = asker.ask(0)
+        given = [next(arrivals)]
+        while any(thread.name.startswith("vniah-question") for thread in threading.enumerate()):
+            time.sleep(0.01)
+        given.append(arrivals.throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            given += iter(lambda: next(arrivals), None)
+    assert Counter(question for question, _ in given) == Counter(asked)
 
 
 def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, command):

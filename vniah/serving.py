@@ -254,7 +254,8 @@ class _Desk:
     def hire(self, answer: _Answer) -> None:
         """One more thread."""
         self._num_threads += 1
-        threading.Thread(target=self._work, args=(answer,), daemon=True).start()
+        name = f"vniah-question-{self._num_threads}"
+        threading.Thread(target=self._work, args=(answer,), name=name, daemon=True).start()
 
     def _work(self, answer: _Answer) -> None:
         ended: BaseException | None = None

@@ -22,7 +22,7 @@ _GROUP = 4
 
 # Of the tokens that more frames should bring, as many have to come. Tokens per frame may rise with
 # time stamps that get longer, and fall by nothing.
-_LEAST_SHARE = 0.95
+_LEAST_SHARE = 0.98
 _LEAST_SHARE_AT_END = 0.8
 
 # A sample is compared with the line of another question, so it is given two frames' tokens.
