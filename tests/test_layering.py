@@ -13,7 +13,7 @@ PACKAGE_DIR = Path(vniah.__file__).parent
 FLOORS = {
     7: ("cli",),
     6: ("sweep",),
-    5: ("asking", "check", "conformance", "estimate", "plot", "regression"),
+    5: ("asking", "check", "conformance", "estimate", "plot", "regression", "serving"),
     4: ("scoring", "passes", "embeddings", "manifest", "statistics", "ticks"),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
@@ -28,6 +28,8 @@ NEIGHBOURS = {
     ("scoring", "passes"),
     ("check", "asking"),
     ("conformance", "check"),
+    ("check", "serving"),
+    ("serving", "asking"),
 }
 
 # The package's own front: names only, and the entry point.

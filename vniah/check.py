@@ -27,6 +27,7 @@ from vniah.models.protocol import (
     TokenSequence,
     VisionLanguageModel,
 )
+from vniah.models.server import ServerModel
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import (
     Embedder,
@@ -39,6 +40,7 @@ from vniah.passes import (
     size_of_frame,
 )
 from vniah.scoring import plain_logits, refuse_logits, score_chat, score_sequence
+from vniah.serving import NO_USAGE, Pictures, probe
 from vniah.tasks.visual import Question
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ _TINY = torch.finfo(torch.float32).tiny
 # Haystack frames of the two cells of the check, and the needle's place in both.
 _NUM_FRAMES = (4, 9)
 _NEEDLE_INDEX = 2
+
+# Frames that a server is shown; many drop what comes after the first 32.
+_SERVER_LENGTHS = (4, 16, 40)
 
 # Tiles of the check are so small that even its shortest sequence has so many.
 _NUM_TILES = 4
@@ -221,6 +226,8 @@ def check_model(
     """
     require_model(model)
     first = next(iter(needles))
+    if isinstance(model, ServerModel):
+        return _check_server(model, needles)
     if isinstance(model, ChatModel):
         score = score_chat(model, [np.array(first.image)], first.question, first.answer)
         return CheckReport((f"{model.name} answers in words, e.g. {score.prediction!r}",), True)
@@ -265,6 +272,23 @@ def _check_own_logits(
     own = [logits.detach().float().cpu() for logits in own]
     limit = _Limit.of(model, sequences, store, plain)
     return (_compare("answer_logits", plain, own, limit),)
+
+
+def _check_server(model: ServerModel, needles: NeedleSet) -> CheckReport:
+    """One question at several numbers of frames, and what the tokens of the prompts did."""
+    pictures = Pictures.of_needles(model, needles, max(_SERVER_LENGTHS))
+    found = probe(model, pictures, needles, _SERVER_LENGTHS)
+    lines = [f"{model.name} answers in words, e.g. {found.words!r}"]
+    lines += [f"refused at {n} frames: {why}" for n, why in sorted(found.refused.items())]
+    if found.growth is None:
+        return CheckReport((*lines, NO_USAGE), not model.options.needs_usage)
+    counts = found.record()["prompt_tokens"].items()
+    lines.append("prompt_tokens: " + ", ".join(f"{n:,} for {k} frames" for k, n in counts))
+    complaint = found.growth.complaint()
+    lines.append(
+        complaint or f"every frame counts: {found.growth.tokens_per_frame:,.1f} tokens each"
+    )
+    return CheckReport(tuple(lines), complaint is None)
 
 
 def _about_sharing(plan: Plan) -> str:

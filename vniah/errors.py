@@ -9,6 +9,8 @@ VniahError
 ├── NeedleError           a needle set that cannot be used
 ├── ModelError            a checkpoint or plug-in that cannot be loaded or run
 │   └── CheckError            vniah's forward pass gives other numbers than the model's own
+├── ServerError           a server that is not asked any further
+│   └── RequestLimitError     as many requests were sent as allowed
 ├── CacheError            an embedding cache that belongs to something else
 └── ResultsError          a results folder that cannot be read
     ├── RunMismatchError      it holds a run with other settings
@@ -64,6 +66,17 @@ class ModelError(VniahError):
 
 class CheckError(ModelError):
     """The forward pass of vniah does not give what the model's own gives."""
+
+
+class ServerError(VniahError):
+    """A server is not asked any further: nobody is there, it refuses the key or has no such model.
+
+    It is no `ModelError`, which concerns one question and leaves the others.
+    """
+
+
+class RequestLimitError(ServerError):
+    """As many requests were sent to a server as allowed."""
 
 
 class CacheError(VniahError):

@@ -36,6 +36,7 @@ class Score:
     rank: int | None
     margin: float | None
     seconds: float
+    prompt_tokens: int | None = None
 
 
 def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Score:
@@ -192,6 +193,13 @@ def score_chat(
     words = model.answer(frames, question)
     if not isinstance(words, str):
         raise ModelError(f"answer of {model.name} gave {type(words).__name__}, not text")
+    return score_words(words, answer, seconds=time.perf_counter() - started)
+
+
+def score_words(
+    words: str, answer: str, *, seconds: float, prompt_tokens: int | None = None
+) -> Score:
+    """Compares a model's words with the answer: right means equal after `normalize`."""
     return Score(
         prediction=words,
         predicted_ids=(),
@@ -199,7 +207,8 @@ def score_chat(
         logprob=None,
         rank=None,
         margin=None,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
+        prompt_tokens=prompt_tokens,
     )
 
 

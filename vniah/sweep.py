@@ -30,10 +30,12 @@ from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.manifest import make_manifest
 from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, EncodingModel
+from vniah.models.server import ServerModel
 from vniah.needles import NeedleSet
 from vniah.passes import require_model
 from vniah.paths import cache_dir
 from vniah.results import Results, RunFolder, Sample, load_run
+from vniah.serving import NO_USAGE, Pictures, ServerAsker
 from vniah.tasks.visual import TASK_NAME, Question, questions
 
 _LOG = logging.getLogger("vniah")
@@ -178,6 +180,11 @@ class _Setup:
                 f"--context-parallel {self.mesh.context_size} needs a model with a decoder; "
                 f"{self.model.name} runs its own forward pass"
             )
+        if self.mesh.size > 1 and isinstance(self.model, ServerModel):
+            raise InputError(
+                f"a server is asked by one process, this job has {self.mesh.size}; start it "
+                "without torchrun, with --concurrency"
+            )
 
     @cached_property
     def asker(self) -> Asker:
@@ -192,10 +199,23 @@ class _Setup:
             )
         if isinstance(self.model, EncodingModel):
             return ask_model(self.model, self.material)
+        if isinstance(self.model, ServerModel):
+            return self._ask_server(self.model)
         assert isinstance(self.model, ChatModel)
         asker, notes = ask_chat(self.model, self.haystack, self.num_frames)
         self.notes += notes
         return asker
+
+    def _ask_server(self, model: ServerModel) -> ServerAsker:
+        pictures = Pictures.of(
+            model,
+            self.haystack,
+            self.needles,
+            self.num_frames,
+            on_damage=self.notes.append,
+            on_progress=lambda done, total: self.report("encode", done, total),
+        )
+        return ServerAsker(model, pictures, self.needles)
 
     @cached_property
     def material(self) -> Material:
@@ -231,6 +251,11 @@ class _Setup:
             differences = check_forward(self.model, sequences, store, place=place, ring=self.ring)
             require_agreement(differences, self.model.name)
             record["check"] = {d.way: dict(d.record()) for d in differences}
+        if isinstance(self.asker, ServerAsker):
+            found = self.asker.check()
+            record = {**self.asker.record(), "check": dict(found.record())}
+            if found.growth is None:
+                self.notes.append(NO_USAGE)
         return {**record, "processes": self.mesh.size}
 
 

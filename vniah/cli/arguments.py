@@ -51,8 +51,7 @@ def _number(text: str) -> Fraction:
 
 @_checked
 def _size(text: str) -> tuple[int, int]:
-    width, height = commands.parse_size(text, "--frame-size")
-    return height, width
+    return commands.parse_size(text, "it")
 
 
 @_checked
@@ -120,6 +119,7 @@ def _add_run(verbs: Any) -> None:
         help="tree: compute what questions begin with in common once; none: every one by itself",
     )
     _add_job_options(run)
+    _add_server_options(run)
     run.set_defaults(command=commands.run, by_all_processes=True)
 
 
@@ -195,6 +195,7 @@ def _add_check(verbs: Any) -> None:
     _add_cache_option(check)
     check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
     _add_job_options(check)
+    _add_server_options(check)
     check.set_defaults(command=commands.check, by_all_processes=True)
 
 
@@ -245,8 +246,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="reference-long",
         metavar="M",
-        help="embedded model, checkpoint folder, hub id, or package.module:factory, which gets "
-        "those of the following that are given",
+        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind a "
+        "server, or package.module:factory, which gets those of the following that are given",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
@@ -254,8 +255,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--frame-size",
         type=_size,
         metavar="WxH",
-        help="pixels that frames are brought to, for models that read any size; default: 392x392, "
-        "or a little less",
+        help="pixels that frames are brought to, for models that read any size; default: 392x392 "
+        "or a little less, and 448x448 for servers",
     )
     parser.add_argument(
         "--rope-theta",
@@ -276,6 +277,57 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--prompt-template",
         metavar="T",
         help="qwen2, mistral, vicuna, llama3 or yi; default: that of the checkpoint's family",
+    )
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group("for --model openai:BASE_URL#MODEL")
+    server.add_argument(
+        "--frames-as",
+        choices=["images", "video-jpeg"],
+        help="images: a part of the message for each, which every server knows, the default; "
+        "video-jpeg: all as one video of JPEGs, for vLLM",
+    )
+    server.add_argument(
+        "--max-tokens", type=_whole, metavar="N", help="an answer may have as many; default 128"
+    )
+    server.add_argument(
+        "--concurrency", type=_whole, metavar="N", help="requests at the same time; default 4"
+    )
+    server.add_argument(
+        "--max-requests",
+        type=_whole,
+        metavar="N",
+        help="stop after as many HTTP requests, each try of a question counts; the same command "
+        "goes on",
+    )
+    server.add_argument(
+        "--request-timeout",
+        type=_real,
+        dest="timeout_seconds",
+        metavar="S",
+        help="seconds that an answer may take; default 600",
+    )
+    server.add_argument(
+        "--request-retries",
+        type=_whole,
+        dest="num_retries",
+        metavar="N",
+        help="how often a question without an answer is asked again; default 5",
+    )
+    server.add_argument(
+        "--api-key-env",
+        dest="key_variable",
+        metavar="NAME",
+        help="environment variable with the key; default OPENAI_API_KEY",
+    )
+    server.add_argument(
+        "--allow-no-usage",
+        action="store_const",
+        const=False,
+        dest="needs_usage",
+        help="go on with a server that does not say how many tokens it read: frames that it drops "
+        "go unseen",
     )
 
 

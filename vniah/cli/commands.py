@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,10 +30,17 @@ if TYPE_CHECKING:
     from vniah.forward.mesh import Mesh
     from vniah.haystacks import Haystack
     from vniah.models.protocol import AnyModel
+    from vniah.models.server import ServerOptions
     from vniah.needles import NeedleSet
     from vniah.results import Results
 
 _HEATMAP_NAME = "heatmap.png"
+
+# Options of a server, by the names of `ServerOptions`.
+_SERVER_FIELDS = (
+    *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
+    *("key_variable", "needs_usage"),
+)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -361,24 +368,45 @@ def _load_model(
     import transformers
 
     from vniah.models.loading import is_factory, load_model, load_plug_in, takes_option
+    from vniah.models.server import is_server
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = options.device
     if mesh is not None and mesh.size > 1:
-        chooses = is_factory(options.model) and not takes_option(options.model, "device")
-        device = None if chooses else str(mesh.device)
+        decides = is_factory(options.model) and not takes_option(options.model, "device")
+        device = None if decides or is_server(options.model) else str(mesh.device)
     chosen = {
         "dtype": options.dtype,
         "device": device,
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
         "prompt_template": options.prompt_template,
-        "frame_size": options.frame_size,
+        "frame_size": None if is_server(options.model) else options.frame_size,
     }
     if load_any and is_factory(options.model):
         return cast("AnyModel", load_plug_in(options.model, chosen))
-    return load_model(options.model, **chosen)
+    return load_model(options.model, **chosen, server=_server_options(options))
+
+
+def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
+    """How a server is asked, from what was given; None where nothing was."""
+    from vniah.models.frame_parts import FrameFormat
+    from vniah.models.server import ServerOptions, is_server
+
+    given = _given(options, {name: name for name in _SERVER_FIELDS})
+    of_frames = {"frames_as": "frames_as"}
+    if is_server(options.model):
+        of_frames["size"] = "frame_size"  # of checkpoints it means what their tower reads
+    if frames := _given(options, of_frames):
+        given["frames"] = FrameFormat(**frames)
+    return ServerOptions(**given) if given else None
+
+
+def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
+    """By their fields' names, the options that the command has and that were given."""
+    values = {field: getattr(options, name, None) for field, name in names.items()}
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def _open_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":

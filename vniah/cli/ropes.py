@@ -45,7 +45,7 @@ def override_rope(model: "AnyModel", choice: RopeChoice) -> None:
     change: Any = getattr(model, "override_rope", None)
     if change is None:
         raise InputError(
-            f"{model.name} has no override_rope(theta, scaling), by which its RoPE could be changed "
+            f"{model.name} has no override_rope(theta, scaling) to change its RoPE by, "
             "from run to run; give one value"
         )
     change(choice.theta, choice.scaling)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vniah.errors import InputError, ModelError, VniahError, first_line
 from vniah.models.protocol import AnyModel
 from vniah.models.rope_text import read_scaling, require_theta
+from vniah.models.server import ServerOptions, is_server, open_server
 from vniah.paths import embedded_dir
 
 if TYPE_CHECKING:
@@ -34,14 +35,16 @@ def load_model(
     rope_scaling: Mapping[str, Any] | str | None = None,
     prompt_template: str | None = None,
     frame_size: tuple[int, int] | None = None,
+    server: ServerOptions | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
 
     Args:
         source: an embedded model (``"reference-long"``), a checkpoint folder, a hub id such as
-            ``"lmms-lab/LongVA-7B"``, or ``"package.module:factory"``, a function or class that
-            gives a model (``"package.module:Class.method"`` as well). Of the options below a
-            factory gets, by keyword, those that are given; it is called without arguments else.
+            ``"lmms-lab/LongVA-7B"``, ``"openai:BASE_URL#MODEL"``, a model behind a server, or
+            ``"package.module:factory"``, a function or class that gives a model
+            (``"package.module:Class.method"`` as well). Of the options below a factory gets, by
+            keyword, those that are given; it is called without arguments else.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
             the CPU, whose kernels for half precision are slow.
         device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
@@ -50,8 +53,9 @@ def load_model(
             JSON) with transformers' keys, or ``"none"`` for no scaling at all.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
-        frame_size: height and width in pixels that frames are brought to, for families whose tower
+        frame_size: width and height in pixels that frames are brought to, for families whose tower
             reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
+        server: how a server is asked; for no other model.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -65,6 +69,15 @@ def load_model(
     options = _CheckpointOptions(
         dtype, device, rope_theta, rope_scaling, prompt_template, frame_size
     )
+    if is_server(text):
+        if given := [name for name, value in vars(options).items() if value is not None]:
+            raise InputError(
+                f"{' and '.join(given)} cannot be asked of {text.partition('#')[0]}: a server "
+                "decides that itself; leave it out"
+            )
+        return open_server(text, server)
+    if server is not None:
+        raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {text!r}")
     if text in embedded_models():
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
@@ -78,7 +91,7 @@ def load_model(
         return _load_folder(folder, text, commit, options)
     raise ModelError(
         f"there is no model {text!r}: give a checkpoint folder, a hub id (owner/name), "
-        f"package.module:factory, or one of {', '.join(embedded_models())}"
+        f"package.module:factory, openai:BASE_URL#MODEL, or one of {', '.join(embedded_models())}"
     )
 
 
@@ -142,7 +155,7 @@ def _load_folder(
             device=place,
             rope_theta=options.rope_theta,
             rope_scaling=options.rope_scaling,
-            frame_size=options.frame_size,
+            frame_size=None if options.frame_size is None else options.frame_size[::-1],
         )
         return cast("AnyModel", family)
     if options.frame_size is not None:

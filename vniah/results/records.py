@@ -33,6 +33,7 @@ class Sample:
         control: None where the needle is shown; else the name of the control.
         seconds: wall-clock time of the forward pass.
         error: why there is no score; None where there is one.
+        prompt_tokens: what a server counted; None, and left out of the line, for other models.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Sample:
     control: str | None = None
     seconds: float | None = None
     error: str | None = None
+    prompt_tokens: int | None = None
 
     @property
     def cell(self) -> Cell:
@@ -66,6 +68,8 @@ class Sample:
         """One line, without the newline."""
         record = asdict(self)
         record["depth"] = _json_depth(self.depth)
+        if self.prompt_tokens is None:
+            del record["prompt_tokens"]
         return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -101,6 +105,7 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "predicted_ids": (list,),
     "control": (str, type(None)),
     "error": (str, type(None)),
+    "prompt_tokens": (int, type(None)),
 }
 
 
