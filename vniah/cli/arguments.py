@@ -246,7 +246,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="reference-long",
         metavar="M",
-        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind a "
+        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for one behind a "
         "server, or package.module:factory, which gets those of the following that are given",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])

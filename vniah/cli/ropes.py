@@ -45,8 +45,8 @@ def override_rope(model: "AnyModel", choice: RopeChoice) -> None:
     change: Any = getattr(model, "override_rope", None)
     if change is None:
         raise InputError(
-            f"{model.name} has no override_rope(theta, scaling) to change its RoPE by, "
-            "from run to run; give one value"
+            f"{model.name} has no override_rope(theta, scaling), which gives it another RoPE for "
+            "the next run; give one value"
         )
     change(choice.theta, choice.scaling)
 
