@@ -26,6 +26,7 @@ from vniah.models.protocol import (
     EncodingModel,
     TokenSequence,
 )
+from vniah.models.quantization import rounds_rows
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import (
     Embedder,
@@ -322,8 +323,10 @@ class _Limit:
         plain: Sequence[Tensor],
     ) -> "_Limit":
         """From what changes when another attention kernel computes ``plain``."""
-        of_max = TOLERANCES.get(model.decoder.lm_head.weight.dtype, TOLERANCES[torch.float32])
         body = model.decoder.model
+        of_max = TOLERANCES.get(model.decoder.lm_head.weight.dtype, TOLERANCES[torch.float32])
+        if rounds_rows(body.layers):  # to 8 bits, as many as bfloat16 has
+            of_max = max(of_max, TOLERANCES[torch.bfloat16])
         other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
         try:
             with attention_set_to(body, other):

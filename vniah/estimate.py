@@ -18,18 +18,17 @@ from vniah.errors import InputError, ModelError
 from vniah.forward.attention import KeyBlock, attend
 from vniah.forward.costs import (
     MIN_TILE_SIZE,
-    USABLE,
     DecoderShape,
     Flops,
     fit_place,
     fit_tile_size,
-    free_bytes,
 )
 from vniah.forward.keys import Place
 from vniah.forward.prefix_tree import Branch, Cost, Leaf, cost_of
 from vniah.forward.support import sliding_window
 from vniah.forward.walk import TILE_SIZE
 from vniah.grid import Grid
+from vniah.memory import USABLE, free_bytes
 from vniah.models.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import Plan, make_plan, require_model, size_of_frame

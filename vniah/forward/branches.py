@@ -21,11 +21,9 @@ from torch import Tensor
 from vniah.errors import ModelError
 from vniah.forward.costs import (
     MIN_TILE_SIZE,
-    USABLE,
     DecoderShape,
     fit_place,
     fit_tile_size,
-    free_bytes,
 )
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place
@@ -33,6 +31,7 @@ from vniah.forward.leaves import LeafRows
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
 from vniah.forward.walk import walk
+from vniah.memory import USABLE, free_bytes, give_back_unused, shares_host_memory
 
 Embed = Callable[[Sequence[Any], int, int], Tensor]
 """Called with segments and the first and last of their tokens, gives ``[last - first, H]``."""
@@ -296,8 +295,7 @@ class BranchRunner:
         """Makes do with less memory from now on; False if nothing is left to give."""
         assert self._tile_size is not None and self._place is not None
         gc.collect()
-        if self._like.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_unused(self._like.device)
         if self._tile_size > MIN_TILE_SIZE:
             self._tile_size = max(MIN_TILE_SIZE, self._tile_size // 2)
             self._note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
@@ -332,9 +330,9 @@ class BranchRunner:
             self._note(f"memory ran out: keeping keys and values {NAME_OF_PLACE[place]} from here")
 
     def _places_behind(self, place: Place) -> tuple[Place, ...]:
-        """Where there may be room when a place is full; on the CPU, device and host are one."""
+        """Where there may be room when a place is full; device and host may be one."""
         behind = PLACES[PLACES.index(place) + 1 :]
-        return behind if self._like.device.type != "cpu" else behind[-1:]
+        return behind[-1:] if shares_host_memory(self._like.device) else behind
 
     def _give_up(self, message: str) -> None:
         self._note(f"some sequences cannot be run: {message}")

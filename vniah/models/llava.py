@@ -43,8 +43,11 @@ except ImportError:  # transformers before it had two
 
 from vniah.errors import ModelError, first_line
 from vniah.models.checkpoints import fingerprint, load_weights, read_config, stored_dtype
+from vniah.models.loading import LoadIn, Offload
+from vniah.models.offload import keeps_in_host, offload_layers, require_host_room
 from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.models.quantization import quantize_layers
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -124,6 +127,7 @@ class LlavaModel:
         tokenizer: Any,
         template: str,
         feature_layer: int,
+        load_in: LoadIn | None = None,
     ) -> None:
         self.name = name
         self.revision = revision
@@ -147,6 +151,7 @@ class LlavaModel:
         self.settings = {
             "prompt_template": template,
             "rope_theta": float(decoder.config.rope_parameters["rope_theta"]),
+            **({} if load_in is None else {"load_in": load_in}),
         }
 
     @classmethod
@@ -160,6 +165,8 @@ class LlavaModel:
         device: torch.device | None = None,
         rope_theta: float | None = None,
         template: str | None = None,
+        offload: Offload = "auto",
+        load_in: LoadIn | None = None,
     ) -> "LlavaModel":
         """The model in a checkpoint folder.
 
@@ -172,9 +179,12 @@ class LlavaModel:
             rope_theta: a RoPE base to use instead of the checkpoint's.
             template: name of a prompt template; by default the one that the checkpoint's family
                 was trained with.
+            offload: as `vniah.models.loading.load_model`.
+            load_in: as there.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
+            MissingDependencyError: ``load_in`` needs bitsandbytes.
         """
         raw = read_config(folder)
         _refuse_unread(raw, folder)
@@ -190,15 +200,24 @@ class LlavaModel:
             projector = nn.Sequential(
                 nn.Linear(tower_config.hidden_size, width), nn.GELU(), nn.Linear(width, width)
             )
+        parts = {"decoder": decoder, "tower": tower, "projector": projector}
+        is_offloaded = load_in is None and keeps_in_host(offload, parts.values(), device, dtype)
+        if is_offloaded:
+            require_host_room(decoder.model.layers, dtype)
         load_weights(
             folder,
-            {"decoder": decoder, "tower": tower, "projector": projector},
+            parts,
             rename=_rename,
             dtype=dtype,
             device=device,
             optional=frozenset({"decoder.lm_head.weight"}),
+            stays_in_host=_is_layer if is_offloaded or load_in else lambda part, name: False,
         )
         _finish_decoder(decoder, raw, folder, device)
+        if is_offloaded:
+            offload_layers(decoder.model, device)
+        elif load_in is not None:
+            quantize_layers(decoder.model.layers, load_in, dtype=dtype, device=device)
         tokenizer = _load_tokenizer(folder)
         embeddings = (getattr(tower, "vision_model", tower)).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
@@ -212,6 +231,7 @@ class LlavaModel:
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
             feature_layer=feature_layer,
+            load_in=load_in,
         )
 
     @property
@@ -390,6 +410,11 @@ def _rename(name: str) -> tuple[str, str] | None:
     if name.endswith("rotary_emb.inv_freq"):
         return None
     return "decoder", name
+
+
+def _is_layer(part: str, name: str) -> bool:
+    """Whether a weight belongs to one of the decoder's layers."""
+    return part == "decoder" and name.startswith("model.layers.")
 
 
 def _load_tokenizer(folder: Path) -> Any:

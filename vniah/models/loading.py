@@ -4,7 +4,7 @@ import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
 from vniah.models.protocol import AnyModel
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "reference-long"
 
+Offload = Literal["auto", "always", "never"]
+LoadIn = Literal["8bit", "4bit"]
+DTYPES = ("float32", "bfloat16", "float16")
+
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -28,6 +31,8 @@ def load_model(
     device: str | None = None,
     rope_theta: float | None = None,
     prompt_template: str | None = None,
+    offload: Offload = "auto",
+    load_in: LoadIn | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
 
@@ -37,21 +42,29 @@ def load_model(
             that returns a model.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
             the CPU, whose kernels for half precision are slow.
-        device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
+        device: e.g. ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"``; by default CUDA where there is
+            some.
         rope_theta: a RoPE base to use instead of the checkpoint's.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
+        offload: ``"always"`` keeps the weights of the decoder's layers in host memory and copies
+            each layer to the device when it is its turn, ``"never"`` has them on the device,
+            ``"auto"`` in host memory if they do not fit; the numbers are the same.
+        load_in: ``"8bit"`` or ``"4bit"`` rounds the matrices of the decoder's layers, by
+            bitsandbytes; the numbers are others.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
         InputError: an argument cannot be meant.
+        MissingDependencyError: ``load_in`` needs bitsandbytes.
     """
     text = str(source)
     if rope_theta is not None and not 1 < rope_theta < float("inf"):
         raise InputError(f"rope_theta must be a number above 1, got {rope_theta}")
-    if dtype is not None and dtype not in _DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template)
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    _refuse_impossible_weights(offload, load_in)
+    options = _CheckpointOptions(dtype, device, rope_theta, prompt_template, offload, load_in)
     if text in embedded_models():
         return _load_folder(embedded_dir("models", text), text, None, options)
     if text and Path(text).is_dir():
@@ -59,8 +72,8 @@ def load_model(
     if is_factory(text):
         if options != _CheckpointOptions():
             raise InputError(
-                "dtype, device, rope_theta and prompt_template are for checkpoints; "
-                f"{text} decides them itself"
+                "dtype, device, rope_theta, prompt_template, offload and load_in are for "
+                f"checkpoints; {text} decides them itself"
             )
         return _call_factory(text)
     if _HUB_ID.fullmatch(text):
@@ -85,12 +98,26 @@ def embedded_models() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _CheckpointOptions:
-    """What one may ask of a checkpoint; None is the usual."""
+    """What one may ask of a checkpoint; the defaults are the usual."""
 
     dtype: str | None = None
     device: str | None = None
     rope_theta: float | None = None
     prompt_template: str | None = None
+    offload: Offload = "auto"
+    load_in: LoadIn | None = None
+
+
+def _refuse_impossible_weights(offload: str, load_in: str | None) -> None:
+    if offload not in get_args(Offload):
+        raise InputError(f"offload must be one of {', '.join(get_args(Offload))}, got {offload!r}")
+    if load_in is not None and load_in not in get_args(LoadIn):
+        raise InputError(f"load_in must be one of {', '.join(get_args(LoadIn))}, got {load_in!r}")
+    if load_in is not None and offload == "always":
+        raise InputError(
+            f"offload always and load_in {load_in} do not go together: layers in {load_in} stay on "
+            "the device; leave one of them away"
+        )
 
 
 def _load_folder(
@@ -100,6 +127,7 @@ def _load_folder(
 
     from vniah.models.checkpoints import read_config
     from vniah.models.llava import MODEL_TYPES, LlavaModel
+    from vniah.models.quantization import require_bitsandbytes
 
     model_type = read_config(folder).get("model_type")
     if model_type not in MODEL_TYPES:
@@ -107,6 +135,8 @@ def _load_folder(
             f"{folder}/config.json has model_type {model_type!r}; supported are "
             f"{', '.join(MODEL_TYPES)}. Any other model plugs in as package.module:factory"
         )
+    if options.load_in is not None:
+        require_bitsandbytes(options.load_in)  # before anything is read
     place = find_device(options.device)
     dtype = options.dtype
     if dtype is None and place.type == "cpu":
@@ -119,6 +149,8 @@ def _load_folder(
         device=place,
         rope_theta=options.rope_theta,
         template=options.prompt_template,
+        offload=options.offload,
+        load_in=options.load_in,
     )
 
 
