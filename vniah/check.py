@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.asking import Material, make_ring
+from vniah.asking import Material, attention_by, make_ring
 from vniah.embeddings import FrameStore, encode_needles, needle_directory
 from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
@@ -204,6 +204,7 @@ def check_model(
     needles: NeedleSet,
     *,
     group: "dist.ProcessGroup | None" = None,
+    attention: str = "auto",
     cache: Path | None = None,
     on_encoded: Callable[[], None] = lambda: None,
 ) -> CheckReport:
@@ -213,13 +214,26 @@ def check_model(
         model: of any level.
         needles: pictures, questions and answers.
         group: processes that run each pass together, if there are several.
+        attention: as `vniah.sweep.run_sweep`.
         cache: folder for the pictures' embeddings; by default under the user's cache.
         on_encoded: called when the pictures are encoded.
 
     Raises:
         ModelError: the model cannot be run.
+        InputError: the attention kernel does not run here.
     """
     require_model(model)
+    with attention_by(attention, model):
+        return _check_model(model, needles, group, cache, on_encoded)
+
+
+def _check_model(
+    model: AnyModel,
+    needles: NeedleSet,
+    group: "dist.ProcessGroup | None",
+    cache: Path | None,
+    on_encoded: Callable[[], None],
+) -> CheckReport:
     first = next(iter(needles))
     if isinstance(model, ChatModel):
         score = score_chat(model, [np.array(first.image)], first.question, first.answer)

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             cache=options.cache,
             overwrite=options.overwrite,
             share=options.share,
+            attention=options.attn,
             mesh=mesh,
             on_progress=on_progress,
         )
@@ -154,6 +155,7 @@ def check(options: argparse.Namespace) -> int:
             model,
             needles,
             group=mesh.context_group,
+            attention=options.attn,
             cache=options.cache,
             on_encoded=lambda: mesh.announce("encoded") if mesh.is_leader else None,
         )
@@ -170,7 +172,13 @@ def estimate(options: argparse.Namespace) -> int:
     from vniah.needles import load_needles
 
     grid, needles = _parse_grid(options), load_needles(_needles_name(options))
-    found = estimate(_load_model(options), needles, grid, num_ranks=options.context_parallel)
+    found = estimate(
+        _load_model(options),
+        needles,
+        grid,
+        num_ranks=options.context_parallel,
+        attention=options.attn,
+    )
     print(format_estimate(found))
     return 0 if found.memory.fits else 1
 
@@ -261,6 +269,8 @@ def _load_model(options: argparse.Namespace, mesh: "Mesh | None" = None) -> "Any
         device=device,
         rope_theta=options.rope_theta,
         prompt_template=options.prompt_template,
+        offload=options.offload,
+        load_in=options.load_in,
     )
 
 

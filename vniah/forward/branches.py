@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
+from vniah.forward.attention import forced_kernel
 from vniah.forward.costs import (
     MIN_TILE_SIZE,
     DecoderShape,
@@ -142,14 +143,9 @@ class BranchRunner:
 
     def kernel_name(self) -> str:
         """Which attention kernel computes."""
-        shape, like = self.shape, self._like
-        return choose_kernel(
-            like.device,
-            like.dtype,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-        ).name
+        like = self._like
+        kernel = forced_kernel() or choose_kernel(like.device, like.dtype, **self.shape.heads)
+        return kernel.name
 
     def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
         """A branch and everything behind it, parents first."""
@@ -339,12 +335,15 @@ class BranchRunner:
 
     def _needed(self, branch: Branch) -> str:
         needed = self.shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE, num_ranks=self._num_ranks)
-        free = free_bytes(self._like.device)
+        device = self._like.device
+        free = free_bytes(device)
+        ways = "--context-parallel with more processes"
+        if not shares_host_memory(device) and not self.shape.host_weight_bytes:
+            ways = f"--offload always or {ways}"
         num_tokens = max([branch.stop, *(leaf.stop for leaf in branch.leaves)])
         return (
             f"out of memory: {num_tokens:,} tokens need about {needed / 1e9:.1f} GB besides "
-            f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use "
-            "--context-parallel with more processes"
+            f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use {ways}"
         )
 
 

@@ -124,6 +124,15 @@ class DecoderShape:
         )
 
     @property
+    def heads(self) -> dict[str, int]:
+        """What the choice of an attention kernel depends on."""
+        return {
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+        }
+
+    @property
     def hidden_bytes(self) -> int:
         """Of a token's row between two layers."""
         return self.hidden_size * self.itemsize

@@ -98,12 +98,16 @@ def require_host_room(layers: nn.Module, dtype: torch.dtype) -> None:
 def move_all_but_layers(model: nn.Module, layers: nn.Module, device: torch.device) -> None:
     """Brings everything that a model holds to a device, except for its decoder's layers."""
     inside = {id(module) for module in layers.modules()}
+    moved: dict[int, nn.Parameter] = {}  # what is tied stays so
     for module in model.modules():
         if id(module) in inside:
             continue
-        for parameter in module._parameters.values():
+        for name, parameter in module._parameters.items():
             if parameter is not None:
-                parameter.data = parameter.data.to(device)  # the same object: what is tied stays so
+                if id(parameter) not in moved:
+                    there = parameter.detach().to(device)
+                    moved[id(parameter)] = nn.Parameter(there, parameter.requires_grad)
+                module._parameters[name] = moved[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)
@@ -155,7 +159,7 @@ class OffloadedLayers:
             self._latest, self._next = self._next, self._latest
             if self._latest.is_ready is not None:
                 torch.cuda.current_stream(self.device).wait_event(self._latest.is_ready)
-            if index + 1 < len(self._layers):
+            if index + 1 < len(self._layers) and self._next.index != index + 1:
                 self._fetch(index + 1)
         self._layers[index].use(self._latest.views)
 
