@@ -237,7 +237,7 @@ WRONG = {
     "unknown dtype": (["run", "--dtype", "int4"], "invalid choice: 'int4'"),
     "unknown attention": (["run", "--attn", "fast"], "invalid choice: 'fast'"),
     "attention of another device": (
-        ["run", "--device", "cpu", "--frames", "4", "--attn", "varlen", "--output", "out"],
+        ["check", "--device", "cpu", "--attn", "varlen"],
         "attention varlen does not run on cpu; there it may be auto, plain, flash-cpu",
     ),
     "unknown offload": (["run", "--offload", "some"], "invalid choice: 'some'"),

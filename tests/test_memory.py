@@ -1,4 +1,4 @@
-"""What is free, on devices that there are and, by what torch says of it, on one that there is not."""
+"""What is free, on the CPU and, by what torch says of them, on devices that are not here."""
 
 from types import SimpleNamespace
 
