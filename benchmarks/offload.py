@@ -1,9 +1,10 @@
 """Claim: fetching every layer's weights from host memory costs a pass little more than its copies.
 
 Runs passes of several lengths through the random decoder of `benchmarks.forward_pass`, its layers
-once resident and once offloaded (`vniah.models.offload`), in turns in one process. Prints for every
-length the seconds of a pass both ways (processor time on the CPU) and their ratio, what is added and how long the copies alone
-take, whether the logits are equal to the last bit, and the bytes of weights on the device.
+once resident and once offloaded (`vniah.models.offload`), in turns in one process. Prints how long
+the copies alone take, the bytes of weights on the device, and for every length the seconds of a
+pass both ways (processor time on the CPU), their ratio, what is added, and whether the logits are
+equal to the last bit.
 
 On the CPU the copies go from memory to memory and run before a layer computes, not beside it, so
 the ratio is an upper bound of what remains where they run beside it. On CUDA they come from pinned

@@ -201,6 +201,26 @@ def in_a_ring(rank, size):
             assert all(map(torch.equal, found, expected)), (family, lengths)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_tokens", [120, 4000])
+def test_copies_beside_the_work_of_a_gpu_change_no_bit(num_tokens):
+    """Layers so large beside their work that a copy which came too late would be seen."""
+    device = torch.device("cuda", 0)
+    wide = {"intermediate_size": 20_000, "num_hidden_layers": 8}
+    resident, fetched = (build_decoder("qwen2", **wide) for _ in range(2))
+    resident.to(device)
+    move_all_but_layers(fetched, fetched.model.layers, device)
+    offload_layers(fetched.model, device)
+    hidden, positions = embeddings(num_tokens).to(device), torch.arange(num_tokens, device=device)
+    for _ in range(3):
+        one, other = (
+            answer_logits(decoder, hidden.clone(), positions, num_rows=3, tile_size=512)
+            for decoder in (resident, fetched)
+        )
+        assert torch.equal(one, other)
+
+
 @pytest.mark.distributed
 def test_ring_of_2_is_the_same_to_the_last_bit():
     start_ranks(2, in_a_ring)
