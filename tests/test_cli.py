@@ -194,6 +194,23 @@ def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
     assert out.splitlines()[-1] == again.splitlines()[-1]
 
 
+def test_run_with_placement_and_kernel_of_ones_own_gives_the_same_scores(
+    in_folder, material, capsys
+):
+    assert main(["run", *material, "--output", "usual"]) == 0
+    chosen = ["--offload", "always", "--attn", "plain"]
+    assert main(["run", *material, *chosen, "--output", "own"]) == 0
+    assert "layers fetched from the host one by one" in capsys.readouterr().err
+    usual, own = (load_results(name) for name in ("usual", "own"))
+    for one, other in zip(usual.samples, own.samples, strict=True):
+        assert one.predicted_ids == other.predicted_ids
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    records = [run.manifest["environment"]["forward"] for run in (usual, own)]
+    assert [record["attention"] for record in records] == ["torch CPU flash", "plain formula"]
+    assert [record.get("layer_weights_on") for record in records] == [None, "host"]
+    assert main(["check", *material[:4], *chosen]) == 0
+
+
 def test_other_processes_of_a_job_leave_to_the_first_what_it_does_alone(
     in_folder, material, capsys, monkeypatch
 ):
@@ -329,6 +346,17 @@ WRONG = {
     "depth negative": (["run", "--depths=-0.5"], "between 0 and 1"),
     "unknown model": (["run", "--model", "gpt"], "there is no model 'gpt'"),
     "unknown dtype": (["run", "--dtype", "int4"], "invalid choice: 'int4'"),
+    "unknown attention": (["run", "--attn", "fast"], "invalid choice: 'fast'"),
+    "attention of another device": (
+        ["check", "--device", "cpu", "--attn", "varlen"],
+        "attention varlen does not run on cpu; there it may be auto, plain, flash-cpu",
+    ),
+    "unknown offload": (["run", "--offload", "some"], "invalid choice: 'some'"),
+    "unknown bits": (["run", "--load-in", "3bit"], "invalid choice: '3bit'"),
+    "bits and offload": (
+        ["run", "--load-in", "4bit", "--offload", "always"],
+        "offload always and load_in 4bit do not go together",
+    ),
     "unknown device": (["run", "--device", "gpu7"], "device 'gpu7' cannot be used"),
     "rope theta": (["run", "--rope-theta", "-1"], "rope_theta must be a number above 1"),
     "rope theta words": (["run", "--rope-theta", "big"], "--rope-theta: must be one number, got"),

@@ -8,6 +8,7 @@ import torch
 from test_walk import allocated_bytes, build_decoder
 from torch.utils.flop_counter import FlopCounterMode
 
+from vniah.cli.estimate import format_estimate
 from vniah.errors import InputError, ModelError
 from vniah.estimate import Rates, estimate, measure_rates
 from vniah.forward.branches import BranchRunner
@@ -16,6 +17,7 @@ from vniah.forward.keys import Kept, KeyValueStore, Layout
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.grid import Grid
 from vniah.models.loading import load_model
+from vniah.models.offload import offloaded
 from vniah.needles import load_needles
 
 SHAPES = {
@@ -181,6 +183,32 @@ def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
 def test_rates_are_measured(model):
     rates = measure_rates(model, num_tokens=100)
     assert rates.linear > 1e6 and rates.attention > 1e6
+
+
+def test_layers_in_the_host_are_no_weights_on_the_device(model, checkpoint, needle_folder):
+    needles, grid = load_needles(str(needle_folder)), Grid.parse("4,9", "0")
+    other = load_model(str(checkpoint), device="cpu", offload="always")
+    resident = estimate(model, needles, grid, rates=RATES)
+    fetched = estimate(other, needles, grid, rates=replace(RATES, fetching=1e3))
+    layers = offloaded(other.decoder.model)
+    assert resident.memory.host_weights == 0
+    assert fetched.memory.host_weights == layers.host_bytes
+    in_layers = sum(p.nbytes for p in model.decoder.model.layers.parameters())
+    on_device = resident.memory.weights - in_layers + layers.device_bytes
+    assert fetched.memory.weights == on_device
+    # slow copies take longer than what goes on beside them, fast ones do not
+    assert fetched.shared.seconds == fetched.shared.num_passes * layers.host_bytes / 1e3
+    assert fetched.shared.seconds > resident.shared.seconds
+    soon = estimate(other, needles, grid, rates=replace(RATES, fetching=1e15))
+    assert soon.shared == resident.shared
+    text = format_estimate(fetched)
+    assert "of its layers, in host memory" in text and "at 1 kB/s, while it computes" in text
+    assert "host memory" not in format_estimate(resident)
+
+
+def test_kernel_that_does_not_run_here_is_refused(model, needle_folder):
+    with pytest.raises(InputError, match="attention cudnn does not run on cpu"):
+        estimate(model, load_needles(str(needle_folder)), Grid.parse("4", "0"), attention="cudnn")
 
 
 def test_model_without_a_decoder_is_refused(needle_folder):

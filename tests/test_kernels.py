@@ -9,21 +9,34 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
+from tests.test_walk import build_decoder
+from vniah.asking import attention_by
+from vniah.errors import InputError
 from vniah.forward import kernels
-from vniah.forward.attention import KeyBlock, attend_block, attend_block_plainly
+from vniah.forward.attention import (
+    KeyBlock,
+    attend_block,
+    attend_block_plainly,
+    attending_by,
+    forced_kernel,
+)
 from vniah.forward.kernels import (
     CPU_KERNEL,
     CUDA_KERNELS,
     CUDNN_KERNEL,
     PLAIN_KERNEL,
     Kernel,
+    Trial,
     choose_kernel,
     fastest,
+    find_kernel,
     in_pieces,
     share_heads,
     try_installed,
     try_kernels,
 )
+from vniah.forward.names import ATTENTION_NAMES, NAMES_BY_DEVICE
 
 CPU = torch.device("cpu")
 HEADS = (4, 2, 16)
@@ -243,6 +256,98 @@ def test_keys_are_not_copied_where_heads_are_shared():
 def test_name_of_the_kernel_on_other_devices(device, name):
     heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
     assert choose_kernel(torch.device(device), torch.float32, **heads).name == name
+
+
+NAMED = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("auto", "cpu", None),
+        ("plain", "cpu", PLAIN_KERNEL),
+        ("plain", "mps", PLAIN_KERNEL),
+        ("plain", "cuda", PLAIN_KERNEL),
+        ("flash-cpu", "cpu", CPU_KERNEL),
+    ],
+)
+def test_kernel_is_found_by_its_name(name, device, expected):
+    assert find_kernel(name, torch.device(device), torch.float32, **NAMED) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        ("fast", "cpu", "attention must be one of auto, plain, flash-cpu, flash-3, .*, got 'fast'"),
+        ("varlen", "cpu", "attention varlen does not run on cpu; .* auto, plain, flash-cpu$"),
+        ("flash-cpu", "mps", "attention flash-cpu does not run on mps; .* auto, plain$"),
+        ("flash-cpu", "cuda", "does not run on cuda; .* auto, plain, flash-3, .*, cudnn$"),
+    ],
+)
+def test_kernel_that_is_not_there_is_refused_with_those_that_are(name, device, message):
+    with pytest.raises(InputError, match=message):
+        find_kernel(name, torch.device(device), torch.float32, **NAMED)
+
+
+def test_cuda_kernel_is_taken_by_name_only_where_it_is_right(monkeypatch):
+    tried = [Trial(kernel, 1.0) for kernel in (*CUDA_KERNELS, CUDNN_KERNEL)]
+    tried[2] = Trial(CUDA_KERNELS[2], fault="lse differs by 1.0e+00 at 1 x 1 causal")
+    monkeypatch.setattr(kernels, "try_installed", lambda *_, **__: tuple(tried))
+    names, cuda = NAMES_BY_DEVICE["cuda"], torch.device("cuda", 0)
+    assert len(names) == len(tried)
+    for name, trial in zip(names, tried, strict=True):
+        if name != "varlen":
+            assert find_kernel(name, cuda, torch.float16, **NAMED) is trial.kernel
+    with pytest.raises(InputError, match=r"varlen cannot be used on cuda:0: lse differs by 1"):
+        find_kernel("varlen", cuda, torch.float16, **NAMED)
+
+
+def test_names_are_told_apart():
+    assert len(set(ATTENTION_NAMES)) == len(ATTENTION_NAMES) == 9
+
+
+def counting(counts):
+    """The plain formula, counting its calls."""
+
+    def attend(q, block, /, *, scale):
+        counts.append(q.shape)
+        return attend_block_plainly(q, block, scale=scale)
+
+    return Kernel("counting", attend)
+
+
+def test_kernel_that_was_asked_for_computes_every_pass_and_is_named():
+    model = DecoderStandIn(build_decoder("qwen2"))
+    sequences, calls = sweep_of(model), []
+    expected = run(model, sequences, tile_size=16)
+    with attending_by(counting(calls)):
+        found = run(model, sequences, tile_size=16)
+        assert make_runner(model, sequences).kernel_name() == "counting"
+    assert len(calls) > 100
+    assert 0 < largest_difference(found, expected) < 1e-4
+    num_calls = len(calls)
+    again = run(model, sequences, tile_size=16)
+    assert all(map(torch.equal, again, expected)) and len(calls) == num_calls
+    assert make_runner(model, sequences).kernel_name() == "torch CPU flash"
+
+
+def test_no_kernel_stays_forced_after_an_error():
+    model = DecoderStandIn(build_decoder("qwen2"))
+    with pytest.raises(ZeroDivisionError), attention_by("plain", model):
+        assert forced_kernel() == PLAIN_KERNEL
+        raise ZeroDivisionError
+    assert forced_kernel() is None
+
+
+def test_kernel_for_a_model_without_a_decoder_is_refused():
+    chat = SimpleNamespace(name="talker", revision="1", answer=lambda frames, question: "7")
+    with attention_by("auto", chat):
+        assert forced_kernel() is None
+    with (
+        pytest.raises(InputError, match="attention plain needs a model with a decoder; talker"),
+        attention_by("plain", chat),
+    ):
+        pass
 
 
 def flash_attention_package(*, flag, gives_lse=True, padding=0):

@@ -6,6 +6,7 @@ after the other.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -16,12 +17,16 @@ import torch
 
 from vniah.embeddings import EmbeddingCache, FrameStore
 from vniah.errors import InputError, ModelError, first_line
+from vniah.forward.attention import attending_by
 from vniah.forward.branches import BranchRunner, Pass, Reading, is_out_of_memory
+from vniah.forward.costs import DecoderShape
+from vniah.forward.kernels import find_kernel
 from vniah.forward.keys import Place
 from vniah.forward.prefix_tree import Branch
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.haystacks import Haystack
 from vniah.models.protocol import (
+    AnyModel,
     ChatModel,
     DecoderModel,
     EncodingModel,
@@ -270,6 +275,8 @@ class TreeAsker:
             self._record |= {"tile_size": tile_size, "attention": self._runner.kernel_name()}
             if any(root.branches for root in self._roots):
                 self._record |= {"keys_and_values_on": place}
+            if self._runner.shape.host_weight_bytes:
+                self._record |= {"layer_weights_on": "host"}
         return len(self._units) + bool(self._refused)
 
     def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
@@ -307,6 +314,31 @@ class TreeAsker:
 
     def _cost(self, branch: Branch) -> int:
         return self._runner.shape.flops_of([branch]).total
+
+
+@contextmanager
+def attention_by(name: str, model: AnyModel) -> Iterator[None]:
+    """Has the kernel of that name compute the attention of all passes inside of the block.
+
+    Args:
+        name: one of `vniah.forward.names.ATTENTION_NAMES`.
+        model: whose decoder runs.
+
+    Raises:
+        InputError: there is no such kernel, it does not run on the model's device, or the model
+            runs its own forward pass.
+    """
+    if not isinstance(model, DecoderModel):
+        if name != "auto":
+            raise InputError(
+                f"attention {name} needs a model with a decoder; {model.name} runs its own forward "
+                "pass"
+            )
+        yield
+        return
+    weight, shape = model.decoder.lm_head.weight, DecoderShape.of(model.decoder)
+    with attending_by(find_kernel(name, weight.device, weight.dtype, **shape.heads)):
+        yield
 
 
 def make_ring(group: Any, like: torch.Tensor) -> Ring:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.asking import Material, make_ring
+from vniah.asking import Material, attention_by, make_ring
 from vniah.embeddings import FrameStore, encode_needles, needle_directory
 from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
@@ -27,6 +27,7 @@ from vniah.models.protocol import (
     TokenSequence,
     VisionLanguageModel,
 )
+from vniah.models.quantization import rounds_rows
 from vniah.models.server import ServerModel
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import (
@@ -209,6 +210,7 @@ def check_model(
     needles: NeedleSet,
     *,
     group: "dist.ProcessGroup | None" = None,
+    attention: str = "auto",
     cache: Path | None = None,
     on_encoded: Callable[[], None] = lambda: None,
 ) -> CheckReport:
@@ -218,13 +220,26 @@ def check_model(
         model: of any level.
         needles: pictures, questions and answers.
         group: processes that run each pass together, if there are several.
+        attention: as `vniah.sweep.run_sweep`.
         cache: folder for the pictures' embeddings; by default under the user's cache.
         on_encoded: called when the pictures are encoded.
 
     Raises:
         ModelError: the model cannot be run.
+        InputError: the attention kernel does not run here.
     """
     require_model(model)
+    with attention_by(attention, model):
+        return _check_model(model, needles, group, cache, on_encoded)
+
+
+def _check_model(
+    model: AnyModel,
+    needles: NeedleSet,
+    group: "dist.ProcessGroup | None",
+    cache: Path | None,
+    on_encoded: Callable[[], None],
+) -> CheckReport:
     first = next(iter(needles))
     if isinstance(model, ServerModel):
         return _check_server(model, needles)
@@ -368,8 +383,10 @@ class _Limit:
         plain: Sequence[Tensor],
     ) -> "_Limit":
         """From what changes when another attention kernel computes ``plain``."""
-        of_max = TOLERANCES.get(model.decoder.lm_head.weight.dtype, TOLERANCES[torch.float32])
         body = model.decoder.model
+        of_max = TOLERANCES.get(model.decoder.lm_head.weight.dtype, TOLERANCES[torch.float32])
+        if rounds_rows(body.layers):  # to 8 bits, as many as bfloat16 has
+            of_max = max(of_max, TOLERANCES[torch.bfloat16])
         other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
         try:
             with attention_set_to(body, other):

@@ -9,27 +9,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vniah.errors import InputError, ModelError
-from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.attention import KeyBlock, attend, attending_by
 from vniah.forward.costs import (
     MIN_TILE_SIZE,
-    USABLE,
     DecoderShape,
     Flops,
     fit_place,
     fit_tile_size,
-    free_bytes,
 )
+from vniah.forward.kernels import find_kernel
 from vniah.forward.keys import Place
 from vniah.forward.prefix_tree import Branch, Cost, Leaf, cost_of
 from vniah.forward.support import sliding_window
 from vniah.forward.walk import TILE_SIZE
 from vniah.grid import Grid
+from vniah.memory import USABLE, free_bytes
+from vniah.models.offload import layer_on_device, offloaded
 from vniah.models.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import Plan, make_plan, require_model, size_of_frame
@@ -51,10 +54,13 @@ class Rates:
     Attributes:
         linear: of the matrices of a layer, with what is done to its rows besides.
         attention: of a tile of queries with itself and the keys before it.
+        fetching: bytes per second at which a layer's weights come from host memory, where they lie
+            there.
     """
 
     linear: float
     attention: float
+    fetching: float = inf
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Memory:
     """What the largest pass takes, in bytes, per rank.
 
     Attributes:
-        weights: of the decoder; taken already.
+        weights: of the decoder, on the device; taken already.
         hidden: rows between two layers, and what goes with them.
         keys_values: of one layer.
         tile: inside of a layer, at the widest moment.
@@ -71,6 +77,7 @@ class Memory:
         store_place: where they will lie.
         device: which memory.
         free: of it, now.
+        host_weights: of the decoder's layers, in host memory; 0 where they are on the device.
     """
 
     weights: int
@@ -82,6 +89,7 @@ class Memory:
     store_place: Place
     device: str
     free: int
+    host_weights: int = 0
 
     @property
     def needed(self) -> int:
@@ -103,7 +111,8 @@ class Work:
         num_passes: forward passes.
         num_tokens: rows that go through the layers, on all ranks.
         flops: operations.
-        seconds: how long they take, at the rates that were measured.
+        seconds: how long they take, at the rates that were measured; or how long it takes to fetch
+            the layers' weights for every pass, if that is longer: both go on at the same time.
     """
 
     num_passes: int
@@ -152,6 +161,7 @@ def estimate(
     grid: Grid,
     *,
     num_ranks: int = 1,
+    attention: str = "auto",
     rates: Rates | None = None,
 ) -> Estimate:
     """What a sweep will take on the model's device, and on others like it.
@@ -161,10 +171,11 @@ def estimate(
         needles: what will be asked.
         grid: which cells.
         num_ranks: processes that run each pass together.
+        attention: as `vniah.sweep.run_sweep`.
         rates: of the device; by default measured, in two seconds.
 
     Raises:
-        InputError: the model has no decoder, or there is no rank.
+        InputError: the model has no decoder, there is no rank, or the kernel does not run here.
         ModelError: no sequence of the grid can be run.
     """
     require_model(model)
@@ -183,7 +194,10 @@ def estimate(
     weight = model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
-    rates = measure_rates(model, num_tokens=max_tokens) if rates is None else rates
+    kernel = find_kernel(attention, weight.device, weight.dtype, **shape.heads)
+    if rates is None:
+        with attending_by(kernel):
+            rates = measure_rates(model, num_tokens=max_tokens)
     _, per_frame = _count_tokens(model, needles.needles[0])
     limits = {
         ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)
@@ -213,12 +227,12 @@ def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
         model: whose first layer is run.
         num_tokens: length of a sequence, in whose middle lies the tile that attends.
     """
-    layer, weight = model.decoder.model.layers[0], model.decoder.lm_head.weight
+    body, weight = model.decoder.model, model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
     tile = min(TILE_SIZE, num_tokens)
     rows = weight.new_empty(1, tile, shape.hidden_size).normal_()
 
-    def run_rows() -> Tensor:
+    def run_rows(layer: Any) -> Tensor:
         """All of a layer but attention: what goes with the matrices takes time too."""
         attention, normed = layer.self_attn, layer.input_layernorm(rows)
         q, _, _ = (part(normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
@@ -236,11 +250,28 @@ def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
     pairs = Cost.of_rows(num_earlier, tile).num_pairs
     in_rows = 2 * shape.linear_weights // shape.num_layers * tile
     in_attention = 4 * shape.num_heads * shape.head_dim * pairs
+    with layer_on_device(body, 0) as layer:
+        seconds_in_rows = _seconds(lambda: run_rows(layer), weight.device)
     return Rates(
-        in_rows / _seconds(run_rows, weight.device),
+        in_rows / seconds_in_rows,
         in_attention
         / _seconds(lambda: attend(q, blocks, scale=shape.head_dim**-0.5), weight.device),
+        _measure_fetching(body, weight.device),
     )
+
+
+def _measure_fetching(body: Any, device: torch.device) -> float:
+    """Bytes per second at which layers come to the device, one after the other."""
+    layers = offloaded(body)
+    if layers is None:
+        return inf
+
+    def fetch_all() -> None:
+        for index in range(len(body.layers)):
+            with layer_on_device(body, index):
+                pass
+
+    return layers.host_bytes / _seconds(fetch_all, device)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -249,6 +280,8 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     def clock() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     call()
@@ -303,16 +336,19 @@ def _memory(
         store_place=fit_place(store, device, left=usable - largest.total),
         device=str(device),
         free=free,
+        host_weights=shape.host_weight_bytes,
     )
 
 
 def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ranks: int) -> Work:
     flops = shape.flops_of(branches, num_ranks=num_ranks)
+    num_passes = sum(1 for root in branches for _ in root.passes())
+    computing = flops.linear / rates.linear + flops.attention / rates.attention
     return Work(
-        num_passes=sum(1 for root in branches for _ in root.passes()),
+        num_passes=num_passes,
         num_tokens=cost_of(branches).num_tokens,
         flops=flops,
-        seconds=flops.linear / rates.linear + flops.attention / rates.attention,
+        seconds=max(computing, num_passes * shape.host_weight_bytes / rates.fetching),
     )
 
 

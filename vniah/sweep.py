@@ -18,6 +18,7 @@ from vniah.asking import (
     TreeAsker,
     ask_chat,
     ask_model,
+    attention_by,
     make_ring,
 )
 from vniah.check import check_forward, check_sequences, require_agreement
@@ -54,6 +55,7 @@ def run_sweep(
     cache: Path | None = None,
     overwrite: bool = False,
     share: Share = "tree",
+    attention: str = "auto",
     mesh: Mesh | None = None,
     on_progress: Progress | None = None,
 ) -> Results:
@@ -73,6 +75,8 @@ def run_sweep(
         overwrite: throw away what the folder holds instead of going on.
         share: ``"tree"`` computes what several questions begin with once, ``"none"`` runs every
             one by itself; the numbers are the same.
+        attention: the kernel that computes it, by its name in `vniah.forward.names`; ``"auto"`` is
+            the fastest that is right on the model's device.
         mesh: the processes of the job (`vniah.forward.mesh.open_mesh`); by default this one alone.
         on_progress: called as work is done, and before the first question; with several processes
             on the leader only.
@@ -80,16 +84,24 @@ def run_sweep(
     Raises:
         RunMismatchError: the folder holds a run with other settings.
         HaystackTooShortError: the haystack is shorter than the grid needs.
+        InputError: the attention kernel does not run here.
         CheckError: the forward pass gives other numbers than the model's own.
     """
     require_model(model)
     mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
     report = on_progress if on_progress and mesh.is_leader else _no_progress
     setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, mesh, report)
+    with attention_by(attention, model):
+        return _sweep(setup, grid, Path(output), overwrite=overwrite)
+
+
+def _sweep(setup: "_Setup", grid: Grid, output: Path, *, overwrite: bool) -> Results:
+    model, haystack, needles = setup.model, setup.haystack, setup.needles
+    mesh, report = setup.mesh, setup.report
     if not mesh.is_leader:
         mesh.wait_for("encoded")
     manifest = make_manifest(model, haystack, needles, grid)
-    folder = RunFolder(Path(output), manifest, overwrite=overwrite)
+    folder = RunFolder(output, manifest, overwrite=overwrite)
     asked = list(questions(grid, needles))
     is_wanted = [not _is_done(folder, question) for question in asked]
     if any(is_wanted):
@@ -115,7 +127,7 @@ def run_sweep(
     mesh.barrier()  # the leader has merged
     if num_units:
         report("sweep", len(asked), len(asked))
-    return folder.results() if mesh.is_leader else load_run(Path(output))
+    return folder.results() if mesh.is_leader else load_run(output)
 
 
 @contextmanager
@@ -151,6 +163,7 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"tiles of {record.get('tile_size', 0):,} rows",
         *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
+        *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
         "logits as by the model's own forward pass",
     ]
     return "; ".join(parts)

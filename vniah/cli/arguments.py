@@ -4,11 +4,13 @@ import argparse
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from vniah.cli import commands
 from vniah.errors import InputError
+from vniah.forward.names import ATTENTION_NAMES
 from vniah.grid import parse_range
+from vniah.models.loading import DTYPES, LoadIn, Offload
 from vniah.models.rope_text import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
@@ -218,6 +220,12 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run each pass over N of the processes that torchrun started",
     )
+    parser.add_argument(
+        "--attn",
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="attention kernel; auto: the fastest that is right on the device; plain: the formula",
+    )
 
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
@@ -249,8 +257,20 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for one behind a "
         "server, or package.module:factory, which gets those of the following that are given",
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, cpu")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, mps, cpu")
+    parser.add_argument(
+        "--offload",
+        choices=get_args(Offload),
+        default="auto",
+        help="keep the decoder's layers in host memory and fetch each when it is its turn; auto: "
+        "if they do not fit",
+    )
+    parser.add_argument(
+        "--load-in",
+        choices=get_args(LoadIn),
+        help="round the matrices of the decoder's layers, by bitsandbytes",
+    )
     parser.add_argument(
         "--frame-size",
         type=_size,

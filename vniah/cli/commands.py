@@ -149,6 +149,7 @@ def _measure(
         cache=options.cache,
         overwrite=options.overwrite,
         share=options.share,
+        attention=options.attn,
         mesh=mesh,
         on_progress=on_progress,
     )
@@ -220,12 +221,14 @@ def check(options: argparse.Namespace) -> int:
     """Says what a model lacks or gets wrong, then compares the forward pass with its own."""
     from vniah.check import check_model
     from vniah.models.protocol import EncodingModel
+    from vniah.models.server import is_server
     from vniah.needles import load_needles
 
     needles = load_needles(_needles_name(options))
     with _open_mesh(options) as mesh:
         model = _load_model(options, only_rope(options), mesh, load_any=True)
-        if not _conforms(model, needles, mesh):
+        # A server is asked for what it counts, once for each length: its questions may be billed.
+        if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
         if not mesh.is_leader and isinstance(model, EncodingModel):
             mesh.wait_for("encoded")
@@ -233,6 +236,7 @@ def check(options: argparse.Namespace) -> int:
             model,
             needles,
             group=mesh.context_group,
+            attention=options.attn,
             cache=options.cache,
             on_encoded=lambda: mesh.announce("encoded") if mesh.is_leader else None,
         )
@@ -280,7 +284,11 @@ def estimate(options: argparse.Namespace) -> int:
 
     grid, needles = _parse_grid(options), load_needles(_needles_name(options))
     found = estimate(
-        _load_model(options, only_rope(options)), needles, grid, num_ranks=options.context_parallel
+        _load_model(options, only_rope(options)),
+        needles,
+        grid,
+        num_ranks=options.context_parallel,
+        attention=options.attn,
     )
     print(format_estimate(found))
     return 0 if found.memory.fits else 1
@@ -382,6 +390,8 @@ def _load_model(
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
         "prompt_template": options.prompt_template,
+        "offload": options.offload,
+        "load_in": options.load_in,
         "frame_size": None if is_server(options.model) else options.frame_size,
     }
     if load_any and is_factory(options.model):

@@ -14,6 +14,7 @@ def format_estimate(found: "Estimate") -> str:
     per_rank = f", on each of {found.num_ranks} GPUs" if found.num_ranks > 1 else ""
     rows = [
         (f"weights of the decoder, {found.dtype}", memory.weights),
+        *([("of its layers, in host memory", memory.host_weights)] if memory.host_weights else []),
         ("hidden rows", memory.hidden),
         ("keys and values of one layer", memory.keys_values),
         (f"tile of {memory.tile_size:,} rows", memory.tile),
@@ -38,12 +39,22 @@ def format_estimate(found: "Estimate") -> str:
         f"  at {_scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
         f"{_scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
         "encoding frames and all small operations come on top",
+        *_about_fetching(found),
         "",
         "frames that fit into the free memory: "
         + ", ".join(_limit(*limit) for limit in found.max_frames.items()),
         *(f"note: {note}" for note in found.notes),
     ]
     return "\n".join(lines)
+
+
+def _about_fetching(found: "Estimate") -> list[str]:
+    if not found.memory.host_weights:
+        return []
+    return [
+        f"  every pass fetches the layers' weights, at {_scaled(found.rates.fetching, 'B/s')}, "
+        "while it computes: times are no less than that"
+    ]
 
 
 def _work_line(name: str, work: "Work") -> str:

@@ -15,8 +15,11 @@ the second result (Milakov and Gimelshein 2018, "Online
 normalizer calculation for softmax"; the merge of ring attention, Liu et al. 2023).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +40,44 @@ class KeyBlock:
     k: Tensor
     v: Tensor
     is_causal: bool = False
+
+
+class Attend(Protocol):
+    """What computes attention over one block, ``(out, lse)``; the type of `attend_block`."""
+
+    def __call__(self, q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+        """``(out, lse)``; shapes as above."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to compute attention over one block of keys.
+
+    Attributes:
+        name: what the manifest says.
+        function: computes it.
+    """
+
+    name: str
+    function: Attend
+
+
+_FORCED: ContextVar[Kernel | None] = ContextVar("forced attention kernel", default=None)
+
+
+@contextmanager
+def attending_by(kernel: Kernel | None) -> Iterator[None]:
+    """Has one kernel compute all attention of this thread inside of the block; None: any."""
+    token = _FORCED.set(kernel)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def forced_kernel() -> Kernel | None:
+    """The kernel that was asked for by `attending_by`, if one was."""
+    return _FORCED.get()
 
 
 def attend(q: Tensor, blocks: Iterable[KeyBlock], *, scale: float) -> Tensor:
@@ -68,16 +109,16 @@ def merge(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tenso
 def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
     """Attention over one block by the fastest kernel that also gives the log-sum-exp.
 
+    Or by the one that `attending_by` names.
+
     Returns:
         ``(out, lse)``; lse is fp32.
     """
     assert not block.is_causal or q.shape[2] == block.k.shape[2], "causal needs a square block"
+    if (forced := _FORCED.get()) is not None:
+        return forced.function(q, block, scale=scale)
     if q.device.type == "cpu":
-        # top-left causal, grouped-query attention and fp32 log-sum-exp, in every floating dtype
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, block.k, block.v, 0.0, block.is_causal, scale=scale
-        )
-        return out, lse
+        return attend_block_on_cpu(q, block, scale=scale)
     if q.device.type == "cuda":
         # It is built upon this module.
         from vniah.forward.kernels import choose_kernel
@@ -91,6 +132,15 @@ def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, T
         )
         return kernel.function(q, block, scale=scale)
     return attend_block_plainly(q, block, scale=scale)
+
+
+def attend_block_on_cpu(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
+    """By torch's flash kernel for the CPU."""
+    # top-left causal, grouped-query attention and fp32 log-sum-exp, in every floating dtype
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, block.k, block.v, 0.0, block.is_causal, scale=scale
+    )
+    return out, lse
 
 
 def attend_block_plainly(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
+from vniah.forward.attention import forced_kernel
 from vniah.forward.costs import (
     MIN_TILE_SIZE,
-    USABLE,
     DecoderShape,
     fit_place,
     fit_tile_size,
-    free_bytes,
 )
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place, Span
@@ -34,6 +33,7 @@ from vniah.forward.leaves import LeafRows
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
 from vniah.forward.walk import walk
+from vniah.memory import USABLE, free_bytes, give_back_unused, shares_host_memory
 
 Embed = Callable[[Sequence[Any], int, int], Tensor]
 """Called with segments and the first and last of their tokens, gives ``[last - first, H]``."""
@@ -153,14 +153,9 @@ class BranchRunner:
 
     def kernel_name(self) -> str:
         """Which attention kernel computes."""
-        shape, like = self.shape, self._like
-        return choose_kernel(
-            like.device,
-            like.dtype,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-        ).name
+        like = self._like
+        kernel = forced_kernel() or choose_kernel(like.device, like.dtype, **self.shape.heads)
+        return kernel.name
 
     def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
         """A branch and everything behind it, parents first."""
@@ -325,8 +320,7 @@ class BranchRunner:
         """Makes do with less memory from now on; False if nothing is left to give."""
         assert self._tile_size is not None and self._place is not None
         gc.collect()
-        if self._like.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_unused(self._like.device)
         if self._tile_size > MIN_TILE_SIZE:
             self._tile_size = max(MIN_TILE_SIZE, self._tile_size // 2)
             self._note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
@@ -361,21 +355,24 @@ class BranchRunner:
             self._note(f"memory ran out: keeping keys and values {NAME_OF_PLACE[place]} from here")
 
     def _places_behind(self, place: Place) -> tuple[Place, ...]:
-        """Where there may be room when a place is full; on the CPU, device and host are one."""
+        """Where there may be room when a place is full; device and host may be one."""
         behind = PLACES[PLACES.index(place) + 1 :]
-        return behind if self._like.device.type != "cpu" else behind[-1:]
+        return behind[-1:] if shares_host_memory(self._like.device) else behind
 
     def _give_up(self, message: str) -> None:
         self._note(f"some sequences cannot be run: {message}")
 
     def _needed(self, branch: Branch) -> str:
         needed = self.shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE, num_ranks=self._num_ranks)
-        free = free_bytes(self._like.device)
+        device = self._like.device
+        free = free_bytes(device)
+        ways = "--context-parallel with more processes"
+        if not shares_host_memory(device) and not self.shape.host_weight_bytes:
+            ways = f"--offload always or {ways}"
         num_tokens = max([branch.stop, *(leaf.stop for leaf in branch.leaves)])
         return (
             f"out of memory: {num_tokens:,} tokens need about {needed / 1e9:.1f} GB besides "
-            f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use "
-            "--context-parallel with more processes"
+            f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use {ways}"
         )
 
 

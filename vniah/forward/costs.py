@@ -4,21 +4,22 @@ H hidden size, I intermediate size, Hq and Hk heads of queries and of keys/value
 s bytes of a number in the decoder's dtype, n rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vniah.forward.keys import PLACES, Place
 from vniah.forward.prefix_tree import Branch, Cost
 from vniah.forward.walk import ROPE_BLOCK
+from vniah.memory import USABLE, free_bytes, shares_host_memory
+from vniah.models.offload import offloaded
 
-USABLE = 0.9  # of what is free
 MIN_TILE_SIZE = 256
-MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096}
+# The plain formula, which attends on MPS, holds fp32 scores of a tile with thousands of keys.
+MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096, "mps": 512}
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -76,8 +77,9 @@ class DecoderShape:
         vocab_size: columns of the logits.
         linear_weights: weights of all matrices in the layers together.
         query_key_value_weights: of those, what every layer's queries, keys and values take.
-        weight_bytes: everything that the decoder holds.
+        weight_bytes: everything that the decoder holds on its device.
         itemsize: s.
+        host_weight_bytes: what its layers hold in host memory instead, where they are offloaded.
     """
 
     num_layers: int
@@ -91,13 +93,19 @@ class DecoderShape:
     query_key_value_weights: int
     weight_bytes: int
     itemsize: int
+    host_weight_bytes: int = 0
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
         """The shape of a transformers causal language model, or of its two parts."""
         body, config = decoder.model, decoder.model.config
-        modules = body.layers.modules()
-        parts = [*body.parameters(), *decoder.lm_head.parameters()]
+        num_chosen = getattr(config, "num_experts_per_tok", None)
+        held = {id(t): t.nbytes for part in (body, decoder.lm_head) for t in _tensors(part)}
+        layers = offloaded(body)
+        if layers is not None:
+            for tensor in _tensors(body.layers):
+                held.pop(id(tensor), None)
+            held |= {id(layers): layers.device_bytes}
         head_dim = body.layers[0].self_attn.head_dim
         num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
         return cls(
@@ -108,13 +116,21 @@ class DecoderShape:
             num_kv_heads=config.num_key_value_heads,
             head_dim=head_dim,
             vocab_size=decoder.lm_head.weight.shape[0],
-            linear_weights=sum(
-                _active_weights(m, getattr(config, "num_experts_per_tok", None)) for m in modules
-            ),
+            linear_weights=sum(_active_weights(m, num_chosen) for m in body.layers.modules()),
             query_key_value_weights=len(body.layers) * config.hidden_size * num_heads * head_dim,
-            weight_bytes=sum({id(p): p.nbytes for p in parts}.values()),
+            weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
+            host_weight_bytes=0 if layers is None else layers.host_bytes,
         )
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """What the choice of an attention kernel depends on."""
+        return {
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+        }
 
     @property
     def hidden_bytes(self) -> int:
@@ -265,24 +281,21 @@ def fit_place(num_bytes: int, device: torch.device, *, left: int) -> Place:
 
     Args:
         num_bytes: how many.
-        device: where passes run; if that is the CPU, device and host are the same.
+        device: where passes run; it may be that device and host are the same.
         left: bytes of the device that no pass takes.
     """
     for place in PLACES:
         if place == "host":
-            left = 0 if device.type == "cpu" else int(free_bytes(torch.device("cpu")) * USABLE)
+            is_full = shares_host_memory(device)
+            left = 0 if is_full else int(free_bytes(torch.device("cpu")) * USABLE)
         if num_bytes <= left:
             return place
     return "disk"
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a pass may take now, on a device or, for the CPU, of the machine."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + reserved
-    return int(psutil.virtual_memory().available)
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """What a module holds; of quantized weights also their scales."""
+    yield from module.state_dict(keep_vars=True).values()
 
 
 def _kept_tokens(root: Branch) -> int:
@@ -294,6 +307,6 @@ def _kept_tokens(root: Branch) -> int:
 def _active_weights(module: nn.Module, num_chosen: int | None) -> int:
     """Weights of a module's own matrices that one row goes through; of experts, those chosen."""
     if isinstance(module, nn.Linear):
-        return module.weight.numel()
+        return module.in_features * module.out_features  # rounded ones are stored otherwise
     experts = [p for p in module.parameters(recurse=False) if p.ndim == 3]
     return sum(p.numel() // len(p) * (num_chosen or len(p)) for p in experts)

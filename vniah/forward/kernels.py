@@ -19,13 +19,20 @@ from dataclasses import dataclass
 from functools import cache, partial, reduce
 from importlib import import_module
 from inspect import signature
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vniah.errors import first_line
-from vniah.forward.attention import KeyBlock, attend_block, attend_block_plainly, merge
+from vniah.errors import InputError, first_line
+from vniah.forward.attention import (
+    Attend,
+    Kernel,
+    KeyBlock,
+    attend_block_on_cpu,
+    attend_block_plainly,
+    merge,
+)
+from vniah.forward.names import ANYWHERE, ATTENTION_NAMES, NAMES_BY_DEVICE
 
 Timer = Callable[[Callable[[], object]], float]
 
@@ -53,26 +60,6 @@ _PLANNED_KEYS = 2048
 # What a kernel that cannot be used raises, from a missing package to a refused shape. Running out
 # of memory is a RuntimeError too; so is torch's NotImplementedError.
 _UNFIT = (ImportError, OSError, AttributeError, RuntimeError, TypeError, ValueError, AssertionError)
-
-
-class Attend(Protocol):
-    """What computes attention over one block, ``(out, lse)``; the type of `attend_block`."""
-
-    def __call__(self, q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
-        """``(out, lse)``; shapes as above."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A way to compute attention over one block of keys.
-
-    Attributes:
-        name: what the manifest says.
-        function: computes it.
-    """
-
-    name: str
-    function: Attend
 
 
 @dataclass(frozen=True)
@@ -110,6 +97,40 @@ def choose_kernel(
         device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
     )
     return fastest(trials)
+
+
+def find_kernel(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> Kernel | None:
+    """The kernel of one of `ATTENTION_NAMES`; None for ``"auto"``.
+
+    Other arguments as `choose_kernel`.
+
+    Raises:
+        InputError: there is no such name, or that kernel does not run or is not right here.
+    """
+    if name not in ATTENTION_NAMES:
+        raise InputError(f"attention must be one of {', '.join(ATTENTION_NAMES)}, got {name!r}")
+    here = (*ANYWHERE, *NAMES_BY_DEVICE.get(device.type, ()))
+    if name not in here:
+        raise InputError(
+            f"attention {name} does not run on {device}; there it may be {', '.join(here)}"
+        )
+    if name in _KERNELS_WITHOUT_TRIAL:
+        return _KERNELS_WITHOUT_TRIAL[name]
+    trials = try_installed(
+        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
+    )
+    trial = trials[NAMES_BY_DEVICE[device.type].index(name)]
+    if trial.fault:
+        raise InputError(f"attention {name} cannot be used on {device}: {trial.fault}")
+    return trial.kernel
 
 
 @cache
@@ -372,7 +393,7 @@ def _aten_cudnn(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor,
 
 
 PLAIN_KERNEL = Kernel("plain formula", attend_block_plainly)
-CPU_KERNEL = Kernel("torch CPU flash", attend_block)
+CPU_KERNEL = Kernel("torch CPU flash", attend_block_on_cpu)
 CUDNN_KERNEL = Kernel("cuDNN", share_heads(_aten_cudnn))
 # Without cuDNN, which is tried by way of `in_pieces`.
 CUDA_KERNELS = (
@@ -382,3 +403,4 @@ CUDA_KERNELS = (
     Kernel("torch flash", share_heads(_aten_flash)),
     Kernel("torch memory-efficient", share_heads(_aten_efficient)),
 )
+_KERNELS_WITHOUT_TRIAL = {"auto": None, "plain": PLAIN_KERNEL, "flash-cpu": CPU_KERNEL}

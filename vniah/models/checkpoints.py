@@ -83,7 +83,7 @@ def fingerprint(folder: Path) -> str:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The floating dtype in which the weights are stored (the first one met)."""
-    for _, tensor in _tensors(folder, torch.device("cpu"), lambda name: True):
+    for _, tensor in _tensors(folder, lambda name: True):
         if tensor.is_floating_point():
             return tensor.dtype
     raise ModelError(f"{folder} holds no floating-point weights")
@@ -97,6 +97,7 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     optional: frozenset[str] = frozenset(),
+    stays_in_host: Callable[[str, str], bool] = lambda part, name: False,
 ) -> None:
     """Fills modules that were built on the meta device, tensor by tensor.
 
@@ -107,6 +108,7 @@ def load_weights(
         dtype: every floating tensor is brought to it while it is read.
         device: where the weights are put.
         optional: names (``part.name``) that the checkpoint may lack, such as tied heads.
+        stays_in_host: says of (part, name in the part) whether it is left in host memory.
 
     Raises:
         ModelError: a weight is missing, unknown or of another shape; the message names it.
@@ -117,17 +119,18 @@ def load_weights(
         for name, tensor in module.state_dict().items()
     }
     states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
-    for name, tensor in _tensors(folder, device, lambda name: rename(name) is not None):
+    for name, stored in _tensors(folder, lambda name: rename(name) is not None):
         target = rename(name)
         assert target is not None
         shape = wanted.pop(".".join(target), None)
         if shape is None:
             raise ModelError(f"{folder} holds the weight {name!r}, for which there is no place")
-        if shape != tensor.shape:
+        if shape != stored.shape:
             raise ModelError(
-                f"{folder} holds {name!r} of shape {list(tensor.shape)}, "
+                f"{folder} holds {name!r} of shape {list(stored.shape)}, "
                 f"its config.json makes it {list(shape)}"
             )
+        tensor = stored if stays_in_host(*target) else stored.to(device)
         states[target[0]][target[1]] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     if missing := sorted(wanted.keys() - optional):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -137,12 +140,11 @@ def load_weights(
         module.requires_grad_(False).eval()
 
 
-def _tensors(
-    folder: Path, device: torch.device, is_wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, Tensor]]:
+def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors, which lie in the file until they are copied or used."""
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
+            with safe_open(path, framework="pt", device="cpu") as file:
                 for name in file.keys():  # noqa: SIM118 - a handle, not a dictionary
                     if is_wanted(name):
                         yield name, file.get_tensor(name)

@@ -48,8 +48,11 @@ from transformers import (
 from vniah.errors import ModelError, first_line
 from vniah.models.checkpoints import fingerprint, load_weights, read_config, stored_dtype
 from vniah.models.frame_layout import FrameLayout, build_projector, read_layout
+from vniah.models.loading import LoadIn, Offload
+from vniah.models.offload import keeps_in_host, offload_layers, require_host_room
 from vniah.models.prompts import choose_template, find_template, question_line
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.models.quantization import quantize_layers
 from vniah.models.rope import override_rope, rope_settings, stored_parameters
 from vniah.models.rows import append_rows
 from vniah.models.towers import Tower, build_tower
@@ -132,6 +135,7 @@ class LlavaModel:
         newline: Tensor | None,
         tokenizer: Any,
         template: str,
+        load_in: LoadIn | None = None,
     ) -> None:
         self.name = name
         self.revision = revision
@@ -143,6 +147,7 @@ class LlavaModel:
         self._tokenizer = tokenizer
         self._template_name = template
         self._template = find_template(template)
+        self._load_in = load_in
         self.frame_shape: tuple[int, ...] = (layout.num_rows, int(decoder.config.hidden_size))
         self.encoding = {
             "adapter": f"llava {ADAPTER_VERSION}",
@@ -164,6 +169,8 @@ class LlavaModel:
         rope_theta: float | None = None,
         rope_scaling: Mapping[str, Any] | str | None = None,
         template: str | None = None,
+        offload: Offload = "auto",
+        load_in: LoadIn | None = None,
     ) -> "LlavaModel":
         """The model in a checkpoint folder.
 
@@ -177,10 +184,13 @@ class LlavaModel:
             rope_scaling: a RoPE scaling to use instead, as `vniah.models.rope.override_rope`.
             template: name of a prompt template; by default the one that the checkpoint's family
                 was trained with.
+            offload: as `vniah.models.loading.load_model`.
+            load_in: as there.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
             InputError: the RoPE that was asked for cannot be meant.
+            MissingDependencyError: ``load_in`` needs bitsandbytes.
         """
         raw = read_config(folder)
         _refuse_unread(raw, folder)
@@ -198,17 +208,31 @@ class LlavaModel:
             if layout.has_newline:
                 newline["row"] = nn.Parameter(torch.empty(width))
         override_rope(decoder.model, theta=rope_theta, scaling=rope_scaling)
+        parts = {
+            "decoder": decoder,
+            "tower": tower.module,
+            "projector": projector,
+            "newline": newline,
+        }
+        is_offloaded = load_in is None and keeps_in_host(offload, parts.values(), device, dtype)
+        if is_offloaded:
+            require_host_room(decoder.model.layers, dtype)
         load_weights(
             folder,
-            {"decoder": decoder, "tower": tower.module, "projector": projector, "newline": newline},
+            parts,
             rename=partial(_rename, tower=tower, has_newline=layout.has_newline),
             dtype=dtype,
             device=device,
             optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
+            stays_in_host=_is_layer if is_offloaded or load_in else lambda part, name: False,
         )
         _refuse_lack_of_newline(newline, layout, folder)
         _finish_decoder(decoder, raw, folder, device)
         tower.finish(device)
+        if is_offloaded:
+            offload_layers(decoder.model, device)
+        elif load_in is not None:
+            quantize_layers(decoder.model.layers, load_in, dtype=dtype, device=device)
         tokenizer = _load_tokenizer(folder, raw)
         return cls(
             name=name,
@@ -220,12 +244,17 @@ class LlavaModel:
             newline=newline["row"] if layout.has_newline else None,
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
+            load_in=load_in,
         )
 
     @property
     def settings(self) -> dict[str, str | float]:
         """What else decides the logits, for the manifest."""
-        own = {"newline_position": self._layout.newline} if self._layout.has_newline else {}
+        own: dict[str, str] = {}
+        if self._layout.has_newline:
+            own["newline_position"] = self._layout.newline
+        if self._load_in is not None:
+            own["load_in"] = self._load_in
         return {
             "prompt_template": self._template_name,
             **rope_settings(self.decoder.model),
@@ -386,6 +415,11 @@ def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | 
     if name.startswith(_PROJECTOR_PREFIX):
         return "projector", name.removeprefix(_PROJECTOR_PREFIX)
     return "decoder", name
+
+
+def _is_layer(part: str, name: str) -> bool:
+    """Whether a weight belongs to one of the decoder's layers."""
+    return part == "decoder" and name.startswith("model.layers.")
 
 
 def _load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Any:

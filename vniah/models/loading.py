@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
 from vniah.models.protocol import AnyModel
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "reference-long"
 
+Offload = Literal["auto", "always", "never"]
+LoadIn = Literal["8bit", "4bit"]
+DTYPES = ("float32", "bfloat16", "float16")
+
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -34,6 +37,8 @@ def load_model(
     rope_theta: float | None = None,
     rope_scaling: Mapping[str, Any] | str | None = None,
     prompt_template: str | None = None,
+    offload: Offload = "auto",
+    load_in: LoadIn | None = None,
     frame_size: tuple[int, int] | None = None,
     server: ServerOptions | None = None,
 ) -> AnyModel:
@@ -47,12 +52,18 @@ def load_model(
             keyword, those that are given; it is called without arguments else.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default as stored, and float32 on
             the CPU, whose kernels for half precision are slow.
-        device: e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``; by default CUDA where there is some.
+        device: e.g. ``"cuda"``, ``"cuda:1"``, ``"mps"``, ``"cpu"``; by default CUDA where there is
+            some.
         rope_theta: a RoPE base to use instead of the checkpoint's.
         rope_scaling: a RoPE scaling to use instead: ``"yarn:4"``, ``"linear:2"``, a mapping (or
             JSON) with transformers' keys, or ``"none"`` for no scaling at all.
         prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
             checkpoint's family was trained with.
+        offload: ``"always"`` keeps the weights of the decoder's layers in host memory and copies
+            each layer to the device when it is its turn, ``"never"`` has them on the device,
+            ``"auto"`` in host memory if they do not fit; the numbers are the same.
+        load_in: ``"8bit"`` or ``"4bit"`` rounds the matrices of the decoder's layers, by
+            bitsandbytes; the numbers are others.
         frame_size: width and height in pixels that frames are brought to, for families whose tower
             reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
         server: how a server is asked; for no other model.
@@ -60,14 +71,23 @@ def load_model(
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
         InputError: an argument cannot be meant, or a factory does not take it.
+        MissingDependencyError: ``load_in`` needs bitsandbytes, a server the package openai.
     """
     text = str(source)
     rope_theta = None if rope_theta is None else require_theta(rope_theta)
     rope_scaling = None if rope_scaling is None else read_scaling(rope_scaling)
-    if dtype is not None and dtype not in _DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    _refuse_impossible_weights(offload, load_in)
     options = _CheckpointOptions(
-        dtype, device, rope_theta, rope_scaling, prompt_template, frame_size
+        dtype=dtype,
+        device=device,
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        prompt_template=prompt_template,
+        offload=None if offload == "auto" else offload,
+        load_in=load_in,
+        frame_size=frame_size,
     )
     if is_server(text):
         if given := [name for name, value in vars(options).items() if value is not None]:
@@ -108,14 +128,28 @@ def embedded_models() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _CheckpointOptions:
-    """What one may ask of a checkpoint; None is the usual."""
+    """What one may ask of a checkpoint; the defaults are the usual."""
 
     dtype: str | None = None
     device: str | None = None
     rope_theta: float | None = None
     rope_scaling: Mapping[str, Any] | None = None
     prompt_template: str | None = None
+    offload: Offload | None = None
+    load_in: LoadIn | None = None
     frame_size: tuple[int, int] | None = None
+
+
+def _refuse_impossible_weights(offload: str, load_in: str | None) -> None:
+    if offload not in get_args(Offload):
+        raise InputError(f"offload must be one of {', '.join(get_args(Offload))}, got {offload!r}")
+    if load_in is not None and load_in not in get_args(LoadIn):
+        raise InputError(f"load_in must be one of {', '.join(get_args(LoadIn))}, got {load_in!r}")
+    if load_in is not None and offload == "always":
+        raise InputError(
+            f"offload always and load_in {load_in} do not go together: layers in {load_in} stay on "
+            "the device; leave one of them away"
+        )
 
 
 def _load_folder(
@@ -127,6 +161,7 @@ def _load_folder(
     from vniah.models.huggingface import FAMILIES
     from vniah.models.huggingface.folder import load_family
     from vniah.models.llava import MODEL_TYPES, LlavaModel, llava_type
+    from vniah.models.quantization import require_bitsandbytes
 
     config = read_config(folder)
     model_type = llava_type(config) or config.get("model_type")
@@ -136,6 +171,8 @@ def _load_folder(
             f"{', '.join((*MODEL_TYPES, *FAMILIES))}. Any other model plugs in as "
             "package.module:factory"
         )
+    if options.load_in is not None:
+        require_bitsandbytes(options.load_in)  # before anything is read
     place = find_device(options.device)
     name_of_dtype = options.dtype
     if name_of_dtype is None and place.type == "cpu":
@@ -155,6 +192,8 @@ def _load_folder(
             device=place,
             rope_theta=options.rope_theta,
             rope_scaling=options.rope_scaling,
+            offload=options.offload or "auto",
+            load_in=options.load_in,
             frame_size=None if options.frame_size is None else options.frame_size[::-1],
         )
         return cast("AnyModel", family)
@@ -169,6 +208,8 @@ def _load_folder(
         rope_theta=options.rope_theta,
         rope_scaling=options.rope_scaling,
         template=options.prompt_template,
+        offload=options.offload or "auto",
+        load_in=options.load_in,
     )
 
 

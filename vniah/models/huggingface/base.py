@@ -30,6 +30,7 @@ class Parts:
         image_processor: of transformers; computes with Pillow where there is a choice.
         template: the chat template.
         frame_size: height and width in pixels, for families that take any; None for the usual.
+        load_in: how the matrices of the decoder's layers are rounded, if they are.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parts:
     image_processor: Any
     template: str
     frame_size: tuple[int, int] | None = None
+    load_in: str | None = None
 
 
 class TransformersModel:
@@ -96,6 +98,7 @@ class TransformersModel:
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
         }
+        self._load_in = parts.load_in
         self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
 
     @property
@@ -104,14 +107,15 @@ class TransformersModel:
         return {
             "frame_unit": self.frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text(),
-            **rope_settings(self._body(self._model)),
+            **rope_settings(self.find_body(self._model)),
+            **({} if self._load_in is None else {"load_in": self._load_in}),
         }
 
     def override_rope(
         self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
     ) -> None:
         """Another RoPE from now on; what is not given is the checkpoint's again."""
-        override_rope(self._body(self._model), theta=theta, scaling=scaling)
+        override_rope(self.find_body(self._model), theta=theta, scaling=scaling)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,7 +154,7 @@ class TransformersModel:
     # What a family may say otherwise.
 
     @staticmethod
-    def _body(model: Any) -> Any:
+    def find_body(model: Any) -> Any:
         """The decoder without its head."""
         return model.model.language_model
 
@@ -226,7 +230,7 @@ class TransformersDecoderModel(TransformersModel):
 
     def __init__(self, parts: Parts) -> None:
         self.decoder: Any = SimpleNamespace(
-            model=self._body(parts.model), lm_head=parts.model.lm_head
+            model=self.find_body(parts.model), lm_head=parts.model.lm_head
         )
         super().__init__(parts)
 

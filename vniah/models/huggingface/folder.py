@@ -15,6 +15,9 @@ from vniah.models.checkpoints import fingerprint, read_config, weight_files
 from vniah.models.huggingface import find_family
 from vniah.models.huggingface.base import Parts, TransformersModel
 from vniah.models.huggingface.prompt import read_chat_template
+from vniah.models.loading import LoadIn, Offload
+from vniah.models.offload import keeps_in_host, move_all_but_layers, offload_layers
+from vniah.models.quantization import quantize_layers
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -29,6 +32,8 @@ def load_family(
     device: torch.device | None = None,
     rope_theta: float | None = None,
     rope_scaling: Mapping[str, Any] | str | None = None,
+    offload: Offload = "auto",
+    load_in: LoadIn | None = None,
     frame_size: tuple[int, int] | None = None,
 ) -> TransformersModel:
     """The model in a checkpoint folder, by the adapter of its family.
@@ -41,18 +46,22 @@ def load_family(
         device: where it runs; by default the CPU.
         rope_theta: a RoPE base to use instead of the checkpoint's.
         rope_scaling: a RoPE scaling to use instead (`vniah.models.rope.override_rope`).
+        offload: as `vniah.models.loading.load_model`.
+        load_in: as there.
         frame_size: height and width in pixels, for families whose tower reads any size.
 
     Raises:
         ModelError: something is missing or does not fit; the message names it.
+        InputError: the RoPE that was asked for cannot be meant.
+        MissingDependencyError: ``load_in`` needs bitsandbytes, or a prompt a package of its own.
     """
-    adapter = find_family(read_config(folder)["model_type"])
+    adapter: Any = find_family(read_config(folder)["model_type"])
     weight_files(folder)
     tokenizer = load_tokenizer(folder)
     with _reported(folder, "the image processor in"):
         image_processor = _load_image_processor(folder)
-    model = _load_weights(folder, adapter.model_class, dtype)  # type: ignore[attr-defined]
-    model.to(device or torch.device("cpu"))
+    model = _load_weights(folder, adapter.model_class, dtype)
+    place_weights(model, adapter.find_body(model), device or torch.device("cpu"), offload, load_in)
     parts = Parts(
         name=name,
         revision=revision or fingerprint(folder),
@@ -61,11 +70,34 @@ def load_family(
         image_processor=image_processor,
         template=read_chat_template(folder, tokenizer),
         frame_size=frame_size,
+        load_in=load_in,
     )
     loaded: TransformersModel = adapter(parts)
     if rope_theta is not None or rope_scaling is not None:
         loaded.override_rope(rope_theta, rope_scaling)
     return loaded
+
+
+def place_weights(
+    model: Any, body: Any, device: torch.device, offload: Offload, load_in: LoadIn | None
+) -> None:
+    """Brings a model from host memory to a device, its decoder's layers as they are asked for.
+
+    Args:
+        model: all of it.
+        body: its decoder's stack of layers.
+        device: where it computes.
+        offload: as `load_family`.
+        load_in: as there.
+    """
+    if load_in is not None:
+        quantize_layers(body.layers, load_in, dtype=model.dtype, device=device)
+        move_all_but_layers(model, body.layers, device)
+    elif keeps_in_host(offload, [model], device, model.dtype):
+        move_all_but_layers(model, body.layers, device)
+        offload_layers(body, device)
+    else:
+        model.to(device)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -26,7 +26,8 @@ class Idefics3(TransformersDecoderModel):
     is_video = False
 
     @staticmethod
-    def _body(model: Any) -> Any:
+    def find_body(model: Any) -> Any:
+        """The decoder without its head."""
         return model.model.text_model
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
