@@ -17,7 +17,7 @@ FLOORS = {
     4: ("scoring", "passes", "embeddings", "manifest", "statistics", "ticks"),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
-    1: ("errors", "paths"),
+    1: ("answers", "errors", "paths"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
