@@ -14,7 +14,7 @@ FLOORS = {
     7: ("cli",),
     6: ("sweep",),
     5: ("asking", "check", "estimate", "plot", "regression"),
-    4: ("scoring", "passes", "embeddings", "manifest", "statistics", "ticks"),
+    4: ("scoring", "passes", "sequences", "embeddings", "manifest", "statistics", "ticks"),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
     1: ("answers", "errors", "paths"),

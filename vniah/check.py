@@ -221,7 +221,7 @@ def check_model(
     require_model(model)
     first = next(iter(needles))
     if isinstance(model, ChatModel):
-        score = score_chat(model, [np.array(first.image)], first.question, first.answer)
+        score = score_chat(model, [np.array(first.image)], first)
         return CheckReport((f"{model.name} answers in words, e.g. {score.prediction!r}",), True)
     encoded = encode_needles(model, needles, directory=needle_directory(cache, needles))
     on_encoded()

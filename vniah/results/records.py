@@ -33,6 +33,16 @@ class Sample:
         control: None where the needle is shown; else the name of the control.
         seconds: wall-clock time of the forward pass.
         error: why there is no score; None where there is one.
+        variant: of several accepted answers the one that logprob, rank and margin are of (and
+            predicted_ids, where nothing was generated): the right one with the highest logprob, or
+            of all wrong ones. Of a chat model's words, the one that they are. None where the needle
+            accepts one answer only.
+        argmax_correct: where ``correct`` judges generated text, whether the argmax is right at
+            every position of an accepted answer; then predicted_ids are the tokens generated.
+        greedy_correct: likewise, whether these tokens begin with an accepted answer: the same
+            thing, found in another way.
+
+    The fields after ``error`` are left out of the line where they are None.
     """
 
     task: str
@@ -51,6 +61,9 @@ class Sample:
     control: str | None = None
     seconds: float | None = None
     error: str | None = None
+    variant: str | None = None
+    argmax_correct: bool | None = None
+    greedy_correct: bool | None = None
 
     @property
     def cell(self) -> Cell:
@@ -66,6 +79,9 @@ class Sample:
         """One line, without the newline."""
         record = asdict(self)
         record["depth"] = _json_depth(self.depth)
+        for name in _LEFT_OUT_WHERE_NONE:
+            if record[name] is None:
+                del record[name]
         return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -101,7 +117,11 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "predicted_ids": (list,),
     "control": (str, type(None)),
     "error": (str, type(None)),
+    "variant": (str, type(None)),
+    "argmax_correct": (bool, type(None)),
+    "greedy_correct": (bool, type(None)),
 }
+_LEFT_OUT_WHERE_NONE = ("variant", "argmax_correct", "greedy_correct")
 
 
 @dataclass(frozen=True)
