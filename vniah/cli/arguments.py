@@ -103,6 +103,19 @@ def _add_run(verbs: Any) -> None:
         default="tree",
         help="tree: compute what questions begin with in common once; none: every one by itself",
     )
+    run.add_argument(
+        "--scorer",
+        choices=["argmax", "generate"],
+        default="argmax",
+        help="argmax: right at every position of the answer; generate: judge the text of greedy "
+        "decoding, and say whether both agree. Chat models always generate",
+    )
+    run.add_argument(
+        "--max-new-tokens",
+        type=_whole,
+        metavar="N",
+        help="with --scorer generate: end after as many tokens; default 32",
+    )
     _add_job_options(run)
     run.set_defaults(command=commands.run, by_all_processes=True)
 

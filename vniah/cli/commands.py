@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.display import Bars, format_average, format_table
+from vniah.cli.display import Bars, format_agreement, format_average, format_table
 from vniah.errors import InputError
 from vniah.grid import Grid
 
@@ -26,22 +26,28 @@ _HEATMAP_NAME = "heatmap.png"
 
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table, draws the heatmap."""
+    from vniah.forward.generation import MAX_NEW_TOKENS, choose_decoding
     from vniah.manifest import make_manifest
     from vniah.needles import load_needles
     from vniah.plot import save_heatmaps
     from vniah.sweep import run_sweep
 
     grid = _parse_grid(options)
+    if options.max_new_tokens is not None and options.scorer != "generate":
+        raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
+    max_new_tokens = MAX_NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
     needles = load_needles(_needles_name(options))
     with _open_mesh(options) as mesh, Bars(mesh.is_leader) as bars:
         say = print if mesh.is_leader else _say_nothing
         model = _load_model(options, mesh)
+        decoding = choose_decoding(model, options.scorer, max_new_tokens)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         haystack = _open_haystack(options, grid.max_frames, bars)
         if mesh.is_leader:
             mesh.announce("haystack")
-        output = options.output or _default_output(make_manifest(model, haystack, needles, grid))
+        manifest = make_manifest(model, haystack, needles, grid, decoding)
+        output = options.output or _default_output(manifest)
         say(
             f"{model.name} on {haystack.name}: {len(grid.cells)} cells x {len(needles)} needles "
             f"-> {output}"
@@ -63,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
             cache=options.cache,
             overwrite=options.overwrite,
             share=options.share,
+            scorer=options.scorer,
+            max_new_tokens=max_new_tokens,
             mesh=mesh,
             on_progress=on_progress,
         )
@@ -96,6 +104,8 @@ def _print_results(results: "Results", picture: Path) -> int:
     if failed:
         print(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
     print(format_average(results))
+    for line in format_agreement(results):
+        print(line)
     print(f"heatmap: {picture}")
     return 0 if results.average is not None else 1
 

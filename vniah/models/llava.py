@@ -26,6 +26,7 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -110,6 +111,7 @@ class LlavaModel:
         decoder: the transformers causal language model.
         encoding: what else decides an encoded frame, for the cache's identity.
         settings: what else decides the logits, for the manifest.
+        stop_ids: tokens with which its answers end.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class LlavaModel:
             "prompt_template": template,
             "rope_theta": float(decoder.config.rope_parameters["rope_theta"]),
         }
+        self.stop_ids = _find_stop_ids(decoder, tokenizer)
 
     @classmethod
     def load(
@@ -199,6 +202,9 @@ class LlavaModel:
             optional=frozenset({"decoder.lm_head.weight"}),
         )
         _finish_decoder(decoder, raw, folder, device)
+        if (folder / "generation_config.json").is_file():
+            with _reported(folder):
+                decoder.generation_config = GenerationConfig.from_pretrained(folder)
         tokenizer = _load_tokenizer(folder)
         embeddings = (getattr(tower, "vision_model", tower)).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
@@ -298,6 +304,15 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
         )
     if not raw.get("mm_vision_tower"):
         raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
+
+
+def _find_stop_ids(decoder: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer: those of the checkpoint's configurations and its tokenizer's."""
+    found = [tokenizer.eos_token_id]
+    for config in (decoder.config, decoder.generation_config):
+        ids = config.eos_token_id
+        found += ids if isinstance(ids, list) else [ids]
+    return tuple(sorted({int(token) for token in found if token is not None}))
 
 
 def _load_tower_config(raw: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
