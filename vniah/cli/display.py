@@ -77,11 +77,22 @@ def format_agreement(results: "Results") -> list[str]:
     tokens = [sample for sample in judged if sample.argmax_correct != sample.greedy_correct]
     texts = [sample for sample in judged if sample.argmax_correct != sample.correct]
     num_argmax = sum(bool(sample.argmax_correct) for sample in texts)
+    scorer = results.manifest.get("scorer", {})
+    stop_ids = set(scorer.get("stop_ids", ()))
+    num_cut = sum(not stop_ids.intersection(sample.predicted_ids[-1:]) for sample in judged)
     return [
         f"tokens: {_agreement(len(judged), tokens)}",
         f"text: {_agreement(len(judged), texts)}"
         + f" ({num_argmax} right by the argmax only, {len(texts) - num_argmax} by the text only)"
         * bool(texts),
+        *(
+            [
+                f"{num_cut} of {len(judged)} texts were cut off before the model ended them; for "
+                "one that never does, --max-new-tokens 1 cuts where its answer is as long"
+            ]
+            if num_cut
+            else []
+        ),
     ]
 
 
