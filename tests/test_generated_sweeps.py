@@ -321,11 +321,13 @@ def test_disagreement_is_counted_and_the_first_is_shown():
 
 
 def test_texts_without_an_end_are_counted():
-    run = judged([(True, True, False)], scorer={"stop_ids": [1]})
-    assert format_agreement(run)[-1] == (
+    scorer = {"stop_ids": [1], "max_new_tokens": 2}
+    assert format_agreement(judged([(True, True, False)], scorer=scorer))[2:] == [
         "1 of 1 texts were cut off before the model ended them; for one that never does, "
         "--max-new-tokens 1 cuts where its answer is as long"
-    )
+    ]
+    scorer["max_new_tokens"] = 1
+    assert format_agreement(judged([(True, True, False)], scorer=scorer))[2:] == []
 
 
 def test_nothing_is_said_where_nothing_was_generated():

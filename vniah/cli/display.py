@@ -90,7 +90,7 @@ def format_agreement(results: "Results") -> list[str]:
                 f"{num_cut} of {len(judged)} texts were cut off before the model ended them; for "
                 "one that never does, --max-new-tokens 1 cuts where its answer is as long"
             ]
-            if num_cut
+            if num_cut and scorer.get("max_new_tokens") != 1
             else []
         ),
     ]

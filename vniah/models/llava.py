@@ -26,7 +26,6 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -126,6 +125,7 @@ class LlavaModel:
         tokenizer: Any,
         template: str,
         feature_layer: int,
+        stop_ids: tuple[int, ...],
     ) -> None:
         self.name = name
         self.revision = revision
@@ -150,7 +150,7 @@ class LlavaModel:
             "prompt_template": template,
             "rope_theta": float(decoder.config.rope_parameters["rope_theta"]),
         }
-        self.stop_ids = _find_stop_ids(decoder, tokenizer)
+        self.stop_ids = stop_ids
 
     @classmethod
     def load(
@@ -202,9 +202,6 @@ class LlavaModel:
             optional=frozenset({"decoder.lm_head.weight"}),
         )
         _finish_decoder(decoder, raw, folder, device)
-        if (folder / "generation_config.json").is_file():
-            with _reported(folder):
-                decoder.generation_config = GenerationConfig.from_pretrained(folder)
         tokenizer = _load_tokenizer(folder)
         embeddings = (getattr(tower, "vision_model", tower)).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
@@ -218,6 +215,7 @@ class LlavaModel:
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
             feature_layer=feature_layer,
+            stop_ids=_find_stop_ids(raw, folder, tokenizer),
         )
 
     @property
@@ -306,13 +304,15 @@ def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
 
 
-def _find_stop_ids(decoder: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end an answer: those of the checkpoint's configurations and its tokenizer's."""
-    found = [tokenizer.eos_token_id]
-    for config in (decoder.config, decoder.generation_config):
-        ids = config.eos_token_id
+def _find_stop_ids(raw: Mapping[str, Any], folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer: those of the configurations, and the tokenizer's."""
+    found, name = [tokenizer.eos_token_id], "generation_config.json"
+    for config in (raw, read_config(folder, name) if (folder / name).is_file() else {}):
+        ids = config.get("eos_token_id")
         found += ids if isinstance(ids, list) else [ids]
-    return tuple(sorted({int(token) for token in found if token is not None}))
+    if unknown := [token for token in found if not isinstance(token, int | None)]:
+        raise ModelError(f"{folder} has eos_token_id = {unknown[0]!r}; it must be a number")
+    return tuple(sorted({token for token in found if token is not None}))
 
 
 def _load_tower_config(raw: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
