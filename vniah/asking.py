@@ -48,7 +48,7 @@ from vniah.scoring import (
     score_chat,
     score_sequence,
 )
-from vniah.sequences import AskedSequences, Unit
+from vniah.sequences import AskedSequences, Unit, compose_answers
 from vniah.tasks.visual import Question
 
 Share = Literal["tree", "none"]
@@ -125,27 +125,10 @@ class Material:
         return self.compose_all(model, question)[0]
 
     def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
-        """The same with each of its accepted answers.
-
-        Raises:
-            ModelError: what the model composed is no sequence, or its prompt depends on the answer.
-        """
+        """The same with each of its accepted answers."""
         needle = question.needle
         shown = question.insert(self.frames, self.needles[needle.needle_id])
-        sequences: list[TokenSequence] = []
-        for answer in needle.answers:
-            sequence: object = model.compose(shown, needle.question, answer)
-            if not isinstance(sequence, TokenSequence):
-                raise ModelError(
-                    f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
-                )
-            if sequences and sequence.segments != sequences[0].segments:
-                raise ModelError(
-                    f"compose of {model.name} gave another prompt for the answer {answer!r} than "
-                    f"for {needle.answer!r}; a prompt must not depend on the answer"
-                )
-            sequences.append(sequence)
-        return tuple(sequences)
+        return compose_answers(model, shown, needle)
 
 
 class SingleAsker:

@@ -7,9 +7,35 @@ and where nothing can be shared, their passes are one unit: whoever reads one of
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vniah.errors import ModelError
 from vniah.forward.branches import Reading
 from vniah.forward.prefix_tree import Branch
-from vniah.models.protocol import TokenSequence
+from vniah.models.protocol import EncodingModel, FrameSegment, TokenSequence
+from vniah.needles import Needle
+
+
+def compose_answers(
+    model: EncodingModel, shown: Sequence[FrameSegment], needle: Needle
+) -> tuple[TokenSequence, ...]:
+    """What the model reads for a needle's question, with each of its accepted answers.
+
+    Raises:
+        ModelError: what the model composed is no sequence, or its prompt depends on the answer.
+    """
+    sequences: list[TokenSequence] = []
+    for answer in needle.answers:
+        sequence: object = model.compose(shown, needle.question, answer)
+        if not isinstance(sequence, TokenSequence):
+            raise ModelError(
+                f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
+            )
+        if sequences and sequence.segments != sequences[0].segments:
+            raise ModelError(
+                f"compose of {model.name} gave another prompt for the answer {answer!r} than for "
+                f"{needle.answer!r}; a prompt must not depend on the answer"
+            )
+        sequences.append(sequence)
+    return tuple(sequences)
 
 
 @dataclass(frozen=True)
