@@ -14,10 +14,10 @@ FLOORS = {
     7: ("cli",),
     6: ("sweep",),
     5: ("asking", "check", "conformance", "estimate", "plot", "regression", "serving"),
-    4: ("scoring", "passes", "embeddings", "manifest", "statistics", "ticks"),
+    4: ("scoring", "passes", "sequences", "embeddings", "manifest", "statistics", "ticks"),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
-    1: ("errors", "memory", "paths"),
+    1: ("answers", "errors", "memory", "paths"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -1,5 +1,6 @@
 """The LongVA / LLaVA-NeXT adapter against the same modules run by hand."""
 
+import json
 import shutil
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_default_dtype_on_the_cpu_is_fp32(tmp_path):
     write_checkpoint(tmp_path, dtype=torch.float16)
     assert load_model(tmp_path, device="cpu").dtype == torch.float32
     assert load_model(tmp_path, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_answers_end_with_the_tokens_that_the_checkpoint_names(tmp_path):
+    write_checkpoint(tmp_path)
+    assert LlavaModel.load(tmp_path, name="tiny").stop_ids == ()
+    change_config(tmp_path, eos_token_id=3)
+    assert LlavaModel.load(tmp_path, name="tiny").stop_ids == (3,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [11, 3, 1]}')
+    assert LlavaModel.load(tmp_path, name="tiny").stop_ids == (1, 3, 11)
+    tokenizer = tmp_path / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps({**json.loads(tokenizer.read_text()), "eos_token": "no"}))
+    assert LlavaModel.load(tmp_path, name="tiny").stop_ids == (1, 3, 11, 33)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config.json is not JSON"):
+        LlavaModel.load(tmp_path, name="tiny")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    with pytest.raises(ModelError, match=r"has eos_token_id = 'x'; it must be a number"):
+        LlavaModel.load(tmp_path, name="tiny")
 
 
 def test_rope_theta_of_the_checkpoint_is_used_unless_another_is_given(tmp_path):

@@ -145,6 +145,7 @@ def test_loading_twice_gives_equal_sets(tmp_path: Path) -> None:
         {"question": "other"},
         {"answer": "other"},
         {"choices": ("x", "y")},
+        {"accepted": ("y",)},
         {"image": picture(1)},
         {"image": picture(0).transpose(Image.Transpose.ROTATE_90)},
     ],
@@ -153,6 +154,34 @@ def test_sha256_changes_with_every_part(changes: dict[str, object]) -> None:
     plain = NeedleSet("n", "s", (needle(),))
     assert NeedleSet("n", "s", (needle(**changes),)).sha256 != plain.sha256
     assert NeedleSet("other", "elsewhere", (needle(),)).sha256 == plain.sha256
+
+
+def test_sets_without_accepted_answers_keep_the_sha256_that_they_had() -> None:
+    with_one = needle("b", accepted=("X",))
+    assert NeedleSet("n", "s", (needle(),)).sha256 == (
+        "02436cbe1c26c60c5974586ab9d5349b06ae3e9e20ec3441ef5b2a91e6cf5eb2"
+    )
+    assert load_needles("cards").sha256 == (
+        "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd"
+    )
+    orders = [
+        NeedleSet("n", "s", (needle(), needle("b", accepted=a))).sha256
+        for a in (("y", "z"), ("z", "y"))
+    ]
+    assert len({*orders, NeedleSet("n", "s", (needle(), with_one)).sha256}) == 3
+
+
+def test_accepted_answers_are_read_beside_rows_without_any(tmp_path: Path) -> None:
+    records = [
+        line("a"),
+        line("b", answer="Yellow", accepted=[" yellow", "Yellow."]),
+        line("c", **LETTERED, accepted=["Dog", "B. Dog"]),
+        line("d", accepted=None),
+        line("e", accepted=[]),
+    ]
+    loaded = load_needles(write_set(tmp_path, records))
+    assert [n.accepted for n in loaded] == [(), ("yellow", "Yellow."), ("Dog", "B. Dog"), (), ()]
+    assert loaded.needles[1].answers == ("Yellow", "yellow", "Yellow.")
 
 
 def test_select_keeps_the_order_asked_for() -> None:
@@ -181,6 +210,8 @@ def test_select_refuses_what_is_not_there(ids: list[str], message: str) -> None:
     [
         ({"image": picture(0).convert("L")}, "mode 'L'"),
         ({"answer": " x"}, "white space around it"),
+        ({"accepted": ("X ",)}, "the accepted answer 'X ' has white space around it"),
+        ({"accepted": ("x",)}, "the answer 'x' is given twice"),
         ({"needle_id": "a/b"}, "'a/b' cannot be part of a key"),
     ],
 )
@@ -248,6 +279,18 @@ def test_picture_identity_is_of_pixels_not_of_the_file(tmp_path: Path) -> None:
         ({"choices": ["here", " "]}, r"line 2: the choices .* are no choice"),
         ({"choices": "here"}, r"line 2: 'choices' must be a list of texts or null, got 'here'"),
         ({"choices": [1, 2]}, r"line 2: 'choices' must be a list"),
+        ({"accepted": "x"}, r"line 2: 'accepted' must be a list of texts or null, got 'x'"),
+        ({"accepted": ["x", " "]}, r"line 2: the accepted answer is empty: got ''"),
+        ({"accepted": ["x", "x"]}, r"line 2: the answer 'x' is given twice; 'accepted' lists"),
+        ({"accepted": ["here "]}, r"line 2: the answer 'here' is given twice"),
+        (
+            {"choices": ["x", "y"], "answer": "A", "accepted": ["x", "B"]},
+            r"line 2: the accepted answer 'B' does not name the option that the answer 'A' names",
+        ),
+        (
+            {"choices": ["x", "y"], "answer": "A", "accepted": ["the first"]},
+            r"line 2: the accepted answer 'the first' does not name the option",
+        ),
         ({"file_name": "../b.png"}, r"line 2: 'file_name' must stay inside .*'\.\./b.png'"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from vniah.errors import ModelError
 from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
-from vniah.scoring import normalize, score_logits, score_sequence
+from vniah.scoring import score_logits, score_sequence
 
 
 def rows(*values):
@@ -97,11 +97,3 @@ def test_wrong_number_of_rows_is_refused(shape):
     with pytest.raises(ModelError, match="one row for each answer token"):
         score_sequence(OneShapeModel(shape), sequence, ZeroStore())
     assert score_sequence(OneShapeModel((2, 5)), sequence, ZeroStore()).predicted_ids == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "same"),
-    [(" B. ", "b", True), ("Yellow", "yellow.", True), ("12", "1 2", False), ("A", "B", False)],
-)
-def test_words_are_compared_without_case_and_punctuation_around(left, right, same):
-    assert (normalize(left) == normalize(right)) is same

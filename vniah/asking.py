@@ -5,9 +5,10 @@ after the other.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,9 +21,10 @@ from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import attending_by
 from vniah.forward.branches import BranchRunner, Pass, Reading, is_out_of_memory
 from vniah.forward.costs import DecoderShape
+from vniah.forward.generation import Decoding, GreedyDecoder, decode_by_passes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.keys import Place
-from vniah.forward.prefix_tree import Branch
+from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.haystacks import Haystack
 from vniah.models.protocol import (
@@ -34,8 +36,24 @@ from vniah.models.protocol import (
     TokenSequence,
 )
 from vniah.needles import NeedleSet
-from vniah.passes import Embedder, make_plan, positions_of, segment_size
-from vniah.scoring import Score, score_answer, score_chat, score_sequence
+from vniah.passes import (
+    Embedder,
+    can_go_on,
+    followed_by,
+    make_plan,
+    positions_of,
+    segment_size,
+)
+from vniah.scoring import (
+    Score,
+    best_of,
+    judge_tokens,
+    read_logits,
+    score_answer,
+    score_chat,
+    score_sequence,
+)
+from vniah.sequences import AskedSequences, Unit, compose_answers
 from vniah.tasks.visual import Question
 
 Share = Literal["tree", "none"]
@@ -108,15 +126,14 @@ class Material:
         return cls(FrameStore({source: (cache, 0)}), frames * repeats, of_needles)
 
     def compose(self, model: EncodingModel, question: Question) -> TokenSequence:
-        """What the model reads for a question."""
+        """What the model reads for a question, with its first answer."""
+        return self.compose_all(model, question)[0]
+
+    def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
+        """The same with each of its accepted answers."""
         needle = question.needle
         shown = question.insert(self.frames, self.needles[needle.needle_id])
-        sequence: object = model.compose(shown, needle.question, needle.answer)
-        if not isinstance(sequence, TokenSequence):
-            raise ModelError(
-                f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
-            )
-        return sequence
+        return compose_answers(model, shown, needle)
 
 
 class SingleAsker:
@@ -152,11 +169,38 @@ class SingleAsker:
         return {"share": "none"}
 
 
-def ask_model(model: EncodingModel, material: Material) -> SingleAsker:
-    """Has a model of the first level run its own forward pass for every question."""
-    return SingleAsker(
-        lambda question: score_sequence(model, material.compose(model, question), material.store)
-    )
+def ask_model(
+    model: EncodingModel, material: Material, decoding: Decoding | None = None
+) -> SingleAsker:
+    """Has a model of the first level run its own forward pass for every answer.
+
+    Args:
+        model: which one.
+        material: what the questions are made of.
+        decoding: has it also generate an answer, by a forward pass for each token.
+    """
+
+    def ask(question: Question) -> Score:
+        needle = question.needle
+        sequences = material.compose_all(model, question)
+        scores = [score_sequence(model, sequence, material.store) for sequence in sequences]
+        score = best_of(needle.answers, scores)
+        if decoding is None:
+            return score
+        accepted_ids = [sequence.answer_ids for sequence in sequences]
+        started = time.perf_counter()
+        tokens = decode_by_passes(
+            lambda sequence: read_logits(model, sequence, material.store),
+            sequences[0],
+            decoding,
+            num_needed=max(map(len, accepted_ids)),
+        )
+        score = replace(score, seconds=score.seconds + time.perf_counter() - started)
+        return judge_tokens(
+            model, needle, score, tokens, accepted_ids=accepted_ids, decoding=decoding
+        )
+
+    return SingleAsker(ask)
 
 
 def ask_chat(
@@ -174,26 +218,31 @@ def ask_chat(
         needle, index = question.needle, question.cell.needle_index
         picture = np.array(needle.image)
         shown = [*images[:index], picture, *images[index : question.cell.num_frames]]
-        return score_chat(model, shown, needle.question, needle.answer)
+        return score_chat(model, shown, needle)
 
     return SingleAsker(ask), notes
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """A root of the tree, or one of the branches that go on from it."""
+class _Latest:
+    """The root that was run last, and whether its own leaves were decoded, if any are."""
 
     root: int
-    branch: int | None
+    is_decoded: bool
+    result: Pass
 
 
 class TreeAsker:
     """Answers all questions by the passes of one tree; a unit is a branch.
 
+    A question is a sequence for each of its accepted answers. They have the whole prompt in common,
+    and so are leaves of one pass.
+
     Args:
         model: whose decoder runs.
         material: what the questions are made of.
         share: whether common prefixes are computed once.
+        decoding: has the model also generate an answer to every question.
         ring: the processes that run every pass together.
         place: where to keep keys and values; by default where they fit.
         scratch_dir: for those that lie on disk.
@@ -207,6 +256,7 @@ class TreeAsker:
         material: Material,
         *,
         share: Share = "tree",
+        decoding: Decoding | None = None,
         ring: Ring | None = None,
         place: Place | None = None,
         scratch_dir: Path | None = None,
@@ -217,29 +267,21 @@ class TreeAsker:
         self._model = model
         self._material = material
         self._share = share
+        self._decoding = decoding
         self._questions: Sequence[Question] = ()
-        self._is_wanted: Sequence[bool] = ()
-        self._sequences: list[TokenSequence] = []
-        self._units: list[_Unit] = []
+        self._asked = AskedSequences()
+        self._units: list[Unit] = []
         self._refused: Mapping[int, str] = {}
         self._record: dict[str, Any] = {}
         self._roots: tuple[Branch, ...] = ()
-        self._latest: tuple[int, Pass] | None = None
+        self._latest: _Latest | None = None
+        self._skips_leaves = False
         self._num_ranks = 1 if ring is None else ring.size
-        embedder = Embedder(model, material.store)
-        self._runner = BranchRunner(
-            model.decoder,
-            embed=embedder,
-            num_deep=embedder.num_deep,
-            add_deep=embedder.add_deep,
-            size=segment_size(model),
-            positions=lambda index: positions_of(model, self._sequences[index]),
-            num_rows=lambda index: len(self._sequences[index].answer_ids),
-            ring=ring,
-            place=place,
-            scratch_dir=scratch_dir,
-            on_note=on_note or logging.getLogger("vniah").warning,
-        )
+        self._ring = ring
+        self._place = place
+        self._scratch_dir = scratch_dir
+        self._on_note = on_note or logging.getLogger("vniah").warning
+        self._runner = self._make_runner(self._asked.sequences, ring)
 
     def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
         """As `Asker.prepare`; units are in the order of their cost, the longest first.
@@ -247,21 +289,19 @@ class TreeAsker:
         The tree is that of all questions, whatever is still wanted, so that a sweep that goes on
         computes what is left exactly as one that was never stopped.
         """
-        self._questions, self._is_wanted = questions, is_wanted
-        self._sequences = [self._material.compose(self._model, q) for q in questions]
-        plan = make_plan(self._model, self._sequences, share=self._share == "tree")
-        self._refused = {i: reason for i, reason in plan.refused.items() if is_wanted[i]}
-        self._roots = tuple(sorted(plan.branches, key=self._cost, reverse=True))
-        for number, root in enumerate(self._roots):
-            if any(is_wanted[i] for leaf in root.leaves for i in leaf.sequences):
-                self._units.append(_Unit(number, None))
-            branches = [
-                branch
-                for branch, behind in enumerate(root.branches)
-                if any(is_wanted[i] for i in behind.sequences)
-            ]
-            branches.sort(key=lambda k, root=root: self._cost(root.branches[k]), reverse=True)  # type: ignore[misc]
-            self._units += [_Unit(number, branch) for branch in branches]
+        self._questions, asked = questions, self._asked
+        for question in questions:
+            asked.add(self._material.compose_all(self._model, question))
+        is_tree = self._share == "tree"
+        plan = make_plan(self._model, asked.sequences, share=is_tree, groups=asked.groups)
+        refused = {asked.owners[index]: reason for index, reason in plan.refused.items()}
+        self._refused = {number: why for number, why in refused.items() if is_wanted[number]}
+        asked.is_asked = [is_wanted[n] and n not in refused for n in range(len(questions))]
+        branches = plan.branches
+        if self._goes_on_from_prompts():
+            branches = kept_whole(branches)
+        self._roots = tuple(sorted(branches, key=self._cost, reverse=True))
+        self._units = asked.units(self._roots, self._cost)
         self._record = {
             "share": "none" if plan.note else self._share,
             **({"not_shared_because": plan.note} if plan.note else {}),
@@ -273,7 +313,7 @@ class TreeAsker:
         if self._roots:
             tile_size, place = self._runner.choose(self._roots)
             self._record |= {"tile_size": tile_size, "attention": self._runner.kernel_name()}
-            if any(root.branches for root in self._roots):
+            if any(root.keeps_any for root in self._roots):
                 self._record |= {"keys_and_values_on": place}
             if self._runner.shape.host_weight_bytes:
                 self._record |= {"layer_weights_on": "host"}
@@ -282,35 +322,134 @@ class TreeAsker:
     def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
         """As `Asker.ask`."""
         if unit == len(self._units):
-            for index, reason in self._refused.items():
-                yield self._questions[index], reason
+            for number, reason in self._refused.items():
+                yield self._questions[number], reason
             return
-        work = self._units[unit]
-        root = self._roots[work.root]
-        if self._latest is None or self._latest[0] != work.root:
-            self._latest = None  # before the next one takes its memory
-            self._latest = work.root, self._runner.run(root)
-        latest = self._latest[1]
-        readings: Iterator[Reading] = iter(latest.readings)
-        if work.branch is not None:
-            readings = self._runner.run_behind(root, latest, work.branch)
-        for reading in readings:
-            for index in reading.sequences:
-                if self._is_wanted[index]:
-                    yield self._questions[index], self._score(index, reading)
+        for number, readings in self._asked.gather(self._read(self._units[unit])):
+            yield self._questions[number], self._judge(number, readings)
 
     def record(self) -> Mapping[str, Any]:
         """As `Asker.record`."""
         return self._record
 
-    def _score(self, index: int, reading: Reading) -> Outcome:
-        if reading.logits is None:
-            return reading.error or "no logits"
-        sequence = self._sequences[index]
+    def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
+        model, embed = self._model, Embedder(self._model, self._material.store)
+
+        def num_rows(index: int) -> int:
+            return len(sequences[index].answer_ids)
+
+        greedy = None
+        if self._decoding is not None:
+            greedy = GreedyDecoder(
+                model.decoder,
+                embed=embed,
+                deep=embed.deep,
+                positions=lambda k, more: positions_of(model, followed_by(sequences[k], more)),
+                num_rows=num_rows,
+                is_wanted=lambda k: self._asked.is_wanted(k) and not self._skips_leaves,
+                decoding=self._decoding,
+                ring=ring,
+            )
+        return BranchRunner(
+            model.decoder,
+            embed=embed,
+            num_deep=embed.num_deep,
+            add_deep=embed.add_deep,
+            size=segment_size(model),
+            positions=lambda index: positions_of(model, sequences[index]),
+            num_rows=num_rows,
+            ring=ring,
+            place=self._place,
+            scratch_dir=self._scratch_dir,
+            on_note=self._on_note,
+            greedy=greedy,
+        )
+
+    def _goes_on_from_prompts(self) -> bool:
+        """Whether answers are generated behind what passes keep, and not by passes of their own."""
+        if self._decoding is None:
+            return False
+        asked = [number for number, is_asked in enumerate(self._asked.is_asked) if is_asked]
+        limits = {number: self._decoding.limit(self._asked.num_needed(number)) for number in asked}
+        if all(can_go_on(self._model, self._asked.first(n), limits[n]) for n in asked):
+            return True
+        if self._ring is not None:
+            raise InputError(
+                f"--scorer generate cannot be combined with --context-parallel {self._num_ranks} "
+                f"for {self._model.name}: nothing can go on from its prompts, so that each token "
+                "takes a whole pass"
+            )
+        return False
+
+    def _read(self, work: Unit) -> Iterator[Reading]:
+        """What the leaves of a unit gave."""
+        for number in work.roots:
+            root, reads_root = self._roots[number], work.branch is None
+            latest = self._latest
+            if latest is None or latest.root != number or reads_root > latest.is_decoded:
+                self._latest = latest = None  # before the next one takes its memory
+                self._skips_leaves = not reads_root
+                result = self._runner.run(root)
+                self._skips_leaves = False
+                is_decoded = reads_root or self._decoding is None
+                self._latest = latest = _Latest(number, is_decoded, result)
+            if work.branch is None:
+                yield from latest.result.readings
+            else:
+                yield from self._runner.run_behind(root, latest.result, work.branch)
+
+    def _judge(self, number: int, readings: Mapping[int, Reading]) -> Outcome:
+        """The outcome of a question from what was read for each of its answers."""
+        needle, scores = self._questions[number].needle, []
+        for reading in readings.values():
+            if reading.logits is None:
+                return reading.error or "no logits"
         try:
-            return score_answer(self._model, sequence, reading.logits, seconds=reading.seconds)
+            for index, reading in sorted(readings.items()):
+                assert reading.logits is not None
+                sequence, seconds = self._asked.sequences[index], reading.seconds
+                scores.append(score_answer(self._model, sequence, reading.logits, seconds=seconds))
+            score = best_of(needle.answers, scores)
+            if self._decoding is None:
+                return score
+            return self._judge_generated(number, score, readings[self._asked.members[number][0]])
         except ModelError as error:
             return first_line(error)
+
+    def _judge_generated(self, number: int, score: Score, reading: Reading) -> Outcome:
+        """The score by what was generated behind the prompt, or is now."""
+        assert self._decoding is not None
+        tokens, started = reading.generated, time.perf_counter()
+        accepted_ids = self._asked.accepted_ids(number)
+        if isinstance(tokens, str):
+            return tokens
+        if tokens is None:
+            tokens = decode_by_passes(
+                self._read_alone,
+                self._asked.first(number),
+                self._decoding,
+                num_needed=self._asked.num_needed(number),
+            )
+            score = replace(score, seconds=score.seconds + time.perf_counter() - started)
+        return judge_tokens(
+            self._model,
+            self._questions[number].needle,
+            score,
+            tokens,
+            accepted_ids=accepted_ids,
+            decoding=self._decoding,
+        )
+
+    def _read_alone(self, sequence: TokenSequence) -> torch.Tensor:
+        """The answer logits of a sequence by a pass of its own."""
+        plan = make_plan(self._model, [sequence], share=False)
+        for reason in plan.refused.values():
+            raise ModelError(reason)
+        runner = self._make_runner([sequence], None)
+        (reading,) = runner.run_all(plan.branches[0])
+        if reading.logits is None:
+            raise ModelError(reading.error or "no logits")
+        return reading.logits
 
     def _cost(self, branch: Branch) -> int:
         return self._runner.shape.flops_of([branch]).total

@@ -244,7 +244,7 @@ def _check_model(
     if isinstance(model, ServerModel):
         return _check_server(model, needles)
     if isinstance(model, ChatModel):
-        score = score_chat(model, [np.array(first.image)], first.question, first.answer)
+        score = score_chat(model, [np.array(first.image)], first)
         return CheckReport((f"{model.name} answers in words, e.g. {score.prediction!r}",), True)
     encoded = encode_needles(model, needles, directory=needle_directory(cache, needles))
     on_encoded()

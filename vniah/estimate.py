@@ -36,6 +36,7 @@ from vniah.models.offload import layer_on_device, offloaded
 from vniah.models.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
 from vniah.needles import Needle, NeedleSet
 from vniah.passes import Plan, make_plan, require_model, size_of_frame
+from vniah.sequences import AskedSequences, compose_answers
 from vniah.tasks.visual import Question, questions
 
 RING_SIZES = (2, 4, 8)
@@ -187,8 +188,10 @@ def estimate(
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     asked = list(questions(grid, needles))
-    sequences = [_compose(model, question) for question in asked]
-    plan = make_plan(model, sequences)
+    read = AskedSequences()
+    for question in asked:
+        read.add(_compose(model, question))
+    plan = make_plan(model, read.sequences, groups=read.groups)
     if not plan.branches:
         raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
     weight = model.decoder.lm_head.weight
@@ -211,7 +214,7 @@ def estimate(
         tokens_per_frame=float(per_frame),
         num_ranks=num_ranks,
         rates=rates,
-        memory=_memory(shape, plan.branches, sequences, weight.device, num_ranks),
+        memory=_memory(shape, plan.branches, read.sequences, weight.device, num_ranks),
         shared=_work(shape, plan.branches, rates, num_ranks),
         alone=_work(shape, plan.alone, rates, num_ranks),
         max_frames=limits,
@@ -292,12 +295,12 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     return median(stop - start for start, stop in pairwise(times))
 
 
-def _compose(model: DecoderModel, question: Question) -> TokenSequence:
-    """What the model would read, of frames that have nothing but names."""
+def _compose(model: DecoderModel, question: Question) -> tuple[TokenSequence, ...]:
+    """What the model would read for each answer, of frames that have nothing but names."""
     needle = question.needle
     frames = [FrameSegment("haystack", index) for index in range(question.cell.num_frames)]
     shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
-    return model.compose(shown, needle.question, needle.answer)
+    return compose_answers(model, shown, needle)
 
 
 def _memory(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vniah.forward.generation import Decoding
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.models.protocol import AnyModel, EncodingModel
@@ -24,10 +25,18 @@ def make_manifest(
     haystack: Haystack,
     needles: NeedleSet,
     grid: Grid,
+    decoding: Decoding | None = None,
 ) -> dict[str, Any]:
     """Everything that is needed to make the run again, as JSON values.
 
     All but ``environment`` has to agree when a run is gone on with.
+
+    Args:
+        model: what is measured.
+        haystack: on which video.
+        needles: what is inserted and asked.
+        grid: numbers of frames, and depths or positions.
+        decoding: how answers are generated; None where the argmax decides, or a chat model answers.
     """
     frame_shape = getattr(model, "frame_shape", None)
     dtype = getattr(model, "dtype", None)
@@ -58,10 +67,20 @@ def make_manifest(
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
             "criterion": "argmax at every position of the answer span"
-            if isinstance(model, EncodingModel)
+            if isinstance(model, EncodingModel) and decoding is None
             else "generated text",
         },
+        **({} if decoding is None else {"scorer": _scorer_record(decoding)}),
         "environment": _environment(getattr(model, "device", None)),
+    }
+
+
+def _scorer_record(decoding: Decoding) -> dict[str, Any]:
+    return {
+        "name": "generate",
+        "decoding": "greedy",
+        "max_new_tokens": decoding.max_new_tokens,
+        "stop_ids": list(decoding.stop_ids),
     }
 
 

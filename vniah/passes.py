@@ -1,7 +1,7 @@
 """From token sequences to the passes that read them: what is shared, what is refused, and why."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -72,6 +72,7 @@ def make_plan(
     *,
     share: bool = True,
     max_leaf_tokens: int = MAX_LEAF_TOKENS,
+    groups: Sequence[int] | None = None,
 ) -> Plan:
     """The passes for some sequences.
 
@@ -84,6 +85,8 @@ def make_plan(
         sequences: what `DecoderModel.compose` gave; `Branch.sequences` are their places here.
         share: False runs every sequence by itself.
         max_leaf_tokens: as `vniah.forward.prefix_tree.build_tree`.
+        groups: a number for each sequence; those with equal numbers have one prompt and several
+            answers. Where nothing else is shared, they still make up one pass, if they can.
     """
     size = segment_size(model)
     refused: dict[int, str] = {}
@@ -95,7 +98,12 @@ def make_plan(
     indices = [index for index in range(len(sequences)) if index not in refused]
     paths = [_path(sequences[index]) for index in indices]
     alone = by_themselves(paths, size, indices)
-    note = _why_not_shared(model) if share else None
+    why_not = _why_not_shared(model)
+    if groups is not None and why_not is None:
+        together = by_themselves(paths, size, indices, [groups[index] for index in indices])
+        if _positions_agree(model, sequences, together):
+            alone = together
+    note = why_not if share else None
     branches = alone
     if share and note is None:
         branches = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
@@ -103,6 +111,23 @@ def make_plan(
         note = "position ids depend on what follows"
         branches = alone
     return Plan(branches, refused, alone, note)
+
+
+def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
+    """Whether up to ``num_tokens`` may follow a prompt whose keys and values were kept.
+
+    Not where they would change what the prompt's own tokens are: as for sharing (`make_plan`).
+    """
+    if _why_not_shared(model) is not None:
+        return False
+    num_prompt = replace(sequence, answer_ids=(0,)).num_tokens(size_of_frame(model))
+    ahead = positions_of(model, followed_by(sequence, num_tokens))[..., :num_prompt]
+    return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
+
+
+def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
+    """The same prompt with so many tokens to be read behind it, whichever they are."""
+    return replace(sequence, answer_ids=sequence.answer_ids[:1] * (num_tokens + 1))
 
 
 def require_model(model: AnyModel) -> None:

@@ -224,7 +224,7 @@ class ServerAsker:
             if complaint := self._growth.complaint_about(reading):
                 raise CheckError(f"{complaint}. What was measured before is kept")
         return score_words(
-            reply.text, needle.answer, seconds=reply.seconds, prompt_tokens=reply.prompt_tokens
+            reply.text, needle, seconds=reply.seconds, prompt_tokens=reply.prompt_tokens
         )
 
 

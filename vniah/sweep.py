@@ -24,6 +24,7 @@ from vniah.asking import (
 from vniah.check import check_forward, check_sequences, require_agreement
 from vniah.embeddings import encode_haystack, encode_needles, needle_directory
 from vniah.errors import InputError
+from vniah.forward.generation import MAX_NEW_TOKENS, Decoding, Scorer, choose_decoding
 from vniah.forward.keys import NAME_OF_PLACE
 from vniah.forward.mesh import Mesh
 from vniah.forward.ring import Ring
@@ -56,6 +57,8 @@ def run_sweep(
     overwrite: bool = False,
     share: Share = "tree",
     attention: str = "auto",
+    scorer: Scorer = "argmax",
+    max_new_tokens: int = MAX_NEW_TOKENS,
     mesh: Mesh | None = None,
     on_progress: Progress | None = None,
 ) -> Results:
@@ -77,6 +80,10 @@ def run_sweep(
             one by itself; the numbers are the same.
         attention: the kernel that computes it, by its name in `vniah.forward.names`; ``"auto"`` is
             the fastest that is right on the model's device.
+        scorer: ``"argmax"`` of the logits at every position of the answer, or ``"generate"``: the
+            text of greedy decoding, with the argmax beside it. Chat models always generate.
+        max_new_tokens: where greedy decoding ends at the latest; as many tokens as the longest
+            accepted answer has are generated in any case.
         mesh: the processes of the job (`vniah.forward.mesh.open_mesh`); by default this one alone.
         on_progress: called as work is done, and before the first question; with several processes
             on the leader only.
@@ -88,9 +95,10 @@ def run_sweep(
         CheckError: the forward pass gives other numbers than the model's own.
     """
     require_model(model)
+    decoding = choose_decoding(model, scorer, max_new_tokens)
     mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
     report = on_progress if on_progress and mesh.is_leader else _no_progress
-    setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, mesh, report)
+    setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, decoding, mesh, report)
     with attention_by(attention, model):
         return _sweep(setup, grid, Path(output), overwrite=overwrite)
 
@@ -100,7 +108,7 @@ def _sweep(setup: "_Setup", grid: Grid, output: Path, *, overwrite: bool) -> Res
     mesh, report = setup.mesh, setup.report
     if not mesh.is_leader:
         mesh.wait_for("encoded")
-    manifest = make_manifest(model, haystack, needles, grid)
+    manifest = make_manifest(model, haystack, needles, grid, setup.decoding)
     folder = RunFolder(output, manifest, overwrite=overwrite)
     asked = list(questions(grid, needles))
     is_wanted = [not _is_done(folder, question) for question in asked]
@@ -183,6 +191,7 @@ class _Setup:
     num_frames: int
     cache: Path | None
     share: Share
+    decoding: Decoding | None
     mesh: Mesh
     report: Progress
 
@@ -207,11 +216,12 @@ class _Setup:
                 self.model,
                 self.material,
                 share=self.share,
+                decoding=self.decoding,
                 ring=self.ring,
                 scratch_dir=cache_dir() / "scratch",
             )
         if isinstance(self.model, EncodingModel):
-            return ask_model(self.model, self.material)
+            return ask_model(self.model, self.material, self.decoding)
         if isinstance(self.model, ServerModel):
             return self._ask_server(self.model)
         assert isinstance(self.model, ChatModel)

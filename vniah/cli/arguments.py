@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from vniah.cli import commands
+from vniah.cli.opening import parse_size
+from vniah.cli.run import run as run_command
 from vniah.errors import InputError
 from vniah.forward.names import ATTENTION_NAMES
 from vniah.grid import parse_range
@@ -53,7 +55,7 @@ def _number(text: str) -> Fraction:
 
 @_checked
 def _size(text: str) -> tuple[int, int]:
-    return commands.parse_size(text, "it")
+    return parse_size(text, "it")
 
 
 @_checked
@@ -120,9 +122,22 @@ def _add_run(verbs: Any) -> None:
         default="tree",
         help="tree: compute what questions begin with in common once; none: every one by itself",
     )
+    run.add_argument(
+        "--scorer",
+        choices=["argmax", "generate"],
+        default="argmax",
+        help="argmax: right at every position of the answer; generate: judge the text of greedy "
+        "decoding, and say whether both agree. Chat models always generate",
+    )
+    run.add_argument(
+        "--max-new-tokens",
+        type=_whole,
+        metavar="N",
+        help="with --scorer generate: end after as many tokens; default 32",
+    )
     _add_job_options(run)
     _add_server_options(run)
-    run.set_defaults(command=commands.run, by_all_processes=True)
+    run.set_defaults(command=run_command, by_all_processes=True)
 
 
 def _add_encode(verbs: Any) -> None:

@@ -11,7 +11,7 @@ from vniah.grid import format_depth
 
 if TYPE_CHECKING:
     from vniah.models.families import Family
-    from vniah.results import Results
+    from vniah.results import Results, Sample
 
 _UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
 
@@ -99,6 +99,48 @@ def format_average(results: "Results") -> str:
             f" ({correct} of {total} samples, 95 % interval {interval.low:.3f}-{interval.high:.3f})"
         )
     return text
+
+
+def format_agreement(results: "Results") -> list[str]:
+    """Whether generated answers and the argmax say the same, of tokens and of text; else nothing.
+
+    Of tokens they do, but for ties: the argmax is right everywhere where decoding begins with the
+    answer. Of text they need not: a model may write more, or the answer in other words.
+    """
+    judged = [sample for sample in results.samples if sample.argmax_correct is not None]
+    if not judged:
+        return []
+    tokens = [sample for sample in judged if sample.argmax_correct != sample.greedy_correct]
+    texts = [sample for sample in judged if sample.argmax_correct != sample.correct]
+    num_argmax = sum(bool(sample.argmax_correct) for sample in texts)
+    scorer = results.manifest.get("scorer", {})
+    stop_ids = set(scorer.get("stop_ids", ()))
+    num_cut = sum(not stop_ids.intersection(sample.predicted_ids[-1:]) for sample in judged)
+    return [
+        f"tokens: {_agreement(len(judged), tokens)}",
+        f"text: {_agreement(len(judged), texts)}"
+        + f" ({num_argmax} right by the argmax only, {len(texts) - num_argmax} by the text only)"
+        * bool(texts),
+        *(
+            [
+                f"{num_cut} of {len(judged)} texts were cut off before the model ended them; for "
+                "one that never does, --max-new-tokens 1 cuts where its answer is as long"
+            ]
+            if num_cut and scorer.get("max_new_tokens") != 1
+            else []
+        ),
+    ]
+
+
+def _agreement(num_judged: int, differing: "Sequence[Sample]") -> str:
+    text = f"greedy decoding and argmax agree on {num_judged - len(differing)} of {num_judged}"
+    if not differing:
+        return text
+    first = differing[0]
+    return text + (
+        f"; first not: {first.needle_id} at {first.num_frames:,} frames, depth "
+        f"{format_depth(first.depth)}, {first.prediction!r} for {first.answer!r}"
+    )
 
 
 class Bars:

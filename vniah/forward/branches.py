@@ -27,6 +27,7 @@ from vniah.forward.costs import (
     fit_place,
     fit_tile_size,
 )
+from vniah.forward.generation import Generated, GreedyDecoder
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.keys import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place, Span
 from vniah.forward.leaves import LeafRows
@@ -60,12 +61,14 @@ class Reading:
         logits: ``[rows, vocabulary]`` fp32 on the CPU; None if there is an error.
         seconds: their share of the time of the pass.
         error: why it could not be run.
+        generated: what greedy decoding gave behind the prompt; None where nothing was decoded.
     """
 
     sequences: tuple[int, ...]
     logits: Tensor | None
     seconds: float
     error: str | None = None
+    generated: Generated | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class BranchRunner:
         place: where to keep keys and values; by default the fastest where they fit.
         scratch_dir: for the file on disk.
         on_note: called with a line when memory ran out and something was changed.
+        greedy: decodes behind the leaves of passes that are kept whole.
     """
 
     def __init__(
@@ -116,8 +120,10 @@ class BranchRunner:
         place: Place | None = None,
         scratch_dir: Path | None = None,
         on_note: Callable[[str], None] | None = None,
+        greedy: GreedyDecoder | None = None,
     ) -> None:
         self._decoder = decoder
+        self._greedy = greedy
         self._embed = embed
         self._num_deep = num_deep
         self._add_deep = add_deep
@@ -188,7 +194,11 @@ class BranchRunner:
                 for number in range(len(branch.branches)):
                     failed.setdefault(number, str(error))
                 self._give_up(str(error))
-                remaining = _shortened(remaining, remaining.leaves, (), self._size)
+                leaves = remaining.leaves
+                if remaining.is_kept:
+                    given_up += [Reading(x.sequences, None, 0.0, str(error)) for x in leaves]
+                    leaves = ()
+                remaining = _shortened(remaining, leaves, (), self._size)
                 continue
             except _MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
@@ -235,13 +245,18 @@ class BranchRunner:
             deepen=None if self._add_deep is None else partial(self._deepen_share, branch),
         )
         logits = [rows.cpu() for rows in read]
+        behind = (*past, kept) if kept is not None else ()
+        generated: Sequence[Generated | None] = (None,) * len(branch.leaves)
+        if self._greedy is not None and branch.is_kept:
+            del hidden  # decoding needs its room no more than the branches do
+            generated = self._greedy.decode(branch, behind, tile_size=self._tile_size)
         num_sequences = sum(len(leaf.sequences) for leaf in branch.leaves)
         seconds = (time.perf_counter() - started) / max(1, num_sequences)
         readings = [
-            Reading(leaf.sequences, rows, seconds)
-            for leaf, rows in zip(branch.leaves, logits, strict=True)
+            Reading(leaf.sequences, rows, seconds, generated=tokens)
+            for leaf, rows, tokens in zip(branch.leaves, logits, generated, strict=True)
         ]
-        return Pass(tuple(readings), (*past, kept) if kept is not None else ())
+        return Pass(tuple(readings), behind if branch.branches else ())
 
     def _embed_share(self, branch: Branch) -> Tensor:
         """The main rows that this process computes, ``[n, H]``."""
@@ -281,8 +296,8 @@ class BranchRunner:
         return LeafRows(leaf.start, hidden, positions, self._num_rows(index), deep)
 
     def _make_room(self, branch: Branch) -> Kept | None:
-        """For the keys and values that the branches of a branch will read."""
-        if not branch.branches:
+        """For the keys and values of a branch that will be read again."""
+        if not branch.keeps_any:
             return None
         assert self._place is not None
         for place in (self._place, *self._places_behind(self._place)):
@@ -299,7 +314,7 @@ class BranchRunner:
         raise _NoRoomError(
             f"no room for {needed / self._num_ranks:.1f} GB of keys and values, neither in memory "
             f"nor in {where}; make room there, set VNIAH_CACHE to a folder on another disk, or use "
-            "--share none"
+            + ("--scorer argmax" if branch.is_kept else "--share none")
         )
 
     def _keep_in(self, place: Place, branch: Branch) -> Kept:
@@ -326,7 +341,7 @@ class BranchRunner:
             self._note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
             return True
         nearest = [kept.store.place for kept in past]
-        if branch.branches:
+        if branch.keeps_any:
             nearest.append(self._place)
         if not nearest:
             return False
@@ -336,7 +351,7 @@ class BranchRunner:
     def _move(self, branch: Branch, past: Sequence[Kept], place: Place) -> bool:
         """Moves what is kept to a place, or stays where that is full; what is beyond stays too."""
         try:
-            if branch.branches:
+            if branch.keeps_any:
                 self._keep_in(place, branch)  # only to see whether there is room
             for kept in past:
                 if place in self._places_behind(kept.store.place):

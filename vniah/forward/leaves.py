@@ -28,7 +28,7 @@ class LeafRows:
         hidden: input embeddings ``[n, H]``.
         position_ids: ``[n]``, or ``[3, n]``.
         num_rows: so many rows are read, at their end.
-        deep: what comes to them behind each of the first layers, ``[layers, n, H]``.
+        deep: what comes to the first of them behind each of the first layers, ``[layers, m, H]``.
     """
 
     start: int
@@ -58,7 +58,7 @@ class LeafGroup:
         row = 0
         for leaf in self.leaves:
             if leaf.deep is not None and layer < len(leaf.deep):
-                self.rows.hidden[row : row + len(leaf.hidden)] += leaf.deep[layer]
+                self.rows.hidden[row : row + leaf.deep.shape[1]] += leaf.deep[layer]
             row += len(leaf.hidden)
 
     def read(self, decoder: Any) -> Iterator[Tensor]:

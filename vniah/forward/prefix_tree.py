@@ -17,7 +17,7 @@ prefix caching (Zheng et al. 2023, "SGLang", section 3), made exact over a list 
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Up to as many tokens are a leaf, if few of them are computed more than once for it.
 MAX_LEAF_TOKENS = 512
@@ -69,6 +69,7 @@ class Branch:
         num_tokens: how many tokens that is; 0 only where leaves share no prefix at all.
         leaves: what is read in it, by ``start``, all in ``[start, start + num_tokens]``.
         branches: passes that go on from a prefix of it, by ``start``.
+        is_kept: whether it is kept to its end, for tokens that are decoded behind its leaves.
     """
 
     start: int
@@ -76,6 +77,7 @@ class Branch:
     num_tokens: int
     leaves: tuple[Leaf, ...]
     branches: tuple["Branch", ...] = ()
+    is_kept: bool = False
 
     @property
     def stop(self) -> int:
@@ -83,8 +85,15 @@ class Branch:
         return self.start + self.num_tokens
 
     @property
+    def keeps_any(self) -> bool:
+        """Whether something of it is read again."""
+        return self.is_kept or bool(self.branches)
+
+    @property
     def keep_until(self) -> int:
-        """So many tokens are read again by its branches; 0 without any."""
+        """So many tokens are read again, by its branches or behind its leaves; 0 without any."""
+        if self.is_kept:
+            return self.stop
         return max((branch.start for branch in self.branches), default=0)
 
     @property
@@ -142,15 +151,42 @@ def cost_of(branches: Sequence[Branch]) -> Cost:
     return total
 
 
+def kept_whole(branches: Sequence[Branch]) -> tuple[Branch, ...]:
+    """The same passes, each kept to its end until its leaves are done."""
+    return tuple(
+        replace(branch, branches=kept_whole(branch.branches), is_kept=True) for branch in branches
+    )
+
+
 def by_themselves(
-    paths: Sequence[Path], size: Callable[[Hashable], int], indices: Sequence[int] | None = None
+    paths: Sequence[Path],
+    size: Callable[[Hashable], int],
+    indices: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> tuple[Branch, ...]:
-    """A branch for every sequence, nothing shared; arguments as `build_tree`."""
+    """A branch for every sequence, nothing shared.
+
+    Args:
+        paths: as `build_tree`.
+        size: as `build_tree`.
+        indices: as `build_tree`.
+        groups: a number for each sequence. Those with equal numbers are one question with several
+            answers, have one body, and make up one branch.
+    """
+    indices = indices or range(len(paths))
+    bodies: dict[int, tuple[Hashable, ...]] = {}
+    tails: dict[int, dict[tuple[Hashable, ...], list[int]]] = {}
+    for index, path, group in zip(indices, paths, groups or indices, strict=True):
+        assert bodies.setdefault(group, path.body) == path.body
+        tails.setdefault(group, {}).setdefault(path.tail, []).append(index)
     branches = []
-    for index, path in zip(indices or range(len(paths)), paths, strict=True):
-        num_tokens, in_tail = (sum(map(size, part)) for part in (path.body, path.tail))
-        leaf = Leaf(num_tokens, path.tail, in_tail, (index,))
-        branches.append(Branch(0, path.body, num_tokens, (leaf,)))
+    for group, body in bodies.items():
+        num_tokens = sum(map(size, body))
+        leaves = tuple(
+            Leaf(num_tokens, tail, sum(map(size, tail)), tuple(members))
+            for tail, members in tails[group].items()
+        )
+        branches.append(Branch(0, body, num_tokens, leaves))
     return tuple(branches)
 
 

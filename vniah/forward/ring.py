@@ -18,7 +18,7 @@ n ranks, Hq and Hk heads of queries and of keys/values, D head size.
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -121,6 +121,13 @@ class Ring:
         numbers: list[int] = [0] * self.size
         dist.all_gather_object(numbers, number, group=self._group)
         return min(numbers)
+
+    def agree(self, chosen: Sequence[int | None]) -> list[int | None]:
+        """What the first rank chose, on every rank."""
+        shared = [list(chosen)]
+        first = dist.get_global_rank(self._group, 0)
+        dist.broadcast_object_list(shared, src=first, group=self._group)
+        return shared[0]
 
     def gather(self, out: Tensor, lse: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of all ranks, in the order of ranks.

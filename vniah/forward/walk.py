@@ -76,8 +76,8 @@ def walk(
         hidden: input embeddings ``[T, H]`` of the main rows in the decoder's dtype; overwritten.
             With a ring, those of this rank (`Ring.layout`).
         position_ids: of all main rows, ``[T]``, or ``[3, T]`` for M-RoPE.
-        leaves: what is read, by their starts, which lie between the past's end and the main rows'
-            end. One only, and no past, where RoPE depends on the length of the sequence.
+        leaves: what is read, by their starts, none behind the main rows' end. One only, and no
+            past, where RoPE depends on the length of the sequence.
         past: keys and values of everything before the main rows, parents first.
         keep: where to store this pass's own.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -93,7 +93,7 @@ def walk(
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
     starts = [leaf.start for leaf in leaves]
-    assert starts == sorted(starts) and all(start <= at <= stop for at in starts)
+    assert starts == sorted(starts) and all(0 <= at <= stop for at in starts)
     assert not depends_on_length(body) or (not past and keep is None and len(leaves) == 1)
     refuse_unsupported(decoder, max([stop, *(leaf.start + len(leaf.hidden) for leaf in leaves)]))
     refuse_positions(decoder, position_ids, stop - start)

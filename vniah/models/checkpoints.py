@@ -17,15 +17,15 @@ _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 _INDEX_NAME = "model.safetensors.index.json"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint folder.
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint folder, or another such file.
 
     Raises:
         ModelError: it is missing or not JSON.
     """
-    path = folder / "config.json"
+    path = folder / name
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json: it is not a checkpoint folder")
+        raise ModelError(f"{folder} has no {name}: it is not a checkpoint folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -121,6 +121,7 @@ class LlavaModel:
         frame_shape: ``(tokens, hidden size)`` of one frame, e.g. ``(144, 3584)``.
         decoder: the transformers causal language model.
         encoding: what else decides an encoded frame, for the cache's identity.
+        stop_ids: tokens with which its answers end.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class LlavaModel:
         newline: Tensor | None,
         tokenizer: Any,
         template: str,
+        stop_ids: tuple[int, ...],
         load_in: LoadIn | None = None,
     ) -> None:
         self.name = name
@@ -156,6 +158,7 @@ class LlavaModel:
         self._after_frames: tuple[TextSegment, ...] = ()
         if layout.newline == "one_token":
             self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
+        self.stop_ids = stop_ids
 
     @classmethod
     def load(
@@ -244,6 +247,7 @@ class LlavaModel:
             newline=newline["row"] if layout.has_newline else None,
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
+            stop_ids=_find_stop_ids(raw, folder, tokenizer),
             load_in=load_in,
         )
 
@@ -340,6 +344,17 @@ def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLay
         usual_mode=None if tower.is_siglip else "average",
         usual_newline="one_token" if tower.is_siglip else "no_token",
     )
+
+
+def _find_stop_ids(raw: Mapping[str, Any], folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer: those of the configurations, and the tokenizer's."""
+    found, name = [tokenizer.eos_token_id], "generation_config.json"
+    for config in (raw, read_config(folder, name) if (folder / name).is_file() else {}):
+        ids = config.get("eos_token_id")
+        found += ids if isinstance(ids, list) else [ids]
+    if unknown := [token for token in found if not isinstance(token, int | None)]:
+        raise ModelError(f"{folder} has eos_token_id = {unknown[0]!r}; it must be a number")
+    return tuple(sorted({token for token in found if token is not None}))
 
 
 @contextmanager

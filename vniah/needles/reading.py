@@ -75,6 +75,7 @@ class _Row:
     question: str
     answer: str
     choices: tuple[str, ...] | None
+    accepted: tuple[str, ...]
     picture: Path | Image.Image
 
 
@@ -211,6 +212,14 @@ def _text_of(record: object, key: str, *, where: str, default: str | None = None
     return value
 
 
+def _texts_of(record: object, key: str, *, where: str) -> tuple[str, ...]:
+    given = record.get(key) if isinstance(record, dict) else None
+    given = [] if given is None else given
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise NeedleError(f"{where}: {key!r} must be a list of texts or null, got {given!r}.")
+    return tuple(text.strip() for text in given)
+
+
 def _make_row(
     record: object,
     picture: Path | Image.Image,
@@ -219,21 +228,18 @@ def _make_row(
     question_key: str = "question",
     default_id: str | None = None,
 ) -> _Row:
-    """The record with its texts checked. White space around an answer or a choice is dropped."""
+    """The record with its texts checked. White space around answers and choices is dropped."""
     needle_id = _text_of(record, "needle_id", where=where, default=default_id)
     question = _text_of(record, question_key, where=where)
     answer = _text_of(record, "answer", where=where).strip()
-    given = record.get("choices") if isinstance(record, dict) else None
-    given = [] if given is None else given
-    if not isinstance(given, list) or not all(isinstance(choice, str) for choice in given):
-        raise NeedleError(f"{where}: 'choices' must be a list of texts or null, got {given!r}.")
-    choices = tuple(choice.strip() for choice in given) or None
+    choices = _texts_of(record, "choices", where=where) or None
+    accepted = _texts_of(record, "accepted", where=where)
     try:
         check_id(needle_id)
-        check_texts(question, answer, choices)
+        check_texts(question, answer, choices, accepted)
     except NeedleError as error:
         raise NeedleError(f"{where}: {error}") from error
-    return _Row(where, needle_id, question, answer, choices, picture)
+    return _Row(where, needle_id, question, answer, choices, accepted, picture)
 
 
 def _distinct(rows: Iterable[_Row], *, where: str) -> list[_Row]:
@@ -282,7 +288,8 @@ def _make_needle(row: _Row) -> Needle:
         )
     if image.mode == "P":  # straight to RGB, Pillow warns about some transparent palettes
         image = image.convert("RGBA")
-    return Needle(row.needle_id, row.question, row.answer, row.choices, image.convert("RGB"))
+    rgb = image.convert("RGB")
+    return Needle(row.needle_id, row.question, row.answer, row.choices, rgb, row.accepted)
 
 
 def _reason(error: BaseException) -> str:

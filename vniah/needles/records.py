@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
+from vniah.answers import choice_letters, find_option
 from vniah.errors import NeedleError
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LETTERED_CHOICE = re.compile(r"\(?([A-Z])[.:)]\s")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Needle:
         choices: the options of a multiple-choice question, else None. The answer is one of them
             or the letter of one.
         image: the picture, mode ``RGB``, upright.
+        accepted: further answers that are as right, such as other spellings: each is scored by
+            itself, and the best one counts. With choices, each names the same option.
 
     Attributes:
         image_sha256: identity of the picture: of its size and its RGB pixels, not of its file.
@@ -40,17 +42,23 @@ class Needle:
     answer: str
     choices: tuple[str, ...] | None
     image: Image.Image = field(compare=False, repr=False)
+    accepted: tuple[str, ...] = ()
     image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         check_id(self.needle_id)
-        check_texts(self.question, self.answer, self.choices)
+        check_texts(self.question, self.answer, self.choices, self.accepted)
         if self.image.mode != "RGB":
             raise NeedleError(
                 f"needle {self.needle_id!r} has a picture of mode {self.image.mode!r}; "
                 'turn it to RGB with image.convert("RGB").'
             )
         object.__setattr__(self, "image_sha256", _sha256_of_pixels(self.image))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All answers that are right, `answer` first."""
+        return (self.answer, *self.accepted)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class NeedleSet:
         needles: at least one, their ids distinct.
 
     Attributes:
-        sha256: identity of the set: of ids, questions, answers, choices and pictures, in order.
+        sha256: identity of the set: of ids, questions, answers (with those that are also
+            accepted), choices and pictures, in order.
 
     Raises:
         NeedleError: there is no needle, or an id is used twice.
@@ -118,21 +127,31 @@ def check_id(needle_id: str) -> None:
         )
 
 
-def check_texts(question: str, answer: str, choices: tuple[str, ...] | None) -> None:
+def check_texts(
+    question: str, answer: str, choices: tuple[str, ...] | None, accepted: tuple[str, ...] = ()
+) -> None:
     """Raises `NeedleError` unless the texts make a question that can be asked and scored."""
     if not question.strip():
         raise NeedleError(
             f"the question is empty: got {question!r}. Write what the model is asked."
         )
-    if not answer.strip():
-        raise NeedleError(f"the answer is empty: got {answer!r}. Write the text that is scored.")
-    if answer != answer.strip():
+    for what, text in (("answer", answer), *(("accepted answer", text) for text in accepted)):
+        if not text.strip():
+            raise NeedleError(f"the {what} is empty: got {text!r}. Write the text that is scored.")
+        if text != text.strip():
+            raise NeedleError(
+                f"the {what} {text!r} has white space around it; take it away, for every character "
+                "of an answer is scored."
+            )
+    answers = (answer, *accepted)
+    if repeated := [text for text in accepted if answers.count(text) > 1]:
         raise NeedleError(
-            f"the answer {answer!r} has white space around it; take it away, for every character "
-            "of an answer is scored."
+            f"the answer {repeated[0]!r} is given twice; 'accepted' lists further answers, each "
+            "once and none equal to 'answer'."
         )
     if choices is not None:
         _check_choices(answer, choices)
+        _check_accepted(answer, accepted, choices)
 
 
 def _check_choices(answer: str, choices: tuple[str, ...]) -> None:
@@ -141,14 +160,21 @@ def _check_choices(answer: str, choices: tuple[str, ...]) -> None:
             f"the choices {list(choices)} are no choice; give two or more texts that differ, "
             "or none for an open question."
         )
-    own_letters = [match[1] for match in map(_LETTERED_CHOICE.match, choices) if match]
-    lettered = len(own_letters) == len(choices)
-    letters = own_letters if lettered else [chr(ord("A") + i) for i in range(min(len(choices), 26))]
+    letters = choice_letters(choices)
     if answer not in (*choices, *letters):
         raise NeedleError(
             f"the answer {answer!r} is not among the choices {list(choices)}; "
             f"write one of them or its letter ({', '.join(letters)})."
         )
+
+
+def _check_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    for text in accepted:
+        if find_option(text, choices) != find_option(answer, choices):
+            raise NeedleError(
+                f"the accepted answer {text!r} does not name the option that the answer "
+                f"{answer!r} names, of {list(choices)}; write its letter, its words, or both."
+            )
 
 
 def _sha256_of_pixels(image: Image.Image) -> str:
@@ -157,5 +183,9 @@ def _sha256_of_pixels(image: Image.Image) -> str:
 
 
 def _sha256_of_needles(needles: tuple[Needle, ...]) -> str:
-    records = [[n.needle_id, n.question, n.answer, n.choices, n.image_sha256] for n in needles]
+    records: list[list[object]] = []
+    for n in needles:
+        records.append([n.needle_id, n.question, n.answer, n.choices, n.image_sha256])
+        if n.accepted:  # else left out, so that sets without any keep the sha256 that they had
+            records[-1].append(n.accepted)
     return hashlib.sha256(json.dumps(records, separators=(",", ":")).encode()).hexdigest()

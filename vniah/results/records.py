@@ -34,6 +34,16 @@ class Sample:
         seconds: wall-clock time of the forward pass.
         error: why there is no score; None where there is one.
         prompt_tokens: what a server counted; None, and left out of the line, for other models.
+        variant: of several accepted answers the one that logprob, rank and margin are of (and
+            predicted_ids, where nothing was generated): the right one with the highest logprob, or
+            of all wrong ones. Of a chat model's words, the one that they are. None where the needle
+            accepts one answer only.
+        argmax_correct: where ``correct`` judges generated text, whether the argmax is right at
+            every position of an accepted answer; then predicted_ids are the tokens generated.
+        greedy_correct: likewise, whether these tokens begin with an accepted answer: the same
+            thing, found in another way.
+
+    The fields after ``error`` are left out of the line where they are None.
     """
 
     task: str
@@ -53,6 +63,9 @@ class Sample:
     seconds: float | None = None
     error: str | None = None
     prompt_tokens: int | None = None
+    variant: str | None = None
+    argmax_correct: bool | None = None
+    greedy_correct: bool | None = None
 
     @property
     def cell(self) -> Cell:
@@ -68,8 +81,9 @@ class Sample:
         """One line, without the newline."""
         record = asdict(self)
         record["depth"] = _json_depth(self.depth)
-        if self.prompt_tokens is None:
-            del record["prompt_tokens"]
+        for name in _LEFT_OUT_WHERE_NONE:
+            if record[name] is None:
+                del record[name]
         return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -106,7 +120,11 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "control": (str, type(None)),
     "error": (str, type(None)),
     "prompt_tokens": (int, type(None)),
+    "variant": (str, type(None)),
+    "argmax_correct": (bool, type(None)),
+    "greedy_correct": (bool, type(None)),
 }
+_LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_correct")
 
 
 @dataclass(frozen=True)

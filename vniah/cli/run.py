@@ -1,0 +1,191 @@
+"""The command ``vniah run``: a sweep, or one for each RoPE that is asked for."""
+
+import argparse
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vniah.cli.display import Bars, format_agreement, format_average, format_table
+from vniah.cli.opening import (
+    load_named_model,
+    needles_name,
+    open_job,
+    open_named_haystack,
+    parse_grid,
+)
+from vniah.cli.ropes import (
+    asked_ropes,
+    override_rope,
+    print_ropes,
+    refuse_impossible,
+    rope_folder,
+    shared_name,
+)
+from vniah.errors import InputError
+from vniah.grid import Grid
+
+if TYPE_CHECKING:
+    from vniah.forward.mesh import Mesh
+    from vniah.haystacks import Haystack
+    from vniah.models.protocol import AnyModel
+    from vniah.needles import NeedleSet
+    from vniah.results import Results
+
+HEATMAP_NAME = "heatmap.png"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
+    from vniah.forward.generation import choose_decoding
+    from vniah.manifest import make_manifest
+    from vniah.needles import load_needles
+    from vniah.plot import save_heatmaps
+
+    grid, choices = parse_grid(options), asked_ropes(options)
+    is_one = len(choices) == 1
+    max_new_tokens = _max_new_tokens(options)
+    needles = load_needles(needles_name(options))
+    outcomes: list[_Outcome] = []
+    with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
+        say = print if mesh.is_leader else _say_nothing
+        model = load_named_model(options, choices[0], mesh)
+        refuse_impossible(model, choices)
+        decoding = choose_decoding(model, options.scorer, max_new_tokens)
+        if not mesh.is_leader:
+            mesh.wait_for("haystack")
+        haystack = open_named_haystack(options, grid.max_frames, bars)
+        if mesh.is_leader:
+            mesh.announce("haystack")
+        for choice in choices:
+            if not is_one:
+                override_rope(model, choice)
+            if options.output is None:
+                output = _default_output(make_manifest(model, haystack, needles, grid, decoding))
+            else:
+                output = rope_folder(options.output, choice, is_one=is_one)
+            if outcomes:
+                say("")
+            say(
+                f"{model.name}{'' if is_one else f', {choice.label},'} on {haystack.name}: "
+                f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
+            )
+            outcome = _measure(options, model, haystack, needles, grid, output, mesh, bars)
+            outcomes.append(outcome)
+            if mesh.is_leader and not is_one:
+                outcome.show()
+    if not mesh.is_leader:
+        return 0
+    if is_one:
+        return outcomes[0].show()
+    runs = [outcome.results for outcome in outcomes]
+    shared = shared_name(options.output, options.task, runs)
+    return print_ropes(choices, runs, save_heatmaps(runs, shared / HEATMAP_NAME))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A run that was made.
+
+    Attributes:
+        results: all of it.
+        output: its folder.
+        num_asked: samples that this start asked; None if there was nothing to do.
+        seconds: how long that took.
+    """
+
+    results: "Results"
+    output: Path
+    num_asked: int | None
+    seconds: float
+
+    def show(self) -> int:
+        """Prints it and draws its heatmap; the exit code."""
+        from vniah.plot import save_heatmaps
+
+        print()
+        if self.num_asked is not None:
+            print(f"{self.num_asked} samples in {self.seconds:.0f} s")
+        else:
+            print("nothing to do: every sample of this run is there already")
+        for note in self.results.manifest.get("notes", []):
+            print(f"note: {note}")
+        picture = save_heatmaps([self.results], self.output / HEATMAP_NAME)
+        return _print_results(self.results, picture)
+
+
+def _measure(
+    options: argparse.Namespace,
+    model: "AnyModel",
+    haystack: "Haystack",
+    needles: "NeedleSet",
+    grid: Grid,
+    output: Path,
+    mesh: "Mesh",
+    bars: Bars,
+) -> _Outcome:
+    """One sweep, with its bars."""
+    from vniah.sweep import run_sweep
+
+    started = time.perf_counter()
+    num_done: list[int] = []
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        if stage == "sweep":
+            num_done.append(done)
+        bars.show(stage, done, total)
+
+    results = run_sweep(
+        model,
+        haystack,
+        needles,
+        grid,
+        output=output,
+        cache=options.cache,
+        overwrite=options.overwrite,
+        share=options.share,
+        attention=options.attn,
+        scorer=options.scorer,
+        max_new_tokens=_max_new_tokens(options),
+        mesh=mesh,
+        on_progress=on_progress,
+    )
+    num_asked = num_done[-1] - num_done[0] if num_done else None
+    return _Outcome(results, output, num_asked, time.perf_counter() - started)
+
+
+def _max_new_tokens(options: argparse.Namespace) -> int:
+    from vniah.forward.generation import MAX_NEW_TOKENS
+
+    if options.max_new_tokens is None:
+        return MAX_NEW_TOKENS
+    if options.scorer != "generate":
+        raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
+    return int(options.max_new_tokens)
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _print_results(results: "Results", picture: Path) -> int:
+    print(f"\n{format_table(results)}\n")
+    failed = [sample for sample in results.samples if sample.error is not None]
+    if failed:
+        print(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
+    print(format_average(results))
+    for line in format_agreement(results):
+        print(line)
+    print(f"heatmap: {picture}")
+    return 0 if results.average is not None else 1
+
+
+def _default_output(manifest: dict[str, Any]) -> Path:
+    """A folder per run, the same for the same settings."""
+    settings = {key: value for key, value in manifest.items() if key != "environment"}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = re.sub(r"[^\w.-]+", "_", manifest["model"]["name"])
+    return Path("results", f"{name}-{manifest['task']}-{key}")
