@@ -106,6 +106,7 @@ def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, A
 
 
 def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
+    """The haystack; by default a generated film of as many seconds as frames are needed."""
     from vniah.haystacks import generated_haystack, open_haystack
 
     if options.haystack is None:
