@@ -2,6 +2,7 @@
 
 import json
 import sys
+from operator import attrgetter
 
 import pytest
 import torch
@@ -65,8 +66,8 @@ def test_only_the_matrices_of_the_layers_are_rounded(library, checkpoint, load_i
         if not name.endswith("proj.weight"):
             assert torch.equal(model.decoder.state_dict()[name], tensor)
     assert type(model.decoder.lm_head) is torch.nn.Linear
-    for part in ("_tower", "_projector"):
-        one, other = getattr(model, part).state_dict(), getattr(plain_model, part).state_dict()
+    for part in attrgetter("_tower.module"), attrgetter("_projector"):
+        one, other = part(model).state_dict(), part(plain_model).state_dict()
         assert one.keys() == other.keys()
         assert all(map(torch.equal, one.values(), other.values()))
     assert model.dtype == getattr(torch, dtype)
