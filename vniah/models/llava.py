@@ -22,7 +22,6 @@ whatever config.json says, so checkpoints that it saved have none. Where somebod
 since, ``none`` as rope_scaling gives what that class would read.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,7 +33,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -42,7 +40,6 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
-    logging,
 )
 
 from vniah.errors import ModelError, first_line
@@ -55,6 +52,7 @@ from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.models.quantization import quantize_layers
 from vniah.models.rope import override_rope, rope_settings, stored_parameters
 from vniah.models.rows import append_rows
+from vniah.models.tokenizer import find_stop_ids, load_tokenizer
 from vniah.models.towers import Tower, build_tower
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
@@ -236,7 +234,7 @@ class LlavaModel:
             offload_layers(decoder.model, device)
         elif load_in is not None:
             quantize_layers(decoder.model.layers, load_in, dtype=dtype, device=device)
-        tokenizer = _load_tokenizer(folder, raw)
+        tokenizer = load_tokenizer(folder, config=_config_for_tokenizer(raw))
         return cls(
             name=name,
             revision=revision or fingerprint(folder),
@@ -247,7 +245,7 @@ class LlavaModel:
             newline=newline["row"] if layout.has_newline else None,
             tokenizer=tokenizer,
             template=choose_template(template, usual_template, tokenizer),
-            stop_ids=_find_stop_ids(raw, folder, tokenizer),
+            stop_ids=find_stop_ids(folder, tokenizer, raw, _generation_config(folder)),
             load_in=load_in,
         )
 
@@ -346,15 +344,10 @@ def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLay
     )
 
 
-def _find_stop_ids(raw: Mapping[str, Any], folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end an answer: those of the configurations, and the tokenizer's."""
-    found, name = [tokenizer.eos_token_id], "generation_config.json"
-    for config in (raw, read_config(folder, name) if (folder / name).is_file() else {}):
-        ids = config.get("eos_token_id")
-        found += ids if isinstance(ids, list) else [ids]
-    if unknown := [token for token in found if not isinstance(token, int | None)]:
-        raise ModelError(f"{folder} has eos_token_id = {unknown[0]!r}; it must be a number")
-    return tuple(sorted({token for token in found if token is not None}))
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """How the checkpoint's authors have it generate; empty where they do not say."""
+    name = "generation_config.json"
+    return read_config(folder, name) if (folder / name).is_file() else {}
 
 
 @contextmanager
@@ -437,24 +430,11 @@ def _is_layer(part: str, name: str) -> bool:
     return part == "decoder" and name.startswith("model.layers.")
 
 
-def _load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Any:
-    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
-    options = {}
-    if raw.get("rope_scaling") or raw.get("rope_parameters"):
-        # It would read config.json as that of no known model, and stumble over a RoPE of no model.
-        others = {key: value for key, value in raw.items() if not key.startswith("rope_")}
-        options["config"] = PreTrainedConfig.from_dict(others)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns that it does not know the model_type
-    try:
-        with warnings.catch_warnings():
-            # nor does it need config.json's rope_scaling, which transformers 5 warns of
-            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
-            return AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
+def _config_for_tokenizer(raw: Mapping[str, Any]) -> Any:
+    """What the tokenizer is to take for config.json; None for that itself.
+
+    It would read config.json as that of no known model, and stumble over a RoPE of no model.
+    """
+    if not (raw.get("rope_scaling") or raw.get("rope_parameters")):
+        return None
+    return PreTrainedConfig.from_dict({k: v for k, v in raw.items() if not k.startswith("rope_")})

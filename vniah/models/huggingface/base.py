@@ -29,6 +29,7 @@ class Parts:
         tokenizer: of transformers.
         image_processor: of transformers; computes with Pillow where there is a choice.
         template: the chat template.
+        stop_ids: tokens that end an answer.
         frame_size: height and width in pixels, for families that take any; None for the usual.
         load_in: how the matrices of the decoder's layers are rounded, if they are.
     """
@@ -39,6 +40,7 @@ class Parts:
     tokenizer: Any
     image_processor: Any
     template: str
+    stop_ids: tuple[int, ...]
     frame_size: tuple[int, int] | None = None
     load_in: str | None = None
 
@@ -98,15 +100,16 @@ class TransformersModel:
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
         }
+        self._tokens_with_text = self._count_with_text()  # a template that cannot be used says so
         self._load_in = parts.load_in
-        self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
+        self.stop_ids = parts.stop_ids
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What else decides the logits, for the manifest."""
         return {
             "frame_unit": self.frame_unit,
-            "tokens_per_frame_with_text": self._tokens_with_text(),
+            "tokens_per_frame_with_text": self._tokens_with_text,
             **rope_settings(self.find_body(self._model)),
             **({} if self._load_in is None else {"load_in": self._load_in}),
         }
@@ -121,7 +124,7 @@ class TransformersModel:
     def dtype(self) -> torch.dtype:
         """Of weights and cached frames."""
         dtype: torch.dtype = self._model.lm_head.weight.dtype
-        return dtype if dtype.is_floating_point else self._model.dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +207,7 @@ class TransformersModel:
         """Rows after the last frame that no tokenizer gives."""
         return ()
 
-    def _tokens_with_text(self) -> float:
+    def _count_with_text(self) -> float:
         """Tokens of a frame with what stands around it, on the average over 32 frames."""
         texts = self._prompt.before(33)[1:]
         return self.frame_shape[-2] + sum(map(len, texts)) / len(texts)
@@ -258,14 +261,3 @@ def pad(frame: Image.Image, size: tuple[int, int], mean: Sequence[float]) -> Ima
     whole = Image.new("RGB", size, tuple(int(255 * channel) for channel in mean))
     whole.paste(frame, ((size[0] - frame.width) // 2, (size[1] - frame.height) // 2))
     return whole
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end an answer: those of generation, else the tokenizer's."""
-    config = getattr(model, "generation_config", None)
-    found = getattr(config, "eos_token_id", None)
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        return ()
-    return tuple(found) if isinstance(found, list | tuple) else (int(found),)

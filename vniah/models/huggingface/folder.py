@@ -18,8 +18,8 @@ from vniah.models.huggingface.prompt import read_chat_template
 from vniah.models.loading import LoadIn, Offload
 from vniah.models.offload import keeps_in_host, move_all_but_layers, offload_layers
 from vniah.models.quantization import quantize_layers
+from vniah.models.tokenizer import find_stop_ids, load_tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -69,6 +69,7 @@ def load_family(
         tokenizer=tokenizer,
         image_processor=image_processor,
         template=read_chat_template(folder, tokenizer),
+        stop_ids=find_stop_ids(folder, tokenizer, model.generation_config.to_dict()),
         frame_size=frame_size,
         load_in=load_in,
     )
@@ -98,26 +99,6 @@ def place_weights(
         offload_layers(body, device)
     else:
         model.to(device)
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a checkpoint folder.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it may not know the model_type
-    try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 def _load_image_processor(folder: Path) -> Any:
