@@ -108,10 +108,9 @@ def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path)
         frames, seen = insert(needle_index, shown)
         sequence = model.compose(frames, QUESTION, ANSWER)
         own = tiny.own_logits(seen, QUESTION, sequence.answer_ids)
+        found = [model.answer_logits(sequence, store.read(sequence.frames))]
         if isinstance(model, DecoderModel):
-            found = [plain_logits(model, sequence, store), decoder_logits(model, sequence, store)]
-        else:
-            found = [model.answer_logits(sequence, store.read(sequence.frames))]
+            found += [plain_logits(model, sequence, store), decoder_logits(model, sequence, store)]
         for logits in found:
             assert (logits - own).abs().max() < TOLERANCE
             assert torch.equal(logits.argmax(-1), own.argmax(-1))
@@ -354,6 +353,7 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
         assert "runs its own forward pass" in shown
     else:
         assert "gives what the model gives" in shown
+        assert "answer_logits: logits differ by" in shown  # by the whole model's own forward
     output = tmp_path / "run"
     grid = ["--frames", "2,4", "--depths", "0,1", "--output", str(output)]
     assert main(["run", *options, *grid]) == 0

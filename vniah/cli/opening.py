@@ -70,16 +70,17 @@ def load_named_model(
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
         device = None if decides or is_server(options.model) else str(mesh.device)
-    chosen = {
+    asked = {
         "dtype": options.dtype,
         "device": device,
         "rope_theta": rope.theta,
         "rope_scaling": rope.scaling,
         "prompt_template": options.prompt_template,
-        "offload": options.offload,
+        "offload": None if options.offload == "auto" else options.offload,
         "load_in": options.load_in,
         "frame_size": None if is_server(options.model) else options.frame_size,
     }
+    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if load_any and is_factory(options.model):
         return cast("AnyModel", load_plug_in(options.model, chosen))
     return load_model(options.model, **chosen, server=_server_options(options))

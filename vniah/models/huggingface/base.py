@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import ModelError
 from vniah.models.huggingface.prompt import Prompt
@@ -227,6 +228,9 @@ class TransformersModel:
 class TransformersDecoderModel(TransformersModel):
     """A family whose decoder vniah runs itself, layer by layer.
 
+    It has `answer_logits` as well, by which ``vniah check`` sees whether prompt, positions and what
+    stands around frames are what the whole model makes of them.
+
     Attributes:
         decoder: its two parts, ``model`` and ``lm_head``.
     """
@@ -240,6 +244,46 @@ class TransformersDecoderModel(TransformersModel):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""
         return torch.arange(sequence.num_tokens(self.frame_shape[-2]))
+
+    @torch.inference_mode()
+    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """The whole model's own forward, which puts the frames to their places itself.
+
+        Args:
+            sequence: what `compose` gave.
+            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
+
+        Returns:
+            ``[len(answer_ids), vocabulary]``.
+        """
+        mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
+        rows = [
+            torch.full((self.frame_shape[-2],), mark)
+            if isinstance(segment, FrameSegment)
+            else torch.tensor(segment.token_ids)
+            for segment in sequence.inputs
+        ]
+        ids = torch.cat(rows)[None].to(self.device)
+        ids[ids >= self._model.lm_head.out_features] = mark  # rows that no token gives
+        logits: Tensor = self._model(
+            input_ids=ids,
+            mm_encoder_outputs=self._encoder_outputs(embeds.to(self.device, self.dtype)),
+            logits_to_keep=len(sequence.answer_ids),
+            use_cache=False,
+            **self._own_arguments(sequence, ids == mark),
+        ).logits[0]
+        if hasattr(self._model.model, "rope_deltas"):
+            self._model.model.rope_deltas = None  # it would move the positions of a later call
+        return logits
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        """Encoded frames as the model's own forward takes them."""
+        rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
+        return {"video" if self.is_video else "image": rows}
+
+    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
+        """What else its forward takes; ``is_frame`` says which rows are of frames, ``[1, T]``."""
+        return {}
 
 
 def pad_to_square(frame: Image.Image, mean: Sequence[float]) -> Image.Image:

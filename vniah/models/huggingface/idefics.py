@@ -77,6 +77,9 @@ class SmolVLM(Idefics3):
 
         return str(DEFAULT_CHAT_TEMPLATE)
 
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        return {"image": super()._encoder_outputs(embeds)["video"]}  # its frames are images
+
     def _video_text(self, frames: range) -> str:
         try:
             from num2words import num2words

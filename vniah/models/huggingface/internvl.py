@@ -1,9 +1,11 @@
 """InternVL (Zhu et al. 2025): one tile per frame, and the frame's number before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.models.huggingface.base import TransformersDecoderModel
 
@@ -24,6 +26,9 @@ class InternVL(TransformersDecoderModel):
         pixels = processed["pixel_values"].to(self.device, self.dtype)
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        return {"image": BaseModelOutputWithPooling(pooler_output=embeds)}  # its frames are tiles
 
     def _video_text(self, frames: range) -> str:
         return "\n".join(f"Frame{frame + 1}: <img>{self.placeholder}</img>" for frame in frames)

@@ -9,12 +9,13 @@ Equality needs, for each:
     Video-LLaVA        all patches and the class token
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.models.huggingface.base import Parts, TransformersDecoderModel, pad_to_square
 from vniah.models.rows import append_rows
@@ -58,6 +59,9 @@ class LlavaNextVideo(_Padded):
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
         return features
 
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        return {"video": BaseModelOutputWithPooling(pooler_output=embeds.flatten(0, 1)[None])}
+
 
 class LlavaOnevision(TransformersDecoderModel):
     """LLaVA-OneVision (Li et al. 2024): a video, and one newline row after all of it."""
@@ -81,6 +85,11 @@ class LlavaOnevision(TransformersDecoderModel):
     def _after_frames(self) -> Sequence[tuple[int, ...]]:
         return [(self._newline_id,)]
 
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        newline = self._model.model.image_newline[None].to(embeds)
+        rows = torch.cat([embeds.flatten(0, 1), newline])
+        return {"video": BaseModelOutputWithPooling(pooler_output=rows[None])}
+
 
 class VideoLlava(_Padded):
     """Video-LLaVA (Lin et al. 2023): a video, with the class token of every frame."""
@@ -97,6 +106,9 @@ class VideoLlava(_Padded):
         features = self._model.model.get_video_features(pixels[None]).pooler_output
         whole = features if isinstance(features, Tensor) else torch.cat(list(features))
         return whole.reshape(len(frames), -1, whole.shape[-1])
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        return {"video": BaseModelOutputWithPooling(pooler_output=embeds)}
 
 
 def _whole_pictures(processor: Any, frames: Sequence[Image.Image]) -> Tensor:

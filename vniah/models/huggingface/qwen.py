@@ -5,11 +5,13 @@ group per second: merged with its neighbour, a needle at an odd place would chan
 it. An image is doubled in the same way, so the image processor gives exactly such a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from vniah.errors import ModelError
 from vniah.models.huggingface.base import TransformersDecoderModel, pad
@@ -70,6 +72,14 @@ class _AnySize(TransformersDecoderModel):
         features = self._model.get_image_features(*self._pixels(frames)).pooler_output
         return torch.stack(list(features))
 
+    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
+        merged = self._model.config.vision_config.spatial_merge_size
+        patches = [len(sequence.frames), *(side * merged for side in self._grid)]
+        return {
+            "video_grid_thw": torch.tensor([patches], device=self.device),
+            "mm_token_type_ids": 2 * is_frame.int(),
+        }
+
 
 class Qwen2VL(_AnySize):
     """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
@@ -82,6 +92,11 @@ class Qwen2VL(_AnySize):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """Time, height and width of every row: ``[3, num_tokens]``."""
         return frames_as_video(sequence, self._grid, interval=self._interval)
+
+    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
+        """With our positions: transformers' own put the question into the video (`positions`)."""
+        positions = self.position_ids(sequence)[:, None].to(self.device)
+        return {**super()._own_arguments(sequence, is_frame), "position_ids": positions}
 
     @property
     def _interval(self) -> int:
@@ -127,6 +142,13 @@ class Qwen3VL(_AnySize):
             for part in parts
         ]
         return torch.stack(whole, dim=1)
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        output = ModelOutput(
+            pooler_output=list(embeds[:, 0]),
+            deepstack_features=[list(rows) for rows in embeds[:, 1:].unbind(1)],
+        )
+        return {"video": output}
 
     def _expand(self, text: str, frames: range) -> str:
         marked = f"<|vision_start|>{self.template_token}<|vision_end|>"
