@@ -30,6 +30,7 @@ except ImportError:  # transformers before it had two
     from transformers import CLIPImageProcessor, SiglipImageProcessor
 
 from vniah.errors import ModelError, first_line
+from vniah.models.padding import pad_to_square
 
 # The published towers' shapes, so that a checkpoint that names one needs nothing but itself.
 _KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {
@@ -99,7 +100,7 @@ class Tower:
         """
         images = [Image.fromarray(frame) for frame in frames]
         if not self.is_siglip:
-            images = [self._pad_to_square(image) for image in images]
+            images = [pad_to_square(image, self.processor.image_mean) for image in images]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(self.module.device, dtype)
         if self.is_siglip:
@@ -131,17 +132,6 @@ class Tower:
         """Gives the module, once it has its weights, the buffer that no checkpoint holds."""
         embeddings = getattr(self.module, "vision_model", self.module).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
-
-    def _pad_to_square(self, image: Image.Image) -> Image.Image:
-        """The picture in the middle of a square of the tower's mean colour."""
-        width, height = image.size
-        if height == width:
-            return image
-        side = max(height, width)
-        mean = tuple(int(255 * channel) for channel in self.processor.image_mean)
-        square = Image.new("RGB", (side, side), mean)
-        square.paste(image, ((side - width) // 2, (side - height) // 2))
-        return square
 
 
 def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:

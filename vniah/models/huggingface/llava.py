@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vniah.models.huggingface.base import Parts, TransformersDecoderModel, pad_to_square
+from vniah.models.huggingface.base import Parts, TransformersDecoderModel
+from vniah.models.padding import pad_to_square
 from vniah.models.rows import append_rows
 
 
