@@ -96,7 +96,7 @@ class Tiny:
         template: its chat template.
         own_inputs: called with this, pictures and the rendered text; what the family's own
             processor gives for them.
-        frame_size: height and width, where any will do.
+        frame_size: width and height, where any will do.
         is_video: what the message holds for the frames.
     """
 
@@ -436,7 +436,7 @@ def _build_qwen2_vl() -> Tiny:
     model = transformers.Qwen2VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil()
     return Tiny(
-        "qwen2_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
+        "qwen2_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
     )
 
 
@@ -462,7 +462,7 @@ def _build_qwen2_5_vl() -> Tiny:
     model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil()
     return Tiny(
-        "qwen2_5_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
+        "qwen2_5_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
     )
 
 
@@ -518,7 +518,7 @@ def _build_qwen3_vl() -> Tiny:
     model = transformers.Qwen3VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
     return Tiny(
-        "qwen3_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(64, 96)
+        "qwen3_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(96, 64)
     )
 
 
@@ -593,7 +593,7 @@ def _build_glm4v() -> Tiny:
 
     model = transformers.Glm4vForConditionalGeneration(config)
     processor = transformers.Glm4vImageProcessorPil()
-    return Tiny("glm4v", model, tokenizer, processor, _GLM, own, frame_size=(56, 84))
+    return Tiny("glm4v", model, tokenizer, processor, _GLM, own, frame_size=(84, 56))
 
 
 def _build_internvl() -> Tiny:

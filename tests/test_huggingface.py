@@ -70,10 +70,6 @@ def insert(needle_index: int, shown):
     return frames, [*shown[: len(shown) - 1][:needle_index], shown[-1], *shown[needle_index:-1]]
 
 
-def size_of(tiny: Tiny, model) -> tuple[int, int]:
-    return model.frame_size[1], model.frame_size[0]
-
-
 def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     """By one tree with shared prefixes."""
     plan = make_plan(model, sequences, max_leaf_tokens=0)
@@ -102,7 +98,7 @@ def test_table_names_every_family_that_is_tested():
 
 def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):
     tiny, model, _ = family
-    shown = pictures(NUM_FRAMES + 1, size_of(tiny, model))
+    shown = pictures(NUM_FRAMES + 1, model.frame_size)
     store = encoded(model, shown, tmp_path)
     for needle_index in range(NUM_FRAMES + 1):
         frames, seen = insert(needle_index, shown)
@@ -122,7 +118,7 @@ def test_tree_equals_the_own_forward_on_pixels(family, tmp_path):
     if not isinstance(model, DecoderModel):
         assert tiny.model_type == "gemma3"
         return
-    shown = pictures(NUM_FRAMES + 1, size_of(tiny, model))
+    shown = pictures(NUM_FRAMES + 1, model.frame_size)
     store = encoded(model, shown, tmp_path)
     cells = [insert(index, shown) for index in (0, 2, 5, 6)]
     cells += [(frames[:5], seen[:5]) for frames, seen in cells[1:3]]
@@ -206,7 +202,7 @@ def test_positions_follow_the_grid_where_the_video_is_short():
 def test_deep_rows_of_qwen3_are_part_of_the_frame(tmp_path):
     _, model = build_and_load("qwen3_vl", tmp_path / "checkpoint")
     assert model.frame_shape == (4, 6, 64)
-    shown = pictures(3, size_of(None, model))
+    shown = pictures(3, model.frame_size)
     store = encoded(model, shown, tmp_path)
     sequence = model.compose(insert(1, shown)[0], QUESTION, ANSWER)
     whole = decoder_logits(model, sequence, store)
@@ -251,7 +247,7 @@ def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
 def test_frame_size_must_fit_the_patches(tmp_path):
     folder = build("qwen2_vl").save(tmp_path / "checkpoint")
     with pytest.raises(ModelError, match="multiples of 28 pixels for tiny, got 100x56"):
-        load_family(folder, name="tiny", frame_size=(56, 100))
+        load_family(folder, name="tiny", frame_size=(100, 56))
 
 
 def test_frame_size_is_refused_where_there_is_one_only(tmp_path):
@@ -268,7 +264,7 @@ def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     model = load_family(folder, name="tiny", dtype=torch.bfloat16, frame_size=tiny.frame_size)
     assert model.dtype == torch.bfloat16
     assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
-    shown = pictures(4, size_of(tiny, model))
+    shown = pictures(4, model.frame_size)
     store = encoded(model, shown, tmp_path)
     sequence = model.compose(insert(2, shown)[0], QUESTION, ANSWER)
     plain, walked = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
@@ -346,7 +342,7 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     tiny, _, folder = family
     options = ["--model", str(folder), "--cache", str(tmp_path / "cache")]
     if tiny.frame_size:
-        options += ["--frame-size", f"{tiny.frame_size[1]}x{tiny.frame_size[0]}"]
+        options += ["--frame-size", f"{tiny.frame_size[0]}x{tiny.frame_size[1]}"]
     assert main(["check", *options]) == 0
     shown = capsys.readouterr().out
     if tiny.model_type == "gemma3":

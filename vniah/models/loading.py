@@ -194,7 +194,7 @@ def _load_folder(
             rope_scaling=options.rope_scaling,
             offload=options.offload or "auto",
             load_in=options.load_in,
-            frame_size=None if options.frame_size is None else options.frame_size[::-1],
+            frame_size=options.frame_size,
         )
         return cast("AnyModel", family)
     if options.frame_size is not None:

@@ -31,7 +31,7 @@ class Parts:
         image_processor: of transformers; computes with Pillow where there is a choice.
         template: the chat template.
         stop_ids: tokens that end an answer.
-        frame_size: height and width in pixels, for families that take any; None for the usual.
+        frame_size: width and height in pixels, for families that take any; None for the usual.
         load_in: how the matrices of the decoder's layers are rounded, if they are.
     """
 
@@ -95,7 +95,7 @@ class TransformersModel:
             )
         self.frame_size = parts.frame_size or self._usual_size()
         self._check_size()
-        blank = np.zeros((*self.frame_size, 3), np.uint8)
+        blank = np.zeros((*self.frame_size[::-1], 3), np.uint8)
         self.frame_shape: tuple[int, ...] = tuple(self.encode_frames([blank]).shape[1:])
         self.encoding: Mapping[str, str] = {
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
@@ -146,7 +146,7 @@ class TransformersModel:
         """The chat template's prompt around the frames; the answer's tokens."""
         segments: list[TextSegment | FrameSegment] = []
         for text, frame in zip(self._prompt.before(len(frames)), frames, strict=True):
-            segments += [TextSegment(text), frame] if text else [frame]
+            segments += [text, frame] if text.token_ids else [frame]
         segments += [TextSegment(ids) for ids in self._after_frames() if ids]
         segments.append(TextSegment(self._prompt.after(len(frames), question)))
         return TokenSequence(tuple(segments), self._prompt.answer(len(frames), question, answer))
@@ -171,16 +171,16 @@ class TransformersModel:
         return frame
 
     def _usual_size(self) -> tuple[int, int]:
-        """Height and width in pixels of what the tower reads."""
+        """Width and height in pixels of what the tower reads."""
         size = self._model.config.vision_config.image_size
-        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        return (size, size) if isinstance(size, int) else (int(size[1]), int(size[0]))
 
     def _check_size(self) -> None:
         """Raises `ModelError` for a frame size that the tower cannot read."""
 
     def _preprocessing(self) -> str:
         """What is done to a frame before the tower, for the cache's identity."""
-        return f"{self.frame_size[1]}x{self.frame_size[0]} px"
+        return f"{self.frame_size[0]}x{self.frame_size[1]} px"
 
     def _own_template(self, template: str) -> str:
         """The template to use."""
@@ -211,7 +211,7 @@ class TransformersModel:
     def _count_with_text(self) -> float:
         """Tokens of a frame with what stands around it, on the average over 32 frames."""
         texts = self._prompt.before(33)[1:]
-        return self.frame_shape[-2] + sum(map(len, texts)) / len(texts)
+        return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
     def _embed_into(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
         """Input rows of a whole sequence, ``[1, num_tokens, hidden size]``."""

@@ -48,7 +48,7 @@ def load_family(
         rope_scaling: a RoPE scaling to use instead (`vniah.models.rope.override_rope`).
         offload: as `vniah.models.loading.load_model`.
         load_in: as there.
-        frame_size: height and width in pixels, for families whose tower reads any size.
+        frame_size: width and height in pixels, for families whose tower reads any size.
 
     Raises:
         ModelError: something is missing or does not fit; the message names it.

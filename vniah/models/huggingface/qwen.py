@@ -36,7 +36,7 @@ class _AnySize(TransformersDecoderModel):
     @property
     def _grid(self) -> tuple[int, int]:
         """Rows and columns of a frame's tokens."""
-        return self.frame_size[0] // self._factor, self.frame_size[1] // self._factor
+        return self.frame_size[1] // self._factor, self.frame_size[0] // self._factor
 
     def _usual_size(self) -> tuple[int, int]:
         side = max(1, USUAL_SIDE // self._factor) * self._factor
@@ -46,14 +46,14 @@ class _AnySize(TransformersDecoderModel):
         if any(side % self._factor or side < self._factor for side in self.frame_size):
             raise ModelError(
                 f"the frame size must be multiples of {self._factor} pixels for {self.name}, got "
-                f"{self.frame_size[1]}x{self.frame_size[0]}"
+                f"{self.frame_size[0]}x{self.frame_size[1]}"
             )
 
     def _preprocessing(self) -> str:
         return f"scaled to fit, padded to {super()._preprocessing()}"
 
     def _fit(self, frame: Image.Image) -> Image.Image:
-        height, width = self.frame_size
+        width, height = self.frame_size
         scale = min(height / frame.height, width / frame.width)
         inner = (
             min(width, max(1, round(frame.width * scale))),
