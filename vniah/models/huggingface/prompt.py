@@ -15,12 +15,14 @@ from typing import Any
 from jinja2 import TemplateError
 
 from vniah.errors import ModelError, first_line
+from vniah.models.protocol import TextSegment
 
 Pieces = tuple[tuple[int, ...], ...]
 
 _PROBE = "?"
 _NUM_LENGTHS = 64  # numbers of frames whose text is kept
 _NUM_ENDS = 65536  # ends of a prompt that are kept
+_NUM_TEXTS = 65536  # texts between frames of which there is one object each
 
 
 class Prompt:
@@ -51,11 +53,15 @@ class Prompt:
         self._expand = expand
         self._placeholder = placeholder
         self._placeholder_id = _special_id(tokenizer, placeholder)
+        self._text = lru_cache(maxsize=_NUM_TEXTS)(TextSegment)
         self._before = lru_cache(maxsize=_NUM_LENGTHS)(self._find_before)
         self._after = lru_cache(maxsize=_NUM_ENDS)(self._find_after)
 
-    def before(self, num_frames: int) -> Pieces:
-        """The tokens before each of so many frames."""
+    def before(self, num_frames: int) -> tuple[TextSegment, ...]:
+        """The text before each of so many frames, which may be empty.
+
+        Equal texts are one object, whatever the number of frames: a sweep compares millions.
+        """
         return self._before(num_frames)
 
     def after(self, num_frames: int, question: str) -> tuple[int, ...]:
@@ -74,14 +80,14 @@ class Prompt:
             return whole[len(prompt) :]
         return tuple(self._tokenizer.encode(answer, add_special_tokens=False))
 
-    def _find_before(self, num_frames: int) -> Pieces:
+    def _find_before(self, num_frames: int) -> tuple[TextSegment, ...]:
         pieces = self._cut(self._render(num_frames, _PROBE), range(num_frames))
         if pieces[-1] != self.after(num_frames, _PROBE):
             raise ModelError(
                 "the chat template writes another text after the frames when there are "
                 f"{num_frames} of them; such a model plugs in as package.module:factory"
             )
-        return pieces[:-1]
+        return tuple(map(self._text, pieces[:-1]))
 
     def _find_after(self, num_frames: int, question: str, answer: str | None) -> tuple[int, ...]:
         """By a prompt of the last frame alone, which has the number that it has among all."""
