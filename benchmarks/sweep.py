@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 import torch
 
 from vniah import generated_haystack, load_model, load_needles
-from vniah.asking import Material, TreeAsker
+from vniah.asking import TreeAsker
 from vniah.embeddings import encode_haystack, encode_needles
 from vniah.grid import Grid
+from vniah.material import Material
 from vniah.passes import Embedder, positions_of
 from vniah.scoring import plain_logits, score_logits
 from vniah.tasks.visual import Question

@@ -14,7 +14,16 @@ FLOORS = {
     7: ("cli",),
     6: ("sweep",),
     5: ("asking", "check", "conformance", "estimate", "plot", "regression", "serving"),
-    4: ("scoring", "passes", "sequences", "embeddings", "manifest", "statistics", "ticks"),
+    4: (
+        "scoring",
+        "passes",
+        "material",
+        "sequences",
+        "embeddings",
+        "manifest",
+        "statistics",
+        "ticks",
+    ),
     3: ("forward", "tasks", "haystacks", "results"),
     2: ("models", "video", "needles", "grid"),
     1: ("answers", "errors", "memory", "paths"),
@@ -24,6 +33,8 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Rooms on one floor that may use another there.
 NEIGHBOURS = {
     ("passes", "embeddings"),
+    ("material", "embeddings"),
+    ("material", "sequences"),
     ("scoring", "embeddings"),
     ("scoring", "passes"),
     ("check", "asking"),

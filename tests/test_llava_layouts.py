@@ -19,7 +19,6 @@ from torch.nn import functional
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 
-from vniah.asking import Material
 from vniah.check import check_model
 from vniah.cli import main
 from vniah.embeddings import encode_haystack, encode_needles
@@ -27,6 +26,7 @@ from vniah.errors import ModelError
 from vniah.forward.branches import BranchRunner
 from vniah.grid import Cell
 from vniah.haystacks import open_haystack
+from vniah.material import Material
 from vniah.models.frame_layout import FrameLayout
 from vniah.models.llava import LlavaModel, llava_type
 from vniah.models.loading import load_model

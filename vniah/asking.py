@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from vniah.embeddings import EmbeddingCache, FrameStore
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import attending_by
 from vniah.forward.branches import BranchRunner, Pass, Reading, is_out_of_memory
@@ -27,15 +26,14 @@ from vniah.forward.keys import Place
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.haystacks import Haystack
+from vniah.material import Material
 from vniah.models.protocol import (
     AnyModel,
     ChatModel,
     DecoderModel,
     EncodingModel,
-    FrameSegment,
     TokenSequence,
 )
-from vniah.needles import NeedleSet
 from vniah.passes import (
     Embedder,
     can_go_on,
@@ -53,12 +51,10 @@ from vniah.scoring import (
     score_chat,
     score_sequence,
 )
-from vniah.sequences import AskedSequences, Unit, compose_answers
+from vniah.sequences import AskedSequences, Unit
 from vniah.tasks.visual import Question
 
 Share = Literal["tree", "none"]
-# Frames of a haystack that is made of a needle set's own pictures, at least.
-_SHORTEST = 16
 
 Outcome = Score | str
 """A score, or why there is none."""
@@ -79,61 +75,6 @@ class Asker(Protocol):
 
     def record(self) -> Mapping[str, Any]:
         """How it goes about it, for the manifest; after `prepare`."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the questions of a sweep are made of: cached frames, by name.
-
-    Attributes:
-        store: where all frames lie.
-        frames: the haystack's.
-        needles: one frame for each needle, by its id.
-    """
-
-    store: FrameStore
-    frames: Sequence[FrameSegment]
-    needles: Mapping[str, FrameSegment]
-
-    @classmethod
-    def of(
-        cls,
-        haystack: Haystack,
-        needles: NeedleSet,
-        num_frames: int,
-        haystack_cache: EmbeddingCache,
-        needle_cache: EmbeddingCache,
-    ) -> "Material":
-        """The first ``num_frames`` frames of a haystack, and a needle set, from their caches."""
-        source = f"haystack/{haystack.sha256[:12]}"
-        of_needles = {
-            n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
-        }
-        places = {source: (haystack_cache, 0)} | {
-            segment.source: (needle_cache, index)
-            for index, segment in enumerate(of_needles.values())
-        }
-        frames = [FrameSegment(source, index) for index in range(num_frames)]
-        return cls(FrameStore(places), frames, of_needles)
-
-    @classmethod
-    def of_needles(cls, needles: NeedleSet, cache: EmbeddingCache) -> "Material":
-        """A needle set's own pictures, again and again, as a haystack."""
-        source = f"needles/{needles.name}"
-        frames = [FrameSegment(source, index) for index in range(len(needles))]
-        of_needles = {n.needle_id: frame for n, frame in zip(needles, frames, strict=True)}
-        repeats = -(-_SHORTEST // len(needles))
-        return cls(FrameStore({source: (cache, 0)}), frames * repeats, of_needles)
-
-    def compose(self, model: EncodingModel, question: Question) -> TokenSequence:
-        """What the model reads for a question, with its first answer."""
-        return self.compose_all(model, question)[0]
-
-    def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
-        """The same with each of its accepted answers."""
-        needle = question.needle
-        shown = question.insert(self.frames, self.needles[needle.needle_id])
-        return compose_answers(model, shown, needle)
 
 
 class SingleAsker:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.asking import Material, attention_by, make_ring
+from vniah.asking import attention_by, make_ring
 from vniah.embeddings import FrameStore, encode_needles, needle_directory
 from vniah.errors import CheckError, ModelError
 from vniah.forward.branches import BranchRunner
@@ -19,6 +19,7 @@ from vniah.forward.keys import Place
 from vniah.forward.ring import Ring
 from vniah.forward.support import attention_set_to
 from vniah.grid import Cell
+from vniah.material import Material
 from vniah.models.protocol import (
     AnyModel,
     ChatModel,
@@ -311,9 +312,10 @@ def _about_sharing(plan: Plan) -> str:
         return f"sharing: every cell runs by itself, because {plan.note}"
     saved = plan.cost_alone.num_tokens - plan.cost.num_tokens
     if not saved:
+        lengths = " and for ".join(map(str, _NUM_FRAMES))
         return (
-            "sharing: possible, but its prompts for 4 and for 9 frames have no beginning in common,"
-            " so that nothing will be shared"
+            f"sharing: possible, but its prompts for {lengths} frames have no beginning in common, "
+            "so that nothing will be shared"
         )
     return f"sharing: {saved:,} of {plan.cost_alone.num_tokens:,} tokens of the check were shared"
 

@@ -12,7 +12,6 @@ import torch
 
 from vniah.asking import (
     Asker,
-    Material,
     Outcome,
     Share,
     TreeAsker,
@@ -31,6 +30,7 @@ from vniah.forward.ring import Ring
 from vniah.grid import Grid
 from vniah.haystacks import Haystack
 from vniah.manifest import make_manifest
+from vniah.material import Material
 from vniah.models.protocol import AnyModel, ChatModel, DecoderModel, EncodingModel
 from vniah.models.server import ServerModel
 from vniah.needles import NeedleSet

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import Bars, format_average
+from vniah.cli.display import Bars, format_average, format_families
 from vniah.cli.opening import (
     load_named_model,
     needles_name,
@@ -97,8 +97,6 @@ def check(options: argparse.Namespace) -> int:
 def models(options: argparse.Namespace) -> int:
     """Prints the table of families."""
     import transformers
-
-    from vniah.cli.display import format_families
 
     transformers.logging.set_verbosity_error()
     from vniah.models.families import list_families
