@@ -1,7 +1,9 @@
 """Every transformers family against its own forward on pixels and its own processor's prompt."""
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +360,16 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     assert len(samples) == 20 and all(sample["error"] is None for sample in samples)
     assert manifest["model"]["frame_unit"] == find_family(tiny.model_type).frame_unit
     shutil.rmtree(output)
+
+
+def test_weights_are_gone_with_the_last_reference_to_the_model(tmp_path):
+    _, model = build_and_load("qwen3_vl", tmp_path / "checkpoint")
+    model.compose([FrameSegment("haystack", 0)], "Which?", "Yes")
+    body = weakref.ref(model.decoder.model)
+    gc.collect()
+    gc.disable()
+    try:
+        del model, _
+        assert body() is None
+    finally:
+        gc.enable()

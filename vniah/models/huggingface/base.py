@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from weakref import proxy
 
 import numpy as np
 import torch
@@ -82,11 +83,12 @@ class TransformersModel:
         self._model = parts.model
         self._tokenizer = parts.tokenizer
         self._image_processor = parts.image_processor
+        own = proxy(self)  # else the weights would outlive the last reference to the model
         self._prompt = Prompt(
             parts.tokenizer,
             self._own_template(parts.template),
-            content=self._content,
-            expand=self._expand,
+            content=lambda num_frames: own._content(num_frames),
+            expand=lambda text, frames: own._expand(text, frames),
             placeholder=self.placeholder,
         )
         if parts.frame_size is not None and not self.takes_frame_size:
