@@ -1,6 +1,7 @@
 """What a generated text says, and the mistakes that parsers of answers are known for."""
 
 import doctest
+import time
 
 import pytest
 
@@ -203,3 +204,18 @@ def test_multiple_choice_is_never_right_by_an_article(text):
 
 def test_examples_of_the_docstrings_hold():
     assert doctest.testmod(vniah.answers).failed == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Answer: " * 400, "It is " * 400, "The answer is" + "\n" * 8000, "the " * 8000, "(" * 8000],
+)
+def test_text_of_a_model_that_runs_on_is_read_in_no_time(text):
+    started = time.perf_counter()
+    assert match_answer(text, ["B"], ANIMALS) is None
+    assert time.perf_counter() - started < 5
+
+
+def test_lead_ins_are_four_at_most():
+    assert match_answer("Answer: " * 4 + "B", ["B"], ANIMALS) == "B"
+    assert match_answer("Answer: " * 5 + "B", ["B"], ANIMALS) is None

@@ -2,7 +2,9 @@
 
 import logging
 
-from vniah.cli.display import Bars, shown_log
+from runs import make_run
+
+from vniah.cli.display import Bars, format_average, shown_log
 
 
 def test_warnings_are_lines_on_stderr_while_they_are_shown(capsys):
@@ -37,3 +39,8 @@ def test_bar_that_is_full_is_closed_and_stays_so(capsys):
         assert capsys.readouterr().err == ""
         bars.show("sweep", 1, 2)
     assert "1/2" in capsys.readouterr().err
+
+
+def test_average_counts_only_the_cells_that_have_a_score():
+    run = make_run("3,4", "0,1", outcome=lambda c, k: "too long" if c.num_frames == 4 else True)
+    assert format_average(run) == "average: 1.0000 over 2 of 4 cells"

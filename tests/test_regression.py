@@ -122,6 +122,16 @@ def test_compare_when_the_model_and_the_environment_differ():
     assert compare(make_run(), other).holds
 
 
+def test_compare_when_generated_answers_are_cut_off_elsewhere():
+    words = {"protocol__criterion": "generated text"}
+    one, many = (make_run(**words, scorer={"max_new_tokens": n}) for n in (1, 32))
+    message = "scorer.max_new_tokens: 32 in the baseline, 1 in the candidate"
+    with pytest.raises(CannotCompareError, match=message):
+        compare(many, one)
+    assert compare(one, one).holds
+    assert compare(make_run(**words), one).holds  # a chat model's words have no such end
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

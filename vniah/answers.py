@@ -15,9 +15,9 @@ the answer, and what can be read in two ways is wrong:
 - The articles *an*, *the* and a small *a* do not count before another word. A capital *A* may be a
   letter: it is an article only where a text begins with it, and in an answer it always counts
   ("A positive").
-- A text may begin with "Answer:", "The answer is", "It is" and the like. A sentence of its own is
-  no answer, for nobody can list all the ways to say "not": accept it as a variant of the answer, or
-  ask for a single word or phrase.
+- A text may begin with "Answer:", "The answer is", "It is" and the like, with four of them at most.
+  A sentence of its own is no answer, for nobody can list all the ways to say "not": accept it as a
+  variant of the answer, or ask for a single word or phrase.
 - Of several options the text names one by its letter, by its words, or by both if they agree. A
   single "A" is the option; "A cat ..." is no letter, but words that begin with an article.
 """
@@ -32,12 +32,14 @@ _LETTERED_CHOICE = re.compile(r"\(?([A-Z])[.:)]\s")
 _LEAD_IN = re.compile(
     r"[\s*_]*(?:"
     r"(?:(?:the|my)\s+)?(?:(?:correct|right|final|best)\s+)?(?:answer|option|choice)"
-    r"(?:\s+is\b[\s*_]*:?|[\s*_]*[:：])"
+    r"(?:\s+is\b(?:[\s*_]*+:)?|[\s*_]*+[:：])"
     r"|it(?:\s+is\b|['’]s\b)"
     r"|(?:option|choice)\s+(?=[(\[*_]*(?-i:[A-Z])\b)"
     r")[\s*_]*(?=\S)",
     re.IGNORECASE,
 )
+# "The final answer is: **Answer:** Option B" has three; a model that runs on repeats them endlessly.
+_MOST_LEAD_INS = 4
 _BY_LETTER = re.compile(
     r"[\s*_`'\"]*[(\[（]?(?P<letter>[A-Za-z])(?P<mark>[)\]）.:：,*_`'\"]*)(?P<rest>\s.*|)",
     re.DOTALL,
@@ -118,7 +120,10 @@ def _readings(text: str) -> set[str]:
 def _without_lead_ins(text: str) -> Iterator[str]:
     """The text, and what is left of it each time that "Answer:" or the like is taken away."""
     yield text
-    while match := _LEAD_IN.match(text):
+    for _ in range(_MOST_LEAD_INS):
+        match = _LEAD_IN.match(text)
+        if match is None:
+            return
         text = text[match.end() :]
         yield text
 
@@ -159,10 +164,11 @@ def _index_of(letter: str, letters: Sequence[str]) -> int | None:
 def _fold(text: str, *, drops_articles: bool) -> str:
     """Small letters, single spaces, no punctuation around words; the text itself if no word is."""
     written = unicodedata.normalize("NFC", text).replace("’", "'").split()
+    last = max((index for index, word in enumerate(written) if _bare(word)), default=-1)
     words = []
     for index, word in enumerate(written):
         is_article = word == "a" or word.casefold() in ("an", "the")
-        if drops_articles and is_article and any(map(_bare, written[index + 1 :])):
+        if drops_articles and is_article and index < last:
             continue
         words.append(_bare(word.casefold()))
     return " ".join(filter(None, words)) or " ".join(written).casefold()

@@ -14,6 +14,9 @@ from vniah.statistics import exact_score
 # What is in a haystack is said by its sha256.
 _LABELS = frozenset({"haystack.name"})
 
+# Of two local models that generate; what a chat model wrote has no such field.
+_CUT_OFF = "scorer.max_new_tokens"
+
 
 @dataclass(frozen=True)
 class CellChange:
@@ -115,8 +118,8 @@ def compare(
     """Holds a run against a baseline, cell by cell; two published tables by their cells alone.
 
     The two may differ in the model and in how it was run, and the candidate may have more cells.
-    What is asked must be the same: task, haystack with its sampling and decoder, protocol, and
-    needles.
+    What is asked must be the same: task, haystack with its sampling and decoder, protocol, needles,
+    and where generated answers are cut off.
 
     Args:
         baseline: what was reached before: results, or where they lie.
@@ -168,6 +171,8 @@ def _refuse_other_measure(before: Results, after: Results) -> None:
             "it was measured: compare a run with a run, or a table with a table"
         )
     old, new = _measure(before), _measure(after)
+    if not (old.get(_CUT_OFF) and new.get(_CUT_OFF)):
+        old, new = ({k: v for k, v in m.items() if k != _CUT_OFF} for m in (old, new))
     for field in dict.fromkeys((*old, *new)):
         if old.get(field) != new.get(field):
             raise CannotCompareError(
@@ -187,6 +192,7 @@ def _measure(results: Results) -> dict[str, Any]:
         **flatten({name: manifest.get(name, {}) for name in ("haystack", "protocol")}),
         "needles.sha256": needles.get("sha256"),
         "needles.ids": sorted(needles.get("ids", ())),
+        _CUT_OFF: manifest.get("scorer", {}).get("max_new_tokens"),
     }
     return {name: value for name, value in fields.items() if name not in _LABELS}
 

@@ -83,12 +83,14 @@ def _in_columns(lines: Sequence[Sequence[str]], justify: Callable[[str, int], st
 
 
 def format_average(results: "Results") -> str:
-    """The mean over cells, and how sure it is: a Wilson interval over all samples."""
+    """The mean over the cells that have a score, and a Wilson interval over all samples."""
     from vniah.statistics import wilson_interval
 
     if results.average is None:
         return "average: none, no sample could be scored"
-    text = f"average: {results.average:.4f} over {len(results.cells)} cells"
+    num_cells, num_blank = len(results.cells), sum(s.score is None for s in results.cells)
+    over = f"{num_cells - num_blank} of {num_cells}" if num_blank else f"{num_cells}"
+    text = f"average: {results.average:.4f} over {over} cells"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)
     if size:  # else the mean over cells is not the share of samples, and the interval not its own
