@@ -38,7 +38,7 @@ _LEAD_IN = re.compile(
     r")[\s*_]*(?=\S)",
     re.IGNORECASE,
 )
-# "The final answer is: **Answer:** Option B" has three; a model that runs on repeats them endlessly.
+# "The final answer is: **Answer:** Option B" has three; a model that runs on writes no end of them.
 _MOST_LEAD_INS = 4
 _BY_LETTER = re.compile(
     r"[\s*_`'\"]*[(\[（]?(?P<letter>[A-Za-z])(?P<mark>[)\]）.:：,*_`'\"]*)(?P<rest>\s.*|)",
