@@ -11,6 +11,9 @@ a cell of 32 shows has lost the needle at depth 1, and just one frame's tokens.
 
 Models that merge 2 or 4 frames into a group step up once per group, so numbers of frames that are
 compared differ by multiples of 4 where there is room.
+
+What tokens cannot tell is a server that leaves out every second frame of every prompt, however
+short, from a model that merges two frames: both have the same line.
 """
 
 from collections.abc import Sequence
