@@ -190,6 +190,10 @@ INTERFACE = {
         lambda: decoding(shares_prefixes="no"),
         ["wrong: shares_prefixes is 'no'; it must be True or False"],
     ),
+    "stop tokens that are no tuple": (
+        lambda: having(Reader, stop_ids=2)(),
+        ["wrong: stop_ids is 2; it must be a tuple of token ids"],
+    ),
     "decoder without positions": (
         lambda: having(Reader, decoder=None)(),
         [

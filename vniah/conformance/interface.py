@@ -25,7 +25,7 @@ _OF_LEVEL: Mapping[Level, tuple[str, ...]] = {
     "decoder": (*_OF_READERS, "position_ids"),
     "answer": ("answer",),
 }
-_OPTIONAL = ("decode", "encoding", "settings", "shares_prefixes")
+_OPTIONAL = ("decode", "encoding", "settings", "shares_prefixes", "stop_ids")
 
 
 def find_level(model: Any) -> Level | None:
@@ -115,6 +115,9 @@ def _attribute(model: Any, name: str) -> Iterator[Finding]:
     elif name == "shares_prefixes":
         if not isinstance(value, bool):
             yield Finding(f"shares_prefixes is {value!r}; it must be True or False")
+    elif name == "stop_ids":
+        if not isinstance(value, tuple) or not all(type(token) is int for token in value):
+            yield Finding(f"stop_ids is {value!r}; it must be a tuple of token ids")
     elif not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         yield Finding(f"{name} is {value!r}; it must be a dictionary with names as keys")
 
