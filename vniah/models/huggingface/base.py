@@ -98,6 +98,7 @@ class TransformersModel:
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
         }
+        self._prompt.before(2)  # a template that cannot be used is told here, not in a sweep
         self._load_in = parts.load_in
         self.stop_ids = _stop_ids(parts.model, parts.tokenizer)
 
@@ -268,4 +269,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
         found = tokenizer.eos_token_id
     if found is None:
         return ()
-    return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+    ids = tuple(found) if isinstance(found, list | tuple) else (found,)
+    if unknown := [token for token in ids if type(token) is not int]:
+        raise ModelError(f"the checkpoint has eos_token_id = {unknown[0]!r}; it must be a number")
+    return ids
