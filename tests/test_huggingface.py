@@ -298,8 +298,13 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         ),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 64), "cannot be"),
         (lambda f: change_config(f, model_type="wav2vec2"), "has model_type 'wav2vec2'; supported"),
-        (lambda f: change_text_config(f, intermediate_size=80), "mismatched|cannot be loaded"),
+        (lambda f: change_config(f, model_type=["llava"]), r"has model_type \['llava'\]"),
+        (lambda f: change_text_config(f, intermediate_size=80), "mismatched keys: .*down_proj"),
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
+        (lambda f: change_text_config(f, num_hidden_layers=3), r"does not count: .*layers\.3\."),
+        (lambda f: change_text_config(f, num_hidden_layers="x"), "num_hidden_layers"),
+        (lambda f: change_crop(f, 98), "the model in .* cannot be loaded: Input image size"),
+        (lambda f: write_generation(f, eos_token_id="x"), "eos_token_id = 'x'; it must be a num"),
     ],
 )
 def test_spoilt_folder_is_one_line(spoil, message, tmp_path, capsys):
@@ -320,6 +325,29 @@ def change_config(folder: Path, **changes) -> None:
 def change_text_config(folder: Path, **changes) -> None:
     text_config = json.loads((folder / "config.json").read_text())["text_config"]
     change_config(folder, text_config=text_config | changes)
+
+
+def change_crop(folder: Path, side: int) -> None:
+    path = folder / "preprocessor_config.json"
+    crop = {"crop_size": {"height": side, "width": side}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | crop))
+
+
+def write_generation(folder: Path, **values) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("model_type", sorted(BUILDERS.keys() - {"gemma3"}))
+def test_layers_that_the_configuration_does_not_count_are_refused(model_type, tmp_path):
+    """transformers would leave them out, and a sweep would measure a model of fewer layers."""
+    folder = build(model_type).save(tmp_path / "checkpoint")
+    text_config = json.loads((folder / "config.json").read_text())["text_config"]
+    fewer = {"num_hidden_layers": 3}
+    if layer_types := text_config.get("layer_types"):
+        fewer["layer_types"] = layer_types[:3]
+    change_text_config(folder, **fewer)
+    with pytest.raises(ModelError, match=r"its config.json does not count: .*layers\.3\."):
+        load_family(folder, name="tiny")
 
 
 def test_missing_weight_is_named(tmp_path):

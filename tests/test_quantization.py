@@ -8,13 +8,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import vniah.check
 from tests.decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
+from tests.families import build
 from tests.test_walk import build_decoder
 from vniah.check import check_model
 from vniah.errors import InputError, MissingDependencyError, ModelError, RunMismatchError
 from vniah.forward.costs import DecoderShape
 from vniah.grid import Grid
 from vniah.haystacks import open_haystack
+from vniah.models.huggingface.folder import load_family
 from vniah.models.loading import load_model
 from vniah.models.quantization import quantize_layers, rounds_rows
 from vniah.needles import load_needles
@@ -82,6 +85,23 @@ def test_reference_model_in_few_bits_passes_the_check(load_in, dtype, caplog):
     report = check_model(model, load_needles("cards"))
     assert report.holds, report.lines
     assert not [r for r in caplog.records if r.name.startswith("bitsandbytes")]
+
+
+@pytest.mark.usefixtures("library")
+def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, monkeypatch):
+    """Tiles round other rows together than the plain forward does, which no kernel changes."""
+    tiny = build("qwen2_vl")
+    folder = tiny.save(tmp_path / "checkpoint")
+    model = load_family(folder, name="tiny", frame_size=tiny.frame_size, load_in="8bit")
+    needles = load_needles("counterfactual")
+    report = check_model(model, needles, cache=tmp_path / "cache")
+    assert report.holds, report.lines
+    monkeypatch.setattr(
+        vniah.check,
+        "positions_of",
+        lambda model, sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
+    )
+    assert not check_model(model, needles, cache=tmp_path / "cache").holds
 
 
 @pytest.mark.usefixtures("library")

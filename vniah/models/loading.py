@@ -165,7 +165,7 @@ def _load_folder(
 
     config = read_config(folder)
     model_type = llava_type(config) or config.get("model_type")
-    if model_type not in MODEL_TYPES and model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in (*MODEL_TYPES, *FAMILIES):
         raise ModelError(
             f"{folder}/config.json has model_type {model_type!r}; supported are "
             f"{', '.join((*MODEL_TYPES, *FAMILIES))}. Any other model plugs in as "

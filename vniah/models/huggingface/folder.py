@@ -1,6 +1,7 @@
 """A checkpoint folder of transformers as an adapter of its family."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from vniah.errors import ModelError, first_line
+from vniah.errors import ModelError, VniahError, first_line
 from vniah.models.checkpoints import fingerprint, read_config, weight_files
 from vniah.models.huggingface import find_family
 from vniah.models.huggingface.base import Parts, TransformersModel
@@ -21,6 +22,10 @@ from vniah.models.quantization import quantize_layers
 from vniah.models.tokenizer import find_stop_ids, load_tokenizer
 
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+# As the families store them: language_model.model.layers.0, model.text_model.layers.0, ...
+_DECODER_LAYER = re.compile(
+    r"(?:model|(?:model\.)?(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\."
+)
 
 
 def load_family(
@@ -57,7 +62,8 @@ def load_family(
     """
     adapter: Any = find_family(read_config(folder)["model_type"])
     weight_files(folder)
-    tokenizer = load_tokenizer(folder)
+    with _reported(folder, "the tokenizer in"):  # it reads config.json as well
+        tokenizer = load_tokenizer(folder)
     with _reported(folder, "the image processor in"):
         image_processor = _load_image_processor(folder)
     model = _load_weights(folder, adapter.model_class, dtype)
@@ -73,7 +79,8 @@ def load_family(
         frame_size=frame_size,
         load_in=load_in,
     )
-    loaded: TransformersModel = adapter(parts)
+    with _reported(folder, "the model in"):  # which encodes a blank frame
+        loaded: TransformersModel = adapter(parts)
     if rope_theta is not None or rope_scaling is not None:
         loaded.override_rope(rope_theta, rope_scaling)
     return loaded
@@ -119,12 +126,26 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below; it would only count them
         )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
-        if wrong := sorted(map(str, found.get(what) or ())):
-            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise ModelError(f"{folder} has {what.replace('_', ' ')}: {wrong[0]}{more}")
+        _refuse_keys(folder, what.replace("_", " "), found.get(what) or ())
+    # Weights that nothing reads may be left over from training; whole layers are another model.
+    num_layers = model.config.get_text_config().num_hidden_layers
+    surplus = [
+        key
+        for key in found.get("unexpected_keys") or ()
+        if (layer := _DECODER_LAYER.match(key)) and int(layer[1]) >= num_layers
+    ]
+    _refuse_keys(folder, "layers that its config.json does not count", surplus)
     return model.requires_grad_(False).eval()
+
+
+def _refuse_keys(folder: Path, what: str, keys: Iterable[Any]) -> None:
+    """Raises `ModelError` with the first of some weights' names, if there is one."""
+    if wrong := sorted(map(str, keys)):
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ModelError(f"{folder} has {what}: {wrong[0]}{more}")
 
 
 @contextmanager
@@ -132,7 +153,7 @@ def _reported(folder: Path, what: str) -> Iterator[None]:
     """Turns what transformers says of a folder into one line."""
     try:
         yield
-    except ModelError:
+    except VniahError:
         raise
     except (
         OSError,
@@ -142,6 +163,8 @@ def _reported(folder: Path, what: str) -> Iterator[None]:
         AttributeError,
         ImportError,
         ArithmeticError,
+        AssertionError,
+        MemoryError,
         RuntimeError,
         SafetensorError,
         StrictDataclassError,
