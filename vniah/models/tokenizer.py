@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from vniah.errors import ModelError, first_line
 
@@ -32,7 +33,14 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
             # nor does it need config.json's rope_scaling, which transformers 5 warns of
             warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
             return transformers.AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        StrictDataclassError,  # it reads config.json as well
+    ) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
         ) from error

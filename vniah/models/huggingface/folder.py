@@ -62,8 +62,7 @@ def load_family(
     """
     adapter: Any = find_family(read_config(folder)["model_type"])
     weight_files(folder)
-    with _reported(folder, "the tokenizer in"):  # it reads config.json as well
-        tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     with _reported(folder, "the image processor in"):
         image_processor = _load_image_processor(folder)
     model = _load_weights(folder, adapter.model_class, dtype)
