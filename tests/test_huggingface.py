@@ -13,6 +13,7 @@ import transformers
 from PIL import Image
 
 from tests.families import BUILDERS, Tiny, build, pictures
+from vniah.check import check_model
 from vniah.cli import main
 from vniah.embeddings import EmbeddingCache, FrameStore
 from vniah.errors import InputError, ModelError
@@ -23,6 +24,7 @@ from vniah.models.huggingface.folder import load_family
 from vniah.models.huggingface.positions import frames_as_video
 from vniah.models.loading import load_model
 from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+from vniah.needles import load_needles
 from vniah.passes import Embedder, make_plan, positions_of, segment_size
 from vniah.scoring import decoder_logits, plain_logits
 
@@ -273,6 +275,22 @@ def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     assert (plain - walked).abs().max() < 0.08 * plain.abs().max()
 
 
+def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp_path):
+    """Rounding sends rows elsewhere where two are nearly as good; wrong positions still fail."""
+    tiny = build("qwen3_vl_moe")
+    model = load_family(
+        tiny.save(tmp_path / "checkpoint"),
+        name="tiny",
+        dtype=torch.bfloat16,
+        frame_size=tiny.frame_size,
+    )
+    needles = load_needles("cards")
+    assert check_model(model, needles, cache=tmp_path / "cache").holds
+    right = model.position_ids
+    model.position_ids = lambda sequence: 3 * right(sequence)[:1].expand(3, -1)
+    assert not check_model(model, needles, cache=tmp_path / "cache").holds
+
+
 def test_question_with_a_placeholder_is_refused(tmp_path):
     _, model = build_and_load("llava", tmp_path / "checkpoint")
     with pytest.raises(ModelError, match="2 places for 1 frames"):
@@ -301,6 +319,14 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         (lambda f: change_config(f, model_type=["llava"]), r"has model_type \['llava'\]"),
         (lambda f: change_text_config(f, intermediate_size=80), "mismatched keys: .*down_proj"),
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
+        (
+            lambda f: change_config(f, text_config=None),
+            r"describes [\d,]+ weights, its safetensors hold [\d,]+: it lacks the sizes of a part",
+        ),
+        (
+            lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
+            "has a quantization_config: its weights are stored rounded",
+        ),
         (lambda f: change_text_config(f, num_hidden_layers=3), r"does not count: .*layers\.3\."),
         (lambda f: change_text_config(f, num_hidden_layers="x"), "num_hidden_layers"),
         (lambda f: change_crop(f, 98), "the model in .* cannot be loaded: Input image size"),

@@ -60,6 +60,10 @@ _LEAST_SHARE = 1 / 64
 # kernel leaves these calls alone and tiles do not, so that share is larger: tiny random families
 # reach 0.1.
 _LEAST_SHARE_IN_8_BITS = 1 / 4
+# In half precision rounding sends a row to another expert where two are nearly as good, and its
+# logits change by any amount. So what all rows change by together has to tell.
+_MOST_OF_EXPERTS = 1.0
+_LEAST_SHARE_OF_EXPERTS = 1 / 2
 _TINY = torch.finfo(torch.float32).tiny
 
 # Haystack frames of the two cells of the check, and the needle's place in both.
@@ -390,20 +394,24 @@ class _Limit:
     ) -> "_Limit":
         """From what changes when another attention kernel computes ``plain``."""
         body = model.decoder.model
-        of_max = TOLERANCES.get(model.decoder.lm_head.weight.dtype, TOLERANCES[torch.float32])
+        dtype = model.decoder.lm_head.weight.dtype
+        tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
         least = _LEAST_SHARE
         if rounds_rows(body.layers):  # to 8 bits, as many as bfloat16 has
-            of_max = max(of_max, TOLERANCES[torch.bfloat16])
+            tolerance = max(tolerance, TOLERANCES[torch.bfloat16])
             least = _LEAST_SHARE_IN_8_BITS
+        of_max = tolerance
+        if dtype != torch.float32 and getattr(body.config, "num_experts_per_tok", None):
+            of_max, least = _MOST_OF_EXPERTS, _LEAST_SHARE_OF_EXPERTS
         other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
         try:
             with attention_set_to(body, other):
                 again = [plain_logits(model, sequence, store) for sequence in sequences]
         except (RuntimeError, ValueError, LookupError, ImportError, NotImplementedError):
-            return cls(of_max, of_max)
+            return cls(of_max, tolerance)
         one = torch.cat(list(plain))
         noise = _rms(one - torch.cat(again)) / max(float(one.abs().max()), _TINY)
-        return cls(of_max, min(of_max, max(least * of_max, _NOISE_FACTOR * noise)))
+        return cls(of_max, min(tolerance, max(least * tolerance, _NOISE_FACTOR * noise)))
 
 
 def _rms(values: Tensor) -> float:

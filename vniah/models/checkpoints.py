@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def fingerprint(folder: Path) -> str:
         names = (path.relative_to(folder).as_posix() for path in paths)
         digests = list(zip(names, pool.map(digest, paths), strict=True))
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+
+
+def count_stored(folder: Path) -> int:
+    """How many numbers the weights are, by their headers alone."""
+    total = 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - a handle, not a dictionary
+                    total += prod(file.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    return total
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from vniah.errors import ModelError, VniahError, first_line
-from vniah.models.checkpoints import fingerprint, read_config, weight_files
+from vniah.models.checkpoints import count_stored, fingerprint, read_config, weight_files
 from vniah.models.huggingface import find_family
 from vniah.models.huggingface.base import Parts, TransformersModel
 from vniah.models.huggingface.prompt import read_chat_template
@@ -21,6 +21,7 @@ from vniah.models.offload import keeps_in_host, move_all_but_layers, offload_lay
 from vniah.models.quantization import quantize_layers
 from vniah.models.tokenizer import find_stop_ids, load_tokenizer
 
+_MOST_LACKING = 1.5  # tied weights are stored once
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # As the families store them: language_model.model.layers.0, model.text_model.layers.0, ...
 _DECODER_LAYER = re.compile(
@@ -60,7 +61,13 @@ def load_family(
         InputError: the RoPE that was asked for cannot be meant.
         MissingDependencyError: ``load_in`` needs bitsandbytes, or a prompt a package of its own.
     """
-    adapter: Any = find_family(read_config(folder)["model_type"])
+    raw = read_config(folder)
+    adapter: Any = find_family(raw["model_type"])
+    if raw.get("quantization_config"):
+        raise ModelError(
+            f"{folder}/config.json has a quantization_config: its weights are stored rounded, and "
+            "that is not read; use the full checkpoint, with --load-in 8bit or 4bit"
+        )
     weight_files(folder)
     tokenizer = load_tokenizer(folder)
     with _reported(folder, "the image processor in"):
@@ -119,6 +126,7 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
     if model_class is None:
         raise ModelError(f"{folder} needs a newer transformers: this one has no {class_name}")
     with _reported(folder, "the checkpoint"):
+        _refuse_other_sizes(folder, model_class)
         model, found = model_class.from_pretrained(
             folder,
             dtype=dtype or "auto",
@@ -138,6 +146,23 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
     ]
     _refuse_keys(folder, "layers that its config.json does not count", surplus)
     return model.requires_grad_(False).eval()
+
+
+def _refuse_other_sizes(folder: Path, model_class: Any) -> None:
+    """Raises `ModelError` where config.json describes a far larger model than the weights are.
+
+    What it does not say of a part is transformers' default, often billions of weights; they would
+    all be drawn at random before it could be said that they are missing.
+    """
+    with torch.device("meta"):
+        model = model_class(transformers.AutoConfig.from_pretrained(folder))
+    num_described = sum(parameter.numel() for parameter in model.parameters())
+    num_stored = count_stored(folder)
+    if num_described > _MOST_LACKING * num_stored:
+        raise ModelError(
+            f"{folder}/config.json describes {num_described:,} weights, its safetensors hold "
+            f"{num_stored:,}: it lacks the sizes of a part, or the weights one"
+        )
 
 
 def _refuse_keys(folder: Path, what: str, keys: Iterable[Any]) -> None:
