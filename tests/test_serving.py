@@ -398,6 +398,8 @@ def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, c
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             text=True,
+            # a job that a shell started in the background ignores it, and so would this one
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         path = tmp_path / "out" / "samples.jsonl"
         while process.poll() is None:
@@ -465,7 +467,10 @@ def test_command_with_a_budget_says_so_and_goes_on(tmp_path, monkeypatch, capsys
         (["--request-timeout", "0"], "timeout_seconds must be above 0, got 0"),
         (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY holds no key"),
         (["--context-parallel", "2"], "--context-parallel 2 needs as many processes"),
-        (["--model", "reference-long"], "options of a server are for openai:"),
+        (
+            ["--model", "reference-long", "--concurrency", "2"],
+            "options of a server are for openai:",
+        ),
     ],
 )
 def test_command_refuses_in_one_line(tmp_path, monkeypatch, capsys, command, more, message):
