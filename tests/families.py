@@ -210,6 +210,31 @@ def _tokenize(tiny: Tiny, text: str) -> Tensor:
     return torch.tensor([ids])
 
 
+def _fill_video(tiny: Tiny, text: str, filled: str) -> Tensor:
+    """The tokens of a rendered text, with what a processor writes in place of its video."""
+    return _tokenize(tiny, text.replace("<video>", filled))
+
+
+def _llava_tokenizer() -> tuple[PreTrainedTokenizerFast, int, int]:
+    """A tokenizer that has images and videos, and the ids of both."""
+    tokenizer = build_tokenizer(
+        ["<image>", "<video>"], image_token="<image>", video_token="<video>"
+    )
+    return tokenizer, *tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+
+
+def _clip_processor() -> Any:
+    """As the CLIP families preprocess: the shorter side scaled, the middle cut out."""
+    return transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+    )
+
+
+def _cropped(frames: Sequence[Image.Image]) -> Tensor:
+    """Pictures as a plain CLIP processor brings them to a square."""
+    return _clip_processor()(images=list(frames), return_tensors="pt")["pixel_values"]
+
+
 def _stretched(processor: Any, frames: Sequence[Image.Image], side: int) -> Tensor:
     """Pictures as a plain SigLIP processor of the same mean brings them to a square."""
     plain = transformers.SiglipImageProcessorPil(
@@ -230,9 +255,7 @@ def _build_llava() -> Tiny:
         image_token_index=image,
         vision_feature_layer=-2,
     )
-    processor = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
-    )
+    processor = _clip_processor()
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
         whole = transformers.LlavaProcessor(
@@ -249,10 +272,7 @@ def _build_llava() -> Tiny:
 
 
 def _build_llava_next_video() -> Tiny:
-    tokenizer = build_tokenizer(
-        ["<image>", "<video>"], image_token="<image>", video_token="<video>"
-    )
-    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    tokenizer, image, video = _llava_tokenizer()
     config = transformers.LlavaNextVideoConfig(
         vision_config=CLIP,
         text_config={"model_type": "mistral", "vocab_size": len(tokenizer), **TEXT},
@@ -271,10 +291,7 @@ def _build_llava_next_video() -> Tiny:
     )
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        plain = transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
-        )
-        pixels = plain(images=list(shown), return_tensors="pt")["pixel_values"][None]
+        pixels = _cropped(shown)[None]
         whole = bare(
             transformers.LlavaNextVideoProcessor,
             tiny.tokenizer,
@@ -282,20 +299,14 @@ def _build_llava_next_video() -> Tiny:
             video_token="<video>",
         )
         filled = whole.replace_video_token({"pixel_values_videos": pixels}, 0)
-        return {
-            "input_ids": _tokenize(tiny, text.replace("<video>", filled)),
-            "pixel_values_videos": pixels,
-        }
+        return {"input_ids": _fill_video(tiny, text, filled), "pixel_values_videos": pixels}
 
     model = transformers.LlavaNextVideoForConditionalGeneration(config)
     return Tiny("llava_next_video", model, tokenizer, processor, _VICUNA, own)
 
 
 def _build_llava_onevision() -> Tiny:
-    tokenizer = build_tokenizer(
-        ["<image>", "<video>"], image_token="<image>", video_token="<video>"
-    )
-    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    tokenizer, image, video = _llava_tokenizer()
     config = transformers.LlavaOnevisionConfig(
         vision_config=SIGLIP,
         text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT},
@@ -318,10 +329,7 @@ def _build_llava_onevision() -> Tiny:
             video_token="<video>",
         )
         filled = whole.replace_video_token({"pixel_values_videos": pixels}, 0)
-        return {
-            "input_ids": _tokenize(tiny, text.replace("<video>", filled)),
-            "pixel_values_videos": pixels,
-        }
+        return {"input_ids": _fill_video(tiny, text, filled), "pixel_values_videos": pixels}
 
     model = transformers.LlavaOnevisionForConditionalGeneration(config)
     template = _CHATML.replace("VIDEO", "<video>\n")
@@ -329,10 +337,7 @@ def _build_llava_onevision() -> Tiny:
 
 
 def _build_video_llava() -> Tiny:
-    tokenizer = build_tokenizer(
-        ["<image>", "<video>"], image_token="<image>", video_token="<video>"
-    )
-    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    tokenizer, image, video = _llava_tokenizer()
     config = transformers.VideoLlavaConfig(
         vision_config=CLIP,
         text_config={"model_type": "llama", "vocab_size": len(tokenizer), **TEXT},
@@ -344,16 +349,10 @@ def _build_video_llava() -> Tiny:
     )
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        plain = transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
-        )
-        pixels = plain(images=list(shown), return_tensors="pt")["pixel_values"][None]
+        pixels = _cropped(shown)[None]
         rows = (56 // 14) ** 2 + 1
         filled = "<video>" * (rows * len(shown))
-        return {
-            "input_ids": _tokenize(tiny, text.replace("<video>", filled)),
-            "pixel_values_videos": pixels,
-        }
+        return {"input_ids": _fill_video(tiny, text, filled), "pixel_values_videos": pixels}
 
     model = transformers.VideoLlavaForConditionalGeneration(config)
     return Tiny("video_llava", model, tokenizer, processor, _VICUNA, own)
@@ -631,10 +630,7 @@ def _build_internvl() -> Tiny:
             image_token="<IMG_CONTEXT>",
         )
         filled = whole.replace_video_token({"pixel_values_videos": pixels[None]}, 0)
-        return {
-            "input_ids": _tokenize(tiny, text.replace("<video>", filled)),
-            "pixel_values": pixels,
-        }
+        return {"input_ids": _fill_video(tiny, text, filled), "pixel_values": pixels}
 
     model = transformers.InternVLForConditionalGeneration(config)
     template = _CHATML.replace("VIDEO", "<video>\n")
@@ -724,10 +720,7 @@ def _build_smolvlm() -> Tiny:
         )()
         given = {"pixel_values": pixels, "video_metadata": [metadata]}
         filled = whole.replace_video_token(given, 0)
-        return {
-            "input_ids": _tokenize(tiny, text.replace("<video>", filled)),
-            "pixel_values": pixels,
-        }
+        return {"input_ids": _fill_video(tiny, text, filled), "pixel_values": pixels}
 
     return Tiny("smolvlm", model, tokenizer, processor, DEFAULT_CHAT_TEMPLATE, own)
 

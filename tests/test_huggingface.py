@@ -77,15 +77,12 @@ def insert(needle_index: int, shown):
 def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     """By one tree with shared prefixes."""
     plan = make_plan(model, sequences, max_leaf_tokens=0)
-    embedder = Embedder(model, store)
     runner = BranchRunner(
         model.decoder,
-        embed=embedder,
+        embed=Embedder(model, store),
         size=segment_size(model),
         positions=lambda index: positions_of(model, sequences[index]),
         num_rows=lambda index: len(sequences[index].answer_ids),
-        num_deep=embedder.num_deep,
-        add_deep=embedder.add_deep,
         tile_size=13,
     )
     logits = {}

@@ -294,8 +294,6 @@ class TreeAsker:
         return BranchRunner(
             model.decoder,
             embed=embed,
-            num_deep=embed.num_deep,
-            add_deep=embed.add_deep,
             size=segment_size(model),
             positions=lambda index: positions_of(model, sequences[index]),
             num_rows=num_rows,

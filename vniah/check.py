@@ -426,12 +426,9 @@ def _run(
     plan = make_plan(model, sequences, share=way.share, max_leaf_tokens=most)
     for reason in plan.refused.values():
         raise ModelError(reason)
-    embedder = Embedder(model, store)
     runner = BranchRunner(
         model.decoder,
-        embed=embedder,
-        num_deep=embedder.num_deep,
-        add_deep=embedder.add_deep,
+        embed=Embedder(model, store),
         size=segment_size(model),
         positions=lambda index: positions_of(model, sequences[index]),
         num_rows=lambda index: len(sequences[index].answer_ids),

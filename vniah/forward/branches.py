@@ -91,12 +91,12 @@ class BranchRunner:
 
     Args:
         decoder: a transformers causal language model.
-        embed: gives the input embeddings of segments.
+        embed: gives the input embeddings of segments. Where something comes to the frames' rows
+            behind the first layers, it says behind how many (``num_deep``), and adds it
+            (``add_deep``, an `AddDeep`).
         size: tokens of a segment.
         positions: called with a sequence's index, gives its ``position_ids``.
         num_rows: called with a sequence's index, says how many rows are read at its end.
-        num_deep: behind how many of the first layers something comes to the frames' rows.
-        add_deep: adds it.
         ring: the processes that run every pass together.
         tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
         place: where to keep keys and values; by default the fastest where they fit.
@@ -113,8 +113,6 @@ class BranchRunner:
         size: Callable[[Any], int],
         positions: Callable[[int], Tensor],
         num_rows: Callable[[int], int],
-        num_deep: int = 0,
-        add_deep: AddDeep | None = None,
         ring: Ring | None = None,
         tile_size: int | None = None,
         place: Place | None = None,
@@ -125,8 +123,8 @@ class BranchRunner:
         self._decoder = decoder
         self._greedy = greedy
         self._embed = embed
-        self._num_deep = num_deep
-        self._add_deep = add_deep
+        self._num_deep = int(getattr(embed, "num_deep", 0))
+        self._add_deep: AddDeep | None = getattr(embed, "add_deep", None)
         self._size = size
         self._positions = positions
         self._num_rows = num_rows
@@ -242,7 +240,7 @@ class BranchRunner:
             keep=kept,
             tile_size=self._tile_size,
             ring=self._ring,
-            deepen=None if self._add_deep is None else partial(self._deepen_share, branch),
+            deepen=partial(self._deepen_share, branch) if self._num_deep else None,
         )
         logits = [rows.cpu() for rows in read]
         behind = (*past, kept) if kept is not None else ()

@@ -1,18 +1,23 @@
-"""Weights from safetensors files into modules: in their dtype, and never twice in memory."""
+"""Checkpoint folders: weights from safetensors into modules, in their dtype, never twice in memory.
+
+And what is said, in one line, of a folder that cannot be loaded.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, VniahError, first_line
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 _INDEX_NAME = "model.safetensors.index.json"
@@ -152,6 +157,35 @@ def load_weights(
     for part, module in parts.items():
         module.load_state_dict(states[part], strict=False, assign=True)
         module.requires_grad_(False).eval()
+
+
+@contextmanager
+def reported(folder: Path, what: str) -> Iterator[None]:
+    """Turns what transformers says of a folder into one line.
+
+    Args:
+        folder: what is loaded.
+        what: which part of it, e.g. ``"the tokenizer in"``.
+    """
+    try:
+        yield
+    except VniahError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        ArithmeticError,
+        AssertionError,
+        MemoryError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        raise ModelError(f"{what} {folder} cannot be loaded: {first_line(error)}") from error
 
 
 def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:

@@ -177,40 +177,27 @@ def _load_folder(
     name_of_dtype = options.dtype
     if name_of_dtype is None and place.type == "cpu":
         name_of_dtype = "float32"
-    dtype = None if name_of_dtype is None else getattr(torch, name_of_dtype)
+    asked: dict[str, Any] = {
+        "name": name,
+        "revision": revision,
+        "dtype": None if name_of_dtype is None else getattr(torch, name_of_dtype),
+        "device": place,
+        "rope_theta": options.rope_theta,
+        "rope_scaling": options.rope_scaling,
+        "offload": options.offload or "auto",
+        "load_in": options.load_in,
+    }
     if model_type in FAMILIES:
         if options.prompt_template is not None:
             raise InputError(
                 f"prompt_template is for checkpoints of {', '.join(MODEL_TYPES)}; one of "
                 f"{model_type} brings its own chat template"
             )
-        family = load_family(
-            folder,
-            name=name,
-            revision=revision,
-            dtype=dtype,
-            device=place,
-            rope_theta=options.rope_theta,
-            rope_scaling=options.rope_scaling,
-            offload=options.offload or "auto",
-            load_in=options.load_in,
-            frame_size=options.frame_size,
-        )
+        family = load_family(folder, **asked, frame_size=options.frame_size)
         return cast("AnyModel", family)
     if options.frame_size is not None:
         raise InputError(f"frame_size is for towers that read any size; that of {name} does not")
-    return LlavaModel.load(
-        folder,
-        name=name,
-        revision=revision,
-        dtype=dtype,
-        device=place,
-        rope_theta=options.rope_theta,
-        rope_scaling=options.rope_scaling,
-        template=options.prompt_template,
-        offload=options.offload or "auto",
-        load_in=options.load_in,
-    )
+    return LlavaModel.load(folder, **asked, template=options.prompt_template)
 
 
 def find_device(name: str | None) -> "torch.device":

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 
-from vniah.errors import ModelError, first_line
+from vniah.errors import ModelError
+from vniah.models.checkpoints import reported
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -29,21 +29,10 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it warns where it does not know the model_type
     try:
-        with warnings.catch_warnings():
+        with reported(folder, "the tokenizer in"), warnings.catch_warnings():
             # nor does it need config.json's rope_scaling, which transformers 5 warns of
             warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
             return transformers.AutoTokenizer.from_pretrained(folder, **options)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        StrictDataclassError,  # it reads config.json as well
-    ) as error:
-        raise ModelError(
-            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
-        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
 

@@ -1,18 +1,21 @@
 """A checkpoint folder of transformers as an adapter of its family."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
-from vniah.errors import ModelError, VniahError, first_line
-from vniah.models.checkpoints import count_stored, fingerprint, read_config, weight_files
+from vniah.errors import ModelError
+from vniah.models.checkpoints import (
+    count_stored,
+    fingerprint,
+    read_config,
+    reported,
+    weight_files,
+)
 from vniah.models.huggingface import find_family
 from vniah.models.huggingface.base import Parts, TransformersModel
 from vniah.models.huggingface.prompt import read_chat_template
@@ -70,7 +73,7 @@ def load_family(
         )
     weight_files(folder)
     tokenizer = load_tokenizer(folder)
-    with _reported(folder, "the image processor in"):
+    with reported(folder, "the image processor in"):
         image_processor = _load_image_processor(folder)
     model = _load_weights(folder, adapter.model_class, dtype)
     place_weights(model, adapter.find_body(model), device or torch.device("cpu"), offload, load_in)
@@ -85,7 +88,7 @@ def load_family(
         frame_size=frame_size,
         load_in=load_in,
     )
-    with _reported(folder, "the model in"):  # which encodes a blank frame
+    with reported(folder, "the model in"):  # which encodes a blank frame
         loaded: TransformersModel = adapter(parts)
     if rope_theta is not None or rope_scaling is not None:
         loaded.override_rope(rope_theta, rope_scaling)
@@ -125,7 +128,7 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
     model_class = getattr(transformers, class_name, None)
     if model_class is None:
         raise ModelError(f"{folder} needs a newer transformers: this one has no {class_name}")
-    with _reported(folder, "the checkpoint"):
+    with reported(folder, "the checkpoint"):
         _refuse_other_sizes(folder, model_class)
         model, found = model_class.from_pretrained(
             folder,
@@ -170,27 +173,3 @@ def _refuse_keys(folder: Path, what: str, keys: Iterable[Any]) -> None:
     if wrong := sorted(map(str, keys)):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ModelError(f"{folder} has {what}: {wrong[0]}{more}")
-
-
-@contextmanager
-def _reported(folder: Path, what: str) -> Iterator[None]:
-    """Turns what transformers says of a folder into one line."""
-    try:
-        yield
-    except VniahError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        ArithmeticError,
-        AssertionError,
-        MemoryError,
-        RuntimeError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
-        raise ModelError(f"{what} {folder} cannot be loaded: {first_line(error)}") from error
