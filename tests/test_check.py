@@ -12,9 +12,16 @@ from tests.decoder_models import DecoderStandIn, RandomFrames, ask, build_half, 
 from tests.test_jobs import FirstLevel
 from tests.test_planning import rope_model
 from tests.test_prefill import FAMILIES, SIZES, build_decoder
-from vniah import check
 from vniah.checks.model import check_model
-from vniah.engines.equivalence import TOLERANCES, Difference, check_forward, require_agreement
+from vniah.engines import equivalence
+from vniah.engines.equivalence import (
+    TOLERANCES,
+    Difference,
+    RoundingLimit,
+    check_forward,
+    compare_logits,
+    require_agreement,
+)
 from vniah.errors import CheckError, ModelError, VniahError
 from vniah.forward import prefill as walk
 from vniah.forward import suffixes as leaves
@@ -71,17 +78,17 @@ def test_tolerances_grow_with_the_rounding_of_the_dtype():
     assert TOLERANCES[torch.float32] < TOLERANCES[torch.float16] < TOLERANCES[torch.bfloat16]
 
 
-def wrong_scale(q, blocks, *, scale):
-    return attend(q, blocks, scale=1.5 * scale)
+def wrong_scale(q, blocks, *, kernel, scale):
+    return attend(q, blocks, kernel=kernel, scale=1.5 * scale)
 
 
-def forgets_a_token_between_tiles(q, blocks, *, scale):
+def forgets_a_token_between_tiles(q, blocks, *, kernel, scale):
     shorter = [type(b)(b.k[:, :, :-1], b.v[:, :, :-1]) for b in blocks[1:] if b.k.shape[2] > 1]
-    return attend(q, [blocks[0], *shorter], scale=scale)
+    return attend(q, [blocks[0], *shorter], kernel=kernel, scale=scale)
 
 
-def sees_its_own_tile_only(q, blocks, *, scale):
-    return attend(q, blocks[:1], scale=scale)
+def sees_its_own_tile_only(q, blocks, *, kernel, scale):
+    return attend(q, blocks[:1], kernel=kernel, scale=scale)
 
 
 WRONG = [wrong_scale, forgets_a_token_between_tiles, sees_its_own_tile_only]
@@ -102,7 +109,8 @@ def leaves_see_what_earlier_ones_see(self, q, out, lse, scale):
     for start, alike in groupby(self.leaves, key=lambda leaf: leaf.start):
         rows = slice(row, None)
         for k, v in self.keys.between(done, start):
-            part = leaves.attend_block(q[:, :, rows], KeyBlock(k, v), scale=scale)
+            block = KeyBlock(k, v)
+            part = leaves.attend_block(q[:, :, rows], block, kernel=self.kernel, scale=scale)
             out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
         done, row = start, row + len(list(alike))
 
@@ -150,7 +158,7 @@ def test_decoder_of_two_parts_is_compared_by_its_parts():
 def test_noise_is_what_another_kernel_changes_within_bounds(monkeypatch):
     model = DecoderStandIn(build_decoder("qwen2"))
     assert differences(model)[0].rms_allowed < 0.02 * differences(model)[0].max_allowed
-    monkeypatch.setattr(check, "attention_set_to", raises_for_any)
+    monkeypatch.setattr(equivalence, "attention_set_to", raises_for_any)
     for difference in differences(model):
         assert difference.rms_allowed == difference.max_allowed, "where there is no other"
         assert difference.holds
@@ -171,7 +179,7 @@ def test_wrong_positions_are_caught_in_bf16():
     expected = plain(model, sequences)
     model.factor = 2
     found = plain(model, sequences)
-    assert not check._compare("walk", expected, found, limit(torch.bfloat16)).holds
+    assert not compare_logits("walk", expected, found, limit(torch.bfloat16)).holds
 
 
 class BothLevels(DecoderStandIn):
@@ -267,12 +275,12 @@ def test_sharing_is_reported_where_there_is_none(needle_folder):
 
 def compare(plain_rows, found_rows, dtype=torch.float32) -> Difference:
     one, other = torch.tensor(plain_rows), torch.tensor(found_rows)
-    return check._compare("walk", list(one.split(1)), list(other.split(1)), limit(dtype))
+    return compare_logits("walk", list(one.split(1)), list(other.split(1)), limit(dtype))
 
 
 def limit(dtype):
     """Where the model's own forward has no noise to speak of."""
-    return check._Limit(TOLERANCES[dtype], TOLERANCES[dtype])
+    return RoundingLimit(TOLERANCES[dtype], TOLERANCES[dtype])
 
 
 def test_two_best_tokens_nearer_than_the_difference_are_a_tie():
@@ -284,11 +292,11 @@ def test_two_best_tokens_nearer_than_the_difference_are_a_tie():
 
 
 def test_many_small_differences_do_not_hold_where_one_would():
-    plain_rows, limit = [torch.tensor([[9.0] + 99 * [1.0]])], check._Limit(0.08, 0.001)
+    plain_rows, limit = [torch.tensor([[9.0] + 99 * [1.0]])], RoundingLimit(0.08, 0.001)
     one, all_of_them = plain_rows[0].clone(), plain_rows[0] + 0.05
     one[0, 5] += 0.05
-    assert check._compare("walk", plain_rows, [one], limit).holds
-    assert not check._compare("walk", plain_rows, [all_of_them], limit).holds
+    assert compare_logits("walk", plain_rows, [one], limit).holds
+    assert not compare_logits("walk", plain_rows, [all_of_them], limit).holds
 
 
 def test_difference_beyond_rounding_does_not_hold_though_the_argmax_is_equal():

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vniah.cli.estimate import format_estimate
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape, fit_place, fit_tile_size
+from vniah.forward.kernels import CPU_KERNEL
 from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
 from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Leaf
@@ -182,7 +183,7 @@ def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
 
 
 def test_rates_are_measured(model):
-    rates = measure_rates(model, num_tokens=100)
+    rates = measure_rates(model, CPU_KERNEL, num_tokens=100)
     assert rates.linear > 1e6 and rates.attention > 1e6
 
 

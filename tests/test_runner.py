@@ -88,7 +88,7 @@ STORE = """
 import sys, time
 from pathlib import Path
 import torch
-from vniah.forward.keys import KeyValueStore
+from vniah.forward.kv_cache import KeyValueStore
 like = torch.zeros(1, dtype=torch.bfloat16)
 store = KeyValueStore(2, (1, 2, 500, 16), like=like, place="disk", directory=Path(sys.argv[1]))
 rows = torch.ones(1, 2, 500, 16, dtype=torch.bfloat16)

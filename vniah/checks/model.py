@@ -9,7 +9,7 @@ import numpy as np
 
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import encode_needles, needle_directory
-from vniah.engines.decoder import attention_by, make_ring
+from vniah.engines.decoder import find_kernel_for, make_ring
 from vniah.engines.equivalence import (
     _NUM_FRAMES,
     Difference,
@@ -74,17 +74,7 @@ def check_model(
         InputError: the attention kernel does not run here.
     """
     require_model(model)
-    with attention_by(attention, model):
-        return _check_model(model, needles, group, cache, on_encoded)
-
-
-def _check_model(
-    model: AnyModel,
-    needles: NeedleSet,
-    group: "dist.ProcessGroup | None",
-    cache: Path | None,
-    on_encoded: Callable[[], None],
-) -> CheckReport:
+    kernel = find_kernel_for(model, attention)
     first = next(iter(needles))
     if isinstance(model, ServerModel):
         return _check_server(model, needles)
@@ -106,7 +96,7 @@ def _check_model(
             True,
         )
     ring = None if group is None else make_ring(group, model.decoder.lm_head.weight)
-    differences = check_forward(model, sequences, material.store, ring=ring)
+    differences = check_forward(model, sequences, material.store, kernel=kernel, ring=ring)
     differences += _check_own_logits(model, sequences, material.store)
     lines = [difference.sentence() for difference in differences]
     plan = make_plan(model, sequences, max_leaf_tokens=0)

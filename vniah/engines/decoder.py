@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from vniah.engines.base import Outcome, decode_by_passes
 from vniah.engines.inputs import Embedder, Material, followed_by, positions_of, segment_size
 from vniah.engines.planning import AskedSequences, Unit, can_go_on, make_plan
 from vniah.errors import InputError, ModelError, first_line
-from vniah.forward.attention import attending_by
-from vniah.forward.costs import DecoderShape
+from vniah.forward.attention import Kernel
+from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
 from vniah.forward.kv_cache import Place
@@ -48,6 +47,7 @@ class TreeAsker:
         material: what the questions are made of.
         share: whether common prefixes are computed once.
         decoding: has the model also generate an answer to every question.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run every pass together.
         place: where to keep keys and values; by default where they fit.
         scratch_dir: for those that lie on disk.
@@ -62,6 +62,7 @@ class TreeAsker:
         *,
         share: Share = "tree",
         decoding: Decoding | None = None,
+        kernel: Kernel | None = None,
         ring: Ring | None = None,
         place: Place | None = None,
         scratch_dir: Path | None = None,
@@ -82,6 +83,7 @@ class TreeAsker:
         self._latest: _Latest | None = None
         self._skips_leaves = False
         self._num_ranks = 1 if ring is None else ring.size
+        self._kernel = kernel
         self._ring = ring
         self._place = place
         self._scratch_dir = scratch_dir
@@ -117,7 +119,7 @@ class TreeAsker:
         }
         if self._roots:
             tile_size, place = self._runner.choose(self._roots)
-            self._record |= {"tile_size": tile_size, "attention": self._runner.kernel_name()}
+            self._record |= {"tile_size": tile_size, "attention": self._runner.kernel.name}
             if any(root.keeps_any for root in self._roots):
                 self._record |= {"keys_and_values_on": place}
             if self._runner.shape.host_weight_bytes:
@@ -153,6 +155,7 @@ class TreeAsker:
                 num_rows=num_rows,
                 is_wanted=lambda k: self._asked.is_wanted(k) and not self._skips_leaves,
                 decoding=self._decoding,
+                kernel=self._kernel,
                 ring=ring,
             )
         return BranchRunner(
@@ -161,6 +164,7 @@ class TreeAsker:
             size=segment_size(model),
             positions=lambda index: positions_of(model, sequences[index]),
             num_rows=num_rows,
+            kernel=self._kernel,
             ring=ring,
             place=self._place,
             scratch_dir=self._scratch_dir,
@@ -258,13 +262,12 @@ class TreeAsker:
         return self._runner.shape.flops_of([branch]).total
 
 
-@contextmanager
-def attention_by(name: str, model: AnyModel) -> Iterator[None]:
-    """Has the kernel of that name compute the attention of all passes inside of the block.
+def find_kernel_for(model: AnyModel, name: str) -> Kernel | None:
+    """The attention kernel of a name; None for a model that runs its own forward pass.
 
     Args:
-        name: one of `vniah.options.ATTENTION_NAMES`.
         model: whose decoder runs.
+        name: one of `vniah.options.ATTENTION_NAMES`.
 
     Raises:
         InputError: there is no such kernel, it does not run on the model's device, or the model
@@ -276,11 +279,9 @@ def attention_by(name: str, model: AnyModel) -> Iterator[None]:
                 f"attention {name} needs a model with a decoder; {model.name} runs its own forward "
                 "pass"
             )
-        yield
-        return
-    weight, shape = model.decoder.lm_head.weight, DecoderShape.of(model.decoder)
-    with attending_by(find_kernel(name, weight.device, weight.dtype, **shape.heads)):
-        yield
+        return None
+    weight = model.decoder.lm_head.weight
+    return find_kernel(name, weight.device, weight.dtype, heads_of(model.decoder.model))
 
 
 def make_ring(group: Any, like: torch.Tensor) -> Ring:

@@ -21,6 +21,7 @@ from vniah.engines.inputs import (
 )
 from vniah.engines.planning import make_plan
 from vniah.errors import CheckError, ModelError
+from vniah.forward.attention import Kernel
 from vniah.forward.decoders import attention_set_to, forget_longer_sequences
 from vniah.forward.kv_cache import Place
 from vniah.forward.ring import Ring
@@ -163,6 +164,7 @@ def check_forward(
     sequences: Sequence[TokenSequence],
     store: FrameStore,
     *,
+    kernel: Kernel | None = None,
     place: Place | None = None,
     ring: Ring | None = None,
 ) -> tuple[Difference, ...]:
@@ -172,6 +174,7 @@ def check_forward(
         model: whose decoder is run.
         sequences: short ones; some with a common prefix, so that there is something to share.
         store: where their frames lie.
+        kernel: computes the attention; by default the fastest that is right on the device.
         place: where the sweep keeps keys and values.
         ring: the processes that run a pass together, if there are several.
 
@@ -196,7 +199,7 @@ def check_forward(
         ways[f"ring of {ring.size}"] = _Way(place=place, ring=ring)
         ways[f"leaves in a ring of {ring.size}"] = _Way(has_leaves=True, place=place, ring=ring)
     return tuple(
-        compare_logits(name, plain, _run(model, sequences, store, way), limit)
+        compare_logits(name, plain, _run(model, sequences, store, way, kernel), limit)
         for name, way in ways.items()
     )
 
@@ -299,7 +302,11 @@ def _rms(values: Tensor) -> float:
 
 
 def _run(
-    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore, way: _Way
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    store: FrameStore,
+    way: _Way,
+    kernel: Kernel | None,
 ) -> list[Tensor]:
     lengths = [sequence.num_tokens(size_of_frame(model)) for sequence in sequences]
     most = way.max_leaf_tokens(lengths)
@@ -312,6 +319,7 @@ def _run(
         size=segment_size(model),
         positions=lambda index: positions_of(model, sequences[index]),
         num_rows=lambda index: len(sequences[index].answer_ids),
+        kernel=kernel,
         ring=way.ring,
         tile_size=way.tile_size(lengths),
         place=way.place,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vniah.forward.attention import Heads
+from vniah.forward.decoders import heads_of
 from vniah.forward.kv_cache import PLACES, Place
 from vniah.forward.memory import USABLE, free_bytes, shares_host_memory
 from vniah.forward.offload import offloaded
@@ -106,31 +108,29 @@ class DecoderShape:
             for tensor in _tensors(body.layers):
                 held.pop(id(tensor), None)
             held |= {id(layers): layers.device_bytes}
-        head_dim = body.layers[0].self_attn.head_dim
-        num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        heads = heads_of(body)
+        num_projected = heads.num_heads + 2 * heads.num_kv_heads
         return cls(
             num_layers=len(body.layers),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=head_dim,
+            num_heads=heads.num_heads,
+            num_kv_heads=heads.num_kv_heads,
+            head_dim=heads.head_dim,
             vocab_size=decoder.lm_head.weight.shape[0],
             linear_weights=sum(_active_weights(m, num_chosen) for m in body.layers.modules()),
-            query_key_value_weights=len(body.layers) * config.hidden_size * num_heads * head_dim,
+            query_key_value_weights=(
+                len(body.layers) * config.hidden_size * num_projected * heads.head_dim
+            ),
             weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
         )
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> Heads:
         """What the choice of an attention kernel depends on."""
-        return {
-            "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-        }
+        return Heads(self.num_heads, self.num_kv_heads, self.head_dim)
 
     @property
     def hidden_bytes(self) -> int:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError, first_line
+from vniah.forward.attention import Kernel
 from vniah.forward.decoders import refuse_unsupported
 from vniah.forward.kv_cache import Kept
 from vniah.forward.prefill import walk
@@ -78,6 +79,7 @@ class GreedyDecoder:
         num_rows: called with a sequence's index, gives the tokens of its answer.
         is_wanted: called with a sequence's index, says whether to decode behind its prompt.
         decoding: when it ends.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run every pass together.
     """
 
@@ -91,6 +93,7 @@ class GreedyDecoder:
         num_rows: Callable[[int], int],
         is_wanted: Callable[[int], bool],
         decoding: Decoding,
+        kernel: Kernel | None = None,
         ring: Ring | None = None,
     ) -> None:
         self._decoder = decoder
@@ -100,6 +103,7 @@ class GreedyDecoder:
         self._num_rows = num_rows
         self._is_wanted = is_wanted
         self._decoding = decoding
+        self._kernel = kernel
         self._ring = ring
 
     def decode(
@@ -122,6 +126,7 @@ class GreedyDecoder:
                 [text.as_leaf() for text in going_on],
                 past=past,
                 tile_size=tile_size,
+                kernel=self._kernel,
                 ring=self._ring,
             )
             self._take(going_on, read)

@@ -29,14 +29,16 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from vniah.errors import ModelError
-from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.attention import Kernel, KeyBlock, attend
 from vniah.forward.decoders import (
     attention_set_to,
     depends_on_length,
     forget_longer_sequences,
+    heads_of,
     refuse_positions,
     refuse_unsupported,
 )
+from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import Kept, LayerKeys, Layout, Span
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import LeafAttention, LeafRows, Rows, leaf_groups
@@ -65,6 +67,7 @@ def walk(
     past: Sequence[Kept] = (),
     keep: Kept | None = None,
     tile_size: int = TILE_SIZE,
+    kernel: Kernel | None = None,
     ring: Ring | None = None,
     deepen: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
@@ -81,6 +84,7 @@ def walk(
         past: keys and values of everything before the main rows, parents first.
         keep: where to store this pass's own.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run this pass together.
         deepen: called behind every layer with its number and ``hidden``, may add to it in place
             (DeepStack). What comes to leaves they bring themselves.
@@ -101,6 +105,7 @@ def walk(
     main = Layout.whole(start, stop) if ring is None else ring.layout(start, stop)
     rank = 0 if ring is None else ring.rank
     assert len(hidden) == main.num_rows(rank)
+    kernel = kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body))
     keys = LayerKeys(body, past, main, rank=rank, like=hidden)
     angles, leaf_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], leaves)
     rows = Rows(hidden, angles)
@@ -114,16 +119,23 @@ def walk(
             keys.load(index)
             if ring is not None or is_last:  # no rank attends before all of them have their keys
                 for tile in tiles:
-                    _run(layer, index, rows, _MainTile(keys, tile, ring, whole, attends=False))
+                    _run(
+                        layer,
+                        index,
+                        rows,
+                        _MainTile(keys, tile, kernel, ring, whole, attends=False),
+                    )
             if not is_last:
                 if whole is not None:
                     whole.attend()
                 for tile in tiles:
-                    _run(layer, index, rows, _MainTile(keys, tile, ring, whole, attends=True))
+                    _run(
+                        layer, index, rows, _MainTile(keys, tile, kernel, ring, whole, attends=True)
+                    )
             if keep is not None:
                 keys.save(index, keep)
             for group in groups:
-                _run(layer, index, group.rows, LeafAttention(keys, group.leaves, ring))
+                _run(layer, index, group.rows, LeafAttention(keys, group.leaves, kernel, ring))
                 group.deepen(index)
             if deepen is not None and not is_last:
                 deepen(index, hidden)
@@ -138,6 +150,7 @@ def answer_logits(
     *,
     num_rows: int,
     tile_size: int = TILE_SIZE,
+    kernel: Kernel | None = None,
     deep: Tensor | None = None,
 ) -> Tensor:
     """Logits of the last rows of one sequence, ``[num_rows, vocabulary]`` fp32.
@@ -148,6 +161,7 @@ def answer_logits(
         position_ids: ``[T]``, or ``[3, T]``.
         num_rows: how many rows to read, at its end.
         tile_size: as `walk`.
+        kernel: as `walk`.
         deep: what is added to all rows behind each of the first layers, ``[layers, T, H]``.
     """
     start = len(hidden) - num_rows
@@ -171,6 +185,7 @@ def answer_logits(
         position_ids[..., :start],
         [leaf],
         tile_size=tile_size,
+        kernel=kernel,
         deepen=deepen,
     )
     return logits
@@ -257,6 +272,7 @@ class _MainTile:
     Attributes:
         keys: of the layer.
         tile: which rows.
+        kernel: computes it.
         ring: the other processes, if there are any.
         whole: where a ring wants the queries of all tiles together.
         attends: False where only keys and values are wanted.
@@ -265,6 +281,7 @@ class _MainTile:
 
     keys: LayerKeys
     tile: _Tile
+    kernel: Kernel
     ring: Ring | None
     whole: _WholeShare | None
     attends: bool
@@ -284,9 +301,12 @@ class _MainTile:
         if self.whole is not None:
             return self.whole.get(self.rows)
         if self.ring is not None:
-            return self.ring.attend(q, k, v, self.tile.start, self.keys, scale=scale)
+            return self.ring.attend(
+                q, k, v, self.tile.start, self.keys, kernel=self.kernel, scale=scale
+            )
         before = [KeyBlock(*part) for part in self.keys.between(0, self.tile.start)]
-        return attend(q, [KeyBlock(k, v, is_causal=True), *before], scale=scale)
+        own = KeyBlock(k, v, is_causal=True)
+        return attend(q, [own, *before], kernel=self.kernel, scale=scale)
 
 
 def _rotate(

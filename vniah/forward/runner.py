@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
-from vniah.forward.attention import forced_kernel
+from vniah.forward.attention import Kernel
 from vniah.forward.costs import MIN_TILE_SIZE, DecoderShape, fit_place, fit_tile_size
 from vniah.forward.greedy import Generated, GreedyDecoder
 from vniah.forward.kernels import choose_kernel
@@ -92,6 +92,7 @@ class BranchRunner:
         size: tokens of a segment.
         positions: called with a sequence's index, gives its ``position_ids``.
         num_rows: called with a sequence's index, says how many rows are read at its end.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run every pass together.
         tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
         place: where to keep keys and values; by default the fastest where they fit.
@@ -108,6 +109,7 @@ class BranchRunner:
         size: Callable[[Any], int],
         positions: Callable[[int], Tensor],
         num_rows: Callable[[int], int],
+        kernel: Kernel | None = None,
         ring: Ring | None = None,
         tile_size: int | None = None,
         place: Place | None = None,
@@ -130,6 +132,7 @@ class BranchRunner:
         self._note = on_note or (lambda line: None)
         self._like: Tensor = decoder.lm_head.weight
         self.shape = DecoderShape.of(decoder)
+        self.kernel = kernel or choose_kernel(self._like.device, self._like.dtype, self.shape.heads)
         self._num_ranks = 1 if ring is None else ring.size
 
     def choose(self, branches: Sequence[Branch]) -> tuple[int, Place]:
@@ -149,12 +152,6 @@ class BranchRunner:
         place = self._place or fit_place(kept, device, left=free - needed)
         self._tile_size, self._place = size, place
         return size, place
-
-    def kernel_name(self) -> str:
-        """Which attention kernel computes."""
-        like = self._like
-        kernel = forced_kernel() or choose_kernel(like.device, like.dtype, **self.shape.heads)
-        return kernel.name
 
     def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
         """A branch and everything behind it, parents first."""
@@ -234,6 +231,7 @@ class BranchRunner:
             past=past,
             keep=kept,
             tile_size=self._tile_size,
+            kernel=self.kernel,
             ring=self._ring,
             deepen=partial(self._deepen_share, branch) if self._num_deep else None,
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.forward.attention import KeyBlock, attend_block, merge
+from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
 from vniah.forward.kv_cache import LayerKeys
 from vniah.forward.ring import Ring
 
@@ -93,6 +93,7 @@ class LeafAttention:
 
     keys: LayerKeys
     leaves: Sequence[LeafRows]
+    kernel: Kernel
     ring: Ring | None
     was_called: bool = False
 
@@ -126,7 +127,9 @@ class LeafAttention:
             rows = slice(row, row + num_leaves * size)
             shape = (num_leaves, size)
             block = KeyBlock(_split(k[:, :, rows], shape), _split(v[:, :, rows], shape), True)
-            part, part_lse = attend_block(_split(q[:, :, rows], shape), block, scale=scale)
+            part, part_lse = attend_block(
+                _split(q[:, :, rows], shape), block, kernel=self.kernel, scale=scale
+            )
             out[0, :, rows] = part.transpose(0, 1).flatten(1, 2)
             lse[0, :, rows] = part_lse.transpose(0, 1).flatten(1, 2)
             row = rows.stop
@@ -138,7 +141,8 @@ class LeafAttention:
         for start, alike in groupby(self.leaves, key=lambda leaf: leaf.start):
             rows = slice(row, None)
             for k, v in self.keys.between(done, start):
-                part = attend_block(q[:, :, rows], KeyBlock(k, v), scale=scale)
+                block = KeyBlock(k, v)
+                part = attend_block(q[:, :, rows], block, kernel=self.kernel, scale=scale)
                 out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
             done, row = start, row + sum(len(leaf.hidden) for leaf in alike)
 

@@ -13,7 +13,6 @@ import torch
 from vniah.engines.inputs import compose_answers, require_model, size_of_frame
 from vniah.engines.planning import AskedSequences, Plan, make_plan
 from vniah.errors import InputError, ModelError
-from vniah.forward.attention import attending_by
 from vniah.forward.costs import MIN_TILE_SIZE, DecoderShape, Flops, fit_place, fit_tile_size
 from vniah.forward.decoders import sliding_window
 from vniah.forward.kernels import find_kernel
@@ -165,10 +164,9 @@ def estimate(
     weight = model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
-    kernel = find_kernel(attention, weight.device, weight.dtype, **shape.heads)
+    kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
-        with attending_by(kernel):
-            rates = measure_rates(model, num_tokens=max_tokens)
+        rates = measure_rates(model, kernel, num_tokens=max_tokens)
     _, per_frame = _count_tokens(model, needles.needles[0])
     limits = {
         ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)

@@ -12,13 +12,14 @@ import torch
 
 from vniah.embeddings.encode import encode_haystack, encode_needles, needle_directory
 from vniah.engines.base import Asker, Outcome, choose_decoding
-from vniah.engines.decoder import TreeAsker, attention_by, make_ring
+from vniah.engines.decoder import TreeAsker, find_kernel_for, make_ring
 from vniah.engines.equivalence import check_forward, check_sequences, require_agreement
 from vniah.engines.inputs import Material, require_model
 from vniah.engines.per_sample import ask_chat, ask_model
 from vniah.engines.server import NO_USAGE, Pictures, ServerAsker
 from vniah.errors import InputError
 from vniah.files import cache_dir
+from vniah.forward.attention import Kernel
 from vniah.forward.kv_cache import NAME_OF_PLACE
 from vniah.forward.ring import Ring
 from vniah.grid import Grid
@@ -90,9 +91,19 @@ def run_sweep(
     decoding = choose_decoding(model, scorer, max_new_tokens)
     mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
     report = on_progress if on_progress and mesh.is_leader else _no_progress
-    setup = _Setup(model, haystack, needles, grid.max_frames, cache, share, decoding, mesh, report)
-    with attention_by(attention, model):
-        return _sweep(setup, grid, Path(output), overwrite=overwrite)
+    setup = _Setup(
+        model,
+        haystack,
+        needles,
+        grid.max_frames,
+        cache,
+        share,
+        find_kernel_for(model, attention),
+        decoding,
+        mesh,
+        report,
+    )
+    return _sweep(setup, grid, Path(output), overwrite=overwrite)
 
 
 def _sweep(setup: "_Setup", grid: Grid, output: Path, *, overwrite: bool) -> Results:
@@ -183,6 +194,7 @@ class _Setup:
     num_frames: int
     cache: Path | None
     share: Share
+    kernel: Kernel | None
     decoding: Decoding | None
     mesh: Mesh
     report: Progress
@@ -209,6 +221,7 @@ class _Setup:
                 self.material,
                 share=self.share,
                 decoding=self.decoding,
+                kernel=self.kernel,
                 ring=self.ring,
                 scratch_dir=cache_dir() / "scratch",
             )
@@ -263,7 +276,9 @@ class _Setup:
             sequences = check_sequences(self.model, self.material, self.needles)
             store = self.material.store
             place = record.get("keys_and_values_on")
-            differences = check_forward(self.model, sequences, store, place=place, ring=self.ring)
+            differences = check_forward(
+                self.model, sequences, store, kernel=self.kernel, place=place, ring=self.ring
+            )
             require_agreement(differences, self.model.name)
             record["check"] = {d.way: dict(d.record()) for d in differences}
         if isinstance(self.asker, ServerAsker):
