@@ -35,6 +35,43 @@ GRID_FIFTHS = range(6)  # depths 0, 0.2 ... 1
 GRID_NEEDLES = 5
 
 
+class RandomInputs:
+    """One sequence of random embeddings, whose last rows are read.
+
+    Segments are their own lengths.
+    """
+
+    num_deepstack_layers = 0
+
+    def __init__(self, like: Tensor, num_tokens: int) -> None:
+        self._like = like
+        self._num_tokens = num_tokens
+
+    def size(self, segment: int) -> int:
+        """A segment is its own length."""
+        return segment
+
+    def embed(self, segments: Sequence[Any], start: int, stop: int) -> Tensor:
+        """Other random numbers with every call."""
+        shape = (stop - start, self._like.shape[1])
+        return torch.randn(shape, device=self._like.device, dtype=self._like.dtype)
+
+    def add_deepstack(self, *_: object) -> None:
+        """There is nothing to add."""
+
+    def positions(self, index: int) -> Tensor:
+        """One after the other."""
+        return torch.arange(self._num_tokens, device=self._like.device)
+
+    def positions_ahead(self, index: int, num_tokens: int) -> Tensor:
+        """Nothing is decoded here."""
+        raise NotImplementedError
+
+    def num_answer_rows(self, index: int) -> int:
+        """The rows that are read."""
+        return NUM_ROWS
+
+
 class LongPass:
     """One sequence of random embeddings as a pass, run as a sweep runs its own.
 
@@ -46,15 +83,8 @@ class LongPass:
     def __init__(self, decoder: Any, num_tokens: int) -> None:
         main = num_tokens - NUM_ROWS
         (self._branch,) = by_themselves([Path((main,), (NUM_ROWS,))], lambda size: size, [0])
-        self._like: Tensor = decoder.lm_head.weight
-        self._runner = BranchRunner(
-            decoder,
-            embed=self._embed,
-            size=lambda size: size,
-            positions=lambda index: torch.arange(num_tokens, device=self._like.device),
-            num_rows=lambda index: NUM_ROWS,
-            on_note=print,
-        )
+        inputs = RandomInputs(decoder.lm_head.weight, num_tokens)
+        self._runner = BranchRunner(decoder, inputs, on_note=print)
 
     def choose_tile_size(self) -> int:
         """Rows at once, by what is free now."""
@@ -65,11 +95,6 @@ class LongPass:
         (reading,) = self._runner.run_all(self._branch)
         assert reading.logits is not None, reading.error
         return reading.logits
-
-    def _embed(self, segments: Sequence[Any], start: int, stop: int) -> Tensor:
-        return torch.randn(
-            stop - start, self._like.shape[1], device=self._like.device, dtype=self._like.dtype
-        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from vniah import generated_haystack, load_model, load_needles
 from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.engines.decoder import TreeAsker
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, Material, positions_of
+from vniah.engines.inputs import DecoderInputs, Material
 from vniah.grid import Grid
 from vniah.scoring import score_logits
 from vniah.tasks.vniah import Question
@@ -100,8 +100,8 @@ def run_interleaved(
 @torch.inference_mode()
 def all_logits(model, sequence, store) -> torch.Tensor:
     """The answer's logits out of those of all positions, in fp32, as the published script does."""
-    positions = positions_of(model, sequence)
-    hidden = Embedder(model, store)(sequence.inputs, 0, len(positions))
+    inputs = DecoderInputs(model, [sequence], store)
+    hidden = inputs.embed(sequence.inputs, 0, len(inputs.positions(0)))
     logits = model.decoder(inputs_embeds=hidden[None], use_cache=False).logits.float()
     logits.argmax(-1)
     return logits[0, -len(sequence.answer_ids) :]

@@ -8,7 +8,7 @@ import torch
 
 from tests.test_prefill import build_decoder, three_rows
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import Plan, make_plan
 from vniah.forward.runner import BranchRunner
 from vniah.protocol import FrameSegment, TextSegment, TokenSequence
@@ -110,14 +110,7 @@ def run(
 
 
 def make_runner(model: Any, sequences: Sequence[TokenSequence], **options: Any) -> BranchRunner:
-    return BranchRunner(
-        model.decoder,
-        embed=Embedder(model, RandomFrames()),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
-        **options,
-    )
+    return BranchRunner(model.decoder, DecoderInputs(model, sequences, RandomFrames()), **options)
 
 
 def plain(model: Any, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, decoder_logits, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
@@ -80,10 +80,7 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     plan = make_plan(model, sequences, max_leaf_tokens=0)
     runner = BranchRunner(
         model.decoder,
-        embed=Embedder(model, store),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
+        DecoderInputs(model, sequences, store),
         tile_size=13,
     )
     logits = {}

@@ -23,7 +23,7 @@ from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, Material, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs, Material
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
 from vniah.forward.runner import BranchRunner
@@ -194,10 +194,7 @@ def logits_by_passes(model, sequences, store, *, share) -> list[torch.Tensor]:
     assert share == (plan.cost.num_tokens < plan.cost_alone.num_tokens)
     runner = BranchRunner(
         model.decoder,
-        embed=Embedder(model, store),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
+        DecoderInputs(model, sequences, store),
         tile_size=23,
     )
     found = {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vniah.engines.base import Outcome, decode_by_passes
-from vniah.engines.inputs import Embedder, Material, followed_by, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs, Material
 from vniah.engines.planning import AskedSequences, Unit, can_go_on, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import Kernel
@@ -140,30 +140,21 @@ class TreeAsker:
         return self._record
 
     def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
-        model, embed = self._model, Embedder(self._model, self._material.store)
-
-        def num_rows(index: int) -> int:
-            return len(sequences[index].answer_ids)
-
+        decoder = self._model.decoder
+        inputs = DecoderInputs(self._model, sequences, self._material.store)
         greedy = None
         if self._decoding is not None:
             greedy = GreedyDecoder(
-                model.decoder,
-                embed=embed,
-                deep=embed.deep,
-                positions=lambda k, more: positions_of(model, followed_by(sequences[k], more)),
-                num_rows=num_rows,
+                decoder,
+                inputs,
                 is_wanted=lambda k: self._asked.is_wanted(k) and not self._skips_leaves,
                 decoding=self._decoding,
                 kernel=self._kernel,
                 ring=ring,
             )
         return BranchRunner(
-            model.decoder,
-            embed=embed,
-            size=segment_size(model),
-            positions=lambda index: positions_of(model, sequences[index]),
-            num_rows=num_rows,
+            decoder,
+            inputs,
             kernel=self._kernel,
             ring=ring,
             place=self._place,

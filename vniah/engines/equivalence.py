@@ -12,17 +12,16 @@ from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
 from vniah.engines.inputs import (
-    Embedder,
+    DecoderInputs,
     Material,
-    positions_of,
     refuse_sequence,
-    segment_size,
     size_of_frame,
 )
 from vniah.engines.planning import make_plan
 from vniah.errors import CheckError, ModelError
 from vniah.forward.attention import Kernel
 from vniah.forward.decoders import attention_set_to, forget_longer_sequences
+from vniah.forward.inputs import deepstack_rows
 from vniah.forward.kv_cache import Place
 from vniah.forward.ring import Ring
 from vniah.forward.runner import BranchRunner
@@ -36,11 +35,11 @@ from vniah.tasks.vniah import Question
 @torch.inference_mode()
 def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
-    positions = positions_of(model, sequence)
+    read = DecoderInputs(model, [sequence], store)
+    positions = read.positions(0)
     forget_longer_sequences(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, num_tokens)
+    hidden = read.embed(sequence.inputs, 0, num_tokens)
     inputs: dict[str, Any] = {
         "inputs_embeds": hidden[None],
         "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
@@ -48,9 +47,9 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
         "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
         "use_cache": False,
     }
-    deep = embedder.deep(sequence.inputs)
+    deep = deepstack_rows(read, sequence.inputs, hidden)
     if deep is not None:
-        is_frame = embedder.is_frame(sequence.inputs)
+        is_frame = read.is_frame(sequence.inputs)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
     if callable(model.decoder):
@@ -315,10 +314,7 @@ def _run(
         raise ModelError(reason)
     runner = BranchRunner(
         model.decoder,
-        embed=Embedder(model, store),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
+        DecoderInputs(model, sequences, store),
         kernel=kernel,
         ring=way.ring,
         tile_size=way.tile_size(lengths),

@@ -16,6 +16,7 @@ from vniah.forward.decoders import (
     refuse_unknown,
     refuse_unsupported,
 )
+from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import Needle, NeedleSet
@@ -94,7 +95,7 @@ def size_of_frame(model: DecoderModel) -> int:
     return int(shape[-2])
 
 
-def num_deep_layers(model: DecoderModel) -> int:
+def num_deepstack_layers(model: DecoderModel) -> int:
     """How many of the decoder's first layers have something of the frames added behind them."""
     return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
 
@@ -118,24 +119,41 @@ def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
     return moved
 
 
-class Embedder:
-    """Looks up the input embeddings of segments.
+class DecoderInputs:
+    """What a decoder reads for some sequences; a `vniah.forward.inputs.SequenceInputs`.
 
     Args:
         model: whose decoder reads them, in its dtype and on its device.
+        sequences: what it composed. Their number may grow.
         store: where its frames lie.
     """
 
-    def __init__(self, model: DecoderModel, store: FrameStore) -> None:
+    def __init__(
+        self, model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+    ) -> None:
+        self._model = model
+        self._sequences = sequences
         self._store = store
         self._per_frame = size_of_frame(model)
-        self._size = segment_size(model)
+        self.size = segment_size(model)
         self._table: Any = model.decoder.model.embed_tokens
-        self.num_deep = num_deep_layers(model)
-        self._part = 0 if self.num_deep else None
+        self.num_deepstack_layers = num_deepstack_layers(model)
+        self._part = 0 if self.num_deepstack_layers else None
+
+    def positions(self, index: int) -> Tensor:
+        """Position ids of a sequence, ``[T]`` or ``[3, T]``."""
+        return positions_of(self._model, self._sequences[index])
+
+    def positions_ahead(self, index: int, num_tokens: int) -> Tensor:
+        """Position ids of a sequence's prompt and of ``num_tokens`` tokens that follow it."""
+        return positions_of(self._model, followed_by(self._sequences[index], num_tokens))
+
+    def num_answer_rows(self, index: int) -> int:
+        """One row for each token of the answer."""
+        return len(self._sequences[index].answer_ids)
 
     @torch.inference_mode()
-    def __call__(self, segments: Sequence[Segment], start: int, stop: int) -> Tensor:
+    def embed(self, segments: Sequence[Segment], start: int, stop: int) -> Tensor:
         """The tokens ``start`` to ``stop - 1`` of the segments, ``[stop - start, H]``."""
         weight: Tensor = self._table.weight
         hidden = weight.new_empty(stop - start, weight.shape[1])
@@ -145,35 +163,16 @@ class Embedder:
             hidden[from_ - start : to - start] = part.to(hidden.device, hidden.dtype)
         return hidden
 
-    def deep(self, segments: Sequence[Segment]) -> Tensor | None:
-        """All that is added to the rows of some segments, ``[layers, T, H]``; None for nothing."""
-        if not self.num_deep:
-            return None
-        weight: Tensor = self._table.weight
-        num_tokens = sum(map(self._size, segments))
-        rows = weight.new_zeros(self.num_deep, num_tokens, weight.shape[1])
-        for layer in range(self.num_deep):
-            self.add_deep(layer, rows[layer], segments, 0, num_tokens)
-        return rows
-
     def is_frame(self, segments: Sequence[Segment]) -> Tensor:
         """Which rows of some segments are of frames, bool ``[T]``."""
-        parts = [torch.full((self._size(s),), isinstance(s, FrameSegment)) for s in segments]
+        parts = [torch.full((self.size(s),), isinstance(s, FrameSegment)) for s in segments]
         return torch.cat(parts).to(self._table.weight.device)
 
     @torch.inference_mode()
-    def add_deep(
+    def add_deepstack(
         self, layer: int, hidden: Tensor, segments: Sequence[Segment], start: int, stop: int
     ) -> None:
-        """Adds to rows what comes to their frames behind a layer, in place.
-
-        Args:
-            layer: from 0, below ``num_deep``.
-            hidden: those rows, ``[stop - start, H]``.
-            segments: what they are rows of.
-            start: the first of their tokens.
-            stop: behind the last.
-        """
+        """Adds in place what DeepStack adds to the rows of frames behind a layer."""
         for first, rows in self._frame_pieces(segments, start, stop, 1 + layer):
             from_, to = max(first, start), min(first + len(rows), stop)
             part = rows[from_ - first : to - first]
@@ -186,7 +185,7 @@ class Embedder:
         yield from self._frame_pieces(segments, start, stop, self._part)
         token = 0
         for segment in segments:
-            size = self._size(segment)
+            size = self.size(segment)
             if isinstance(segment, TextSegment) and token < stop and token + size > start:
                 ids = torch.tensor(segment.token_ids, device=self._table.weight.device)
                 yield token, self._table(ids.long())
@@ -205,7 +204,7 @@ class Embedder:
             if isinstance(segment, FrameSegment) and token + self._per_frame > start:
                 frames.append(segment)
                 tokens.append(token)
-            token += self._size(segment)
+            token += self.size(segment)
         # Text between frames does not keep them from being read together.
         runs = self._store.read_runs(frames, part=part)
         yield from zip(tokens, chain.from_iterable(runs), strict=True)
@@ -295,9 +294,10 @@ class Material:
 
 
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
-    positions = positions_of(model, sequence)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, positions.shape[-1])
-    num_rows, deep = len(sequence.answer_ids), embedder.deep(sequence.inputs)
+    """Answer logits of one sequence by its own pass, ``[len(answer_ids), vocabulary]``."""
+    inputs = DecoderInputs(model, [sequence], store)
+    positions = inputs.positions(0)
+    hidden = inputs.embed(sequence.inputs, 0, positions.shape[-1])
+    deep = deepstack_rows(inputs, sequence.inputs, hidden)
+    num_rows = inputs.num_answer_rows(0)
     return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)

@@ -16,7 +16,7 @@ from vniah.embeddings.cache import FrameStore
 from vniah.engines.base import Outcome, decode_by_passes
 from vniah.engines.inputs import Material, decoder_logits
 from vniah.errors import ModelError, first_line
-from vniah.forward.runner import is_out_of_memory
+from vniah.forward.memory import is_out_of_memory
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import Needle
 from vniah.options import Decoding

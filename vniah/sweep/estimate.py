@@ -13,11 +13,12 @@ import torch
 from vniah.engines.inputs import compose_answers, require_model, size_of_frame
 from vniah.engines.planning import AskedSequences, Plan, make_plan
 from vniah.errors import InputError, ModelError
-from vniah.forward.costs import MIN_TILE_SIZE, DecoderShape, Flops, fit_place, fit_tile_size
+from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.decoders import sliding_window
+from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.kv_cache import Place
-from vniah.forward.memory import USABLE, free_bytes
+from vniah.forward.memory import MIN_TILE_SIZE, fit_place, fit_tile_size
 from vniah.forward.prefix_tree import Branch, Leaf, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
