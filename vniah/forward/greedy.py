@@ -25,11 +25,11 @@ from vniah.errors import ModelError, first_line
 from vniah.forward.attention import Kernel
 from vniah.forward.decoders import refuse_unsupported
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
-from vniah.forward.kv_cache import Kept
+from vniah.forward.kv_cache import Kept, Span
 from vniah.forward.prefill import walk
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 from vniah.options import Decoding
 from vniah.protocol import TextSegment
 
@@ -62,10 +62,10 @@ class _Text:
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
 
-    def as_leaf(self) -> LeafRows:
+    def as_suffix(self) -> SuffixRows:
         """The rows of the next step, the last of which is read."""
         positions = self.position_ids[..., : len(self.rows)]
-        return LeafRows(self.start, self.rows, positions, 1, self.deep)
+        return SuffixRows((Span(0, self.start),), self.rows, positions, 1, self.deep)
 
 
 class GreedyDecoder:
@@ -114,7 +114,7 @@ class GreedyDecoder:
                 self._decoder,
                 going_on[0].rows[:0],
                 going_on[0].position_ids[..., :0],
-                [text.as_leaf() for text in going_on],
+                [text.as_suffix() for text in going_on],
                 past=past,
                 tile_size=tile_size,
                 kernel=self._kernel,

@@ -24,7 +24,7 @@ from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_
 from vniah.forward.prefill import walk
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class BranchRunner:
             self._decoder,
             hidden,
             positions[..., branch.start : branch.stop],
-            [self._leaf_rows(leaf) for leaf in branch.leaves],
+            [self._suffix_rows(leaf) for leaf in branch.leaves],
             past=past,
             keep=kept,
             tile_size=self._memory.tile_size,
@@ -232,12 +232,13 @@ class BranchRunner:
             if inside.num_tokens:
                 yield slice(row, row + inside.num_tokens), inside
 
-    def _leaf_rows(self, leaf: Leaf) -> LeafRows:
+    def _suffix_rows(self, leaf: Leaf) -> SuffixRows:
         index, inputs = leaf.sequences[0], self._inputs
         positions = inputs.positions(index)[..., leaf.start : leaf.stop].clone()
         hidden = inputs.embed(leaf.segments, 0, leaf.num_tokens)
         deep = deepstack_rows(inputs, leaf.segments, hidden)
-        return LeafRows(leaf.start, hidden, positions, inputs.num_answer_rows(index), deep)
+        seen = (Span(0, leaf.start),)
+        return SuffixRows(seen, hidden, positions, inputs.num_answer_rows(index), deep)
 
 
 def _ends(branch: Branch) -> list[int]:
