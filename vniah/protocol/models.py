@@ -1,0 +1,128 @@
+"""What a model has to be: three small protocols."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from vniah.errors import ModelError
+from vniah.protocol.segments import FrameSegment, TokenSequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@runtime_checkable
+class VisionLanguageModel(Protocol):
+    """The first level: a model that runs one forward pass in its own way.
+
+    Attributes:
+        name: for the manifest and the heatmap's title.
+        revision: whatever tells two versions of the weights apart.
+        frame_shape: shape of one cached frame, e.g. ``(144, 3584)``: tokens x hidden size.
+    """
+
+    name: str
+    revision: str
+    frame_shape: tuple[int, ...]
+
+    def encode_frames(self, frames: "Sequence[np.ndarray]") -> "Tensor":
+        """Frames as the language model reads them, ``[num_frames, *frame_shape]``.
+
+        Args:
+            frames: RGB pictures, each uint8 ``[height, width, 3]``, at their full size.
+        """
+
+    def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
+        """The prompt around the frames: chat template, frames, question; and the answer's tokens.
+
+        Prefix-stable: what it gives for the first k frames does not depend on what follows.
+        """
+
+    def answer_logits(self, sequence: TokenSequence, embeds: "Tensor") -> "Tensor":
+        """Logits that predict the answer, ``[len(answer_ids), vocabulary]``, in one forward pass.
+
+        Args:
+            sequence: what `compose` gave.
+            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
+        """
+
+
+@runtime_checkable
+class DecoderModel(Protocol):
+    """The second level: vniah runs the decoder layer by layer (`vniah.forward.prefill`).
+
+    The same as `VisionLanguageModel`, with a transformers decoder in place of `answer_logits`.
+
+    Attributes:
+        decoder: a transformers causal language model such as ``Qwen2ForCausalLM``, or any object
+            with its two parts: ``model`` (with ``config``, ``embed_tokens``, ``layers``, ``norm``
+            and ``rotary_emb``) and ``lm_head``.
+
+    An attribute ``shares_prefixes = False`` has every sequence run by itself.
+    """
+
+    name: str
+    revision: str
+    frame_shape: tuple[int, ...]
+    decoder: Any
+
+    def encode_frames(self, frames: "Sequence[np.ndarray]") -> "Tensor":
+        """As `VisionLanguageModel.encode_frames`."""
+
+    def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
+        """As `VisionLanguageModel.compose`."""
+
+    def position_ids(self, sequence: TokenSequence) -> "Tensor":
+        """Position of every input row: ``[num_tokens]``, or ``[3, num_tokens]`` for M-RoPE.
+
+        A token's position does not depend on what follows it; where it does, nothing is shared.
+        """
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """The third level: a model that only answers in words, e.g. behind a server."""
+
+    name: str
+    revision: str
+
+    def answer(self, frames: "Sequence[np.ndarray]", question: str) -> str:
+        """The model's answer to the question about the frames (RGB uint8, in order)."""
+
+
+def class_record(model: "AnyModel") -> dict[str, str]:
+    """The class of a plug-in model, for the manifest and the identity of caches.
+
+    A model whose ``encoding`` names its adapter and the adapter's version (``"llava 1"``) is
+    recorded by that, so that its class can move; then there is nothing to add here.
+    """
+    if "adapter" in getattr(model, "encoding", {}):
+        return {}
+    return {"class": class_path(model)}
+
+
+def class_path(model: object) -> str:
+    """Module and name of an object's class, e.g. ``"my_models.Llava"``."""
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+# The levels that read cached frames; a chat model reads pictures.
+EncodingModel = VisionLanguageModel | DecoderModel
+AnyModel = EncodingModel | ChatModel
+
+
+def require_protocol(model: Any) -> None:
+    """Raises `ModelError` unless the object is a model of one of the three levels."""
+    if isinstance(model, AnyModel):
+        for name in ("name", "revision"):
+            if not isinstance(getattr(model, name), str):
+                raise ModelError(
+                    f"{type(model).__name__} has {name} = {getattr(model, name)!r}; it must be text"
+                )
+        return
+    needed = ("name", "revision", "frame_shape", "encode_frames", "compose", "answer_logits")
+    missing = [name for name in needed if not hasattr(model, name)]
+    raise ModelError(
+        f"{type(model).__name__} is not a model: it lacks {', '.join(missing)} "
+        "(or decoder and position_ids in place of answer_logits, or answer for a chat model)"
+    )
