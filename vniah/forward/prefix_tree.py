@@ -347,11 +347,11 @@ def _is_divisible(kind: type) -> bool:
 
 
 def _num_parts(segment: Any) -> int:
-    return segment.num_parts() if _is_divisible(type(segment)) else 1
+    return segment.num_parts() if _is_divisible(segment.__class__) else 1
 
 
 def _part(segment: Any, index: int) -> Hashable:
-    part: Hashable = segment.part(index) if _is_divisible(type(segment)) else segment
+    part: Hashable = segment.part(index) if _is_divisible(segment.__class__) else segment
     return part
 
 
@@ -435,9 +435,7 @@ class _Node:
         """On its edge."""
         return self.track.parts.cut(self.begin, self.end)
 
-    def leaves(
-        self, size: Callable[[Hashable], int], names: Sequence[int]
-    ) -> tuple[Leaf, ...]:
+    def leaves(self, size: Callable[[Hashable], int], names: Sequence[int]) -> tuple[Leaf, ...]:
         """What is read at its end: the sequences that end here, and the children that are short."""
         found: list[Leaf] = []
         waiting: list[tuple[_Node, tuple[Hashable, ...]]] = [(self, ())]
@@ -496,7 +494,8 @@ class _Tree:
 
     def _sum_up(self, node: _Node, below: list[_Node], max_leaf_tokens: int) -> None:
         node.below = sorted(below, key=lambda child: child.first)
-        node.first = min([*map(min, node.ends.values()), *(child.first for child in below)])
+        firsts = [*map(min, node.ends.values()), *(child.first for child in below)]
+        node.first = min(firsts, default=0)
         in_tails = sum(self._size(segment) for tail in node.ends for segment in tail)
         node.num_ends = len(node.ends) + sum(child.num_ends for child in below)
         node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
@@ -531,15 +530,14 @@ def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) 
     segments: list[Hashable] = []
     leaves: list[Leaf] = []
     branches: list[Branch] = []
-    begin, following = node.begin, node
-    while following is not None:
-        node, following = following, None
+    begin, following = node.begin, [node]
+    while following:
+        node = following[0]
         leaves += node.leaves(size, names)
         large = [child for child in node.below if not child.is_leaf]
-        if large:
-            following = max(large, key=lambda child: child.weight)
-            branches += [_branch(child, size, names) for child in large if child is not following]
-        if following is None or following.track is not node.track:
+        following = sorted(large, key=lambda child: child.weight, reverse=True)[:1]
+        branches += [_branch(child, size, names) for child in large if child not in following]
+        if not following or following[0].track is not node.track:
             segments += node.track.parts.cut(begin, node.end)
             begin = 0
     return Branch(start, tuple(segments), node.stop - start, tuple(leaves), tuple(branches))

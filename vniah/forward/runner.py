@@ -27,7 +27,7 @@ from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place, Span
 from vniah.forward.memory import USABLE, free_bytes, give_back_unused, shares_host_memory
 from vniah.forward.prefill import walk
-from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.prefix_tree import Branch, Leaf, leading
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import LeafRows
 
@@ -408,15 +408,8 @@ def _shortened(
     if not leaves and not branches:
         return None
     shorter = replace(branch, leaves=leaves, branches=branches)
-    segments, num_tokens = [], 0
     needed = max(_ends(shorter)) - branch.start
-    for segment in branch.segments:
-        if num_tokens == needed:
-            break
-        segments.append(segment)
-        num_tokens += size(segment)
-    assert num_tokens == needed
-    return replace(shorter, segments=tuple(segments), num_tokens=num_tokens)
+    return replace(shorter, segments=leading(branch.segments, needed, size), num_tokens=needed)
 
 
 def _sequence_through(branch: Branch) -> int:

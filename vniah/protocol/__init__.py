@@ -18,6 +18,7 @@ from vniah.protocol.segments import (
     Segment,
     TextSegment,
     TokenSequence,
+    joined,
 )
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "VisionLanguageModel",
     "class_path",
     "class_record",
+    "joined",
     "require_protocol",
 ]

@@ -10,7 +10,7 @@ frames. A model may take them one by one all the same: ``(opening, *frames, ques
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import overload
@@ -103,9 +103,9 @@ class FrameSpan:
         """One of its parts; a frame as a span of its own."""
         frame, place = divmod(index, self._parts_per_frame)
         if self.before and place == 0:
-            return TextSegment(self.before)
+            return _text(self.before)
         if self.after and place == self._parts_per_frame - 1:
-            return TextSegment(self.after)
+            return _text(self.after)
         return _span(self.source, self.start + frame, self.start + frame + 1)
 
     def cut(self, start: int, stop: int) -> "tuple[TextSegment | FrameSpan, ...]":
@@ -145,8 +145,9 @@ class FrameSpan:
 
 
 _NUM_SPANS = 1 << 15
-# Samples of one cell, and cells of one depth, show the same spans: one object each.
+# Samples of one cell, and cells of one depth, have spans and texts in common: one object each.
 _span = lru_cache(maxsize=_NUM_SPANS)(FrameSpan)
+_text = lru_cache(maxsize=_NUM_SPANS)(TextSegment)
 
 Segment = TextSegment | FrameSegment
 """What a model composes and reads."""
@@ -186,7 +187,7 @@ class Frames(Sequence[FrameSegment]):
             else item
             for item in frames
         )
-        return cls(tuple(item for item in _joined(bare) if isinstance(item, FrameSpan)))
+        return cls(tuple(item for item in joined(bare) if isinstance(item, FrameSpan)))
 
     def __len__(self) -> int:
         return self._length
@@ -236,37 +237,42 @@ class Frames(Sequence[FrameSegment]):
             first = behind
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
+class _FrameByFrame:
+    """A field that is given in any pieces, is kept in few, and is read frame by frame."""
+
+    def __get__(self, sequence: "TokenSequence | None", owner: type) -> tuple[Segment, ...]:
+        if sequence is None:
+            raise AttributeError("a token sequence has no segments by default")
+        return tuple(chain.from_iterable(map(_segments_of, sequence.pieces)))
+
+    def __set__(self, sequence: "TokenSequence", segments: tuple[Segment | FrameSpan, ...]) -> None:
+        _require_tuple("the segments of a TokenSequence", segments)
+        object.__setattr__(sequence, "pieces", tuple(joined(segments)))
+
+
+@dataclass(frozen=True, eq=False)
 class TokenSequence:
     """All that one forward pass reads, and the answer that is scored.
 
-    Sequences are equal where their segments are, in whatever pieces they are held.
+    Sequences are equal where their segments are, in whatever pieces they were given.
 
     Attributes:
-        pieces: opening, frames with what stands around them, question: everything before the
-            answer, in reading order, with consecutive frames in one piece.
+        segments: opening, frames with what stands around them, question: everything before the
+            answer, in reading order. They may be given in spans, and are read frame by frame.
         answer_ids: the tokens of the right answer; the model reads all but the last of them.
+        pieces: the segments, with consecutive frames in one.
     """
 
-    pieces: tuple[Piece, ...]
-    answer_ids: tuple[int, ...]
+    segments: _FrameByFrame = _FrameByFrame()
+    answer_ids: tuple[int, ...]  # type: ignore[misc]  # the field before has no default either
+    pieces: tuple[Piece, ...] = field(init=False)
 
-    def __init__(
-        self, segments: tuple[Segment | FrameSpan, ...], answer_ids: tuple[int, ...]
-    ) -> None:
-        _require_tuple("the segments of a TokenSequence", segments)
-        _require_tuple("the answer_ids of a TokenSequence", answer_ids)
-        if not segments:
+    def __post_init__(self) -> None:
+        _require_tuple("the answer_ids of a TokenSequence", self.answer_ids)
+        if not self.pieces:
             raise InputError("a token sequence needs at least one segment before the answer")
-        if not answer_ids:
+        if not self.answer_ids:
             raise InputError("a token sequence needs at least one answer token, got none")
-        object.__setattr__(self, "pieces", tuple(_joined(segments)))
-        object.__setattr__(self, "answer_ids", answer_ids)
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Everything before the answer, frame by frame."""
-        return tuple(chain.from_iterable(map(_segments_of, self.pieces)))
 
     @property
     def frames(self) -> Frames:
@@ -283,7 +289,7 @@ class TokenSequence:
         """What goes in, with consecutive frames in one piece."""
         if len(self.answer_ids) == 1:
             return self.pieces
-        return (*self.pieces, TextSegment(self.answer_ids[:-1]))
+        return (*self.pieces, _text(self.answer_ids[:-1]))
 
     def num_tokens(self, tokens_per_frame: int) -> int:
         """Length of the input, with ``tokens_per_frame`` rows for each frame."""
@@ -306,6 +312,9 @@ class TokenSequence:
     def __hash__(self) -> int:
         return hash(self.answer_ids)
 
+    def __repr__(self) -> str:
+        return f"TokenSequence({self.pieces!r}, {self.answer_ids!r})"
+
 
 def _require_tuple(what: str, found: object) -> None:
     if not isinstance(found, tuple):
@@ -316,15 +325,15 @@ def _segments_of(piece: Piece) -> Iterable[Segment]:
     """A piece frame by frame."""
     if not isinstance(piece, FrameSpan):
         return (piece,)
-    before, after = ([TextSegment(ids)] if ids else [] for ids in (piece.before, piece.after))
+    before, after = ([_text(ids)] if ids else [] for ids in (piece.before, piece.after))
     frames = (FrameSegment(piece.source, index) for index in range(piece.start, piece.stop))
     if not piece.has_text:
         return frames
     return chain.from_iterable([*before, frame, *after] for frame in frames)
 
 
-def _joined(segments: Iterable[Segment | FrameSpan]) -> Iterator[Piece]:
-    """The same segments with consecutive frames in one piece."""
+def joined(segments: Iterable[Segment | FrameSpan]) -> Iterator[Piece]:
+    """The same segments with consecutive frames in one piece, every frame in a span."""
     waiting: FrameSpan | None = None  # what the next frame may follow
     stop = 0  # where it ends by now
     for segment in segments:
