@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ def num_deep_layers(model: DecoderModel) -> int:
 def segment_size(model: DecoderModel) -> Callable[[Any], int]:
     """A function that gives the tokens of a segment."""
     per_frame = size_of_frame(model)
-    return lambda segment: int(segment.num_tokens(per_frame))
+    return methodcaller("num_tokens", per_frame)
 
 
 def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
@@ -224,7 +225,7 @@ class Embedder:
             if token >= stop:
                 break
             size = self._size(piece)
-            if token + size > start:
+            if size and token + size > start:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
                 unit = size // num
                 first, last = max(0, start - token) // unit, min(num, -(-(stop - token) // unit))

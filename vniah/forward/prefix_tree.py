@@ -320,24 +320,29 @@ class _Parts:
 
     def num_common(self, other: "_Parts", start: int) -> int:
         """How many of its first parts are those of another from ``start`` on."""
-        count, most = 0, min(len(self), len(other) - start)
-        number, other_number = 0, other.place(start)[0]
+        most = min(len(self), len(other) - start)
         if self.is_plain and other.is_plain:
             for index in range(most):
                 one, two = self.segments[index], other.segments[start + index]
                 if one is not two and one != two:
                     return index
             return most
+        count = number = index = 0
+        other_number, other_index = other.place(start)
         while count < most:
             left, other_left = self.stops[number] - count, other.stops[other_number] - start - count
-            num_alike = _num_alike(
-                self.segments[number], left, other.segments[other_number], other_left
-            )
-            if not num_alike:
-                break
+            one, two = self.segments[number], other.segments[other_number]
+            num_alike = min(left, other_left)
+            if index != other_index or one is not two:
+                num_alike = _num_alike(one, index, two, other_index, num_alike)
+                if not num_alike:
+                    break
             count += num_alike
-            number += num_alike == left
-            other_number += num_alike == other_left
+            number, index = (number + 1, 0) if num_alike == left else (number, index + num_alike)
+            is_done = num_alike == other_left
+            other_number, other_index = (
+                (other_number + 1, 0) if is_done else (other_number, other_index + num_alike)
+            )
         return count
 
 
@@ -367,14 +372,11 @@ def _tokens_of(segment: Hashable, num_parts: int, size: Callable[[Hashable], int
     return sum(map(size, _cut(segment, 0, num_parts)))
 
 
-def _num_alike(one: Any, left: int, other: Any, other_left: int) -> int:
-    """How many parts two segments surely have in common, where so many are left of each."""
-    index, other_index = _num_parts(one) - left, _num_parts(other) - other_left
-    is_long = left > 1 and other_left > 1
-    if is_long and one.runs_along(index, other, other_index):
-        return min(left, other_left)
-    part, other_part = _part(one, index), _part(other, other_index)
-    return int(part is other_part or part == other_part)
+def _num_alike(one: Any, index: int, other: Any, other_index: int, most: int) -> int:
+    """How many parts two segments surely have in common from two of their parts on."""
+    if most > 1 and one.runs_along(index, other, other_index):
+        return most
+    return int(_part(one, index) == _part(other, other_index))
 
 
 @dataclass(eq=False, slots=True)
@@ -472,6 +474,7 @@ class _Tree:
             if track is None:
                 rest = _Parts(body.cut(position, len(body))) if position else body
                 track = node.tracks[part] = self._add_track(rest, node.stop)
+                return self._node_at(track, len(rest))
             num_common = track.parts.num_common(body, position)
             node = self._node_at(track, num_common)
             position += num_common

@@ -169,6 +169,8 @@ class BranchRunner:
         if number in result.failed:
             yield Reading(child.sequences, None, 0.0, result.failed[number])
         else:
+            before = self._positions(_sequence_through(branch))
+            _require_equal(self._positions(_sequence_through(child)), before, child.start)
             yield from self.run_all(child, [kept.until(child.start) for kept in result.past])
 
     def run(self, branch: Branch, past: Sequence[Kept] = ()) -> Pass:
@@ -230,7 +232,7 @@ class BranchRunner:
             self._decoder,
             hidden,
             positions[..., branch.start : branch.stop],
-            [self._leaf_rows(leaf) for leaf in branch.leaves],
+            [self._leaf_rows(leaf, positions) for leaf in branch.leaves],
             past=past,
             keep=kept,
             tile_size=self._tile_size,
@@ -277,9 +279,11 @@ class BranchRunner:
             if inside.num_tokens:
                 yield slice(row, row + inside.num_tokens), inside
 
-    def _leaf_rows(self, leaf: Leaf) -> LeafRows:
+    def _leaf_rows(self, leaf: Leaf, before: Tensor) -> LeafRows:
         index = leaf.sequences[0]
-        positions = self._positions(index)[..., leaf.start : leaf.stop].clone()
+        whole = self._positions(index)
+        _require_equal(whole, before, leaf.start)
+        positions = whole[..., leaf.start : leaf.stop].clone()
         hidden = self._embed(leaf.segments, 0, leaf.num_tokens)
         deep = None
         if self._add_deep is not None and self._num_deep:
@@ -410,6 +414,18 @@ def _shortened(
     shorter = replace(branch, leaves=leaves, branches=branches)
     needed = max(_ends(shorter)) - branch.start
     return replace(shorter, segments=leading(branch.segments, needed, size), num_tokens=needed)
+
+
+def _require_equal(positions: Tensor, others: Tensor, num_tokens: int) -> None:
+    """Raises `ModelError` unless two sequences have the same positions where they share tokens."""
+    one, other = positions[..., :num_tokens], others[..., :num_tokens]
+    if not torch.equal(one, other):
+        token = int((one != other).reshape(-1, num_tokens).any(0).nonzero()[0])
+        raise ModelError(
+            f"position ids depend on what follows: those of token {token} are "
+            f"{one[..., token].tolist()} in one sequence and {other[..., token].tolist()} in "
+            "another; remove has_causal_positions from the model, or set shares_prefixes = False"
+        )
 
 
 def _sequence_through(branch: Branch) -> int:

@@ -58,7 +58,9 @@ class DecoderModel(Protocol):
             with its two parts: ``model`` (with ``config``, ``embed_tokens``, ``layers``, ``norm``
             and ``rotary_emb``) and ``lm_head``.
 
-    An attribute ``shares_prefixes = False`` has every sequence run by itself.
+    An attribute ``shares_prefixes = False`` has every sequence run by itself. An attribute
+    ``has_causal_positions = True`` promises that no position depends on what follows, so that a
+    plan need not compare those of all sequences; a run that finds otherwise ends with an error.
     """
 
     name: str

@@ -97,6 +97,8 @@ class FrameSpan:
 
     def num_parts(self) -> int:
         """How many texts and frames it stands for."""
+        if not self.before and not self.after:
+            return self.stop - self.start
         return (self.stop - self.start) * self._parts_per_frame
 
     def part(self, index: int) -> "TextSegment | FrameSpan":

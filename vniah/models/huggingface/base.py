@@ -236,6 +236,8 @@ class TransformersDecoderModel(TransformersModel):
         decoder: its two parts, ``model`` and ``lm_head``.
     """
 
+    has_causal_positions = True
+
     def __init__(self, parts: Parts) -> None:
         self.decoder: Any = SimpleNamespace(
             model=self.find_body(parts.model), lm_head=parts.model.lm_head

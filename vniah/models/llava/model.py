@@ -122,6 +122,8 @@ class LlavaModel:
         stop_ids: tokens with which its answers end.
     """
 
+    has_causal_positions = True
+
     def __init__(
         self,
         *,
