@@ -25,7 +25,14 @@ _OF_LEVEL: Mapping[Level, tuple[str, ...]] = {
     "decoder": (*_OF_READERS, "position_ids"),
     "answer": ("answer",),
 }
-_OPTIONAL = ("decode", "encoding", "settings", "shares_prefixes", "stop_ids")
+_OPTIONAL = (
+    "decode",
+    "encoding",
+    "has_causal_positions",
+    "settings",
+    "shares_prefixes",
+    "stop_ids",
+)
 
 
 def find_level(model: Any) -> Level | None:
@@ -112,9 +119,9 @@ def _attribute(model: Any, name: str) -> Iterator[Finding]:
     elif name in _OF_EVERY_MODEL:
         if not isinstance(value, str) or not value:
             yield Finding(f"{name} is {value!r}; it must be text")
-    elif name == "shares_prefixes":
+    elif name in ("shares_prefixes", "has_causal_positions"):
         if not isinstance(value, bool):
-            yield Finding(f"shares_prefixes is {value!r}; it must be True or False")
+            yield Finding(f"{name} is {value!r}; it must be True or False")
     elif name == "stop_ids":
         if not isinstance(value, tuple) or not all(type(token) is int for token in value):
             yield Finding(f"stop_ids is {value!r}; it must be a tuple of token ids")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vniah.checks.findings import Examination, Finding, call, note
-from vniah.engines.inputs import Segment, positions_of, refuse_sequence, require_model, segment_size
+from vniah.engines.inputs import SequenceCheck, positions_of, require_model, segment_size
 from vniah.errors import ModelError
 from vniah.needles import NeedleSet
-from vniah.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import DecoderModel, FrameSegment, Segment, TextSegment, TokenSequence
 
 _FEW, _MANY = 3, 6
 # More frames than a frame has rows or columns of tokens.
@@ -282,7 +282,7 @@ def _has_a_known_decoder(model: DecoderModel) -> Iterator[Finding]:
 
 def _is_readable(trial: SequenceTrial) -> Iterator[Finding]:
     for num_frames in (_FEW, _MANY):
-        refuse_sequence(trial.model, trial.compose(num_frames))
+        SequenceCheck(trial.model).require_readable(trial.compose(num_frames))
     yield from ()
 
 

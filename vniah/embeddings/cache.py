@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vniah.errors import CacheError, first_line
-from vniah.protocol import FrameSegment
+from vniah.protocol import Frames, FrameSegment
 
 FORMAT_VERSION = "1"
 
@@ -165,20 +165,11 @@ class FrameStore:
 
         ``part`` as in `EmbeddingCache.read`.
         """
-        start = 0
-        while start < len(frames):
-            stop = start + 1
-            while (
-                stop < len(frames)
-                and stop - start < most
-                and frames[stop].source == frames[start].source
-                and frames[stop].index == frames[stop - 1].index + 1
-            ):
-                stop += 1
-            cache, offset = self._places[frames[start].source]
-            first = offset + frames[start].index
-            yield cache.read(first, first + stop - start, part=part)
-            start = stop
+        for span in Frames.of(frames).spans:
+            cache, offset = self._places[span.source]
+            for start in range(span.start, span.stop, most):
+                stop = min(start + most, span.stop)
+                yield cache.read(offset + start, offset + stop, part=part)
 
 
 def _open_shard(path: Path) -> safe_open:

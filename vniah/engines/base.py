@@ -5,7 +5,6 @@ after the other.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, get_args
 
 from torch import Tensor
@@ -90,6 +89,6 @@ def decode_by_passes(
     tokens: list[int] = []
     never_read = sequence.answer_ids[0]  # a model reads all tokens of an answer but the last
     while not decoding.has_ended(tokens, num_needed):
-        rows = logits_of(replace(sequence, answer_ids=(*tokens, never_read)))
+        rows = logits_of(sequence.with_answer((*tokens, never_read)))
         tokens.append(likeliest_token(rows[-1]))
     return tuple(tokens)

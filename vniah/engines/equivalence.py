@@ -14,7 +14,7 @@ from vniah.embeddings.cache import FrameStore
 from vniah.engines.inputs import (
     DecoderInputs,
     Material,
-    refuse_sequence,
+    SequenceCheck,
     size_of_frame,
 )
 from vniah.engines.planning import make_plan
@@ -39,7 +39,7 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
     positions = read.positions(0)
     forget_longer_sequences(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    hidden = read.embed(sequence.inputs, 0, num_tokens)
+    hidden = read.embed(sequence.input_pieces, 0, num_tokens)
     inputs: dict[str, Any] = {
         "inputs_embeds": hidden[None],
         "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
@@ -47,9 +47,9 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
         "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
         "use_cache": False,
     }
-    deep = deepstack_rows(read, sequence.inputs, hidden)
+    deep = deepstack_rows(read, sequence.input_pieces, hidden)
     if deep is not None:
-        is_frame = read.is_frame(sequence.inputs)
+        is_frame = read.is_frame(sequence.input_pieces)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
     if callable(model.decoder):
@@ -180,8 +180,9 @@ def check_forward(
     Raises:
         ModelError: the decoder cannot be run at all.
     """
+    check = SequenceCheck(model)
     for sequence in sequences:
-        refuse_sequence(model, sequence)
+        check.require_readable(sequence)
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
     if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
         raise ModelError(

@@ -1,15 +1,16 @@
 """From token sequences to the passes that read them: what is shared, what is refused, and why."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from vniah.engines.inputs import (
+    SequenceCheck,
     followed_by,
     positions_of,
-    refuse_sequence,
     segment_size,
     size_of_frame,
 )
@@ -29,9 +30,13 @@ from vniah.forward.prefix_tree import (
 from vniah.forward.runner import Reading
 from vniah.protocol import (
     DecoderModel,
+    FrameSpan,
+    Piece,
     TextSegment,
     TokenSequence,
 )
+
+_NUM_TEXTS = 1 << 12  # texts whose halves are kept
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def make_plan(
     """
     size = segment_size(model)
     refused: dict[int, str] = {}
+    check = SequenceCheck(model)
     for index, sequence in enumerate(sequences):
         try:
-            refuse_sequence(model, sequence)
+            check.require_readable(sequence)
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
@@ -115,25 +121,39 @@ def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> 
     """
     if _why_not_shared(model) is not None:
         return False
-    num_prompt = replace(sequence, answer_ids=(0,)).num_tokens(size_of_frame(model))
+    num_prompt = sequence.with_answer((0,)).num_tokens(size_of_frame(model))
     ahead = positions_of(model, followed_by(sequence, num_tokens))[..., :num_prompt]
     return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
 
 
 def _path(sequence: TokenSequence) -> Path:
     """A sequence cut before the first row that is read: the last one before the answer."""
-    body: list[Hashable] = list(sequence.inputs)
-    tail: list[Hashable] = []
+    body: list[Piece] = list(sequence.input_pieces)
+    tail: list[Piece] = []
     missing = len(sequence.answer_ids)
     while missing > 0:
         last = body.pop()
-        if isinstance(last, TextSegment) and len(last.token_ids) > missing:
-            ids = last.token_ids
-            body.append(TextSegment(ids[:-missing]))
-            last = TextSegment(ids[-missing:])
+        if isinstance(last, FrameSpan):
+            num_before = last.num_parts() - 1
+            body += last.cut(0, num_before)
+            last = last.part(num_before)
+        if isinstance(last, TextSegment):
+            front, last = _halves(last.token_ids, missing)
+            body += front
+            missing -= len(last.token_ids)
+        else:
+            missing -= 1
         tail.insert(0, last)
-        missing -= len(last.token_ids) if isinstance(last, TextSegment) else 1
     return Path(tuple(body), tuple(tail))
+
+
+@lru_cache(maxsize=_NUM_TEXTS)
+def _halves(
+    token_ids: tuple[int, ...], num_last: int
+) -> tuple[tuple[TextSegment, ...], TextSegment]:
+    """A text without its last tokens, if that leaves any, and the last ones."""
+    front = token_ids[:-num_last]
+    return (TextSegment(front),) if front else (), TextSegment(token_ids[-num_last:])
 
 
 def _why_not_shared(model: DecoderModel) -> str | None:
@@ -148,7 +168,12 @@ def _why_not_shared(model: DecoderModel) -> str | None:
 def _positions_agree(
     model: DecoderModel, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
 ) -> bool:
-    """Whether all sequences have the same positions where they share tokens."""
+    """Whether all sequences have the same positions where they share tokens.
+
+    A model that says so itself is believed; every pass compares what it reads once more.
+    """
+    if getattr(model, "has_causal_positions", False):
+        return True
     for root in roots:
         for branch in root.passes():
             through: Tensor | None = None

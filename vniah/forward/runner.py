@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
@@ -22,7 +23,7 @@ from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import Kept, Place, Span
 from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_of_memory
 from vniah.forward.prefill import walk
-from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.prefix_tree import Branch, Leaf, leading
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
 
@@ -123,6 +124,8 @@ class BranchRunner:
         if number in result.failed:
             yield Reading(child.sequences, None, 0.0, result.failed[number])
         else:
+            before = self._inputs.positions(_sequence_through(branch))
+            _require_equal(self._inputs.positions(_sequence_through(child)), before, child.start)
             yield from self.run_all(child, [kept.until(child.start) for kept in result.past])
 
     def run(self, branch: Branch, past: Sequence[Kept] = ()) -> Pass:
@@ -184,7 +187,7 @@ class BranchRunner:
             self._decoder,
             hidden,
             positions[..., branch.start : branch.stop],
-            [self._suffix_rows(leaf) for leaf in branch.leaves],
+            [self._suffix_rows(leaf, positions) for leaf in branch.leaves],
             past=past,
             keep=kept,
             tile_size=self._memory.tile_size,
@@ -232,9 +235,11 @@ class BranchRunner:
             if inside.num_tokens:
                 yield slice(row, row + inside.num_tokens), inside
 
-    def _suffix_rows(self, leaf: Leaf) -> SuffixRows:
+    def _suffix_rows(self, leaf: Leaf, before: Tensor) -> SuffixRows:
         index, inputs = leaf.sequences[0], self._inputs
-        positions = inputs.positions(index)[..., leaf.start : leaf.stop].clone()
+        whole = inputs.positions(index)
+        _require_equal(whole, before, leaf.start)
+        positions = whole[..., leaf.start : leaf.stop].clone()
         hidden = inputs.embed(leaf.segments, 0, leaf.num_tokens)
         deep = deepstack_rows(inputs, leaf.segments, hidden)
         seen = (Span(0, leaf.start),)
@@ -256,15 +261,20 @@ def _shortened(
     if not leaves and not branches:
         return None
     shorter = replace(branch, leaves=leaves, branches=branches)
-    segments, num_tokens = [], 0
     needed = max(_ends(shorter)) - branch.start
-    for segment in branch.segments:
-        if num_tokens == needed:
-            break
-        segments.append(segment)
-        num_tokens += size(segment)
-    assert num_tokens == needed
-    return replace(shorter, segments=tuple(segments), num_tokens=num_tokens)
+    return replace(shorter, segments=leading(branch.segments, needed, size), num_tokens=needed)
+
+
+def _require_equal(positions: Tensor, others: Tensor, num_tokens: int) -> None:
+    """Raises `ModelError` unless two sequences have the same positions where they share tokens."""
+    one, other = positions[..., :num_tokens], others[..., :num_tokens]
+    if not torch.equal(one, other):
+        token = int((one != other).reshape(-1, num_tokens).any(0).nonzero()[0])
+        raise ModelError(
+            f"position ids depend on what follows: those of token {token} are "
+            f"{one[..., token].tolist()} in one sequence and {other[..., token].tolist()} in "
+            "another; remove has_causal_positions from the model, or set shares_prefixes = False"
+        )
 
 
 def _sequence_through(branch: Branch) -> int:

@@ -22,7 +22,14 @@ from vniah.forward.memory import MIN_TILE_SIZE, fit_place, fit_tile_size
 from vniah.forward.prefix_tree import Branch, Leaf, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
+from vniah.protocol import (
+    AnyModel,
+    DecoderModel,
+    Frames,
+    FrameSegment,
+    FrameSpan,
+    TokenSequence,
+)
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks.vniah import Question, questions
 
@@ -192,9 +199,14 @@ def estimate(
 def _compose(model: DecoderModel, question: Question) -> tuple[TokenSequence, ...]:
     """What the model would read for each answer, of frames that have nothing but names."""
     needle = question.needle
-    frames = [FrameSegment("haystack", index) for index in range(question.cell.num_frames)]
+    frames = _haystack(question.cell.num_frames)
     shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
     return compose_answers(model, shown, needle)
+
+
+def _haystack(num_frames: int) -> Frames:
+    """Frames that have nothing but names."""
+    return Frames.of([FrameSpan("haystack", 0, num_frames)])
 
 
 def _memory(
@@ -254,8 +266,7 @@ def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fracti
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
-        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
-        shown = [*frames, FrameSegment("needle", 0)]
+        shown = Frames.of([*_haystack(num_frames).spans, FrameSegment("needle", 0)])
         sequence = model.compose(shown, needle.question, needle.answer)
         counts.append(sequence.num_tokens(size_of_frame(model)))
     per_frame = Fraction(counts[1] - counts[0], many - few)
@@ -269,7 +280,7 @@ def _most_frames(
     free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
     window = sliding_window(model.decoder.model.config)
     fixed, per_frame = _count_tokens(model, needle)
-    frames = [FrameSegment("needle", 0)]
+    frames = Frames.of([FrameSegment("needle", 0)])
     num_read = len(model.compose(frames, needle.question, needle.answer).answer_ids)
 
     def fits(num_frames: int) -> bool:

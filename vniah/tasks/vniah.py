@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from vniah.grid import Cell, Grid
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import FrameSegment
+from vniah.protocol import Frames, FrameSegment
 
 TASK_NAME = "vniah"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One needle in one cell.
 
@@ -22,13 +22,14 @@ class Question:
     cell: Cell
     needle: Needle
 
-    def insert(self, haystack: Sequence[FrameSegment], needle: FrameSegment) -> list[FrameSegment]:
+    def insert(self, haystack: Sequence[FrameSegment], needle: FrameSegment) -> Frames:
         """The frames shown: ``cell.num_frames`` of the haystack with the needle among them.
 
         The needle is inserted and replaces nothing, so there is one more than ``num_frames``.
         """
-        index = self.cell.needle_index
-        return [*haystack[:index], needle, *haystack[index : self.cell.num_frames]]
+        index, whole = self.cell.needle_index, Frames.of(haystack)
+        after = whole[index : self.cell.num_frames]
+        return Frames.of([*whole[:index].spans, needle, *after.spans])
 
 
 def questions(grid: Grid, needles: NeedleSet) -> Iterator[Question]:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vniah.errors import ModelError
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.rope import override_rope, rope_settings
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -146,12 +146,11 @@ class TransformersModel:
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """The chat template's prompt around the frames; the answer's tokens."""
-        segments: list[TextSegment | FrameSegment] = []
-        for text, frame in zip(self._prompt.before(len(frames)), frames, strict=True):
-            segments += [text, frame] if text.token_ids else [frame]
+        shown = Frames.of(frames)
+        segments: list[TextSegment | FrameSpan] = [*self._prompt.put_before(shown)]
         segments += [TextSegment(ids) for ids in self._after_frames() if ids]
-        segments.append(TextSegment(self._prompt.after(len(frames), question)))
-        return TokenSequence(tuple(segments), self._prompt.answer(len(frames), question, answer))
+        segments.append(self._prompt.after(len(shown), question))
+        return TokenSequence(tuple(segments), self._prompt.answer(len(shown), question, answer))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -236,6 +235,8 @@ class TransformersDecoderModel(TransformersModel):
     Attributes:
         decoder: its two parts, ``model`` and ``lm_head``.
     """
+
+    has_causal_positions = True
 
     def __init__(self, parts: Parts) -> None:
         self.decoder: Any = SimpleNamespace(

@@ -24,7 +24,7 @@ since, ``none`` as rope_scaling gives what that class would read.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from vniah.models.quantization import quantize_layers
 from vniah.models.rope import override_rope, rope_settings, stored_parameters
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer
 from vniah.options import LoadIn, Offload
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -69,6 +69,7 @@ _TYPE_OF_ARCHITECTURE = {
     "LlavaLlamaForCausalLM": "llava_llama",
 }
 
+_NUM_TEXTS = 1 << 12  # texts whose tokens are kept
 _TOWER_PREFIX = "model.vision_tower.vision_tower."
 _PROJECTOR_PREFIX = "model.mm_projector."
 _NEWLINE_NAME = "model.image_newline"
@@ -121,6 +122,8 @@ class LlavaModel:
         stop_ids: tokens with which its answers end.
     """
 
+    has_causal_positions = True
+
     def __init__(
         self,
         *,
@@ -156,6 +159,9 @@ class LlavaModel:
         if layout.newline == "one_token":
             self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
         self.stop_ids = stop_ids
+        # A sweep asks the same few questions in thousands of cells.
+        self._tokenize = lru_cache(maxsize=_NUM_TEXTS)(partial(_encode_text, tokenizer))
+        self._text = lru_cache(maxsize=_NUM_TEXTS)(TextSegment)
 
     @classmethod
     def load(
@@ -290,11 +296,12 @@ class LlavaModel:
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """Opening, frames, question and closing of the prompt template; the answer's tokens."""
-        opening = TextSegment(self._tokenize(self._template.opening))
+        shown = Frames.of(frames)
+        ending = self._after_frames if shown else ()
+        opening = self._text(self._tokenize(self._template.opening))
         asked = self._tokenize(question_line(question)) + self._tokenize(self._template.closing)
-        ending = self._after_frames if frames else ()
         return TokenSequence(
-            (opening, *frames, *ending, TextSegment(asked)), self._tokenize(answer)
+            (opening, *shown.spans, *ending, self._text(asked)), self._tokenize(answer)
         )
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -305,8 +312,9 @@ class LlavaModel:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids))).strip()
 
-    def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+def _encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _refuse_unread(raw: Mapping[str, Any], folder: Path) -> None:
