@@ -127,8 +127,8 @@ def run_walk(decoder, hidden, past=()):
     """The answer's logits by the walk, which goes on from what is kept of the tokens before."""
     import torch
 
-    from vniah.forward.leaves import LeafRows
-    from vniah.forward.walk import walk
+    from vniah.forward.prefill import walk
+    from vniah.forward.suffixes import LeafRows
 
     start = past[-1].stop if past else 0
     positions = torch.arange(start, start + len(hidden))
@@ -142,8 +142,8 @@ def keep_trunk(decoder, num_tokens: int, place: str):
     """Runs a trunk; its keys and values of all layers."""
     import torch
 
-    from vniah.forward.keys import Kept, KeyValueStore, Layout
-    from vniah.forward.walk import walk
+    from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
+    from vniah.forward.prefill import walk
 
     shape = (1, KV_HEADS, num_tokens, HEAD_DIM)
     store = KeyValueStore(LAYERS, shape, like=decoder.lm_head.weight, place=place)

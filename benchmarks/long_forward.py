@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from vniah.forward.attention import KeyBlock, attend
-from vniah.forward.branches import BranchRunner
 from vniah.forward.kernels import choose_kernel, try_installed
 from vniah.forward.prefix_tree import Path, by_themselves
+from vniah.forward.runner import BranchRunner
 
 NUM_ROWS = 4
 HEAD_DIM = 128

@@ -1,7 +1,7 @@
 """Claim: fetching every layer's weights from host memory costs a pass little more than its copies.
 
 Runs passes of several lengths through the random decoder of `benchmarks.forward_pass`, its layers
-once resident and once offloaded (`vniah.models.offload`), in turns in one process. Prints how long
+once resident and once offloaded (`vniah.forward.offload`), in turns in one process. Prints how long
 the copies alone take, the bytes of weights on the device, and for every length the seconds of a
 pass both ways (processor time on the CPU), their ratio, what is added, and whether the logits are
 equal to the last bit.
@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.forward_pass import NUM_ROWS, build_decoder, embeddings
 from vniah.forward.costs import DecoderShape
-from vniah.forward.walk import answer_logits
-from vniah.models.offload import layer_on_device, move_all_but_layers, offload_layers, offloaded
+from vniah.forward.offload import layer_on_device, move_all_but_layers, offload_layers, offloaded
+from vniah.forward.prefill import answer_logits
 
 
 def build_both(device: torch.device):

@@ -42,10 +42,10 @@ from benchmarks.forward_pass import (
     build_decoder,
     embeddings,
 )
-from vniah.forward.keys import Layout
-from vniah.forward.leaves import LeafRows
+from vniah.forward.kv_cache import Layout
+from vniah.forward.prefill import walk
 from vniah.forward.ring import Ring
-from vniah.forward.walk import walk
+from vniah.forward.suffixes import LeafRows
 
 
 def run_rank(rank: int, size: int, num_tokens: int, tile_size: int, folder: str) -> None:

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 import torch
 
 from vniah import generated_haystack, load_model, load_needles
-from vniah.asking import TreeAsker
-from vniah.embeddings import encode_haystack, encode_needles
+from vniah.embeddings.encode import encode_haystack, encode_needles
+from vniah.engines.decoder import TreeAsker
+from vniah.engines.equivalence import plain_logits
+from vniah.engines.inputs import Embedder, Material, positions_of
 from vniah.grid import Grid
-from vniah.material import Material
-from vniah.passes import Embedder, positions_of
-from vniah.scoring import plain_logits, score_logits
-from vniah.tasks.visual import Question
+from vniah.scoring import score_logits
+from vniah.tasks.vniah import Question
 
 WAYS = {
     "all": "plain forward, all logits, as published",

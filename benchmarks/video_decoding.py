@@ -15,9 +15,9 @@ from pathlib import Path
 
 import av
 
-from vniah.video.packets import index_video
-from vniah.video.pyav import VideoSource
-from vniah.video.synthetic import write_video
+from vniah.haystacks.synthetic import write_video
+from vniah.haystacks.video.packets import index_video
+from vniah.haystacks.video.pyav import VideoSource
 
 
 def read_every_frame(path: Path) -> Iterator[bytes]:

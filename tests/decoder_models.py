@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from tests.test_walk import build_decoder, three_rows
-from vniah.forward.branches import BranchRunner
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
-from vniah.passes import Embedder, Plan, make_plan, positions_of, segment_size
-from vniah.scoring import plain_logits
+from tests.test_prefill import build_decoder, three_rows
+from vniah.engines.equivalence import plain_logits
+from vniah.engines.inputs import Embedder, positions_of, segment_size
+from vniah.engines.planning import Plan, make_plan
+from vniah.forward.runner import BranchRunner
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 TOKENS_PER_FRAME = 3
 HIDDEN_SIZE = 64

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 
 class Reader:

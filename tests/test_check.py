@@ -10,25 +10,21 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from tests.decoder_models import DecoderStandIn, RandomFrames, ask, build_half, plain
 from tests.test_jobs import FirstLevel
-from tests.test_passes import rope_model
-from tests.test_walk import FAMILIES, SIZES, build_decoder
+from tests.test_planning import rope_model
+from tests.test_prefill import FAMILIES, SIZES, build_decoder
 from vniah import check
-from vniah.check import (
-    TOLERANCES,
-    Difference,
-    check_forward,
-    check_model,
-    require_agreement,
-)
+from vniah.checks.model import check_model
+from vniah.engines.equivalence import TOLERANCES, Difference, check_forward, require_agreement
 from vniah.errors import CheckError, ModelError, VniahError
-from vniah.forward import leaves, walk
+from vniah.forward import prefill as walk
+from vniah.forward import suffixes as leaves
 from vniah.forward.attention import KeyBlock, attend, merge
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
-from vniah.sweep import run_sweep
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.sweep.run import run_sweep
 
 GRID = Grid.of([1, 7], [0, 1])
 

@@ -506,7 +506,7 @@ def test_run_killed_in_the_sweep_goes_on_and_ends_the_same(in_folder, material):
 def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkpoint, own_cache):
     import torch
 
-    from vniah.embeddings import EmbeddingCache
+    from vniah.embeddings.cache import EmbeddingCache
 
     main(["haystack", "make", "film.mp4", "--seconds", "600", "--fps", "2", "--size", "64x64"])
     arguments = ["encode", "--model", str(checkpoint), "--device", "cpu", "--frames", "600"]

@@ -24,13 +24,13 @@ from tests.faulty_models import (
     without,
 )
 from tests.test_plug_in_model import import_example
+from tests.test_prefill import build_decoder
 from tests.test_readme import llava_folder, plug_in  # noqa: F401  # fixtures
-from tests.test_walk import build_decoder
-from vniah.conformance import examine
+from vniah.checks.conformance import examine
 from vniah.errors import ModelError
 from vniah.models.loading import load_model
-from vniah.models.protocol import TextSegment, TokenSequence
 from vniah.needles import load_needles
+from vniah.protocol import TextSegment, TokenSequence
 
 
 class Chat:

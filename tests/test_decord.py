@@ -12,7 +12,7 @@ import pytest
 from videos import NTSC_FILM, at_rate, cut, read_number, set_display_matrix, write_video
 
 from vniah.errors import HaystackError, MissingDependencyError, VideoDamagedError
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 
 needs_decord = pytest.mark.skipif(find_spec("decord") is None, reason="decord is not installed")
 FASTSTART = {"movflags": "faststart"}
@@ -165,7 +165,13 @@ def test_decord_outlives_the_thread_that_started_it(tmp_path):
 @needs_decord
 @pytest.mark.skipif(sys.platform != "linux", reason="it does so on Linux")
 def test_a_child_whose_parent_is_gone_ends_at_once(tmp_path):
-    command = [sys.executable, "-m", "vniah.video.decord", str(tmp_path / "film.mp4"), "1234567890"]
+    command = [
+        sys.executable,
+        "-m",
+        "vniah.haystacks.video.decord",
+        str(tmp_path / "film.mp4"),
+        "1234567890",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
     assert (ended.returncode, ended.stdout) == (1, b"")

@@ -9,17 +9,12 @@ import pytest
 import torch
 from runs import files_up_to
 
-from vniah.embeddings import (
-    BATCH_SIZE,
-    EmbeddingCache,
-    FrameStore,
-    encode_haystack,
-    encode_needles,
-)
+from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.embeddings.encode import BATCH_SIZE, encode_haystack, encode_needles
 from vniah.errors import CacheError, HaystackTooShortError, ModelError
-from vniah.haystacks import open_haystack
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 SHAPE = (2, 3)
 
@@ -50,9 +45,9 @@ class MeanModel:
 @pytest.fixture
 def small_shards(monkeypatch):
     """One batch a shard, so that small haystacks have several."""
-    import vniah.embeddings
+    import vniah.embeddings.cache
 
-    monkeypatch.setattr(vniah.embeddings, "_MAX_SHARD_FRAMES", BATCH_SIZE)
+    monkeypatch.setattr(vniah.embeddings.cache, "_MAX_SHARD_FRAMES", BATCH_SIZE)
 
 
 def numbers(start: int, stop: int) -> torch.Tensor:

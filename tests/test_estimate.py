@@ -5,20 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_walk import allocated_bytes, build_decoder
+from test_prefill import allocated_bytes, build_decoder
 from torch.utils.flop_counter import FlopCounterMode
 
 from vniah.cli.estimate import format_estimate
 from vniah.errors import InputError, ModelError
-from vniah.estimate import Rates, estimate, measure_rates
-from vniah.forward.branches import BranchRunner
 from vniah.forward.costs import DecoderShape, fit_place, fit_tile_size
-from vniah.forward.keys import Kept, KeyValueStore, Layout
+from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
+from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.runner import BranchRunner
 from vniah.grid import Grid
 from vniah.models.loading import load_model
-from vniah.models.offload import offloaded
 from vniah.needles import load_needles
+from vniah.sweep.estimate import estimate
+from vniah.sweep.throughput import Rates, measure_rates
 
 SHAPES = {
     "feed-forward is widest": ("qwen2", {"intermediate_size": 1024}),

@@ -8,21 +8,21 @@ import torch
 from runs import make_run, make_sample
 
 from tests.decoder_models import DecoderStandIn
+from tests.test_prefill import build_decoder
 from tests.test_sequences import FakeMaterial
-from tests.test_walk import build_decoder
-from vniah.asking import TreeAsker
+from vniah.analysis.compare import compare
 from vniah.cli import main
 from vniah.cli.display import format_agreement
+from vniah.engines.decoder import TreeAsker
 from vniah.errors import CannotCompareError, InputError, RunMismatchError
-from vniah.forward.generation import Decoding
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import TextSegment, TokenSequence
 from vniah.needles import NeedleSet, load_needles
-from vniah.regression import compare
+from vniah.options import Decoding
+from vniah.protocol import TextSegment, TokenSequence
 from vniah.results import load_results
-from vniah.sweep import run_sweep
+from vniah.sweep.run import run_sweep
 
 GRID = Grid.of([4, 9], [0, 1])
 NEW_FIELDS = ("prediction", "predicted_ids", "correct", "argmax_correct", "greedy_correct")

@@ -14,9 +14,9 @@ from PIL import Image
 from videos import at_rate, cut, draw_number, read_number, write_video
 
 from vniah.errors import HaystackError, HaystackTooShortError, InputError, VideoDamagedError
-from vniah.haystacks import Haystack, generated_haystack, make_haystack, open_haystack
-from vniah.video import films
-from vniah.video.films import Recipe, draw_parts
+from vniah.haystacks import generated as films
+from vniah.haystacks.generated import Recipe, draw_parts
+from vniah.haystacks.haystack import Haystack, generated_haystack, make_haystack, open_haystack
 
 
 @pytest.fixture(scope="module")

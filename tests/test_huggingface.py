@@ -13,20 +13,21 @@ import transformers
 from PIL import Image
 
 from tests.families import BUILDERS, Tiny, build, pictures
-from vniah.check import check_model
+from vniah.checks.model import check_model
 from vniah.cli import main
-from vniah.embeddings import EmbeddingCache, FrameStore
+from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.engines.equivalence import plain_logits
+from vniah.engines.inputs import Embedder, decoder_logits, positions_of, segment_size
+from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
-from vniah.forward.branches import BranchRunner
+from vniah.forward.runner import BranchRunner
 from vniah.models.huggingface import FAMILIES, find_family
 from vniah.models.huggingface.base import TransformersModel
 from vniah.models.huggingface.folder import load_family
 from vniah.models.huggingface.positions import frames_as_video
 from vniah.models.loading import load_model
-from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
-from vniah.passes import Embedder, make_plan, positions_of, segment_size
-from vniah.scoring import decoder_logits, plain_logits
+from vniah.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
 
 NUM_FRAMES = 6
 QUESTION = "What digit is on the red card?"

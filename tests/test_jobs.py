@@ -16,17 +16,17 @@ import torch
 from jobs import JOB, run_ranks
 from PIL import Image
 
-import vniah.forward.mesh
+import vniah.sweep.mesh
 from vniah.cli import main
 from vniah.errors import InputError, VniahError
-from vniah.forward.mesh import open_mesh
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import TextSegment, TokenSequence
 from vniah.needles import load_needles
+from vniah.protocol import TextSegment, TokenSequence
 from vniah.results import load_results
-from vniah.sweep import run_sweep
+from vniah.sweep.mesh import open_mesh
+from vniah.sweep.run import run_sweep
 
 pytestmark = pytest.mark.distributed
 
@@ -198,7 +198,7 @@ def work_of_two(rank, folder, sources, whole):
     run_main(folder / "check-first", *check, "test_jobs:FirstLevel", "--device", "cpu")
     run_main(folder / "check-chat", *check, "test_jobs:Chat")
     run_main(folder / "check-wordless", *check, "test_jobs:Wordless")
-    vniah.forward.mesh._CAUSE_SPEAKS_FIRST_SECONDS = 0
+    vniah.sweep.mesh._CAUSE_SPEAKS_FIRST_SECONDS = 0
     with (
         pytest.raises(VniahError, match="this process lost the others of its job; see what they "),
         open_mesh(context_parallel=2) as mesh,

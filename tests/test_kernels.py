@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
-from tests.test_walk import build_decoder
-from vniah.asking import attention_by
+from tests.test_prefill import build_decoder
+from vniah.engines.decoder import attention_by
 from vniah.errors import InputError
 from vniah.forward import kernels
 from vniah.forward.attention import (
@@ -36,7 +36,7 @@ from vniah.forward.kernels import (
     try_installed,
     try_kernels,
 )
-from vniah.forward.names import ATTENTION_NAMES, NAMES_BY_DEVICE
+from vniah.options import ATTENTION_NAMES, NAMES_BY_DEVICE
 
 CPU = torch.device("cpu")
 HEADS = (4, 2, 16)

@@ -10,11 +10,11 @@ from checkpoints import ROPE_THETA, change_config, write_checkpoint
 from PIL import Image
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 
+from vniah.engines.inputs import Embedder
 from vniah.errors import InputError, ModelError
-from vniah.models.llava import LlavaModel
+from vniah.models.llava.model import LlavaModel
 from vniah.models.loading import load_model
-from vniah.models.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
-from vniah.passes import Embedder
+from vniah.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
 
 PINNED_PROMPTS = {
     "qwen2": "a8fc451e655a25d8",
@@ -378,7 +378,7 @@ def test_template_that_the_tokenizer_cuts_into_pieces_is_refused(tmp_path):
 
 
 def test_llama3_is_known_by_its_tokenizer(tmp_path):
-    from vniah.models.prompts import choose_template
+    from vniah.models.llava.prompts import choose_template
 
     class Llama3Tokenizer:
         unk_token_id = None
@@ -397,7 +397,7 @@ def test_published_prompts_are_pinned():
     """Sha256 of the texts with which the published runs were made."""
     import hashlib
 
-    from vniah.models.prompts import PROMPT_TEMPLATES
+    from vniah.models.llava.prompts import PROMPT_TEMPLATES
 
     digests = {
         name: hashlib.sha256(f"{t.opening}|{t.closing}".encode()).hexdigest()[:16]

@@ -19,23 +19,23 @@ from torch.nn import functional
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 
-from vniah.check import check_model
+from vniah.checks.model import check_model
 from vniah.cli import main
-from vniah.embeddings import encode_haystack, encode_needles
+from vniah.embeddings.encode import encode_haystack, encode_needles
+from vniah.engines.equivalence import plain_logits
+from vniah.engines.inputs import Embedder, Material, positions_of, segment_size
+from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
-from vniah.forward.branches import BranchRunner
+from vniah.forward.runner import BranchRunner
 from vniah.grid import Cell
-from vniah.haystacks import open_haystack
-from vniah.material import Material
-from vniah.models.frame_layout import FrameLayout
-from vniah.models.llava import LlavaModel, llava_type
+from vniah.haystacks.haystack import open_haystack
+from vniah.models.llava.frame_layout import FrameLayout
+from vniah.models.llava.model import LlavaModel, llava_type
+from vniah.models.llava.towers import build_tower
 from vniah.models.loading import load_model
-from vniah.models.protocol import FrameSegment, TextSegment
-from vniah.models.towers import build_tower
 from vniah.needles import load_needles
-from vniah.passes import Embedder, make_plan, positions_of, segment_size
-from vniah.scoring import plain_logits
-from vniah.tasks.visual import Question
+from vniah.protocol import FrameSegment, TextSegment
+from vniah.tasks.vniah import Question
 
 MODES = ("average", "max", "bilinear")
 POSITIONS = ("grid", "frame", "one_token", "no_token")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vniah.forward.costs import fit_place
-from vniah.memory import free_bytes, give_back_unused, shares_host_memory
+from vniah.forward.memory import free_bytes, give_back_unused, shares_host_memory
 
 CPU, MPS, CUDA = map(torch.device, ("cpu", "mps", "cuda"))
 

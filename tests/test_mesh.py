@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jobs import JOB, run_ranks
 
 from vniah.errors import InputError, VniahError
-from vniah.forward.mesh import open_mesh
+from vniah.sweep.mesh import open_mesh
 
 COUNT = 12
 

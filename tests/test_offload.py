@@ -9,25 +9,18 @@ import torch
 import torch.distributed as dist
 
 from tests.decoder_models import DecoderStandIn, plain, run, sweep_of
-from tests.test_ring import start_ranks, two_passes
-from tests.test_walk import (
+from tests.test_prefill import (
     FAMILIES,
     allocated_bytes,
     build_decoder,
     embeddings,
     three_rows,
 )
+from tests.test_ring import start_ranks, two_passes
 from vniah.errors import InputError, ModelError
-from vniah.estimate import measure_rates
+from vniah.forward import offload
 from vniah.forward.costs import DecoderShape
-from vniah.forward.ring import Ring
-from vniah.forward.walk import answer_logits
-from vniah.grid import Grid
-from vniah.haystacks import open_haystack
-from vniah.models import offload
-from vniah.models.checkpoints import load_weights
-from vniah.models.loading import load_model
-from vniah.models.offload import (
+from vniah.forward.offload import (
     keeps_in_host,
     layer_on_device,
     move_all_but_layers,
@@ -35,9 +28,16 @@ from vniah.models.offload import (
     offloaded,
     require_host_room,
 )
+from vniah.forward.prefill import answer_logits
+from vniah.forward.ring import Ring
+from vniah.grid import Grid
+from vniah.haystacks.haystack import open_haystack
+from vniah.models.checkpoints import load_weights
+from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.results import load_results
-from vniah.sweep import run_sweep
+from vniah.sweep.run import run_sweep
+from vniah.sweep.throughput import measure_rates
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from runs import PUBLISHED_DIR, make_run
 
+from vniah.analysis.labels import rope_remarks
+from vniah.analysis.plot import COLORS, heatmap, save_heatmaps
 from vniah.errors import InputError
 from vniah.grid import Cell, Grid
-from vniah.plot import COLORS, heatmap, save_heatmaps
-from vniah.results import CellScore, Results, load_results, rope_remarks
+from vniah.results import CellScore, Results, load_results
 
 LONGVA = PUBLISHED_DIR / "longva-7b_vniah.json"
 QWEN = PUBLISHED_DIR / "qwen2-7b-224k_niah_distractor0.json"
@@ -439,7 +440,7 @@ def test_save_heatmaps_when_writing_fails_leaves_what_was_there(tmp_path):
 
 def test_save_heatmaps_leaves_pyplot_alone(tmp_path):
     code = (
-        "import sys, matplotlib, vniah.plot as plot; from pathlib import Path; "
+        "import sys, matplotlib, vniah.analysis.plot as plot; from pathlib import Path; "
         "from runs import make_run; "
         "before = dict(matplotlib.rcParams); "
         "plot.save_heatmaps([make_run()], Path(sys.argv[1])); "

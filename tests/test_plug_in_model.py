@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import vniah
-from vniah.haystacks import generated_haystack
-from vniah.models.protocol import ChatModel, DecoderModel, FrameSegment, VisionLanguageModel
+from vniah.haystacks.haystack import generated_haystack
+from vniah.protocol import ChatModel, DecoderModel, FrameSegment, VisionLanguageModel
 from vniah.results import load_results
 
 ROOT = Path(__file__).parent.parent

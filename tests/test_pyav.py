@@ -24,8 +24,8 @@ from videos import (
 )
 
 from vniah.errors import HaystackError, InputError, VideoDamagedError
-from vniah.video.packets import index_video
-from vniah.video.pyav import VideoSource
+from vniah.haystacks.video.packets import index_video
+from vniah.haystacks.video.pyav import VideoSource
 
 FASTSTART = {"movflags": "faststart"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}

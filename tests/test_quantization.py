@@ -8,20 +8,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-import vniah.check
+import vniah.checks.model
 from tests.decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
 from tests.families import build
-from tests.test_walk import build_decoder
-from vniah.check import check_model
+from tests.test_prefill import build_decoder
+from vniah.checks.model import check_model
 from vniah.errors import InputError, MissingDependencyError, ModelError, RunMismatchError
 from vniah.forward.costs import DecoderShape
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.huggingface.folder import load_family
 from vniah.models.loading import load_model
 from vniah.models.quantization import quantize_layers, rounds_rows
 from vniah.needles import load_needles
-from vniah.sweep import run_sweep
+from vniah.sweep.run import run_sweep
 
 LOAD_IN = ["8bit", "4bit"]
 # Of a logit of about 10: what 8 bits of a row change when its values differ in their last bit.
@@ -97,7 +97,7 @@ def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, m
     report = check_model(model, needles, cache=tmp_path / "cache")
     assert report.holds, report.lines
     monkeypatch.setattr(
-        vniah.check,
+        vniah.checks.model,
         "positions_of",
         lambda model, sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
     )

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from vniah.cli.arguments import build_parser
-from vniah.haystacks import generated_haystack
-from vniah.models.protocol import FrameSegment, VisionLanguageModel
+from vniah.haystacks.haystack import generated_haystack
+from vniah.protocol import FrameSegment, VisionLanguageModel
 from vniah.results import load_results
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +174,7 @@ def test_plug_in_of_the_readme_equals_the_models_own_forward(plug_in, llava_fold
 
 
 def test_second_level_of_the_readme_equals_the_first(plug_in, llava_folder):
-    from vniah.scoring import decoder_logits
+    from vniah.engines.inputs import decoder_logits
 
     addition = next(block for block in blocks("python") if "self.decoder" in block)
     constructor, method = addition.split("\n\n")

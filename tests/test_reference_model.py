@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 import vniah
 from training import evaluate
 from training.world import KINDS
+from vniah.files import embedded_dir
 from vniah.models.loading import embedded_models
-from vniah.paths import embedded_dir
 
 FILES = (
     "README.md",

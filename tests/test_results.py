@@ -6,6 +6,7 @@ import pytest
 from runs import PUBLISHED_DIR, cell, make_manifest, make_run, make_sample, write_run
 
 from vniah.errors import ResultsError, RunMismatchError
+from vniah.files import write_json
 from vniah.grid import Grid
 from vniah.results import (
     MANIFEST_NAME,
@@ -15,7 +16,6 @@ from vniah.results import (
     grid_record,
     load_results,
     read_grid,
-    write_json,
 )
 
 

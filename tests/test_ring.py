@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from jobs import run_ranks
 
-from tests.test_walk import build_decoder, embeddings, three_rows
-from vniah.forward.keys import Kept, KeyValueStore, Layout, Span
-from vniah.forward.leaves import LeafRows
+from tests.test_prefill import build_decoder, embeddings, three_rows
+from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
+from vniah.forward.prefill import walk
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.walk import walk
+from vniah.forward.suffixes import LeafRows
 
 pytestmark = pytest.mark.distributed
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_walk import FAMILIES as WALK_FAMILIES
-from test_walk import SIZES
+from test_prefill import FAMILIES as WALK_FAMILIES
+from test_prefill import SIZES
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from transformers.models.glm4v.configuration_glm4v import Glm4vTextConfig
 from transformers.models.glm4v.modeling_glm4v import Glm4vTextModel
@@ -17,10 +17,10 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from vniah.errors import InputError, ModelError
-from vniah.forward.support import SUPPORTED_MODEL_TYPES
-from vniah.forward.walk import answer_logits
+from vniah.forward.decoders import SUPPORTED_MODEL_TYPES
+from vniah.forward.prefill import answer_logits
 from vniah.models.rope import override_rope, rope_settings, stored_parameters
-from vniah.models.rope_text import read_scaling
+from vniah.rope_options import read_scaling
 
 NUM_TOKENS = 90
 ORIGINAL_LENGTH = 64  # shorter than the sequence, so that kinds that look at it change something

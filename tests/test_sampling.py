@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from videos import expected_numbers
 
 from vniah.errors import InputError
-from vniah.video.sampling import clock_schedule, longva_schedule, show_at
+from vniah.haystacks.video.sampling import clock_schedule, longva_schedule, show_at
 
 TIME_BASES = [
     Fraction(1, 90000),

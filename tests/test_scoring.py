@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from vniah.engines.per_sample import score_sequence
 from vniah.errors import ModelError
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
-from vniah.scoring import score_logits, score_sequence
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.scoring import score_logits
 
 
 def rows(*values):

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from tests.decoder_models import DecoderStandIn, RandomFrames
-from tests.test_walk import build_decoder
-from vniah.asking import TreeAsker
-from vniah.forward.branches import Reading
+from tests.test_prefill import build_decoder
+from vniah.engines.decoder import TreeAsker
+from vniah.engines.planning import AskedSequences
+from vniah.forward.runner import Reading
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.results import Sample, load_results
 from vniah.scoring import Score, best_of
-from vniah.sequences import AskedSequences
-from vniah.sweep import run_sweep
+from vniah.sweep.run import run_sweep
 
 GRID = Grid.of([4, 9], [0, 1])
 ACCEPTED = {"a": ["0", "yes no", "the red card"], "b": [], "c": ["digit"]}

@@ -16,11 +16,11 @@ from vniah.errors import (
     RequestLimitError,
     ServerError,
 )
-from vniah.models.frame_parts import FrameFormat
 from vniah.models.loading import load_model
-from vniah.models.protocol import ChatModel
-from vniah.models.replies import TryAgain
-from vniah.models.server import ServerModel, ServerOptions, open_server
+from vniah.models.server.client import ServerModel, ServerOptions, open_server
+from vniah.models.server.messages import FrameFormat
+from vniah.models.server.responses import TryAgain
+from vniah.protocol import ChatModel
 
 KEY = "sk-proj-Abc123Def456Ghi789"
 FRAMES = [np.full((16, 16, 3), 40 + 4 * k, np.uint8) for k in range(6)]

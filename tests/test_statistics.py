@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vniah.analysis.statistics import effective_length, exact_score, wilson_interval
 from vniah.errors import InputError
 from vniah.grid import Cell
 from vniah.results import CellScore
-from vniah.statistics import effective_length, exact_score, wilson_interval
 
 
 def cell_score(num_frames, depth, num_correct, num_samples=10):

@@ -9,12 +9,12 @@ import torch
 
 from vniah.errors import ModelError, ResultsError, RunMismatchError
 from vniah.grid import Grid
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.needles import load_needles
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.results import load_results
-from vniah.sweep import run_sweep
+from vniah.sweep.run import run_sweep
 
 GRID = Grid.of([1, 7, 20], [0, 0.3, 1])
 

@@ -7,7 +7,7 @@ import pytest
 from av.video.frame import PictureType
 
 from vniah.errors import InputError
-from vniah.video.synthetic import (
+from vniah.haystacks.synthetic import (
     GENERATOR_VERSION,
     SHAPES,
     draw_frame,
@@ -15,7 +15,7 @@ from vniah.video.synthetic import (
     shape_mask,
     write_video,
 )
-from vniah.video.textures import NAMED_COLORS
+from vniah.haystacks.textures import NAMED_COLORS
 
 # Change these only together with GENERATOR_VERSION: they are what "same seed, same film" means.
 PINNED = {

@@ -28,7 +28,7 @@ from training.world import (
     random_card,
     scenery_captions,
 )
-from vniah.video.synthetic import write_video
+from vniah.haystacks.synthetic import write_video
 
 VALUES = (*DIGITS, *COLORS)
 

@@ -26,14 +26,15 @@ from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, VARIANTS, WORK_DIR
 from training.tokens import vocabulary
 from training.world import KINDS, NOTHING, Card, draw_card, random_card
-from vniah.embeddings import FrameStore, encode_haystack, encode_needles
+from vniah.analysis.statistics import wilson_interval
+from vniah.embeddings.cache import FrameStore
+from vniah.embeddings.encode import encode_haystack, encode_needles
+from vniah.engines.per_sample import score_sequence
 from vniah.grid import format_depth
-from vniah.haystacks import Haystack, make_haystack
-from vniah.models.protocol import DecoderModel, FrameSegment
+from vniah.haystacks.haystack import Haystack, make_haystack
 from vniah.needles import Needle, NeedleSet
+from vniah.protocol import DecoderModel, FrameSegment
 from vniah.results import Results
-from vniah.scoring import score_sequence
-from vniah.statistics import wilson_interval
 
 
 def unseen_film(seconds: int) -> Haystack:

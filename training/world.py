@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vniah.video.synthetic import SHAPES, draw_frame, shape_mask
-from vniah.video.textures import NAMED_COLORS
+from vniah.haystacks.synthetic import SHAPES, draw_frame, shape_mask
+from vniah.haystacks.textures import NAMED_COLORS
 
 PLACES = ("house", "tower", "boat", "tree", "tent", "bridge")
 DIGITS = tuple("0123456789")

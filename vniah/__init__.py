@@ -15,30 +15,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vniah.analysis.compare import compare
+    from vniah.analysis.plot import heatmap, save_heatmaps
     from vniah.errors import VniahError
     from vniah.grid import Grid
-    from vniah.haystacks import generated_haystack, open_haystack
+    from vniah.haystacks.haystack import generated_haystack, open_haystack
     from vniah.models.loading import load_model
     from vniah.needles import load_needles
-    from vniah.plot import heatmap, save_heatmaps
-    from vniah.regression import compare
     from vniah.results import load_results
-    from vniah.sweep import run_sweep
+    from vniah.sweep.run import run_sweep
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Grid": "vniah.grid",
     "VniahError": "vniah.errors",
-    "compare": "vniah.regression",
-    "generated_haystack": "vniah.haystacks",
-    "heatmap": "vniah.plot",
+    "compare": "vniah.analysis.compare",
+    "generated_haystack": "vniah.haystacks.haystack",
+    "heatmap": "vniah.analysis.plot",
     "load_model": "vniah.models.loading",
     "load_needles": "vniah.needles",
     "load_results": "vniah.results",
-    "open_haystack": "vniah.haystacks",
-    "run_sweep": "vniah.sweep",
-    "save_heatmaps": "vniah.plot",
+    "open_haystack": "vniah.haystacks.haystack",
+    "run_sweep": "vniah.sweep.run",
+    "save_heatmaps": "vniah.analysis.plot",
 }
 
 __all__ = [

@@ -6,27 +6,17 @@ itself, is judged by the rules of `vniah.answers`.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vniah.answers import match_answer
-from vniah.embeddings import FrameStore
 from vniah.errors import ModelError
-from vniah.forward.generation import Decoding
-from vniah.forward.support import forget_longer_sequences
-from vniah.forward.walk import answer_logits
-from vniah.models.protocol import ChatModel, DecoderModel, EncodingModel, TokenSequence
 from vniah.needles import Needle
-from vniah.passes import Embedder, positions_of
-
-if TYPE_CHECKING:
-    import numpy as np
+from vniah.options import Decoding
+from vniah.protocol import EncodingModel, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -44,31 +34,6 @@ class Score:
     variant: str | None = None
     argmax_correct: bool | None = None
     greedy_correct: bool | None = None
-
-
-def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Score:
-    """Runs one forward pass and scores the answer.
-
-    Args:
-        model: one of the first two levels of `vniah.models.protocol`.
-        sequence: what the model composed.
-        store: where its frames lie.
-
-    Raises:
-        ModelError: the model gave something that is no logits, or cannot be run exactly.
-    """
-    started = time.perf_counter()
-    logits = read_logits(model, sequence, store)
-    return score_answer(model, sequence, logits, seconds=time.perf_counter() - started)
-
-
-def read_logits(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits by one forward pass, ``[len(answer_ids), vocabulary]``; as `score_sequence`."""
-    if isinstance(model, DecoderModel):
-        return decoder_logits(model, sequence, store)
-    logits = model.answer_logits(sequence, store.read(sequence.frames))
-    refuse_logits(model, sequence, logits)
-    return logits
 
 
 def score_answer(
@@ -206,55 +171,6 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
         rank=int(num_better.max()) + 1,
         margin=float((right[:, 0] - others.max(-1).values).min()),
     )
-
-
-def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
-    positions = positions_of(model, sequence)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, positions.shape[-1])
-    num_rows, deep = len(sequence.answer_ids), embedder.deep(sequence.inputs)
-    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)
-
-
-@torch.inference_mode()
-def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
-    positions = positions_of(model, sequence)
-    forget_longer_sequences(model.decoder.model)
-    num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, num_tokens)
-    inputs: dict[str, Any] = {
-        "inputs_embeds": hidden[None],
-        "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
-        # without it transformers takes gaps in the positions for packed sequences
-        "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
-        "use_cache": False,
-    }
-    deep = embedder.deep(sequence.inputs)
-    if deep is not None:
-        is_frame = embedder.is_frame(sequence.inputs)
-        inputs["visual_pos_masks"] = is_frame[None]
-        inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
-    if callable(model.decoder):
-        if "logits_to_keep" in signature(model.decoder.forward).parameters:
-            inputs["logits_to_keep"] = num_rows
-        logits = model.decoder(**inputs).logits[0, -num_rows:]
-    else:  # two parts that make up one
-        rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
-        logits = model.decoder.lm_head(rows)
-    moved: Tensor = logits.float().cpu()
-    return moved
-
-
-def score_chat(model: ChatModel, frames: "Sequence[np.ndarray]", needle: Needle) -> Score:
-    """Asks a chat model, and judges its words by `vniah.answers.match_answer`."""
-    started = time.perf_counter()
-    words = model.answer(frames, needle.question)
-    if not isinstance(words, str):
-        raise ModelError(f"answer of {model.name} gave {type(words).__name__}, not text")
-    return score_words(words, needle, seconds=time.perf_counter() - started)
 
 
 def score_words(

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 
 class Plain:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from vniah.cli import commands
-from vniah.cli.opening import parse_size
+from vniah.cli.inputs import parse_size
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
-from vniah.forward.names import ATTENTION_NAMES
 from vniah.grid import parse_range
-from vniah.models.loading import DTYPES, LoadIn, Offload
-from vniah.models.rope_text import read_scalings, require_theta
+from vniah.options import ATTENTION_NAMES, DTYPES, LoadIn, Offload
+from vniah.rope_options import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
 DEFAULT_DEPTHS = "0:1:0.2"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.display import Bars, format_average, format_families
-from vniah.cli.opening import (
+from vniah.cli.inputs import (
     load_named_model,
     needles_name,
     open_job,
@@ -21,15 +21,15 @@ from vniah.errors import InputError
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
-    from vniah.forward.mesh import Mesh
-    from vniah.models.protocol import AnyModel
     from vniah.needles import NeedleSet
+    from vniah.protocol import AnyModel
+    from vniah.sweep.mesh import Mesh
 
 
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
-    from vniah.embeddings import encode_haystack
-    from vniah.models.protocol import EncodingModel
+    from vniah.embeddings.encode import encode_haystack
+    from vniah.protocol import EncodingModel
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
@@ -59,7 +59,7 @@ def encode(options: argparse.Namespace) -> int:
 
 def _rate(encoded: Sequence[int], seconds: float) -> str:
     """Frames per second of this start, whatever an earlier one had done."""
-    from vniah.embeddings import BATCH_SIZE
+    from vniah.embeddings.encode import BATCH_SIZE
 
     num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
     return f"{num_frames / seconds:.1f} frames/s"
@@ -67,10 +67,10 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
 def check(options: argparse.Namespace) -> int:
     """Says what a model lacks or gets wrong, then compares the forward pass with its own."""
-    from vniah.check import check_model
-    from vniah.models.protocol import EncodingModel
-    from vniah.models.server import is_server
+    from vniah.checks.model import check_model
+    from vniah.models.server.client import is_server
     from vniah.needles import load_needles
+    from vniah.protocol import EncodingModel
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
@@ -110,7 +110,7 @@ def models(options: argparse.Namespace) -> int:
 
 def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
     """Whether nothing fatal was found of the model; the leader looks, and prints what it finds."""
-    from vniah.conformance import examine
+    from vniah.checks.conformance import examine
 
     if mesh.is_leader:
         found = examine(model, needles)
@@ -125,8 +125,8 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 def estimate(options: argparse.Namespace) -> int:
     """Says what a run will take, before anything runs."""
     from vniah.cli.estimate import format_estimate
-    from vniah.estimate import estimate
     from vniah.needles import load_needles
+    from vniah.sweep.estimate import estimate
 
     grid, needles = parse_grid(options), load_needles(needles_name(options))
     found = estimate(
@@ -142,8 +142,9 @@ def estimate(options: argparse.Namespace) -> int:
 
 def plot(options: argparse.Namespace) -> int:
     """Draws heatmaps of runs or published tables."""
-    from vniah.plot import save_heatmaps
-    from vniah.results import load_results, rope_remarks
+    from vniah.analysis.labels import rope_remarks
+    from vniah.analysis.plot import save_heatmaps
+    from vniah.results import load_results
 
     runs = [load_results(path) for path in options.results]
     output = options.output
@@ -164,7 +165,7 @@ def plot(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Says whether a candidate holds what a baseline reached."""
-    from vniah.regression import compare
+    from vniah.analysis.compare import compare
 
     comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
     if comparison.fallen:
@@ -175,7 +176,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def make_haystack(options: argparse.Namespace) -> int:
     """Draws a haystack video."""
-    from vniah.haystacks import make_haystack
+    from vniah.haystacks.haystack import make_haystack
 
     width, height = parse_size(options.size)
     with Bars() as bars:

@@ -84,7 +84,7 @@ def _in_columns(lines: Sequence[Sequence[str]], justify: Callable[[str, int], st
 
 def format_average(results: "Results") -> str:
     """The mean over the cells that have a score, and a Wilson interval over all samples."""
-    from vniah.statistics import wilson_interval
+    from vniah.analysis.statistics import wilson_interval
 
     if results.average is None:
         return "average: none, no sample could be scored"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import format_comparison
 from vniah.errors import InputError
-from vniah.models.rope_text import RopeChoice, rope_choices
+from vniah.rope_options import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
-    from vniah.models.protocol import AnyModel
+    from vniah.protocol import AnyModel
     from vniah.results import Results
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import Bars, format_agreement, format_average, format_table
-from vniah.cli.opening import (
+from vniah.cli.inputs import (
     load_named_model,
     needles_name,
     open_job,
@@ -29,21 +29,22 @@ from vniah.errors import InputError
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
-    from vniah.forward.mesh import Mesh
-    from vniah.haystacks import Haystack
-    from vniah.models.protocol import AnyModel
+    from vniah.haystacks.haystack import Haystack
     from vniah.needles import NeedleSet
+    from vniah.protocol import AnyModel
     from vniah.results import Results
+    from vniah.sweep.mesh import Mesh
+
 
 HEATMAP_NAME = "heatmap.png"
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
-    from vniah.forward.generation import choose_decoding
-    from vniah.manifest import make_manifest
+    from vniah.analysis.plot import save_heatmaps
+    from vniah.engines.base import choose_decoding
     from vniah.needles import load_needles
-    from vniah.plot import save_heatmaps
+    from vniah.sweep.manifest import make_manifest
 
     grid, choices = parse_grid(options), asked_ropes(options)
     is_one = len(choices) == 1
@@ -104,7 +105,7 @@ class _Outcome:
 
     def show(self) -> int:
         """Prints it and draws its heatmap; the exit code."""
-        from vniah.plot import save_heatmaps
+        from vniah.analysis.plot import save_heatmaps
 
         print()
         if self.num_asked is not None:
@@ -128,7 +129,7 @@ def _measure(
     bars: Bars,
 ) -> _Outcome:
     """One sweep, with its bars."""
-    from vniah.sweep import run_sweep
+    from vniah.sweep.run import run_sweep
 
     started = time.perf_counter()
     num_done: list[int] = []
@@ -158,7 +159,7 @@ def _measure(
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int:
-    from vniah.forward.generation import MAX_NEW_TOKENS
+    from vniah.options import MAX_NEW_TOKENS
 
     if options.max_new_tokens is None:
         return MAX_NEW_TOKENS

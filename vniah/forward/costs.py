@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vniah.forward.keys import PLACES, Place
+from vniah.forward.kv_cache import PLACES, Place
+from vniah.forward.memory import USABLE, free_bytes, shares_host_memory
+from vniah.forward.offload import offloaded
+from vniah.forward.prefill import ROPE_BLOCK
 from vniah.forward.prefix_tree import Branch, Cost
-from vniah.forward.walk import ROPE_BLOCK
-from vniah.memory import USABLE, free_bytes, shares_host_memory
-from vniah.models.offload import offloaded
 
 MIN_TILE_SIZE = 256
 # The plain formula, which attends on MPS, holds fp32 scores of a tile with thousands of keys.

@@ -32,7 +32,7 @@ from vniah.forward.attention import (
     attend_block_plainly,
     merge,
 )
-from vniah.forward.names import ANYWHERE, ATTENTION_NAMES, NAMES_BY_DEVICE
+from vniah.options import ANYWHERE, ATTENTION_NAMES, NAMES_BY_DEVICE
 
 Timer = Callable[[Callable[[], object]], float]
 

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vniah.forward.attention import KeyBlock, attend_block, merge
-from vniah.forward.keys import LayerKeys, Layout, Span
+from vniah.forward.kv_cache import LayerKeys, Layout, Span
 
 Zigzag = Callable[..., Tensor]
 

@@ -33,7 +33,7 @@ class Family:
 
 def list_families() -> tuple[Family, ...]:
     """All families, the original LLaVA layout first."""
-    from vniah.models.llava import MODEL_TYPES
+    from vniah.models.llava.model import MODEL_TYPES
 
     original = [
         Family(

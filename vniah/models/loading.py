@@ -7,22 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
-from vniah.models.protocol import AnyModel
-from vniah.models.rope_text import read_scaling, require_theta
-from vniah.models.server import ServerOptions, is_server, open_server
-from vniah.paths import embedded_dir
+from vniah.files import embedded_dir
+from vniah.models.server.client import ServerOptions, is_server, open_server
+from vniah.options import DEFAULT_MODEL, DTYPES, LoadIn, Offload
+from vniah.protocol import AnyModel, require_protocol
+from vniah.rope_options import read_scaling, require_theta
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_MODEL = "reference-long"
-
-Offload = Literal["auto", "always", "never"]
-LoadIn = Literal["8bit", "4bit"]
-DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -57,8 +53,8 @@ def load_model(
         rope_theta: a RoPE base to use instead of the checkpoint's.
         rope_scaling: a RoPE scaling to use instead: ``"yarn:4"``, ``"linear:2"``, a mapping (or
             JSON) with transformers' keys, or ``"none"`` for no scaling at all.
-        prompt_template: one of `vniah.models.prompts.PROMPT_TEMPLATES`; by default the one that the
-            checkpoint's family was trained with.
+        prompt_template: one of `vniah.models.llava.prompts.PROMPT_TEMPLATES`; by default the one
+            that the checkpoint's family was trained with.
         offload: ``"always"`` keeps the weights of the decoder's layers in host memory and copies
             each layer to the device when it is its turn, ``"never"`` has them on the device,
             ``"auto"`` in host memory if they do not fit; the numbers are the same.
@@ -160,7 +156,7 @@ def _load_folder(
     from vniah.models.checkpoints import read_config
     from vniah.models.huggingface import FAMILIES
     from vniah.models.huggingface.folder import load_family
-    from vniah.models.llava import MODEL_TYPES, LlavaModel, llava_type
+    from vniah.models.llava.model import MODEL_TYPES, LlavaModel, llava_type
     from vniah.models.quantization import require_bitsandbytes
 
     config = read_config(folder)
@@ -235,7 +231,8 @@ def _download(hub_id: str) -> tuple[Path, str]:
 
 
 def load_plug_in(source: str, options: Mapping[str, Any]) -> Any:
-    """What a factory gives, whether it is a model or not; `vniah.conformance` says what it lacks.
+    """What a factory gives, whether it is a model or not; `vniah.checks.conformance` says what it
+    lacks.
 
     Args:
         source: ``package.module:factory``.
@@ -298,21 +295,4 @@ def _accepts(factory: Callable[..., Any], name: str) -> bool:
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         )
         for parameter in parameters
-    )
-
-
-def require_protocol(model: Any) -> None:
-    """Raises `ModelError` unless the object is a model of one of the three levels."""
-    if isinstance(model, AnyModel):
-        for name in ("name", "revision"):
-            if not isinstance(getattr(model, name), str):
-                raise ModelError(
-                    f"{type(model).__name__} has {name} = {getattr(model, name)!r}; it must be text"
-                )
-        return
-    needed = ("name", "revision", "frame_shape", "encode_frames", "compose", "answer_logits")
-    missing = [name for name in needed if not hasattr(model, name)]
-    raise ModelError(
-        f"{type(model).__name__} is not a model: it lacks {', '.join(missing)} "
-        "(or decoder and position_ids in place of answer_logits, or answer for a chat model)"
     )

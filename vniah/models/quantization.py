@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vniah.errors import MissingDependencyError, ModelError, first_line
-from vniah.models.loading import LoadIn
+from vniah.options import LoadIn
 
 _FOUR_BIT_KIND = "nf4"
 _LARGEST_ROUNDED = 6.0  # as in the paper, and the library's default

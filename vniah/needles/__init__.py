@@ -1,6 +1,6 @@
 """Needle sets: pictures to be found, each with a question that only it answers."""
 
-from vniah.needles.reading import EMBEDDED_SETS, load_needles
+from vniah.needles.loading import EMBEDDED_SETS, load_needles
 from vniah.needles.records import Needle, NeedleSet
 
 __all__ = ["EMBEDDED_SETS", "Needle", "NeedleSet", "load_needles"]

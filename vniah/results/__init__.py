@@ -7,18 +7,15 @@ always derived from its samples and never stored beside them.
 from pathlib import Path
 
 from vniah.errors import ResultsError
-from vniah.results.folders import (
+from vniah.results.published import load_published
+from vniah.results.reading import (
     ENVIRONMENT_KEY,
     FORMAT_VERSION,
     MANIFEST_NAME,
-    NOTES_KEY,
     SAMPLES_NAME,
-    RunFolder,
     flatten,
     load_run,
-    write_json,
 )
-from vniah.results.published import load_published
 from vniah.results.records import (
     CellScore,
     Results,
@@ -28,7 +25,7 @@ from vniah.results.records import (
     read_depth,
     read_grid,
 )
-from vniah.results.telling import rope_remarks
+from vniah.results.run_folder import NOTES_KEY, RunFolder
 
 __all__ = [
     "ENVIRONMENT_KEY",
@@ -47,8 +44,6 @@ __all__ = [
     "load_run",
     "read_depth",
     "read_grid",
-    "rope_remarks",
-    "write_json",
 ]
 
 

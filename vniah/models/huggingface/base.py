@@ -14,8 +14,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import ModelError
 from vniah.models.huggingface.prompt import Prompt
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.models.rope import override_rope, rope_settings
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 

@@ -9,20 +9,14 @@ import torch
 import transformers
 
 from vniah.errors import ModelError
-from vniah.models.checkpoints import (
-    count_stored,
-    fingerprint,
-    read_config,
-    reported,
-    weight_files,
-)
+from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
+from vniah.models.checkpoints import count_stored, fingerprint, read_config, reported, weight_files
 from vniah.models.huggingface import find_family
 from vniah.models.huggingface.base import Parts, TransformersModel
 from vniah.models.huggingface.prompt import read_chat_template
-from vniah.models.loading import LoadIn, Offload
-from vniah.models.offload import keeps_in_host, move_all_but_layers, offload_layers
 from vniah.models.quantization import quantize_layers
-from vniah.models.tokenizer import find_stop_ids, load_tokenizer
+from vniah.models.vocabulary import find_stop_ids, load_tokenizer
+from vniah.options import LoadIn, Offload
 
 _MOST_LACKING = 1.5  # tied weights are stored once
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from vniah.models.huggingface.base import TransformersModel
-from vniah.models.protocol import FrameSegment, TokenSequence
+from vniah.protocol import FrameSegment, TokenSequence
 
 
 class Gemma3(TransformersModel):

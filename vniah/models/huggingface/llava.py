@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.models.huggingface.base import Parts, TransformersDecoderModel
 from vniah.models.padding import pad_to_square
-from vniah.models.rows import append_rows
+from vniah.models.vocabulary import append_rows
 
 
 class _Padded(TransformersDecoderModel):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.models.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 
 
 def frames_as_images(sequence: TokenSequence, grid: tuple[int, int]) -> Tensor:

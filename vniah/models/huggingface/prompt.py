@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from vniah.errors import ModelError, first_line
-from vniah.models.protocol import TextSegment
+from vniah.protocol import TextSegment
 
 Pieces = tuple[tuple[int, ...], ...]
 

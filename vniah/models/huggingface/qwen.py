@@ -17,7 +17,7 @@ from vniah.errors import ModelError
 from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.positions import frames_as_images, frames_as_video
 from vniah.models.padding import pad
-from vniah.models.protocol import TokenSequence
+from vniah.protocol import TokenSequence
 
 USUAL_SIDE = 392  # px: 14 x 14 tokens of 28 px, or 12 x 12 of 32 px
 

@@ -1,0 +1,378 @@
+"""Runs that several processes write: real processes, killed at the worst moments."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import cell, files_up_to, make_manifest, make_sample, write_run
+
+from vniah.errors import ResultsError, RunMismatchError
+from vniah.grid import Grid
+from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results
+from vniah.results import run_folder as folders
+
+GRID = Grid.parse("8,16", "0,0.5,1")
+MANIFEST = make_manifest(GRID)
+ALL = [(c, k) for c in GRID.cells for k in range(10)]
+TESTS_DIR = Path(__file__).resolve().parent
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir() if path.name != ".lock")
+
+
+def append_all(folder, todo):
+    for c, k in todo:
+        folder.append(make_sample(c, k))
+
+
+def write_ranks(directory, num_ranks, todo=ALL, *, is_merged=True):
+    """Every rank in turn writes its share of what is to do, the last cells first."""
+    leader = RunFolder(directory, MANIFEST)
+    todo = [(c, k) for c, k in todo if make_sample(c, k).key not in leader.samples]
+    with leader.open(num_ranks=num_ranks):
+        for rank in range(1, num_ranks):
+            folder = RunFolder(directory, MANIFEST)
+            with folder.open(rank=rank, num_ranks=num_ranks):
+                append_all(folder, todo[rank::num_ranks][::-1])
+        append_all(leader, todo[::num_ranks][::-1])
+        if is_merged:
+            leader.merge()
+    return leader
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_ranks_write_files_of_their_own(tmp_path):
+    write_ranks(tmp_path, 3, is_merged=False)
+    of_ranks = [f"samples.rank-000{rank}.jsonl" for rank in range(3)]
+    assert names(tmp_path) == [MANIFEST_NAME, *of_ranks]
+    assert [len(p.read_bytes().splitlines()) for p in sorted(tmp_path.glob("*.rank-*"))] == [20] * 3
+    assert load_results(tmp_path).is_complete
+
+
+def test_merge_gives_one_file_in_the_order_of_the_grid(tmp_path):
+    leader = write_ranks(tmp_path / "three", 3)
+    one = write_run(tmp_path / "one")
+    assert names(tmp_path / "three") == names(one) == [MANIFEST_NAME, SAMPLES_NAME]
+    for name in names(one):
+        assert (tmp_path / "three" / name).read_bytes() == (one / name).read_bytes()
+    assert leader.results() == load_results(tmp_path / "three")
+    assert leader.results().samples == load_results(one).samples
+
+
+def test_merge_when_one_process_writes_keeps_the_order_of_asking(tmp_path):
+    folder = RunFolder(tmp_path, MANIFEST)
+    with folder.open():
+        append_all(folder, ALL[::-1])
+        before = (tmp_path / SAMPLES_NAME).read_bytes()
+        folder.merge()
+        assert (tmp_path / SAMPLES_NAME).read_bytes() == before
+
+
+def test_merge_is_the_last_act(tmp_path):
+    folder = RunFolder(tmp_path, MANIFEST)
+    with pytest.raises(AssertionError, match="merge outside of its open block"):
+        folder.merge()
+    with folder.open(num_ranks=2):
+        folder.merge()
+        with pytest.raises(AssertionError, match="append outside of its open block"):
+            folder.append(make_sample(*ALL[0]))
+
+
+def test_open_when_not_the_leader_touches_its_own_file_only(tmp_path):
+    write_ranks(tmp_path, 2, ALL[:30], is_merged=False)
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for overwrite in (False, True):
+        folder = RunFolder(tmp_path, MANIFEST, overwrite=overwrite)
+        with folder.open(["a note"], rank=7, num_ranks=8):
+            append_all(folder, ALL[30:32])
+    own = tmp_path / "samples.rank-0007.jsonl"
+    assert len(own.read_bytes().splitlines()) == 4
+    assert {p: p.read_bytes() for p in tmp_path.iterdir() if p != own} == before
+
+
+def test_open_with_overwrite_removes_the_files_of_all_ranks(tmp_path):
+    write_ranks(tmp_path, 3, is_merged=False)
+    folder = RunFolder(tmp_path, MANIFEST, overwrite=True)
+    assert folder.samples == {} and len(load_results(tmp_path).samples) == 60
+    with folder.open(num_ranks=2):
+        assert names(tmp_path) == [MANIFEST_NAME, "samples.rank-0000.jsonl"]
+        assert load_results(tmp_path).samples == ()
+
+
+def test_run_folder_when_the_manifest_of_ranks_is_gone(tmp_path):
+    write_ranks(tmp_path, 2, is_merged=False)
+    (tmp_path / MANIFEST_NAME).unlink()
+    with pytest.raises(ResultsError, match=r"has samples.rank-0000.jsonl but no manifest.json"):
+        RunFolder(tmp_path, MANIFEST)
+
+
+def test_load_run_when_a_line_of_a_rank_is_no_sample(tmp_path):
+    write_ranks(tmp_path, 2, is_merged=False)
+    path = tmp_path / "samples.rank-0001.jsonl"
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(ResultsError, match=r"samples.rank-0001.jsonl, line 1, is not a sample"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("main", "ranks", "kept"),
+    [
+        ([True], [["late error"]], None),
+        (["early error"], [[True]], None),
+        (["early error"], [["late error"]], "late error"),
+        ([], [["an error"], [True]], None),
+        ([], [[True], ["an error"]], None),
+        ([], [["first"], ["second"]], "second"),
+        (["first", "second", True, "third"], [], None),
+    ],
+)
+def test_samples_of_one_key_when_there_are_several(tmp_path, main, ranks, kept):
+    write_run(tmp_path, outcome=lambda c, k: None)
+    files = [SAMPLES_NAME] + [f"samples.rank-{rank:04d}.jsonl" for rank in range(len(ranks))]
+    for name, outcomes in zip(files, [main, *ranks], strict=True):
+        lines = [make_sample(cell(8, "0"), 0, outcome).to_json() for outcome in outcomes]
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+    assert [s.error for s in load_results(tmp_path).samples] == [kept]
+    folder = RunFolder(tmp_path, MANIFEST)
+    with folder.open():
+        assert [s.error for s in folder.samples.values()] == [kept]
+    assert [s.error for s in load_results(tmp_path).samples] == [kept]
+
+
+@pytest.mark.parametrize("num_read", [0, 1, 2])
+def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
+    tmp_path, num_read, monkeypatch
+):
+    write_ranks(tmp_path, 2, ALL[:20], is_merged=False)
+    other = RunFolder(tmp_path, MANIFEST)
+    read, calls = folders._read_samples, []
+
+    def read_and_fold(path):
+        calls.append(path)
+        if len(calls) == num_read + 1:
+            with other.open():
+                pass
+        return read(path)
+
+    monkeypatch.setattr(folders, "_read_samples", read_and_fold)
+    assert len(load_results(tmp_path).samples) == 20
+    assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME], "it was folded"
+
+
+# --- others meanwhile, and full disks ------------------------------------------------------------
+
+
+def test_open_when_another_process_wrote_meanwhile_asks_to_start_again(tmp_path):
+    late = RunFolder(tmp_path, MANIFEST)
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    with late.open():
+        append_all(late, ALL[:3])
+    later = RunFolder(tmp_path, MANIFEST)
+    with late.open():
+        append_all(late, ALL[3:4])
+    before = (tmp_path / SAMPLES_NAME).read_bytes()
+    with pytest.raises(ResultsError, match=r"another process has written to .* start the same"):
+        later.open().__enter__()
+    assert (tmp_path / SAMPLES_NAME).read_bytes() == before
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+
+
+def test_open_when_another_run_took_the_folder_meanwhile_is_refused(tmp_path):
+    late = RunFolder(tmp_path, make_manifest(GRID, needles__sha256="cc" * 32))
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    with pytest.raises(RunMismatchError, match=r"needles.sha256 = 'bb.*this one has 'cc"):
+        late.open().__enter__()
+
+
+def test_starts_in_another_environment_are_recorded_once_each(tmp_path):
+    def start_with(**environment):
+        folder = RunFolder(tmp_path, MANIFEST)
+        with folder.open(["a note"], environment=environment):
+            pass
+        return folder.manifest
+
+    start_with(forward={"processes": 2})
+    for processes in (2, 4, 2, 1, 4):
+        manifest = start_with(forward={"processes": processes})
+    start_with()  # nothing was left to do
+    assert manifest == load_results(tmp_path).manifest
+    first = manifest["environment"]
+    assert (first["python"], first["forward"]) == ("3.11", {"processes": 2})
+    assert first["later_starts"] == [
+        {"python": "3.11", "forward": {"processes": processes}} for processes in (4, 1)
+    ]
+    assert manifest["notes"] == ["a note"]
+
+
+def test_an_environment_is_compared_as_it_is_read_back(tmp_path):
+    for _ in range(3):
+        folder = RunFolder(tmp_path, MANIFEST)
+        with folder.open(environment={"forward": {"ways": ("walk", "tree")}}):
+            pass
+    assert "later_starts" not in folder.manifest["environment"]
+
+
+def test_append_when_the_disk_is_full_keeps_what_was_written(tmp_path):
+    write_run(tmp_path, outcome=lambda c, k: True if k < 3 else None)
+    folder = RunFolder(tmp_path, MANIFEST)
+    size = (tmp_path / SAMPLES_NAME).stat().st_size
+    with (
+        pytest.raises(ResultsError, match=f"{tmp_path} cannot be written to: File too large. What"),
+        folder.open(),
+    ):
+        folder.append(make_sample(cell(8, "0"), 5))
+        with files_up_to(size + 300):
+            append_all(folder, ALL)
+    assert len(load_results(tmp_path).samples) == 19
+    write_ranks(tmp_path, 2)
+    assert load_results(tmp_path).is_complete
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+WRITER = """
+import os, signal, sys, time
+from pathlib import Path
+from test_run_folder import ALL, MANIFEST, make_sample
+from vniah.results import RunFolder
+
+directory, rank, num_ranks, half = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder = RunFolder(directory, MANIFEST)
+todo = [(c, k) for c, k in ALL if make_sample(c, k).key not in folder.samples][rank::num_ranks]
+with folder.open(rank=rank, num_ranks=num_ranks):
+    print("open", flush=True)
+    sys.stdin.readline()
+    for c, k in todo[: len(todo) // 2]:
+        folder.append(make_sample(c, k, prediction="针"))
+    if half:
+        folder._file.write(make_sample(*todo[-1], prediction="针").to_json()[:-half].encode())
+    print("half", flush=True)
+    time.sleep(60)
+"""
+
+FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from test_run_folder import MANIFEST
+from vniah.results import RunFolder
+
+directory, method, calls_left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+done = getattr(Path, method)
+
+def kill_or_do(*args, **options):
+    global calls_left
+    if calls_left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    calls_left -= 1
+    return done(*args, **options)
+
+folder = RunFolder(directory, MANIFEST)
+setattr(Path, method, kill_or_do)
+with folder.open():
+    pass
+"""
+
+
+def start(script, *args):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, *map(str, args)],
+        env=os.environ | {"PYTHONPATH": f"{TESTS_DIR.parent}{os.pathsep}{TESTS_DIR}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill(process):
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def wait_for_word(process, word):
+    assert process.stdout.readline().strip() == word
+
+
+def run_and_kill(directory, num_ranks, num_bytes_cut):
+    """All ranks write half of their share, and some of the next line; then all are killed."""
+    processes = []
+    for rank in range(num_ranks):
+        processes.append(start(WRITER, directory, rank, num_ranks, num_bytes_cut))
+        wait_for_word(processes[-1], "open")
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        wait_for_word(process, "half")
+    for process in reversed(processes):
+        kill(process)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("before", "num_bytes_cut", "after"), [(3, 0, 1), (1, 30, 3), (3, 17, 2), (2, 1, 5)]
+)
+def test_run_when_all_ranks_were_killed_goes_on(tmp_path, before, num_bytes_cut, after):
+    run_and_kill(tmp_path, before, num_bytes_cut)
+    written = {sample.key for sample in load_results(tmp_path).samples}
+    assert len(written) == sum((len(ALL[rank::before])) // 2 for rank in range(before))
+    leader = write_ranks(tmp_path, after)
+    assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME]
+    lines = (tmp_path / SAMPLES_NAME).read_bytes().splitlines()
+    assert len(lines) == 60, "nothing twice"
+    results = load_results(tmp_path)
+    assert results.is_complete and results == leader.results()
+    kept = {sample.key for sample in results.samples if sample.prediction == "针"}
+    assert kept == written, "nothing was asked again"
+
+
+@pytest.mark.distributed
+def test_run_when_killed_again_and_again_loses_nothing(tmp_path):
+    counts = []
+    for num_ranks in (2, 3, 1):
+        run_and_kill(tmp_path, num_ranks, 9)
+        counts.append(len(load_results(tmp_path).samples))
+    assert counts == [30, 45, 52]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("method", "calls_done"), [("replace", 0), ("unlink", 0), ("unlink", 1)])
+def test_run_when_killed_while_folding_loses_nothing(tmp_path, method, calls_done):
+    write_ranks(tmp_path, 2, ALL[:20])
+    write_ranks(tmp_path, 3, ALL[:50], is_merged=False)
+    process = start(FOLDER, tmp_path, method, calls_done)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("samples.rank-*"))) == 3 - calls_done
+    assert len(load_results(tmp_path).samples) == 50
+    write_ranks(tmp_path, 2)
+    assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME]
+    one = write_run(tmp_path / "one")
+    assert (tmp_path / SAMPLES_NAME).read_bytes() == (one / SAMPLES_NAME).read_bytes()
+
+
+@pytest.mark.distributed
+def test_open_when_another_run_of_several_goes_on(tmp_path):
+    process = start(WRITER, tmp_path, 0, 2, 0)
+    wait_for_word(process, "open")
+    before = names(tmp_path)
+    for num_ranks in (1, 2):
+        folder = RunFolder(tmp_path, MANIFEST, overwrite=True)
+        message = "another process is writing to .*; wait for it, or choose another --output"
+        with pytest.raises(ResultsError, match=message), folder.open(num_ranks=num_ranks):
+            pass
+    assert names(tmp_path) == before
+    kill(process)
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass

@@ -1,0 +1,250 @@
+"""The gate: does a run hold what an earlier one reached, cell by cell?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from vniah.analysis.statistics import exact_score
+from vniah.errors import CannotCompareError, InputError, ResultsError
+from vniah.grid import Cell, format_depth
+from vniah.results import CellScore, Results, flatten, load_results
+
+# What is in a haystack is said by its sha256.
+_LABELS = frozenset({"haystack.name"})
+
+# Of two local models that generate; what a chat model wrote has no such field.
+_CUT_OFF = "scorer.max_new_tokens"
+
+
+@dataclass(frozen=True)
+class CellChange:
+    """What became of one cell.
+
+    Attributes:
+        cell: which one.
+        before: its score in the baseline, exact, in [0, 1].
+        after: its score in the candidate, exact, in [0, 1].
+        num_before: samples behind `before`; None in a published table, which does not say.
+        num_after: samples behind `after`; None in a published table.
+    """
+
+    cell: Cell
+    before: Fraction
+    after: Fraction
+    num_before: int | None
+    num_after: int | None
+
+    @property
+    def drop(self) -> Fraction:
+        """How far the score fell; negative where it rose."""
+        return self.before - self.after
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate held against a baseline.
+
+    Attributes:
+        baseline: the name of the baseline.
+        candidate: the name of the candidate.
+        max_drop: the largest fall of a cell's score that is let pass, in [0, 1].
+        changes: every cell of the baseline that has a score, by frames, then depth.
+        axis: what `Cell.num_frames` counts, as in `Results`.
+    """
+
+    baseline: str
+    candidate: str
+    max_drop: float
+    changes: tuple[CellChange, ...]
+    axis: Literal["frames", "tokens"] = "frames"
+
+    @property
+    def fallen(self) -> tuple[CellChange, ...]:
+        """The cells whose score fell by more than `max_drop`, the worst first."""
+        allowed = Fraction(str(self.max_drop))
+        too_low = [change for change in self.changes if change.drop > allowed]
+        return tuple(sorted(too_low, key=lambda change: (-change.drop, change.cell)))
+
+    @property
+    def holds(self) -> bool:
+        """Whether no cell fell by more than `max_drop`."""
+        return not self.fallen
+
+    def summary(self) -> str:
+        """One sentence: whether it holds, how many cells fell, and both averages."""
+        fallen, num_cells = len(self.fallen), len(self.changes)
+        total = "1 cell" if num_cells == 1 else f"{num_cells} cells"
+        before = sum(change.before for change in self.changes) / len(self.changes)
+        after = sum(change.after for change in self.changes) / len(self.changes)
+        verdict = (
+            f"holds: none of {total} fell"
+            if self.holds
+            else f"regression: {fallen} of {total} fell"
+        )
+        return (
+            f"{verdict} by more than {self.max_drop:g}, average {float(before):.4f} -> "
+            f"{float(after):.4f} ({self.baseline} -> {self.candidate})"
+        )
+
+    def table(self) -> str:
+        """The cells that fell, one a line under a heading; empty if none did."""
+        if self.holds:
+            return ""
+        rows: list[tuple[str, ...]] = [(self.axis, "depth", "before", "n", "after", "n", "change")]
+        for change in self.fallen:
+            rows.append(
+                (
+                    f"{change.cell.num_frames:,}",
+                    format_depth(change.cell.depth),
+                    f"{float(change.before):.3f}",
+                    _sample_count(change.num_before),
+                    f"{float(change.after):.3f}",
+                    _sample_count(change.num_after),
+                    f"{float(-change.drop):+.3f}",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+            for row in rows
+        )
+
+
+def compare(
+    baseline: Results | str | Path, candidate: Results | str | Path, *, max_drop: float = 0.0
+) -> Comparison:
+    """Holds a run against a baseline, cell by cell; two published tables by their cells alone.
+
+    The two may differ in the model and in how it was run, and the candidate may have more cells.
+    What is asked must be the same: task, haystack with its sampling and decoder, protocol, needles,
+    and where generated answers are cut off.
+
+    Args:
+        baseline: what was reached before: results, or where they lie.
+        candidate: what is judged, likewise.
+        max_drop: the largest fall of a cell's score that is let pass, in [0, 1].
+
+    Raises:
+        InputError: ``max_drop`` is not in [0, 1].
+        CannotCompareError: one cannot be read or is not complete, a cell is missing or has errors
+            that the baseline has not, or the two do not measure the same thing; the message names
+            the field and both values.
+    """
+    if not 0 <= max_drop <= 1:
+        raise InputError(f"max_drop must be between 0 and 1, got {max_drop}: write 0.05 for 5 %")
+    before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
+    _refuse_other_measure(before, after)
+    for role, results in (("baseline", before), ("candidate", after)):
+        _refuse_incomplete(role, results)
+    pairs = tuple(_pair_cells(before, after))
+    _refuse_new_errors(before, after)
+    if not pairs:
+        raise CannotCompareError(
+            f"the baseline {before.path} has no cell with a score; run it again"
+        )
+    return Comparison(
+        before.name,
+        after.name,
+        max_drop,
+        changes=tuple(_change(old, new) for old, new in pairs),
+        axis=before.axis,
+    )
+
+
+def _load(results: Results | str | Path, role: str) -> Results:
+    if isinstance(results, Results):
+        return results
+    try:
+        return load_results(results)
+    except (ResultsError, OSError) as error:
+        raise CannotCompareError(f"the {role} cannot be read: {error}") from error
+
+
+def _refuse_other_measure(before: Results, after: Results) -> None:
+    """Names the first field in which the two measure something else."""
+    if bool(before.manifest) != bool(after.manifest):
+        table = after if before.manifest else before
+        raise CannotCompareError(
+            f"{table.path} is a published table, which does not say on which haystack and needles "
+            "it was measured: compare a run with a run, or a table with a table"
+        )
+    old, new = _measure(before), _measure(after)
+    if not (old.get(_CUT_OFF) and new.get(_CUT_OFF)):
+        old, new = ({k: v for k, v in m.items() if k != _CUT_OFF} for m in (old, new))
+    for field in dict.fromkeys((*old, *new)):
+        if old.get(field) != new.get(field):
+            raise CannotCompareError(
+                f"the runs differ in {field}: {_shorten(old.get(field))} in the baseline, "
+                f"{_shorten(new.get(field))} in the candidate; run the candidate with the same"
+            )
+
+
+def _measure(results: Results) -> dict[str, Any]:
+    """What was asked, by the name of the field: everything that a comparison needs equal."""
+    if not results.manifest:
+        return {"axis": results.axis}
+    manifest = results.manifest
+    needles = manifest.get("needles", {})
+    fields = {
+        "task": manifest.get("task"),
+        **flatten({name: manifest.get(name, {}) for name in ("haystack", "protocol")}),
+        "needles.sha256": needles.get("sha256"),
+        "needles.ids": sorted(needles.get("ids", ())),
+        _CUT_OFF: manifest.get("scorer", {}).get("max_new_tokens"),
+    }
+    return {name: value for name, value in fields.items() if name not in _LABELS}
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _refuse_incomplete(role: str, results: Results) -> None:
+    if results.is_complete:
+        return
+    raise CannotCompareError(
+        f"the {role} {results.path} is not complete: {results.num_done} of "
+        f"{results.num_planned} samples; run it again to go on"
+    )
+
+
+def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, CellScore]]:
+    """Every cell of the baseline that has a score, with the same one of the candidate."""
+    candidates = {score.cell: score for score in after.cells}
+    for old in before.cells:
+        if old.score is None:
+            continue
+        new = candidates.get(old.cell)
+        if new is None or new.score is None:
+            where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
+            lack = "is not in" if new is None else "has only errors in"
+            raise CannotCompareError(
+                f"the cell of {where} {lack} the candidate {after.path}; "
+                "run the candidate on every cell of the baseline"
+            )
+        yield old, new
+
+
+def _refuse_new_errors(before: Results, after: Results) -> None:
+    """Errors are left out of a mean, so a wrong answer could hide behind one."""
+    run_before = {sample.key for sample in before.samples if sample.error is None}
+    for sample in after.samples:
+        if sample.error is not None and sample.key in run_before:
+            raise CannotCompareError(
+                f"the candidate {after.path} could not run {sample.needle_id} at "
+                f"{sample.num_frames:,} frames, depth {format_depth(sample.depth)}, which the "
+                f"baseline could: {sample.error}. Run it again to try once more"
+            )
+
+
+def _change(old: CellScore, new: CellScore) -> CellChange:
+    before, after = exact_score(old), exact_score(new)
+    assert before is not None and after is not None
+    return CellChange(old.cell, before, after, old.num_samples, new.num_samples)
+
+
+def _sample_count(number: int | None) -> str:
+    return "?" if number is None else str(number)

@@ -1,0 +1,43 @@
+"""What tells runs of one model apart where several are shown side by side."""
+
+import json
+from collections.abc import Sequence
+
+from vniah.results.records import Results
+from vniah.rope_options import OFF, Scaling, scaling_label, theta_label
+
+
+def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
+    """For each result its RoPE, as far as others of the same name have another one; else nothing.
+
+    ``("RoPE base 3e6", "RoPE base 1e9")``, or ``("no scaling", "yarn:4")``. Results that say
+    nothing of RoPE, such as published tables, are like all others.
+    """
+    groups: dict[str, list[tuple[float, Scaling]]] = {}
+    for result in results:
+        if (rope := _rope_of(result)) is not None:
+            groups.setdefault(result.name, []).append(rope)
+    return tuple(_remark(_rope_of(result), groups.get(result.name, ())) for result in results)
+
+
+def _rope_of(result: Results) -> tuple[float, Scaling] | None:
+    """Base and scaling, as the manifest names them."""
+    model = result.manifest.get("model", {})
+    if "rope_theta" not in model:
+        return None
+    text = model.get("rope_scaling")
+    return float(model["rope_theta"]), {"rope_type": OFF} if text is None else json.loads(text)
+
+
+def _remark(rope: tuple[float, Scaling] | None, group: Sequence[tuple[float, Scaling]]) -> str:
+    if rope is None:
+        return ""
+    theta, scaling = rope
+    parts = []
+    if any(other != theta for other, _ in group):
+        parts.append(f"RoPE base {theta_label(theta)}")
+    if others := [other for _, other in group if other != scaling]:
+        short = scaling_label(scaling, is_short=True)
+        is_enough = all(scaling_label(other, is_short=True) != short for other in others)
+        parts.append(scaling_label(scaling, is_short=is_enough))
+    return ", ".join(parts)

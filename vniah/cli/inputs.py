@@ -1,0 +1,135 @@
+"""What a command's options name: the model, the haystack, the needles, the processes."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from vniah.errors import InputError
+from vniah.grid import Grid
+from vniah.rope_options import RopeChoice
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from vniah.cli.display import Bars
+    from vniah.haystacks.haystack import Haystack
+    from vniah.models.server.client import ServerOptions
+    from vniah.protocol import AnyModel
+    from vniah.sweep.mesh import Mesh
+
+# Options of a server, by the names of `ServerOptions`.
+_SERVER_FIELDS = (
+    *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
+    *("key_variable", "needs_usage"),
+)
+
+
+def parse_grid(options: argparse.Namespace) -> Grid:
+    """The grid of --frames with --positions, if there are any, else with --depths."""
+    if options.positions is None:
+        return Grid.parse(options.frames, options.depths)
+    return Grid.parse(options.frames, positions=options.positions)
+
+
+def needles_name(options: argparse.Namespace) -> str:
+    """What --needles says; by default what the model can know."""
+    from vniah.models.loading import embedded_models
+
+    return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
+
+
+def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
+    """The processes of this job; one, if it was not started by torchrun."""
+    from vniah.models.loading import find_device
+    from vniah.sweep.mesh import open_mesh
+
+    return open_mesh(context_parallel=options.context_parallel, device=find_device(options.device))
+
+
+def load_named_model(
+    options: argparse.Namespace,
+    rope: RopeChoice,
+    mesh: "Mesh | None" = None,
+    *,
+    load_any: bool = False,
+) -> "AnyModel":
+    """The model with that RoPE; in a job of several processes on the device of this one.
+
+    With ``load_any`` it may be anything that a factory gives. A plug-in that takes no device puts
+    itself where it wants; in a job --device says where its ranks meet.
+    """
+    import transformers
+
+    from vniah.models.loading import is_factory, load_model, load_plug_in, takes_option
+    from vniah.models.server.client import is_server
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    device = options.device
+    if mesh is not None and mesh.size > 1:
+        decides = is_factory(options.model) and not takes_option(options.model, "device")
+        device = None if decides or is_server(options.model) else str(mesh.device)
+    asked = {
+        "dtype": options.dtype,
+        "device": device,
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
+        "prompt_template": options.prompt_template,
+        "offload": None if options.offload == "auto" else options.offload,
+        "load_in": options.load_in,
+        "frame_size": None if is_server(options.model) else options.frame_size,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if load_any and is_factory(options.model):
+        return cast("AnyModel", load_plug_in(options.model, chosen))
+    return load_model(options.model, **chosen, server=_server_options(options))
+
+
+def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
+    """How a server is asked, from what was given; None where nothing was."""
+    from vniah.models.server.client import ServerOptions, is_server
+    from vniah.models.server.messages import FrameFormat
+
+    given = _given(options, {name: name for name in _SERVER_FIELDS})
+    of_frames = {"frames_as": "frames_as"}
+    if is_server(options.model):
+        of_frames["size"] = "frame_size"  # of checkpoints it means what their tower reads
+    if frames := _given(options, of_frames):
+        given["frames"] = FrameFormat(**frames)
+    return ServerOptions(**given) if given else None
+
+
+def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
+    """By their fields' names, the options that the command has and that were given."""
+    values = {field: getattr(options, name, None) for field, name in names.items()}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
+    """The haystack; by default a generated film of as many seconds as frames are needed."""
+    from vniah.haystacks.haystack import generated_haystack, open_haystack
+
+    if options.haystack is None:
+        chosen = (options.sampling, options.decoder, options.keep_damaged)
+        if chosen != ("clock", "pyav", False):
+            raise InputError(
+                "--sampling, --decoder and --keep-damaged are for videos of yours: add --haystack"
+            )
+        return generated_haystack(
+            num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
+        )
+    return open_haystack(
+        options.haystack,
+        sampling=options.sampling,
+        decoder=options.decoder,
+        keep_damaged=options.keep_damaged,
+    )
+
+
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
+    """(width, height) from a text such as ``96x96``."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if match is None:
+        raise InputError(f"{option} must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
+    return int(match[1]), int(match[2])

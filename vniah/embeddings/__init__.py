@@ -1,0 +1,1 @@
+"""Encoded frames: made by a model, and cached on disk."""

@@ -1,0 +1,185 @@
+"""Frames of haystacks and pictures of needle sets, encoded by a model into a cache.
+
+The vision tower always sees whole batches of the same frames (the last one is filled up by
+repeating its last frame), so that a frame's embedding does not depend, not even in its last bit,
+on where an earlier encode was stopped.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vniah.embeddings.cache import EmbeddingCache
+from vniah.errors import ModelError
+from vniah.files import cache_dir
+from vniah.haystacks.haystack import Frame, Haystack
+from vniah.protocol import EncodingModel, class_path, class_record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vniah.needles import NeedleSet
+
+
+BATCH_SIZE = 16
+
+_SHARD_BYTES = 64 * 2**20
+
+_MAX_SHARD_FRAMES = 256
+
+# Version 0.1 named caches by the class of the adapter; these classes have moved since.
+_EARLIER_CLASSES = {"llava 1": "vniah.models.llava.LlavaModel"}
+
+
+def encode_haystack(
+    model: EncodingModel,
+    haystack: Haystack,
+    num_frames: int,
+    *,
+    directory: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EmbeddingCache:
+    """The first ``num_frames`` frames of a haystack, encoded where they are not yet.
+
+    Args:
+        model: encodes the frames.
+        haystack: where they are from.
+        num_frames: how many are needed.
+        directory: where the cache lies; by default a folder named by model, source and identity
+            under the user's cache.
+        on_progress: called with (frames done, frames in all).
+
+    Raises:
+        HaystackTooShortError: the haystack has fewer frames.
+        CacheError: the directory holds something else.
+    """
+    identity = _identity(model, {f"haystack_{k}": v for k, v in haystack.identity().items()})
+    directory = directory or _default_directory(model, identity, f"{model.name}-{haystack.name}")
+    cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
+    if cache.num_frames < num_frames:
+        shard_frames = _frames_per_shard(model)
+        cache.drop_partial(shard_frames)
+        notes: list[str] = []
+        frames = haystack.frames(start=cache.num_frames, stop=num_frames, on_damage=notes.append)
+        _fill(cache, model, frames, num_frames, shard_frames, notes, on_progress)
+    return cache
+
+
+def encode_needles(
+    model: EncodingModel, needles: "NeedleSet", *, directory: Path | None = None
+) -> EmbeddingCache:
+    """The pictures of a needle set, encoded in its order; arguments as `encode_haystack`."""
+    import numpy as np
+
+    identity = _identity(model, {"needles_sha256": needles.sha256})
+    directory = directory or _default_directory(
+        model, identity, f"{model.name}-needles-{needles.name}"
+    )
+    cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
+    if cache.num_frames < len(needles):
+        shard_frames = _frames_per_shard(model)
+        cache.drop_partial(shard_frames)
+        frames = (
+            Frame(index, 0.0, np.array(needle.image))
+            for index, needle in enumerate(needles)
+            if index >= cache.num_frames
+        )
+        _fill(cache, model, frames, len(needles), shard_frames, [], None)
+    return cache
+
+
+def needle_directory(cache: Path | None, needles: "NeedleSet") -> Path | None:
+    """Where a needle set lies in a folder that was named for all embeddings, if one was."""
+    return None if cache is None else cache / f"needles-{needles.sha256[:12]}"
+
+
+def _fill(
+    cache: EmbeddingCache,
+    model: EncodingModel,
+    frames: Iterable[Frame],
+    num_frames: int,
+    shard_frames: int,
+    notes: list[str],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Encodes frames batch by batch while they stream, and writes a shard whenever one is full."""
+    waiting: list[Tensor] = []
+    times: list[float] = []
+    done = cache.num_frames
+    stream = iter(frames)
+    while batch := list(islice(stream, BATCH_SIZE)):
+        waiting.append(_encode_batch(model, [frame.image for frame in batch]))
+        times += [frame.pts_seconds for frame in batch]
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, num_frames)
+        if len(times) >= shard_frames or done == num_frames:
+            cache.append(torch.cat(waiting), times, notes)
+            waiting, times = [], []
+    assert not waiting and cache.num_frames >= num_frames
+
+
+def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
+    """``[len(images), *frame_shape]`` on the CPU, from a batch of full size."""
+    filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
+    encoded = model.encode_frames(filled)
+    refuse_encoded(model, encoded, BATCH_SIZE)
+    return encoded[: len(images)].detach().cpu()
+
+
+def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> None:
+    """Raises `ModelError` unless these can be the embeddings of so many frames."""
+    if not isinstance(encoded, Tensor):
+        raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
+    expected = (num_frames, *model.frame_shape)
+    if tuple(encoded.shape) != expected:
+        raise ModelError(
+            f"encode_frames of {model.name} gave shape {tuple(encoded.shape)} for {num_frames} "
+            f"frames; its frame_shape {tuple(model.frame_shape)} makes that {expected}"
+        )
+    if not torch.isfinite(encoded).all():
+        raise ModelError(
+            f"encode_frames of {model.name} gave NaN or infinity; try --dtype float32 or bfloat16"
+        )
+
+
+def _frames_per_shard(model: EncodingModel) -> int:
+    """A whole number of batches, about 64 MB, at most 256 frames."""
+    bytes_per_frame = 4 * torch.Size(model.frame_shape).numel()
+    fitting = min(_SHARD_BYTES // bytes_per_frame, _MAX_SHARD_FRAMES)
+    return int(max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE))
+
+
+def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]:
+    """What decides the embeddings. A model may add to it by an attribute ``encoding``."""
+    dtype = getattr(model, "dtype", None)
+    own: Mapping[str, str] = getattr(model, "encoding", {})
+    return {
+        "model": model.name,
+        **class_record(model),
+        "revision": model.revision,
+        "dtype": "as the model gives" if dtype is None else str(dtype).removeprefix("torch."),
+        "frame_shape": str(list(model.frame_shape)),
+        **{key: str(value) for key, value in own.items()},
+        **source,
+    }
+
+
+def _default_directory(model: EncodingModel, identity: Mapping[str, str], label: str) -> Path:
+    """A folder named by label and identity; one that version 0.1 has filled is still used."""
+    earlier = {"class": _EARLIER_CLASSES.get(identity.get("adapter", ""), class_path(model))}
+    folder, old = (_folder(record, label) for record in (identity, {**identity, **earlier}))
+    return old if old.is_dir() and not folder.is_dir() else folder
+
+
+def _folder(identity: Mapping[str, str], label: str) -> Path:
+    key = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:12]
+    readable = re.sub(r"[^\w.-]+", "_", label)[:80]
+    return cache_dir() / "embeddings" / f"{readable}-{key}"

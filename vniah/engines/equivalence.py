@@ -1,0 +1,348 @@
+"""The forward pass against the model's own: the same logits by every way that a sweep may go?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from inspect import signature
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.embeddings.cache import FrameStore
+from vniah.engines.inputs import (
+    Embedder,
+    Material,
+    positions_of,
+    refuse_sequence,
+    segment_size,
+    size_of_frame,
+)
+from vniah.engines.planning import make_plan
+from vniah.errors import CheckError, ModelError
+from vniah.forward.decoders import attention_set_to, forget_longer_sequences
+from vniah.forward.kv_cache import Place
+from vniah.forward.ring import Ring
+from vniah.forward.runner import BranchRunner
+from vniah.grid import Cell
+from vniah.models.quantization import rounds_rows
+from vniah.needles import Needle, NeedleSet
+from vniah.protocol import DecoderModel, EncodingModel, TokenSequence
+from vniah.tasks.vniah import Question
+
+
+@torch.inference_mode()
+def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+    """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
+    positions = positions_of(model, sequence)
+    forget_longer_sequences(model.decoder.model)
+    num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
+    embedder = Embedder(model, store)
+    hidden = embedder(sequence.inputs, 0, num_tokens)
+    inputs: dict[str, Any] = {
+        "inputs_embeds": hidden[None],
+        "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
+        # without it transformers takes gaps in the positions for packed sequences
+        "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
+        "use_cache": False,
+    }
+    deep = embedder.deep(sequence.inputs)
+    if deep is not None:
+        is_frame = embedder.is_frame(sequence.inputs)
+        inputs["visual_pos_masks"] = is_frame[None]
+        inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
+    if callable(model.decoder):
+        if "logits_to_keep" in signature(model.decoder.forward).parameters:
+            inputs["logits_to_keep"] = num_rows
+        logits = model.decoder(**inputs).logits[0, -num_rows:]
+    else:  # two parts that make up one
+        rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
+        logits = model.decoder.lm_head(rows)
+    moved: Tensor = logits.float().cpu()
+    return moved
+
+
+# Largest difference of a logit that rounding may explain, as a share of the largest logit: random
+# decoders of 24 layers reach 0.006 in fp16 and 0.06 in bf16.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.015, torch.bfloat16: 0.08}
+
+# The root mean square of all differences tells more. It may be so many times what the model's own
+# forward changes by when another kernel attends, and this share of the tolerance in any case.
+_NOISE_FACTOR = 4
+
+_LEAST_SHARE = 1 / 64
+
+# Rounded to 8 bits, a row depends on the rows of its call (`vniah.models.quantization`). Another
+# kernel leaves these calls alone and tiles do not, so that share is larger: tiny random families
+# reach 0.1.
+_LEAST_SHARE_IN_8_BITS = 1 / 4
+
+# In half precision rounding sends a row to another expert where two are nearly as good, and its
+# logits change by any amount. So what all rows change by together has to tell.
+_MOST_OF_EXPERTS = 1.0
+
+_LEAST_SHARE_OF_EXPERTS = 1 / 2
+
+_TINY = torch.finfo(torch.float32).tiny
+
+# Haystack frames of the two cells of the check, and the needle's place in both.
+_NUM_FRAMES = (4, 9)
+
+_NEEDLE_INDEX = 2
+
+# Tiles of the check are so small that even its shortest sequence has so many.
+_NUM_TILES = 4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One way of computing against the plain forward pass.
+
+    Attributes:
+        way: e.g. ``"walk"``, ``"tree"``, ``"leaves"`` or ``"ring of 2"``.
+        max_difference: largest difference of two logits.
+        rms_difference: root mean square of all of them.
+        max_logit: the largest logit of the plain forward pass, by magnitude.
+        num_rows: answer positions compared.
+        num_equal: how many of them have the same argmax.
+        num_ties: how many others have two best tokens nearer than the difference.
+        max_allowed: what ``max_difference`` may be.
+        rms_allowed: what ``rms_difference`` may be.
+    """
+
+    way: str
+    max_difference: float
+    rms_difference: float
+    max_logit: float
+    num_rows: int
+    num_equal: int
+    num_ties: int
+    max_allowed: float
+    rms_allowed: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains all of it."""
+        return (
+            isfinite(self.max_difference)
+            and self.max_difference <= self.max_allowed
+            and self.rms_difference <= self.rms_allowed
+            and self.num_equal + self.num_ties == self.num_rows
+        )
+
+    def sentence(self) -> str:
+        """What was found, for a person."""
+        return (
+            f"{self.way}: logits differ by {self.rms_difference:.1e} "
+            f"({self.rms_allowed:.1e} allowed), at most by {self.max_difference:.1e} "
+            f"({self.max_allowed:.1e} allowed); argmax equal in {self.num_equal} of "
+            f"{self.num_rows} rows" + (f", {self.num_ties} ties" if self.num_ties else "")
+        )
+
+    def record(self) -> Mapping[str, Any]:
+        """For the manifest."""
+        return {
+            "max_difference": _short(self.max_difference),
+            "max_allowed": _short(self.max_allowed),
+            "rms_difference": _short(self.rms_difference),
+            "rms_allowed": _short(self.rms_allowed),
+            "max_logit": _short(self.max_logit),
+            "argmax_equal": self.num_equal,
+            "argmax_ties": self.num_ties,
+            "rows": self.num_rows,
+        }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def check_forward(
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    store: FrameStore,
+    *,
+    place: Place | None = None,
+    ring: Ring | None = None,
+) -> tuple[Difference, ...]:
+    """Runs short sequences by the plain forward pass, and by all ways that a sweep may go.
+
+    Args:
+        model: whose decoder is run.
+        sequences: short ones; some with a common prefix, so that there is something to share.
+        store: where their frames lie.
+        place: where the sweep keeps keys and values.
+        ring: the processes that run a pass together, if there are several.
+
+    Raises:
+        ModelError: the decoder cannot be run at all.
+    """
+    for sequence in sequences:
+        refuse_sequence(model, sequence)
+    plain = [plain_logits(model, sequence, store) for sequence in sequences]
+    if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
+        raise ModelError(
+            f"the logits of {model.name} hold NaN, in its own forward pass as well; try --dtype "
+            "float32 or bfloat16"
+        )
+    limit = RoundingLimit.of(model, sequences, store, plain)
+    ways = {
+        "walk": _Way(share=False),
+        "tree": _Way(place=place),
+        "leaves": _Way(has_leaves=True, place=place),
+    }
+    if ring is not None:
+        ways[f"ring of {ring.size}"] = _Way(place=place, ring=ring)
+        ways[f"leaves in a ring of {ring.size}"] = _Way(has_leaves=True, place=place, ring=ring)
+    return tuple(
+        compare_logits(name, plain, _run(model, sequences, store, way), limit)
+        for name, way in ways.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of the ways in which a sweep may run a sequence."""
+
+    share: bool = True
+    has_leaves: bool = False
+    place: Place | None = None
+    ring: Ring | None = None
+
+    def max_leaf_tokens(self, lengths: Sequence[int]) -> int:
+        """So few that leaves hang from several places of a common trunk."""
+        return max(lengths) // 2 if self.has_leaves else 0
+
+    def tile_size(self, lengths: Sequence[int]) -> int:
+        """So small that a pass has several tiles; but leaves, which go together, in one."""
+        return sum(lengths) if self.has_leaves else max(1, min(lengths) // _NUM_TILES)
+
+
+def check_sequences(
+    model: EncodingModel, material: Material, needles: NeedleSet
+) -> list[TokenSequence]:
+    """Two needles in two short cells, at the same place, and both questions without a needle.
+
+    So there is something to share, and leaves of several lengths hang from one place. The needles
+    are those with the longest answers, so that several rows are read where any answer has several.
+    """
+    cells = []
+    for num_frames in _NUM_FRAMES:
+        num_frames = min(num_frames, len(material.frames))
+        cells.append(Cell(num_frames, Fraction(min(_NEEDLE_INDEX, num_frames), num_frames)))
+    cells = list(dict.fromkeys(cells))
+
+    def num_rows(needle: Needle) -> int:
+        return len(material.compose(model, Question(cells[0], needle)).answer_ids)
+
+    some = sorted(needles, key=num_rows, reverse=True)[:2]
+    shown = [material.compose(model, Question(cell, needle)) for cell in cells for needle in some]
+    plain = [
+        model.compose(material.frames[: cell.num_frames], needle.question, needle.answer)
+        for cell in cells
+        for needle in some
+    ]
+    return [*shown, *plain]
+
+
+def require_agreement(differences: Sequence[Difference], name: str) -> None:
+    """Raises `CheckError` if one of the ways gives other numbers than the model's own."""
+    for difference in differences:
+        if not difference.holds:
+            raise CheckError(
+                f"the forward pass does not give what {name} itself gives: "
+                f"{difference.sentence()}. Nothing was measured; give the model an answer_logits "
+                "method in place of decoder, and it runs its own"
+            )
+
+
+@dataclass(frozen=True)
+class RoundingLimit:
+    """What rounding may change, as shares of the largest logit."""
+
+    of_max: float
+    of_rms: float
+
+    @classmethod
+    def of(
+        cls,
+        model: DecoderModel,
+        sequences: Sequence[TokenSequence],
+        store: FrameStore,
+        plain: Sequence[Tensor],
+    ) -> "RoundingLimit":
+        """From what changes when another attention kernel computes ``plain``."""
+        body = model.decoder.model
+        dtype = model.decoder.lm_head.weight.dtype
+        tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+        least = _LEAST_SHARE
+        if rounds_rows(body.layers):  # to 8 bits, as many as bfloat16 has
+            tolerance = max(tolerance, TOLERANCES[torch.bfloat16])
+            least = _LEAST_SHARE_IN_8_BITS
+        of_max = tolerance
+        if dtype != torch.float32 and getattr(body.config, "num_experts_per_tok", None):
+            of_max, least = _MOST_OF_EXPERTS, _LEAST_SHARE_OF_EXPERTS
+        other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
+        try:
+            with attention_set_to(body, other):
+                again = [plain_logits(model, sequence, store) for sequence in sequences]
+        except (RuntimeError, ValueError, LookupError, ImportError, NotImplementedError):
+            return cls(of_max, tolerance)
+        one = torch.cat(list(plain))
+        noise = _rms(one - torch.cat(again)) / max(float(one.abs().max()), _TINY)
+        return cls(of_max, min(tolerance, max(least * tolerance, _NOISE_FACTOR * noise)))
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+def _run(
+    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore, way: _Way
+) -> list[Tensor]:
+    lengths = [sequence.num_tokens(size_of_frame(model)) for sequence in sequences]
+    most = way.max_leaf_tokens(lengths)
+    plan = make_plan(model, sequences, share=way.share, max_leaf_tokens=most)
+    for reason in plan.refused.values():
+        raise ModelError(reason)
+    runner = BranchRunner(
+        model.decoder,
+        embed=Embedder(model, store),
+        size=segment_size(model),
+        positions=lambda index: positions_of(model, sequences[index]),
+        num_rows=lambda index: len(sequences[index].answer_ids),
+        ring=way.ring,
+        tile_size=way.tile_size(lengths),
+        place=way.place,
+    )
+    logits: dict[int, Tensor] = {}
+    for root in plan.branches:
+        for reading in runner.run_all(root):
+            if reading.logits is None:
+                raise ModelError(reading.error or "no logits")
+            logits |= dict.fromkeys(reading.sequences, reading.logits)
+    return [logits[index] for index in range(len(sequences))]
+
+
+def compare_logits(
+    way: str, plain: Sequence[Tensor], found: Sequence[Tensor], limit: RoundingLimit
+) -> Difference:
+    """How the logits of one way differ from the plain ones, ``[rows, vocabulary]`` each."""
+    one, other = torch.cat(list(plain)), torch.cat(list(found))
+    difference = float((one - other).abs().max())
+    largest = float(one.abs().max())
+    is_equal = one.argmax(-1) == other.argmax(-1)
+    best = one.topk(min(2, one.shape[1])).values
+    is_tie = ~is_equal & (best[:, 0] - best[:, -1] <= 2 * difference)
+    return Difference(
+        way=way,
+        max_difference=difference if difference == difference else float("inf"),
+        rms_difference=_rms(one - other),
+        max_logit=largest,
+        num_rows=len(one),
+        num_equal=int(is_equal.sum()),
+        num_ties=int(is_tie.sum()),
+        max_allowed=limit.of_max * largest,
+        rms_allowed=limit.of_rms * largest,
+    )

@@ -1,0 +1,258 @@
+"""From token sequences to the passes that read them: what is shared, what is refused, and why."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vniah.engines.inputs import (
+    followed_by,
+    positions_of,
+    refuse_sequence,
+    segment_size,
+    size_of_frame,
+)
+from vniah.errors import ModelError, first_line
+from vniah.forward.decoders import (
+    depends_on_length,
+)
+from vniah.forward.prefix_tree import (
+    MAX_LEAF_TOKENS,
+    Branch,
+    Cost,
+    Path,
+    build_tree,
+    by_themselves,
+    cost_of,
+)
+from vniah.forward.runner import Reading
+from vniah.protocol import (
+    DecoderModel,
+    TextSegment,
+    TokenSequence,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some sequences are run.
+
+    Attributes:
+        branches: the passes, with what goes on from them.
+        refused: sequences that cannot be run, and why.
+        alone: the passes that would run every sequence by itself.
+        note: why every sequence is run by itself although sharing was asked for; None where not.
+    """
+
+    branches: tuple[Branch, ...]
+    refused: Mapping[int, str]
+    alone: tuple[Branch, ...]
+    note: str | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What the passes compute."""
+        return cost_of(self.branches)
+
+    @property
+    def cost_alone(self) -> Cost:
+        """What one pass for every sequence would."""
+        return cost_of(self.alone)
+
+
+def make_plan(
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    share: bool = True,
+    max_leaf_tokens: int = MAX_LEAF_TOKENS,
+    groups: Sequence[int] | None = None,
+) -> Plan:
+    """The passes for some sequences.
+
+    Sequences share what they begin with, unless that would give wrong numbers: where the model says
+    so (an attribute ``shares_prefixes = False``), where RoPE depends on the length of the sequence,
+    or where a token's position depends on what follows it.
+
+    Args:
+        model: what reads them.
+        sequences: what `DecoderModel.compose` gave; `Branch.sequences` are their places here.
+        share: False runs every sequence by itself.
+        max_leaf_tokens: as `vniah.forward.prefix_tree.build_tree`.
+        groups: a number for each sequence; those with equal numbers have one prompt and several
+            answers. Where nothing else is shared, they still make up one pass, if they can.
+    """
+    size = segment_size(model)
+    refused: dict[int, str] = {}
+    for index, sequence in enumerate(sequences):
+        try:
+            refuse_sequence(model, sequence)
+        except ModelError as error:
+            refused[index] = first_line(error)
+    indices = [index for index in range(len(sequences)) if index not in refused]
+    paths = [_path(sequences[index]) for index in indices]
+    alone = by_themselves(paths, size, indices)
+    why_not = _why_not_shared(model)
+    if groups is not None and why_not is None:
+        together = by_themselves(paths, size, indices, [groups[index] for index in indices])
+        if _positions_agree(model, sequences, together):
+            alone = together
+    note = why_not if share else None
+    branches = alone
+    if share and note is None:
+        branches = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
+    if branches is not alone and not _positions_agree(model, sequences, branches):
+        note = "position ids depend on what follows"
+        branches = alone
+    return Plan(branches, refused, alone, note)
+
+
+def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
+    """Whether up to ``num_tokens`` may follow a prompt whose keys and values were kept.
+
+    Not where they would change what the prompt's own tokens are: as for sharing (`make_plan`).
+    """
+    if _why_not_shared(model) is not None:
+        return False
+    num_prompt = replace(sequence, answer_ids=(0,)).num_tokens(size_of_frame(model))
+    ahead = positions_of(model, followed_by(sequence, num_tokens))[..., :num_prompt]
+    return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
+
+
+def _path(sequence: TokenSequence) -> Path:
+    """A sequence cut before the first row that is read: the last one before the answer."""
+    body: list[Hashable] = list(sequence.inputs)
+    tail: list[Hashable] = []
+    missing = len(sequence.answer_ids)
+    while missing > 0:
+        last = body.pop()
+        if isinstance(last, TextSegment) and len(last.token_ids) > missing:
+            ids = last.token_ids
+            body.append(TextSegment(ids[:-missing]))
+            last = TextSegment(ids[-missing:])
+        tail.insert(0, last)
+        missing -= len(last.token_ids) if isinstance(last, TextSegment) else 1
+    return Path(tuple(body), tuple(tail))
+
+
+def _why_not_shared(model: DecoderModel) -> str | None:
+    if not getattr(model, "shares_prefixes", True):
+        return f"{model.name} says that its prefixes cannot be shared"
+    if depends_on_length(model.decoder.model):
+        kind = model.decoder.model.rotary_emb.rope_type
+        return f"RoPE of the kind {kind!r} depends on the length of the sequence"
+    return None
+
+
+def _positions_agree(
+    model: DecoderModel, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
+) -> bool:
+    """Whether all sequences have the same positions where they share tokens."""
+    for root in roots:
+        for branch in root.passes():
+            through: Tensor | None = None
+            hanging = [(leaf.start, leaf.sequences) for leaf in branch.leaves]
+            hanging += [(child.start, child.sequences[:1]) for child in branch.branches]
+            for start, members in sorted(hanging, reverse=True):
+                for index in members:
+                    positions = positions_of(model, sequences[index])[..., :start]
+                    if through is None:
+                        through = positions
+                    elif not torch.equal(positions, through[..., :start]):
+                        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some roots of the tree, or one of the branches that go on from one.
+
+    Attributes:
+        roots: their numbers; several only where answers to one question run by themselves.
+        branch: the number of the branch; None for what the roots themselves read.
+    """
+
+    roots: tuple[int, ...]
+    branch: int | None = None
+
+
+class AskedSequences:
+    """The sequences of some questions, both by number.
+
+    Attributes:
+        sequences: in the order of questions, then of their answers.
+        owners: the question of each sequence.
+        members: the sequences of each question.
+        is_asked: for each question, whether its answers are wanted.
+    """
+
+    def __init__(self) -> None:
+        self.sequences: list[TokenSequence] = []
+        self.owners: list[int] = []
+        self.members: list[range] = []
+        self.is_asked: Sequence[bool] = ()
+
+    def add(self, sequences: Sequence[TokenSequence]) -> None:
+        """Takes in the next question."""
+        self.owners += [len(self.members)] * len(sequences)
+        self.members.append(range(len(self.sequences), len(self.sequences) + len(sequences)))
+        self.sequences += sequences
+
+    @property
+    def groups(self) -> list[int] | None:
+        """As `vniah.engines.planning.make_plan` takes them; None where every question has one
+        answer.
+        """
+        return self.owners if len(self.owners) > len(self.members) else None
+
+    def first(self, number: int) -> TokenSequence:
+        """The sequence of a question with its first answer."""
+        return self.sequences[self.members[number][0]]
+
+    def accepted_ids(self, number: int) -> list[tuple[int, ...]]:
+        """The tokens of all answers to a question."""
+        return [self.sequences[index].answer_ids for index in self.members[number]]
+
+    def num_needed(self, number: int) -> int:
+        """Tokens of the longest answer to a question."""
+        return max(map(len, self.accepted_ids(number)))
+
+    def is_wanted(self, index: int) -> bool:
+        """Whether a sequence belongs to a question whose answers are wanted."""
+        return self.is_asked[self.owners[index]]
+
+    def gather(self, readings: Iterable[Reading]) -> Iterator[tuple[int, Mapping[int, Reading]]]:
+        """Questions whose answers are wanted, as soon as all of their sequences were read."""
+        found: dict[int, dict[int, Reading]] = {}
+        for reading in readings:
+            for index in filter(self.is_wanted, reading.sequences):
+                number = self.owners[index]
+                found.setdefault(number, {})[index] = reading
+                if len(found[number]) == len(self.members[number]):
+                    yield number, found.pop(number)
+        assert not found, "all answers to a question are in one unit"
+
+    def units(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Unit]:
+        """Roots, in their order, and branches, the dearest first, with something that is wanted."""
+        units: list[Unit] = []
+        place_of: dict[int, int] = {}  # the unit of a question whose answers run by themselves
+        for number, root in enumerate(roots):
+            own = [index for leaf in root.leaves for index in leaf.sequences]
+            if any(map(self.is_wanted, own)):
+                owner = self.owners[own[0]]
+                if len(root.sequences) == 1 and owner in place_of:
+                    place = place_of[owner]
+                    units[place] = Unit((*units[place].roots, number))
+                else:
+                    if len(root.sequences) == 1:
+                        place_of[owner] = len(units)
+                    units.append(Unit((number,)))
+            behind = [
+                (cost(child), branch)
+                for branch, child in enumerate(root.branches)
+                if any(map(self.is_wanted, child.sequences))
+            ]
+            behind.sort(key=lambda pair: pair[0], reverse=True)
+            units += [Unit((number,), branch) for _, branch in behind]
+        return units

@@ -1,0 +1,175 @@
+"""Generated films on disk: drawn whole or not at all, with a manifest that says how to draw them.
+
+A film is kept as one file, or in parts, so that it can be made longer without making it anew.
+Everything is drawn in a folder of this process alone and then renamed: several processes may draw
+the same film at once, and one that is killed leaves nothing that is mistaken for whole.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vniah.files import hash_file
+
+PART_SECONDS = 256
+
+_STALE_SECONDS = 24 * 3600
+
+Progress = Callable[[int, int], None]
+
+
+def _current_version() -> int:
+    from vniah.haystacks.synthetic import GENERATOR_VERSION
+
+    return GENERATOR_VERSION
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a generated film is drawn by; equal recipes draw equal pictures.
+
+    Attributes:
+        seed: another seed is another film.
+        fps: pictures per second in the file.
+        size: (width, height).
+        generator_version: of `vniah.haystacks.synthetic`.
+    """
+
+    seed: int
+    fps: int = 8
+    size: tuple[int, int] = (96, 96)
+    generator_version: int = field(default_factory=_current_version)
+
+    def to_json(self) -> str:
+        """On one line, keys sorted."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def draw_film(
+    path: Path, manifest: Path, recipe: Recipe, *, seconds: int, on_progress: Progress | None
+) -> None:
+    """Draws a film into one file.
+
+    Args:
+        path: the .mp4 file; an older one is replaced.
+        manifest: the JSON file to say how it was made.
+        recipe: what to draw.
+        seconds: how much of it.
+        on_progress: called with (seconds drawn, seconds to draw).
+    """
+    _remove_stale(path.parent)
+    digest = _draw(path, recipe, seconds=seconds, start_seconds=0, on_progress=on_progress)
+    _write_manifest(manifest, recipe, {path.name: digest})
+
+
+def draw_parts(
+    folder: Path, recipe: Recipe, *, seconds: int, on_progress: Progress | None
+) -> tuple[Path, ...]:
+    """Draws what is missing of the parts that hold the first ``seconds``, of 256 s each.
+
+    A part is there if its bytes are those that the manifest of the folder vouches for.
+
+    Args:
+        folder: where the parts are.
+        recipe: what to draw.
+        seconds: how much of it is needed.
+        on_progress: called with (seconds drawn, seconds to draw), only if something is missing.
+    """
+    paths = tuple(folder / f"part-{part:03d}.mp4" for part in range(-(-seconds // PART_SECONDS)))
+    manifest = folder / "manifest.json"
+    known = _read_digests(manifest, recipe)
+    missing = [
+        part
+        for part, path in enumerate(paths)
+        if path.name not in known or not path.is_file() or known[path.name] != hash_file(path)
+    ]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+    for done, part in enumerate(missing):
+        digest = _draw(
+            paths[part],
+            recipe,
+            seconds=PART_SECONDS,
+            start_seconds=part * PART_SECONDS,
+            on_progress=_shifted(on_progress, done * PART_SECONDS, len(missing) * PART_SECONDS),
+        )
+        # Another process may have added parts meanwhile. One that gets lost here is drawn again.
+        _write_manifest(
+            manifest, recipe, {**_read_digests(manifest, recipe), paths[part].name: digest}
+        )
+    return paths
+
+
+def _shifted(on_progress: Progress | None, before: int, total: int) -> Progress | None:
+    if on_progress is None:
+        return None
+    return lambda done, _: on_progress(before + done, total)
+
+
+def _read_digests(manifest: Path, recipe: Recipe) -> dict[str, str]:
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if content["recipe"] == json.loads(recipe.to_json()):
+            return dict(content["sha256"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # what it does not vouch for is drawn again
+    return {}
+
+
+def _write_manifest(path: Path, recipe: Recipe, digests: dict[str, str]) -> None:
+    content: dict[str, Any] = {
+        "generator": "vniah.synthetic",
+        "recipe": asdict(recipe),
+        "sha256": dict(sorted(digests.items())),
+    }
+    with _workshop(path.parent) as workshop:
+        unfinished = workshop / path.name
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def _draw(
+    path: Path,
+    recipe: Recipe,
+    *,
+    seconds: int,
+    start_seconds: int,
+    on_progress: Progress | None,
+) -> str:
+    from vniah.haystacks.synthetic import write_video
+
+    with _workshop(path.parent) as workshop:
+        unfinished = workshop / path.name
+        write_video(
+            unfinished,
+            seed=recipe.seed,
+            seconds=seconds,
+            fps=recipe.fps,
+            size=recipe.size,
+            start_seconds=start_seconds,
+            on_progress=on_progress,
+        )
+        digest = hash_file(unfinished)
+        unfinished.replace(path)
+    return digest
+
+
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """A folder of this process alone, on the same file system."""
+    with tempfile.TemporaryDirectory(prefix=".vniah-making-", dir=folder) as workshop:
+        yield Path(workshop)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed processes have left behind."""
+    for workshop in folder.glob(".vniah-making-*"):
+        if workshop.stat().st_mtime < time.time() - _STALE_SECONDS:
+            shutil.rmtree(workshop, ignore_errors=True)

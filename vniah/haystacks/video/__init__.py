@@ -1,0 +1,1 @@
+"""Video files read at one frame per second."""

@@ -1,0 +1,1 @@
+"""Checkpoints in the original layout of LLaVA-NeXT and LongVA."""

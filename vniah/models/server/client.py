@@ -1,0 +1,299 @@
+"""A model behind an OpenAI-compatible server: vLLM, SGLang, or somebody else's.
+
+    >>> model = open_server("openai:http://127.0.0.1:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct")
+    >>> model.answer([picture], "What is on the card?")
+    '7'
+
+A request holds all its frames (`vniah.models.server.messages`): of 3,000 frames of 448 x 448 it is
+some 180 MB long. Frames are encoded once and stay in memory, shared by all requests; a request
+takes its length until its answer is there, and as much again while it is put together, which goes
+one by one. So memory is about (2 + concurrency) times the longest request.
+"""
+
+import importlib.metadata
+import itertools
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from vniah.errors import InputError, MissingDependencyError, RequestLimitError, ServerError
+from vniah.models.server.api_keys import ApiKey
+from vniah.models.server.messages import FrameFormat
+from vniah.models.server.responses import Judge, Refused, Reply, TryAgain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import openai
+
+_LOG = logging.getLogger("vniah")
+
+PREFIX = "openai:"
+
+_FORM = "openai:BASE_URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct"
+_SEED = 0
+
+# Longer than anybody waits for one question; a server that asks for more has answered "no".
+_LONGEST_WAIT_SECONDS = 600.0
+_LONGEST_BACKOFF_SECONDS = 60.0
+_WORTH_SAYING_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server is asked.
+
+    Attributes:
+        frames: how frames are sent.
+        max_tokens: an answer may have as many.
+        concurrency: requests that are on their way at the same time.
+        max_requests: HTTP requests that may be sent in all, by this process: each try of a question
+            counts, as it may be billed. None is no limit.
+        timeout_seconds: how long an answer may take.
+        num_retries: how often a question is asked again that got no answer.
+        backoff_seconds: about the time before the first of them; each next one waits twice as long.
+            A server that says how long to wait is obeyed.
+        key_variable: environment variable with the key; by default OPENAI_API_KEY.
+        needs_usage: whether a server has to say how many tokens it read.
+
+    Raises:
+        InputError: a value that cannot be meant.
+    """
+
+    frames: FrameFormat = field(default_factory=FrameFormat)
+    max_tokens: int = 128
+    concurrency: int = 4
+    max_requests: int | None = None
+    timeout_seconds: float = 600.0
+    num_retries: int = 5
+    backoff_seconds: float = 1.0
+    key_variable: str | None = None
+    needs_usage: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("concurrency", 1), ("num_retries", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.max_requests is not None and self.max_requests < 1:
+            raise InputError(f"max_requests must be at least 1, got {self.max_requests}")
+        for name in ("timeout_seconds", "backoff_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+def is_server(source: str) -> bool:
+    """Whether it names a server, ``openai:BASE_URL#MODEL``."""
+    return source.startswith(PREFIX)
+
+
+def open_server(source: str, options: ServerOptions | None = None) -> "ServerModel":
+    """The model behind a server. Sends nothing yet.
+
+    Args:
+        source: ``openai:BASE_URL#MODEL``.
+        options: how it is asked.
+
+    Raises:
+        InputError: the address has another form or holds a secret, or there is no such key.
+        MissingDependencyError: the package openai is not installed.
+    """
+    base_url, model_id = _parse(source)
+    return ServerModel(base_url, model_id, options or ServerOptions())
+
+
+def _parse(source: str) -> tuple[str, str]:
+    """Base URL and model id. Messages show no part of an address that may hold a secret."""
+    address, _, model_id = source.removeprefix(PREFIX).partition("#")
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise InputError(f"the address of the server cannot be read; write {_FORM}") from None
+    if "@" in parts.netloc or parts.query:
+        raise InputError(
+            "the address of a server must hold no user, password or query, which may be secrets; "
+            "put the key into an environment variable: OPENAI_API_KEY, or name it by --api-key-env"
+        )
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", address):
+        raise InputError(f"a server is named by {_FORM}; got {source!r}")
+    if not model_id.strip():
+        raise InputError(f"{source!r} names no model; write {_FORM}")
+    return address.rstrip("/"), model_id.strip()
+
+
+class ServerModel:
+    """A chat model behind a server, that several threads may ask at once.
+
+    Args:
+        base_url: without the ending ``/chat/completions``.
+        model_id: as the server calls it.
+        options: how it is asked.
+
+    Attributes:
+        name: the model id.
+        revision: nobody but the server knows.
+        options: as given.
+        settings: all that decides what it is asked, for the manifest.
+    """
+
+    def __init__(self, base_url: str, model_id: str, options: ServerOptions) -> None:
+        self.name = model_id
+        self.revision = "as served"
+        self.options = options
+        self.settings: Mapping[str, Any] = {
+            "base_url": base_url,
+            **options.frames.settings(),
+            "max_tokens": options.max_tokens,
+            "temperature": 0,
+        }
+        self._key = ApiKey.read(options.key_variable)
+        self._judge = Judge(base_url, model_id, self._key, options.timeout_seconds)
+        self._budget = _Budget(options.max_requests)
+        self._has_answered = False
+        # What some servers call otherwise, or do not know.
+        self._wording: Mapping[str, int] = {"max_tokens": options.max_tokens, "seed": _SEED}
+        self._client = _open_client(base_url, self._key, options.timeout_seconds)
+
+    def answer(self, frames: "Sequence[np.ndarray]", question: str) -> str:
+        """The model's words, as `vniah.protocol.ChatModel` has it."""
+        return self.ask([self.encode_picture(frame) for frame in frames], question).text
+
+    def encode_picture(self, frame: "np.ndarray") -> str:
+        """A frame, RGB uint8 ``[height, width, 3]``, as `ask` takes it."""
+        return self.options.frames.encode(frame)
+
+    def ask(
+        self, frames: Sequence[str], question: str, *, stopped: threading.Event | None = None
+    ) -> Reply:
+        """The answer to a question about frames; tried again where there is none.
+
+        Args:
+            frames: each as `encode_picture` gave it, in order.
+            question: verbatim.
+            stopped: when set, nothing more is sent, and no waiting goes on.
+
+        Raises:
+            ModelError: this question cannot be answered.
+            ServerError: no other can be, either.
+            RequestLimitError: as many requests were sent as allowed.
+        """
+        stopped = stopped or threading.Event()
+        content = self.options.frames.content(frames, question)
+        tries = itertools.count()
+        while not stopped.is_set():
+            self._budget.take()
+            try:
+                return self._ask_once(content)
+            except Refused as refusal:
+                if not self._reword(refusal.text):
+                    raise refusal.error from None
+            except TryAgain as failure:
+                seconds = self._wait_seconds(next(tries), failure)
+                if seconds is None:
+                    raise failure.error from None
+                if seconds >= _WORTH_SAYING_SECONDS:
+                    _LOG.info(f"{failure.error}; trying again in {seconds:.0f} s")
+                stopped.wait(seconds)
+        raise ServerError("stopped")
+
+    def record(self) -> Mapping[str, Any]:
+        """How it is asked besides its settings, for the manifest; after the first answer."""
+        return {
+            "concurrency": self.options.concurrency,
+            "request": dict(self._wording),
+            "openai": importlib.metadata.version("openai"),
+        }
+
+    def _ask_once(self, content: list[dict[str, Any]]) -> Reply:
+        import openai
+
+        started = time.perf_counter()
+        try:
+            response = self._completions.create(
+                model=self.name,
+                messages=cast("Any", [{"role": "user", "content": content}]),
+                temperature=0,
+                extra_body={**self._wording, **self.options.frames.extra_body},
+            )
+            body = response.text
+        except openai.APIStatusError as error:
+            self._has_answered = True
+            raise self._judge.failure(error) from None
+        except openai.OpenAIError as error:
+            # Without a cause, as it holds the request with its key.
+            raise self._judge.failure(error) from None
+        self._has_answered = True
+        return self._judge.read(body, time.perf_counter() - started)
+
+    @cached_property
+    def _completions(self) -> Any:
+        """Asks, and gives bodies as they came: the client takes everything for an answer."""
+        return self._client.chat.completions.with_raw_response
+
+    def _wait_seconds(self, num_tries: int, failure: TryAgain) -> float | None:
+        """How long to wait before the next try; None for no other one.
+
+        A server where nobody ever answered is most likely not there, or not yet.
+        """
+        is_missing = isinstance(failure.error, ServerError) and not self._has_answered
+        if num_tries >= self.options.num_retries or is_missing:
+            return None
+        if failure.retry_after_seconds is not None:
+            asked = failure.retry_after_seconds
+            return asked if asked <= _LONGEST_WAIT_SECONDS else None
+        seconds = min(self.options.backoff_seconds * 2.0**num_tries, _LONGEST_BACKOFF_SECONDS)
+        return seconds * random.uniform(0.75, 1.25)  # threads that failed together come apart
+
+    def _reword(self, reason: str) -> bool:
+        """Whether a request that was refused for this reason can be put in other words."""
+        wording = dict(self._wording)
+        if "max_completion_tokens" in reason and "max_tokens" in wording:
+            wording["max_completion_tokens"] = wording.pop("max_tokens")
+        elif re.search(r"\bseed\b", reason) and "seed" in wording:
+            del wording["seed"]
+        else:
+            return False
+        self._wording = wording
+        return True
+
+
+def _open_client(base_url: str, key: ApiKey, timeout_seconds: float) -> "openai.OpenAI":
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingDependencyError("openai", extra="server", purpose="--model openai:") from error
+    return openai.OpenAI(
+        base_url=base_url,
+        api_key=key.value,
+        timeout=timeout_seconds,
+        max_retries=0,  # tries are counted, and end at Ctrl-C
+    )
+
+
+class _Budget:
+    """Counts requests, for all threads."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._num_sent = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Allows one more request.
+
+        Raises:
+            RequestLimitError: there are none left.
+        """
+        with self._lock:
+            if self._limit is not None and self._num_sent >= self._limit:
+                raise RequestLimitError(
+                    f"{self._limit} requests were sent, as many as --max-requests allows; what was "
+                    "measured is kept, and the same command goes on, counting from 0"
+                )
+            self._num_sent += 1

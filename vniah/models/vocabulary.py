@@ -1,0 +1,77 @@
+"""The tokenizer of a checkpoint folder, and the tokens with which its answers end."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from vniah.errors import ModelError
+from vniah.models.checkpoints import reported
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
+    """The tokenizer in a checkpoint folder.
+
+    Args:
+        folder: where its files lie.
+        config: what transformers is to take for the folder's config.json; by default that.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if not any((folder / name).is_file() for name in _FILES):
+        raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
+    options = {} if config is None else {"config": config}
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it warns where it does not know the model_type
+    try:
+        with reported(folder, "the tokenizer in"), warnings.catch_warnings():
+            # nor does it need config.json's rope_scaling, which transformers 5 warns of
+            warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
+            return transformers.AutoTokenizer.from_pretrained(folder, **options)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def find_stop_ids(folder: Path, tokenizer: Any, *configs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tokens that end an answer: those of some configurations, and the tokenizer's.
+
+    Args:
+        folder: for messages.
+        tokenizer: of transformers.
+        configs: each with an ``eos_token_id``, a number or several, or without.
+
+    Raises:
+        ModelError: one of them is no number.
+    """
+    found = [tokenizer.eos_token_id]
+    for config in configs:
+        ids = config.get("eos_token_id")
+        found += ids if isinstance(ids, list | tuple) else [ids]
+    if unknown := [token for token in found if not isinstance(token, int | None)]:
+        raise ModelError(f"{folder} has eos_token_id = {unknown[0]!r}; it must be a number")
+    return tuple(sorted({token for token in found if token is not None}))
+
+
+def append_rows(embed_tokens: nn.Embedding, rows: Tensor) -> nn.Embedding:
+    """An embedding table with further rows at its end.
+
+    The row ``i`` of ``rows`` gets the token id ``embed_tokens.num_embeddings + i``. The given table
+    is left as it is: a head that shares its weights goes on giving logits for the vocabulary only.
+
+    Args:
+        embed_tokens: ``[vocabulary, hidden size]``.
+        rows: ``[num_rows, hidden size]``; brought to the table's dtype and device.
+    """
+    table = embed_tokens.weight
+    assert rows.ndim == 2 and rows.shape[1] == table.shape[1], f"rows of shape {tuple(rows.shape)}"
+    weight = torch.cat([table.detach(), rows.detach().to(table.device, table.dtype)])
+    num_rows, width = weight.shape
+    padding = embed_tokens.padding_idx
+    return nn.Embedding(num_rows, width, padding_idx=padding, _weight=weight, _freeze=True)

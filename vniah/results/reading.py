@@ -1,0 +1,149 @@
+"""A run's folder, read."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vniah.errors import ResultsError
+from vniah.results.records import Results, Sample, SampleKey, read_depth, read_grid
+
+FORMAT_VERSION = 1
+
+MANIFEST_NAME = "manifest.json"
+
+SAMPLES_NAME = "samples.jsonl"
+
+RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
+
+# Sections of the manifest that may differ when a run is gone on with.
+ENVIRONMENT_KEY = "environment"
+
+
+def _rank_paths(directory: Path) -> list[Path]:
+    """What ranks wrote and nobody folded yet; from any earlier number of ranks."""
+    return sorted(directory.glob(RANK_SAMPLES_GLOB))
+
+
+def _as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample]) -> Results:
+    """Samples and their manifest, in the order of the grid."""
+    return Results(str(manifest["model"]["name"]), path, manifest, tuple(_in_order(samples)))
+
+
+def _in_order(samples: Iterable[Sample]) -> list[Sample]:
+    """In the order of the grid, whoever asked first; controls after the sample itself."""
+    return sorted(samples, key=lambda s: (s.cell, s.needle_id, s.control or "", s.task))
+
+
+def load_run(directory: Path) -> Results:
+    """The run that lies in a folder; also while it goes on, or after it was killed.
+
+    Raises:
+        ResultsError: it is not the folder of a run, or a line of it cannot be read.
+    """
+    manifest_path = directory / MANIFEST_NAME
+    if not manifest_path.exists():
+        raise ResultsError(f"{directory} has no {MANIFEST_NAME}: it is not the folder of a run")
+    manifest = _read_manifest(manifest_path)
+    return _as_results(directory, manifest, _read_all_samples(directory).values())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise ResultsError(
+            f"{path} has format_version {version!r}; this vniah reads {FORMAT_VERSION}"
+        )
+    for name, is_right in _fields_needed(manifest).items():
+        section, _, key = name.partition(".")
+        found = manifest.get(section)
+        value = found.get(key) if key and isinstance(found, dict) else found
+        if not isinstance(found, dict) or not is_right(value):
+            raise ResultsError(f"{path} has no proper {name}: it is not a run's manifest")
+    return dict(manifest)
+
+
+def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
+    def is_right(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(type(v) in kinds for v in value)
+
+    return is_right
+
+
+def _fields_needed(manifest: Mapping[str, Any]) -> dict[str, Callable[[Any], bool]]:
+    """What a manifest must have; its grid has depths or positions, and it must be one."""
+    grid = manifest.get("grid")
+    if isinstance(grid, dict) and "positions" in grid:
+        return {**_MANIFEST_FIELDS, "grid.positions": _is_list_of(int), "grid": _is_grid}
+    return {**_MANIFEST_FIELDS, "grid.depths": _are_depths, "grid": _is_grid}
+
+
+def _is_grid(value: Any) -> bool:
+    try:
+        read_grid(value)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
+    return True
+
+
+def _are_depths(value: Any) -> bool:
+    if not _is_list_of(int, float, str)(value):
+        return False
+    try:
+        return all(read_depth(depth) >= 0 for depth in value)
+    except (ValueError, ArithmeticError):
+        return False
+
+
+_MANIFEST_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "model.name": lambda value: isinstance(value, str),
+    "needles.ids": _is_list_of(str),
+    "grid.frames": _is_list_of(int),
+    "haystack": lambda value: isinstance(value, dict),
+    "protocol": lambda value: isinstance(value, dict),
+}
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, such as ``model.name``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_all_samples(directory: Path) -> dict[SampleKey, Sample]:
+    """Every sample once, from all files; a score stays, whatever error came after it."""
+    # The files of ranks are read first: one that is gone by then was folded into the main file.
+    of_ranks = [_read_samples(path) for path in _rank_paths(directory)]
+    samples: dict[SampleKey, Sample] = {}
+    for sample in itertools.chain(_read_samples(directory / SAMPLES_NAME), *of_ranks):
+        earlier = samples.get(sample.key)
+        if earlier is None or earlier.error is not None or sample.error is None:
+            samples[sample.key] = sample
+    return samples
+
+
+def _read_samples(path: Path) -> list[Sample]:
+    """The samples of all lines that are whole; none without a file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    samples = []
+    # Bytes, as a line may be cut inside a character; what follows the last newline is such a line.
+    # str.splitlines would also cut at U+2028 and others that JSON leaves as they are.
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            samples.append(Sample.from_json(line.decode("utf-8")))
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise ResultsError(f"{path}, line {number}, is not a sample: {error}") from error
+    return samples

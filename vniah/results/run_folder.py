@@ -1,0 +1,274 @@
+"""The folder of a run: written line by line, taken up again, and read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vniah.errors import ResultsError, RunMismatchError
+from vniah.files import write_json
+from vniah.results.reading import (
+    ENVIRONMENT_KEY,
+    MANIFEST_NAME,
+    RANK_SAMPLES_GLOB,
+    SAMPLES_NAME,
+    _as_results,
+    _in_order,
+    _rank_paths,
+    _read_all_samples,
+    _read_manifest,
+    flatten,
+)
+from vniah.results.records import Results, Sample, SampleKey
+
+LOCK_NAME = ".lock"
+
+LATER_KEY = "later_starts"
+NOTES_KEY = "notes"
+_CLASS_FIELD = "model.class"
+
+
+class RunFolder:
+    """A run being written: one line at once per sample, going on where an earlier start stopped.
+
+    Making one only reads: what is there is taken in, and refused if it is another run. `open`
+    writes the manifest, if it is not there yet, and takes `append`. A last line that was cut in the
+    middle is removed then, so nothing half-written is ever read back.
+
+    A run of several processes has a file per rank while it goes on. Where they were not folded into
+    one, because the run was killed, the next start does it, with any number of processes.
+
+    Args:
+        directory: the run's folder; need not exist yet.
+        manifest: what `vniah.sweep.manifest.make_manifest` gives. Its ``environment`` may differ
+            from the one that is there; nothing else may.
+        overwrite: take what is there for nothing; it is removed by `open`.
+
+    Raises:
+        RunMismatchError: the folder holds a run with other settings; the message names the first.
+    """
+
+    def __init__(
+        self, directory: Path, manifest: Mapping[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._environment = manifest.get(ENVIRONMENT_KEY, {})
+        self.samples: dict[SampleKey, Sample] = {}
+        self._manifest_path = directory / MANIFEST_NAME
+        self._samples_path = directory / SAMPLES_NAME
+        self._overwrite = overwrite
+        self._file: FileIO | None = None
+        self._num_ranks = 1
+        _refuse_unwritable(directory)
+        if not overwrite:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Reads what an earlier start left."""
+        if self._manifest_path.exists():
+            earlier = _read_manifest(self._manifest_path)
+            _refuse_difference(earlier, self.manifest, self.directory)
+            self.manifest = earlier
+            self.samples = _read_all_samples(self.directory)
+        elif files := _samples_paths(self.directory):
+            raise ResultsError(
+                f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so nobody can say "
+                "what it measured; choose another --output or add --overwrite"
+            )
+
+    @contextmanager
+    def open(
+        self,
+        notes: Sequence[str] = (),
+        *,
+        environment: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> Iterator[None]:
+        """Room to append samples, for one process, or the processes of one job, at a time.
+
+        Of several, rank 0 leads: it alone locks the folder, writes the manifest and folds what an
+        earlier start left into ``samples.jsonl``. The others open when it is inside of its block,
+        append to files of their own, and leave theirs before it calls `merge`. Nobody appends
+        before all have made their `RunFolder`: who came later would see less left to do.
+
+        Args:
+            notes: remarks on the run, such as damage in its video; the leader puts them into the
+                manifest.
+            environment: what is known of it only now; the leader adds it to the manifest's. Where
+                an earlier start was made in another one, it goes to that one's ``later_starts``.
+            rank: of this process, in ``[0, num_ranks)``.
+            num_ranks: processes that write.
+
+        Raises:
+            ResultsError: another process writes to the folder, or wrote since this one read it.
+        """
+        assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
+        self._num_ranks = num_ranks
+        path = self._samples_path if num_ranks == 1 else _rank_path(self.directory, rank)
+        with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
+            _cut_unfinished_line(path)
+            try:
+                with path.open("ab", buffering=0) as self._file:
+                    yield
+            finally:
+                self._file = None
+
+    @contextmanager
+    def _lead(self, notes: Sequence[str], environment: Mapping[str, Any]) -> Iterator[None]:
+        """The folder made ready for all who write, and locked."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            if self._overwrite:
+                for path in (*_samples_paths(self.directory), self._manifest_path):
+                    path.unlink(missing_ok=True)
+            else:
+                self._refuse_progress()
+            self._record(notes, environment)
+            self._fold()
+            _cut_unfinished_line(self._samples_path)
+            yield
+
+    def _refuse_progress(self) -> None:
+        """Another process may have written after this one read, and have ended since."""
+        before = _done(self.samples)
+        self._take_in()
+        if _done(self.samples) != before:
+            raise ResultsError(
+                f"another process has written to {self.directory} meanwhile; start the same "
+                "command again, and it goes on with what is left"
+            )
+
+    def _record(self, notes: Sequence[str], environment: Mapping[str, Any]) -> None:
+        """The manifest of a new run; of an earlier one, how it is gone on with, if that differs."""
+        now = json.loads(json.dumps({**self._environment, **environment}))  # as it is read back
+        if not self._manifest_path.exists():
+            self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
+            write_json(self._manifest_path, self.manifest)
+        elif environment:
+            first = dict(self.manifest.get(ENVIRONMENT_KEY, {}))
+            later = first.pop(LATER_KEY, [])
+            if now not in (first, *later):
+                first[LATER_KEY] = [*later, now]
+                self.manifest = {**self.manifest, ENVIRONMENT_KEY: first}
+                write_json(self._manifest_path, self.manifest)
+
+    def merge(self) -> None:
+        """Folds the files of all ranks into ``samples.jsonl``, in the order of the grid.
+
+        The leader's last act within `open`, when the others have left theirs. With one process
+        there is nothing to fold, and the lines stay in the order in which they were asked.
+        """
+        assert self._file is not None, "RunFolder.merge outside of its open block"
+        if self._num_ranks > 1:
+            self._file.close()
+            self._file = None
+            self._fold()
+
+    def _fold(self) -> None:
+        """One file from many. A kill at any moment leaves every sample in at least one of them."""
+        rank_paths = _rank_paths(self.directory)
+        if not rank_paths:
+            return
+        self.samples = _read_all_samples(self.directory)
+        lines = (sample.to_json() + "\n" for sample in _in_order(self.samples.values()))
+        temporary = self._samples_path.with_name(f".{SAMPLES_NAME}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._samples_path)
+        for path in rank_paths:
+            path.unlink()
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Ends with the process, however that ends."""
+        lock = FileLock(self.directory / LOCK_NAME)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResultsError(
+                f"another process is writing to {self.directory}; wait for it, or choose another "
+                "--output"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def append(self, sample: Sample) -> None:
+        """Writes one line at once; within `open` only."""
+        assert self._file is not None, "RunFolder.append outside of its open block"
+        line = (sample.to_json() + "\n").encode("utf-8")
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise ResultsError(
+                f"{self.directory} cannot be written to: {error.strerror}. What was written is "
+                "kept; make room, and the same command goes on from here"
+            ) from error
+        self.samples[sample.key] = sample
+
+    def results(self) -> Results:
+        """What was there, and what this process wrote; after `merge`, all that the folder holds."""
+        return _as_results(self.directory, self.manifest, self.samples.values())
+
+
+def _refuse_unwritable(directory: Path) -> None:
+    """Says now, before hours of work, that nothing can be written there."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ResultsError(
+            f"{existing} cannot be written to: {error.strerror}; choose another --output"
+        ) from error
+
+
+def _done(samples: Mapping[SampleKey, Sample]) -> set[SampleKey]:
+    return {key for key, sample in samples.items() if sample.error is None}
+
+
+def _rank_path(directory: Path, rank: int) -> Path:
+    return directory / RANK_SAMPLES_GLOB.replace("*", f"{rank:04d}")
+
+
+def _samples_paths(directory: Path) -> list[Path]:
+    """All files of samples, the oldest lines first."""
+    path = directory / SAMPLES_NAME
+    return ([path] if path.exists() else []) + _rank_paths(directory)
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Removes what follows the last newline: a line that a kill cut in the middle."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _refuse_difference(earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
+    """Names the first setting in which the two manifests differ."""
+    before, after = flatten(earlier), flatten(json.loads(json.dumps(now)))
+    for name in sorted(before.keys() | after.keys()):
+        if name.split(".")[0] in (ENVIRONMENT_KEY, NOTES_KEY) or name == "haystack.name":
+            continue
+        if name == _CLASS_FIELD and not (name in before and name in after):
+            continue  # version 0.1 named the adapter's class as well, which may have moved since
+        if before.get(name) != after.get(name):
+            raise RunMismatchError(
+                f"{directory} holds a run with {name} = {before.get(name)!r}, this one has "
+                f"{after.get(name)!r}; choose another --output, or start anew with --overwrite"
+            )

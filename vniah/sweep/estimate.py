@@ -1,0 +1,301 @@
+"""What a sweep will take, said before anything runs: memory, operations, time.
+
+No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
+many tokens each has, not on what they show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from vniah.engines.inputs import compose_answers, require_model, size_of_frame
+from vniah.engines.planning import AskedSequences, Plan, make_plan
+from vniah.errors import InputError, ModelError
+from vniah.forward.attention import attending_by
+from vniah.forward.costs import MIN_TILE_SIZE, DecoderShape, Flops, fit_place, fit_tile_size
+from vniah.forward.decoders import sliding_window
+from vniah.forward.kernels import find_kernel
+from vniah.forward.kv_cache import Place
+from vniah.forward.memory import USABLE, free_bytes
+from vniah.forward.prefix_tree import Branch, Leaf, cost_of
+from vniah.grid import Grid
+from vniah.needles import Needle, NeedleSet
+from vniah.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
+from vniah.sweep.throughput import Rates, measure_rates
+from vniah.tasks.vniah import Question, questions
+
+RING_SIZES = (2, 4, 8)
+
+_COUNTED_FRAMES = (32, 64)
+_MOST_FRAMES = 1 << 40
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the largest pass takes, in bytes, per rank.
+
+    Attributes:
+        weights: of the decoder, on the device; taken already.
+        hidden: rows between two layers, and what goes with them.
+        keys_values: of one layer.
+        tile: inside of a layer, at the widest moment.
+        tile_size: its rows.
+        store: keys and values of all layers, kept for later passes.
+        store_place: where they will lie.
+        device: which memory.
+        free: of it, now.
+        host_weights: of the decoder's layers, in host memory; 0 where they are on the device.
+    """
+
+    weights: int
+    hidden: int
+    keys_values: int
+    tile: int
+    tile_size: int
+    store: int
+    store_place: Place
+    device: str
+    free: int
+    host_weights: int = 0
+
+    @property
+    def needed(self) -> int:
+        """On the device, besides the weights."""
+        on_device = self.store if self.store_place == "device" else 0
+        return self.hidden + self.keys_values + self.tile + on_device
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is less than what a run may take of what is free."""
+        return self.needed <= self.free * USABLE
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed, per rank.
+
+    Attributes:
+        num_passes: forward passes.
+        num_tokens: rows that go through the layers, on all ranks.
+        flops: operations.
+        seconds: how long they take, at the rates that were measured; or how long it takes to fetch
+            the layers' weights for every pass, if that is longer: both go on at the same time.
+    """
+
+    num_passes: int
+    num_tokens: int
+    flops: Flops
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take.
+
+    Attributes:
+        model_name: of which model.
+        dtype: of its weights and of everything that is computed.
+        num_questions: needles in cells.
+        max_tokens: the longest sequence.
+        tokens_per_frame: with whatever the model puts around each.
+        num_ranks: processes that run a pass together.
+        rates: what the times are made of.
+        memory: of the largest pass, with what is kept.
+        shared: the work, common prefixes computed once.
+        alone: the work, every question by itself.
+        max_frames: haystack frames that one pass can hold in the free memory of this device, and
+            in that of as many such devices, by their number.
+        notes: what else there is to know.
+    """
+
+    model_name: str
+    dtype: str
+    num_questions: int
+    max_tokens: int
+    tokens_per_frame: float
+    num_ranks: int
+    rates: Rates
+    memory: Memory
+    shared: Work
+    alone: Work
+    max_frames: dict[int, int]
+    notes: tuple[str, ...]
+
+
+def estimate(
+    model: AnyModel,
+    needles: NeedleSet,
+    grid: Grid,
+    *,
+    num_ranks: int = 1,
+    attention: str = "auto",
+    rates: Rates | None = None,
+) -> Estimate:
+    """What a sweep will take on the model's device, and on others like it.
+
+    Args:
+        model: one with a decoder.
+        needles: what will be asked.
+        grid: which cells.
+        num_ranks: processes that run each pass together.
+        attention: as `vniah.sweep.run.run_sweep`.
+        rates: of the device; by default measured, in two seconds.
+
+    Raises:
+        InputError: the model has no decoder, there is no rank, or the kernel does not run here.
+        ModelError: no sequence of the grid can be run.
+    """
+    require_model(model)
+    if not isinstance(model, DecoderModel):
+        raise InputError(
+            f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
+            "estimate needs a model with a decoder"
+        )
+    if num_ranks < 1:
+        raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
+    asked = list(questions(grid, needles))
+    read = AskedSequences()
+    for question in asked:
+        read.add(_compose(model, question))
+    plan = make_plan(model, read.sequences, groups=read.groups)
+    if not plan.branches:
+        raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
+    weight = model.decoder.lm_head.weight
+    shape = DecoderShape.of(model.decoder)
+    max_tokens = max(branch.max_tokens for branch in plan.branches)
+    kernel = find_kernel(attention, weight.device, weight.dtype, **shape.heads)
+    if rates is None:
+        with attending_by(kernel):
+            rates = measure_rates(model, num_tokens=max_tokens)
+    _, per_frame = _count_tokens(model, needles.needles[0])
+    limits = {
+        ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)
+        for ranks in sorted({1, num_ranks, *RING_SIZES})
+    }
+    return Estimate(
+        model_name=model.name,
+        dtype=str(weight.dtype).removeprefix("torch."),
+        num_questions=len(asked),
+        max_tokens=max_tokens,
+        tokens_per_frame=float(per_frame),
+        num_ranks=num_ranks,
+        rates=rates,
+        memory=_memory(shape, plan.branches, read.sequences, weight.device, num_ranks),
+        shared=_work(shape, plan.branches, rates, num_ranks),
+        alone=_work(shape, plan.alone, rates, num_ranks),
+        max_frames=limits,
+        notes=tuple(_notes(plan)),
+    )
+
+
+def _compose(model: DecoderModel, question: Question) -> tuple[TokenSequence, ...]:
+    """What the model would read for each answer, of frames that have nothing but names."""
+    needle = question.needle
+    frames = [FrameSegment("haystack", index) for index in range(question.cell.num_frames)]
+    shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
+    return compose_answers(model, shown, needle)
+
+
+def _memory(
+    shape: DecoderShape,
+    branches: Sequence[Branch],
+    sequences: Sequence[TokenSequence],
+    device: torch.device,
+    num_ranks: int,
+) -> Memory:
+    free = free_bytes(device)
+    usable = int(free * USABLE)
+    tile_size = fit_tile_size(shape, branches, device, free=usable, num_ranks=num_ranks)
+    largest = max(
+        (
+            shape.pass_parts(
+                branch,
+                tile_size=tile_size,
+                num_ranks=num_ranks,
+                num_read=sum(
+                    len(sequences[leaf.sequences[0]].answer_ids) for leaf in branch.leaves
+                ),
+            )
+            for root in branches
+            for branch in root.passes()
+        ),
+        key=lambda parts: parts.total,
+    )
+    store = shape.kept_bytes(branches, num_ranks=num_ranks)
+    return Memory(
+        weights=shape.weight_bytes,
+        hidden=largest.hidden,
+        keys_values=largest.keys_values,
+        tile=largest.tile,
+        tile_size=min(tile_size, max(branch.max_tokens for branch in branches)),
+        store=store,
+        store_place=fit_place(store, device, left=usable - largest.total),
+        device=str(device),
+        free=free,
+        host_weights=shape.host_weight_bytes,
+    )
+
+
+def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ranks: int) -> Work:
+    flops = shape.flops_of(branches, num_ranks=num_ranks)
+    num_passes = sum(1 for root in branches for _ in root.passes())
+    computing = flops.linear / rates.linear + flops.attention / rates.attention
+    return Work(
+        num_passes=num_passes,
+        num_tokens=cost_of(branches).num_tokens,
+        flops=flops,
+        seconds=max(computing, num_passes * shape.host_weight_bytes / rates.fetching),
+    )
+
+
+def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fraction]:
+    """Tokens of a sequence without haystack, and for each frame of it: one needle, its answer."""
+    few, many = _COUNTED_FRAMES
+    counts = []
+    for num_frames in (few, many):
+        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
+        shown = [*frames, FrameSegment("needle", 0)]
+        sequence = model.compose(shown, needle.question, needle.answer)
+        counts.append(sequence.num_tokens(size_of_frame(model)))
+    per_frame = Fraction(counts[1] - counts[0], many - few)
+    return counts[0] - few * per_frame, per_frame
+
+
+def _most_frames(
+    model: DecoderModel, shape: DecoderShape, needle: Needle, *, num_ranks: int
+) -> int:
+    """Haystack frames of the longest sequence that one pass holds in the free memory."""
+    free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
+    window = sliding_window(model.decoder.model.config)
+    fixed, per_frame = _count_tokens(model, needle)
+    frames = [FrameSegment("needle", 0)]
+    num_read = len(model.compose(frames, needle.question, needle.answer).answer_ids)
+
+    def fits(num_frames: int) -> bool:
+        num_tokens = -int(-(fixed + num_frames * per_frame) // 1)
+        start = num_tokens - num_read
+        branch = Branch(0, (), start, (Leaf(start, (), num_read, (0,)),))
+        needed = shape.pass_bytes(
+            branch, tile_size=MIN_TILE_SIZE, num_ranks=num_ranks, num_read=num_read
+        )
+        return needed <= free and (window is None or num_tokens <= window)
+
+    low, high = 0, 1
+    while fits(high) and high < _MOST_FRAMES:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = []
+    if plan.note:
+        notes.append(f"nothing is shared: {plan.note}")
+    if plan.refused:
+        reason = next(iter(plan.refused.values()))
+        notes.append(f"{len(plan.refused)} questions cannot be run, the first because {reason}")
+    return notes

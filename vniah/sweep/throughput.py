@@ -1,0 +1,114 @@
+"""How many operations per second a device does, measured on the model's own layer."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.costs import DecoderShape
+from vniah.forward.offload import layer_on_device, offloaded
+from vniah.forward.prefill import TILE_SIZE
+from vniah.forward.prefix_tree import Cost
+from vniah.protocol import DecoderModel
+
+_MEASURED_SECONDS = 1.0  # for each of both rates
+
+_MEASURED_KEYS = 16384
+
+_LONG = 2 * _MEASURED_KEYS + TILE_SIZE
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations per second of a device, a multiplication and an addition being two.
+
+    Attributes:
+        linear: of the matrices of a layer, with what is done to its rows besides.
+        attention: of a tile of queries with itself and the keys before it.
+        fetching: bytes per second at which a layer's weights come from host memory, where they lie
+            there.
+    """
+
+    linear: float
+    attention: float
+    fetching: float = inf
+
+
+@torch.inference_mode()
+def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
+    """The rates of the model's device in the model's dtype, by running some of its work.
+
+    Args:
+        model: whose first layer is run.
+        num_tokens: length of a sequence, in whose middle lies the tile that attends.
+    """
+    body, weight = model.decoder.model, model.decoder.lm_head.weight
+    shape = DecoderShape.of(model.decoder)
+    tile = min(TILE_SIZE, num_tokens)
+    rows = weight.new_empty(1, tile, shape.hidden_size).normal_()
+
+    def run_rows(layer: Any) -> Tensor:
+        """All of a layer but attention: what goes with the matrices takes time too."""
+        attention, normed = layer.self_attn, layer.input_layernorm(rows)
+        q, _, _ = (part(normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+        between = rows + attention.o_proj(q)
+        out: Tensor = between + layer.mlp(layer.post_attention_layernorm(between))
+        return out
+
+    num_earlier = min((num_tokens - tile) // 2, _MEASURED_KEYS)
+    q = weight.new_empty(1, shape.num_heads, tile, shape.head_dim).normal_()
+    keys = (2, 1, shape.num_kv_heads, tile + num_earlier, shape.head_dim)
+    k, v = weight.new_empty(keys).normal_()
+    blocks = [KeyBlock(k[:, :, :tile], v[:, :, :tile], is_causal=True)]
+    if num_earlier:
+        blocks.append(KeyBlock(k[:, :, tile:], v[:, :, tile:]))
+    pairs = Cost.of_rows(num_earlier, tile).num_pairs
+    in_rows = 2 * shape.linear_weights // shape.num_layers * tile
+    in_attention = 4 * shape.num_heads * shape.head_dim * pairs
+    with layer_on_device(body, 0) as layer:
+        seconds_in_rows = _seconds(lambda: run_rows(layer), weight.device)
+    return Rates(
+        in_rows / seconds_in_rows,
+        in_attention
+        / _seconds(lambda: attend(q, blocks, scale=shape.head_dim**-0.5), weight.device),
+        _measure_fetching(body, weight.device),
+    )
+
+
+def _measure_fetching(body: Any, device: torch.device) -> float:
+    """Bytes per second at which layers come to the device, one after the other."""
+    layers = offloaded(body)
+    if layers is None:
+        return inf
+
+    def fetch_all() -> None:
+        for index in range(len(body.layers)):
+            with layer_on_device(body, index):
+                pass
+
+    return layers.host_bytes / _seconds(fetch_all, device)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of as many calls as go into the time, after one that warms up."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    call()
+    times = [clock()]
+    while len(times) < 2 or times[-1] - times[0] < _MEASURED_SECONDS:
+        call()
+        times.append(clock())
+    return median(stop - start for start, stop in pairwise(times))
