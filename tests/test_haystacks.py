@@ -317,7 +317,7 @@ def test_a_broken_manifest_is_written_anew(short_parts):
 DRAW = """
 import sys
 from pathlib import Path
-from vniah.video import films
+from vniah.haystacks import generated as films
 films.PART_SECONDS = 4
 films.draw_parts(Path(sys.argv[1]), films.Recipe(0), seconds=16, on_progress=None)
 """
