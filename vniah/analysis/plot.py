@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -160,6 +159,7 @@ def save_heatmaps(
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
+    # It has no canvas before it is written: on one, seaborn draws the whole figure for each panel.
     figure = Figure(
         figsize=(
             sum(widths) + _MARGINS[0] * len(widths),
@@ -168,7 +168,6 @@ def save_heatmaps(
         layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
         facecolor="white",
     )
-    FigureCanvasAgg(figure)
     axes = figure.subplots(
         len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
     )
