@@ -392,6 +392,12 @@ def test_wrong_hub_id_is_one_line(capsys):
     assert "no folder here, and the hub does not give it" in error and error.count("\n") == 1
 
 
+# A video on the tree, one whose frames add to deeper layers, and one that runs by itself.
+WHOLE_RUNS = ("llava_onevision", "qwen3_vl", "gemma3")
+
+
+@pytest.mark.usefixtures("film")
+@pytest.mark.parametrize("family", WHOLE_RUNS, indirect=True)
 def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     tiny, _, folder = family
     options = ["--model", str(folder), "--cache", str(tmp_path / "cache")]
