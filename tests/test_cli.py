@@ -355,7 +355,7 @@ WRONG = {
     "unknown bits": (["run", "--load-in", "3bit"], "invalid choice: '3bit'"),
     "bits and offload": (
         ["run", "--load-in", "4bit", "--offload", "always"],
-        "offload always and load_in 4bit do not go together",
+        "offload always and load_in 4bit cannot be combined",
     ),
     "unknown device": (["run", "--device", "gpu7"], "device 'gpu7' cannot be used"),
     "rope theta": (["run", "--rope-theta", "-1"], "rope_theta must be a number above 1"),

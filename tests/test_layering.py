@@ -16,8 +16,8 @@ FLOORS = {
     5: ("engines",),
     4: ("models", "analysis"),
     3: ("forward", "tasks", "embeddings", "results", "scoring"),
-    2: ("haystacks", "needles", "grid", "protocol", "rope_options"),
-    1: ("errors", "options", "files", "answers"),
+    2: ("haystacks", "needles", "grid", "protocol", "options"),
+    1: ("errors", "files", "answers"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -29,8 +29,9 @@ from vniah.errors import ModelError
 from vniah.forward.runner import BranchRunner
 from vniah.grid import Cell
 from vniah.haystacks.haystack import open_haystack
+from vniah.models.families import llava_type
 from vniah.models.llava.frame_layout import FrameLayout
-from vniah.models.llava.model import LlavaModel, llava_type
+from vniah.models.llava.model import LlavaModel
 from vniah.models.llava.towers import build_tower
 from vniah.models.loading import load_model
 from vniah.needles import load_needles

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vniah.analysis.statistics import exact_score
+from vniah.analysis.tables import format_columns
 from vniah.errors import CannotCompareError, InputError, ResultsError
 from vniah.grid import Cell, format_depth
 from vniah.results import CellScore, Results, flatten, load_results
@@ -105,11 +106,7 @@ class Comparison:
                     f"{float(-change.drop):+.3f}",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-            for row in rows
-        )
+        return format_columns(rows)
 
 
 def compare(

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
+from vniah.options.rope import OFF, Scaling, scaling_label, theta_label
 from vniah.results.records import Results
-from vniah.rope_options import OFF, Scaling, scaling_label, theta_label
 
 
 def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:

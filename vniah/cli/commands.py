@@ -1,6 +1,8 @@
 """What each command but ``run`` does. Prints, and returns the exit code."""
 
 import argparse
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,14 +98,17 @@ def check(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     """Prints the table of families."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    from vniah.models.families import list_families
+    from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
 
-    print(format_families(list_families()))
-    print(f"\nembedded: {', '.join(embedded_models())}")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(format_families(FAMILIES.values(), width=width))
+    print(
+        "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
+        "The tests compare the logits of llava_* with the rules of the original package,\n"
+        "written again, and those of all others with their own forward pass on pixels.\n"
+    )
+    print(f"embedded: {', '.join(embedded_models())}")
     print("any other: package.module:factory")
     return 0
 

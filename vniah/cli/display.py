@@ -2,11 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from vniah.analysis.tables import format_columns
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def format_table(results: "Results") -> str:
             line.append(blank if score is None else f"{score:.2f}")
         lines.append(line)
     lines.append(["mean", *_means(results, counts)])
-    return _in_columns(lines, str.rjust)
+    return format_columns(lines)
 
 
 def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
@@ -46,7 +47,7 @@ def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
     for name, results in zip(names, runs, strict=True):
         average = "." if results.average is None else f"{results.average:.4f}"
         lines.append([name, *_means(results, counts), average])
-    return _in_columns(lines, str.rjust)
+    return format_columns(lines)
 
 
 def _means(results: "Results", counts: Sequence[int]) -> list[str]:
@@ -59,27 +60,20 @@ def _means(results: "Results", counts: Sequence[int]) -> list[str]:
     return means
 
 
-def format_families(families: "Sequence[Family]") -> str:
-    """The families of models, one a line."""
-    lines = [["model_type", "one frame", "tokens", "sharing", "ring", "RoPE override", "equals"]]
-    lines += [
+def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
+    """The families of models, one a row; lines have at most ``width`` characters."""
+    rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
+    rows += [
         [
             family.model_type,
-            family.frame,
+            family.frame_unit,
             family.tokens,
             family.sharing,
             "yes" if family.has_decoder else "no",
-            "yes" if family.has_rope else "no",
-            family.verified,
         ]
         for family in families
     ]
-    return _in_columns(lines, str.ljust)
-
-
-def _in_columns(lines: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(justify, line, widths)).rstrip() for line in lines)
+    return format_columns(rows, justify=str.ljust, width=width)
 
 
 def format_average(results: "Results") -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import format_comparison
 from vniah.errors import InputError
-from vniah.rope_options import RopeChoice, rope_choices
+from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from vniah.protocol import AnyModel

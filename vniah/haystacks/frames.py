@@ -1,11 +1,17 @@
-"""Reading, sampling and drawing videos."""
+"""What every source of haystack frames gives: frames, and how a video is sampled."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Sampling = Literal["clock", "longva"]
+"""``clock``: frame k is on screen k seconds after the first picture. ``longva``: the published
+``range(0, num_pictures, round(fps))``."""
+
+Decoder = Literal["pyav", "decord"]
 
 
 @dataclass(frozen=True)

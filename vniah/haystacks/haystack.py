@@ -18,10 +18,9 @@ from typing import Literal, get_args
 
 from vniah.errors import HaystackError, HaystackTooShortError, InputError
 from vniah.files import cache_dir, hash_file
-from vniah.haystacks.frames import Frame, FrameSource
+from vniah.haystacks.frames import Decoder, Frame, FrameSource, Sampling
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
 from vniah.haystacks.video.sampling import longva_schedule
-from vniah.options import Decoder, Sampling
 
 __all__ = ["Frame", "Haystack", "generated_haystack", "make_haystack", "open_haystack"]
 

@@ -1,6 +1,6 @@
 """Checkpoint folders: weights from safetensors into modules, in their dtype, never twice in memory.
 
-And what is said, in one line, of a folder that cannot be loaded.
+Also the device and dtype that options name, and one-line errors for a folder that cannot be loaded.
 """
 
 import hashlib
@@ -17,10 +17,35 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vniah.errors import ModelError, VniahError, first_line
+from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.options import LoadOptions
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 _INDEX_NAME = "model.safetensors.index.json"
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device with that name; without a name, CUDA where there is some, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).fill_(1)
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            raise RuntimeError("not a device that computes")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used here; try cpu") from error
+    return device
+
+
+def torch_dtype(options: LoadOptions) -> torch.dtype | None:
+    """The dtype that the options name; None if they leave it to the checkpoint."""
+    dtype: torch.dtype | None = None if options.dtype is None else getattr(torch, options.dtype)
+    return dtype
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:

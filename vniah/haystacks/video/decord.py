@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import HaystackError, MissingDependencyError
-from vniah.haystacks.frames import Frame
-from vniah.options import Sampling
+from vniah.haystacks.frames import Frame, Sampling
 
 if TYPE_CHECKING:  # the child must not load a second FFmpeg
     from vniah.haystacks.video.packets import VideoIndex

@@ -16,8 +16,8 @@ from typing import Any
 import av
 
 from vniah.errors import HaystackError, VideoDamagedError
+from vniah.haystacks.frames import Sampling
 from vniah.haystacks.video.sampling import clock_schedule, longva_schedule
-from vniah.options import Sampling
 
 # Playlists lead to other files, which no hash of this one covers; the others are pictures or text.
 _REFUSED_FORMATS = {"hls", "dash", "concat", "imf", "sdp", "image2", "ico", "tty", "lavfi"}

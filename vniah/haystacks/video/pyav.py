@@ -26,7 +26,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from vniah.errors import VideoDamagedError
-from vniah.haystacks.frames import Frame
+from vniah.haystacks.frames import Frame, Sampling
 from vniah.haystacks.video.packets import (
     VideoIndex,
     count,
@@ -35,7 +35,6 @@ from vniah.haystacks.video.packets import (
     video_packets,
 )
 from vniah.haystacks.video.sampling import show_at
-from vniah.options import Sampling
 
 _COUNT_ON_SECONDS = 300
 """After damage that is refused, so much more of the video is looked at to say how much there is."""
