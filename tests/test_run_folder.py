@@ -11,8 +11,7 @@ from runs import cell, files_up_to, make_manifest, make_sample, write_run
 
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.grid import Grid
-from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results
-from vniah.results import run_folder as folders
+from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results, reading
 
 GRID = Grid.parse("8,16", "0,0.5,1")
 MANIFEST = make_manifest(GRID)
@@ -153,7 +152,7 @@ def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
 ):
     write_ranks(tmp_path, 2, ALL[:20], is_merged=False)
     other = RunFolder(tmp_path, MANIFEST)
-    read, calls = folders._read_samples, []
+    read, calls = reading._read_samples, []
 
     def read_and_fold(path):
         calls.append(path)
@@ -162,7 +161,7 @@ def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
                 pass
         return read(path)
 
-    monkeypatch.setattr(folders, "_read_samples", read_and_fold)
+    monkeypatch.setattr(reading, "_read_samples", read_and_fold)
     assert len(load_results(tmp_path).samples) == 20
     assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME], "it was folded"
 

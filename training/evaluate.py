@@ -21,7 +21,6 @@ from tqdm import tqdm
 import vniah
 from training.arguments import add_names
 from training.draw_cards import CARDS
-from training.export import write_atomically
 from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, VARIANTS, WORK_DIR
 from training.tokens import vocabulary
@@ -30,6 +29,7 @@ from vniah.analysis.statistics import wilson_interval
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.engines.per_sample import score_sequence
+from vniah.files import atomic_path
 from vniah.grid import format_depth
 from vniah.haystacks.haystack import Haystack, make_haystack
 from vniah.needles import Needle, NeedleSet
@@ -243,7 +243,8 @@ def run(names: Sequence[str] = ()) -> None:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)
         text = model_card(name, scores, others, parameters=parameters, words=len(vocabulary()))
-        write_atomically(MODELS_DIR / name / "README.md", text.encode())
+        with atomic_path(MODELS_DIR / name / "README.md") as unfinished:
+            unfinished.write_bytes(text.encode())
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The depth x frames heatmap, in the published look. Imported only where something is drawn."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +30,7 @@ from vniah.analysis.axes import (
 )
 from vniah.analysis.labels import rope_remarks
 from vniah.errors import InputError
+from vniah.files import atomic_path
 from vniah.grid import Cell
 from vniah.results import CellScore, Results
 
@@ -420,15 +420,14 @@ def _limit(num_cells: int, side: int) -> float:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Saves under a temporary name and renames; the same picture gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Saves the figure; the same picture gives the same bytes."""
     kind = path.suffix.lower()[1:]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "vniah", "pdf.fonttype": 42}):
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "vniah", "pdf.fonttype": 42}),
+            atomic_path(path) as temporary,
+        ):
             figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
         figure.clear()

@@ -1,9 +1,6 @@
 """The command ``vniah run``: a sweep, or one for each RoPE that is asked for."""
 
 import argparse
-import hashlib
-import json
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from vniah.cli.ropes import (
     shared_name,
 )
 from vniah.errors import InputError
+from vniah.files import file_name, hash_settings
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -187,6 +185,5 @@ def _print_results(results: "Results", picture: Path) -> int:
 def _default_output(manifest: dict[str, Any]) -> Path:
     """A folder per run, the same for the same settings."""
     settings = {key: value for key, value in manifest.items() if key != "environment"}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]+", "_", manifest["model"]["name"])
-    return Path("results", f"{name}-{manifest['task']}-{key}")
+    name = file_name(manifest["model"]["name"])
+    return Path("results", f"{name}-{manifest['task']}-{hash_settings(settings)[:8]}")

@@ -6,7 +6,6 @@ that an encode can be stopped at any moment and goes on with the next shard.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vniah.errors import CacheError, first_line
+from vniah.files import atomic_path
 from vniah.protocol import FrameSegment
 
 FORMAT_VERSION = "1"
@@ -94,17 +94,14 @@ class EmbeddingCache:
             "pts_seconds": json.dumps([round(time, 6) for time in pts_seconds]),
             "notes": json.dumps(list(notes)),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
+            with atomic_path(path) as temporary:
+                save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
         except (SafetensorError, OSError) as error:
-            temporary.unlink(missing_ok=True)
             raise CacheError(
                 f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
                 "make room, or choose another --cache"
             ) from error
-        temporary.replace(path)
         self._shards.append((first, last, path))
 
     def drop_partial(self, shard_frames: int) -> None:

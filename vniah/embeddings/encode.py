@@ -5,9 +5,6 @@ repeating its last frame), so that a frame's embedding does not depend, not even
 on where an earlier encode was stopped.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from vniah.embeddings.cache import EmbeddingCache
 from vniah.errors import ModelError
-from vniah.files import cache_dir
+from vniah.files import cache_dir, file_name, hash_settings
 from vniah.haystacks.haystack import Frame, Haystack
 from vniah.protocol import EncodingModel, class_path, class_record
 
@@ -180,6 +177,4 @@ def _default_directory(model: EncodingModel, identity: Mapping[str, str], label:
 
 
 def _folder(identity: Mapping[str, str], label: str) -> Path:
-    key = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:12]
-    readable = re.sub(r"[^\w.-]+", "_", label)[:80]
-    return cache_dir() / "embeddings" / f"{readable}-{key}"
+    return cache_dir() / "embeddings" / f"{file_name(label)[:80]}-{hash_settings(identity)[:12]}"

@@ -1,25 +1,19 @@
 """Generated films on disk: drawn whole or not at all, with a manifest that says how to draw them.
 
 A film is kept as one file, or in parts, so that it can be made longer without making it anew.
-Everything is drawn in a folder of this process alone and then renamed: several processes may draw
+Every file is drawn under a name of this process alone and then renamed: several processes may draw
 the same film at once, and one that is killed leaves nothing that is mistaken for whole.
 """
 
 import json
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vniah.files import hash_file
+from vniah.files import atomic_path, hash_file
 
 PART_SECONDS = 256
-
-_STALE_SECONDS = 24 * 3600
 
 Progress = Callable[[int, int], None]
 
@@ -63,7 +57,6 @@ def draw_film(
         seconds: how much of it.
         on_progress: called with (seconds drawn, seconds to draw).
     """
-    _remove_stale(path.parent)
     digest = _draw(path, recipe, seconds=seconds, start_seconds=0, on_progress=on_progress)
     _write_manifest(manifest, recipe, {path.name: digest})
 
@@ -89,9 +82,6 @@ def draw_parts(
         for part, path in enumerate(paths)
         if path.name not in known or not path.is_file() or known[path.name] != hash_file(path)
     ]
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
     for done, part in enumerate(missing):
         digest = _draw(
             paths[part],
@@ -129,10 +119,8 @@ def _write_manifest(path: Path, recipe: Recipe, digests: dict[str, str]) -> None
         "recipe": asdict(recipe),
         "sha256": dict(sorted(digests.items())),
     }
-    with _workshop(path.parent) as workshop:
-        unfinished = workshop / path.name
+    with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
 
 
 def _draw(
@@ -145,31 +133,13 @@ def _draw(
 ) -> str:
     from vniah.haystacks.synthetic import write_video
 
-    with _workshop(path.parent) as workshop:
-        unfinished = workshop / path.name
-        write_video(
-            unfinished,
-            seed=recipe.seed,
-            seconds=seconds,
-            fps=recipe.fps,
-            size=recipe.size,
-            start_seconds=start_seconds,
-            on_progress=on_progress,
-        )
-        digest = hash_file(unfinished)
-        unfinished.replace(path)
-    return digest
-
-
-@contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """A folder of this process alone, on the same file system."""
-    with tempfile.TemporaryDirectory(prefix=".vniah-making-", dir=folder) as workshop:
-        yield Path(workshop)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed processes have left behind."""
-    for workshop in folder.glob(".vniah-making-*"):
-        if workshop.stat().st_mtime < time.time() - _STALE_SECONDS:
-            shutil.rmtree(workshop, ignore_errors=True)
+    write_video(
+        path,
+        seed=recipe.seed,
+        seconds=seconds,
+        fps=recipe.fps,
+        size=recipe.size,
+        start_seconds=start_seconds,
+        on_progress=on_progress,
+    )
+    return hash_file(path)

@@ -9,7 +9,6 @@ is the same on every machine.
     (1080, 1920, 3)
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vniah.errors import HaystackError, HaystackTooShortError, InputError
-from vniah.files import cache_dir, hash_file
+from vniah.files import cache_dir, hash_file, hash_text
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
 from vniah.haystacks.video.sampling import longva_schedule
@@ -244,7 +243,7 @@ def _hash_files(paths: Sequence[Path]) -> str:
     digests = [hash_file(path) for path in paths]
     if len(digests) == 1:
         return digests[0]
-    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+    return hash_text("".join(f"{digest}\n" for digest in digests))
 
 
 def generated_haystack(
@@ -272,8 +271,8 @@ def generated_haystack(
     folder = cache_dir() / "haystacks" / name
     with _reported("write", folder):
         paths = draw_parts(folder, recipe, seconds=num_frames, on_progress=on_progress)
-    digest = hashlib.sha256(recipe.to_json().encode()).hexdigest()
-    return Haystack(name, paths, "generated", digest, recipe=recipe.to_json())
+    text = recipe.to_json()
+    return Haystack(name, paths, "generated", hash_text(text), recipe=text)
 
 
 def make_haystack(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import InputError
+from vniah.files import atomic_path
 from vniah.haystacks.textures import UNITS, Dice, Picture, draw_texture, make_palette
 
 GENERATOR_VERSION: int = 1
@@ -259,7 +260,7 @@ def write_video(
 ) -> None:
     """Writes the film of `draw_frames` as H.264 (yuv420p, with B-frames) in MP4.
 
-    It is written to a temporary name in the same folder and renamed when whole.
+    The file is whole or not there.
 
     Args:
         path: the file to make; an older one is replaced.
@@ -278,26 +279,22 @@ def write_video(
     frames = draw_frames(
         seed=seed, seconds=seconds, fps=fps, size=size, start_seconds=start_seconds
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.options = {
-                "preset": "veryfast",
-                "crf": "18",
-                "bf": "2",
-                "g": str(4 * fps),
-                "threads": "1",  # the same bytes on any number of cores
-            }
-            for index, pixels in enumerate(frames, start=1):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-                if on_progress is not None and index % fps == 0:
-                    on_progress(index // fps, seconds)
-            container.mux(stream.encode())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_path(Path(path)) as unfinished,
+        av.open(str(unfinished), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "18",
+            "bf": "2",
+            "g": str(4 * fps),
+            "threads": "1",  # the same bytes on any number of cores
+        }
+        for index, pixels in enumerate(frames, start=1):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if on_progress is not None and index % fps == 0:
+                on_progress(index // fps, seconds)
+        container.mux(stream.encode())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vniah.answers import choice_letters, find_option
 from vniah.errors import NeedleError
+from vniah.files import hash_text
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -188,4 +189,4 @@ def _sha256_of_needles(needles: tuple[Needle, ...]) -> str:
         records.append([n.needle_id, n.question, n.answer, n.choices, n.image_sha256])
         if n.accepted:  # else left out, so that sets without any keep the sha256 that they had
             records[-1].append(n.accepted)
-    return hashlib.sha256(json.dumps(records, separators=(",", ":")).encode()).hexdigest()
+    return hash_text(json.dumps(records, separators=(",", ":")))

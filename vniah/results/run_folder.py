@@ -1,7 +1,6 @@
 """The folder of a run: written line by line, taken up again, and read."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vniah.errors import ResultsError, RunMismatchError
-from vniah.files import write_json
+from vniah.files import atomic_path, write_json
 from vniah.results.reading import (
     ENVIRONMENT_KEY,
     MANIFEST_NAME,
@@ -179,12 +178,11 @@ class RunFolder:
             return
         self.samples = _read_all_samples(self.directory)
         lines = (sample.to_json() + "\n" for sample in _in_order(self.samples.values()))
-        temporary = self._samples_path.with_name(f".{SAMPLES_NAME}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with (
+            atomic_path(self._samples_path, is_locked=True) as path,
+            path.open("w", encoding="utf-8") as file,
+        ):
             file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._samples_path)
         for path in rank_paths:
             path.unlink()
 
