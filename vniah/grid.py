@@ -111,6 +111,11 @@ class Grid:
         if self.depths[0] < 0 or self.depths[-1] > 1:
             raise InputError("depths must lie between 0 and 1")
 
+    def __repr__(self) -> str:
+        name, rows = ("positions", self.positions) if self.positions else ("depths", self.depths)
+        frames = f"frames {_listed(self.frames)} ({len(self.frames)})"
+        return f"<Grid {frames} x {name} {_listed(rows)} ({len(rows)})>"
+
     def _check_positions(self) -> None:
         _refuse_disorder("positions", self.positions)
         first, shortest = self.positions[0], self.frames[0]

@@ -54,6 +54,13 @@ class Haystack:
         """Refuses unknown choices, and for images those that are for videos."""
         _check_choices(self.sampling, self.decoder, is_video=self.kind != "images")
 
+    def __repr__(self) -> str:
+        what = {"video": "video file", "images": "image", "generated": "generated part"}[self.kind]
+        count = f"{len(self.paths):,} {what}{'' if len(self.paths) == 1 else 's'}"
+        choices = [] if self.kind == "images" else [f"sampling {self.sampling}", self.decoder]
+        damage = ["damage kept"] if self.keep_damaged else []
+        return f"<Haystack {self.name}: {', '.join([count, *choices, *damage])}>"
+
     def identity(self) -> dict[str, str]:
         """All that decides the pixels; two haystacks with equal identities have equal frames.
 

@@ -56,6 +56,13 @@ class Needle:
             )
         object.__setattr__(self, "image_sha256", _sha256_of_pixels(self.image))
 
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        return (
+            f"<Needle {self.needle_id}, {width}x{height} pixels: "
+            f"{_short(self.question)} {_short(self.answer)}>"
+        )
+
     @property
     def answers(self) -> tuple[str, ...]:
         """All answers that are right, `answer` first."""
@@ -93,6 +100,11 @@ class NeedleSet:
                 "give every needle an id of its own."
             )
         object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
+
+    def __repr__(self) -> str:
+        shown = ", ".join((*self.ids[:3], "...") if len(self) > 4 else self.ids)
+        count = "1 needle" if len(self) == 1 else f"{len(self)} needles"
+        return f"<NeedleSet {self.name}, {count}: {shown}>"
 
     def __len__(self) -> int:
         return len(self.needles)
@@ -176,6 +188,11 @@ def _check_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str, 
                 f"the accepted answer {text!r} does not name the option that the answer "
                 f"{answer!r} names, of {list(choices)}; write its letter, its words, or both."
             )
+
+
+def _short(text: str) -> str:
+    """The text in quotes, cut off where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _sha256_of_pixels(image: Image.Image) -> str:

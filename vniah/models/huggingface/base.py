@@ -123,6 +123,12 @@ class TransformersModel:
         """Another RoPE from now on; what is not given is the checkpoint's again."""
         override_rope(self.find_body(self._model), theta=theta, scaling=scaling)
 
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return (
+            f"<{type(self).__name__} {self.name}, {place}, {self.frame_shape[-2]} tokens a frame>"
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and cached frames."""

@@ -268,6 +268,10 @@ class LlavaModel:
         """Another RoPE from now on; what is not given is the checkpoint's again."""
         override_rope(self.decoder.model, theta=theta, scaling=scaling)
 
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"<LlavaModel {self.name}, {place}, {self.frame_shape[-2]} tokens a frame>"
+
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and cached frames."""
