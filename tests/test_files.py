@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vniah.files import atomic_path, file_name, hash_file, hash_settings, hash_text
+from vniah.files import atomic_path, hash_file, hash_settings, hash_text, slug
 from vniah.haystacks.generated import Recipe
 
 
@@ -93,5 +93,5 @@ def test_hash_of_a_recipe():
         ("../..", ".._.."),
     ],
 )
-def test_file_name(text, name):
-    assert file_name(text) == name
+def test_slug(text, name):
+    assert slug(text) == name

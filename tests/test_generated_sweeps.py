@@ -190,7 +190,7 @@ def test_folder_of_another_scorer_is_refused_by_the_field(model, haystack, needl
     with pytest.raises(CannotCompareError, match=r"differ in protocol.criterion"):
         compare(first, second)
     assert main(["compare", str(first), str(second)]) == 2
-    assert compare(second, second).holds
+    assert compare(second, second).passed
 
 
 def test_manifest_names_the_scorer_of_generated_runs_only(

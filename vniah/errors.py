@@ -1,7 +1,7 @@
 """What can go wrong, as a tree.
 
 VniahError
-├── InputError            an argument that cannot be meant (also a ValueError)
+├── InputError            an invalid argument (also a ValueError)
 ├── MissingDependencyError  an optional package is needed and not installed (also an ImportError)
 ├── HaystackError         a haystack that cannot be read as frames
 │   ├── VideoDamagedError     bytes are missing or undecodable
@@ -25,7 +25,7 @@ class VniahError(Exception):
 
 
 class InputError(VniahError, ValueError):
-    """An argument has a value that cannot be meant."""
+    """An argument has an invalid value."""
 
 
 class MissingDependencyError(VniahError, ImportError):

@@ -106,6 +106,6 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
     return hash_text(json.dumps(dict(settings), sort_keys=True))
 
 
-def file_name(text: str) -> str:
+def slug(text: str) -> str:
     """The text with everything but letters, digits, ``_``, ``.`` and ``-`` replaced by ``_``."""
     return re.sub(r"[^\w.-]+", "_", text)

@@ -116,7 +116,7 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
         found = examine(model, needles)
         for line in found.lines:
             print(line)
-        mesh.count("not conforming", not found.holds)
+        mesh.count("not conforming", not found.passed)
         mesh.announce("examined")
     mesh.wait_for("examined")
     return mesh.count("not conforming") == 0
@@ -171,7 +171,7 @@ def compare(options: argparse.Namespace) -> int:
     if comparison.fallen:
         print(comparison.table())
     print(comparison.summary())
-    return 0 if comparison.holds else 1
+    return 0 if comparison.passed else 1
 
 
 def make_haystack(options: argparse.Namespace) -> int:

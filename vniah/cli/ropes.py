@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import format_comparison
 from vniah.errors import InputError
-from vniah.files import file_name, hash_text
+from vniah.files import hash_text, slug
 from vniah.rope_options import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def shared_name(output: Path | None, task: str, runs: Sequence["Results"]) -> Pa
     if output is not None:
         return output
     key = hash_text("\n".join(str(results.path) for results in runs))[:8]
-    return Path("results", f"{file_name(runs[0].name)}-{task}-rope-{key}")
+    return Path("results", f"{slug(runs[0].name)}-{task}-rope-{key}")
 
 
 def print_ropes(choices: Sequence[RopeChoice], runs: Sequence["Results"], picture: Path) -> int:

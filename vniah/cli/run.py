@@ -23,7 +23,7 @@ from vniah.cli.ropes import (
     shared_name,
 )
 from vniah.errors import InputError
-from vniah.files import file_name, hash_settings
+from vniah.files import hash_settings, slug
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -185,5 +185,5 @@ def _print_results(results: "Results", picture: Path) -> int:
 def _default_output(manifest: dict[str, Any]) -> Path:
     """A folder per run, the same for the same settings."""
     settings = {key: value for key, value in manifest.items() if key != "environment"}
-    name = file_name(manifest["model"]["name"])
+    name = slug(manifest["model"]["name"])
     return Path("results", f"{name}-{manifest['task']}-{hash_settings(settings)[:8]}")

@@ -1,8 +1,8 @@
 """Frames of haystacks and pictures of needle sets, encoded by a model into a cache.
 
-The vision tower always sees whole batches of the same frames (the last one is filled up by
-repeating its last frame), so that a frame's embedding does not depend, not even in its last bit,
-on where an earlier encode was stopped.
+The vision tower always gets batches of one size with the same frames in them; the last batch is
+filled up by repeating its last frame. So a frame's embedding does not depend, not even in its last
+bit, on where an earlier run stopped encoding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vniah.embeddings.cache import EmbeddingCache
 from vniah.errors import ModelError
-from vniah.files import cache_dir, file_name, hash_settings
+from vniah.files import cache_dir, hash_settings, slug
 from vniah.haystacks.haystack import Frame, Haystack
 from vniah.protocol import EncodingModel, class_path, class_record
 
@@ -43,14 +43,14 @@ def encode_haystack(
     directory: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingCache:
-    """The first ``num_frames`` frames of a haystack, encoded where they are not yet.
+    """The cache with the first ``num_frames`` frames of a haystack; encodes those that it lacks.
 
     Args:
         model: encodes the frames.
-        haystack: where they are from.
-        num_frames: how many are needed.
-        directory: where the cache lies; by default a folder named by model, source and identity
-            under the user's cache.
+        haystack: the source of the frames.
+        num_frames: the number of frames that are needed.
+        directory: the folder of the cache; by default one in the user's cache, named by model,
+            haystack and identity.
         on_progress: called with (frames done, frames in all).
 
     Raises:
@@ -72,7 +72,7 @@ def encode_haystack(
 def encode_needles(
     model: EncodingModel, needles: "NeedleSet", *, directory: Path | None = None
 ) -> EmbeddingCache:
-    """The pictures of a needle set, encoded in its order; arguments as `encode_haystack`."""
+    """The cache with the pictures of a needle set, in its order; arguments as `encode_haystack`."""
     import numpy as np
 
     identity = _identity(model, {"needles_sha256": needles.sha256})
@@ -106,7 +106,7 @@ def _fill(
     notes: list[str],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Encodes frames batch by batch while they stream, and writes a shard whenever one is full."""
+    """Encodes frames batch by batch as they come, and writes a shard whenever one is full."""
     waiting: list[Tensor] = []
     times: list[float] = []
     done = cache.num_frames
@@ -124,15 +124,15 @@ def _fill(
 
 
 def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
-    """``[len(images), *frame_shape]`` on the CPU, from a batch of full size."""
+    """The encoded images, ``[len(images), *frame_shape]`` on the CPU, from a full batch."""
     filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
     encoded = model.encode_frames(filled)
-    refuse_encoded(model, encoded, BATCH_SIZE)
+    require_embeddings(model, encoded, BATCH_SIZE)
     return encoded[: len(images)].detach().cpu()
 
 
-def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> None:
-    """Raises `ModelError` unless these can be the embeddings of so many frames."""
+def require_embeddings(model: EncodingModel, encoded: object, num_frames: int) -> None:
+    """Raises `ModelError` unless these can be the embeddings of ``num_frames`` frames."""
     if not isinstance(encoded, Tensor):
         raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
     expected = (num_frames, *model.frame_shape)
@@ -148,14 +148,14 @@ def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> No
 
 
 def _frames_per_shard(model: EncodingModel) -> int:
-    """A whole number of batches, about 64 MB, at most 256 frames."""
+    """A whole number of batches: about 64 MB, and at most 256 frames."""
     bytes_per_frame = 4 * torch.Size(model.frame_shape).numel()
     fitting = min(_SHARD_BYTES // bytes_per_frame, _MAX_SHARD_FRAMES)
     return int(max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE))
 
 
 def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]:
-    """What decides the embeddings. A model may add to it by an attribute ``encoding``."""
+    """Everything that decides the embeddings. A model adds its own by an attribute ``encoding``."""
     dtype = getattr(model, "dtype", None)
     own: Mapping[str, str] = getattr(model, "encoding", {})
     return {
@@ -177,4 +177,4 @@ def _default_directory(model: EncodingModel, identity: Mapping[str, str], label:
 
 
 def _folder(identity: Mapping[str, str], label: str) -> Path:
-    return cache_dir() / "embeddings" / f"{file_name(label)[:80]}-{hash_settings(identity)[:12]}"
+    return cache_dir() / "embeddings" / f"{slug(label)[:80]}-{hash_settings(identity)[:12]}"

@@ -1,4 +1,4 @@
-"""Reading, sampling and drawing videos."""
+"""What a frame is, and what every source of frames offers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class Frame:
     """One picture of a haystack.
 
     Attributes:
-        index: its position in the haystack; with one video and ``clock``, k for the picture that is
-            on screen k seconds after the first.
-        pts_seconds: the time that the file gives for this picture (its presentation time stamp);
-            for images, the position in the folder.
+        index: its position in the haystack. In one video that is sampled by ``clock``, frame k is
+            the picture on screen k seconds after the first one.
+        pts_seconds: the picture's presentation time stamp in its file, in seconds; for images, the
+            position in the folder.
         image: [height, width, 3], uint8, RGB, upright, in the size it was stored in.
     """
 
@@ -30,7 +30,7 @@ class FrameSource(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """How many frames it has."""
+        """The number of frames."""
 
     def frames(
         self,

@@ -65,7 +65,7 @@ class RunFolder:
         self._overwrite = overwrite
         self._file: FileIO | None = None
         self._num_ranks = 1
-        _refuse_unwritable(directory)
+        _require_writable(directory)
         if not overwrite:
             self._take_in()
 
@@ -129,13 +129,13 @@ class RunFolder:
                 for path in (*_samples_paths(self.directory), self._manifest_path):
                     path.unlink(missing_ok=True)
             else:
-                self._refuse_progress()
+                self._require_no_progress()
             self._record(notes, environment)
             self._fold()
             _cut_unfinished_line(self._samples_path)
             yield
 
-    def _refuse_progress(self) -> None:
+    def _require_no_progress(self) -> None:
         """Another process may have written after this one read, and have ended since."""
         before = _done(self.samples)
         self._take_in()
@@ -221,7 +221,7 @@ class RunFolder:
         return _as_results(self.directory, self.manifest, self.samples.values())
 
 
-def _refuse_unwritable(directory: Path) -> None:
+def _require_writable(directory: Path) -> None:
     """Says now, before hours of work, that nothing can be written there."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
