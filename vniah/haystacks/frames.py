@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vniah.options import Sampling
+
+if TYPE_CHECKING:  # decord's process must not load PyAV and its FFmpeg
+    from vniah.haystacks.video.packets import VideoIndex
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,25 @@ class FrameSource(Protocol):
         on_damage: Callable[[str], None] | None = None,
     ) -> Iterator[Frame]:
         """The frames of [start, stop), one at a time; frame k is the same whatever start is."""
+
+
+@dataclass(frozen=True)
+class IndexedVideo:
+    """A video whose packets are listed; what decodes it is a class of its own.
+
+    Raises:
+        VideoDamagedError: the packets show damage, and damage is not kept.
+    """
+
+    index: "VideoIndex"
+    sampling: Sampling
+    keep_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.keep_damaged:
+            self.index.require_whole()
+
+    @property
+    def num_frames(self) -> int:
+        """The number of frames, by the packets' time stamps."""
+        return len(self.index.schedule(self.sampling))

@@ -25,17 +25,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import HaystackError, MissingDependencyError
-from vniah.haystacks.frames import Frame
-from vniah.options import Sampling
-
-if TYPE_CHECKING:  # the child must not load a second FFmpeg
-    from vniah.haystacks.video.packets import VideoIndex
+from vniah.haystacks.frames import Frame, IndexedVideo
 
 _ANSWER_SECONDS = 120
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -44,7 +40,7 @@ _WRONG_FORMATS = {"mpegts", "mpeg"}
 
 
 @dataclass(frozen=True)
-class DecordSource:
+class DecordSource(IndexedVideo):
     """One video as frames, read through decord.
 
     Raises:
@@ -53,20 +49,10 @@ class DecordSource:
         VideoDamagedError: the packets show damage, and damage is not kept.
     """
 
-    index: "VideoIndex"
-    sampling: Sampling
-    keep_damaged: bool = False
-
     def __post_init__(self) -> None:
         """Requires a video that decord can read, before a process is started."""
-        if not self.keep_damaged:
-            self.index.require_whole()
+        super().__post_init__()
         require_decord(self.index.path, self.index.format_name)
-
-    @property
-    def num_frames(self) -> int:
-        """The number of frames, by the packets' time stamps."""
-        return len(self.index.schedule(self.sampling))
 
     def frames(
         self,

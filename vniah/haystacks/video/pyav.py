@@ -27,7 +27,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from vniah.errors import VideoDamagedError
-from vniah.haystacks.frames import Frame
+from vniah.haystacks.frames import Frame, IndexedVideo
 from vniah.haystacks.video.packets import (
     VideoIndex,
     count,
@@ -36,33 +36,14 @@ from vniah.haystacks.video.packets import (
     video_packets,
 )
 from vniah.haystacks.video.sampling import show_at
-from vniah.options import Sampling
 
 _COUNT_ON_SECONDS = 300
 """After damage that is refused, so much more is decoded, to say how much damage there is."""
 
 
 @dataclass(frozen=True)
-class VideoSource:
-    """One video as frames, read through PyAV.
-
-    Raises:
-        VideoDamagedError: the packets show damage, and damage is not kept.
-    """
-
-    index: VideoIndex
-    sampling: Sampling
-    keep_damaged: bool = False
-
-    def __post_init__(self) -> None:
-        """Requires a video without known damage, unless damage is kept."""
-        if not self.keep_damaged:
-            self.index.require_whole()
-
-    @property
-    def num_frames(self) -> int:
-        """The number of frames, by the packets' time stamps."""
-        return len(self.index.schedule(self.sampling))
+class VideoSource(IndexedVideo):
+    """One video as frames, read through PyAV."""
 
     def frames(
         self,
