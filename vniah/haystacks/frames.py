@@ -44,7 +44,13 @@ class FrameSource(Protocol):
         stop: int | None = None,
         on_damage: Callable[[str], None] | None = None,
     ) -> Iterator[Frame]:
-        """The frames of [start, stop), one at a time; frame k is the same whatever start is."""
+        """The frames of [start, stop), one at a time; frame k is the same whatever ``start`` is.
+
+        Args:
+            start: the first frame.
+            stop: the frame after the last; by default all frames.
+            on_damage: if damage is kept, called with one line about it, before the last frame.
+        """
 
 
 @dataclass(frozen=True)

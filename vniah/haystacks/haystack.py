@@ -181,7 +181,7 @@ def open_haystack(
     for path in paths:
         _require_path(path, alone=len(paths) == 1)
     _require_known_choices(sampling, decoder, is_video=not paths[0].is_dir())
-    with _reported("read", paths[0]):
+    with _explained("read", paths[0]):
         if paths[0].is_dir():
             from vniah.haystacks.images import list_images
 
@@ -236,7 +236,8 @@ def _require_video(path: Path, sampling: Sampling, decoder: Decoder) -> None:
 
 
 @contextmanager
-def _reported(verb: str, path: Path) -> Iterator[None]:
+def _explained(verb: str, path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a HaystackError that names the file."""
     try:
         yield
     except OSError as error:
@@ -277,7 +278,7 @@ def generated_haystack(
     recipe = Recipe(seed)
     name = f"generated-v{recipe.generator_version}-seed{seed}"
     folder = cache_dir() / "haystacks" / name
-    with _reported("write", folder):
+    with _explained("write", folder):
         paths = draw_parts(folder, recipe, seconds=num_frames, on_progress=on_progress)
     text = recipe.to_json()
     return Haystack(name, paths, "generated", hash_text(text), recipe=text)
@@ -320,6 +321,6 @@ def make_haystack(
             raise InputError(f"{existing} exists. Choose another name, or pass --overwrite.")
     if seconds < 1:
         raise InputError(f"seconds must be at least 1, got {seconds}.")
-    with _reported("write", path):
+    with _explained("write", path):
         draw_film(path, manifest, Recipe(seed, fps, size), seconds=seconds, on_progress=on_progress)
     return path

@@ -63,11 +63,6 @@ class ImageSource:
         If damage is kept, an unreadable image is replaced by the nearest readable one before it, or
         else after it, so that all others keep their numbers.
 
-        Args:
-            start: the first frame.
-            stop: the frame after the last.
-            on_damage: if damage is kept, called with one line about it, before the last frame.
-
         Raises:
             VideoDamagedError: an image cannot be read, and damage is not kept; or no image can.
             HaystackError: an image has more than 8 bits a channel, which RGB would clip.

@@ -57,11 +57,6 @@ class VideoSource(IndexedVideo):
         Decoding always begins at the start of the file, so a frame does not depend on ``start``.
         Frames that were given before damage was found are undamaged.
 
-        Args:
-            start: the first frame.
-            stop: the frame after the last.
-            on_damage: if damage is kept, called with one line about it, before the last frame.
-
         Raises:
             VideoDamagedError: a picture cannot be decoded, and damage is not kept; or no picture
                 can be decoded.
