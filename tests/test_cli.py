@@ -240,7 +240,7 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     capsys.readouterr()
 
     assert main(["compare", "good", "good"]) == 0
-    assert "holds" in capsys.readouterr().out
+    assert "passed" in capsys.readouterr().out
     assert main(["compare", "good", "worse"]) == 1
     assert "regression: 1 of 6 cells fell" in capsys.readouterr().out
     assert main(["compare", "good", "worse", "--max-drop", "0.34"]) == 0
