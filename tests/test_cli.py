@@ -48,7 +48,7 @@ def test_run_prints_the_table_the_average_and_the_picture(in_folder, material, c
     assert re.search(r"depth +4 +12\n", output.out)
     assert re.search(r"  0\.5 +\d\.\d\d +\d\.\d\d\n", output.out)
     assert re.search(r"average: \d\.\d{4} over 6 cells \(\d+ of 18 samples", output.out)
-    assert "18 samples in" in output.out
+    assert "24 samples in" in output.out
     assert "heatmap: out/heatmap.png" in output.out
     assert "sweep" in output.err, "the progress bar"
     with Image.open("out/heatmap.png") as picture:
@@ -92,7 +92,7 @@ def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder,
     several = ["run", *material, "--rope-theta", "500,1e9", "--output", "out"]
     assert main(several) == 0
     output = capsys.readouterr()
-    assert output.out.count("18 samples in") == 2
+    assert output.out.count("24 samples in") == 2
     assert output.err.count("encode:") == output.err.count("12/12"), "encoded once"
     lines = output.out.splitlines()
     (where,) = (k for k, line in enumerate(lines) if line.startswith("mean over depth"))
@@ -451,7 +451,7 @@ def test_samples_without_any_score_exit_with_1(in_folder, material, capsys):
     arguments = ["run", "--model", "unable:Model", *material[4:], "--output", "out"]
     assert main(arguments) == 1
     out = capsys.readouterr().out
-    assert "18 samples could not be run; the first: too long for me" in out
+    assert "24 samples could not be run; the first: too long for me" in out
     assert re.search(r"  0\.5 +\. +\.\n", out)
 
 
@@ -519,7 +519,7 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     options = [*material[:where], *material[where + 2 :]]
     assert main(["estimate", *options, "--context-parallel", "2"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"18 questions of up to \d+ tokens, \d+ per frame\n", output)
+    assert re.search(r"24 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
     assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
     assert re.search(r"  every one by itself +18 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)

@@ -115,7 +115,7 @@ def test_sample_that_cannot_be_asked_is_refused(changes, message):
 
 
 def test_samples_with_one_id_are_refused():
-    with pytest.raises(TaskError, match="two samples have the sample_id '8/0.5/a'"):
+    with pytest.raises(TaskError, match=r"two samples have the sample_id '8/0\.5/a'"):
         require_distinct([sample(), sample()])
     with pytest.raises(TaskError, match="no sample for this grid"):
         require_distinct([])
