@@ -222,7 +222,7 @@ class Embedder:
         """What reaches into ``[start, stop)``."""
         places, token = [], 0
         for piece in joined(segments):
-            if token >= stop:
+            if token >= stop or start >= stop:
                 break
             size = self._size(piece)
             if size and token + size > start:
