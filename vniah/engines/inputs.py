@@ -1,6 +1,6 @@
 """What goes into a decoder: composed sequences, their sizes, positions and input embeddings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import methodcaller
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.embeddings.cache import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.decoders import (
     DEEP_MODEL_TYPES,
@@ -17,15 +17,13 @@ from vniah.forward.decoders import (
     refuse_unknown,
     refuse_unsupported,
 )
+from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
-from vniah.haystacks.haystack import Haystack
-from vniah.needles import Needle, NeedleSet
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
     EncodingModel,
     Frames,
-    FrameSegment,
     FrameSpan,
     Piece,
     Segment,
@@ -33,7 +31,7 @@ from vniah.protocol import (
     joined,
     require_protocol,
 )
-from vniah.tasks.vniah import Question
+from vniah.tasks.base import Sample
 
 
 def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
@@ -120,7 +118,7 @@ def size_of_frame(model: DecoderModel) -> int:
     return int(shape[-2])
 
 
-def num_deep_layers(model: DecoderModel) -> int:
+def num_deepstack_layers(model: DecoderModel) -> int:
     """How many of the decoder's first layers have something of the frames added behind them."""
     return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
 
@@ -144,24 +142,41 @@ def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
     return moved
 
 
-class Embedder:
-    """Looks up the input embeddings of segments.
+class DecoderInputs:
+    """What a decoder reads for some sequences; a `vniah.forward.inputs.SequenceInputs`.
 
     Args:
         model: whose decoder reads them, in its dtype and on its device.
+        sequences: what it composed. Their number may grow.
         store: where its frames lie.
     """
 
-    def __init__(self, model: DecoderModel, store: FrameStore) -> None:
+    def __init__(
+        self, model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+    ) -> None:
+        self._model = model
+        self._sequences = sequences
         self._store = store
         self._per_frame = size_of_frame(model)
-        self._size = segment_size(model)
+        self.size = segment_size(model)
         self._table: Any = model.decoder.model.embed_tokens
-        self.num_deep = num_deep_layers(model)
-        self._part = 0 if self.num_deep else None
+        self.num_deepstack_layers = num_deepstack_layers(model)
+        self._part = 0 if self.num_deepstack_layers else None
+
+    def positions(self, index: int) -> Tensor:
+        """Position ids of a sequence, ``[T]`` or ``[3, T]``."""
+        return positions_of(self._model, self._sequences[index])
+
+    def positions_ahead(self, index: int, num_tokens: int) -> Tensor:
+        """Position ids of a sequence's prompt and of ``num_tokens`` tokens that follow it."""
+        return positions_of(self._model, followed_by(self._sequences[index], num_tokens))
+
+    def num_answer_rows(self, index: int) -> int:
+        """One row for each token of the answer."""
+        return len(self._sequences[index].answer_ids)
 
     @torch.inference_mode()
-    def __call__(self, segments: Sequence[Segment | FrameSpan], start: int, stop: int) -> Tensor:
+    def embed(self, segments: Sequence[Segment | FrameSpan], start: int, stop: int) -> Tensor:
         """The tokens ``start`` to ``stop - 1`` of the segments, ``[stop - start, H]``."""
         weight: Tensor = self._table.weight
         hidden = weight.new_empty(stop - start, weight.shape[1])
@@ -170,17 +185,6 @@ class Embedder:
         for inside, part in _clipped(rows, start, stop):
             hidden[inside] = part.to(hidden.device, hidden.dtype)
         return hidden
-
-    def deep(self, segments: Sequence[Segment | FrameSpan]) -> Tensor | None:
-        """All that is added to the rows of some segments, ``[layers, T, H]``; None for nothing."""
-        if not self.num_deep:
-            return None
-        weight: Tensor = self._table.weight
-        num_tokens = sum(map(self._size, segments))
-        rows = weight.new_zeros(self.num_deep, num_tokens, weight.shape[1])
-        for layer in range(self.num_deep):
-            self.add_deep(layer, rows[layer], segments, 0, num_tokens)
-        return rows
 
     def is_frame(self, segments: Sequence[Segment | FrameSpan]) -> Tensor:
         """Which rows of some segments are of frames, bool ``[T]``."""
@@ -191,11 +195,11 @@ class Embedder:
                 one = torch.cat([before, torch.ones(self._per_frame), after])
                 parts.append(one.repeat(piece.num_frames))
             else:
-                parts.append(torch.zeros(self._size(piece)))
+                parts.append(torch.zeros(self.size(piece)))
         return torch.cat(parts).bool().to(self._table.weight.device)
 
     @torch.inference_mode()
-    def add_deep(
+    def add_deepstack(
         self,
         layer: int,
         hidden: Tensor,
@@ -203,15 +207,7 @@ class Embedder:
         start: int,
         stop: int,
     ) -> None:
-        """Adds to rows what comes to their frames behind a layer, in place.
-
-        Args:
-            layer: from 0, below ``num_deep``.
-            hidden: those rows, ``[stop - start, H]``.
-            segments: what they are rows of.
-            start: the first of their tokens.
-            stop: behind the last.
-        """
+        """Adds in place what DeepStack adds to the rows of frames behind a layer."""
         rows = self._frame_rows(self._places(segments, start, stop), 1 + layer)
         for inside, part in _clipped(rows, start, stop):
             hidden[inside] += part.to(hidden.device, hidden.dtype)
@@ -224,7 +220,7 @@ class Embedder:
         for piece in joined(segments):
             if token >= stop or start >= stop:
                 break
-            size = self._size(piece)
+            size = self.size(piece)
             if size and token + size > start:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
                 unit = size // num
@@ -309,17 +305,16 @@ def _clipped(
             yield slice(from_ - start, to - start), rows[from_ - first : to - first]
 
 
-def compose_answers(
-    model: EncodingModel, shown: Sequence[FrameSegment], needle: Needle
-) -> tuple[TokenSequence, ...]:
-    """What the model reads for a needle's question, with each of its accepted answers.
+def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSequence, ...]:
+    """What the model reads for a sample, a sequence for each of its candidate answers.
 
     Raises:
         ModelError: what the model composed is no sequence, or its prompt depends on the answer.
     """
+    frames = Frames(sample.shown)
     sequences: list[TokenSequence] = []
-    for answer in needle.answers:
-        sequence: object = model.compose(shown, needle.question, answer)
+    for answer in sample.candidates:
+        sequence: object = model.compose(frames, sample.question, answer)
         if not isinstance(sequence, TokenSequence):
             raise ModelError(
                 f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
@@ -327,75 +322,17 @@ def compose_answers(
         if sequences and not sequence.has_prompt_of(sequences[0]):
             raise ModelError(
                 f"compose of {model.name} gave another prompt for the answer {answer!r} than for "
-                f"{needle.answer!r}; a prompt must not depend on the answer"
+                f"{sample.candidates[0]!r}; a prompt must not depend on the answer"
             )
         sequences.append(sequence)
     return tuple(sequences)
 
 
-# Frames of a haystack that is made of a needle set's own pictures, at least.
-_SHORTEST = 16
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the questions of a sweep are made of: cached frames, by name.
-
-    Attributes:
-        store: where all frames lie.
-        frames: the haystack's.
-        needles: one frame for each needle, by its id.
-    """
-
-    store: FrameStore
-    frames: Frames
-    needles: Mapping[str, FrameSegment]
-
-    @classmethod
-    def of(
-        cls,
-        haystack: Haystack,
-        needles: NeedleSet,
-        num_frames: int,
-        haystack_cache: EmbeddingCache,
-        needle_cache: EmbeddingCache,
-    ) -> "Material":
-        """The first ``num_frames`` frames of a haystack, and a needle set, from their caches."""
-        source = f"haystack/{haystack.sha256[:12]}"
-        of_needles = {
-            n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
-        }
-        places = {source: (haystack_cache, 0)} | {
-            segment.source: (needle_cache, index)
-            for index, segment in enumerate(of_needles.values())
-        }
-        frames = Frames.of([FrameSpan(source, 0, num_frames)])
-        return cls(FrameStore(places), frames, of_needles)
-
-    @classmethod
-    def of_needles(cls, needles: NeedleSet, cache: EmbeddingCache) -> "Material":
-        """A needle set's own pictures, again and again, as a haystack."""
-        source = f"needles/{needles.name}"
-        pictures = FrameSpan(source, 0, len(needles))
-        of_needles = {n.needle_id: FrameSegment(source, i) for i, n in enumerate(needles)}
-        frames = Frames.of([pictures] * -(-_SHORTEST // len(needles)))
-        return cls(FrameStore({source: (cache, 0)}), frames, of_needles)
-
-    def compose(self, model: EncodingModel, question: Question) -> TokenSequence:
-        """What the model reads for a question, with its first answer."""
-        return self.compose_all(model, question)[0]
-
-    def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
-        """The same with each of its accepted answers."""
-        needle = question.needle
-        shown = question.insert(self.frames, self.needles[needle.needle_id])
-        return compose_answers(model, shown, needle)
-
-
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
-    positions = positions_of(model, sequence)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.input_pieces, 0, positions.shape[-1])
-    num_rows, deep = len(sequence.answer_ids), embedder.deep(sequence.input_pieces)
+    """Answer logits of one sequence by its own pass, ``[len(answer_ids), vocabulary]``."""
+    inputs = DecoderInputs(model, [sequence], store)
+    positions = inputs.positions(0)
+    hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])
+    deep = deepstack_rows(inputs, sequence.input_pieces, hidden)
+    num_rows = inputs.num_answer_rows(0)
     return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)
