@@ -218,7 +218,7 @@ class DecoderInputs:
         """What reaches into ``[start, stop)``."""
         places, token = [], 0
         for piece in joined(segments):
-            if token >= stop:
+            if token >= stop or start >= stop:
                 break
             size = self.size(piece)
             if size and token + size > start:
