@@ -10,7 +10,7 @@ from tests.decoder_models import DecoderStandIn, RandomFrames
 from tests.test_prefill import build_decoder
 from vniah.engines.decoder import TreeAsker
 from vniah.engines.planning import AskedSequences
-from vniah.forward.runner import Reading
+from vniah.forward.runner import SuffixLogits
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
@@ -266,7 +266,9 @@ def asked_in(asker, unit):
             sequences += [k for leaf in root.leaves for k in leaf.sequences]
         else:
             sequences += root.branches[unit.branch].sequences
-    for number, _ in asker._asked.gather([Reading((k,), None, 0.0, "none") for k in sequences]):
+    for number, _ in asker._asked.gather(
+        [SuffixLogits((k,), None, 0.0, "none") for k in sequences]
+    ):
         yield number
 
 
@@ -283,7 +285,7 @@ def test_question_waits_for_all_of_its_answers():
     for answers in (((1,), (2, 3)), ((4,),)):
         asked.add([TokenSequence((TextSegment((0,)),), ids) for ids in answers])
     asked.is_asked = [True, True]
-    readings = [Reading((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
+    readings = [SuffixLogits((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
     found = list(asked.gather(readings))
     assert [number for number, _ in found] == [1, 0]
     assert sorted(found[1][1]) == [0, 1]

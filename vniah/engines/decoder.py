@@ -17,10 +17,10 @@ from vniah.forward.attention import Kernel
 from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import Place
+from vniah.forward.kv_cache import KVLocation
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.runner import BranchRunner, Pass, Reading
+from vniah.forward.runner import BranchRunner, Pass, SuffixLogits
 from vniah.options import Decoding, Share
 from vniah.protocol import AnyModel, DecoderModel, TokenSequence
 from vniah.scoring import Score, best_of, judge_tokens, score_answer
@@ -49,7 +49,7 @@ class TreeAsker:
         decoding: has the model also generate an answer to every question.
         kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run every pass together.
-        place: where to keep keys and values; by default where they fit.
+        kv_location: where to keep keys and values; by default where they fit.
         scratch_dir: for those that lie on disk.
         on_note: called with a line when memory runs out and something is changed; by default
             that is a warning of the logger ``vniah``.
@@ -64,7 +64,7 @@ class TreeAsker:
         decoding: Decoding | None = None,
         kernel: Kernel | None = None,
         ring: Ring | None = None,
-        place: Place | None = None,
+        kv_location: KVLocation | None = None,
         scratch_dir: Path | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class TreeAsker:
         self._num_ranks = 1 if ring is None else ring.size
         self._kernel = kernel
         self._ring = ring
-        self._place = place
+        self._kv_location = kv_location
         self._scratch_dir = scratch_dir
         self._on_note = on_note or logging.getLogger("vniah").warning
         self._runner = self._make_runner(self._asked.sequences, ring)
@@ -118,10 +118,10 @@ class TreeAsker:
             "flops_not_shared": self._runner.shape.flops_of(plan.alone).total,
         }
         if self._roots:
-            tile_size, place = self._runner.choose(self._roots)
-            self._record |= {"tile_size": tile_size, "attention": self._runner.kernel.name}
+            chunk_size, location = self._runner.choose(self._roots)
+            self._record |= {"tile_size": chunk_size, "attention": self._runner.kernel.name}
             if any(root.keeps_any for root in self._roots):
-                self._record |= {"keys_and_values_on": place}
+                self._record |= {"keys_and_values_on": location}
             if self._runner.shape.host_weight_bytes:
                 self._record |= {"layer_weights_on": "host"}
         return len(self._units) + bool(self._refused)
@@ -157,7 +157,7 @@ class TreeAsker:
             inputs,
             kernel=self._kernel,
             ring=ring,
-            place=self._place,
+            kv_location=self._kv_location,
             scratch_dir=self._scratch_dir,
             on_note=self._on_note,
             greedy=greedy,
@@ -179,7 +179,7 @@ class TreeAsker:
             )
         return False
 
-    def _read(self, work: Unit) -> Iterator[Reading]:
+    def _read(self, work: Unit) -> Iterator[SuffixLogits]:
         """What the leaves of a unit gave."""
         for number in work.roots:
             root, reads_root = self._roots[number], work.branch is None
@@ -192,11 +192,11 @@ class TreeAsker:
                 is_decoded = reads_root or self._decoding is None
                 self._latest = latest = _Latest(number, is_decoded, result)
             if work.branch is None:
-                yield from latest.result.readings
+                yield from latest.result.read
             else:
                 yield from self._runner.run_behind(root, latest.result, work.branch)
 
-    def _judge(self, number: int, readings: Mapping[int, Reading]) -> Outcome:
+    def _judge(self, number: int, readings: Mapping[int, SuffixLogits]) -> Outcome:
         """The outcome of a question from what was read for each of its answers."""
         needle, scores = self._questions[number].needle, []
         for reading in readings.values():
@@ -214,7 +214,7 @@ class TreeAsker:
         except ModelError as error:
             return first_line(error)
 
-    def _judge_generated(self, number: int, score: Score, reading: Reading) -> Outcome:
+    def _judge_generated(self, number: int, score: Score, reading: SuffixLogits) -> Outcome:
         """The score by what was generated behind the prompt, or is now."""
         assert self._decoding is not None
         tokens, started = reading.generated, time.perf_counter()

@@ -27,7 +27,7 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.runner import Reading
+from vniah.forward.runner import SuffixLogits
 from vniah.protocol import (
     DecoderModel,
     FrameSpan,
@@ -247,9 +247,11 @@ class AskedSequences:
         """Whether a sequence belongs to a question whose answers are wanted."""
         return self.is_asked[self.owners[index]]
 
-    def gather(self, readings: Iterable[Reading]) -> Iterator[tuple[int, Mapping[int, Reading]]]:
+    def gather(
+        self, readings: Iterable[SuffixLogits]
+    ) -> Iterator[tuple[int, Mapping[int, SuffixLogits]]]:
         """Questions whose answers are wanted, as soon as all of their sequences were read."""
-        found: dict[int, dict[int, Reading]] = {}
+        found: dict[int, dict[int, SuffixLogits]] = {}
         for reading in readings:
             for index in filter(self.is_wanted, reading.sequences):
                 number = self.owners[index]

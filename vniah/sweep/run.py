@@ -20,7 +20,7 @@ from vniah.engines.server import NO_USAGE, Pictures, ServerAsker
 from vniah.errors import InputError
 from vniah.files import cache_dir
 from vniah.forward.attention import Kernel
-from vniah.forward.kv_cache import NAME_OF_PLACE
+from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.forward.ring import Ring
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
@@ -172,8 +172,8 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         + (f"with {share:.0%} of the operations of one by one" if share != 1 else "one by one"),
         *([f"nothing is shared, because {why}"] if why else []),
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
-        f"tiles of {record.get('tile_size', 0):,} rows",
-        *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
+        f"chunks of {record.get('tile_size', 0):,} rows",
+        *([f"keys and values kept {NAME_OF_LOCATION[place]}"] if place != "device" else []),
         *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
         "logits as by the model's own forward pass",
     ]
@@ -277,7 +277,7 @@ class _Setup:
             store = self.material.store
             place = record.get("keys_and_values_on")
             differences = check_forward(
-                self.model, sequences, store, kernel=self.kernel, place=place, ring=self.ring
+                self.model, sequences, store, kernel=self.kernel, kv_location=place, ring=self.ring
             )
             require_agreement(differences, self.model.name)
             record["check"] = {d.way: dict(d.record()) for d in differences}
