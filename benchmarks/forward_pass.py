@@ -13,10 +13,11 @@ a process of its own:
 Prints peak memory, processor time, bytes for each further token, and whether all agree. Peak memory
 is what is resident above the weights; the input embeddings, which all ways need and in which the
 prefill works, are counted in, and of a branch its own. What is kept is counted apart. It is what
-the operating system says, its high-water mark set back right before the pass: `ru_maxrss` cannot be set
-back and would hide a pass behind whatever took more before it, such as the trunk. Tensors of more
-than 256 kB are given back when they are freed (`MMAP`): what glibc keeps for later depends on the
-order of things and differs by 15 MB from run to run. That costs all ways some time. Needs Linux.
+the operating system says, its high-water mark set back right before the pass: `ru_maxrss` cannot be
+set back and would hide a pass behind whatever took more before it, such as the trunk. Tensors of
+more than 256 kB are given back when they are freed (`MMAP`): what glibc keeps for later depends on
+the order of things and differs by 15 MB from run to run. That costs all ways some time. Needs
+Linux.
 
     python -m benchmarks.forward_pass [--tokens 4096,8192,16384,32768]
 """

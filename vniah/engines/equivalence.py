@@ -74,7 +74,7 @@ _NOISE_FACTOR = 4
 _LEAST_SHARE = 1 / 64
 
 # Rounded to 8 bits, a row depends on the rows of its call (`vniah.models.quantization`). Another
-# kernel leaves these calls alone and tiles do not, so that share is larger: tiny random families
+# kernel leaves these calls alone and chunks do not, so that share is larger: tiny random families
 # reach 0.1.
 _LEAST_SHARE_IN_8_BITS = 1 / 4
 
@@ -216,11 +216,11 @@ class _Way:
     ring: Ring | None = None
 
     def max_leaf_tokens(self, lengths: Sequence[int]) -> int:
-        """So few that leaves hang from several places of a common trunk."""
+        """So few that suffixes hang from several places of a common trunk."""
         return max(lengths) // 2 if self.has_suffixes else 0
 
     def chunk_size(self, lengths: Sequence[int]) -> int:
-        """So small that a pass has several tiles; but leaves, which go together, in one."""
+        """So small that a pass has several chunks; with suffixes, so large that they go in one."""
         return sum(lengths) if self.has_suffixes else max(1, min(lengths) // _NUM_TILES)
 
 
@@ -229,7 +229,7 @@ def check_sequences(
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and leaves of several lengths hang from one place. The needles
+    So there is something to share, and suffixes of several lengths hang from one place. The needles
     are those with the longest answers, so that several rows are read where any answer has several.
     """
     cells = []

@@ -71,12 +71,12 @@ class BranchRunner:
         decoder: a transformers causal language model.
         inputs: the input of the sequences that the branches name by their indices.
         kernel: computes the attention; by default the fastest that is right on the device.
-        ring: the processes that run every pass together.
-        chunk_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
-        place: where to keep keys and values; by default the fastest where they fit.
-        scratch_dir: for the file on disk.
-        on_note: called with a line when memory ran out and something was changed.
-        greedy: decodes behind the leaves of passes that are cache whole.
+        ring: the processes that run every pass together, if there are several.
+        chunk_size: as `vniah.forward.memory.PassMemory`.
+        kv_location: as `vniah.forward.memory.PassMemory`.
+        scratch_dir: as `vniah.forward.memory.PassMemory`.
+        on_note: as `vniah.forward.memory.PassMemory`.
+        greedy: generates answers after the prompts of branches that are stored to their end.
     """
 
     def __init__(

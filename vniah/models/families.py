@@ -17,7 +17,7 @@ class Family:
         frame: what one frame is.
         tokens: of a frame in the published checkpoints, without the text around it.
         sharing: what questions may compute together.
-        has_decoder: whether vniah runs the decoder: the walk, ``--context-parallel``, offloading.
+        has_decoder: whether vniah runs the decoder: the tree, ``--context-parallel``, offloading.
         has_rope: whether RoPE's base and scaling can be overridden.
         verified: against what its logits were compared in the tests.
     """
