@@ -18,7 +18,8 @@ from tests.decoder_models import (
 )
 from tests.test_prefill import build_decoder
 from tests.test_runner import fill_the_disk
-from vniah.engines.base import choose_decoding, decode_by_passes
+from vniah.engines.base import EngineOptions, decode_by_passes
+from vniah.engines.choosing import choose_decoding
 from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import can_go_on, make_plan
@@ -319,13 +320,15 @@ def test_what_cannot_be_decoded_is_refused_in_one_line(changes, arguments, error
     model = Speaker()
     vars(model).update(changes)
     with pytest.raises(error, match=message) as caught:
-        choose_decoding(model, *arguments)
+        choose_decoding(model, EngineOptions("tree", "auto", *arguments))
     assert "\n" not in str(caught.value)
 
 
 def test_decoding_is_chosen_for_models_that_read_tokens_only():
     model = Speaker()
-    assert choose_decoding(model, "argmax") is None
-    assert choose_decoding(model, "generate", 5) == Decoding(5, ())
+    assert choose_decoding(model, EngineOptions(scorer="argmax")) is None
+    assert choose_decoding(model, EngineOptions(scorer="generate", max_new_tokens=5)) == Decoding(
+        5, ()
+    )
     model.stop_ids = (3, 4)
-    assert choose_decoding(model, "generate") == Decoding(32, (3, 4))
+    assert choose_decoding(model, EngineOptions(scorer="generate")) == Decoding(32, (3, 4))
