@@ -87,7 +87,7 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     runner = BranchRunner(
         model.decoder,
         DecoderInputs(model, sequences, store),
-        tile_size=13,
+        chunk_size=13,
     )
     logits = {}
     for root in plan.branches:
@@ -284,8 +284,8 @@ def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     shown = pictures(4, model.frame_size)
     store = encoded(model, shown, tmp_path)
     sequence = model.compose(insert(2, shown)[0], QUESTION, ANSWER)
-    plain, walked = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
-    assert (plain - walked).abs().max() < 0.08 * plain.abs().max()
+    plain, prefilled = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
+    assert (plain - prefilled).abs().max() < 0.08 * plain.abs().max()
 
 
 def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp_path):

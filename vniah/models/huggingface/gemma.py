@@ -13,7 +13,8 @@ from vniah.protocol import FrameSegment, TokenSequence
 class Gemma3(TransformersModel):
     """Gemma 3 (2025): every frame is an image; every cell is run by itself.
 
-    The walk attends to what comes before, and here an image's rows attend in both directions.
+    vniah's forward pass attends to earlier tokens only, and here an image's rows attend in both
+    directions.
     """
 
     model_class = "Gemma3ForConditionalGeneration"
