@@ -64,7 +64,7 @@ def test_run_with_positions_prints_them_and_goes_on(in_folder, material, capsys)
     assert re.search(r"position +4 +12\n +0 +\d\.\d\d +\d\.\d\d\n", output)
     assert re.search(r"\n +8 {7,}\d\.\d\d\n +12 {7,}\d\.\d\d\n", output), "no cell at 4 frames"
     assert "over 6 cells" in output
-    assert {(s.num_frames, s.needle_index) for s in load_results("out").samples} == {
+    assert {(s.num_frames, s.fields["needle_index"]) for s in load_results("out").samples} == {
         *((4, 0), (4, 4)),
         *((12, 0), (12, 4), (12, 8), (12, 12)),
     }
@@ -344,7 +344,7 @@ WRONG = {
     "unknown bits": (["run", "--load-in", "3bit"], "invalid choice: '3bit'"),
     "bits and offload": (
         ["run", "--load-in", "4bit", "--offload", "always"],
-        "offload always and load_in 4bit do not go together",
+        "offload always and load_in 4bit cannot be combined",
     ),
     "unknown device": (["run", "--device", "gpu7"], "device 'gpu7' cannot be used"),
     "rope theta": (["run", "--rope-theta", "-1"], "rope_theta must be a number above 1"),

@@ -14,7 +14,7 @@ from tests.test_prefill import build_decoder, embeddings, three_rows
 from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
 from vniah.forward.prefill import walk
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 
 pytestmark = pytest.mark.distributed
 
@@ -54,7 +54,20 @@ def keep_in(decoder, layout: Layout, stop: int, rank: int) -> Kept:
 
 def leaves_at(starts, positions):
     """Five rows each, of which three are read: with so many borders some answer would be cut."""
-    return [LeafRows(at, embeddings(5), positions[..., at : at + 5], 3) for at in sorted(starts)]
+    return [
+        SuffixRows((Span(0, at),), embeddings(5), positions[..., at : at + 5], 3)
+        for at in sorted(starts)
+    ]
+
+
+def suffixes_with_gaps(stop, positions):
+    """Rows that see two spans of the tokens up to ``stop``, and rows that see all but the first."""
+    borders = [((0, stop // 3), (stop // 2, stop)), ((min(1, stop), stop),)]
+    at = slice(stop, stop + 4)
+    return [
+        SuffixRows(tuple(Span(*pair) for pair in seen), embeddings(4), positions[..., at], 2)
+        for seen in borders
+    ]
 
 
 def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: Ring | None):
@@ -69,7 +82,8 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
         decoder,
         trunk if ring is None else share(ring, trunk, 0),
         positions[..., :num_trunk],
-        leaves_at([0, 1, num_trunk // 2, num_trunk], positions),
+        leaves_at([0, 1, num_trunk // 2, num_trunk], positions)
+        + suffixes_with_gaps(num_trunk, positions),
         keep=kept,
         tile_size=16,
         ring=ring,
@@ -78,7 +92,8 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
         decoder,
         branch if ring is None else share(ring, branch, keep_until),
         positions[..., keep_until:stop],
-        leaves_at([keep_until, keep_until + num_branch // 2, stop], positions),
+        leaves_at([keep_until, keep_until + num_branch // 2, stop], positions)
+        + suffixes_with_gaps(stop, positions),
         past=[kept],
         tile_size=16,
         ring=ring,

@@ -20,7 +20,7 @@ from vniah.errors import InputError, ModelError
 from vniah.forward.decoders import SUPPORTED_MODEL_TYPES
 from vniah.forward.prefill import answer_logits
 from vniah.models.rope import override_rope, rope_settings, stored_parameters
-from vniah.rope_options import read_scaling
+from vniah.options.rope import read_scaling
 
 NUM_TOKENS = 90
 ORIGINAL_LENGTH = 64  # shorter than the sequence, so that kinds that look at it change something

@@ -17,9 +17,6 @@ class Gemma3(TransformersModel):
     """
 
     model_class = "Gemma3ForConditionalGeneration"
-    frame_unit = "one image, not panned"
-    usual_tokens = "256"
-    sharing = "none"
     placeholder = "<image_soft_token>"
     template_token = "<start_of_image>"
     is_video = False
