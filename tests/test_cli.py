@@ -514,6 +514,7 @@ def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkp
     assert torch.equal(*caches)
 
 
+@pytest.mark.usefixtures("short_measurements")
 def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     where = material.index("--haystack")
     options = [*material[:where], *material[where + 2 :]]

@@ -195,6 +195,7 @@ def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
     assert found.notes[0].startswith("nothing is shared: ")
 
 
+@pytest.mark.usefixtures("short_measurements")
 def test_rates_are_measured(model):
     rates = measure_rates(model, CPU_KERNEL, num_tokens=100)
     assert rates.linear > 1e6 and rates.attention > 1e6
