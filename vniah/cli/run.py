@@ -27,6 +27,7 @@ from vniah.cli.ropes import (
 )
 from vniah.errors import InputError
 from vniah.grid import Grid
+from vniah.results import MANIFEST_NAME, SAMPLES_NAME
 
 if TYPE_CHECKING:
     from vniah.haystacks.haystack import Haystack
@@ -41,7 +42,6 @@ HEATMAP_NAME = "heatmap.png"
 
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
-    from vniah.analysis.plot import save_heatmaps
     from vniah.engines.base import choose_decoding
     from vniah.needles import load_needles
     from vniah.sweep.manifest import make_manifest
@@ -82,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if is_one:
         return outcomes[0].show()
+    from vniah.analysis.plot import save_heatmaps
+
     runs = [outcome.results for outcome in outcomes]
     shared = shared_name(options.output, options.task, runs)
     return print_ropes(choices, runs, save_heatmaps(runs, shared / HEATMAP_NAME))
@@ -105,8 +107,6 @@ class _Outcome:
 
     def show(self) -> int:
         """Prints it and draws its heatmap; the exit code."""
-        from vniah.analysis.plot import save_heatmaps
-
         print()
         if self.num_asked is not None:
             print(f"{self.num_asked} samples in {self.seconds:.0f} s")
@@ -114,8 +114,20 @@ class _Outcome:
             print("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
             print(f"note: {note}")
-        picture = save_heatmaps([self.results], self.output / HEATMAP_NAME)
-        return _print_results(self.results, picture)
+        return _print_results(self.results, draw_heatmap(self.results, self.output))
+
+
+def draw_heatmap(results: "Results", output: Path) -> Path:
+    """The run's heatmap; drawn unless it is there and newer than every file of the run."""
+    picture = output / HEATMAP_NAME
+    written = [output / MANIFEST_NAME, output / SAMPLES_NAME]
+    if picture.exists() and all(
+        path.stat().st_mtime_ns < picture.stat().st_mtime_ns for path in written
+    ):
+        return picture
+    from vniah.analysis.plot import save_heatmaps
+
+    return save_heatmaps([results], picture)
 
 
 def _measure(
