@@ -216,7 +216,7 @@ def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
     assert re.search(r"12 frames encoded, \d+\.\d frames/s", out)
     assert main(["encode", *without_needles(material)]) == 0
     again = capsys.readouterr().out
-    assert "nothing to do: 12 frames are encoded already" in again
+    assert "nothing to do: 12 frames are already encoded" in again
     assert out.splitlines()[-1] == again.splitlines()[-1]
 
 

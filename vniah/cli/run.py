@@ -1,4 +1,4 @@
-"""The command ``vniah run``: a sweep, or one for each RoPE that is asked for."""
+"""The command ``vniah run``: a sweep, or one for each RoPE that is given."""
 
 import argparse
 import hashlib
@@ -18,10 +18,10 @@ from vniah.cli.inputs import (
     parse_grid,
 )
 from vniah.cli.ropes import (
-    asked_ropes,
+    chosen_ropes,
     override_rope,
     print_ropes,
-    refuse_impossible,
+    require_ropes,
     rope_folder,
     shared_name,
 )
@@ -41,12 +41,12 @@ HEATMAP_NAME = "heatmap.png"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
+    """Measures a grid, prints the table and draws the heatmap, for each RoPE that is given."""
     from vniah.engines.base import choose_decoding
     from vniah.needles import load_needles
     from vniah.sweep.manifest import make_manifest
 
-    grid, choices = parse_grid(options), asked_ropes(options)
+    grid, choices = parse_grid(options), chosen_ropes(options)
     is_one = len(choices) == 1
     max_new_tokens = _max_new_tokens(options)
     needles = load_needles(needles_name(options))
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
         say = print if mesh.is_leader else _say_nothing
         model = load_named_model(options, choices[0], mesh)
-        refuse_impossible(model, choices)
+        require_ropes(model, choices)
         decoding = choose_decoding(model, options.scorer, max_new_tokens)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
@@ -118,7 +118,7 @@ class _Outcome:
 
 
 def draw_heatmap(results: "Results", output: Path) -> Path:
-    """The run's heatmap; drawn unless it is there and newer than every file of the run."""
+    """The run's heatmap; it is drawn unless it is newer than manifest and samples."""
     picture = output / HEATMAP_NAME
     written = [output / MANIFEST_NAME, output / SAMPLES_NAME]
     if picture.exists() and all(
