@@ -127,14 +127,15 @@ def run_walk(decoder, hidden, past=()):
     """The answer's logits by the walk, which goes on from what is kept of the tokens before."""
     import torch
 
+    from vniah.forward.kv_cache import Span
     from vniah.forward.prefill import walk
-    from vniah.forward.suffixes import LeafRows
+    from vniah.forward.suffixes import SuffixRows
 
     start = past[-1].stop if past else 0
     positions = torch.arange(start, start + len(hidden))
     main = slice(0, len(hidden) - NUM_ROWS)
     answer = slice(main.stop, None)
-    leaf = LeafRows(start + main.stop, hidden[answer], positions[answer], NUM_ROWS)
+    leaf = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
     return walk(decoder, hidden[main], positions[main], [leaf], past=past)[0]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.attention import Heads, Kernel, KeyBlock, attend
 from vniah.forward.kernels import choose_kernel, try_installed
 from vniah.forward.prefix_tree import Path, by_themselves
 from vniah.forward.runner import BranchRunner
@@ -35,6 +35,43 @@ GRID_FIFTHS = range(6)  # depths 0, 0.2 ... 1
 GRID_NEEDLES = 5
 
 
+class RandomInputs:
+    """One sequence of random embeddings, whose last rows are read.
+
+    Segments are their own lengths.
+    """
+
+    num_deepstack_layers = 0
+
+    def __init__(self, like: Tensor, num_tokens: int) -> None:
+        self._like = like
+        self._num_tokens = num_tokens
+
+    def size(self, segment: int) -> int:
+        """A segment is its own length."""
+        return segment
+
+    def embed(self, segments: Sequence[Any], start: int, stop: int) -> Tensor:
+        """Other random numbers with every call."""
+        shape = (stop - start, self._like.shape[1])
+        return torch.randn(shape, device=self._like.device, dtype=self._like.dtype)
+
+    def add_deepstack(self, *_: object) -> None:
+        """There is nothing to add."""
+
+    def positions(self, index: int) -> Tensor:
+        """One after the other."""
+        return torch.arange(self._num_tokens, device=self._like.device)
+
+    def positions_ahead(self, index: int, num_tokens: int) -> Tensor:
+        """Nothing is decoded here."""
+        raise NotImplementedError
+
+    def num_answer_rows(self, index: int) -> int:
+        """The rows that are read."""
+        return NUM_ROWS
+
+
 class LongPass:
     """One sequence of random embeddings as a pass, run as a sweep runs its own.
 
@@ -46,15 +83,8 @@ class LongPass:
     def __init__(self, decoder: Any, num_tokens: int) -> None:
         main = num_tokens - NUM_ROWS
         (self._branch,) = by_themselves([Path((main,), (NUM_ROWS,))], lambda size: size, [0])
-        self._like: Tensor = decoder.lm_head.weight
-        self._runner = BranchRunner(
-            decoder,
-            embed=self._embed,
-            size=lambda size: size,
-            positions=lambda index: torch.arange(num_tokens, device=self._like.device),
-            num_rows=lambda index: NUM_ROWS,
-            on_note=print,
-        )
+        inputs = RandomInputs(decoder.lm_head.weight, num_tokens)
+        self._runner = BranchRunner(decoder, inputs, on_note=print)
 
     def choose_tile_size(self) -> int:
         """Rows at once, by what is free now."""
@@ -65,11 +95,6 @@ class LongPass:
         (reading,) = self._runner.run_all(self._branch)
         assert reading.logits is not None, reading.error
         return reading.logits
-
-    def _embed(self, segments: Sequence[Any], start: int, stop: int) -> Tensor:
-        return torch.randn(
-            stop - start, self._like.shape[1], device=self._like.device, dtype=self._like.dtype
-        )
 
 
 @dataclass(frozen=True)
@@ -225,7 +250,12 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 2.
 
 @torch.inference_mode()
 def attention_rate(
-    shape: Shape, num_tokens: int, tile: int, device: torch.device, dtype: torch.dtype
+    shape: Shape,
+    num_tokens: int,
+    tile: int,
+    kernel: Kernel,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> float:
     """FLOP/s of one tile's attention in the middle of the sequence, as the walk calls it."""
     tile = min(tile, num_tokens // 2)
@@ -239,7 +269,8 @@ def attention_rate(
 
     def attend_some(count: int) -> float:
         return seconds_of(
-            lambda: [attend(q, blocks, scale=HEAD_DIM**-0.5) for _ in range(count)], device
+            lambda: [attend(q, blocks, kernel=kernel, scale=HEAD_DIM**-0.5) for _ in range(count)],
+            device,
         )
 
     attend_some(2)
@@ -248,14 +279,16 @@ def attention_rate(
     return 4 * shape.heads * HEAD_DIM * pairs * repeats / attend_some(repeats)
 
 
-def report_kernels(shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
-    """Prints the kernel that is used and, on CUDA, what became of the others."""
-    heads = {"num_heads": shape.heads, "num_kv_heads": shape.kv_heads, "head_dim": HEAD_DIM}
-    print(f"attention kernel: {choose_kernel(device, dtype, **heads).name}", flush=True)
+def report_kernels(shape: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """The kernel that is used; prints its name and, on CUDA, what became of the others."""
+    heads = Heads(shape.heads, shape.kv_heads, HEAD_DIM)
+    kernel = choose_kernel(device, dtype, heads)
+    print(f"attention kernel: {kernel.name}", flush=True)
     if device.type == "cuda":
-        for trial in try_installed(device, dtype, **heads):
+        for trial in try_installed(device, dtype, heads):
             found = trial.fault[:90] if trial.fault else f"{trial.seconds * 1e3:.2f} ms"
             print(f"  {trial.kernel.name}: {found}")
+    return kernel
 
 
 def peak_gigabytes(device: torch.device) -> float:
@@ -295,11 +328,11 @@ def run_pass(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.d
 
 def measure(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
     """Runs the pass and prints all that is claimed."""
-    report_kernels(shape, device, dtype)
+    kernel = report_kernels(shape, device, dtype)
     rate_before = matrix_rate(device, dtype)
     found = run_pass(shape, num_tokens, device, dtype)
     rate = max(rate_before, matrix_rate(device, dtype))
-    attention = attention_rate(shape, num_tokens, found.tile_size, device, dtype)
+    attention = attention_rate(shape, num_tokens, found.tile_size, kernel, device, dtype)
 
     done = work(shape, 0, num_tokens, num_rows=NUM_ROWS)
     achieved = done.total / found.seconds

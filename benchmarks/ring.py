@@ -42,10 +42,10 @@ from benchmarks.forward_pass import (
     build_decoder,
     embeddings,
 )
-from vniah.forward.kv_cache import Layout
+from vniah.forward.kv_cache import Layout, Span
 from vniah.forward.prefill import walk
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 
 
 def run_rank(rank: int, size: int, num_tokens: int, tile_size: int, folder: str) -> None:
@@ -85,7 +85,7 @@ def measure(ring: Ring | None, num_tokens: int, tile_size: int) -> dict[str, obj
 def run_pass(decoder, ring: Ring | None, num_tokens: int, tile_size: int) -> list[torch.Tensor]:
     """Logits of some answers behind parts of one sequence, and behind all of it."""
     leaves = [
-        LeafRows(start, embeddings(start, stop), torch.arange(start, stop), NUM_ROWS)
+        SuffixRows((Span(0, start),), embeddings(start, stop), torch.arange(start, stop), NUM_ROWS)
         for start, stop in answer_spans(num_tokens)
     ]
     hidden = own_rows(ring, num_tokens)

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vniah.forward.attention import KeyBlock, attend, attend_block, attend_block_plainly, merge
+from vniah.forward.attention import KeyBlock, attend, attend_block, merge
+from vniah.forward.kernels import CPU_KERNEL, PLAIN_KERNEL
 
 
 def exact(q, k, v, *, scale, is_causal=False):
@@ -27,14 +28,14 @@ def random_qkv(num_queries, num_keys, *, heads=4, kv_heads=2, size=16, factor=1.
     return q, k, v
 
 
-@pytest.mark.parametrize("kernel", [attend_block, attend_block_plainly])
+@pytest.mark.parametrize("kernel", [CPU_KERNEL, PLAIN_KERNEL], ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize(
     ("num_queries", "num_keys", "is_causal"),
     [(1, 1, False), (1, 1, True), (7, 7, True), (5, 33, False), (65, 65, True), (3, 5000, False)],
 )
 def test_block_equals_the_formula(kernel, num_queries, num_keys, is_causal):
     q, k, v = random_qkv(num_queries, num_keys)
-    out, lse = kernel(q, KeyBlock(k, v, is_causal=is_causal), scale=0.25)
+    out, lse = attend_block(q, KeyBlock(k, v, is_causal=is_causal), kernel=kernel, scale=0.25)
     expected_out, expected_lse = exact(q, k, v, scale=0.25, is_causal=is_causal)
     torch.testing.assert_close(out.double(), expected_out, rtol=0, atol=2e-6)
     torch.testing.assert_close(lse.double(), expected_lse, rtol=0, atol=2e-5)
@@ -47,7 +48,7 @@ def test_blocks_together_equal_one(kv_heads, splits):
     q, k, v = random_qkv(6, sum(splits), kv_heads=kv_heads)
     borders = [sum(splits[:i]) for i in range(len(splits) + 1)]
     blocks = [KeyBlock(k[:, :, a:b], v[:, :, a:b]) for a, b in pairwise(borders)]
-    out = attend(q, blocks, scale=0.25)
+    out = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
     expected, _ = exact(q, k, v, scale=0.25)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
 
@@ -55,7 +56,7 @@ def test_blocks_together_equal_one(kv_heads, splits):
 def test_merge_is_exact_where_scores_are_huge():
     q, k, v = random_qkv(4, 12, factor=30.0)
     parts = [
-        attend_block(q, KeyBlock(k[:, :, s], v[:, :, s]), scale=1.0)
+        attend_block(q, KeyBlock(k[:, :, s], v[:, :, s]), kernel=CPU_KERNEL, scale=1.0)
         for s in (slice(0, 5), slice(5, 12))
     ]
     out, lse = merge(*parts[0], *parts[1])
@@ -67,9 +68,8 @@ def test_merge_is_exact_where_scores_are_huge():
 
 def test_result_has_the_dtype_of_the_queries():
     q, k, v = (x.bfloat16() for x in random_qkv(4, 9))
-    out = attend(
-        q, [KeyBlock(k[:, :, :4], v[:, :, :4]), KeyBlock(k[:, :, 4:], v[:, :, 4:])], scale=0.25
-    )
+    blocks = [KeyBlock(k[:, :, :4], v[:, :, :4]), KeyBlock(k[:, :, 4:], v[:, :, 4:])]
+    out = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
     expected, _ = exact(q, k, v, scale=0.25)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
@@ -78,4 +78,4 @@ def test_result_has_the_dtype_of_the_queries():
 def test_causal_block_that_is_not_square_is_an_error():
     q, k, v = random_qkv(3, 4)
     with pytest.raises(AssertionError, match="square"):
-        attend_block(q, KeyBlock(k, v, is_causal=True), scale=1.0)
+        attend_block(q, KeyBlock(k, v, is_causal=True), kernel=CPU_KERNEL, scale=1.0)

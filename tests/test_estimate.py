@@ -10,8 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vniah.cli.estimate import format_estimate
 from vniah.errors import InputError, ModelError
-from vniah.forward.costs import DecoderShape, fit_place, fit_tile_size
+from vniah.forward.costs import DecoderShape
+from vniah.forward.kernels import CPU_KERNEL
 from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
+from vniah.forward.memory import fit_place, fit_tile_size
 from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.runner import BranchRunner
@@ -44,18 +46,30 @@ def branch_of(start: int, num_tokens: int, num_leaves: int) -> Branch:
     return Branch(start, (num_tokens,), num_tokens, leaves)
 
 
+class Zeros:
+    """Sequences of zeros, of which the last two rows are read; segments are their own lengths."""
+
+    num_deepstack_layers = 0
+
+    def __init__(self, like, num_tokens):
+        self.like, self.num_tokens = like, num_tokens
+
+    def size(self, segment):
+        return segment
+
+    def embed(self, segments, start, stop):
+        return self.like.new_zeros(stop - start, self.like.shape[1])
+
+    def positions(self, index):
+        return torch.arange(self.num_tokens)
+
+    def num_answer_rows(self, index):
+        return 2
+
+
 def runner_of(decoder, *, tile_size=None, num_tokens=7000) -> BranchRunner:
-    """Segments are their own lengths."""
-    like = decoder.lm_head.weight
-    return BranchRunner(
-        decoder,
-        embed=lambda segments, start, stop: like.new_zeros(stop - start, like.shape[1]),
-        size=lambda segment: segment,
-        positions=lambda index: torch.arange(num_tokens),
-        num_rows=lambda index: 2,
-        tile_size=tile_size,
-        place="device",
-    )
+    inputs = Zeros(decoder.lm_head.weight, num_tokens)
+    return BranchRunner(decoder, inputs, tile_size=tile_size, place="device")
 
 
 def past_of(decoder, num_tokens: int) -> list[Kept]:
@@ -182,7 +196,7 @@ def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
 
 
 def test_rates_are_measured(model):
-    rates = measure_rates(model, num_tokens=100)
+    rates = measure_rates(model, CPU_KERNEL, num_tokens=100)
     assert rates.linear > 1e6 and rates.attention > 1e6
 
 

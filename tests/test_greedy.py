@@ -18,9 +18,10 @@ from tests.decoder_models import (
 )
 from tests.test_prefill import build_decoder
 from tests.test_runner import fill_the_disk
-from vniah.engines.base import choose_decoding, decode_by_passes
+from vniah.engines.base import EngineOptions, decode_by_passes
+from vniah.engines.choosing import choose_decoding
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, followed_by, positions_of
+from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import can_go_on, make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.greedy import GreedyDecoder
@@ -40,9 +41,7 @@ def generate(model, sequences, decoding=TEN, *, is_wanted=lambda index: True, **
     assert not plan.refused
     greedy = GreedyDecoder(
         model.decoder,
-        embed=Embedder(model, RandomFrames()),
-        positions=lambda k, more: positions_of(model, followed_by(sequences[k], more)),
-        num_rows=lambda k: len(sequences[k].answer_ids),
+        DecoderInputs(model, sequences, RandomFrames()),
         is_wanted=is_wanted,
         decoding=decoding,
         ring=options.get("ring"),
@@ -73,7 +72,7 @@ def by_plain_passes(model, sequences, decoding=TEN):
 def by_transformers(model, sequence, num_tokens):
     """By transformers' own loop with its own cache."""
     num_prompt = replace(sequence, answer_ids=(0,)).num_tokens(TOKENS_PER_FRAME)
-    rows = Embedder(model, RandomFrames())(sequence.segments, 0, num_prompt)[None]
+    rows = DecoderInputs(model, [], RandomFrames()).embed(sequence.segments, 0, num_prompt)[None]
     mask = torch.ones(1, num_prompt, dtype=torch.long)
     found = model.decoder.generate(
         inputs_embeds=rows,
@@ -320,13 +319,15 @@ def test_what_cannot_be_decoded_is_refused_in_one_line(changes, arguments, error
     model = Speaker()
     vars(model).update(changes)
     with pytest.raises(error, match=message) as caught:
-        choose_decoding(model, *arguments)
+        choose_decoding(model, EngineOptions("tree", "auto", *arguments))
     assert "\n" not in str(caught.value)
 
 
 def test_decoding_is_chosen_for_models_that_read_tokens_only():
     model = Speaker()
-    assert choose_decoding(model, "argmax") is None
-    assert choose_decoding(model, "generate", 5) == Decoding(5, ())
+    assert choose_decoding(model, EngineOptions(scorer="argmax")) is None
+    assert choose_decoding(model, EngineOptions(scorer="generate", max_new_tokens=5)) == Decoding(
+        5, ()
+    )
     model.stop_ids = (3, 4)
-    assert choose_decoding(model, "generate") == Decoding(32, (3, 4))
+    assert choose_decoding(model, EngineOptions(scorer="generate")) == Decoding(32, (3, 4))

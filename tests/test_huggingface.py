@@ -17,7 +17,7 @@ from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import Embedder, decoder_logits, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
@@ -86,10 +86,7 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     plan = make_plan(model, sequences, max_leaf_tokens=0)
     runner = BranchRunner(
         model.decoder,
-        embed=Embedder(model, store),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
+        DecoderInputs(model, sequences, store),
         tile_size=13,
     )
     logits = {}
@@ -407,6 +404,12 @@ def test_wrong_hub_id_is_one_line(capsys):
     assert "no folder here, and the hub does not give it" in error and error.count("\n") == 1
 
 
+# A video on the tree, one whose frames add to deeper layers, and one that runs by itself.
+WHOLE_RUNS = ("llava_onevision", "qwen3_vl", "gemma3")
+
+
+@pytest.mark.usefixtures("film")
+@pytest.mark.parametrize("family", WHOLE_RUNS, indirect=True)
 def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     tiny, _, folder = family
     options = ["--model", str(folder), "--cache", str(tmp_path / "cache")]

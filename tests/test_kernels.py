@@ -11,16 +11,11 @@ import torch
 
 from tests.decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
 from tests.test_prefill import build_decoder
-from vniah.engines.decoder import attention_by
+from vniah.engines.base import EngineOptions
+from vniah.engines.choosing import choose_engine
 from vniah.errors import InputError
 from vniah.forward import kernels
-from vniah.forward.attention import (
-    KeyBlock,
-    attend_block,
-    attend_block_plainly,
-    attending_by,
-    forced_kernel,
-)
+from vniah.forward.attention import Heads, KeyBlock, attend_plainly
 from vniah.forward.kernels import (
     CPU_KERNEL,
     CUDA_KERNELS,
@@ -39,14 +34,14 @@ from vniah.forward.kernels import (
 from vniah.options import ATTENTION_NAMES, NAMES_BY_DEVICE
 
 CPU = torch.device("cpu")
-HEADS = (4, 2, 16)
+HEADS = Heads(4, 2, 16)
 
 
 def altered(change):
     """The CPU kernel with a fault: ``change(q, block, scale, out, lse) -> (out, lse)``."""
 
     def attend(q, block, /, *, scale):
-        return change(q, block, scale, *attend_block(q, block, scale=scale))
+        return change(q, block, scale, *CPU_KERNEL.function(q, block, scale=scale))
 
     return Kernel("altered", attend)
 
@@ -55,7 +50,7 @@ def without_sharing(q, block, /, *, scale):
     """A kernel that takes as many key heads as query heads, no fewer."""
     if q.shape[1] != block.k.shape[1]:
         raise RuntimeError("number of heads differs")
-    return attend_block(q, block, scale=scale)
+    return CPU_KERNEL.function(q, block, scale=scale)
 
 
 def try_on_cpu(*candidates, seconds=(), dtype=torch.float32, heads=HEADS):
@@ -98,7 +93,7 @@ FAULTY = {
         "lse differs by",
     ),
     "log-sum-exp of unscaled scores": (
-        lambda q, block, scale, out, lse: (out, attend_block(q, block, scale=1.0)[1]),
+        lambda q, block, scale, out, lse: (out, CPU_KERNEL.function(q, block, scale=1.0)[1]),
         "lse differs",
     ),
     "log-sum-exp in half precision": (
@@ -110,11 +105,13 @@ FAULTY = {
         r"lse \[1, 4, 32\]",
     ),
     "scale ignored": (
-        lambda q, block, scale, out, lse: attend_block(q, block, scale=q.shape[-1] ** -0.5),
+        lambda q, block, scale, out, lse: CPU_KERNEL.function(q, block, scale=q.shape[-1] ** -0.5),
         "differs",
     ),
     "not causal": (
-        lambda q, block, scale, out, lse: attend_block(q, KeyBlock(block.k, block.v), scale=scale),
+        lambda q, block, scale, out, lse: CPU_KERNEL.function(
+            q, KeyBlock(block.k, block.v), scale=scale
+        ),
         "out differs by .* at 65 x 65 causal",
     ),
     "last rows wrong": (break_padding, "out differs by .* at"),
@@ -207,7 +204,7 @@ def test_timer_gets_a_call_of_the_kernel(monkeypatch):
 def test_pieces_together_equal_the_whole(num_keys):
     q, block = random_block(512, num_keys)
     out, lse = in_pieces(CPU_KERNEL, rest=PLAIN_KERNEL).function(q, block, scale=0.25)
-    expected_out, expected_lse = attend_block_plainly(q, block, scale=0.25)
+    expected_out, expected_lse = attend_plainly(q, block, scale=0.25)
     torch.testing.assert_close(out.float(), expected_out, rtol=0, atol=2e-6)
     torch.testing.assert_close(lse, expected_lse, rtol=0, atol=2e-5)
 
@@ -218,7 +215,7 @@ def test_planned_kernel_sees_powers_of_two_only():
     def attend(q, block, /, *, scale):
         assert not block.is_causal
         seen.append(block.k.shape[2])
-        return attend_block(q, block, scale=scale)
+        return CPU_KERNEL.function(q, block, scale=scale)
 
     kernel = in_pieces(Kernel("planned", attend), rest=CPU_KERNEL)
     assert kernel.name == "planned, small blocks by torch CPU flash"
@@ -236,7 +233,7 @@ def test_planned_kernel_sees_powers_of_two_only():
 def test_shared_heads_equal_grouped_query_attention(heads, is_causal):
     q, block = random_block(9, 9, is_causal=is_causal, heads=heads)
     out, lse = share_heads(without_sharing)(q, block, scale=0.5)
-    expected_out, expected_lse = attend_block_plainly(q, block, scale=0.5)
+    expected_out, expected_lse = attend_plainly(q, block, scale=0.5)
     torch.testing.assert_close(out, expected_out, rtol=0, atol=2e-6)
     torch.testing.assert_close(lse, expected_lse, rtol=0, atol=2e-5)
 
@@ -244,7 +241,7 @@ def test_shared_heads_equal_grouped_query_attention(heads, is_causal):
 def test_keys_are_not_copied_where_heads_are_shared():
     def attend(q, block, /, *, scale):
         assert block.k.data_ptr() == keys.k.data_ptr()
-        return attend_block(q, block, scale=scale)
+        return CPU_KERNEL.function(q, block, scale=scale)
 
     q, keys = random_block(5, 12)
     share_heads(attend)(q, keys, scale=0.5)
@@ -254,17 +251,14 @@ def test_keys_are_not_copied_where_heads_are_shared():
     ("device", "name"), [("cpu", "torch CPU flash"), ("meta", "plain formula")]
 )
 def test_name_of_the_kernel_on_other_devices(device, name):
-    heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
-    assert choose_kernel(torch.device(device), torch.float32, **heads).name == name
-
-
-NAMED = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
+    assert choose_kernel(torch.device(device), torch.float32, HEADS).name == name
 
 
 @pytest.mark.parametrize(
     ("name", "device", "expected"),
     [
-        ("auto", "cpu", None),
+        ("auto", "cpu", CPU_KERNEL),
+        ("auto", "mps", PLAIN_KERNEL),
         ("plain", "cpu", PLAIN_KERNEL),
         ("plain", "mps", PLAIN_KERNEL),
         ("plain", "cuda", PLAIN_KERNEL),
@@ -272,7 +266,7 @@ NAMED = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
     ],
 )
 def test_kernel_is_found_by_its_name(name, device, expected):
-    assert find_kernel(name, torch.device(device), torch.float32, **NAMED) == expected
+    assert find_kernel(name, torch.device(device), torch.float32, HEADS) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,7 +280,7 @@ def test_kernel_is_found_by_its_name(name, device, expected):
 )
 def test_kernel_that_is_not_there_is_refused_with_those_that_are(name, device, message):
     with pytest.raises(InputError, match=message):
-        find_kernel(name, torch.device(device), torch.float32, **NAMED)
+        find_kernel(name, torch.device(device), torch.float32, HEADS)
 
 
 def test_cuda_kernel_is_taken_by_name_only_where_it_is_right(monkeypatch):
@@ -297,9 +291,9 @@ def test_cuda_kernel_is_taken_by_name_only_where_it_is_right(monkeypatch):
     assert len(names) == len(tried)
     for name, trial in zip(names, tried, strict=True):
         if name != "varlen":
-            assert find_kernel(name, cuda, torch.float16, **NAMED) is trial.kernel
+            assert find_kernel(name, cuda, torch.float16, HEADS) is trial.kernel
     with pytest.raises(InputError, match=r"varlen cannot be used on cuda:0: lse differs by 1"):
-        find_kernel("varlen", cuda, torch.float16, **NAMED)
+        find_kernel("varlen", cuda, torch.float16, HEADS)
 
 
 def test_names_are_told_apart():
@@ -311,7 +305,7 @@ def counting(counts):
 
     def attend(q, block, /, *, scale):
         counts.append(q.shape)
-        return attend_block_plainly(q, block, scale=scale)
+        return attend_plainly(q, block, scale=scale)
 
     return Kernel("counting", attend)
 
@@ -320,34 +314,29 @@ def test_kernel_that_was_asked_for_computes_every_pass_and_is_named():
     model = DecoderStandIn(build_decoder("qwen2"))
     sequences, calls = sweep_of(model), []
     expected = run(model, sequences, tile_size=16)
-    with attending_by(counting(calls)):
-        found = run(model, sequences, tile_size=16)
-        assert make_runner(model, sequences).kernel_name() == "counting"
+    found = run(model, sequences, tile_size=16, kernel=counting(calls))
+    assert make_runner(model, sequences, kernel=counting([])).kernel.name == "counting"
     assert len(calls) > 100
     assert 0 < largest_difference(found, expected) < 1e-4
     num_calls = len(calls)
     again = run(model, sequences, tile_size=16)
     assert all(map(torch.equal, again, expected)) and len(calls) == num_calls
-    assert make_runner(model, sequences).kernel_name() == "torch CPU flash"
+    assert make_runner(model, sequences).kernel == CPU_KERNEL
 
 
-def test_no_kernel_stays_forced_after_an_error():
+def test_kernel_for_a_model_is_found_by_its_decoder():
     model = DecoderStandIn(build_decoder("qwen2"))
-    with pytest.raises(ZeroDivisionError), attention_by("plain", model):
-        assert forced_kernel() == PLAIN_KERNEL
-        raise ZeroDivisionError
-    assert forced_kernel() is None
+    assert choose_engine(model, EngineOptions(attention="plain"))._kernel == PLAIN_KERNEL
+    assert choose_engine(model)._kernel == CPU_KERNEL
+    with pytest.raises(InputError, match="attention varlen does not run on cpu"):
+        choose_engine(model, EngineOptions(attention="varlen"))
 
 
 def test_kernel_for_a_model_without_a_decoder_is_refused():
     chat = SimpleNamespace(name="talker", revision="1", answer=lambda frames, question: "7")
-    with attention_by("auto", chat):
-        assert forced_kernel() is None
-    with (
-        pytest.raises(InputError, match="attention plain needs a model with a decoder; talker"),
-        attention_by("plain", chat),
-    ):
-        pass
+    assert choose_engine(chat).decoding is None
+    with pytest.raises(InputError, match="attention plain needs a model with a decoder; talker"):
+        choose_engine(chat, EngineOptions(attention="plain"))
 
 
 def flash_attention_package(*, flag, gives_lse=True, padding=0):
@@ -355,7 +344,7 @@ def flash_attention_package(*, flag, gives_lse=True, padding=0):
 
     def compute(q, k, v, softmax_scale, causal):
         block = KeyBlock(k.transpose(1, 2), v.transpose(1, 2), is_causal=causal)
-        out, lse = attend_block(q.transpose(1, 2), block, scale=softmax_scale)
+        out, lse = CPU_KERNEL.function(q.transpose(1, 2), block, scale=softmax_scale)
         return out.transpose(1, 2), torch.nn.functional.pad(lse, (0, padding))
 
     def with_flag(q, k, v, softmax_scale=None, causal=False, return_attn_probs=False):
@@ -400,7 +389,7 @@ def test_torch_varlen_is_called_with_packed_sequences(monkeypatch):
             assert (b - a, d - c) == (max_q, max_k)
             one_q, one_k, one_v = (x.transpose(0, 1)[None] for x in (q[a:b], k[c:d], v[c:d]))
             block = KeyBlock(one_k, one_v, is_causal=options["window_size"] == (-1, 0))
-            out, lse = attend_block(one_q, block, scale=options["scale"])
+            out, lse = CPU_KERNEL.function(one_q, block, scale=options["scale"])
             outs.append(out[0].transpose(0, 1))
             lses.append(lse[0])
         return torch.cat(outs), torch.cat(lses, dim=1)
@@ -441,14 +430,13 @@ def test_cuda_kernel_without_cuda_is_dropped(kernel):
 @pytest.mark.parametrize("heads", [(28, 4, 128), (4, 4, 64), (6, 2, 32)])
 def test_cuda_kernels_are_right_or_dropped_for_a_reason(dtype, heads):
     device = torch.device("cuda", 0)
-    named = dict(zip(("num_heads", "num_kv_heads", "head_dim"), heads, strict=True))
-    trials = try_installed(device, dtype, **named)
+    trials = try_installed(device, dtype, Heads(*heads))
     wrong = [(trial.kernel.name, trial.fault) for trial in trials if " differs " in trial.fault]
     assert not wrong, "an installed kernel runs and gives something else"
     q, block = random_block(300, 5000, heads=heads)
     q, block = q.to(device, dtype), KeyBlock(block.k.to(device, dtype), block.v.to(device, dtype))
-    out, lse = attend_block(q, block, scale=0.2)
-    expected_out, expected_lse = attend_block_plainly(q.cpu(), _on_cpu(block), scale=0.2)
+    out, lse = fastest(trials).function(q, block, scale=0.2)
+    expected_out, expected_lse = attend_plainly(q.cpu(), _on_cpu(block), scale=0.2)
     tolerance = max(4 * torch.finfo(dtype).eps, 2e-5)
     torch.testing.assert_close(out.float().cpu(), expected_out, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(lse.cpu(), expected_lse, rtol=0, atol=2e-3)

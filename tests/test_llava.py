@@ -10,7 +10,7 @@ from checkpoints import ROPE_THETA, change_config, write_checkpoint
 from PIL import Image
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 
-from vniah.engines.inputs import Embedder
+from vniah.engines.inputs import DecoderInputs
 from vniah.errors import InputError, ModelError
 from vniah.models.llava.model import LlavaModel
 from vniah.models.loading import load_model
@@ -229,7 +229,9 @@ def test_embedded_sequence_is_text_table_and_frames_in_order(tmp_path):
 
     order = [2, 0, 1]
     sequence = model.compose([FrameSegment("x", i) for i in order], "find it ?", "4 7")
-    hidden = Embedder(model, Store())(sequence.inputs, 0, sequence.num_tokens(model.frame_shape[0]))
+    hidden = DecoderInputs(model, [], Store()).embed(
+        sequence.inputs, 0, sequence.num_tokens(model.frame_shape[0])
+    )
     table = model.decoder.get_input_embeddings()
     opening, asked = sequence.segments[0], sequence.segments[-1]
     expected = torch.cat(

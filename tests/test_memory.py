@@ -6,8 +6,8 @@ import psutil
 import pytest
 import torch
 
-from vniah.forward.costs import fit_place
-from vniah.forward.memory import free_bytes, give_back_unused, shares_host_memory
+from vniah.forward.devices import free_bytes, give_back_unused, shares_host_memory
+from vniah.forward.memory import fit_place
 
 CPU, MPS, CUDA = map(torch.device, ("cpu", "mps", "cuda"))
 

@@ -20,6 +20,7 @@ from tests.test_ring import start_ranks, two_passes
 from vniah.errors import InputError, ModelError
 from vniah.forward import offload
 from vniah.forward.costs import DecoderShape
+from vniah.forward.kernels import CPU_KERNEL
 from vniah.forward.offload import (
     keeps_in_host,
     layer_on_device,
@@ -238,11 +239,11 @@ def test_parts_of_a_layer_are_on_the_device_where_they_are_called_one_by_one():
 
 def test_rates_are_measured_with_the_fetching():
     model = DecoderStandIn(build_offloaded("qwen2"))
-    rates = measure_rates(model, num_tokens=64)
+    rates = measure_rates(model, CPU_KERNEL, num_tokens=64)
     assert rates.linear > 1e5 and 1e5 < rates.fetching < float("inf")
-    assert measure_rates(DecoderStandIn(build_decoder("qwen2")), num_tokens=64).fetching == float(
-        "inf"
-    )
+    assert measure_rates(
+        DecoderStandIn(build_decoder("qwen2")), CPU_KERNEL, num_tokens=64
+    ).fetching == float("inf")
 
 
 def test_shape_counts_what_lies_where():

@@ -15,7 +15,7 @@ from tests.decoder_models import (
     sweep_of,
 )
 from tests.test_prefill import FAMILIES, SIZES, build_decoder, three_rows
-from vniah.engines.inputs import Embedder, positions_of, segment_size
+from vniah.engines.inputs import DecoderInputs, positions_of
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
 from vniah.protocol import FrameSegment, TextSegment, TokenSequence
@@ -213,7 +213,7 @@ class DeepFrames(DecoderStandIn):
     frame_shape = (2, 3, 64)
 
 
-@pytest.mark.parametrize("use", [make_plan, lambda m, _: Embedder(m, RandomFrames())])
+@pytest.mark.parametrize("use", [make_plan, lambda m, _: DecoderInputs(m, [], RandomFrames())])
 def test_frames_that_are_no_rows_are_refused(use):
     with pytest.raises(ModelError, match=r"stand-in has frame_shape \(2, 3, 64\)"):
         use(DeepFrames(build_decoder("qwen2")), [])
@@ -245,15 +245,15 @@ SEGMENTS = (
 
 def test_any_part_of_the_segments_is_looked_up():
     model = DecoderStandIn(build_decoder("qwen2"))
-    embed, size = Embedder(model, RandomFrames()), segment_size(model)
-    pieces = [embed([segment], 0, size(segment)) for segment in SEGMENTS]
+    inputs = DecoderInputs(model, [], RandomFrames())
+    pieces = [inputs.embed([segment], 0, inputs.size(segment)) for segment in SEGMENTS]
     assert [len(piece) for piece in pieces] == [3, 3, 3, 0, 3, 2, 3]
     whole = torch.cat(pieces)
     for start in range(len(whole)):
         for stop in range(start, len(whole) + 1):
-            assert torch.equal(embed(SEGMENTS, start, stop), whole[start:stop])
+            assert torch.equal(inputs.embed(SEGMENTS, start, stop), whole[start:stop])
 
 
 def test_embeddings_have_the_dtype_of_the_decoder():
     model = DecoderStandIn(build_half("qwen2"))
-    assert Embedder(model, RandomFrames())(SEGMENTS, 0, 17).dtype == torch.bfloat16
+    assert DecoderInputs(model, [], RandomFrames()).embed(SEGMENTS, 0, 17).dtype == torch.bfloat16

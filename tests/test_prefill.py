@@ -23,9 +23,9 @@ from transformers import (
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from vniah.errors import ModelError
-from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
+from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
 from vniah.forward.prefill import answer_logits, walk
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 
 SIZES = {
     "vocab_size": 97,
@@ -354,7 +354,8 @@ def test_pass_that_goes_on_from_another_equals_the_plain_forward(
 
     def leaves(starts):
         return [
-            LeafRows(at, end.clone(), positions[..., at : at + 9], n) for at, n in starts.items()
+            SuffixRows((Span(0, at),), end.clone(), positions[..., at : at + 9], n)
+            for at, n in starts.items()
         ]
 
     trunk_logits = walk(
@@ -395,7 +396,7 @@ def test_leaves_of_many_lengths_go_in_groups():
         main.clone(),
         positions[:90],
         [
-            LeafRows(at, e.clone(), positions[at : at + n], n)
+            SuffixRows((Span(0, at),), e.clone(), positions[at : at + n], n)
             for (at, n), e in zip(sizes, ends, strict=True)
         ],
         tile_size=16,
@@ -406,13 +407,15 @@ def test_leaves_of_many_lengths_go_in_groups():
 
 
 def leaves_at(*starts):
-    return [LeafRows(at, embeddings(5), torch.arange(at, at + 5), 1) for at in starts]
+    return [SuffixRows((Span(0, at),), embeddings(5), torch.arange(at, at + 5), 1) for at in starts]
 
 
-def test_leaves_out_of_order_are_no_input():
-    """They would see one another's prefixes."""
+@pytest.mark.parametrize("spans", [((10, 5),), ((0, 91),), ((5, 9), (8, 12)), ((5, 9), (0, 3))])
+def test_spans_out_of_order_or_of_the_pass_are_no_input(spans):
+    seen = tuple(Span(*span) for span in spans)
+    suffix = SuffixRows(seen, embeddings(5), torch.arange(90, 95), 1)
     with pytest.raises(AssertionError):
-        walk(build_decoder("qwen2"), embeddings(90), torch.arange(90), leaves_at(40, 10))
+        walk(build_decoder("qwen2"), embeddings(90), torch.arange(90), [suffix])
 
 
 def test_two_leaves_are_no_input_where_rope_depends_on_the_length():

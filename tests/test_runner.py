@@ -26,11 +26,12 @@ from tests.decoder_models import (
 from tests.test_prefill import allocated_bytes, build_decoder
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
+from vniah.forward import memory
 from vniah.forward import prefill as walk
 from vniah.forward import runner as branches
 from vniah.forward.costs import DecoderShape
-from vniah.forward.kv_cache import KeyValueStore
-from vniah.forward.runner import is_out_of_memory
+from vniah.forward.kv_cache import KeyValueStore, Layout
+from vniah.forward.memory import is_out_of_memory
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
@@ -79,7 +80,7 @@ def test_place_and_tile_size_are_chosen_by_what_is_free(model, monkeypatch):
     roots = in_branches(model, sequences).branches
     kept = DecoderShape.of(model.decoder).kept_bytes(roots)
     assert make_runner(model, sequences).choose(roots) == (2048, "device")
-    monkeypatch.setattr(branches, "free_bytes", lambda device: kept)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: kept)
     assert make_runner(model, sequences).choose(roots) == (256, "disk")
     assert make_runner(model, sequences, tile_size=5, place="host").choose(roots) == (5, "host")
 
@@ -88,7 +89,7 @@ STORE = """
 import sys, time
 from pathlib import Path
 import torch
-from vniah.forward.keys import KeyValueStore
+from vniah.forward.kv_cache import KeyValueStore, Layout
 like = torch.zeros(1, dtype=torch.bfloat16)
 store = KeyValueStore(2, (1, 2, 500, 16), like=like, place="disk", directory=Path(sys.argv[1]))
 rows = torch.ones(1, 2, 500, 16, dtype=torch.bfloat16)
@@ -372,7 +373,7 @@ def test_ring_without_memory_says_so_in_one_line(model, monkeypatch):
         rank, size = 0, 1
 
         def layout(self, start, stop):
-            return branches.Layout.whole(start, stop)
+            return Layout.whole(start, stop)
 
         def smallest(self, number):
             return number

@@ -7,6 +7,7 @@ VniahError
 │   ├── VideoDamagedError     bytes are missing or undecodable
 │   └── HaystackTooShortError it has fewer frames than the grid needs
 ├── NeedleError           a needle set that cannot be used
+├── TaskError             a task that cannot be found, or gives samples that cannot be asked
 ├── ModelError            a checkpoint or plug-in that cannot be loaded or run
 │   └── CheckError            vniah's forward pass gives other numbers than the model's own
 ├── ServerError           a server that cannot answer any question
@@ -60,6 +61,10 @@ class NeedleError(VniahError):
     """A needle set cannot be used."""
 
 
+class TaskError(VniahError):
+    """A task cannot be found, or gives samples that cannot be asked."""
+
+
 class ModelError(VniahError):
     """A model cannot be loaded or run."""
 
@@ -98,3 +103,9 @@ class CannotCompareError(ResultsError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def short_repr(value: object) -> str:
+    """The repr of a value, cut at 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

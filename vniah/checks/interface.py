@@ -1,4 +1,4 @@
-"""Attributes and methods: what a model of each level has, of which kind, with which parameters."""
+"""Rules for attributes and methods: which of them a model needs, of which type and parameters."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -25,11 +25,18 @@ _OF_LEVEL: Mapping[Level, tuple[str, ...]] = {
     "decoder": (*_OF_READERS, "position_ids"),
     "answer": ("answer",),
 }
-_OPTIONAL = ("decode", "encoding", "settings", "shares_prefixes", "stop_ids")
+_OPTIONAL = (
+    "decode",
+    "encoding",
+    "has_causal_positions",
+    "settings",
+    "shares_prefixes",
+    "stop_ids",
+)
 
 
 def find_level(model: Any) -> Level | None:
-    """At which level the model is meant to be run, by the method that makes it one."""
+    """The level at which the model would be run, named by its main attribute; None if unclear."""
     has_decoder = hasattr(model, "decoder")
     if has_decoder and (hasattr(model, "position_ids") or not hasattr(model, "answer_logits")):
         return "decoder"
@@ -40,23 +47,23 @@ def find_level(model: Any) -> Level | None:
 
 @dataclass(frozen=True)
 class Interface:
-    """What may be used of a model.
+    """The attributes of a model that can be used.
 
     Attributes:
-        level: at which it is run; None where that cannot be told.
-        usable: the attributes with which nothing is wrong.
+        level: the level at which the model would be run; None if that is unclear.
+        usable: the attributes that are as they should be.
     """
 
     level: Level | None
     usable: frozenset[str]
 
     def has(self, *names: str) -> bool:
-        """Whether all of these may be used."""
+        """True if all of these attributes can be used."""
         return self.usable.issuperset(names)
 
 
 def examine_interface(examination: Examination, model: Any) -> Interface:
-    """Looks at all attributes that a model of its level has to have or may have."""
+    """Examines all attributes that a model of its level needs or may have."""
     if not examination.apply(model, _is_an_instance):
         return Interface(None, frozenset())
     level = find_level(model)
@@ -92,7 +99,7 @@ def _has_a_level(model: Any) -> Iterator[Finding]:
 
 
 def _attribute(model: Any, name: str) -> Iterator[Finding]:
-    """What is wrong with one attribute, whatever it has to be."""
+    """What is wrong with one attribute or method."""
     if not hasattr(model, name):
         what = f"attribute {name}"
         if name in _PARAMETERS:
@@ -112,9 +119,9 @@ def _attribute(model: Any, name: str) -> Iterator[Finding]:
     elif name in _OF_EVERY_MODEL:
         if not isinstance(value, str) or not value:
             yield Finding(f"{name} is {value!r}; it must be text")
-    elif name == "shares_prefixes":
+    elif name in ("shares_prefixes", "has_causal_positions"):
         if not isinstance(value, bool):
-            yield Finding(f"shares_prefixes is {value!r}; it must be True or False")
+            yield Finding(f"{name} is {value!r}; it must be True or False")
     elif name == "stop_ids":
         if not isinstance(value, tuple) or not all(type(token) is int for token in value):
             yield Finding(f"stop_ids is {value!r}; it must be a tuple of token ids")
@@ -130,7 +137,7 @@ def _method(name: str, value: Any) -> Iterator[Finding]:
         return
     try:
         signature = inspect.signature(value)
-    except ValueError:  # some functions of C do not say
+    except ValueError:  # some functions written in C do not tell
         return
     try:
         signature.bind(*parameters)

@@ -12,7 +12,15 @@ from vniah.cli.inputs import parse_size
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
 from vniah.grid import parse_range
-from vniah.options import ATTENTION_NAMES, DEFAULT_MODEL, LoadOptions, Scorer, Share
+from vniah.options import (
+    ATTENTION_NAMES,
+    DEFAULT_MODEL,
+    Decoder,
+    LoadOptions,
+    Sampling,
+    Scorer,
+    Share,
+)
 from vniah.options.rope import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
@@ -118,7 +126,7 @@ def _add_run(verbs: Any) -> None:
         help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
         "embedded model, counterfactual for others",
     )
-    run.add_argument("--task", choices=["vniah"], default="vniah", help="what is asked")
+    _add_task_options(run)
     _add_grid_options(run)
     run.add_argument(
         "--output",
@@ -253,6 +261,7 @@ def _add_estimate(verbs: Any) -> None:
     )
     _add_model_options(estimate)
     estimate.add_argument("--needles", metavar="S", help="needle set; as for run")
+    _add_task_options(estimate)
     _add_grid_options(estimate)
     _add_job_options(estimate)
     estimate.set_defaults(command=commands.estimate)
@@ -272,6 +281,22 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="attention kernel; auto: the fastest that gives correct results on the device; "
         "plain: the formula, without a kernel",
+    )
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        default="vniah",
+        metavar="T",
+        help="what is asked: vniah, or package.module:factory for a task of your own",
+    )
+    parser.add_argument(
+        "--controls",
+        default="default",
+        metavar="C",
+        help="samples that say whether the test can be believed: default, none, or names such as "
+        "no-needle (the questions on the plain haystack)",
     )
 
 
@@ -388,14 +413,14 @@ def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sampling",
-        choices=["clock", "longva"],
+        choices=get_args(Sampling),
         default="clock",
         help="how a video is sampled at 1 FPS; clock: frame k is on screen at second k; longva: "
         "every round(fps)-th picture, as published",
     )
     parser.add_argument(
         "--decoder",
-        choices=["pyav", "decord"],
+        choices=get_args(Decoder),
         default="pyav",
         help="library that decodes the video; default: %(default)s",
     )

@@ -5,16 +5,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
     from vniah.models.families import Family
-    from vniah.results import Results, Sample
-
-_UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
+    from vniah.results import Results, SampleResult
 
 
 def format_table(results: "Results") -> str:
@@ -37,6 +35,18 @@ def format_table(results: "Results") -> str:
             line.append(blank if score is None else f"{score:.2f}")
         lines.append(line)
     lines.append(["mean", *_means(results, counts)])
+    return format_columns(lines)
+
+
+def format_controls(results: "Results") -> str:
+    """The controls as text, one a line: the share that the criterion calls right, by frames."""
+    counts = sorted({found.num_frames or 0 for found in results.controls})
+    names = dict.fromkeys(found.control for found in results.controls)
+    scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
+    lines = [["control", *(f"{count:,}" for count in counts)]]
+    for name in names:
+        row = [scores.get((name, count)) for count in counts]
+        lines.append([name, *("." if score is None else f"{score:.2f}" for score in row)])
     return format_columns(lines)
 
 
@@ -128,54 +138,12 @@ def format_agreement(results: "Results") -> list[str]:
     ]
 
 
-def _agreement(num_judged: int, differing: "Sequence[Sample]") -> str:
+def _agreement(num_judged: int, differing: "Sequence[SampleResult]") -> str:
     text = f"greedy decoding and argmax agree on {num_judged - len(differing)} of {num_judged}"
     if not differing:
         return text
     first = differing[0]
-    return text + (
-        f"; first not: {first.needle_id} at {first.num_frames:,} frames, depth "
-        f"{format_depth(first.depth)}, {first.prediction!r} for {first.answer!r}"
-    )
-
-
-class Bars:
-    """A tqdm bar on stderr for the stage that reports; closed when it is full, or by the next one.
-
-    Args:
-        is_shown: False for the processes of a job that do not lead it.
-    """
-
-    def __init__(self, is_shown: bool = True) -> None:
-        self._is_shown = is_shown
-        self._stage = ""
-        self._bar: Any = None
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """Moves the stage's bar to ``done`` of ``total``."""
-        from tqdm import tqdm
-
-        if not self._is_shown:
-            return
-        if stage != self._stage:
-            self._close()
-            self._stage = stage
-            self._bar = tqdm(desc=stage, total=total, initial=done, unit=f" {_UNITS[stage]}")
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-            if done >= total:
-                self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    return text + (f"; first not: {first.sample_id}, {first.prediction!r} for {first.answer!r}")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def format_estimate(found: "Estimate") -> str:
         (f"free on {memory.device}", memory.free),
     ]
     lines = [
-        f"{found.model_name}: {found.num_questions:,} questions of up to {found.max_tokens:,} "
+        f"{found.model_name}: {found.num_samples:,} samples of up to {found.max_tokens:,} "
         f"tokens, {found.tokens_per_frame:g} per frame",
         "",
         f"memory{per_rank}",

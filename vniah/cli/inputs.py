@@ -14,11 +14,11 @@ from vniah.options.rope import RopeChoice
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from vniah.cli.display import Bars
     from vniah.haystacks.haystack import Haystack
     from vniah.models.server.client import ServerOptions
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
+    from vniah.sweep.progress import Bars
 
 # The options of a server, with the names of the fields of `ServerOptions`.
 _SERVER_FIELDS = (
@@ -69,7 +69,8 @@ def load_named_model(
     """
     import transformers
 
-    from vniah.models.loading import is_factory, load_plug_in, open_model, takes_option
+    from vniah.factories import is_factory
+    from vniah.models.loading import load_plug_in, open_model, takes_option
     from vniah.models.server.client import is_server
 
     transformers.logging.set_verbosity_error()

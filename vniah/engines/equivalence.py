@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from inspect import signature
 from math import isfinite
 from typing import Any
@@ -11,35 +10,34 @@ import torch
 from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
+from vniah.engines.base import CheckReport, require_logits, trial_sample
 from vniah.engines.inputs import (
-    Embedder,
-    Material,
-    positions_of,
-    refuse_sequence,
-    segment_size,
+    DecoderInputs,
+    SequenceCheck,
+    compose_candidates,
     size_of_frame,
 )
-from vniah.engines.planning import make_plan
+from vniah.engines.planning import Plan, make_plan
 from vniah.errors import CheckError, ModelError
+from vniah.forward.attention import Kernel
 from vniah.forward.decoders import attention_set_to, forget_longer_sequences
+from vniah.forward.inputs import deepstack_rows
 from vniah.forward.kv_cache import Place
 from vniah.forward.ring import Ring
 from vniah.forward.runner import BranchRunner
-from vniah.grid import Cell
 from vniah.models.quantization import rounds_rows
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import DecoderModel, EncodingModel, TokenSequence
-from vniah.tasks.vniah import Question
+from vniah.protocol import DecoderModel, TokenSequence, VisionLanguageModel
 
 
 @torch.inference_mode()
 def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
-    positions = positions_of(model, sequence)
+    read = DecoderInputs(model, [sequence], store)
+    positions = read.positions(0)
     forget_longer_sequences(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, num_tokens)
+    hidden = read.embed(sequence.input_pieces, 0, num_tokens)
     inputs: dict[str, Any] = {
         "inputs_embeds": hidden[None],
         "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
@@ -47,9 +45,9 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
         "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
         "use_cache": False,
     }
-    deep = embedder.deep(sequence.inputs)
+    deep = deepstack_rows(read, sequence.input_pieces, hidden)
     if deep is not None:
-        is_frame = embedder.is_frame(sequence.inputs)
+        is_frame = read.is_frame(sequence.input_pieces)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
     if callable(model.decoder):
@@ -87,7 +85,10 @@ _LEAST_SHARE_OF_EXPERTS = 1 / 2
 _TINY = torch.finfo(torch.float32).tiny
 
 # Haystack frames of the two cells of the check, and the needle's place in both.
-_NUM_FRAMES = (4, 9)
+_LENGTHS = (4, 9)
+NUM_TRIAL_FRAMES = max(_LENGTHS)
+"""Haystack frames of the longest trial sequence."""
+
 
 _NEEDLE_INDEX = 2
 
@@ -96,7 +97,7 @@ _NUM_TILES = 4
 
 
 @dataclass(frozen=True)
-class Difference:
+class Agreement:
     """One way of computing against the plain forward pass.
 
     Attributes:
@@ -122,7 +123,7 @@ class Difference:
     rms_allowed: float
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         """Whether rounding explains all of it."""
         return (
             isfinite(self.max_difference)
@@ -163,23 +164,26 @@ def check_forward(
     sequences: Sequence[TokenSequence],
     store: FrameStore,
     *,
+    kernel: Kernel | None = None,
     place: Place | None = None,
     ring: Ring | None = None,
-) -> tuple[Difference, ...]:
+) -> tuple[Agreement, ...]:
     """Runs short sequences by the plain forward pass, and by all ways that a sweep may go.
 
     Args:
         model: whose decoder is run.
         sequences: short ones; some with a common prefix, so that there is something to share.
         store: where their frames lie.
+        kernel: computes the attention; by default the fastest that is right on the device.
         place: where the sweep keeps keys and values.
         ring: the processes that run a pass together, if there are several.
 
     Raises:
         ModelError: the decoder cannot be run at all.
     """
+    check = SequenceCheck(model)
     for sequence in sequences:
-        refuse_sequence(model, sequence)
+        check.require_readable(sequence)
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
     if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
         raise ModelError(
@@ -196,7 +200,7 @@ def check_forward(
         ways[f"ring of {ring.size}"] = _Way(place=place, ring=ring)
         ways[f"leaves in a ring of {ring.size}"] = _Way(has_leaves=True, place=place, ring=ring)
     return tuple(
-        compare_logits(name, plain, _run(model, sequences, store, way), limit)
+        compare_logits(name, plain, _run(model, sequences, store, way, kernel), limit)
         for name, way in ways.items()
     )
 
@@ -219,40 +223,42 @@ class _Way:
         return sum(lengths) if self.has_leaves else max(1, min(lengths) // _NUM_TILES)
 
 
-def check_sequences(
-    model: EncodingModel, material: Material, needles: NeedleSet
+def trial_sequences(
+    model: DecoderModel, needles: NeedleSet, num_frames: int
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
     So there is something to share, and leaves of several lengths hang from one place. The needles
     are those with the longest answers, so that several rows are read where any answer has several.
+
+    Args:
+        model: composes the sequences.
+        needles: pictures, questions and answers.
+        num_frames: haystack frames that there are.
     """
-    cells = []
-    for num_frames in _NUM_FRAMES:
-        num_frames = min(num_frames, len(material.frames))
-        cells.append(Cell(num_frames, Fraction(min(_NEEDLE_INDEX, num_frames), num_frames)))
-    cells = list(dict.fromkeys(cells))
+    lengths = list(dict.fromkeys(min(length, num_frames) for length in _LENGTHS))
+
+    def compose(needle: Needle, length: int, *, is_shown: bool = True) -> TokenSequence:
+        index = min(_NEEDLE_INDEX, length) if is_shown else None
+        sample = trial_sample(needle, num_frames=length, needle_index=index)
+        return compose_candidates(model, sample)[0]
 
     def num_rows(needle: Needle) -> int:
-        return len(material.compose(model, Question(cells[0], needle)).answer_ids)
+        return len(compose(needle, lengths[0]).answer_ids)
 
     some = sorted(needles, key=num_rows, reverse=True)[:2]
-    shown = [material.compose(model, Question(cell, needle)) for cell in cells for needle in some]
-    plain = [
-        model.compose(material.frames[: cell.num_frames], needle.question, needle.answer)
-        for cell in cells
-        for needle in some
-    ]
+    shown = [compose(needle, length) for length in lengths for needle in some]
+    plain = [compose(needle, length, is_shown=False) for length in lengths for needle in some]
     return [*shown, *plain]
 
 
-def require_agreement(differences: Sequence[Difference], name: str) -> None:
+def require_agreement(agreements: Sequence[Agreement], name: str) -> None:
     """Raises `CheckError` if one of the ways gives other numbers than the model's own."""
-    for difference in differences:
-        if not difference.holds:
+    for agreement in agreements:
+        if not agreement.passed:
             raise CheckError(
                 f"the forward pass does not give what {name} itself gives: "
-                f"{difference.sentence()}. Nothing was measured; give the model an answer_logits "
+                f"{agreement.sentence()}. Nothing was measured; give the model an answer_logits "
                 "method in place of decoder, and it runs its own"
             )
 
@@ -299,7 +305,11 @@ def _rms(values: Tensor) -> float:
 
 
 def _run(
-    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore, way: _Way
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    store: FrameStore,
+    way: _Way,
+    kernel: Kernel | None,
 ) -> list[Tensor]:
     lengths = [sequence.num_tokens(size_of_frame(model)) for sequence in sequences]
     most = way.max_leaf_tokens(lengths)
@@ -308,10 +318,8 @@ def _run(
         raise ModelError(reason)
     runner = BranchRunner(
         model.decoder,
-        embed=Embedder(model, store),
-        size=segment_size(model),
-        positions=lambda index: positions_of(model, sequences[index]),
-        num_rows=lambda index: len(sequences[index].answer_ids),
+        DecoderInputs(model, sequences, store),
+        kernel=kernel,
         ring=way.ring,
         tile_size=way.tile_size(lengths),
         place=way.place,
@@ -327,7 +335,7 @@ def _run(
 
 def compare_logits(
     way: str, plain: Sequence[Tensor], found: Sequence[Tensor], limit: RoundingLimit
-) -> Difference:
+) -> Agreement:
     """How the logits of one way differ from the plain ones, ``[rows, vocabulary]`` each."""
     one, other = torch.cat(list(plain)), torch.cat(list(found))
     difference = float((one - other).abs().max())
@@ -335,7 +343,7 @@ def compare_logits(
     is_equal = one.argmax(-1) == other.argmax(-1)
     best = one.topk(min(2, one.shape[1])).values
     is_tie = ~is_equal & (best[:, 0] - best[:, -1] <= 2 * difference)
-    return Difference(
+    return Agreement(
         way=way,
         max_difference=difference if difference == difference else float("inf"),
         rms_difference=_rms(one - other),
@@ -345,4 +353,73 @@ def compare_logits(
         num_ties=int(is_tie.sum()),
         max_allowed=limit.of_max * largest,
         rms_allowed=limit.of_rms * largest,
+    )
+
+
+def examine_forward(
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    store: FrameStore,
+    *,
+    kernel: Kernel | None = None,
+    ring: Ring | None = None,
+) -> CheckReport:
+    """What `check_forward` finds, for a person; with the model's own `answer_logits` if it has any.
+
+    Args:
+        model: whose decoder is run.
+        sequences: short ones, as `trial_sequences` gives them.
+        store: where their frames lie.
+        kernel: computes the attention; by default the fastest that is right on the device.
+        ring: the processes that run a pass together, if there are several.
+    """
+    agreements = check_forward(model, sequences, store, kernel=kernel, ring=ring)
+    agreements += _check_own_logits(model, sequences, store)
+    lines = [agreement.sentence() for agreement in agreements]
+    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    passed = all(agreement.passed for agreement in agreements)
+    return CheckReport((*lines, _about_sharing(plan), _verdict(passed)), passed)
+
+
+def _check_own_logits(
+    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+) -> tuple[Agreement, ...]:
+    """A model with `answer_logits` as well says what its decoder and its positions should give."""
+    if not isinstance(model, VisionLanguageModel):
+        return ()
+    plain = [plain_logits(model, sequence, store) for sequence in sequences]
+    own = [model.answer_logits(sequence, store.read(sequence.frames)) for sequence in sequences]
+    for sequence, one, other in zip(sequences, plain, own, strict=True):
+        require_logits(model, sequence, other)
+        if one.shape != other.shape:
+            raise ModelError(
+                f"answer_logits of {model.name} gave {other.shape[1]} logits for each token, its "
+                f"decoder {one.shape[1]}"
+            )
+    own = [logits.detach().float().cpu() for logits in own]
+    limit = RoundingLimit.of(model, sequences, store, plain)
+    return (compare_logits("answer_logits", plain, own, limit),)
+
+
+def _about_sharing(plan: Plan) -> str:
+    if plan.note is not None:
+        return f"sharing: every cell runs by itself, because {plan.note}"
+    saved = plan.cost_alone.num_tokens - plan.cost.num_tokens
+    if not saved:
+        lengths = " and for ".join(map(str, _LENGTHS))
+        return (
+            f"sharing: possible, but its prompts for {lengths} frames have no beginning in common, "
+            "so that nothing will be shared"
+        )
+    return f"sharing: {saved:,} of {plan.cost_alone.num_tokens:,} tokens of the check were shared"
+
+
+def _verdict(passed: bool) -> str:
+    return (
+        "the forward pass gives what the model gives"
+        if passed
+        else (
+            "the forward pass does NOT give what the model gives: give the model an answer_logits "
+            "method in place of decoder, and it runs its own"
+        )
     )

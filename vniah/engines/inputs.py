@@ -1,14 +1,15 @@
 """What goes into a decoder: composed sequences, their sizes, positions and input embeddings."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import methodcaller
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.embeddings.cache import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.decoders import (
     DEEP_MODEL_TYPES,
@@ -16,26 +17,26 @@ from vniah.forward.decoders import (
     refuse_unknown,
     refuse_unsupported,
 )
+from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
-from vniah.haystacks.haystack import Haystack
-from vniah.needles import Needle, NeedleSet
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
     EncodingModel,
-    FrameSegment,
-    TextSegment,
+    Frames,
+    FrameSpan,
+    Piece,
+    Segment,
     TokenSequence,
+    joined,
     require_protocol,
 )
-from vniah.tasks.vniah import Question
-
-Segment = TextSegment | FrameSegment
+from vniah.tasks.base import Sample
 
 
 def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
     """The same prompt with so many tokens to be read behind it, whichever they are."""
-    return replace(sequence, answer_ids=sequence.answer_ids[:1] * (num_tokens + 1))
+    return sequence.with_answer(sequence.answer_ids[:1] * (num_tokens + 1))
 
 
 def require_model(model: AnyModel) -> None:
@@ -56,25 +57,48 @@ def require_model(model: AnyModel) -> None:
         )
 
 
-def refuse_sequence(model: DecoderModel, sequence: TokenSequence) -> None:
-    """Raises `ModelError` for a sequence that the forward pass cannot run exactly."""
-    num_tokens = sequence.num_tokens(size_of_frame(model))
-    _refuse_unknown_tokens(model, sequence)
-    if num_tokens < len(sequence.answer_ids):
-        raise ModelError(f"compose of {model.name} gave no token before the answer")
-    refuse_unsupported(model.decoder, num_tokens)
+class SequenceCheck:
+    """Finds sequences that the forward pass cannot run exactly; looks at each text once.
+
+    Args:
+        model: whose decoder is to run them.
+    """
+
+    def __init__(self, model: DecoderModel) -> None:
+        self._model = model
+        self._per_frame = size_of_frame(model)
+        self._known_texts: set[tuple[int, ...]] = set()
+        self._known_lengths: set[int] = set()
+
+    def require_readable(self, sequence: TokenSequence) -> None:
+        """Raises `ModelError` for a sequence that cannot be run."""
+        num_tokens = sequence.num_tokens(self._per_frame)
+        for piece in sequence.input_pieces:
+            for token_ids in _texts_of(piece):
+                self._require_known(token_ids)
+        if num_tokens < len(sequence.answer_ids):
+            raise ModelError(f"compose of {self._model.name} gave no token before the answer")
+        if num_tokens not in self._known_lengths:
+            refuse_unsupported(self._model.decoder, num_tokens)
+            self._known_lengths.add(num_tokens)
+
+    def _require_known(self, token_ids: tuple[int, ...]) -> None:
+        """Raises `ModelError` for token ids that the decoder has no embedding for."""
+        if token_ids in self._known_texts:
+            return
+        num_known = self._model.decoder.model.embed_tokens.weight.shape[0]
+        for token in token_ids:
+            if not 0 <= token < num_known:
+                raise ModelError(
+                    f"compose of {self._model.name} gave the token id {token}; its decoder has "
+                    f"embeddings for 0 to {num_known - 1}"
+                )
+        self._known_texts.add(token_ids)
 
 
-def _refuse_unknown_tokens(model: DecoderModel, sequence: TokenSequence) -> None:
-    """Raises `ModelError` for token ids that the decoder has no embedding for."""
-    num_known = model.decoder.model.embed_tokens.weight.shape[0]
-    texts = [segment.token_ids for segment in sequence.inputs if isinstance(segment, TextSegment)]
-    for token in chain.from_iterable(texts):
-        if not 0 <= token < num_known:
-            raise ModelError(
-                f"compose of {model.name} gave the token id {token}; its decoder has embeddings "
-                f"for 0 to {num_known - 1}"
-            )
+def _texts_of(piece: Piece) -> tuple[tuple[int, ...], ...]:
+    """Token ids of its texts."""
+    return (piece.before, piece.after) if isinstance(piece, FrameSpan) else (piece.token_ids,)
 
 
 def size_of_frame(model: DecoderModel) -> int:
@@ -94,7 +118,7 @@ def size_of_frame(model: DecoderModel) -> int:
     return int(shape[-2])
 
 
-def num_deep_layers(model: DecoderModel) -> int:
+def num_deepstack_layers(model: DecoderModel) -> int:
     """How many of the decoder's first layers have something of the frames added behind them."""
     return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
 
@@ -102,7 +126,7 @@ def num_deep_layers(model: DecoderModel) -> int:
 def segment_size(model: DecoderModel) -> Callable[[Any], int]:
     """A function that gives the tokens of a segment."""
     per_frame = size_of_frame(model)
-    return lambda s: per_frame if isinstance(s, FrameSegment) else len(s.token_ids)
+    return methodcaller("num_tokens", per_frame)
 
 
 def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
@@ -118,186 +142,197 @@ def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
     return moved
 
 
-class Embedder:
-    """Looks up the input embeddings of segments.
+class DecoderInputs:
+    """What a decoder reads for some sequences; a `vniah.forward.inputs.SequenceInputs`.
 
     Args:
         model: whose decoder reads them, in its dtype and on its device.
+        sequences: what it composed. Their number may grow.
         store: where its frames lie.
     """
 
-    def __init__(self, model: DecoderModel, store: FrameStore) -> None:
+    def __init__(
+        self, model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+    ) -> None:
+        self._model = model
+        self._sequences = sequences
         self._store = store
         self._per_frame = size_of_frame(model)
-        self._size = segment_size(model)
+        self.size = segment_size(model)
         self._table: Any = model.decoder.model.embed_tokens
-        self.num_deep = num_deep_layers(model)
-        self._part = 0 if self.num_deep else None
+        self.num_deepstack_layers = num_deepstack_layers(model)
+        self._part = 0 if self.num_deepstack_layers else None
+
+    def positions(self, index: int) -> Tensor:
+        """Position ids of a sequence, ``[T]`` or ``[3, T]``."""
+        return positions_of(self._model, self._sequences[index])
+
+    def positions_ahead(self, index: int, num_tokens: int) -> Tensor:
+        """Position ids of a sequence's prompt and of ``num_tokens`` tokens that follow it."""
+        return positions_of(self._model, followed_by(self._sequences[index], num_tokens))
+
+    def num_answer_rows(self, index: int) -> int:
+        """One row for each token of the answer."""
+        return len(self._sequences[index].answer_ids)
 
     @torch.inference_mode()
-    def __call__(self, segments: Sequence[Segment], start: int, stop: int) -> Tensor:
+    def embed(self, segments: Sequence[Segment | FrameSpan], start: int, stop: int) -> Tensor:
         """The tokens ``start`` to ``stop - 1`` of the segments, ``[stop - start, H]``."""
         weight: Tensor = self._table.weight
         hidden = weight.new_empty(stop - start, weight.shape[1])
-        for first, rows in self._pieces(segments, start, stop):
-            from_, to = max(first, start), min(first + len(rows), stop)
-            part = rows[from_ - first : to - first]
-            hidden[from_ - start : to - start] = part.to(hidden.device, hidden.dtype)
+        places = self._places(segments, start, stop)
+        rows = chain(self._frame_rows(places, self._part), self._text_rows(places))
+        for inside, part in _clipped(rows, start, stop):
+            hidden[inside] = part.to(hidden.device, hidden.dtype)
         return hidden
 
-    def deep(self, segments: Sequence[Segment]) -> Tensor | None:
-        """All that is added to the rows of some segments, ``[layers, T, H]``; None for nothing."""
-        if not self.num_deep:
-            return None
-        weight: Tensor = self._table.weight
-        num_tokens = sum(map(self._size, segments))
-        rows = weight.new_zeros(self.num_deep, num_tokens, weight.shape[1])
-        for layer in range(self.num_deep):
-            self.add_deep(layer, rows[layer], segments, 0, num_tokens)
-        return rows
-
-    def is_frame(self, segments: Sequence[Segment]) -> Tensor:
+    def is_frame(self, segments: Sequence[Segment | FrameSpan]) -> Tensor:
         """Which rows of some segments are of frames, bool ``[T]``."""
-        parts = [torch.full((self._size(s),), isinstance(s, FrameSegment)) for s in segments]
-        return torch.cat(parts).to(self._table.weight.device)
+        parts = []
+        for piece in joined(segments):
+            if isinstance(piece, FrameSpan):
+                before, after = torch.zeros(len(piece.before)), torch.zeros(len(piece.after))
+                one = torch.cat([before, torch.ones(self._per_frame), after])
+                parts.append(one.repeat(piece.num_frames))
+            else:
+                parts.append(torch.zeros(self.size(piece)))
+        return torch.cat(parts).bool().to(self._table.weight.device)
 
     @torch.inference_mode()
-    def add_deep(
-        self, layer: int, hidden: Tensor, segments: Sequence[Segment], start: int, stop: int
+    def add_deepstack(
+        self,
+        layer: int,
+        hidden: Tensor,
+        segments: Sequence[Segment | FrameSpan],
+        start: int,
+        stop: int,
     ) -> None:
-        """Adds to rows what comes to their frames behind a layer, in place.
+        """Adds in place what DeepStack adds to the rows of frames behind a layer."""
+        rows = self._frame_rows(self._places(segments, start, stop), 1 + layer)
+        for inside, part in _clipped(rows, start, stop):
+            hidden[inside] += part.to(hidden.device, hidden.dtype)
 
-        Args:
-            layer: from 0, below ``num_deep``.
-            hidden: those rows, ``[stop - start, H]``.
-            segments: what they are rows of.
-            start: the first of their tokens.
-            stop: behind the last.
-        """
-        for first, rows in self._frame_pieces(segments, start, stop, 1 + layer):
-            from_, to = max(first, start), min(first + len(rows), stop)
-            part = rows[from_ - first : to - first]
-            hidden[from_ - start : to - start] += part.to(hidden.device, hidden.dtype)
-
-    def _pieces(
-        self, segments: Sequence[Segment], start: int, stop: int
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Rows of all segments that reach into ``[start, stop)``, each with its first token."""
-        yield from self._frame_pieces(segments, start, stop, self._part)
-        token = 0
-        for segment in segments:
-            size = self._size(segment)
-            if isinstance(segment, TextSegment) and token < stop and token + size > start:
-                ids = torch.tensor(segment.token_ids, device=self._table.weight.device)
-                yield token, self._table(ids.long())
-            token += size
-
-    def _frame_pieces(
-        self, segments: Sequence[Segment], start: int, stop: int, part: int | None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """The same of frames only: of each the ``part``, or all where it has none."""
-        token = 0
-        frames: list[FrameSegment] = []
-        tokens: list[int] = []
-        for segment in segments:
+    def _places(
+        self, segments: Sequence[Segment | FrameSpan], start: int, stop: int
+    ) -> list["_Place"]:
+        """What reaches into ``[start, stop)``."""
+        places, token = [], 0
+        for piece in joined(segments):
             if token >= stop:
                 break
-            if isinstance(segment, FrameSegment) and token + self._per_frame > start:
-                frames.append(segment)
-                tokens.append(token)
-            token += self._size(segment)
+            size = self.size(piece)
+            if size and token + size > start:
+                num = piece.num_frames if isinstance(piece, FrameSpan) else 1
+                unit = size // num
+                first, last = max(0, start - token) // unit, min(num, -(-(stop - token) // unit))
+                places.append(_Place(piece, token, unit, first, last))
+            token += size
+        return places
+
+    def _text_rows(self, places: Sequence["_Place"]) -> Iterator[tuple[int, Tensor]]:
+        """Rows of text, each time with the first of their tokens."""
+        for place in places:
+            piece = place.piece
+            if isinstance(piece, FrameSpan):
+                after = len(piece.before) + self._per_frame
+                texts = [(0, piece.before), (after, piece.after)]
+            else:
+                texts = [(0, piece.token_ids)]
+            for offset, token_ids in texts:
+                if token_ids:
+                    ids = torch.tensor(token_ids, device=self._table.weight.device)
+                    rows = self._table(ids.long())
+                    for number in range(place.first, place.last):
+                        yield place.token + number * place.unit + offset, rows
+
+    def _frame_rows(
+        self, places: Sequence["_Place"], part: int | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The same of frames: of each the ``part``, or all where it has none."""
         # Text between frames does not keep them from being read together.
+        frames = Frames.of(frame for place in places for frame in place.spans)
         runs = self._store.read_runs(frames, part=part)
-        yield from zip(tokens, chain.from_iterable(runs), strict=True)
+        rows: Sequence[Tensor] | Tensor = ()
+        for place in places:
+            for span in place.spans:
+                token = place.token + place.first * place.unit + len(span.before)
+                missing = span.num_frames
+                while missing:
+                    rows = rows if len(rows) else next(runs)
+                    taken, rows = rows[:missing], rows[missing:]
+                    assert isinstance(taken, Tensor)
+                    missing -= len(taken)
+                    for piece in taken if span.has_text else [taken.flatten(0, 1)]:
+                        yield token, piece
+                        token += place.unit if span.has_text else len(piece)
+        assert len(rows) == 0 and next(runs, None) is None
 
 
-def compose_answers(
-    model: EncodingModel, shown: Sequence[FrameSegment], needle: Needle
-) -> tuple[TokenSequence, ...]:
-    """What the model reads for a needle's question, with each of its accepted answers.
+@dataclass(frozen=True)
+class _Place:
+    """A piece that reaches into a range of tokens.
+
+    Attributes:
+        piece: text, or frames with the text around each of them.
+        token: its first token.
+        unit: tokens of one frame with the text around it; of text all.
+        first: the first of these units that reaches into the range.
+        last: the number after the last.
+    """
+
+    piece: Piece
+    token: int
+    unit: int
+    first: int
+    last: int
+
+    @property
+    def spans(self) -> tuple[FrameSpan, ...]:
+        """Its frames that reach into the range."""
+        if not isinstance(self.piece, FrameSpan):
+            return ()
+        start = self.piece.start
+        return (replace(self.piece, start=start + self.first, stop=start + self.last),)
+
+
+def _clipped(
+    pieces: Iterable[tuple[int, Tensor]], start: int, stop: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Of rows, each time with the first of their tokens, what lies in ``[start, stop)``."""
+    for first, rows in pieces:
+        from_, to = max(first, start), min(first + len(rows), stop)
+        if from_ < to:
+            yield slice(from_ - start, to - start), rows[from_ - first : to - first]
+
+
+def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSequence, ...]:
+    """What the model reads for a sample, a sequence for each of its candidate answers.
 
     Raises:
         ModelError: what the model composed is no sequence, or its prompt depends on the answer.
     """
+    frames = Frames(sample.shown)
     sequences: list[TokenSequence] = []
-    for answer in needle.answers:
-        sequence: object = model.compose(shown, needle.question, answer)
+    for answer in sample.candidates:
+        sequence: object = model.compose(frames, sample.question, answer)
         if not isinstance(sequence, TokenSequence):
             raise ModelError(
                 f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
             )
-        if sequences and sequence.segments != sequences[0].segments:
+        if sequences and not sequence.has_prompt_of(sequences[0]):
             raise ModelError(
                 f"compose of {model.name} gave another prompt for the answer {answer!r} than for "
-                f"{needle.answer!r}; a prompt must not depend on the answer"
+                f"{sample.candidates[0]!r}; a prompt must not depend on the answer"
             )
         sequences.append(sequence)
     return tuple(sequences)
 
 
-# Frames of a haystack that is made of a needle set's own pictures, at least.
-_SHORTEST = 16
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the questions of a sweep are made of: cached frames, by name.
-
-    Attributes:
-        store: where all frames lie.
-        frames: the haystack's.
-        needles: one frame for each needle, by its id.
-    """
-
-    store: FrameStore
-    frames: Sequence[FrameSegment]
-    needles: Mapping[str, FrameSegment]
-
-    @classmethod
-    def of(
-        cls,
-        haystack: Haystack,
-        needles: NeedleSet,
-        num_frames: int,
-        haystack_cache: EmbeddingCache,
-        needle_cache: EmbeddingCache,
-    ) -> "Material":
-        """The first ``num_frames`` frames of a haystack, and a needle set, from their caches."""
-        source = f"haystack/{haystack.sha256[:12]}"
-        of_needles = {
-            n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
-        }
-        places = {source: (haystack_cache, 0)} | {
-            segment.source: (needle_cache, index)
-            for index, segment in enumerate(of_needles.values())
-        }
-        frames = [FrameSegment(source, index) for index in range(num_frames)]
-        return cls(FrameStore(places), frames, of_needles)
-
-    @classmethod
-    def of_needles(cls, needles: NeedleSet, cache: EmbeddingCache) -> "Material":
-        """A needle set's own pictures, again and again, as a haystack."""
-        source = f"needles/{needles.name}"
-        frames = [FrameSegment(source, index) for index in range(len(needles))]
-        of_needles = {n.needle_id: frame for n, frame in zip(needles, frames, strict=True)}
-        repeats = -(-_SHORTEST // len(needles))
-        return cls(FrameStore({source: (cache, 0)}), frames * repeats, of_needles)
-
-    def compose(self, model: EncodingModel, question: Question) -> TokenSequence:
-        """What the model reads for a question, with its first answer."""
-        return self.compose_all(model, question)[0]
-
-    def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
-        """The same with each of its accepted answers."""
-        needle = question.needle
-        shown = question.insert(self.frames, self.needles[needle.needle_id])
-        return compose_answers(model, shown, needle)
-
-
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits of one sequence by the walk, ``[len(answer_ids), vocabulary]``."""
-    positions = positions_of(model, sequence)
-    embedder = Embedder(model, store)
-    hidden = embedder(sequence.inputs, 0, positions.shape[-1])
-    num_rows, deep = len(sequence.answer_ids), embedder.deep(sequence.inputs)
+    """Answer logits of one sequence by its own pass, ``[len(answer_ids), vocabulary]``."""
+    inputs = DecoderInputs(model, [sequence], store)
+    positions = inputs.positions(0)
+    hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])
+    deep = deepstack_rows(inputs, sequence.input_pieces, hidden)
+    num_rows = inputs.num_answer_rows(0)
     return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)

@@ -1,15 +1,16 @@
 """From token sequences to the passes that read them: what is shared, what is refused, and why."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from vniah.engines.inputs import (
+    SequenceCheck,
     followed_by,
     positions_of,
-    refuse_sequence,
     segment_size,
     size_of_frame,
 )
@@ -26,12 +27,16 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.runner import Reading
+from vniah.forward.runner import Reading as AnswerRows
 from vniah.protocol import (
     DecoderModel,
+    FrameSpan,
+    Piece,
     TextSegment,
     TokenSequence,
 )
+
+_NUM_TEXTS = 1 << 12  # texts whose halves are kept
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ def make_plan(
     """
     size = segment_size(model)
     refused: dict[int, str] = {}
+    check = SequenceCheck(model)
     for index, sequence in enumerate(sequences):
         try:
-            refuse_sequence(model, sequence)
+            check.require_readable(sequence)
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
@@ -115,25 +121,39 @@ def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> 
     """
     if _why_not_shared(model) is not None:
         return False
-    num_prompt = replace(sequence, answer_ids=(0,)).num_tokens(size_of_frame(model))
+    num_prompt = sequence.with_answer((0,)).num_tokens(size_of_frame(model))
     ahead = positions_of(model, followed_by(sequence, num_tokens))[..., :num_prompt]
     return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
 
 
 def _path(sequence: TokenSequence) -> Path:
     """A sequence cut before the first row that is read: the last one before the answer."""
-    body: list[Hashable] = list(sequence.inputs)
-    tail: list[Hashable] = []
+    body: list[Piece] = list(sequence.input_pieces)
+    tail: list[Piece] = []
     missing = len(sequence.answer_ids)
     while missing > 0:
         last = body.pop()
-        if isinstance(last, TextSegment) and len(last.token_ids) > missing:
-            ids = last.token_ids
-            body.append(TextSegment(ids[:-missing]))
-            last = TextSegment(ids[-missing:])
+        if isinstance(last, FrameSpan):
+            num_before = last.num_parts() - 1
+            body += last.cut(0, num_before)
+            last = last.part(num_before)
+        if isinstance(last, TextSegment):
+            front, last = _halves(last.token_ids, missing)
+            body += front
+            missing -= len(last.token_ids)
+        else:
+            missing -= 1
         tail.insert(0, last)
-        missing -= len(last.token_ids) if isinstance(last, TextSegment) else 1
     return Path(tuple(body), tuple(tail))
+
+
+@lru_cache(maxsize=_NUM_TEXTS)
+def _halves(
+    token_ids: tuple[int, ...], num_last: int
+) -> tuple[tuple[TextSegment, ...], TextSegment]:
+    """A text without its last tokens, if that leaves any, and the last ones."""
+    front = token_ids[:-num_last]
+    return (TextSegment(front),) if front else (), TextSegment(token_ids[-num_last:])
 
 
 def _why_not_shared(model: DecoderModel) -> str | None:
@@ -148,7 +168,12 @@ def _why_not_shared(model: DecoderModel) -> str | None:
 def _positions_agree(
     model: DecoderModel, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
 ) -> bool:
-    """Whether all sequences have the same positions where they share tokens."""
+    """Whether all sequences have the same positions where they share tokens.
+
+    A model that says so itself is believed; every pass compares what it reads once more.
+    """
+    if getattr(model, "has_causal_positions", False):
+        return True
     for root in roots:
         for branch in root.passes():
             through: Tensor | None = None
@@ -165,7 +190,7 @@ def _positions_agree(
 
 
 @dataclass(frozen=True)
-class Unit:
+class Batch:
     """Some roots of the tree, or one of the branches that go on from one.
 
     Attributes:
@@ -177,21 +202,21 @@ class Unit:
     branch: int | None = None
 
 
-class AskedSequences:
+class SampleSequences:
     """The sequences of some questions, both by number.
 
     Attributes:
         sequences: in the order of questions, then of their answers.
         owners: the question of each sequence.
         members: the sequences of each question.
-        is_asked: for each question, whether its answers are wanted.
+        is_wanted: for each question, whether its answers are wanted.
     """
 
     def __init__(self) -> None:
         self.sequences: list[TokenSequence] = []
         self.owners: list[int] = []
         self.members: list[range] = []
-        self.is_asked: Sequence[bool] = ()
+        self.is_wanted: Sequence[bool] = ()
 
     def add(self, sequences: Sequence[TokenSequence]) -> None:
         """Takes in the next question."""
@@ -218,41 +243,43 @@ class AskedSequences:
         """Tokens of the longest answer to a question."""
         return max(map(len, self.accepted_ids(number)))
 
-    def is_wanted(self, index: int) -> bool:
+    def wants(self, index: int) -> bool:
         """Whether a sequence belongs to a question whose answers are wanted."""
-        return self.is_asked[self.owners[index]]
+        return self.is_wanted[self.owners[index]]
 
-    def gather(self, readings: Iterable[Reading]) -> Iterator[tuple[int, Mapping[int, Reading]]]:
+    def gather(
+        self, readings: Iterable[AnswerRows]
+    ) -> Iterator[tuple[int, Mapping[int, AnswerRows]]]:
         """Questions whose answers are wanted, as soon as all of their sequences were read."""
-        found: dict[int, dict[int, Reading]] = {}
+        found: dict[int, dict[int, AnswerRows]] = {}
         for reading in readings:
-            for index in filter(self.is_wanted, reading.sequences):
+            for index in filter(self.wants, reading.sequences):
                 number = self.owners[index]
                 found.setdefault(number, {})[index] = reading
                 if len(found[number]) == len(self.members[number]):
                     yield number, found.pop(number)
         assert not found, "all answers to a question are in one unit"
 
-    def units(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Unit]:
+    def batches(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Batch]:
         """Roots, in their order, and branches, the dearest first, with something that is wanted."""
-        units: list[Unit] = []
+        batches: list[Batch] = []
         place_of: dict[int, int] = {}  # the unit of a question whose answers run by themselves
         for number, root in enumerate(roots):
             own = [index for leaf in root.leaves for index in leaf.sequences]
-            if any(map(self.is_wanted, own)):
+            if any(map(self.wants, own)):
                 owner = self.owners[own[0]]
                 if len(root.sequences) == 1 and owner in place_of:
                     place = place_of[owner]
-                    units[place] = Unit((*units[place].roots, number))
+                    batches[place] = Batch((*batches[place].roots, number))
                 else:
                     if len(root.sequences) == 1:
-                        place_of[owner] = len(units)
-                    units.append(Unit((number,)))
+                        place_of[owner] = len(batches)
+                    batches.append(Batch((number,)))
             behind = [
                 (cost(child), branch)
                 for branch, child in enumerate(root.branches)
-                if any(map(self.is_wanted, child.sequences))
+                if any(map(self.wants, child.sequences))
             ]
             behind.sort(key=lambda pair: pair[0], reverse=True)
-            units += [Unit((number,), branch) for _, branch in behind]
-        return units
+            batches += [Batch((number,), branch) for _, branch in behind]
+        return batches

@@ -15,11 +15,9 @@ the second result (Milakov and Gimelshein 2018, "Online
 normalizer calculation for softmax"; the merge of ring attention, Liu et al. 2023).
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,11 +40,25 @@ class KeyBlock:
     is_causal: bool = False
 
 
-class Attend(Protocol):
-    """What computes attention over one block, ``(out, lse)``; the type of `attend_block`."""
+class Heads(NamedTuple):
+    """The sizes of a decoder's attention.
+
+    Attributes:
+        num_heads: Hq.
+        num_kv_heads: Hk.
+        head_dim: D.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+class AttentionFunction(Protocol):
+    """Computes attention over one block of keys."""
 
     def __call__(self, q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
-        """``(out, lse)``; shapes as above."""
+        """``(out, lse)``, with the shapes at the top of this module; lse is fp32."""
 
 
 @dataclass(frozen=True)
@@ -54,43 +66,26 @@ class Kernel:
     """A way to compute attention over one block of keys.
 
     Attributes:
-        name: what the manifest says.
-        function: computes it.
+        name: as the manifest of a run states it.
+        function: computes the attention.
     """
 
     name: str
-    function: Attend
+    function: AttentionFunction
 
 
-_FORCED: ContextVar[Kernel | None] = ContextVar("forced attention kernel", default=None)
-
-
-@contextmanager
-def attending_by(kernel: Kernel | None) -> Iterator[None]:
-    """Has one kernel compute all attention of this thread inside of the block; None: any."""
-    token = _FORCED.set(kernel)
-    try:
-        yield
-    finally:
-        _FORCED.reset(token)
-
-
-def forced_kernel() -> Kernel | None:
-    """The kernel that was asked for by `attending_by`, if one was."""
-    return _FORCED.get()
-
-
-def attend(q: Tensor, blocks: Iterable[KeyBlock], *, scale: float) -> Tensor:
+def attend(q: Tensor, blocks: Iterable[KeyBlock], *, kernel: Kernel, scale: float) -> Tensor:
     """Attention of ``q`` over all the blocks together, ``[B, Hq, Lq, D]`` in q's dtype.
 
     Args:
         q: ``[B, Hq, Lq, D]``.
         blocks: disjoint sets of keys; at least one.
+        kernel: computes the attention over each block.
         scale: factor on the scores, usually D ** -0.5.
     """
     out = lse = None
     for block in blocks:
-        part, part_lse = attend_block(q, block, scale=scale)
+        part, part_lse = attend_block(q, block, kernel=kernel, scale=scale)
         if out is None or lse is None:
             out, lse = part, part_lse
         else:
@@ -106,45 +101,20 @@ def merge(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tenso
     return out1 - weight2 * (out1 - out2), torch.logaddexp(lse1, lse2)
 
 
-def attend_block(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention over one block by the fastest kernel that also gives the log-sum-exp.
-
-    Or by the one that `attending_by` names.
+def attend_block(
+    q: Tensor, block: KeyBlock, *, kernel: Kernel, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of ``q`` over one block of keys, by a kernel.
 
     Returns:
         ``(out, lse)``; lse is fp32.
     """
     assert not block.is_causal or q.shape[2] == block.k.shape[2], "causal needs a square block"
-    if (forced := _FORCED.get()) is not None:
-        return forced.function(q, block, scale=scale)
-    if q.device.type == "cpu":
-        return attend_block_on_cpu(q, block, scale=scale)
-    if q.device.type == "cuda":
-        # It is built upon this module.
-        from vniah.forward.kernels import choose_kernel
-
-        kernel = choose_kernel(
-            q.device,
-            q.dtype,
-            num_heads=q.shape[1],
-            num_kv_heads=block.k.shape[1],
-            head_dim=q.shape[3],
-        )
-        return kernel.function(q, block, scale=scale)
-    return attend_block_plainly(q, block, scale=scale)
+    return kernel.function(q, block, scale=scale)
 
 
-def attend_block_on_cpu(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
-    """By torch's flash kernel for the CPU."""
-    # top-left causal, grouped-query attention and fp32 log-sum-exp, in every floating dtype
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, block.k, block.v, 0.0, block.is_causal, scale=scale
-    )
-    return out, lse
-
-
-def attend_block_plainly(q: Tensor, block: KeyBlock, *, scale: float) -> tuple[Tensor, Tensor]:
-    """The reference: the formula in fp32, for any device, holding few scores at a time."""
+def attend_plainly(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The reference: the formula in fp32, on any device, holding few scores at a time."""
     groups = q.shape[1] // block.k.shape[1]
     num_queries, num_keys = q.shape[2], block.k.shape[2]
     rows = torch.arange(num_queries, device=q.device)[:, None]

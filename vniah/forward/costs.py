@@ -8,18 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from vniah.forward.kv_cache import PLACES, Place
-from vniah.forward.memory import USABLE, free_bytes, shares_host_memory
+from vniah.forward.attention import Heads
+from vniah.forward.decoders import heads_of
 from vniah.forward.offload import offloaded
 from vniah.forward.prefill import ROPE_BLOCK
 from vniah.forward.prefix_tree import Branch, Cost
-
-MIN_TILE_SIZE = 256
-# The plain formula, which attends on MPS, holds fp32 scores of a tile with thousands of keys.
-MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096, "mps": 512}
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -106,31 +101,29 @@ class DecoderShape:
             for tensor in _tensors(body.layers):
                 held.pop(id(tensor), None)
             held |= {id(layers): layers.device_bytes}
-        head_dim = body.layers[0].self_attn.head_dim
-        num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        heads = heads_of(body)
+        num_projected = heads.num_heads + 2 * heads.num_kv_heads
         return cls(
             num_layers=len(body.layers),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=head_dim,
+            num_heads=heads.num_heads,
+            num_kv_heads=heads.num_kv_heads,
+            head_dim=heads.head_dim,
             vocab_size=decoder.lm_head.weight.shape[0],
             linear_weights=sum(_active_weights(m, num_chosen) for m in body.layers.modules()),
-            query_key_value_weights=len(body.layers) * config.hidden_size * num_heads * head_dim,
+            query_key_value_weights=(
+                len(body.layers) * config.hidden_size * num_projected * heads.head_dim
+            ),
             weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
         )
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> Heads:
         """What the choice of an attention kernel depends on."""
-        return {
-            "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-        }
+        return Heads(self.num_heads, self.num_kv_heads, self.head_dim)
 
     @property
     def hidden_bytes(self) -> int:
@@ -255,42 +248,6 @@ class DecoderShape:
         merged = 3 * _FP32 + self.itemsize + cast
         gathered = (2 + num_ranks + 3) * _FP32 if num_ranks > 1 else 0
         return here + queries * max(merged, gathered) + 3 * self.num_heads * _FP32
-
-
-def fit_tile_size(
-    shape: DecoderShape,
-    branches: Sequence[Branch],
-    device: torch.device,
-    *,
-    free: int,
-    num_ranks: int = 1,
-) -> int:
-    """The largest tile size with which every pass fits into ``free`` bytes, or the smallest."""
-    passes = [branch for root in branches for branch in root.passes()]
-    size = MAX_TILE_SIZE.get(device.type, MAX_TILE_SIZE["cpu"])
-    while size > MIN_TILE_SIZE:
-        needed = (shape.pass_bytes(b, tile_size=size, num_ranks=num_ranks) for b in passes)
-        if max(needed, default=0) <= free:
-            break
-        size //= 2
-    return size
-
-
-def fit_place(num_bytes: int, device: torch.device, *, left: int) -> Place:
-    """The fastest place where so many bytes of keys and values fit.
-
-    Args:
-        num_bytes: how many.
-        device: where passes run; it may be that device and host are the same.
-        left: bytes of the device that no pass takes.
-    """
-    for place in PLACES:
-        if place == "host":
-            is_full = shares_host_memory(device)
-            left = 0 if is_full else int(free_bytes(torch.device("cpu")) * USABLE)
-        if num_bytes <= left:
-            return place
-    return "disk"
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vniah.errors import ModelError
+from vniah.forward.attention import Heads
 
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
 ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
@@ -71,6 +72,14 @@ def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
             "it cannot see the whole haystack; set sliding_window to null in its config.json "
             "if it was trained without one"
         )
+
+
+def heads_of(body: Any) -> Heads:
+    """How many attention heads a decoder's stack of layers has, and their size."""
+    config = body.config
+    return Heads(
+        config.num_attention_heads, config.num_key_value_heads, body.layers[0].self_attn.head_dim
+    )
 
 
 def sliding_window(config: Any) -> int | None:

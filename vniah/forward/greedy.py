@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError, first_line
+from vniah.forward.attention import Kernel
 from vniah.forward.decoders import refuse_unsupported
-from vniah.forward.kv_cache import Kept
+from vniah.forward.inputs import SequenceInputs, deepstack_rows
+from vniah.forward.kv_cache import Kept, Span
 from vniah.forward.prefill import walk
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import LeafRows
+from vniah.forward.suffixes import SuffixRows
 from vniah.options import Decoding
 from vniah.protocol import TextSegment
 
@@ -60,10 +62,10 @@ class _Text:
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
 
-    def as_leaf(self) -> LeafRows:
+    def as_suffix(self) -> SuffixRows:
         """The rows of the next step, the last of which is read."""
         positions = self.position_ids[..., : len(self.rows)]
-        return LeafRows(self.start, self.rows, positions, 1, self.deep)
+        return SuffixRows((Span(0, self.start),), self.rows, positions, 1, self.deep)
 
 
 class GreedyDecoder:
@@ -71,35 +73,28 @@ class GreedyDecoder:
 
     Args:
         decoder: a transformers causal language model.
-        embed: gives the input embeddings of segments, as `vniah.forward.runner.BranchRunner`.
-        deep: gives what is added to them behind each of the first layers, ``[layers, n, H]``.
-        positions: called with a sequence's index and a number of tokens, gives position ids of its
-            prompt and of as many tokens behind it.
-        num_rows: called with a sequence's index, gives the tokens of its answer.
+        inputs: what the decoder reads.
         is_wanted: called with a sequence's index, says whether to decode behind its prompt.
         decoding: when it ends.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run every pass together.
     """
 
     def __init__(
         self,
         decoder: Any,
+        inputs: SequenceInputs,
         *,
-        embed: Callable[[Sequence[Any], int, int], Tensor],
-        deep: Callable[[Sequence[Any]], Tensor | None] = lambda segments: None,
-        positions: Callable[[int, int], Tensor],
-        num_rows: Callable[[int], int],
         is_wanted: Callable[[int], bool],
         decoding: Decoding,
+        kernel: Kernel | None = None,
         ring: Ring | None = None,
     ) -> None:
         self._decoder = decoder
-        self._embed = embed
-        self._deep = deep
-        self._positions = positions
-        self._num_rows = num_rows
+        self._inputs = inputs
         self._is_wanted = is_wanted
         self._decoding = decoding
+        self._kernel = kernel
         self._ring = ring
 
     def decode(
@@ -119,9 +114,10 @@ class GreedyDecoder:
                 self._decoder,
                 going_on[0].rows[:0],
                 going_on[0].position_ids[..., :0],
-                [text.as_leaf() for text in going_on],
+                [text.as_suffix() for text in going_on],
                 past=past,
                 tile_size=tile_size,
+                kernel=self._kernel,
                 ring=self._ring,
             )
             self._take(going_on, read)
@@ -136,22 +132,23 @@ class GreedyDecoder:
 
     def _begin(self, leaves: Sequence[Leaf]) -> list[_Text]:
         """One text for all leaves that differ in their answers only."""
+        inputs, texts = self._inputs, []
         alike: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
         for place, leaf in enumerate(leaves):
-            has_answer = self._num_rows(leaf.sequences[0]) > 1  # all tokens of it but the last
+            # What a model reads of an answer is all of its tokens but the last.
+            has_answer = inputs.num_answer_rows(leaf.sequences[0]) > 1
             prompt = leaf.segments[:-1] if has_answer else leaf.segments
             alike.setdefault((leaf.start, prompt), []).append(place)
-        texts = []
         for (start, prompt), places in alike.items():
             members = [index for place in places for index in leaves[place].sequences]
             if not any(map(self._is_wanted, members)):
                 continue
             first = leaves[places[0]]
-            num_prompt_rows = first.num_tokens - self._num_rows(members[0]) + 1
-            needed = max(map(self._num_rows, members))
-            positions = self._positions(members[0], self._decoding.limit(needed))
-            rows = self._embed(prompt, 0, num_prompt_rows)
-            deep = self._deep(prompt)
+            num_prompt_rows = first.num_tokens - inputs.num_answer_rows(members[0]) + 1
+            needed = max(map(inputs.num_answer_rows, members))
+            positions = inputs.positions_ahead(members[0], self._decoding.limit(needed))
+            rows = inputs.embed(prompt, 0, num_prompt_rows)
+            deep = deepstack_rows(inputs, prompt, rows)
             texts.append(_Text(start, rows, positions[..., start:], needed, places, deep))
         return texts
 
@@ -177,7 +174,7 @@ class GreedyDecoder:
             chosen = self._ring.agree(chosen)
         for text, token in zip(texts, chosen, strict=True):
             if token is not None:
-                row = self._embed((TextSegment((token,)),), 0, 1)
+                row = self._inputs.embed((TextSegment((token,)),), 0, 1)
                 text.rows = torch.cat([text.rows, row])
                 text.tokens.append(token)
 

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from vniah.errors import InputError, first_line
 from vniah.forward.attention import (
-    Attend,
+    AttentionFunction,
+    Heads,
     Kernel,
     KeyBlock,
-    attend_block_on_cpu,
-    attend_block_plainly,
+    attend_plainly,
     merge,
 )
 from vniah.options import ANYWHERE, ATTENTION_NAMES, NAMES_BY_DEVICE
@@ -77,40 +77,29 @@ class Trial:
     fault: str = ""
 
 
-def choose_kernel(
-    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
-) -> Kernel:
+def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> Kernel:
     """The fastest kernel that is right on this device; the first call takes some seconds.
 
     Args:
         device: where the tensors lie; with its index, as a tensor's device has it.
         dtype: of q, k and v.
-        num_heads: Hq.
-        num_kv_heads: Hk.
-        head_dim: D.
+        heads: their numbers and size.
     """
     if device.type == "cpu":
         return CPU_KERNEL
     if device.type != "cuda":
         return PLAIN_KERNEL
-    trials = try_installed(
-        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
-    )
-    return fastest(trials)
+    return fastest(try_installed(device, dtype, heads))
 
 
-def find_kernel(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-) -> Kernel | None:
-    """The kernel of one of `ATTENTION_NAMES`; None for ``"auto"``.
+def find_kernel(name: str, device: torch.device, dtype: torch.dtype, heads: Heads) -> Kernel:
+    """The kernel of one of `ATTENTION_NAMES`; for ``"auto"``, what `choose_kernel` gives.
 
-    Other arguments as `choose_kernel`.
+    Args:
+        name: of the kernel.
+        device: as `choose_kernel`.
+        dtype: as `choose_kernel`.
+        heads: as `choose_kernel`.
 
     Raises:
         InputError: there is no such name, or that kernel does not run or is not right here.
@@ -122,23 +111,19 @@ def find_kernel(
         raise InputError(
             f"attention {name} does not run on {device}; there it may be {', '.join(here)}"
         )
+    if name == "auto":
+        return choose_kernel(device, dtype, heads)
     if name in _KERNELS_WITHOUT_TRIAL:
         return _KERNELS_WITHOUT_TRIAL[name]
-    trials = try_installed(
-        device, dtype, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim
-    )
-    trial = trials[NAMES_BY_DEVICE[device.type].index(name)]
+    trial = try_installed(device, dtype, heads)[NAMES_BY_DEVICE[device.type].index(name)]
     if trial.fault:
         raise InputError(f"attention {name} cannot be used on {device}: {trial.fault}")
     return trial.kernel
 
 
 @cache
-def try_installed(
-    device: torch.device, dtype: torch.dtype, *, num_heads: int, num_kv_heads: int, head_dim: int
-) -> tuple[Trial, ...]:
+def try_installed(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Trial, ...]:
     """All CUDA kernels tried on the device, also those that are not there; arguments as above."""
-    heads = (num_heads, num_kv_heads, head_dim)
     with torch.cuda.device(device):
         trials = try_kernels(CUDA_KERNELS, device, dtype, heads=heads, timer=seconds_on_cuda)
         planned = in_pieces(CUDNN_KERNEL, rest=fastest(trials))
@@ -151,7 +136,7 @@ def try_kernels(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    heads: tuple[int, int, int],
+    heads: Heads,
     timer: Timer,
 ) -> tuple[Trial, ...]:
     """Each candidate compared with the plain formula and, where it is right, timed.
@@ -160,7 +145,7 @@ def try_kernels(
         candidates: kernels to try.
         device: where to try them.
         dtype: of q, k and v.
-        heads: ``(Hq, Hk, D)``.
+        heads: their numbers and size.
         timer: gives the seconds of a call.
     """
     q, block, scale = _random_inputs(device, dtype, heads, _TIMED_BLOCK)
@@ -196,9 +181,7 @@ def seconds_on_cuda(call: Callable[[], object]) -> float:
     return min(found)
 
 
-def _difference(
-    kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]
-) -> str:
+def _difference(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> str:
     """How the kernel differs from the plain formula; empty where it does not.
 
     The formula runs in fp32 on the CPU: on the device it might run in TF32.
@@ -212,7 +195,7 @@ def _difference(
             return f"out {[*out.shape]}, lse {[*lse.shape]} {lse.dtype} at {where}"
         step = 1 if is_causal else -(-num_queries // _CHECKED_ROWS)
         on_cpu = KeyBlock(block.k.cpu(), block.v.cpu(), is_causal=is_causal)
-        expected, expected_lse = attend_block_plainly(q[:, :, ::step].cpu(), on_cpu, scale=scale)
+        expected, expected_lse = attend_plainly(q[:, :, ::step].cpu(), on_cpu, scale=scale)
         out_error = (out[:, :, ::step].cpu().float() - expected).abs() / (1 + expected.abs())
         lse_error = (lse[:, :, ::step].cpu() - expected_lse).abs()
         # Weights and result are rounded to dtype, the log-sum-exp is not. "not <=" catches NaN.
@@ -226,7 +209,7 @@ def _difference(
 def _random_inputs(
     device: torch.device,
     dtype: torch.dtype,
-    heads: tuple[int, int, int],
+    heads: Heads,
     lengths: tuple[int, int, int, bool],
 ) -> tuple[Tensor, KeyBlock, float]:
     """``(q, block, scale)`` in the layouts of the walk: no tensor is contiguous.
@@ -284,7 +267,7 @@ def _pieces(length: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def share_heads(function: Attend) -> Attend:
+def share_heads(function: AttentionFunction) -> AttentionFunction:
     """Grouped-query attention by a kernel that needs as many key heads as query heads.
 
     Query heads that share keys become further rows of one head, so no key is copied:
@@ -304,6 +287,15 @@ def share_heads(function: Attend) -> Attend:
         return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
     return attend
+
+
+def _cpu_flash(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention for the CPU as it comes with torch."""
+    # Top-left causal, grouped-query attention and fp32 log-sum-exp, in every floating dtype.
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, block.k, block.v, 0.0, block.is_causal, scale=scale
+    )
+    return out, lse
 
 
 def _flash_attention_3(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
@@ -392,8 +384,8 @@ def _aten_cudnn(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor,
     return found[0], found[1].reshape(q.shape[:-1])
 
 
-PLAIN_KERNEL = Kernel("plain formula", attend_block_plainly)
-CPU_KERNEL = Kernel("torch CPU flash", attend_block_on_cpu)
+PLAIN_KERNEL = Kernel("plain formula", attend_plainly)
+CPU_KERNEL = Kernel("torch CPU flash", _cpu_flash)
 CUDNN_KERNEL = Kernel("cuDNN", share_heads(_aten_cudnn))
 # Without cuDNN, which is tried by way of `in_pieces`.
 CUDA_KERNELS = (
@@ -403,4 +395,4 @@ CUDA_KERNELS = (
     Kernel("torch flash", share_heads(_aten_flash)),
     Kernel("torch memory-efficient", share_heads(_aten_efficient)),
 )
-_KERNELS_WITHOUT_TRIAL = {"auto": None, "plain": PLAIN_KERNEL, "flash-cpu": CPU_KERNEL}
+_KERNELS_WITHOUT_TRIAL = {"plain": PLAIN_KERNEL, "flash-cpu": CPU_KERNEL}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vniah.errors import ModelError
-from vniah.forward.memory import USABLE, free_bytes, shares_host_memory
+from vniah.forward.devices import USABLE, free_bytes, shares_host_memory
 from vniah.options import Offload
 
 # The rest of what a run may take is for passes, frames and the like.

@@ -12,10 +12,11 @@ A registered attention function puts the tile's keys and values into the layer's
 to [the tile itself, causal | all earlier keys]; the two parts merge by log-sum-exp.
 
 A pass may go on from a prefix whose keys and values are stored, and may store its own. What is read
-are leaves: short groups of rows, each behind its own prefix of the pass. They go through the layer
-together, after the main rows; in the last layer the main rows stop after their keys and values.
+are suffixes: short groups of rows, each of which sees its own part of the pass. They go through the
+layer together, after the main rows; in the last layer the main rows stop after their keys and
+values.
 
-T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size, R leaf rows.
+T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,17 +30,19 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from vniah.errors import ModelError
-from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.attention import Kernel, KeyBlock, attend
 from vniah.forward.decoders import (
     attention_set_to,
     depends_on_length,
     forget_longer_sequences,
+    heads_of,
     refuse_positions,
     refuse_unsupported,
 )
+from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import Kept, LayerKeys, Layout, Span
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import LeafAttention, LeafRows, Rows, leaf_groups
+from vniah.forward.suffixes import Rows, SuffixAttention, SuffixRows, suffix_groups
 
 TILE_SIZE = 2048
 
@@ -60,15 +63,16 @@ def walk(
     decoder: Any,
     hidden: Tensor,
     position_ids: Tensor,
-    leaves: Sequence[LeafRows],
+    suffixes: Sequence[SuffixRows],
     *,
     past: Sequence[Kept] = (),
     keep: Kept | None = None,
     tile_size: int = TILE_SIZE,
+    kernel: Kernel | None = None,
     ring: Ring | None = None,
     deepen: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
-    """One pass; gives the logits that are read, ``[num_rows, vocabulary]`` fp32 for each leaf.
+    """One pass; gives the logits that are read, ``[num_rows, vocabulary]`` fp32 for each suffix.
 
     Args:
         decoder: a transformers causal language model, e.g. ``Qwen2ForCausalLM``: anything with
@@ -76,14 +80,15 @@ def walk(
         hidden: input embeddings ``[T, H]`` of the main rows in the decoder's dtype; overwritten.
             With a ring, those of this rank (`Ring.layout`).
         position_ids: of all main rows, ``[T]``, or ``[3, T]`` for M-RoPE.
-        leaves: what is read, by their starts, none behind the main rows' end. One only, and no
-            past, where RoPE depends on the length of the sequence.
+        suffixes: what is read. One only, and no past, where RoPE depends on the length of the
+            sequence. Kernel calls are fewest where those that see the same keys follow one another.
         past: keys and values of everything before the main rows, parents first.
         keep: where to store this pass's own.
         tile_size: rows that go through a layer at once; changes memory and speed, not the result.
+        kernel: computes the attention; by default the fastest that is right on the device.
         ring: the processes that run this pass together.
         deepen: called behind every layer with its number and ``hidden``, may add to it in place
-            (DeepStack). What comes to leaves they bring themselves.
+            (DeepStack). Suffixes carry their own.
 
     Raises:
         ModelError: the decoder does something that the walk cannot do exactly.
@@ -92,20 +97,20 @@ def walk(
     body = decoder.model
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
-    starts = [leaf.start for leaf in leaves]
-    assert starts == sorted(starts) and all(0 <= at <= stop for at in starts)
-    assert not depends_on_length(body) or (not past and keep is None and len(leaves) == 1)
-    refuse_unsupported(decoder, max([stop, *(leaf.start + len(leaf.hidden) for leaf in leaves)]))
+    assert all(suffix.fits(stop) for suffix in suffixes)
+    assert not depends_on_length(body) or (not past and keep is None and len(suffixes) == 1)
+    refuse_unsupported(decoder, max([stop, *(suffix.length for suffix in suffixes)]))
     refuse_positions(decoder, position_ids, stop - start)
 
     main = Layout.whole(start, stop) if ring is None else ring.layout(start, stop)
     rank = 0 if ring is None else ring.rank
     assert len(hidden) == main.num_rows(rank)
+    kernel = kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body))
     keys = LayerKeys(body, past, main, rank=rank, like=hidden)
-    angles, leaf_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], leaves)
+    angles, suffix_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], suffixes)
     rows = Rows(hidden, angles)
     whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
-    groups = list(leaf_groups(leaves, leaf_angles, tile_size))
+    groups = list(suffix_groups(suffixes, suffix_angles, tile_size))
     tiles = list(_tiles(main, rank, tile_size))
     AttentionInterface.register(_ATTENTION_NAME, _attention)
     with _ONE_WALK, attention_set_to(body, _ATTENTION_NAME):
@@ -114,17 +119,24 @@ def walk(
             keys.load(index)
             if ring is not None or is_last:  # no rank attends before all of them have their keys
                 for tile in tiles:
-                    _run(layer, index, rows, _MainTile(keys, tile, ring, whole, attends=False))
+                    _run(
+                        layer,
+                        index,
+                        rows,
+                        _MainTile(keys, tile, kernel, ring, whole, attends=False),
+                    )
             if not is_last:
                 if whole is not None:
                     whole.attend()
                 for tile in tiles:
-                    _run(layer, index, rows, _MainTile(keys, tile, ring, whole, attends=True))
+                    _run(
+                        layer, index, rows, _MainTile(keys, tile, kernel, ring, whole, attends=True)
+                    )
             if keep is not None:
                 keys.save(index, keep)
             for group in groups:
-                _run(layer, index, group.rows, LeafAttention(keys, group.leaves, ring))
-                group.deepen(index)
+                _run(layer, index, group.rows, SuffixAttention(keys, group, kernel, ring))
+                group.add_deepstack(index)
             if deepen is not None and not is_last:
                 deepen(index, hidden)
     return [logits for group in groups for logits in group.read(decoder)]
@@ -138,6 +150,7 @@ def answer_logits(
     *,
     num_rows: int,
     tile_size: int = TILE_SIZE,
+    kernel: Kernel | None = None,
     deep: Tensor | None = None,
 ) -> Tensor:
     """Logits of the last rows of one sequence, ``[num_rows, vocabulary]`` fp32.
@@ -148,13 +161,14 @@ def answer_logits(
         position_ids: ``[T]``, or ``[3, T]``.
         num_rows: how many rows to read, at its end.
         tile_size: as `walk`.
+        kernel: as `walk`.
         deep: what is added to all rows behind each of the first layers, ``[layers, T, H]``.
     """
     start = len(hidden) - num_rows
     assert num_rows >= 1 and start >= 0
     refuse_positions(decoder, position_ids, len(hidden))
-    leaf = LeafRows(
-        start,
+    suffix = SuffixRows(
+        (Span(0, start),),
         hidden[start:],
         position_ids[..., start:],
         num_rows,
@@ -169,8 +183,9 @@ def answer_logits(
         decoder,
         hidden[:start],
         position_ids[..., :start],
-        [leaf],
+        [suffix],
         tile_size=tile_size,
+        kernel=kernel,
         deepen=deepen,
     )
     return logits
@@ -197,7 +212,7 @@ def _tiles(main: Layout, rank: int, tile_size: int) -> Iterator[_Tile]:
             yield _Tile(slice(row + first, row + last), span.start + first)
 
 
-def _run(layer: Any, index: int, rows: Rows, attention: "_MainTile | LeafAttention") -> None:
+def _run(layer: Any, index: int, rows: Rows, attention: "_MainTile | SuffixAttention") -> None:
     """Takes some rows through a layer, in place."""
     part = attention.rows
     with suppress(_KeysValuesDone):
@@ -257,6 +272,7 @@ class _MainTile:
     Attributes:
         keys: of the layer.
         tile: which rows.
+        kernel: computes it.
         ring: the other processes, if there are any.
         whole: where a ring wants the queries of all tiles together.
         attends: False where only keys and values are wanted.
@@ -265,6 +281,7 @@ class _MainTile:
 
     keys: LayerKeys
     tile: _Tile
+    kernel: Kernel
     ring: Ring | None
     whole: _WholeShare | None
     attends: bool
@@ -284,9 +301,12 @@ class _MainTile:
         if self.whole is not None:
             return self.whole.get(self.rows)
         if self.ring is not None:
-            return self.ring.attend(q, k, v, self.tile.start, self.keys, scale=scale)
+            return self.ring.attend(
+                q, k, v, self.tile.start, self.keys, kernel=self.kernel, scale=scale
+            )
         before = [KeyBlock(*part) for part in self.keys.between(0, self.tile.start)]
-        return attend(q, [KeyBlock(k, v, is_causal=True), *before], scale=scale)
+        own = KeyBlock(k, v, is_causal=True)
+        return attend(q, [own, *before], kernel=self.kernel, scale=scale)
 
 
 def _rotate(
@@ -295,13 +315,15 @@ def _rotate(
     position_ids: Tensor,
     start: int,
     spans: Sequence[Span],
-    leaves: Sequence[LeafRows],
+    suffixes: Sequence[SuffixRows],
 ) -> tuple[Tensor, Tensor]:
-    """RoPE's cos and sin of this process's main rows and of all leaves: ``[2, 1, n, D]`` each."""
+    """RoPE's cos and sin of this process's main rows and of all suffixes: ``[2, 1, n, D]`` each."""
     rotary = body.rotary_emb
     forget_longer_sequences(body)
     num_main, device = position_ids.shape[-1], hidden.device
-    positions = torch.cat([position_ids, *(leaf.position_ids for leaf in leaves)], -1).to(device)
+    positions = torch.cat([position_ids, *(suffix.position_ids for suffix in suffixes)], -1).to(
+        device
+    )
     own = [torch.arange(*span, device=device) - start for span in spans]
     rows = torch.cat(own).clamp(max=max(0, num_main - 1))  # of padding, those of the last
     # The last position goes with every block: some kinds of RoPE look at the largest of a call.
@@ -312,12 +334,12 @@ def _rotate(
         shaped = part[None] if part.ndim == 1 else part[:, None]
         return torch.stack(rotary(hidden[None], shaped))[:, :, :-1]
 
-    of_leaves = angles(torch.arange(num_main, positions.shape[-1], device=device))
-    of_main = of_leaves.new_empty(2, 1, len(rows), of_leaves.shape[-1])
+    of_suffixes = angles(torch.arange(num_main, positions.shape[-1], device=device))
+    of_main = of_suffixes.new_empty(2, 1, len(rows), of_suffixes.shape[-1])
     for first in range(0, len(rows), ROPE_BLOCK):
         block = slice(first, first + ROPE_BLOCK)
         of_main[:, :, block] = angles(rows[block])
-    return of_main, of_leaves
+    return of_main, of_suffixes
 
 
 def _attention(
@@ -327,7 +349,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    vniah_attention: _MainTile | LeafAttention,
+    vniah_attention: _MainTile | SuffixAttention,
     scaling: float | None = None,
     softcap: float | None = None,
     **_ignored: Any,

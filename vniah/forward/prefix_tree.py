@@ -12,19 +12,47 @@ Which child a pass goes on with changes no cost, as every node is computed once;
 heaviest keeps the branches of branches fewer than log2 of all tokens deep. What is short and hardly
 shared is not worth a pass of its own and becomes a leaf.
 
+A segment may be divisible: a thousand frames in one. It is compared by its parts and cut where
+sequences part, so that the tree is that of all parts one by one, at the cost of the segments.
+
 Pure: no tensors, and nothing of what the segments are but that they compare by content. The idea is
 prefix caching (Zheng et al. 2023, "SGLang", section 3), made exact over a list known beforehand.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, runtime_checkable
 
 # Up to as many tokens are a leaf, if few of them are computed more than once for it.
 MAX_LEAF_TOKENS = 512
 _MAX_REPEATED_TOKENS = 128
+_NUM_RANKED = 8  # segments by whose length sequences are put in order
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class Divisible(Protocol):
+    """A segment that is made of parts, between which it can be cut; any other is one part."""
+
+    def num_parts(self) -> int:
+        """How many parts it has, at least one."""
+
+    def part(self, index: int) -> Hashable:
+        """One of them; equal ones are equal, whichever segment they are of."""
+
+    def cut(self, start: int, stop: int) -> tuple[Hashable, ...]:
+        """Segments that are made of its parts ``start`` to ``stop - 1``."""
+
+    def runs_along(self, index: int, other: Any, other_index: int) -> bool:
+        """Whether its parts from ``index`` on are another's, as far as both have any.
+
+        False where that is not known; then the parts are compared.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """One sequence, as the tree sees it.
 
@@ -37,7 +65,7 @@ class Path:
     tail: tuple[Hashable, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """What ends at one place of a branch: equal sequences, read by one group of rows.
 
@@ -59,7 +87,7 @@ class Leaf:
         return self.start + self.num_tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Branch:
     """One forward pass.
 
@@ -115,7 +143,7 @@ class Branch:
             yield from branch.passes()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What passes compute, exactly.
 
@@ -208,138 +236,311 @@ def build_tree(
     Returns:
         One branch for every set of sequences with something in common, in order of appearance.
     """
-    root = _Node((), 0, 0)
-    for index, path in zip(indices or range(len(paths)), paths, strict=True):
-        assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
-        _insert(root, tuple(s for s in path.body if size(s)), size).add_end(path.tail, index)
-    for node in reversed(list(root.subtree())):
-        node.sum_up(size, max_leaf_tokens)
-    branches = [_branch(child, size) for child in root.children.values() if not child.is_leaf]
-    leaves = root.leaves(size)
+    tree = _Tree(size)
+    bodies = [_Parts(tuple(s for s in path.body if size(s))) for path in paths]
+    # In any order the tree is the same. With the longest first, others end or part on their way.
+    for order in sorted(range(len(paths)), key=lambda order: bodies[order].rank):
+        tail = paths[order].tail
+        assert sum(map(size, tail)) >= 1, "a tail holds at least one token"
+        tree.insert(bodies[order]).ends.setdefault(tail, []).append(order)
+    root = tree.sum_up(max_leaf_tokens)
+    names = indices or range(len(paths))
+    branches = [_branch(child, size, names) for child in root.below if not child.is_leaf]
+    leaves = root.leaves(size, names)
     return (*branches, Branch(0, (), 0, leaves)) if leaves else tuple(branches)
 
 
-@dataclass(eq=False)
-class _Node:
-    """A node of the radix tree: the segments on the edge to it, and what follows.
+def leading(
+    segments: Sequence[Hashable], num_tokens: int, size: Callable[[Hashable], int]
+) -> tuple[Hashable, ...]:
+    """What some segments begin with, ``num_tokens`` in all; they end between two parts."""
+    found: list[Hashable] = []
+    missing = num_tokens
+    for segment in segments:
+        if size(segment) > missing:
+            num_parts = range(segment.num_parts() if isinstance(segment, Divisible) else 1)
+            last = bisect_right(num_parts, missing, key=lambda n: _tokens_of(segment, n, size)) - 1
+            found += _cut(segment, 0, last)
+            missing -= _tokens_of(segment, last, size)
+            break
+        found.append(segment)
+        missing -= size(segment)
+    assert missing == 0, "these tokens end inside of a part"
+    return tuple(found)
+
+
+class _Parts:
+    """Some segments, counted in parts.
 
     Attributes:
-        segments: on its edge; empty for the root only.
+        segments: as given.
+        stops: for each, how many parts there are up to its end.
+    """
+
+    __slots__ = ("segments", "stops")
+
+    def __init__(self, segments: tuple[Hashable, ...]) -> None:
+        self.segments = segments
+        self.stops = list(accumulate(map(_num_parts, segments)))
+
+    def __len__(self) -> int:
+        return self.stops[-1] if self.stops else 0
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Brings to the front what begins with segments of many parts."""
+        return tuple(start - stop for start, stop in pairwise((0, *self.stops[:_NUM_RANKED])))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each segment is one part."""
+        return len(self) == len(self.segments)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Which segment a part is in, and which of its parts it is."""
+        number = bisect_right(self.stops, index)
+        return number, index - (self.stops[number - 1] if number else 0)
+
+    def part(self, index: int) -> Hashable:
+        """One of all parts."""
+        number, inside = self.place(index)
+        return _part(self.segments[number], inside)
+
+    def cut(self, start: int, stop: int) -> tuple[Hashable, ...]:
+        """Segments that are made of the parts ``start`` to ``stop - 1``."""
+        if self.is_plain:
+            return self.segments[start:stop]
+        found: list[Hashable] = []
+        number, inside = self.place(start)
+        while start < stop:
+            end = min(stop, self.stops[number])
+            found += _cut(self.segments[number], inside, inside + end - start)
+            start, inside, number = end, 0, number + 1
+        return tuple(found)
+
+    def num_common(self, other: "_Parts", start: int) -> int:
+        """How many of its first parts are those of another from ``start`` on."""
+        most = min(len(self), len(other) - start)
+        if self.is_plain and other.is_plain:
+            for index in range(most):
+                one, two = self.segments[index], other.segments[start + index]
+                if one is not two and one != two:
+                    return index
+            return most
+        count = number = index = 0
+        other_number, other_index = other.place(start)
+        while count < most:
+            left, other_left = self.stops[number] - count, other.stops[other_number] - start - count
+            one, two = self.segments[number], other.segments[other_number]
+            num_alike = min(left, other_left)
+            if index != other_index or one is not two:
+                num_alike = _num_alike(one, index, two, other_index, num_alike)
+                if not num_alike:
+                    break
+            count += num_alike
+            number, index = (number + 1, 0) if num_alike == left else (number, index + num_alike)
+            is_done = num_alike == other_left
+            other_number, other_index = (
+                (other_number + 1, 0) if is_done else (other_number, other_index + num_alike)
+            )
+        return count
+
+
+@cache
+def _is_divisible(kind: type) -> bool:
+    return issubclass(kind, Divisible)
+
+
+def _num_parts(segment: Any) -> int:
+    return segment.num_parts() if _is_divisible(segment.__class__) else 1
+
+
+def _part(segment: Any, index: int) -> Hashable:
+    part: Hashable = segment.part(index) if _is_divisible(segment.__class__) else segment
+    return part
+
+
+def _cut(segment: Any, start: int, stop: int) -> tuple[Hashable, ...]:
+    """Segments that are made of a segment's parts ``start`` to ``stop - 1``."""
+    if stop - start == _num_parts(segment):
+        return (segment,)
+    return tuple(segment.cut(start, stop)) if start < stop else ()
+
+
+def _tokens_of(segment: Hashable, num_parts: int, size: Callable[[Hashable], int]) -> int:
+    """Tokens of its first parts."""
+    return sum(map(size, _cut(segment, 0, num_parts)))
+
+
+def _num_alike(one: Any, index: int, other: Any, other_index: int, most: int) -> int:
+    """How many parts two segments surely have in common from two of their parts on."""
+    if most > 1 and one.runs_along(index, other, other_index):
+        return most
+    return int(_part(one, index) == _part(other, other_index))
+
+
+@dataclass(eq=False, slots=True)
+class _Track:
+    """What a sequence goes on with behind a node where those before it had gone on otherwise.
+
+    Attributes:
+        parts: its segments.
         start: tokens before them.
+        token_stops: tokens before each segment, and behind the last.
+        nodes: where something ends or goes on otherwise, by the number of parts before.
+        head: the first of them, once they are summed up.
+    """
+
+    parts: _Parts
+    start: int
+    token_stops: list[int]
+    nodes: dict[int, "_Node"] = field(default_factory=dict)
+    head: "_Node | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """A node of the radix tree: the parts on the edge to it, and what follows.
+
+    Attributes:
+        track: on which it lies.
+        end: parts of the track up to it.
+        stop: tokens up to it.
+        tracks: those that hang from it, by their first part.
+        ends: of the sequences whose body ends here, by their tails: their order of appearance.
+        begin: parts of the track before its edge.
         num_tokens: on its edge.
-        children: by their first segment.
-        ends: indices of the sequences whose body ends here, by their tails.
+        below: its children, in order of appearance.
+        first: when the first of its sequences appeared.
         weight: tokens on its edge and behind, each once.
         flat_tokens: the same, counted for each different sequence anew.
         num_ends: different sequences that end here or behind.
         is_leaf: whether it rides along with its parent's pass instead of having its own.
     """
 
-    segments: tuple[Hashable, ...]
-    start: int
-    num_tokens: int
-    children: dict[Hashable, "_Node"] = field(default_factory=dict)
+    track: _Track
+    end: int
+    stop: int
+    tracks: dict[Hashable, _Track] = field(default_factory=dict)
     ends: dict[tuple[Hashable, ...], list[int]] = field(default_factory=dict)
+    begin: int = 0
+    num_tokens: int = 0
+    below: Sequence["_Node"] = ()
+    first: int = 0
     weight: int = 0
     flat_tokens: int = 0
     num_ends: int = 0
     is_leaf: bool = False
 
     @property
-    def stop(self) -> int:
-        return self.start + self.num_tokens
+    def segments(self) -> tuple[Hashable, ...]:
+        """On its edge."""
+        return self.track.parts.cut(self.begin, self.end)
 
-    def add_end(self, tail: tuple[Hashable, ...], index: int) -> None:
-        self.ends.setdefault(tail, []).append(index)
-
-    def subtree(self) -> Iterator["_Node"]:
-        """Itself and all below, parents first; no recursion, as a trunk may be thousands deep."""
-        waiting = [self]
-        while waiting:
-            node = waiting.pop()
-            yield node
-            waiting += node.children.values()
-
-    def sum_up(self, size: Callable[[Hashable], int], max_leaf_tokens: int) -> None:
-        """Fills in the counts, once all children have theirs."""
-        in_tails = sum(size(segment) for tail in self.ends for segment in tail)
-        children = self.children.values()
-        self.num_ends = len(self.ends) + sum(child.num_ends for child in children)
-        self.weight = self.num_tokens + in_tails + sum(child.weight for child in children)
-        behind = in_tails + sum(child.flat_tokens for child in children)
-        self.flat_tokens = self.num_tokens * self.num_ends + behind
-        repeated = self.flat_tokens - self.weight
-        self.is_leaf = self.flat_tokens <= max_leaf_tokens and repeated <= _MAX_REPEATED_TOKENS
-
-    def leaves(self, size: Callable[[Hashable], int]) -> tuple[Leaf, ...]:
+    def leaves(self, size: Callable[[Hashable], int], names: Sequence[int]) -> tuple[Leaf, ...]:
         """What is read at its end: the sequences that end here, and the children that are short."""
         found: list[Leaf] = []
         waiting: list[tuple[_Node, tuple[Hashable, ...]]] = [(self, ())]
         while waiting:
             node, before = waiting.pop()
-            for tail, indices in node.ends.items():
+            for tail, orders in node.ends.items():
                 segments = (*before, *tail)
-                found.append(Leaf(self.stop, segments, sum(map(size, segments)), tuple(indices)))
-            for child in node.children.values():
-                if child.is_leaf:
-                    waiting.append((child, (*before, *child.segments)))
+                sequences = tuple(names[order] for order in sorted(orders))
+                found.append(Leaf(self.stop, segments, sum(map(size, segments)), sequences))
+            waiting += [
+                (child, (*before, *child.segments)) for child in node.below if child.is_leaf
+            ]
         return tuple(sorted(found, key=lambda leaf: leaf.sequences))
 
 
-def _insert(root: _Node, segments: tuple[Hashable, ...], size: Callable[[Hashable], int]) -> _Node:
-    """The node at which ``segments`` end, made where it is not there."""
-    node, position = root, 0
-    while position < len(segments):
-        child = node.children.get(segments[position])
-        if child is None:
-            rest = segments[position:]
-            child = node.children[rest[0]] = _Node(rest, node.stop, sum(map(size, rest)))
-            return child
-        shared = _common_length(child.segments, segments, position)
-        if shared < len(child.segments):
-            child = _split(node, child, shared, size)
-        node, position = child, position + shared
-    return node
+class _Tree:
+    """A radix tree, made of tracks that hang from nodes of other tracks.
+
+    Args:
+        size: tokens of a segment.
+    """
+
+    def __init__(self, size: Callable[[Hashable], int]) -> None:
+        self._size = size
+        self._tracks: list[_Track] = []  # each behind the one that it hangs from
+        self._root = self._node_at(self._add_track(_Parts(()), 0), 0)
+
+    def insert(self, body: _Parts) -> _Node:
+        """The node at which a body ends, made where it is not there."""
+        node, position = self._root, 0
+        while position < len(body):
+            part = body.part(position)
+            track = node.tracks.get(part)
+            if track is None:
+                rest = _Parts(body.cut(position, len(body))) if position else body
+                track = node.tracks[part] = self._add_track(rest, node.stop)
+                return self._node_at(track, len(rest))
+            num_common = track.parts.num_common(body, position)
+            node = self._node_at(track, num_common)
+            position += num_common
+        return node
+
+    def sum_up(self, max_leaf_tokens: int) -> _Node:
+        """The root, after every node was told what is below it."""
+        for track in reversed(self._tracks):
+            nodes = [track.nodes[end] for end in sorted(track.nodes)]
+            following: _Node | None = None
+            for before, node in reversed([*pairwise((None, *nodes))]):
+                assert node is not None
+                node.begin = before.end if before else 0
+                node.num_tokens = node.stop - (before.stop if before else track.start)
+                below = [hanging.head for hanging in node.tracks.values()]
+                self._sum_up(node, [n for n in (*below, following) if n], max_leaf_tokens)
+                following = node
+            track.head = following
+        return self._root
+
+    def _sum_up(self, node: _Node, below: list[_Node], max_leaf_tokens: int) -> None:
+        node.below = sorted(below, key=lambda child: child.first)
+        firsts = [*map(min, node.ends.values()), *(child.first for child in below)]
+        node.first = min(firsts, default=0)
+        in_tails = sum(self._size(segment) for tail in node.ends for segment in tail)
+        node.num_ends = len(node.ends) + sum(child.num_ends for child in below)
+        node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
+        behind = in_tails + sum(child.flat_tokens for child in below)
+        node.flat_tokens = node.num_tokens * node.num_ends + behind
+        repeated = node.flat_tokens - node.weight
+        node.is_leaf = node.flat_tokens <= max_leaf_tokens and repeated <= _MAX_REPEATED_TOKENS
+
+    def _add_track(self, parts: _Parts, start: int) -> _Track:
+        stops = accumulate(map(self._size, parts.segments), initial=start)
+        self._tracks.append(_Track(parts, start, list(stops)))
+        return self._tracks[-1]
+
+    def _node_at(self, track: _Track, end: int) -> _Node:
+        """The node behind so many parts of a track, made where it is not there."""
+        node = track.nodes.get(end)
+        if node is None:
+            number, inside = track.parts.place(end)
+            stop = track.token_stops[number]
+            if inside:
+                stop += _tokens_of(track.parts.segments[number], inside, self._size)
+            node = track.nodes[end] = _Node(track, end, stop)
+        return node
 
 
-def _split(parent: _Node, child: _Node, shared: int, size: Callable[[Hashable], int]) -> _Node:
-    """A node between the two, which takes the first ``shared`` segments of the child's edge."""
-    front = child.segments[:shared]
-    middle = _Node(front, parent.stop, sum(map(size, front)))
-    child.segments = child.segments[shared:]
-    child.start += middle.num_tokens
-    child.num_tokens -= middle.num_tokens
-    middle.children[child.segments[0]] = child
-    parent.children[front[0]] = middle
-    return middle
-
-
-def _common_length(edge: Sequence[Hashable], segments: Sequence[Hashable], position: int) -> int:
-    """How many segments of the edge are those of the sequence from ``position`` on."""
-    most = min(len(edge), len(segments) - position)
-    for index in range(most):
-        one, other = edge[index], segments[position + index]
-        if one is not other and one != other:
-            return index
-    return most
-
-
-def _branch(node: _Node, size: Callable[[Hashable], int]) -> Branch:
+def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) -> Branch:
     """The pass that begins with a node and goes on with the heaviest child as long as there is one.
 
     Recursion is over branches of branches only: each holds at most half of its parent's weight.
     """
-    start = node.start
+    start = node.stop - node.num_tokens
     segments: list[Hashable] = []
     leaves: list[Leaf] = []
     branches: list[Branch] = []
-    following: _Node | None = node
-    while following is not None:
-        node, following = following, None
-        segments += node.segments
-        leaves += node.leaves(size)
-        large = [child for child in node.children.values() if not child.is_leaf]
-        if large:
-            following = max(large, key=lambda child: child.weight)
-            branches += [_branch(child, size) for child in large if child is not following]
+    begin, following = node.begin, [node]
+    while following:
+        node = following[0]
+        leaves += node.leaves(size, names)
+        large = [child for child in node.below if not child.is_leaf]
+        following = sorted(large, key=lambda child: child.weight, reverse=True)[:1]
+        branches += [_branch(child, size, names) for child in large if child not in following]
+        if not following or following[0].track is not node.track:
+            segments += node.track.parts.cut(begin, node.end)
+            begin = 0
     return Branch(start, tuple(segments), node.stop - start, tuple(leaves), tuple(branches))

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vniah.forward.attention import KeyBlock, attend_block, merge
+from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
 from vniah.forward.kv_cache import LayerKeys, Layout, Span
 
 Zigzag = Callable[..., Tensor]
@@ -95,7 +95,15 @@ class Ring:
         self.bytes_sent += (keys.k.nbytes + keys.v.nbytes) * (self.size - 1)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, start: int, keys: LayerKeys, *, scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        start: int,
+        keys: LayerKeys,
+        *,
+        kernel: Kernel,
+        scale: float,
     ) -> Tensor:
         """Attention of a tile that begins at token ``start``, ``[1, Hq, tile, D]`` in q's dtype.
 
@@ -105,15 +113,18 @@ class Ring:
             v: the tile's own values.
             start: tokens before it.
             keys: what this rank holds.
+            kernel: computes the attention over each block of keys.
             scale: factor on the scores.
         """
-        out, lse = attend_block(q, KeyBlock(k, v, is_causal=True), scale=scale)
+        own = KeyBlock(k, v, is_causal=True)
+        out, lse = attend_block(q, own, kernel=kernel, scale=scale)
         for piece in range(_PIECES_PER_SPAN * len(keys.layout.spans[0])):
             for span, held_k, held_v in self._go_round(piece, keys):
                 num_before = span.clip(0, start).num_tokens
                 if num_before:
                     block = KeyBlock(held_k[:, :, :num_before], held_v[:, :, :num_before])
-                    out, lse = merge(out, lse, *attend_block(q, block, scale=scale))
+                    part = attend_block(q, block, kernel=kernel, scale=scale)
+                    out, lse = merge(out, lse, *part)
         return out.to(q.dtype)
 
     def smallest(self, number: int) -> int:

@@ -3,7 +3,6 @@
 Also the device and dtype that options name, and one-line errors for a folder that cannot be loaded.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.files import hash_file, hash_text
 from vniah.options import LoadOptions
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
@@ -104,14 +104,10 @@ def fingerprint(folder: Path) -> str:
     ]
     paths += weight_files(folder)
 
-    def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor() as pool:
         names = (path.relative_to(folder).as_posix() for path in paths)
-        digests = list(zip(names, pool.map(digest, paths), strict=True))
-    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+        digests = list(zip(names, pool.map(hash_file, paths), strict=True))
+    return hash_text(repr(digests))[:16]
 
 
 def count_stored(folder: Path) -> int:

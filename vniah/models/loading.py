@@ -1,15 +1,13 @@
 """Loads a model by its name: embedded, a checkpoint folder, a hub id, a server, or a factory."""
 
-import importlib
-import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.errors import InputError, ModelError, first_line
+from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir
 from vniah.models.families import FAMILIES, find_family
 from vniah.models.server.client import ServerOptions, is_server, open_server
@@ -17,7 +15,6 @@ from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptio
 from vniah.protocol import AnyModel, require_protocol
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -150,11 +147,6 @@ def load_folder(
     return cast("AnyModel", adapter.load(folder, name=name, revision=revision, options=options))
 
 
-def is_factory(source: str) -> bool:
-    """True if the text has the form ``package.module:factory``."""
-    return _FACTORY.fullmatch(source) is not None
-
-
 def embedded_models() -> tuple[str, ...]:
     """The names of the models that come with vniah."""
     root = embedded_dir("models")
@@ -186,18 +178,7 @@ def load_plug_in(source: str, options: LoadOptions) -> Any:
         ModelError: there is no such factory, or it fails.
         InputError: it does not take an option that was given.
     """
-    factory, given = _find_factory(source), options.given()
-    if missing := [name for name in given if not _accepts(factory, name)]:
-        raise InputError(
-            f"{source} takes no {' and no '.join(missing)}, so it decides that itself: leave it "
-            "out, or give the factory a keyword argument of that name"
-        )
-    try:
-        return factory(**given)
-    except VniahError:
-        raise
-    except Exception as error:  # somebody else's code; the cause stays attached
-        raise ModelError(f"{source} failed: {type(error).__name__}: {error}") from error
+    return call_factory(source, options.given(), ModelError)
 
 
 def takes_option(source: str, name: str) -> bool:
@@ -206,36 +187,4 @@ def takes_option(source: str, name: str) -> bool:
     Raises:
         ModelError: there is no such factory.
     """
-    return _accepts(_find_factory(source), name)
-
-
-def _find_factory(source: str) -> Callable[..., Any]:
-    module_name, _, factory_name = source.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(
-            f"{source}: the module {module_name!r} cannot be imported: {error}"
-        ) from error
-    try:
-        factory = attrgetter(factory_name)(module)
-    except AttributeError as error:
-        raise ModelError(f"{source}: {module_name} has no {factory_name!r}") from error
-    if not callable(factory):
-        raise ModelError(f"{source}: {factory_name} is not callable; give a function or a class")
-    return cast("Callable[..., Any]", factory)
-
-
-def _accepts(factory: Callable[..., Any], name: str) -> bool:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # some functions written in C have no signature
-        return False
-    return any(
-        parameter.kind is parameter.VAR_KEYWORD
-        or (
-            parameter.name == name
-            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        )
-        for parameter in parameters
-    )
+    return accepts(find_factory(source, ModelError), name)

@@ -29,6 +29,12 @@ LoadIn = Literal["8bit", "4bit"]
 
 Share = Literal["tree", "none"]
 
+Sampling = Literal["clock", "longva"]
+"""``clock``: frame k is on screen k seconds after the first picture. ``longva``: the published
+``range(0, num_pictures, round(fps))``."""
+
+Decoder = Literal["pyav", "decord"]
+
 Scorer = Literal["argmax", "generate"]
 
 MAX_NEW_TOKENS = 32

@@ -10,21 +10,30 @@ from fractions import Fraction
 
 import torch
 
-from vniah.engines.inputs import compose_answers, require_model, size_of_frame
-from vniah.engines.planning import AskedSequences, Plan, make_plan
+from vniah.engines.choosing import require_decoder
+from vniah.engines.inputs import compose_candidates, size_of_frame
+from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError
-from vniah.forward.attention import attending_by
-from vniah.forward.costs import MIN_TILE_SIZE, DecoderShape, Flops, fit_place, fit_tile_size
+from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.decoders import sliding_window
+from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.kv_cache import Place
-from vniah.forward.memory import USABLE, free_bytes
+from vniah.forward.memory import MIN_TILE_SIZE, fit_place, fit_tile_size
 from vniah.forward.prefix_tree import Branch, Leaf, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import AnyModel, DecoderModel, FrameSegment, TokenSequence
+from vniah.protocol import (
+    AnyModel,
+    DecoderModel,
+    Frames,
+    FrameSegment,
+    TokenSequence,
+)
 from vniah.sweep.throughput import Rates, measure_rates
-from vniah.tasks.vniah import Question, questions
+from vniah.tasks import Task, load_task
+from vniah.tasks.base import haystack_frames
+from vniah.tasks.controls import plan_samples
 
 RING_SIZES = (2, 4, 8)
 
@@ -97,7 +106,7 @@ class Estimate:
     Attributes:
         model_name: of which model.
         dtype: of its weights and of everything that is computed.
-        num_questions: needles in cells.
+        num_samples: all that is asked, controls included.
         max_tokens: the longest sequence.
         tokens_per_frame: with whatever the model puts around each.
         num_ranks: processes that run a pass together.
@@ -112,7 +121,7 @@ class Estimate:
 
     model_name: str
     dtype: str
-    num_questions: int
+    num_samples: int
     max_tokens: int
     tokens_per_frame: float
     num_ranks: int
@@ -129,6 +138,8 @@ def estimate(
     needles: NeedleSet,
     grid: Grid,
     *,
+    task: str | Task = "vniah",
+    controls: str | Sequence[str] = "default",
     num_ranks: int = 1,
     attention: str = "auto",
     rates: Rates | None = None,
@@ -139,6 +150,8 @@ def estimate(
         model: one with a decoder.
         needles: what will be asked.
         grid: which cells.
+        task: what is asked, as `vniah.sweep.run.run_sweep`.
+        controls: as `vniah.sweep.run.run_sweep`.
         num_ranks: processes that run each pass together.
         attention: as `vniah.sweep.run.run_sweep`.
         rates: of the device; by default measured, in two seconds.
@@ -147,37 +160,31 @@ def estimate(
         InputError: the model has no decoder, there is no rank, or the kernel does not run here.
         ModelError: no sequence of the grid can be run.
     """
-    require_model(model)
-    if not isinstance(model, DecoderModel):
-        raise InputError(
-            f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
-            "estimate needs a model with a decoder"
-        )
+    runnable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
-    asked = list(questions(grid, needles))
-    read = AskedSequences()
-    for question in asked:
-        read.add(_compose(model, question))
-    plan = make_plan(model, read.sequences, groups=read.groups)
+    asked = plan_samples(load_task(task), grid, needles, None, controls)
+    read = SampleSequences()
+    for sample in asked:
+        read.add(compose_candidates(runnable, sample))
+    plan = make_plan(runnable, read.sequences, groups=read.groups)
     if not plan.branches:
         raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
-    weight = model.decoder.lm_head.weight
-    shape = DecoderShape.of(model.decoder)
+    weight = runnable.decoder.lm_head.weight
+    shape = DecoderShape.of(runnable.decoder)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
-    kernel = find_kernel(attention, weight.device, weight.dtype, **shape.heads)
+    kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
-        with attending_by(kernel):
-            rates = measure_rates(model, num_tokens=max_tokens)
-    _, per_frame = _count_tokens(model, needles.needles[0])
+        rates = measure_rates(runnable, kernel, num_tokens=max_tokens)
+    _, per_frame = _count_tokens(runnable, needles.needles[0])
     limits = {
-        ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)
+        ranks: _most_frames(runnable, shape, needles.needles[0], num_ranks=ranks)
         for ranks in sorted({1, num_ranks, *RING_SIZES})
     }
     return Estimate(
-        model_name=model.name,
+        model_name=runnable.name,
         dtype=str(weight.dtype).removeprefix("torch."),
-        num_questions=len(asked),
+        num_samples=len(asked),
         max_tokens=max_tokens,
         tokens_per_frame=float(per_frame),
         num_ranks=num_ranks,
@@ -188,14 +195,6 @@ def estimate(
         max_frames=limits,
         notes=tuple(_notes(plan)),
     )
-
-
-def _compose(model: DecoderModel, question: Question) -> tuple[TokenSequence, ...]:
-    """What the model would read for each answer, of frames that have nothing but names."""
-    needle = question.needle
-    frames = [FrameSegment("haystack", index) for index in range(question.cell.num_frames)]
-    shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
-    return compose_answers(model, shown, needle)
 
 
 def _memory(
@@ -255,8 +254,7 @@ def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fracti
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
-        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
-        shown = [*frames, FrameSegment("needle", 0)]
+        shown = Frames.of([*haystack_frames(num_frames).spans, FrameSegment("needle", 0)])
         sequence = model.compose(shown, needle.question, needle.answer)
         counts.append(sequence.num_tokens(size_of_frame(model)))
     per_frame = Fraction(counts[1] - counts[0], many - few)
@@ -270,7 +268,7 @@ def _most_frames(
     free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
     window = sliding_window(model.decoder.model.config)
     fixed, per_frame = _count_tokens(model, needle)
-    frames = [FrameSegment("needle", 0)]
+    frames = Frames.of([FrameSegment("needle", 0)])
     num_read = len(model.compose(frames, needle.question, needle.answer).answer_ids)
 
     def fits(num_frames: int) -> bool:
@@ -297,5 +295,5 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(f"nothing is shared: {plan.note}")
     if plan.refused:
         reason = next(iter(plan.refused.values()))
-        notes.append(f"{len(plan.refused)} questions cannot be run, the first because {reason}")
+        notes.append(f"{len(plan.refused)} samples cannot be run, the first because {reason}")
     return notes

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.forward.attention import KeyBlock, attend
+from vniah.forward.attention import Kernel, KeyBlock, attend
 from vniah.forward.costs import DecoderShape
 from vniah.forward.offload import layer_on_device, offloaded
 from vniah.forward.prefill import TILE_SIZE
@@ -42,11 +42,12 @@ class Rates:
 
 
 @torch.inference_mode()
-def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
+def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LONG) -> Rates:
     """The rates of the model's device in the model's dtype, by running some of its work.
 
     Args:
         model: whose first layer is run.
+        kernel: computes the attention.
         num_tokens: length of a sequence, in whose middle lies the tile that attends.
     """
     body, weight = model.decoder.model, model.decoder.lm_head.weight
@@ -72,12 +73,15 @@ def measure_rates(model: DecoderModel, *, num_tokens: int = _LONG) -> Rates:
     pairs = Cost.of_rows(num_earlier, tile).num_pairs
     in_rows = 2 * shape.linear_weights // shape.num_layers * tile
     in_attention = 4 * shape.num_heads * shape.head_dim * pairs
+    scale = shape.head_dim**-0.5
     with layer_on_device(body, 0) as layer:
         seconds_in_rows = _seconds(lambda: run_rows(layer), weight.device)
+    seconds_in_attention = _seconds(
+        lambda: attend(q, blocks, kernel=kernel, scale=scale), weight.device
+    )
     return Rates(
         in_rows / seconds_in_rows,
-        in_attention
-        / _seconds(lambda: attend(q, blocks, scale=shape.head_dim**-0.5), weight.device),
+        in_attention / seconds_in_attention,
         _measure_fetching(body, weight.device),
     )
 

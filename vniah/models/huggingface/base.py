@@ -19,7 +19,7 @@ from vniah.models.huggingface.folder import Parts, read_parts
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.rope import override_rope, rope_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
 
@@ -130,6 +130,12 @@ class TransformersModel:
         """Changes the RoPE; base or scaling, if not given, is the checkpoint's again."""
         override_rope(self.find_body(self._model), theta=theta, scaling=scaling)
 
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return (
+            f"<{type(self).__name__} {self.name}, {place}, {self.frame_shape[-2]} tokens a frame>"
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and cached frames."""
@@ -153,12 +159,11 @@ class TransformersModel:
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """The chat template's prompt around the frames; the answer's tokens."""
-        segments: list[TextSegment | FrameSegment] = []
-        for text, frame in zip(self._prompt.before(len(frames)), frames, strict=True):
-            segments += [text, frame] if text.token_ids else [frame]
+        shown = Frames.of(frames)
+        segments: list[TextSegment | FrameSpan] = [*self._prompt.put_before(shown)]
         segments += [TextSegment(ids) for ids in self._after_frames() if ids]
-        segments.append(TextSegment(self._prompt.after(len(frames), question)))
-        return TokenSequence(tuple(segments), self._prompt.answer(len(frames), question, answer))
+        segments.append(self._prompt.after(len(shown), question))
+        return TokenSequence(tuple(segments), self._prompt.answer(len(shown), question, answer))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -243,6 +248,8 @@ class TransformersDecoderModel(TransformersModel):
     Attributes:
         decoder: has two parts, ``model`` and ``lm_head``.
     """
+
+    has_causal_positions = True
 
     def __init__(self, parts: Parts) -> None:
         self.decoder: Any = SimpleNamespace(

@@ -5,13 +5,16 @@ from where the frame, or the video that it is part of, begins. Text goes on afte
 position that there was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import FrameSpan, Piece, TokenSequence
+
+Rows = NDArray[np.int64]
 
 
 def frames_as_images(sequence: TokenSequence, grid: tuple[int, int]) -> Tensor:
@@ -21,11 +24,22 @@ def frames_as_images(sequence: TokenSequence, grid: tuple[int, int]) -> Tensor:
         sequence: what is read.
         grid: rows and columns of a frame.
     """
-    starts, position = [], 0
-    for segment in sequence.inputs:
-        starts.append(position)
-        position += max(grid) if isinstance(segment, FrameSegment) else len(segment.token_ids)
-    return _fill(sequence.inputs, starts, starts, grid)
+    blocks: list[Rows] = []
+    position = 0
+    for piece in sequence.input_pieces:
+        if isinstance(piece, FrameSpan):
+            num_before, num_after = len(piece.before), len(piece.after)
+            behind = num_before + max(grid)
+            unit = np.concatenate(
+                [_text(0, num_before), num_before + _frame(grid), _text(behind, num_after)], 1
+            )
+            begins = position + np.arange(piece.num_frames) * (behind + num_after)
+            blocks.append((begins[:, None] + unit[:, None]).reshape(3, -1))
+            position += piece.num_frames * (behind + num_after)
+        else:
+            blocks.append(_text(position, len(piece.token_ids)))
+            position += len(piece.token_ids)
+    return torch.from_numpy(np.concatenate(blocks, 1))
 
 
 def frames_as_video(sequence: TokenSequence, grid: tuple[int, int], *, interval: int) -> Tensor:
@@ -40,42 +54,41 @@ def frames_as_video(sequence: TokenSequence, grid: tuple[int, int], *, interval:
         grid: rows and columns of a frame.
         interval: positions from one frame to the next.
     """
-    times, places = [], []
+    blocks: list[Rows] = []
     position = begin = number = 0
     was_frame = False
-    for segment in sequence.inputs:
-        is_frame = isinstance(segment, FrameSegment)
-        if is_frame and not was_frame:
-            begin, number = position, 0
-        times.append(begin + number * interval if is_frame else position)
-        places.append(begin if is_frame else position)
-        if isinstance(segment, TextSegment):
-            position += len(segment.token_ids)
+    for piece in _without_text_around(sequence):
+        if isinstance(piece, FrameSpan):
+            if not was_frame:
+                begin, number = position, 0
+            times = (number + np.arange(piece.num_frames)) * interval
+            rows = np.repeat(_frame(grid)[:, None], piece.num_frames, 1) + begin
+            rows[0] += times[:, None]
+            blocks.append(rows.reshape(3, -1))
+            number += piece.num_frames
+            position = max(begin + (number - 1) * interval + 1, begin + max(grid))
         else:
-            position = max(times[-1] + 1, begin + max(grid))
-            number += 1
-        was_frame = is_frame
-    return _fill(sequence.inputs, times, places, grid)
+            blocks.append(_text(position, len(piece.token_ids)))
+            position += len(piece.token_ids)
+        was_frame = isinstance(piece, FrameSpan)
+    return torch.from_numpy(np.concatenate(blocks, 1))
 
 
-def _fill(
-    segments: Sequence[TextSegment | FrameSegment],
-    times: Sequence[int],
-    places: Sequence[int],
-    grid: tuple[int, int],
-) -> Tensor:
-    """Rows of positions from those at which the segments begin."""
-    height, width = grid
-    is_frame = np.array([isinstance(segment, FrameSegment) for segment in segments], bool)
-    lengths = np.array(
-        [height * width if isinstance(s, FrameSegment) else len(s.token_ids) for s in segments],
-        np.int64,
-    )
-    first = np.cumsum(lengths) - lengths
-    inside = np.arange(int(lengths.sum())) - np.repeat(first, lengths)
-    of_frame = np.repeat(is_frame, lengths)
-    time = np.repeat(np.array(times, np.int64), lengths) + np.where(of_frame, 0, inside)
-    place = np.repeat(np.array(places, np.int64), lengths)
-    rows = place + np.where(of_frame, inside // width, inside)
-    columns = place + np.where(of_frame, inside % width, inside)
-    return torch.from_numpy(np.stack([time, rows, columns]))
+def _without_text_around(sequence: TokenSequence) -> Iterator[Piece]:
+    """What is read, with the text between frames in pieces of its own."""
+    for piece in sequence.input_pieces:
+        if isinstance(piece, FrameSpan) and piece.has_text:
+            yield from map(piece.part, range(piece.num_parts()))
+        else:
+            yield piece
+
+
+def _text(position: int, num_tokens: int) -> Rows:
+    """Positions of text, ``[3, num_tokens]``."""
+    return np.tile(np.arange(position, position + num_tokens, dtype=np.int64), (3, 1))
+
+
+def _frame(grid: tuple[int, int]) -> Rows:
+    """Positions of a frame's rows from where it begins, ``[3, rows x columns]``."""
+    rows, columns = np.indices(grid).reshape(2, -1)
+    return np.stack([np.zeros_like(rows), rows, columns]).astype(np.int64)

@@ -7,15 +7,17 @@ the pieces are the very tokens that the family's own processor gives.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from vniah.errors import ModelError, first_line
-from vniah.protocol import TextSegment
+from vniah.protocol import Frames, FrameSpan, TextSegment
 
 Pieces = tuple[tuple[int, ...], ...]
 
@@ -55,6 +57,7 @@ class Prompt:
         self._placeholder_id = _special_id(tokenizer, placeholder)
         self._text = lru_cache(maxsize=_NUM_TEXTS)(TextSegment)
         self._before = lru_cache(maxsize=_NUM_LENGTHS)(self._find_before)
+        self._runs = lru_cache(maxsize=_NUM_LENGTHS)(self._find_runs)
         self._after = lru_cache(maxsize=_NUM_ENDS)(self._find_after)
 
     def before(self, num_frames: int) -> tuple[TextSegment, ...]:
@@ -64,9 +67,19 @@ class Prompt:
         """
         return self._before(num_frames)
 
-    def after(self, num_frames: int, question: str) -> tuple[int, ...]:
-        """The tokens after the last frame: question and closing, up to where the answer begins."""
-        return self._after(num_frames, question, None)
+    def put_before(self, frames: Frames) -> Iterator[TextSegment | FrameSpan]:
+        """The frames with the text before each of them; where it is the same again, in spans."""
+        for text, start, stop in self._runs(len(frames)):
+            for span in frames[start:stop].spans:
+                if span.num_frames == 1 and text.token_ids:
+                    yield text
+                elif text.token_ids:
+                    span = replace(span, before=text.token_ids)
+                yield span
+
+    def after(self, num_frames: int, question: str) -> TextSegment:
+        """The text after the last frame: question and closing, up to where the answer begins."""
+        return self._text(self._after(num_frames, question, None))
 
     def answer(self, num_frames: int, question: str, answer: str) -> tuple[int, ...]:
         """The tokens of the answer, as they follow the prompt.
@@ -82,12 +95,21 @@ class Prompt:
 
     def _find_before(self, num_frames: int) -> tuple[TextSegment, ...]:
         pieces = self._cut(self._render(num_frames, _PROBE), range(num_frames))
-        if pieces[-1] != self.after(num_frames, _PROBE):
+        if pieces[-1] != self._after(num_frames, _PROBE, None):
             raise ModelError(
                 "the chat template writes another text after the frames when there are "
                 f"{num_frames} of them; such a model plugs in as package.module:factory"
             )
         return tuple(map(self._text, pieces[:-1]))
+
+    def _find_runs(self, num_frames: int) -> tuple[tuple[TextSegment, int, int], ...]:
+        """The texts before frames: each stands before the frames ``start`` to ``stop - 1``."""
+        runs = []
+        stop = 0
+        for text, equal in groupby(self.before(num_frames)):
+            start, stop = stop, stop + sum(1 for _ in equal)
+            runs.append((text, start, stop))
+        return tuple(runs)
 
     def _find_after(self, num_frames: int, question: str, answer: str | None) -> tuple[int, ...]:
         """By a prompt of the last frame alone, which has the number that it has among all."""

@@ -11,6 +11,7 @@ the times of all frames (``add_time_instruction``), which the published prompt d
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from vniah.models.llava.towers import Tower
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer
 from vniah.options import LOAD_DEFAULTS, LoadIn, LoadOptions
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
+_NUM_TEXTS = 1 << 12  # texts whose tokens are kept
 
 
 class LlavaModel:
@@ -52,6 +54,8 @@ class LlavaModel:
         encoding: what else an encoded frame depends on, for the cache's identity.
         stop_ids: tokens that end an answer.
     """
+
+    has_causal_positions = True
 
     def __init__(
         self,
@@ -88,6 +92,9 @@ class LlavaModel:
         if layout.newline == "one_token":
             self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
         self.stop_ids = stop_ids
+        # A sweep asks the same few questions in thousands of cells.
+        self._tokenize = lru_cache(maxsize=_NUM_TEXTS)(partial(_encode_text, tokenizer))
+        self._text = lru_cache(maxsize=_NUM_TEXTS)(TextSegment)
 
     @classmethod
     def load(
@@ -157,6 +164,10 @@ class LlavaModel:
         """Changes the RoPE; base or scaling, if not given, is the checkpoint's again."""
         override_rope(self.decoder.model, theta=theta, scaling=scaling)
 
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"<LlavaModel {self.name}, {place}, {self.frame_shape[-2]} tokens a frame>"
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and cached frames."""
@@ -179,11 +190,12 @@ class LlavaModel:
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """Opening, frames, question and closing of the prompt template; the answer's tokens."""
-        opening = TextSegment(self._tokenize(self._template.opening))
+        shown = Frames.of(frames)
+        ending = self._after_frames if shown else ()
+        opening = self._text(self._tokenize(self._template.opening))
         asked = self._tokenize(question_line(question)) + self._tokenize(self._template.closing)
-        ending = self._after_frames if frames else ()
         return TokenSequence(
-            (opening, *frames, *ending, TextSegment(asked)), self._tokenize(answer)
+            (opening, *shown.spans, *ending, self._text(asked)), self._tokenize(answer)
         )
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -194,8 +206,9 @@ class LlavaModel:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids))).strip()
 
-    def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+def _encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _append_newline(decoder: Any, newline: Tensor | None, tokenizer: Any) -> int:

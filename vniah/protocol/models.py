@@ -1,92 +1,14 @@
-"""What a model has to be: token sequences made of segments, and three small protocols.
-
-Everything that is asked is a `TokenSequence`. Tasks decide which frames are shown and what is
-asked; the model decides how it reads them (`compose`). Segments compare by content, so two
-sequences share exactly their common leading segments.
-"""
+"""What a model has to be: three small protocols."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from vniah.errors import InputError, ModelError
+from vniah.errors import ModelError
+from vniah.protocol.segments import FrameSegment, TokenSequence
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class TextSegment:
-    """Text that the model reads.
-
-    Attributes:
-        token_ids: token ids, in the model's own vocabulary.
-    """
-
-    token_ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        _require_tuple("the token_ids of a TextSegment", self.token_ids)
-
-
-@dataclass(frozen=True)
-class FrameSegment:
-    """One cached picture, named by where it is from.
-
-    Attributes:
-        source: what holds it, e.g. ``"haystack/3f2a"`` or ``"needles/cards/red-7"``.
-        index: its number in that source, from 0.
-    """
-
-    source: str
-    index: int
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """All that one forward pass reads, and the answer that is scored.
-
-    Attributes:
-        segments: opening, frames with what stands around them, question: everything before the
-            answer, in reading order.
-        answer_ids: the tokens of the right answer; the model reads all but the last of them.
-    """
-
-    segments: tuple[TextSegment | FrameSegment, ...]
-    answer_ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        _require_tuple("the segments of a TokenSequence", self.segments)
-        _require_tuple("the answer_ids of a TokenSequence", self.answer_ids)
-        if not self.segments:
-            raise InputError("a token sequence needs at least one segment before the answer")
-        if not self.answer_ids:
-            raise InputError("a token sequence needs at least one answer token, got none")
-
-    @property
-    def frames(self) -> tuple[FrameSegment, ...]:
-        """The frames, in the order in which the model reads them."""
-        return tuple(s for s in self.segments if isinstance(s, FrameSegment))
-
-    @property
-    def inputs(self) -> tuple[TextSegment | FrameSegment, ...]:
-        """What goes in: the segments, then all answer tokens but the last."""
-        if len(self.answer_ids) == 1:
-            return self.segments
-        return (*self.segments, TextSegment(self.answer_ids[:-1]))
-
-    def num_tokens(self, tokens_per_frame: int) -> int:
-        """Length of the input, with ``tokens_per_frame`` rows for each frame."""
-        return sum(
-            tokens_per_frame if isinstance(s, FrameSegment) else len(s.token_ids)
-            for s in self.inputs
-        )
-
-
-def _require_tuple(what: str, found: object) -> None:
-    if not isinstance(found, tuple):
-        raise InputError(f"{what} must be a tuple, got {type(found).__name__}")
 
 
 @runtime_checkable
@@ -136,7 +58,9 @@ class DecoderModel(Protocol):
             with its two parts: ``model`` (with ``config``, ``embed_tokens``, ``layers``, ``norm``
             and ``rotary_emb``) and ``lm_head``.
 
-    An attribute ``shares_prefixes = False`` has every sequence run by itself.
+    An attribute ``shares_prefixes = False`` has every sequence run by itself. An attribute
+    ``has_causal_positions = True`` promises that no position depends on what follows, so that a
+    plan need not compare those of all sequences; a run that finds otherwise ends with an error.
     """
 
     name: str
@@ -168,6 +92,9 @@ class ChatModel(Protocol):
         """The model's answer to the question about the frames (RGB uint8, in order)."""
 
 
+_CLASSES_THAT_MOVED = {"llava 1": "vniah.models.llava.LlavaModel"}
+
+
 def class_record(model: "AnyModel") -> dict[str, str]:
     """The class of a plug-in model, for the manifest and the identity of caches.
 
@@ -177,6 +104,12 @@ def class_record(model: "AnyModel") -> dict[str, str]:
     if "adapter" in getattr(model, "encoding", {}):
         return {}
     return {"class": class_path(model)}
+
+
+def earlier_class(model: object) -> str:
+    """The class by which version 0.1 recorded a model, in folder names and caches."""
+    adapter = getattr(model, "encoding", {}).get("adapter", "")
+    return _CLASSES_THAT_MOVED.get(adapter, class_path(model))
 
 
 def class_path(model: object) -> str:
