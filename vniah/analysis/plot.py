@@ -160,7 +160,6 @@ def save_heatmaps(
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
-    # It has no canvas before it is written: on one, seaborn draws the whole figure for each panel.
     figure = Figure(
         figsize=(
             sum(widths) + _MARGINS[0] * len(widths),

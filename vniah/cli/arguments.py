@@ -3,15 +3,11 @@
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from fractions import Fraction
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from vniah.cli import commands
-from vniah.cli.inputs import parse_size
+from vniah.cli import commands, values
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
-from vniah.grid import parse_range
 from vniah.options import (
     ATTENTION_NAMES,
     DEFAULT_MODEL,
@@ -21,7 +17,6 @@ from vniah.options import (
     Scorer,
     Share,
 )
-from vniah.options.rope import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
 DEFAULT_DEPTHS = "0:1:0.2"
@@ -34,62 +29,12 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See: {self.prog} --help")
 
 
-def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type for argparse that shows the message of an `InputError`."""
-
-    def convert(text: str) -> Any:
-        try:
-            return check(text)
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
-@_checked
-def _path(text: str) -> Path:
-    if not text:
-        raise InputError("a path is needed, got an empty text")
-    return Path(text).expanduser()
-
-
-def _number(text: str) -> Fraction:
-    try:
-        (value,) = parse_range(text, "it")
-    except ValueError as error:  # not a number, or several
-        raise InputError(f"must be one number, got {text!r}") from error
-    return value
-
-
-@_checked
-def _size(text: str) -> tuple[int, int]:
-    return parse_size(text, "it")
-
-
-@_checked
-def _whole(text: str) -> int:
-    value = _number(text)
-    if value.denominator != 1:
-        raise InputError(f"must be one whole number, got {text!r}")
-    return int(value)
-
-
-@_checked
-def _real(text: str) -> float:
-    return float(_number(text))
-
-
-@_checked
-def _rope_thetas(text: str) -> tuple[float, ...]:
-    return tuple(require_theta(float(_number(part))) for part in text.split(","))
-
-
 # Options of a model of which ``run`` takes several, and those that are not plain text.
 _SEVERAL = ("rope_theta", "rope_scaling")
 _TYPES: Mapping[str, Callable[[str], Any]] = {
-    "rope_theta": _rope_thetas,
-    "rope_scaling": _checked(read_scalings),
-    "frame_size": _size,
+    "rope_theta": values.rope_thetas,
+    "rope_scaling": values.rope_scalings,
+    "frame_size": values.size,
 }
 
 
@@ -130,7 +75,7 @@ def _add_run(verbs: Any) -> None:
     _add_grid_options(run)
     run.add_argument(
         "--output",
-        type=_path,
+        type=values.path,
         metavar="DIR",
         help="folder for the results; default: one in results/, named after the settings",
     )
@@ -156,7 +101,7 @@ def _add_run(verbs: Any) -> None:
     )
     run.add_argument(
         "--max-new-tokens",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="with --scorer generate: the most tokens of an answer; default 32",
     )
@@ -187,18 +132,22 @@ def _add_models(verbs: Any) -> None:
 def _add_plot(verbs: Any) -> None:
     plot = verbs.add_parser("plot", help="draw the heatmaps of runs or of published tables")
     plot.add_argument(
-        "results", nargs="+", type=_path, metavar="RESULT", help="a run's folder, or a JSON table"
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a run's folder, or a JSON table",
     )
-    plot.add_argument("--output", type=_path, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument("--output", type=values.path, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
-        type=_whole,
+        type=values.whole,
         metavar="TOKENS",
         help="draw a dotted line at this training length of the language model",
     )
     plot.add_argument(
         "--tokens-per-frame",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="tokens of a frame, for results that do not say it, such as published tables "
         "(LongVA: 144)",
@@ -211,11 +160,11 @@ def _add_compare(verbs: Any) -> None:
         "compare",
         help="compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
     )
-    compare.add_argument("baseline", type=_path, metavar="BASELINE")
-    compare.add_argument("candidate", type=_path, metavar="CANDIDATE")
+    compare.add_argument("baseline", type=values.path, metavar="BASELINE")
+    compare.add_argument("candidate", type=values.path, metavar="CANDIDATE")
     compare.add_argument(
         "--max-drop",
-        type=_real,
+        type=values.real,
         default=0.0,
         metavar="X",
         help="by how much the score of a cell may fall, in [0, 1]; default 0",
@@ -229,11 +178,27 @@ def _add_haystack(verbs: Any) -> None:
     make = haystack_verbs.add_parser(
         "make", help="draw a video of random scenes; the same seed gives the same video"
     )
-    make.add_argument("path", type=_path, metavar="PATH", help="an .mp4 file")
-    make.add_argument("--seconds", type=_whole, required=True, metavar="N")
-    make.add_argument("--seed", type=_whole, default=0, metavar="S")
-    make.add_argument("--fps", type=_whole, default=8, metavar="N")
-    make.add_argument("--size", default="96x96", metavar="WxH")
+    make.add_argument("path", type=values.path, metavar="PATH", help="an .mp4 file")
+    for name, default, metavar, text in (
+        ("seconds", None, "N", "length of the video"),
+        ("seed", 0, "S", "which video is drawn; default 0"),
+        ("fps", 8, "N", "frames per second; default 8"),
+    ):
+        make.add_argument(
+            f"--{name}",
+            type=values.whole,
+            required=default is None,
+            default=default,
+            metavar=metavar,
+            help=text,
+        )
+    make.add_argument(
+        "--size",
+        type=values.size,
+        default=(96, 96),
+        metavar="WxH",
+        help="width and height in pixels; default 96x96",
+    )
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     make.set_defaults(command=commands.make_haystack)
 
@@ -270,7 +235,7 @@ def _add_estimate(verbs: Any) -> None:
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context-parallel",
-        type=_whole,
+        type=values.whole,
         default=1,
         metavar="N",
         help="split each forward pass over N of the processes that torchrun started; default 1",
@@ -350,30 +315,33 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
         "video-jpeg: all frames are one video of JPEGs, for vLLM",
     )
     server.add_argument(
-        "--max-tokens", type=_whole, metavar="N", help="the most tokens of an answer; default 128"
+        "--max-tokens",
+        type=values.whole,
+        metavar="N",
+        help="the most tokens of an answer; default 128",
     )
     server.add_argument(
         "--concurrency",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="the most requests at the same time; default 4",
     )
     server.add_argument(
         "--max-requests",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="stop after this number of HTTP requests, retries included; the same command goes on",
     )
     server.add_argument(
         "--request-timeout",
-        type=_real,
+        type=values.real,
         dest="timeout_seconds",
         metavar="S",
         help="the most seconds that an answer may take; default 600",
     )
     server.add_argument(
         "--request-retries",
-        type=_whole,
+        type=values.whole,
         dest="num_retries",
         metavar="N",
         help="how often a question without an answer is sent again; default 5",
@@ -397,7 +365,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 def _add_cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
-        type=_path,
+        type=values.path,
         metavar="DIR",
         help="folder of the embedding cache; default: one in the user's cache",
     )

@@ -15,7 +15,6 @@ from vniah.cli.inputs import (
     open_job,
     open_named_haystack,
     parse_grid,
-    parse_size,
 )
 from vniah.cli.ropes import only_rope
 from vniah.cli.run import HEATMAP_NAME
@@ -183,14 +182,13 @@ def make_haystack(options: argparse.Namespace) -> int:
     from vniah.haystacks.haystack import make_haystack
     from vniah.sweep.progress import Bars
 
-    width, height = parse_size(options.size)
     with Bars() as bars:
         path = make_haystack(
             options.path,
             seconds=options.seconds,
             seed=options.seed,
             fps=options.fps,
-            size=(width, height),
+            size=options.size,
             overwrite=options.overwrite,
             on_progress=lambda done, total: bars.show("draw", done, total),
         )

@@ -1,7 +1,6 @@
 """Opens what a command's options name: the model, the haystack, the needles, the processes."""
 
 import argparse
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
@@ -128,11 +127,3 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
         decoder=options.decoder,
         keep_damaged=options.keep_damaged,
     )
-
-
-def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
-    """(width, height) from a text such as ``96x96``."""
-    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
-    if match is None:
-        raise InputError(f"{option} must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
-    return int(match[1]), int(match[2])
