@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from runs import make_run
 
 from vniah.cli import main
 from vniah.cli.display import format_table
+from vniah.cli.run import draw_heatmap
 from vniah.results import load_results
 
-PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "longva-7b_vniah.json"
+RESULTS = Path(__file__).parent.parent / "results"
+PUBLISHED = RESULTS / "published" / "longva-7b_vniah.json"
 
 
 @pytest.fixture
@@ -70,10 +73,33 @@ def test_run_with_positions_prints_them_and_goes_on(in_folder, material, capsys)
     }
     with Image.open("out/heatmap.png") as picture:
         assert min(picture.size) > 200
+    drawn = Path("out/heatmap.png").stat().st_mtime_ns
     assert main(["run", *material, "--output", "out"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert Path("out/heatmap.png").stat().st_mtime_ns == drawn, "it shows every sample already"
     assert main(["plot", "out", "--output", "again.svg"]) == 0
     assert main(["compare", "out", "out"]) == 0
+
+
+@pytest.mark.parametrize("newer", ["manifest.json", "samples.jsonl", "heatmap.png", None])
+def test_heatmap_is_drawn_again_unless_it_is_the_newest_file_of_the_run(tmp_path, newer):
+    """Where two files have one time, nobody can say which was written first."""
+    shutil.copytree(RESULTS / "reference-long", tmp_path / "run")
+    picture = tmp_path / "run" / "heatmap.png"
+    for name in ("manifest.json", "samples.jsonl", "heatmap.png"):
+        os.utime(tmp_path / "run" / name, ns=(10**18, 10**18 + (name == newer)))
+    picture.write_bytes(b"old")
+    os.utime(picture, ns=(10**18, 10**18 + (newer == "heatmap.png")))
+    assert draw_heatmap(load_results(tmp_path / "run"), tmp_path / "run") == picture
+    assert (picture.read_bytes() == b"old") == (newer == "heatmap.png")
+
+
+def test_heatmap_is_drawn_where_there_is_none(tmp_path):
+    shutil.copytree(RESULTS / "reference-long", tmp_path / "run")
+    (tmp_path / "run" / "heatmap.png").unlink()
+    draw_heatmap(load_results(tmp_path / "run"), tmp_path / "run")
+    with Image.open(tmp_path / "run" / "heatmap.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_table_of_positions_when_a_sample_has_an_error():
@@ -180,7 +206,7 @@ def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
     assert re.search(r"12 frames encoded, \d+\.\d frames/s", out)
     assert main(["encode", *without_needles(material)]) == 0
     again = capsys.readouterr().out
-    assert "nothing to do: 12 frames are encoded already" in again
+    assert "nothing to do: 12 frames are already encoded" in again
     assert out.splitlines()[-1] == again.splitlines()[-1]
 
 

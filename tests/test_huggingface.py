@@ -330,11 +330,12 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
         (
             lambda f: change_config(f, text_config=None),
-            r"describes [\d,]+ weights, its safetensors hold [\d,]+: it lacks the sizes of a part",
+            r"describes [\d,]+ weights, its safetensors hold [\d,]+: config.json lacks the "
+            "sizes of a part",
         ),
         (
             lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
-            "has a quantization_config: its weights are stored rounded",
+            "has a quantization_config: its weights are quantized, which",
         ),
         (lambda f: change_text_config(f, num_hidden_layers=3), r"does not count: .*layers\.3\."),
         (lambda f: change_text_config(f, num_hidden_layers="x"), "num_hidden_layers"),
