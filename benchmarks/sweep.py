@@ -2,12 +2,12 @@
 
 Runs a grid on the embedded reference model in four ways: every cell by a plain forward pass with
 the logits of all positions, as the published script does; the same with `logits_to_keep`; every
-cell by the walk; and all cells by the tree. Each way gets all questions at once, as in a sweep, and
-takes its time from question to score: planning and looking up embeddings are counted in, encoding
-frames is not. The one that is furthest behind goes next, pass by pass, so that a busy machine is
-busy for all of them. Prints ratios of processor time and of wall-clock time, and whether all ways
-find the same tokens. With one thread both times mean the same; with more, processor time also has
-threads that wait for others, and the clock has whatever else the machine does.
+cell by a prefill of its own; and all cells by the tree. Each way gets all questions at once, as in
+a sweep, and takes its time from question to score: planning and looking up embeddings are counted
+in, encoding frames is not. The one that is furthest behind goes next, pass by pass, so that a busy
+machine is busy for all of them. Prints ratios of processor time and of wall-clock time, and whether
+all ways find the same tokens. With one thread both times mean the same; with more, processor time
+also has threads that wait for others, and the clock has whatever else the machine does.
 
     python -m benchmarks.sweep [--frames 64:960:64] [--depths 0:1:0.2 | --positions 0:960:64]
                                [--needles 2] [--ways none,tree] [--threads 1]
@@ -21,24 +21,31 @@ from dataclasses import dataclass, field
 import torch
 
 from vniah import generated_haystack, load_model, load_needles
-from vniah.embeddings.encode import encode_haystack, encode_needles
-from vniah.engines.decoder import TreeAsker
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.base import EngineOptions
+from vniah.engines.choosing import choose_engine
 from vniah.engines.equivalence import plain_logits
-from vniah.engines.inputs import DecoderInputs, Material
+from vniah.engines.inputs import DecoderInputs, compose_candidates
 from vniah.grid import Grid
-from vniah.scoring import score_logits
-from vniah.tasks.vniah import Question
+from vniah.haystacks.haystack import Haystack
+from vniah.needles import NeedleSet
+from vniah.scoring import LogitsScore, score_logits
+from vniah.tasks import Sample
+from vniah.tasks.vniah import VisualNeedle
 
 WAYS = {
     "all": "plain forward, all logits, as published",
     "keep": "plain forward, logits_to_keep",
-    "none": "walk, every cell by itself",
-    "tree": "walk, one tree",
+    "none": "prefill, every cell by itself",
+    "tree": "prefill, one tree",
 }
 
 
 Found = tuple[tuple[int, ...], float]
 """The tokens that were predicted, and the answer's log-probability."""
+
+Shown = tuple[Haystack, NeedleSet, int]
+"""Haystack, needles, and the number of haystack frames."""
 
 
 @dataclass
@@ -49,13 +56,13 @@ class Tally:
         passes: the way itself; each step answers some questions.
         cpu: processor seconds.
         wall: seconds by the clock.
-        found: by cell and needle.
+        found: by sample_id.
     """
 
-    passes: Iterator[list[tuple[Question, Found]]]
+    passes: Iterator[list[tuple[Sample, Found]]]
     cpu: float = 0.0
     wall: float = 0.0
-    found: dict[tuple, Found] = field(default_factory=dict)
+    found: dict[str, Found] = field(default_factory=dict)
 
     def step(self) -> bool:
         """Runs one pass; False if none was left."""
@@ -63,32 +70,39 @@ class Tally:
         answered = next(self.passes, None)
         self.wall += time.perf_counter() - wall
         self.cpu += time.process_time() - cpu
-        for question, found in answered or ():
-            self.found[question.cell, question.needle.needle_id] = found
+        for sample, found in answered or ():
+            self.found[sample.sample_id] = found
         return answered is not None
 
 
 def run_way(
-    way: str, model, material: Material, questions: Sequence[Question]
-) -> Iterator[list[tuple[Question, Found]]]:
+    way: str, model, shown: Shown, samples: Sequence[Sample]
+) -> Iterator[list[tuple[Sample, Found]]]:
     """Answers all questions in one of the ways, pass by pass."""
     if way in ("none", "tree"):
-        asker = TreeAsker(model, material, share=way)
-        for unit in range(asker.prepare(questions, [True] * len(questions))):
-            yield [(q, (score.predicted_ids, score.logprob)) for q, score in asker.ask(unit)]
+        engine = choose_engine(model, EngineOptions(share=way))
+        engine.prepare(*shown)
+        for batch in range(engine.plan(samples, [True] * len(samples))):
+            yield [(sample, what(readings[0].logits)) for sample, readings in engine.run(batch)]
         return
+    store = EncodedFrames.of(model, *shown).store
     run = all_logits if way == "all" else plain_logits
-    for question in questions:
-        sequence = material.compose(model, question)
-        score = score_logits(run(model, sequence, material.store), sequence.answer_ids)
-        yield [(question, (score.predicted_ids, score.logprob))]
+    for sample in samples:
+        (sequence,) = compose_candidates(model, sample)
+        logits = run(model, sequence, store)
+        yield [(sample, what(score_logits(logits, sequence.answer_ids)))]
+
+
+def what(score: LogitsScore) -> Found:
+    """The part of a score that is compared."""
+    return score.predicted_ids, score.logprob
 
 
 def run_interleaved(
-    ways: Sequence[str], model, material: Material, questions: Sequence[Question]
+    ways: Sequence[str], model, shown: Shown, samples: Sequence[Sample]
 ) -> dict[str, Tally]:
     """All ways over all questions; the one with the fewest answers goes next."""
-    tallies = {way: Tally(run_way(way, model, material, questions)) for way in ways}
+    tallies = {way: Tally(run_way(way, model, shown, samples)) for way in ways}
     waiting = list(tallies.values())
     while waiting:
         tally = min(waiting, key=lambda tally: len(tally.found))
@@ -123,14 +137,12 @@ def main() -> None:
     grid = Grid.parse(options.frames, **where)
     model, needles = load_model("reference-long", device="cpu"), load_needles("cards")
     haystack = generated_haystack(grid.max_frames)
-    frames = encode_haystack(model, haystack, grid.max_frames)
-    cache = encode_needles(model, needles)
-    material = Material.of(haystack, needles, grid.max_frames, frames, cache)
-    asked = list(needles)[: options.needles]
-    questions = [Question(cell, needle) for needle in asked for cell in grid.cells]
+    needles = needles.select(needles.ids[: options.needles])
+    shown = (haystack, needles, grid.max_frames)
+    samples = list(VisualNeedle().samples(grid, needles, haystack))
     ways = options.ways.split(",")
-    run_interleaved(ways, model, material, questions[:1])  # loads the kernels
-    tallies = run_interleaved(ways, model, material, questions)
+    run_interleaved(ways, model, shown, samples[:1])  # loads the kernels
+    tallies = run_interleaved(ways, model, shown, samples)
     print_ratios(tallies, f"up to {grid.max_frames:,} frames x {model.frame_shape[0]} tokens")
 
 

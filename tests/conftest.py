@@ -1,11 +1,40 @@
-"""What all tests share: a cache of their own, and small real parts."""
+"""What all tests share: one thread, a cache of their own, the generated film, small real parts."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+# Tensors are small here, and several threads spend more time on one another than on them. torch
+# reads this when it is imported; processes that tests start inherit it.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
+from PIL import Image  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says what `pytest -n 2` runs in one worker, and puts first what takes longest.
+
+    A file's tests share its fixtures, so they stay together. Tests that start several processes
+    are one group: two of them at once would fight for the cores.
+    """
+    groups = {}
+    for item in items:
+        name = "processes" if item.get_closest_marker("distributed") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(name))
+        groups.setdefault(name, []).append(item)
+
+    def is_late(name: str) -> int:
+        if name == "processes":
+            return 0
+        return 1 if any(item.get_closest_marker("slow") for item in groups[name]) else 2
+
+    items[:] = [item for name in sorted(groups, key=is_late) for item in groups[name]]
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +43,27 @@ def own_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("VNIAH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_film(tmp_path_factory) -> Path:
+    """A cache with the first part of the generated film, drawn once for all workers."""
+    from vniah.haystacks.haystack import generated_haystack
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "drawn-film"
+    with FileLock(folder.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VNIAH_CACHE", str(folder))
+        generated_haystack(1)
+    return folder
+
+
+@pytest.fixture
+def film(drawn_film, own_cache) -> None:
+    """The test's cache holds a copy of the generated film, as if it had been drawn before."""
+    shutil.copytree(drawn_film, own_cache, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,15 @@ from typing import Any
 import torch
 
 from tests.test_prefill import build_decoder, three_rows
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.base import EngineOptions
+from vniah.engines.decoder import DecoderEngine
 from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import Plan, make_plan
 from vniah.forward.runner import BranchRunner
 from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.tasks.base import Sample, insert_needle
 
 TOKENS_PER_FRAME = 3
 HIDDEN_SIZE = 64
@@ -126,3 +130,25 @@ def largest_difference(
         assert isinstance(one, torch.Tensor), one
         assert torch.equal(one.argmax(-1), other.argmax(-1))
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+
+
+def open_engine(model, *, decoding=None, ring=None, **options) -> DecoderEngine:
+    """An engine whose frames are drawn when they are read; ready to plan."""
+    engine = DecoderEngine(model, EngineOptions(**options), decoding)
+    engine._ring = ring
+    engine._frames = EncodedFrames(RandomFrames(), num_frames=10_000)
+    return engine
+
+
+def make_samples(*asked) -> list[Sample]:
+    """A sample for each (number of frames, needle, candidates), with the needle as frame 1."""
+    return [
+        Sample(
+            sample_id=f"-/-/{number}",
+            cell=None,
+            shown=insert_needle(num_frames, 1, needle),
+            question="what?",
+            candidates=candidates,
+        )
+        for number, (num_frames, needle, candidates) in enumerate(asked)
+    ]

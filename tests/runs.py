@@ -7,8 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vniah.grid import Cell, Grid
-from vniah.results import Results, RunFolder, Sample, grid_record
+from vniah.grid import Cell, Grid, place_prefix
+from vniah.results import Results, RunFolder, SampleResult, grid_record
 
 PUBLISHED_DIR = Path(__file__).resolve().parent.parent / "results" / "published"
 
@@ -18,8 +18,10 @@ Outcome = Callable[[Cell, int], bool | str | None]
 def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[str, Any]:
     """A manifest; ``changes`` replace fields: ``haystack__sha256="other"``."""
     manifest: dict[str, Any] = {
-        "format_version": 1,
+        "format_version": 2,
         "task": "vniah",
+        "axes": ["num_frames", "depth"],
+        "controls": [],
         "model": {"name": "tiny", "revision": "1", "tokens_per_frame": 4},
         "haystack": {
             "name": "seed-0",
@@ -35,6 +37,11 @@ def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[
         },
         "grid": grid_record(grid),
         "protocol": {"criterion": "argmax at every position of the answer span"},
+        "sample_ids": " ".join(
+            f"{place_prefix(c.num_frames, c.depth)}needle-{k}"
+            for c in grid.cells
+            for k in range(num_needles)
+        ),
         "environment": {"python": "3.11"},
     }
     for name, value in changes.items():
@@ -62,15 +69,14 @@ def make_grid(frames: str, depths: str, positions: str | None = None) -> Grid:
     return Grid.parse(frames, None if positions else depths, positions=positions)
 
 
-def make_sample(cell: Cell, k: int, outcome: bool | str = True, **changes: Any) -> Sample:
+def make_sample(cell: Cell, k: int, outcome: bool | str = True, **changes: Any) -> SampleResult:
     """The sample of needle k; a text as outcome is the error it had."""
     error = outcome if isinstance(outcome, str) else None
     fields: dict[str, Any] = {
         "task": "vniah",
-        "num_frames": cell.num_frames,
-        "depth": cell.depth,
-        "needle_index": cell.needle_index,
-        "needle_id": f"needle-{k}",
+        "sample_id": f"{place_prefix(cell.num_frames, cell.depth)}needle-{k}",
+        "cell": cell,
+        "fields": {"needle_index": cell.needle_index, "needle_id": f"needle-{k}"},
         "question": "Which number is on the card?",
         "answer": "7",
         "prediction": None if error else ("7" if outcome else "3"),
@@ -78,7 +84,7 @@ def make_sample(cell: Cell, k: int, outcome: bool | str = True, **changes: Any) 
         "correct": None if error else bool(outcome),
         "error": error,
     }
-    return Sample(**{**fields, **changes})
+    return SampleResult(**{**fields, **changes})
 
 
 def write_run(

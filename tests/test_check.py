@@ -15,15 +15,14 @@ from vniah.checks.model import check_model
 from vniah.engines import equivalence
 from vniah.engines.equivalence import (
     TOLERANCES,
-    Difference,
+    Agreement,
     RoundingLimit,
     check_forward,
     compare_logits,
     require_agreement,
 )
 from vniah.errors import CheckError, ModelError, VniahError
-from vniah.forward import prefill as walk
-from vniah.forward import suffixes
+from vniah.forward import prefill, suffixes
 from vniah.forward.attention import attend
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
@@ -47,8 +46,8 @@ def differences(model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_agrees_with_itself(family, build):
     found = differences(DecoderStandIn(build(family)))
-    assert [difference.way for difference in found] == ["walk", "tree", "leaves"]
-    assert all(difference.holds and difference.num_rows == 4 for difference in found)
+    assert [difference.way for difference in found] == ["prefill", "tree", "suffixes"]
+    assert all(difference.passed and difference.num_rows == 4 for difference in found)
     require_agreement(found, "stand-in")
 
 
@@ -62,10 +61,10 @@ def test_agreement_in_fp32_is_far_below_what_is_allowed():
 def test_reference_model_agrees_with_room_to_spare(dtype):
     model = load_model("reference-long", dtype=dtype, device="cpu")
     report = check_model(model, load_needles("cards"))
-    assert report.holds
+    assert report.passed
     assert "tokens of the check were shared" in report.lines[-2]
     assert report.lines[-1] == "the forward pass gives what the model gives"
-    assert [line.split(":")[0] for line in report.lines[:-2]] == ["walk", "tree", "leaves"]
+    assert [line.split(":")[0] for line in report.lines[:-2]] == ["prefill", "tree", "suffixes"]
     for line in report.lines[:-2]:
         found, allowed, largest, most = map(float, re.findall(r"\d\.\de[+-]\d\d", line))
         assert found < 0.5 * allowed and largest < 0.1 * most
@@ -81,24 +80,26 @@ def wrong_scale(q, blocks, *, kernel, scale):
     return attend(q, blocks, kernel=kernel, scale=1.5 * scale)
 
 
-def forgets_a_token_between_tiles(q, blocks, *, kernel, scale):
+def forgets_a_token_between_chunks(q, blocks, *, kernel, scale):
     shorter = [type(b)(b.k[:, :, :-1], b.v[:, :, :-1]) for b in blocks[1:] if b.k.shape[2] > 1]
     return attend(q, [blocks[0], *shorter], kernel=kernel, scale=scale)
 
 
-def sees_its_own_tile_only(q, blocks, *, kernel, scale):
+def sees_its_own_chunk_only(q, blocks, *, kernel, scale):
     return attend(q, blocks[:1], kernel=kernel, scale=scale)
 
 
-WRONG = [wrong_scale, forgets_a_token_between_tiles, sees_its_own_tile_only]
+WRONG = [wrong_scale, forgets_a_token_between_chunks, sees_its_own_chunk_only]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_forward_pass_that_is_wrong_is_caught(wrong, monkeypatch):
-    monkeypatch.setattr(walk, "attend", wrong)
+    monkeypatch.setattr(prefill, "attend", wrong)
     found = differences(DecoderStandIn(build_decoder("qwen2")))
-    assert not any(difference.holds for difference in found)
-    with pytest.raises(CheckError, match="does not give what stand-in itself gives: walk: logits "):
+    assert not any(difference.passed for difference in found)
+    with pytest.raises(
+        CheckError, match="does not give what stand-in itself gives: prefill: logits "
+    ):
         require_agreement(found, "stand-in")
 
 
@@ -109,20 +110,20 @@ def rows_of_other_suffixes(viewers, firsts, device):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_suffixes_that_are_mixed_up_are_caught(dtype, monkeypatch):
-    """The walk and the tree of the check have no two suffixes in a call."""
+    """The prefill and the tree of the check have no two suffixes in a call."""
     monkeypatch.setattr(suffixes, "_rows_of", rows_of_other_suffixes)
     report = check_model(
         load_model("reference-long", dtype=dtype, device="cpu"), load_needles("cards")
     )
-    assert not report.holds
+    assert not report.passed
 
 
 def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
     """Not with a reference model: its attention is so peaked that this scale hardly matters."""
     model = DecoderStandIn(build_half("qwen2"))
-    assert all(difference.holds for difference in differences(model))
-    monkeypatch.setattr(walk, "attend", wrong_scale)
-    assert not all(difference.holds for difference in differences(model))
+    assert all(difference.passed for difference in differences(model))
+    monkeypatch.setattr(prefill, "attend", wrong_scale)
+    assert not all(difference.passed for difference in differences(model))
 
 
 @pytest.mark.parametrize("build", [build_decoder, build_half])
@@ -135,14 +136,14 @@ def test_decoder_whose_own_forward_does_more_is_caught(build):
         return SimpleNamespace(logits=1.3 * plain_forward(**inputs).logits)
 
     model.decoder.forward = forward
-    assert not any(difference.holds for difference in differences(model))
+    assert not any(difference.passed for difference in differences(model))
 
 
 def test_decoder_of_two_parts_is_compared_by_its_parts():
     whole = build_decoder("qwen2")
     parts = SimpleNamespace(model=whole.model, lm_head=whole.lm_head)
     assert not callable(parts)
-    assert all(difference.holds for difference in differences(DecoderStandIn(parts)))
+    assert all(difference.passed for difference in differences(DecoderStandIn(parts)))
     one, other = (plain(m, short_sequences(m)) for m in map(DecoderStandIn, (parts, whole)))
     assert all(map(torch.equal, one, other))
 
@@ -153,7 +154,7 @@ def test_noise_is_what_another_kernel_changes_within_bounds(monkeypatch):
     monkeypatch.setattr(equivalence, "attention_set_to", raises_for_any)
     for difference in differences(model):
         assert difference.rms_allowed == difference.max_allowed, "where there is no other"
-        assert difference.holds
+        assert difference.passed
 
 
 def raises_for_any(body, name):
@@ -171,7 +172,7 @@ def test_wrong_positions_are_caught_in_bf16():
     expected = plain(model, sequences)
     model.factor = 2
     found = plain(model, sequences)
-    assert not compare_logits("walk", expected, found, limit(torch.bfloat16)).holds
+    assert not compare_logits("prefill", expected, found, limit(torch.bfloat16)).passed
 
 
 class BothLevels(DecoderStandIn):
@@ -197,10 +198,10 @@ class BothLevels(DecoderStandIn):
 def test_logits_of_a_model_of_both_levels_are_compared(needle_folder):
     model, needles = BothLevels(build_decoder("qwen2")), load_needles(needle_folder)
     report = check_model(model, needles)
-    assert report.holds and report.lines[3].startswith("answer_logits: logits differ by ")
+    assert report.passed and report.lines[3].startswith("answer_logits: logits differ by ")
     model.step = 2
     report = check_model(model, needles)
-    assert not report.holds and "does NOT give what the model gives" in report.lines[-1]
+    assert not report.passed and "does NOT give what the model gives" in report.lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -226,9 +227,9 @@ def test_sweep_writes_nothing_where_the_forward_pass_is_wrong(
     model = load_model(checkpoint, device="cpu")
     material = open_haystack(image_folder), load_needles(needle_folder)
     with monkeypatch.context() as patched:
-        patched.setattr(walk, "attend", wrong)
+        patched.setattr(prefill, "attend", wrong)
         report = check_model(model, material[1])
-        assert not report.holds and "does NOT give what the model gives" in report.lines[-1]
+        assert not report.passed and "does NOT give what the model gives" in report.lines[-1]
         with pytest.raises(CheckError, match=r"Nothing was measured; give the model an answer_log"):
             run_sweep(model, *material, GRID, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -265,9 +266,9 @@ def test_sharing_is_reported_where_there_is_none(needle_folder):
     assert "tokens of the check were shared" in lines[-2], "two needles of one length"
 
 
-def compare(plain_rows, found_rows, dtype=torch.float32) -> Difference:
+def compare(plain_rows, found_rows, dtype=torch.float32) -> Agreement:
     one, other = torch.tensor(plain_rows), torch.tensor(found_rows)
-    return compare_logits("walk", list(one.split(1)), list(other.split(1)), limit(dtype))
+    return compare_logits("prefill", list(one.split(1)), list(other.split(1)), limit(dtype))
 
 
 def limit(dtype):
@@ -277,9 +278,9 @@ def limit(dtype):
 
 def test_two_best_tokens_nearer_than_the_difference_are_a_tie():
     found = compare([[1.0, 1.0001, 9.0], [5.0, 0.0, 0.0]], [[1.0, 1.0, 9.0], [5.0, 0.0, 0.0]])
-    assert (found.num_equal, found.num_ties, found.holds) == (2, 0, True)
+    assert (found.num_equal, found.num_ties, found.passed) == (2, 0, True)
     found = compare([[9.0, 9.0001], [5.0, 0.0]], [[9.0002, 9.0], [5.0, 0.0]])
-    assert (found.num_equal, found.num_ties, found.holds) == (1, 1, True)
+    assert (found.num_equal, found.num_ties, found.passed) == (1, 1, True)
     assert "argmax equal in 1 of 2 rows, 1 ties" in found.sentence()
 
 
@@ -287,25 +288,25 @@ def test_many_small_differences_do_not_hold_where_one_would():
     plain_rows, limit = [torch.tensor([[9.0] + 99 * [1.0]])], RoundingLimit(0.08, 0.001)
     one, all_of_them = plain_rows[0].clone(), plain_rows[0] + 0.05
     one[0, 5] += 0.05
-    assert compare_logits("walk", plain_rows, [one], limit).holds
-    assert not compare_logits("walk", plain_rows, [all_of_them], limit).holds
+    assert compare_logits("prefill", plain_rows, [one], limit).passed
+    assert not compare_logits("prefill", plain_rows, [all_of_them], limit).passed
 
 
 def test_difference_beyond_rounding_does_not_hold_though_the_argmax_is_equal():
     rows = [[9.0, 1.0]], [[9.0, 1.5]]
-    assert not compare(*rows).holds
-    assert compare(*rows, torch.bfloat16).holds, "that is rounding in bf16"
-    assert not compare([[9.0, 1.0]], [[9.0, 1.8]], torch.bfloat16).holds
+    assert not compare(*rows).passed
+    assert compare(*rows, torch.bfloat16).passed, "that is rounding in bf16"
+    assert not compare([[9.0, 1.0]], [[9.0, 1.8]], torch.bfloat16).passed
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_nan_and_infinity_are_no_agreement(bad, dtype):
     good, spoilt = [[1.0, 2.0]], [[1.0, bad]]
-    assert not compare(good, spoilt, dtype).holds
-    assert not compare(spoilt, good, dtype).holds
-    assert not compare(spoilt, spoilt, dtype).holds
-    with pytest.raises(CheckError, match=r"walk: logits differ by (nan|inf) "):
+    assert not compare(good, spoilt, dtype).passed
+    assert not compare(spoilt, good, dtype).passed
+    assert not compare(spoilt, spoilt, dtype).passed
+    with pytest.raises(CheckError, match=r"prefill: logits differ by (nan|inf) "):
         require_agreement([compare(spoilt, spoilt)], "stand-in")
 
 
@@ -442,7 +443,7 @@ def test_sweep_with_a_plug_in_with_a_fault_writes_nothing(
 
 
 def test_logits_that_are_all_zero_agree(needle_folder):
-    assert check_model(with_weights(0.0), load_needles(needle_folder)).holds
+    assert check_model(with_weights(0.0), load_needles(needle_folder)).passed
 
 
 def test_answers_of_several_tokens_are_checked(needle_folder):

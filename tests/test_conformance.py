@@ -83,7 +83,7 @@ def test_good_model_has_no_finding(name, needles):
     if "embedded" in name:
         needles = load_needles("cards")
     found = examine(GOOD[name](), needles)
-    assert found.findings == () and found.holds
+    assert found.findings == () and found.passed
     assert found.lines == (f"conformance: {found.num_examined} things examined, none wrong",)
     assert found.num_examined >= 5
 
@@ -98,7 +98,7 @@ def test_class_of_the_readme_has_no_finding(plug_in, llava_folder, needles):  # 
 
 def test_embedded_model_knows_only_its_own_words():
     found = examine(load_model("reference-long", device="cpu"), load_needles("counterfactual"))
-    assert found.holds and found.findings
+    assert found.passed and found.findings
     assert all("answer" in finding.text for finding in found.findings)
 
 
@@ -361,7 +361,7 @@ def test_fault_is_exactly_one_line(build, expected, needles):
         for line in found.findings
     ]
     assert sentences == expected
-    assert found.holds == all(line.startswith("note: ") for line in expected)
+    assert found.passed == all(line.startswith("note: ") for line in expected)
 
 
 def test_dtype_that_is_not_that_of_the_frames_is_noted(needles):
@@ -401,7 +401,7 @@ def test_faults_of_several_parts_are_all_named(needles):
 
 def test_notes_are_counted_and_do_no_harm(needles):
     found = examine(having(compose=COMPOSE["the question first"][0])(), needles)
-    assert found.holds
+    assert found.passed
     assert found.lines[-1] == (
         f"conformance: {found.num_examined} things examined, none wrong, 1 to note"
     )

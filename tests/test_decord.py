@@ -114,7 +114,7 @@ def test_an_idle_consumer_stops_decord_and_closing_ends_it(tmp_path):
 
 READ_ONE = """
 import sys, time
-from vniah.haystacks import open_haystack
+from vniah.haystacks.haystack import open_haystack
 frames = open_haystack(sys.argv[1], decoder="decord").frames()
 print(next(frames).index, flush=True)
 time.sleep(600)

@@ -4,7 +4,8 @@ import logging
 
 from runs import make_run
 
-from vniah.cli.display import Bars, format_average, shown_log
+from vniah.cli.display import format_average, shown_log
+from vniah.sweep.progress import Bars
 
 
 def test_warnings_are_lines_on_stderr_while_they_are_shown(capsys):

@@ -45,9 +45,9 @@ class MeanModel:
 @pytest.fixture
 def small_shards(monkeypatch):
     """One batch a shard, so that small haystacks have several."""
-    import vniah.embeddings.cache
+    import vniah.embeddings.encode
 
-    monkeypatch.setattr(vniah.embeddings.cache, "_MAX_SHARD_FRAMES", BATCH_SIZE)
+    monkeypatch.setattr(vniah.embeddings.encode, "_MAX_SHARD_FRAMES", BATCH_SIZE)
 
 
 def numbers(start: int, stop: int) -> torch.Tensor:
@@ -250,8 +250,8 @@ def test_needles_are_encoded_in_their_order(needle_folder):
 READ_A_LITTLE = """
 import resource, sys
 from pathlib import Path
-from vniah.embeddings import EmbeddingCache, FrameStore
-from vniah.models.protocol import FrameSegment
+from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.protocol import FrameSegment
 
 cache = EmbeddingCache(Path(sys.argv[1]), {}, (256, 1024))
 store = FrameStore({"h": (cache, 0)})

@@ -7,13 +7,11 @@ import pytest
 import torch
 from runs import make_run, make_sample
 
-from tests.decoder_models import DecoderStandIn
+from tests.decoder_models import DecoderStandIn, make_samples, open_engine
 from tests.test_prefill import build_decoder
-from tests.test_sequences import FakeMaterial
 from vniah.analysis.compare import compare
 from vniah.cli import main
 from vniah.cli.display import format_agreement
-from vniah.engines.decoder import TreeAsker
 from vniah.errors import CannotCompareError, InputError, RunMismatchError
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
@@ -190,7 +188,7 @@ def test_folder_of_another_scorer_is_refused_by_the_field(model, haystack, needl
     with pytest.raises(CannotCompareError, match=r"differ in protocol.criterion"):
         compare(first, second)
     assert main(["compare", str(first), str(second)]) == 2
-    assert compare(second, second).holds
+    assert compare(second, second).passed
 
 
 def test_manifest_names_the_scorer_of_generated_runs_only(
@@ -259,22 +257,22 @@ class TwoRanks:
 def test_ring_is_refused_where_nothing_can_be_gone_on_from():
     model = DecoderStandIn(build_decoder("qwen2"))
     model.shares_prefixes = False
-    asker = TreeAsker(model, FakeMaterial(model), decoding=Decoding(3), ring=TwoRanks())
+    engine = open_engine(model, decoding=Decoding(3), ring=TwoRanks())
     with pytest.raises(InputError, match="cannot be combined with --context-parallel 2 for stand"):
-        asker.prepare([(4, "a", ("7",))], [True])
+        engine.plan(make_samples((4, "a", ("7",))), [True])
 
 
 def test_trunk_that_is_only_gone_on_from_is_not_decoded():
     """Another process, or an earlier start, has what hangs from the trunk itself."""
     model = DecoderStandIn(build_decoder("qwen2"))
-    questions = [(400, "a", ("7",)), (400, "b", ("7",)), (380, "b", ("7",))]
-    asker = TreeAsker(model, FakeMaterial(model), decoding=Decoding(3))
-    asker.prepare(questions, [True] * 3)
-    (of_trunk,) = [unit for unit in asker._units if unit.branch is None]
-    (behind,) = [unit for unit in asker._units if unit.branch is not None]
-    assert [len(reading.generated) for reading in asker._read(behind)] == [3]
-    assert {reading.generated for reading in asker._latest.result.readings} == {None}
-    assert [len(reading.generated) for reading in asker._read(of_trunk)] == [3, 3]
+    samples = make_samples((400, "a", ("7",)), (400, "b", ("7",)), (380, "b", ("7",)))
+    engine = open_engine(model, decoding=Decoding(3))
+    engine.plan(samples, [True] * 3)
+    (of_trunk,) = [batch for batch in engine._batches if batch.branch is None]
+    (behind,) = [batch for batch in engine._batches if batch.branch is not None]
+    assert [len(rows.generated) for rows in engine._run(behind)] == [3]
+    assert {rows.generated for rows in engine._latest.result.readings} == {None}
+    assert [len(rows.generated) for rows in engine._run(of_trunk)] == [3, 3]
 
 
 # --- what is printed ---
@@ -313,10 +311,10 @@ def test_agreement_is_one_line_each_for_tokens_and_text():
 def test_disagreement_is_counted_and_the_first_is_shown():
     verdicts = [(True, True, True), (True, False, False), (True, True, False), (False, False, True)]
     assert format_agreement(judged(verdicts, **SCORER)) == [
-        "tokens: greedy decoding and argmax agree on 3 of 4; first not: needle-1 at 8 frames, "
-        "depth 0.5, 'B. red' for '7'",
-        "text: greedy decoding and argmax agree on 1 of 4; first not: needle-1 at 8 frames, "
-        "depth 0.5, 'B. red' for '7' (2 right by the argmax only, 1 by the text only)",
+        "tokens: greedy decoding and argmax agree on 3 of 4; first not: 8/0.5/needle-1, "
+        "'B. red' for '7'",
+        "text: greedy decoding and argmax agree on 1 of 4; first not: 8/0.5/needle-1, "
+        "'B. red' for '7' (2 right by the argmax only, 1 by the text only)",
     ]
 
 

@@ -317,7 +317,7 @@ def test_a_broken_manifest_is_written_anew(short_parts):
 DRAW = """
 import sys
 from pathlib import Path
-from vniah.video import films
+from vniah.haystacks import generated as films
 films.PART_SECONDS = 4
 films.draw_parts(Path(sys.argv[1]), films.Recipe(0), seconds=16, on_progress=None)
 """
@@ -362,12 +362,13 @@ def test_drawing_goes_on_after_a_kill(short_parts, tmp_path):
 
 def test_what_killed_processes_left_behind_goes_after_a_day(short_parts, own_cache):
     folder = generated_haystack(1).paths[0].parent
-    for name, age in ((".vniah-making-old", 2 * 24 * 3600), (".vniah-making-new", 60)):
-        (folder / name).mkdir()
-        os.utime(folder / name, (time.time() - age,) * 2)
+    old, new = (folder / f".part-001.mp4.{owner}.vniah.tmp" for owner in ("01234567", "89abcdef"))
+    for path, age in ((old, 2 * 24 * 3600), (new, 60)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
     generated_haystack(5)
-    assert not (folder / ".vniah-making-old").exists()
-    assert (folder / ".vniah-making-new").exists()
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_generated_haystack_can_be_read_as_published(short_parts):

@@ -21,12 +21,13 @@ from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
-from vniah.models.huggingface import FAMILIES, find_family
-from vniah.models.huggingface.base import TransformersModel
-from vniah.models.huggingface.folder import load_family
+from vniah.models.families import FAMILIES, LLAVA_TYPES
+from vniah.models.huggingface.base import TransformersDecoderModel, TransformersModel
 from vniah.models.huggingface.positions import frames_as_video
-from vniah.models.loading import load_model
+from vniah.models.llava.model import LlavaModel
+from vniah.models.loading import load_folder, load_model
 from vniah.needles import load_needles
+from vniah.options import LoadOptions
 from vniah.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
 
 NUM_FRAMES = 6
@@ -47,12 +48,17 @@ def family(request, tmp_path_factory):
     """A tiny checkpoint, as written by save_pretrained and loaded again, and its folder."""
     tiny = build(request.param)
     folder = tiny.save(tmp_path_factory.mktemp(request.param) / "checkpoint")
-    return tiny, load_family(folder, name=request.param, frame_size=tiny.frame_size), folder
+    return (
+        tiny,
+        load_folder(folder, name=request.param, options=LoadOptions(frame_size=tiny.frame_size)),
+        folder,
+    )
 
 
 def build_and_load(model_type: str, folder: Path) -> tuple[Tiny, TransformersModel]:
     tiny = build(model_type)
-    return tiny, load_family(tiny.save(folder), name=model_type, frame_size=tiny.frame_size)
+    options = LoadOptions(frame_size=tiny.frame_size)
+    return tiny, load_folder(tiny.save(folder), name=model_type, options=options)
 
 
 def encoded(model, shown, folder: Path) -> FrameStore:
@@ -81,7 +87,7 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     runner = BranchRunner(
         model.decoder,
         DecoderInputs(model, sequences, store),
-        tile_size=13,
+        chunk_size=13,
     )
     logits = {}
     for root in plan.branches:
@@ -92,7 +98,18 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
 
 
 def test_table_names_every_family_that_is_tested():
-    assert set(FAMILIES) == set(BUILDERS)
+    assert set(FAMILIES) == {*BUILDERS, *LLAVA_TYPES}
+
+
+@pytest.mark.parametrize("row", FAMILIES.values(), ids=FAMILIES)
+def test_row_of_the_table_agrees_with_its_adapter(row):
+    adapter = row.load_adapter()
+    if row.model_type in LLAVA_TYPES:
+        assert adapter is LlavaModel
+        return
+    assert issubclass(adapter, TransformersModel)
+    assert issubclass(adapter, TransformersDecoderModel) == row.has_decoder
+    assert (row.sharing == "none") == (not row.has_decoder)
 
 
 def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):
@@ -246,13 +263,13 @@ def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
 def test_frame_size_must_fit_the_patches(tmp_path):
     folder = build("qwen2_vl").save(tmp_path / "checkpoint")
     with pytest.raises(ModelError, match="multiples of 28 pixels for tiny, got 100x56"):
-        load_family(folder, name="tiny", frame_size=(100, 56))
+        load_folder(folder, name="tiny", options=LoadOptions(frame_size=(100, 56)))
 
 
 def test_frame_size_is_refused_where_there_is_one_only(tmp_path):
     folder = build("llava").save(tmp_path / "checkpoint")
     with pytest.raises(ModelError, match="frames of one size only"):
-        load_family(folder, name="tiny", frame_size=(56, 56))
+        load_folder(folder, name="tiny", options=LoadOptions(frame_size=(56, 56)))
     with pytest.raises(InputError, match="prompt_template is for checkpoints of llava_qwen"):
         load_model(folder, prompt_template="vicuna")
 
@@ -260,25 +277,22 @@ def test_frame_size_is_refused_where_there_is_one_only(tmp_path):
 def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     tiny = build("qwen3_vl")
     folder = tiny.save(tmp_path / "checkpoint")
-    model = load_family(folder, name="tiny", dtype=torch.bfloat16, frame_size=tiny.frame_size)
+    options = LoadOptions(dtype="bfloat16", frame_size=tiny.frame_size)
+    model = load_folder(folder, name="tiny", options=options)
     assert model.dtype == torch.bfloat16
     assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     shown = pictures(4, model.frame_size)
     store = encoded(model, shown, tmp_path)
     sequence = model.compose(insert(2, shown)[0], QUESTION, ANSWER)
-    plain, walked = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
-    assert (plain - walked).abs().max() < 0.08 * plain.abs().max()
+    plain, prefilled = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
+    assert (plain - prefilled).abs().max() < 0.08 * plain.abs().max()
 
 
 def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp_path):
     """Rounding sends rows elsewhere where two are nearly as good; wrong positions still fail."""
     tiny = build("qwen3_vl_moe")
-    model = load_family(
-        tiny.save(tmp_path / "checkpoint"),
-        name="tiny",
-        dtype=torch.bfloat16,
-        frame_size=tiny.frame_size,
-    )
+    options = LoadOptions(dtype="bfloat16", frame_size=tiny.frame_size)
+    model = load_folder(tiny.save(tmp_path / "checkpoint"), name="tiny", options=options)
     needles = load_needles("cards")
     assert check_model(model, needles, cache=tmp_path / "cache").holds
     right = model.position_ids
@@ -368,7 +382,7 @@ def test_layers_that_the_configuration_does_not_count_are_refused(model_type, tm
         fewer["layer_types"] = layer_types[:3]
     change_text_config(folder, **fewer)
     with pytest.raises(ModelError, match=r"its config.json does not count: .*layers\.3\."):
-        load_family(folder, name="tiny")
+        load_folder(folder, name="tiny")
 
 
 def test_missing_weight_is_named(tmp_path):
@@ -380,7 +394,7 @@ def test_missing_weight_is_named(tmp_path):
     gone = sorted(tensors)[-1]
     save_file({k: v for k, v in tensors.items() if k != gone}, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="missing keys"):
-        load_family(folder, name="tiny")
+        load_folder(folder, name="tiny")
 
 
 def test_wrong_hub_id_is_one_line(capsys):
@@ -389,6 +403,12 @@ def test_wrong_hub_id_is_one_line(capsys):
     assert "no folder here, and the hub does not give it" in error and error.count("\n") == 1
 
 
+# A video on the tree, one whose frames add to deeper layers, and one that runs by itself.
+WHOLE_RUNS = ("llava_onevision", "qwen3_vl", "gemma3")
+
+
+@pytest.mark.usefixtures("film")
+@pytest.mark.parametrize("family", WHOLE_RUNS, indirect=True)
 def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     tiny, _, folder = family
     options = ["--model", str(folder), "--cache", str(tmp_path / "cache")]
@@ -407,7 +427,7 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     manifest = json.loads((output / "manifest.json").read_text())
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 20 and all(sample["error"] is None for sample in samples)
-    assert manifest["model"]["frame_unit"] == find_family(tiny.model_type).frame_unit
+    assert manifest["model"]["frame_unit"] == FAMILIES[tiny.model_type].frame_unit
     shutil.rmtree(output)
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.distributed
 # Ten passes, so that there is something to share out.
 FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
 NUM_SAMPLES = 36
-WAYS, RING_WAYS = ["walk", "tree", "leaves"], ["ring of 2", "leaves in a ring of 2"]
+WAYS, RING_WAYS = ["prefill", "tree", "suffixes"], ["ring of 2", "suffixes in a ring of 2"]
 GRIDS = {
     "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
     "positions": Grid.parse(FRAMES, positions=POSITIONS),
@@ -173,6 +173,18 @@ def said(output, size):
         [Path(f"{output}.{what}-{rank}").read_text() for rank in range(size)]
         for what in ("code", "out", "err")
     )
+
+
+def run_rank(rank, output, arguments):
+    run_main(output, *arguments)
+
+
+def run_job(size, output, *arguments):
+    """The command as a job: its exit code, and what all its ranks print to stdout and to stderr."""
+    run_ranks(run_rank, size, output, arguments)
+    codes, out, err = said(output, size)
+    assert len(set(codes)) == 1, codes
+    return int(codes[0]), "".join(out), "".join(err)
 
 
 # --- two processes -------------------------------------------------------------------------------
@@ -404,7 +416,7 @@ def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_pat
     assert len(load_results(run).samples) == 10
     shutil.copytree(run, copy)
 
-    job = Torchrun(4, [*command, "--output", "run"], hold_after=2)
+    job = Torchrun(3, [*command, "--output", "run"], hold_after=2)
     job.wait_for_samples(run, 14)
     job.process.send_signal(signal.SIGINT)
     _, err = job.end()
@@ -412,9 +424,8 @@ def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_pat
     num_before = len(load_results(run).samples)
     assert 14 <= num_before < NUM_SAMPLES
 
-    job = Torchrun(2, [*command, "--output", "run"])
-    out, err = job.end()
-    assert job.process.returncode == 0, err
+    code, out, err = run_job(2, tmp_path / "last", *command, "--output", "run")
+    assert code == 0, err
     assert err.count(f" passes for {NUM_SAMPLES} samples, ") == 1, "by the leader only"
     assert out.count("tiny on ") == out.count("average: ") == out.count("heatmap: ") == 1
     assert f"{NUM_SAMPLES - num_before} samples in " in out, "of all processes"
@@ -429,16 +440,14 @@ def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_pat
     assert_equal_samples(copy, alone / "positions")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--context-parallel", "2"]], ids=["data", "context"])
 def test_several_rope_bases_by_two_processes_are_those_of_one(
     command, checkpoint, tmp_path, capsys, options
 ):
     command[command.index("holding:load")] = str(checkpoint)
     command += ["--device", "cpu", "--rope-theta", "500,1e6"]
-    job = Torchrun(2, [*command, *options, "--output", "run"])
-    out, err = job.end()
-    assert job.process.returncode == 0, err
+    code, out, err = run_job(2, tmp_path / "job", *command, *options, "--output", "run")
+    assert code == 0, err
     assert out.count("tiny, RoPE base ") == out.count("average: ") == 2, "by the leader only"
     assert out.count("mean over depth") == 1
     assert out.endswith("heatmap: run/heatmap.png\n")
@@ -449,21 +458,25 @@ def test_several_rope_bases_by_two_processes_are_those_of_one(
         )
 
 
+def test_user_error_of_a_job_is_said_by_every_rank(command, tmp_path):
+    """The leader says it first; torchrun ends the others before they do."""
+    options = ["--context-parallel", "3", "--output", "out"]
+    code, out, err = run_job(2, tmp_path / "job", *command, *options)
+    assert (code, out) == (2, "")
+    leader, other = own_lines(err)
+    assert leader.startswith("vniah: error: --context-parallel 3 does not divide the 2 processes")
+    assert other == leader.replace("error", "error in process 1", 1)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--context-parallel", "3"], "--context-parallel 3 does not divide the 2 processes of "),
-        (["--haystack", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
-    ],
-)
-def test_user_error_of_a_job_is_one_line(command, tmp_path, options, message):
-    job = Torchrun(2, [*command, *options, "--output", "out"])
+def test_user_error_of_a_job_is_one_line(command, tmp_path):
+    job = Torchrun(2, [*command, "--haystack", "/nowhere.mp4", "--output", "out"])
     out, err = job.end()
     assert job.process.returncode != 0
     assert out == ""
     (line,) = own_lines(err)
-    assert line.startswith("vniah: error: ") and message in line
+    assert line.startswith("vniah: error: ") and "there is no file /nowhere.mp4" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -493,7 +506,7 @@ def load():
 
 @pytest.fixture
 def wrong(command, tmp_path):
-    """Arguments of a run of a model whose forward pass the walk does not give."""
+    """Arguments of a run of a model whose forward pass the prefill does not give."""
     (tmp_path / "wrong.py").write_text(WRONG)
     return [argument.replace("holding", "wrong") for argument in command]
 
@@ -507,12 +520,12 @@ def test_check_of_a_checkpoint_holds(checkpoint, needle_folder, capsys):
     assert lines[-1] == "the forward pass gives what the model gives"
 
 
-def test_check_of_a_model_that_the_walk_does_not_give_exits_with_1(wrong, needle_folder, capsys):
+def test_check_of_a_model_that_the_prefill_does_not_give_exits_with_1(wrong, needle_folder, capsys):
     assert main(["check", "--model", "wrong:load", "--needles", str(needle_folder)]) == 1
     assert "does NOT give what the model gives" in capsys.readouterr().out
 
 
-def test_run_of_a_model_that_the_walk_does_not_give_writes_nothing(wrong, tmp_path, capsys):
+def test_run_of_a_model_that_the_prefill_does_not_give_writes_nothing(wrong, tmp_path, capsys):
     assert main([*wrong, "--output", "out"]) == 2
     (line,) = own_lines(capsys.readouterr().err)
     assert line.startswith("vniah: error: the forward pass does not give what tiny itself gives: ")

@@ -11,7 +11,8 @@ import torch
 
 from tests.decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
 from tests.test_prefill import build_decoder
-from vniah.engines.decoder import find_kernel_for
+from vniah.engines.base import EngineOptions
+from vniah.engines.choosing import choose_engine
 from vniah.errors import InputError
 from vniah.forward import kernels
 from vniah.forward.attention import Heads, KeyBlock, attend_plainly
@@ -312,30 +313,30 @@ def counting(counts):
 def test_kernel_that_was_asked_for_computes_every_pass_and_is_named():
     model = DecoderStandIn(build_decoder("qwen2"))
     sequences, calls = sweep_of(model), []
-    expected = run(model, sequences, tile_size=16)
-    found = run(model, sequences, tile_size=16, kernel=counting(calls))
+    expected = run(model, sequences, chunk_size=16)
+    found = run(model, sequences, chunk_size=16, kernel=counting(calls))
     assert make_runner(model, sequences, kernel=counting([])).kernel.name == "counting"
     assert len(calls) > 100
     assert 0 < largest_difference(found, expected) < 1e-4
     num_calls = len(calls)
-    again = run(model, sequences, tile_size=16)
+    again = run(model, sequences, chunk_size=16)
     assert all(map(torch.equal, again, expected)) and len(calls) == num_calls
     assert make_runner(model, sequences).kernel == CPU_KERNEL
 
 
 def test_kernel_for_a_model_is_found_by_its_decoder():
     model = DecoderStandIn(build_decoder("qwen2"))
-    assert find_kernel_for(model, "plain") == PLAIN_KERNEL
-    assert find_kernel_for(model, "auto") == CPU_KERNEL
+    assert choose_engine(model, EngineOptions(attention="plain"))._kernel == PLAIN_KERNEL
+    assert choose_engine(model)._kernel == CPU_KERNEL
     with pytest.raises(InputError, match="attention varlen does not run on cpu"):
-        find_kernel_for(model, "varlen")
+        choose_engine(model, EngineOptions(attention="varlen"))
 
 
 def test_kernel_for_a_model_without_a_decoder_is_refused():
     chat = SimpleNamespace(name="talker", revision="1", answer=lambda frames, question: "7")
-    assert find_kernel_for(chat, "auto") is None
+    assert choose_engine(chat).decoding is None
     with pytest.raises(InputError, match="attention plain needs a model with a decoder; talker"):
-        find_kernel_for(chat, "plain")
+        choose_engine(chat, EngineOptions(attention="plain"))
 
 
 def flash_attention_package(*, flag, gives_lse=True, padding=0):

@@ -14,6 +14,7 @@ from vniah.engines.inputs import DecoderInputs
 from vniah.errors import InputError, ModelError
 from vniah.models.llava.model import LlavaModel
 from vniah.models.loading import load_model
+from vniah.options import LoadOptions
 from vniah.protocol import DecoderModel, FrameSegment, TextSegment, VisionLanguageModel
 
 PINNED_PROMPTS = {
@@ -28,6 +29,10 @@ PINNED_PROMPTS = {
 def frames_of(*sizes: tuple[int, int]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in sizes]
+
+
+def load_as(folder, **options) -> LlavaModel:
+    return LlavaModel.load(folder, name="x", options=LoadOptions(**options))
 
 
 def features_by_hand(parts, folder, frames) -> torch.Tensor:
@@ -115,7 +120,7 @@ def test_weights_keep_their_dtype_and_rope_stays_in_fp32(tmp_path):
     assert model.dtype == torch.float16
     assert {p.dtype for p in model.decoder.parameters()} == {torch.float16}
     assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
-    assert LlavaModel.load(tmp_path, name="tiny", dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert load_as(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_default_dtype_on_the_cpu_is_fp32(tmp_path):
@@ -374,9 +379,9 @@ def test_template_that_the_tokenizer_cuts_into_pieces_is_refused(tmp_path):
     with pytest.raises(
         ModelError, match=r"'llama3' holds '<\|begin_of_text\|>', which is no token"
     ):
-        LlavaModel.load(tmp_path, name="x", template="llama3")
+        load_as(tmp_path, prompt_template="llama3")
     with pytest.raises(ModelError, match="there is no prompt template 'gpt'"):
-        LlavaModel.load(tmp_path, name="x", template="gpt")
+        load_as(tmp_path, prompt_template="gpt")
 
 
 def test_llama3_is_known_by_its_tokenizer(tmp_path):

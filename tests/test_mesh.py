@@ -221,7 +221,7 @@ def test_mesh_when_the_leader_is_done_first_waits_for_the_others(tmp_path):
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from vniah.forward.mesh import open_mesh
+from vniah.sweep.mesh import open_mesh
 
 for turn in range(2):
     with open_mesh(device="cpu") as mesh:

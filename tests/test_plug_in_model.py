@@ -1,7 +1,8 @@
 """The example of somebody else's package: installed, named on the command line, and run."""
 
+import contextlib
 import importlib.util
-import os
+import io
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import vniah
+from vniah.cli import main
 from vniah.haystacks.haystack import generated_haystack
 from vniah.protocol import ChatModel, DecoderModel, FrameSegment, VisionLanguageModel
 from vniah.results import load_results
@@ -43,28 +44,26 @@ def installed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def printed(installed, tmp_path_factory):
+def printed(installed, drawn_film, tmp_path_factory):
     """What check and run print for each class, and the folder of the runs."""
     folder = tmp_path_factory.mktemp("runs")
-    path = os.pathsep.join([str(installed), str(Path(vniah.__file__).parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "VNIAH_CACHE": str(folder / "cache")}
+    shutil.copytree(drawn_film, folder / "cache")
 
     def ask(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "vniah", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            assert main(arguments) == 0
+        return output.getvalue()
 
     grid = ("--frames", "4,8", "--depths", "0,0.5,1")
     said = {}
-    for name in CLASSES:
-        model = ("--model", f"plug_in_model:{name}")
-        said[name] = ask("check", *model), ask("run", *model, *grid, "--output", name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(installed)
+        patch.setenv("VNIAH_CACHE", str(folder / "cache"))
+        for name in CLASSES:
+            model = ("--model", f"plug_in_model:{name}")
+            said[name] = ask("check", *model), ask("run", *model, *grid, "--output", name)
+    assert Path(sys.modules.pop("plug_in_model").__file__).parent == installed
     return folder, said
 
 
@@ -93,9 +92,9 @@ def test_installed_package_is_checked_and_run(printed, name, line):
 def test_check_compares_the_decoder_with_the_logits_of_the_first_level(printed):
     lines = printed[1]["WithDecoder"][0].splitlines()
     assert [line.split(":")[0] for line in lines[1:6]] == [
-        "walk",
+        "prefill",
         "tree",
-        "leaves",
+        "suffixes",
         "answer_logits",
         "sharing",
     ]
@@ -125,6 +124,7 @@ def test_classes_are_models_of_their_levels():
     assert not isinstance(example.Plain(), DecoderModel)
 
 
+@pytest.mark.usefixtures("film")
 def test_logits_are_those_of_the_whole_model_reading_pictures_and_text():
     """What the user's own transformers code would compute, through the processor."""
     example = import_example()

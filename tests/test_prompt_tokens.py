@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from vniah.engines.prompt_tokens import Growth, Reading, before_end, short_lengths
+from vniah.engines.prompt_tokens import Growth, TokenCount, before_end, short_lengths
 from vniah.errors import InputError
 
 GRIDS = [
@@ -26,7 +26,7 @@ def grow(server, lengths):
     """What a server with ``server(number of pictures) -> tokens`` shows for a grid."""
 
     def read(num_frames):
-        return Reading(num_frames, server(num_frames + 1))
+        return TokenCount(num_frames, server(num_frames + 1))
 
     first, second = short_lengths(lengths)
     longest = max(lengths)
@@ -55,7 +55,7 @@ def test_server_that_reads_all_is_not_complained_of(server, lengths):
     growth = grow(HONEST[server], lengths)
     assert growth.complaint() is None
     for num_frames in {*lengths, 5, 9, max(lengths) - 1}:
-        reading = Reading(num_frames, HONEST[server](num_frames + 1))
+        reading = TokenCount(num_frames, HONEST[server](num_frames + 1))
         assert growth.complaint_about(reading) is None
 
 
@@ -94,13 +94,13 @@ def test_complaint_says_what_was_counted():
 @pytest.mark.parametrize(("num_frames", "kept"), [(64, 32), (1024, 900), (16, 8)])
 def test_prompt_of_the_sweep_with_too_few_tokens_is_complained_of(num_frames, kept):
     growth = grow(HONEST["each by itself"], (8, 1024))
-    reading = Reading(num_frames, 40 + 144 * kept)
+    reading = TokenCount(num_frames, 40 + 144 * kept)
     assert f"for {num_frames:,} frames, about" in growth.complaint_about(reading)
 
 
 def test_question_with_fewer_tokens_is_not_complained_of():
     growth = grow(HONEST["each by itself"], (8, 1024))
-    assert growth.complaint_about(Reading(512, 1 + 144 * 513)) is None
+    assert growth.complaint_about(TokenCount(512, 1 + 144 * 513)) is None
 
 
 @pytest.mark.parametrize("lengths", [(1,), (2,), (3,), *((n,) for n in range(4, 40)), *GRIDS])

@@ -32,7 +32,13 @@ def test_exported_names():
     ]
     for name in vniah.__all__:
         assert callable(getattr(vniah, name))
-        assert name in dir(vniah)
+
+
+def test_dir_shows_the_public_names_only():
+    vniah.load_needles("cards")  # loads submodules, which Python sets as attributes
+    assert hasattr(vniah, "needles") and hasattr(vniah, "errors")
+    assert [name for name in dir(vniah) if not name.startswith("__")] == vniah.__all__
+    assert {"__all__", "__doc__", "__file__", "__version__"} <= set(dir(vniah))
 
 
 def test_unknown_name_is_an_attribute_error():

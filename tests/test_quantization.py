@@ -17,10 +17,10 @@ from vniah.errors import InputError, MissingDependencyError, ModelError, RunMism
 from vniah.forward.costs import DecoderShape
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
-from vniah.models.huggingface.folder import load_family
-from vniah.models.loading import load_model
+from vniah.models.loading import load_folder, load_model
 from vniah.models.quantization import quantize_layers, rounds_rows
 from vniah.needles import load_needles
+from vniah.options import LoadOptions
 from vniah.sweep.run import run_sweep
 
 LOAD_IN = ["8bit", "4bit"]
@@ -49,7 +49,7 @@ def test_walk_equals_the_quantized_decoders_own_forward(load_in):
     sequences = sweep_of(model)
     expected = plain(model, sequences)
     for way in ({"share": False}, {"max_leaf_tokens": 0}, {"max_leaf_tokens": 20}):
-        found = run(model, sequences, tile_size=64, **way)
+        found = run(model, sequences, chunk_size=64, **way)
         assert largest_difference(found, expected) < MOST[load_in]
     full = plain(DecoderStandIn(build_decoder("qwen2")), sequences)
     change = max(float((a - b).abs().max()) for a, b in zip(full, expected, strict=True))
@@ -92,7 +92,8 @@ def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, m
     """Tiles round other rows together than the plain forward does, which no kernel changes."""
     tiny = build("qwen2_vl")
     folder = tiny.save(tmp_path / "checkpoint")
-    model = load_family(folder, name="tiny", frame_size=tiny.frame_size, load_in="8bit")
+    options = LoadOptions(frame_size=tiny.frame_size, load_in="8bit")
+    model = load_folder(folder, name="tiny", options=options)
     needles = load_needles("counterfactual")
     report = check_model(model, needles, cache=tmp_path / "cache")
     assert report.holds, report.lines
@@ -179,5 +180,5 @@ def test_device_that_the_library_cannot_use_is_one_line(monkeypatch):
 def test_bits_that_cannot_be_meant_are_refused(checkpoint):
     with pytest.raises(InputError, match="load_in must be one of 8bit, 4bit, got '3bit'"):
         load_model(checkpoint, load_in="3bit")
-    with pytest.raises(InputError, match="offload always and load_in 4bit do not go together"):
+    with pytest.raises(InputError, match="offload always and load_in 4bit cannot be combined"):
         load_model(checkpoint, load_in="4bit", offload="always")

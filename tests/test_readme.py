@@ -2,8 +2,8 @@
 
 import json
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,12 +56,12 @@ def test_command_of_the_readme_parses(command):
     assert callable(options.command)
 
 
-def test_python_of_the_readme_prints_what_it_says(tmp_path):
+@pytest.mark.usefixtures("film")
+def test_python_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capsys):
     example, printed = blocks("python")[0], blocks("")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    lines = [list(map(float, line.split())) for line in done.stdout.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    lines = [list(map(float, line.split())) for line in capsys.readouterr().out.splitlines()]
     expected = [list(map(float, line.split())) for line in printed.splitlines()]
     assert [(n, depth, count) for n, depth, _, count in lines] == [
         (n, depth, count) for n, depth, _, count in expected
@@ -71,14 +71,20 @@ def test_python_of_the_readme_prints_what_it_says(tmp_path):
     assert (tmp_path / "results" / "first" / "heatmap.png").stat().st_size > 10_000
 
 
-def test_the_example_draws_four_heatmaps_and_goes_on_with_what_is_there(tmp_path):
+@pytest.mark.usefixtures("film")
+def test_the_example_draws_four_heatmaps_and_goes_on_with_what_is_there(
+    tmp_path, monkeypatch, capsys
+):
     script = ROOT / "examples" / "long_context_transfer.py"
-    command = [sys.executable, script, "--frames", "8,64", "--depths", "0.1", "--output", tmp_path]
-    first, second = (
-        subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)
-    )
-    assert first.stdout == second.stdout
-    assert first.stdout.splitlines()[-1] == str(tmp_path / "heatmaps.png")
+    options = ["--frames", "8,64", "--depths", "0.1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(script), *options])
+    printed = []
+    for _ in range(2):
+        runpy.run_path(str(script), run_name="__main__")
+        printed.append(capsys.readouterr().out)
+    first, second = printed
+    assert first == second
+    assert first.splitlines()[-1] == str(tmp_path / "heatmaps.png")
     assert (tmp_path / "heatmaps.png").stat().st_size > 20_000
     scores = {
         path.parent.name: [
@@ -197,6 +203,7 @@ def test_second_level_of_the_readme_equals_the_first(plug_in, llava_folder):
     assert (walked - plain).abs().max() < 1e-4
 
 
+@pytest.mark.usefixtures("film")
 def test_generated_haystack_is_the_one_on_record():
     record = json.loads((ROOT / "haystacks" / "generated.json").read_text())
     identity = generated_haystack(1).identity()

@@ -11,8 +11,9 @@ from vniah.grid import Grid
 from vniah.results import (
     MANIFEST_NAME,
     SAMPLES_NAME,
+    ControlScore,
     RunFolder,
-    Sample,
+    SampleResult,
     grid_record,
     load_results,
     read_grid,
@@ -26,7 +27,7 @@ def test_sample_reads_back_as_it_was(depth):
     sample = make_sample(
         cell(16, depth), 3, prediction="se\u2028ven\x85\n", logprob=-0.5, rank=1, seconds=0.25
     )
-    assert Sample.from_json(sample.to_json()) == sample
+    assert SampleResult.from_json(sample.to_json()) == sample
 
 
 def test_sample_depth_is_a_number_that_says_the_decimal():
@@ -34,9 +35,10 @@ def test_sample_depth_is_a_number_that_says_the_decimal():
     assert json.loads(make_sample(cell(8, "1/3"), 0).to_json())["depth"] == "1/3"
 
 
-def test_sample_from_json_ignores_fields_of_a_later_version():
+def test_values_that_results_do_not_know_are_fields_of_the_task():
     line = json.dumps({**json.loads(make_sample(cell(8, "0"), 0).to_json()), "mood": "good"})
-    assert Sample.from_json(line) == make_sample(cell(8, "0"), 0)
+    found = SampleResult.from_json(line)
+    assert found.fields == {"needle_index": 0, "needle_id": "needle-0", "mood": "good"}
 
 
 def test_sample_refuses_a_logprob_that_is_not_a_number():
@@ -44,16 +46,10 @@ def test_sample_refuses_a_logprob_that_is_not_a_number():
         make_sample(cell(8, "0"), 0, logprob=float("nan")).to_json()
 
 
-def test_sample_key_differs_by_cell_needle_and_control():
-    sample = make_sample(cell(8, "0"), 0)
-    others = [
-        replace(sample, num_frames=9),
-        replace(sample, depth=Fraction(1)),
-        replace(sample, needle_id="x"),
-        replace(sample, control="no-needle"),
-        replace(sample, task="niah"),
-    ]
-    assert len({sample.key, *(other.key for other in others)}) == 6
+def test_line_of_version_0_1_gets_the_id_that_its_sample_has_now():
+    record = json.loads(make_sample(cell(8, "0.25"), 3).to_json())
+    del record["sample_id"]
+    assert SampleResult.from_json(json.dumps(record)) == make_sample(cell(8, "0.25"), 3)
 
 
 def broken(**changes):
@@ -73,6 +69,12 @@ def broken(**changes):
         (broken(num_frames=True), "num_frames is True"),
         (broken(correct="yes"), "correct is 'yes'"),
         (broken(correct=1), "correct is 1"),
+        (
+            broken(sample_id="8/0.5/needle-0"),
+            "sample_id is '8/0.5/needle-0', and its cell is '8/0/'",
+        ),
+        (broken(sample_id=7), "sample_id is 7"),
+        (broken(num_frames="drop"), "the field 'num_frames' is missing"),
         (broken(depth=25), "depth must be between 0 and 1, got 25"),
         (broken(depth="1/0"), "Fraction"),
         (broken(depth=None), "Invalid literal"),
@@ -134,9 +136,17 @@ def test_cells_leave_errors_out_of_the_mean():
 
 def test_cells_leave_controls_out():
     run = make_run("8", "0", num_needles=2)
-    control = replace(run.samples[0], control="no-needle", correct=False)
-    results = replace(run, samples=(*run.samples[:1], control))
+    control = replace(
+        run.samples[0],
+        sample_id="8/-/needle-0/no-needle",
+        cell=None,
+        control="no-needle",
+        correct=False,
+        fields={"num_frames": 8, "needle_id": "needle-0"},
+    )
+    results = replace(run, samples=run.samples[:1], control_samples=(control,))
     assert results.average == 1.0
+    assert results.controls == (ControlScore("no-needle", 8, num_samples=1, num_correct=0),)
     assert not results.is_complete
 
 
@@ -347,8 +357,9 @@ def test_run_folder_with_positions_goes_on_and_refuses_others(tmp_path):
     [
         ("", "cannot be read as JSON"),
         ('{"format_version": 1, "model": {"na', "cannot be read as JSON"),
-        ("[]", "format_version None; this vniah reads 1"),
-        ('{"format_version": 2}', "format_version 2; this vniah reads 1"),
+        ("[]", "format_version None; this vniah reads 1 and 2"),
+        ('{"format_version": 3}', "format_version 3; this vniah reads 1 and 2"),
+        ('{"format_version": 2}', "has no proper model.name"),
         ('{"format_version": 1}', "has no proper model.name"),
         ('{"format_version": 1, "model": null}', "has no proper model.name"),
         ('{"format_version": 1, "model": "name"}', "has no proper model.name"),
@@ -483,5 +494,97 @@ def test_run_is_complete_only_with_the_planned_samples():
     results = make_run("8,16", "0,1")
     assert results.is_complete
     (first, *others) = results.samples
-    elsewhere = replace(first, num_frames=32)
+    elsewhere = replace(first, sample_id="32/0/needle-0", cell=cell(32, "0"))
     assert not replace(results, samples=(elsewhere, *others)).is_complete
+
+
+# --- lines that do not belong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_version", [1, 2])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"needle_id": "foreign", "sample_id": "8/0/foreign"}, "the sample '8/0/foreign', which"),
+        ({"num_frames": 32, "sample_id": "32/0/needle-0"}, "the sample '32/0/needle-0', which"),
+        ({"depth": 0.5, "sample_id": "8/0.5/needle-0"}, "the sample '8/0.5/needle-0', which"),
+        ({"task": "niah"}, "the task 'niah', and the run is of 'vniah'"),
+    ],
+)
+def test_line_that_is_not_in_the_plan_is_an_error_that_names_it(
+    tmp_path, format_version, changes, message
+):
+    directory = write_run(tmp_path / "run", "8,16", "0,1")
+    if format_version == 1:
+        make_version_1(directory)
+        changes = {name: value for name, value in changes.items() if name != "sample_id"}
+    path = directory / SAMPLES_NAME
+    line = {**json.loads(path.read_text().splitlines()[0]), **changes}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(ResultsError, match=f"line 41, holds {message}"):
+        load_results(directory)
+
+
+def make_version_1(directory):
+    """Turns a run folder into one of version 0.1, which listed no samples."""
+    manifest = json.loads((directory / MANIFEST_NAME).read_text())
+    for name in ("axes", "controls", "sample_ids"):
+        del manifest[name]
+    (directory / MANIFEST_NAME).write_text(json.dumps({**manifest, "format_version": 1}))
+    path = directory / SAMPLES_NAME
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["sample_id"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_run_of_version_1_is_read_and_gone_on_with(tmp_path):
+    directory = write_run(tmp_path / "run", "8,16", "0,1", outcome=lambda c, k: None if k else True)
+    version_2 = load_results(directory)
+    make_version_1(directory)
+    version_1 = load_results(directory)
+    assert version_1.samples == version_2.samples
+    assert (version_1.num_done, version_1.num_planned) == (4, 40)
+
+    folder = RunFolder(directory, version_2.manifest)
+    assert folder.has_score("8/0/needle-0") and not folder.has_score("8/0/needle-1")
+    with folder.open():
+        folder.append(make_sample(cell(8, "0"), 1))
+    found = load_results(directory)
+    assert found.manifest["format_version"] == 2 and len(found.samples) == 5
+    assert found.manifest["environment"] == version_2.manifest["environment"]
+
+
+# --- notebooks -----------------------------------------------------------------------------------
+
+
+def test_results_as_tables_of_pandas():
+    results = make_run(
+        "3", positions="0,1", num_needles=2, outcome=lambda c, k: "oh" if k else True
+    )
+    samples = results.to_pandas()
+    assert list(samples["depth"]) == [0.0, 0.0, 1 / 3, 1 / 3]
+    assert list(samples["needle_id"]) == ["needle-0", "needle-1"] * 2
+    assert list(samples["error"].fillna("")) == ["", "oh"] * 2
+    cells = results.to_pandas(cells=True)
+    assert cells.to_dict("list") == {
+        "num_frames": [3, 3],
+        "depth": [0.0, 1 / 3],
+        "score": [1.0, 1.0],
+        "num_samples": [1, 1],
+        "num_correct": [1, 1],
+        "num_errors": [1, 1],
+    }
+
+
+def test_published_table_as_a_table_of_pandas():
+    results = load_results(PUBLISHED_DIR / "longva-7b_vniah.json")
+    assert len(results.to_pandas()) == len(results.cells)
+
+
+def test_repr_of_results_is_one_short_line():
+    results = replace(make_run("8", "0,1"), name="<b>tiny</b>")
+    assert repr(results) == "<Results <b>tiny</b>: 20 of 20 samples, 2 cells, average 1.0000>"
+    shown = results._repr_html_()
+    assert "&lt;b&gt;tiny" in shown and "<b>" not in shown and shown.count("1.00</td>") == 2

@@ -11,14 +11,16 @@ import torch.distributed as dist
 from jobs import run_ranks
 
 from tests.test_prefill import build_decoder, embeddings, three_rows
-from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
-from vniah.forward.prefill import walk
+from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.prefill import prefill
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.forward.suffixes import SuffixRows
 
 pytestmark = pytest.mark.distributed
 
 FAMILIES = ("qwen2", "qwen3", "qwen2_vl")  # two key/value heads, one, and three rows of positions
+# Of a trunk, of what is kept of it, and of a branch behind that.
+LENGTHS = ((97, 61, 50), (64, 64, 33), (5, 2, 3), (1, 1, 1), (130, 7, 128))
 
 
 def start_ranks(size: int, work, *arguments) -> None:
@@ -42,12 +44,12 @@ def share(ring: Ring, rows: torch.Tensor, start: int) -> torch.Tensor:
     return torch.cat([padded[span.start - start : span.stop - start] for span in spans])
 
 
-def keep_in(decoder, layout: Layout, stop: int, rank: int) -> Kept:
+def keep_in(decoder, layout: Layout, stop: int, rank: int) -> KeyValueCache:
     size = decoder.model.layers[0].self_attn.head_dim
     shape = (1, decoder.config.num_key_value_heads, layout.until(stop).num_rows(rank), size)
     like = decoder.lm_head.weight
-    store = KeyValueStore(len(decoder.model.layers), shape, like=like, place="host")
-    return Kept(store, layout.until(stop), stop)
+    store = KeyValueStore(len(decoder.model.layers), shape, like=like, kv_location="host")
+    return KeyValueCache(store, layout.until(stop), stop)
 
 
 def leaves_at(starts, positions):
@@ -76,44 +78,57 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
     layout = Layout.whole(0, num_trunk) if ring is None else ring.layout(0, num_trunk)
     rank = 0 if ring is None else ring.rank
     kept = keep_in(decoder, layout, keep_until, rank)
-    read = walk(
+    read = prefill(
         decoder,
         trunk if ring is None else share(ring, trunk, 0),
         positions[..., :num_trunk],
         leaves_at([0, 1, num_trunk // 2, num_trunk], positions)
         + suffixes_with_gaps(num_trunk, positions),
-        keep=kept,
-        tile_size=16,
+        cache=kept,
+        chunk_size=16,
         ring=ring,
     )
-    return read + walk(
+    return read + prefill(
         decoder,
         branch if ring is None else share(ring, branch, keep_until),
         positions[..., keep_until:stop],
         leaves_at([keep_until, keep_until + num_branch // 2, stop], positions)
         + suffixes_with_gaps(stop, positions),
         past=[kept],
-        tile_size=16,
+        chunk_size=16,
         ring=ring,
     )
 
 
-def compare_with_one_process(rank, size, zigzag=None):
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory):
+    """A file with the logits of one process, for every family and all lengths."""
+    path = tmp_path_factory.mktemp("one-process") / "logits.pt"
+    expected = {}
     for family in FAMILIES:
         decoder = build_decoder(family)
-        for lengths in [(97, 61, 50), (64, 64, 33), (5, 2, 3), (1, 1, 1), (130, 7, 128)]:
-            expected = two_passes(decoder, *lengths, None)
+        for lengths in LENGTHS:
+            expected[family, lengths] = two_passes(decoder, *lengths, None)
+    torch.save(expected, path)
+    return path
+
+
+def compare_with_one_process(rank, size, path, zigzag=None):
+    by_one_process = torch.load(path)
+    for family in FAMILIES:
+        decoder = build_decoder(family)
+        for lengths in LENGTHS:
             ring = Ring(dist.group.WORLD, zigzag=zigzag)
             found = two_passes(decoder, *lengths, ring)
-            for one, other in zip(expected, found, strict=True):
+            for one, other in zip(by_one_process[family, lengths], found, strict=True):
                 assert (one - other).abs().max() < 1e-4, (family, lengths)
                 assert torch.equal(one.argmax(-1), other.argmax(-1))
             assert (ring.bytes_sent > 0) == (size > 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_ring_equals_one_process(size):
-    start_ranks(size, compare_with_one_process)
+def test_ring_equals_one_process(size, by_one_process):
+    start_ranks(size, compare_with_one_process, by_one_process)
 
 
 def flash_attention_stand_in() -> None:
@@ -141,7 +156,7 @@ def flash_attention_stand_in() -> None:
     sys.modules |= {"flash_attn": package, "flash_attn.flash_attn_interface": interface}
 
 
-def compare_ring_flash_attn(rank, size):
+def compare_ring_flash_attn(rank, size, path):
     warnings.filterwarnings("ignore", "`torch.jit.script`")  # the package's own
     flash_attention_stand_in()
     zigzag = find_zigzag()
@@ -153,15 +168,15 @@ def compare_ring_flash_attn(rank, size):
         calls.append(1)
         return zigzag(*arguments, **options)
 
-    compare_with_one_process(rank, size, zigzag=counted)
+    compare_with_one_process(rank, size, path, zigzag=counted)
     assert calls
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_ring_flash_attn_equals_one_process(size):
+def test_ring_flash_attn_equals_one_process(size, by_one_process):
     if find_spec("ring_flash_attn") is None:
         pytest.skip("needs the package ring_flash_attn")
-    start_ranks(size, compare_ring_flash_attn)
+    start_ranks(size, compare_ring_flash_attn, by_one_process)
 
 
 def test_ring_flash_attn_is_not_used_without_flash_attn():
@@ -186,10 +201,10 @@ def count_bytes(rank, size):
     decoder = build_decoder("qwen2")
     ring = Ring(dist.group.WORLD)
     hidden = share(ring, embeddings(96), 0)
-    walk(decoder, hidden, torch.arange(96), [], tile_size=96, ring=ring)
+    prefill(decoder, hidden, torch.arange(96), [], chunk_size=96, ring=ring)
     per_row = 2 * 2 * 16 * 4  # keys and values, heads, head size, fp32
     rows = 96 // size
-    # one tile for each of the two chunks; the last layer needs no attention
+    # one chunk for each of the two chunks; the last layer needs no attention
     assert ring.bytes_sent == 2 * 2 * (size - 1) * rows * per_row
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vniah.errors import InputError
-from vniah.rope_options import (
+from vniah.options.rope import (
     RopeChoice,
     read_scaling,
     read_scalings,

@@ -11,8 +11,7 @@ from runs import cell, files_up_to, make_manifest, make_sample, write_run
 
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.grid import Grid
-from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results
-from vniah.results import run_folder as folders
+from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results, reading
 
 GRID = Grid.parse("8,16", "0,0.5,1")
 MANIFEST = make_manifest(GRID)
@@ -32,7 +31,7 @@ def append_all(folder, todo):
 def write_ranks(directory, num_ranks, todo=ALL, *, is_merged=True):
     """Every rank in turn writes its share of what is to do, the last cells first."""
     leader = RunFolder(directory, MANIFEST)
-    todo = [(c, k) for c, k in todo if make_sample(c, k).key not in leader.samples]
+    todo = [(c, k) for c, k in todo if make_sample(c, k).sample_id not in leader.samples]
     with leader.open(num_ranks=num_ranks):
         for rank in range(1, num_ranks):
             folder = RunFolder(directory, MANIFEST)
@@ -153,16 +152,16 @@ def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
 ):
     write_ranks(tmp_path, 2, ALL[:20], is_merged=False)
     other = RunFolder(tmp_path, MANIFEST)
-    read, calls = folders._read_samples, []
+    read, calls = reading._read_samples, []
 
-    def read_and_fold(path):
+    def read_and_fold(path, manifest, ids):
         calls.append(path)
         if len(calls) == num_read + 1:
             with other.open():
                 pass
-        return read(path)
+        return read(path, manifest, ids)
 
-    monkeypatch.setattr(folders, "_read_samples", read_and_fold)
+    monkeypatch.setattr(reading, "_read_samples", read_and_fold)
     assert len(load_results(tmp_path).samples) == 20
     assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME], "it was folded"
 
@@ -218,7 +217,7 @@ def test_starts_in_another_environment_are_recorded_once_each(tmp_path):
 def test_an_environment_is_compared_as_it_is_read_back(tmp_path):
     for _ in range(3):
         folder = RunFolder(tmp_path, MANIFEST)
-        with folder.open(environment={"forward": {"ways": ("walk", "tree")}}):
+        with folder.open(environment={"forward": {"ways": ("prefill", "tree")}}):
             pass
     assert "later_starts" not in folder.manifest["environment"]
 
@@ -249,7 +248,8 @@ from vniah.results import RunFolder
 
 directory, rank, num_ranks, half = Path(sys.argv[1]), *map(int, sys.argv[2:])
 folder = RunFolder(directory, MANIFEST)
-todo = [(c, k) for c, k in ALL if make_sample(c, k).key not in folder.samples][rank::num_ranks]
+todo = [(c, k) for c, k in ALL if make_sample(c, k).sample_id not in folder.samples]
+todo = todo[rank::num_ranks]
 with folder.open(rank=rank, num_ranks=num_ranks):
     print("open", flush=True)
     sys.stdin.readline()
@@ -325,7 +325,7 @@ def run_and_kill(directory, num_ranks, num_bytes_cut):
 )
 def test_run_when_all_ranks_were_killed_goes_on(tmp_path, before, num_bytes_cut, after):
     run_and_kill(tmp_path, before, num_bytes_cut)
-    written = {sample.key for sample in load_results(tmp_path).samples}
+    written = {sample.sample_id for sample in load_results(tmp_path).samples}
     assert len(written) == sum((len(ALL[rank::before])) // 2 for rank in range(before))
     leader = write_ranks(tmp_path, after)
     assert names(tmp_path) == [MANIFEST_NAME, SAMPLES_NAME]
@@ -333,7 +333,7 @@ def test_run_when_all_ranks_were_killed_goes_on(tmp_path, before, num_bytes_cut,
     assert len(lines) == 60, "nothing twice"
     results = load_results(tmp_path)
     assert results.is_complete and results == leader.results()
-    kept = {sample.key for sample in results.samples if sample.prediction == "针"}
+    kept = {sample.sample_id for sample in results.samples if sample.prediction == "针"}
     assert kept == written, "nothing was asked again"
 
 

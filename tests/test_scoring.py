@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from vniah.engines.per_sample import score_sequence
+from tests.decoder_models import make_samples
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.per_sample import PerSampleEngine
 from vniah.errors import ModelError
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import TextSegment, TokenSequence
 from vniah.scoring import score_logits
 
 
@@ -94,7 +96,14 @@ class ZeroStore:
 
 @pytest.mark.parametrize("shape", [(1, 5), (3, 5), (5,), (1, 2, 5)])
 def test_wrong_number_of_rows_is_refused(shape):
-    sequence = OneShapeModel(shape).compose([FrameSegment("x", i) for i in range(2)], "", "")
-    with pytest.raises(ModelError, match="one row for each answer token"):
-        score_sequence(OneShapeModel(shape), sequence, ZeroStore())
-    assert score_sequence(OneShapeModel((2, 5)), sequence, ZeroStore()).predicted_ids == (0, 0)
+    (sample,) = make_samples((1, "a", ("7",)))
+
+    def outcome(model):
+        engine = PerSampleEngine(model)
+        engine._frames = EncodedFrames(ZeroStore(), num_frames=2)
+        engine.plan([sample], [True])
+        ((_, found),) = engine.run(0)
+        return found
+
+    assert "one row for each answer token" in outcome(OneShapeModel(shape))
+    assert outcome(OneShapeModel((2, 5)))[0].logits.predicted_ids == (0, 0)

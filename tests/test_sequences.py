@@ -1,23 +1,23 @@
-"""Questions with several accepted answers: what they come to, by every way that a sweep may go."""
+"""Samples with several accepted answers: what they come to, by every way that a sweep may go."""
 
 import json
 from itertools import chain
 
 import pytest
 import torch
+from runs import cell, make_sample
 
-from tests.decoder_models import DecoderStandIn, RandomFrames
+from tests.decoder_models import DecoderStandIn, make_samples, open_engine
 from tests.test_prefill import build_decoder
-from vniah.engines.decoder import TreeAsker
-from vniah.engines.planning import AskedSequences
-from vniah.forward.runner import Reading
+from vniah.engines.planning import SampleSequences
+from vniah.forward.runner import SuffixLogits
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
-from vniah.results import Sample, load_results
-from vniah.scoring import Score, best_of
+from vniah.protocol import TextSegment, TokenSequence
+from vniah.results import SampleResult, load_results
+from vniah.scoring import LogitsScore, Reading, Score, score_accepted
 from vniah.sweep.run import run_sweep
 
 GRID = Grid.of([4, 9], [0, 1])
@@ -85,48 +85,38 @@ def test_sample_is_that_of_its_best_answer(
         assert sample.margin == pytest.approx(best.margin, abs=1e-4)
 
 
-def score(correct, logprob, seconds=1.0):
-    return Score("x", (1,), correct, logprob, 1, 0.5, seconds)
+def reading(correct, logprob, seconds=1.0):
+    return Reading(seconds, (1,), LogitsScore((1,), correct, logprob, 1, 0.5), "x")
 
 
 @pytest.mark.parametrize(
-    ("scores", "expected"),
+    ("readings", "expected"),
     [
-        ([score(False, -1.0), score(False, -2.0)], "a"),
-        ([score(False, -1.0), score(True, -2.0)], "b"),
-        ([score(True, -3.0), score(True, -2.0)], "b"),
-        ([score(True, -2.0), score(True, -2.0)], "a"),
+        ([reading(False, -1.0), reading(False, -2.0)], "a"),
+        ([reading(False, -1.0), reading(True, -2.0)], "b"),
+        ([reading(True, -3.0), reading(True, -2.0)], "b"),
+        ([reading(True, -2.0), reading(True, -2.0)], "a"),
     ],
 )
-def test_best_answer_is_the_right_one_else_the_likeliest(scores, expected):
-    best = best_of(["a", "b"], scores)
+def test_best_answer_is_the_right_one_else_the_likeliest(readings, expected):
+    best = score_accepted(["a", "b"], readings)
     assert best.variant == expected
-    assert best.correct == any(s.correct for s in scores)
+    assert best.correct == any(one.logits.correct for one in readings)
     assert best.seconds == 2.0
 
 
 def test_only_answer_is_no_variant():
-    assert best_of(["a"], [score(True, -1.0)]) == score(True, -1.0)
+    assert score_accepted(["a"], [reading(True, -1.0)]) == Score("x", (1,), True, -1.0, 1, 0.5, 1.0)
 
 
-def test_line_of_a_sample_has_the_new_fields_only_where_they_say_something():
-    texts = {"task": "vniah", "needle_id": "a", "question": "q", "answer": "x"}
-    plain = Sample(num_frames=1, depth=0, needle_index=0, correct=True, **texts)
+def test_line_of_a_sample_has_some_fields_only_where_they_say_something():
+    plain = make_sample(cell(1, "0"), 0)
     assert list(json.loads(plain.to_json()))[-1] == "error"
-    full = Sample(
-        num_frames=1,
-        depth=0,
-        needle_index=0,
-        correct=True,
-        variant="X",
-        argmax_correct=False,
-        greedy_correct=False,
-        **texts,
-    )
+    full = make_sample(cell(1, "0"), 0, variant="X", argmax_correct=False, greedy_correct=False)
     assert list(json.loads(full.to_json()))[-3:] == ["variant", "argmax_correct", "greedy_correct"]
-    assert [Sample.from_json(sample.to_json()) for sample in (plain, full)] == [plain, full]
+    assert [SampleResult.from_json(s.to_json()) for s in (plain, full)] == [plain, full]
     with pytest.raises(ValueError, match="variant is 7"):
-        Sample.from_json(full.to_json().replace('"X"', "7"))
+        SampleResult.from_json(full.to_json().replace('"X"', "7"))
 
 
 IDS = {"7": (1,), "0": (2, 3), "yes no": (2,), "the red card": (2, 2, 2)}
@@ -214,29 +204,15 @@ def test_run_with_variants_that_was_cut_goes_on_the_same(
     assert load_results(tmp_path).is_complete
 
 
-class FakeMaterial:
-    """Composes by itself, from frames that are drawn when they are read."""
-
-    def __init__(self, model):
-        self.model = model
-        self.store = RandomFrames()
-
-    def compose_all(self, model, question):
-        num_frames, needle, answers = question
-        frames = [FrameSegment("haystack", index) for index in range(num_frames)]
-        frames.insert(1, FrameSegment(needle, 0))
-        return tuple(model.compose(frames, "what?", answer) for answer in answers)
-
-
 class ByItself(DecoderStandIn):
     shares_prefixes = False
 
 
-QUESTIONS = [(4, "a", ("7", "8", "yes")), (9, "a", ("7", "yes", "no")), (9, "b", ("7",))]
+SAMPLES = make_samples((4, "a", ("7", "8", "yes")), (9, "a", ("7", "yes", "no")), (9, "b", ("7",)))
 
 
 @pytest.mark.parametrize(
-    ("model_class", "share", "num_passes", "roots_of_units"),
+    ("model_class", "share", "num_passes", "roots_of_batches"),
     [
         (DecoderStandIn, "tree", None, None),
         (DecoderStandIn, "none", 3, [1, 1, 1]),
@@ -244,47 +220,46 @@ QUESTIONS = [(4, "a", ("7", "8", "yes")), (9, "a", ("7", "yes", "no")), (9, "b",
         (ByItself, "none", 7, [1, 3, 3]),
     ],
 )
-def test_answers_to_one_question_are_one_unit(model_class, share, num_passes, roots_of_units):
-    model = model_class(build_decoder("qwen2"))
-    asker = TreeAsker(model, FakeMaterial(model), share=share)
-    num_units = asker.prepare(QUESTIONS, [True] * 3)
-    units = asker._units
-    assert num_units == len(units)
-    if roots_of_units is not None:
-        assert asker.record()["passes"] == num_passes
-        assert sorted(len(unit.roots) for unit in units) == roots_of_units
-    counted = [list(asked_in(asker, unit)) for unit in units]
+def test_answers_of_one_sample_are_one_batch(model_class, share, num_passes, roots_of_batches):
+    engine = open_engine(model_class(build_decoder("qwen2")), share=share)
+    num_batches = engine.plan(SAMPLES, [True] * 3)
+    batches = engine._batches
+    assert num_batches == len(batches)
+    if roots_of_batches is not None:
+        assert engine.describe()["passes"] == num_passes
+        assert sorted(len(batch.roots) for batch in batches) == roots_of_batches
+    counted = [list(run_in(engine, batch)) for batch in batches]
     assert sorted(chain.from_iterable(counted)) == [0, 1, 2]
 
 
-def asked_in(asker, unit):
-    """Questions of a unit, by readings that say nothing."""
+def run_in(engine, batch):
+    """Samples of a batch, by logits that are not there."""
     sequences = []
-    for number in unit.roots:
-        root = asker._roots[number]
-        if unit.branch is None:
+    for number in batch.roots:
+        root = engine._roots[number]
+        if batch.branch is None:
             sequences += [k for leaf in root.leaves for k in leaf.sequences]
         else:
-            sequences += root.branches[unit.branch].sequences
-    for number, _ in asker._asked.gather([Reading((k,), None, 0.0, "none") for k in sequences]):
+            sequences += root.branches[batch.branch].sequences
+    rows = [SuffixLogits((k,), None, 0.0, "none") for k in sequences]
+    for number, _ in engine._asked.gather(rows):
         yield number
 
 
-def test_questions_that_are_done_have_no_unit():
-    model = ByItself(build_decoder("qwen2"))
-    asker = TreeAsker(model, FakeMaterial(model))
-    assert asker.prepare(QUESTIONS, [True, False, True]) == 2
-    asked = [number for unit in asker._units for number in asked_in(asker, unit)]
-    assert sorted(asked) == [0, 2]
+def test_samples_that_are_done_have_no_batch():
+    engine = open_engine(ByItself(build_decoder("qwen2")))
+    assert engine.plan(SAMPLES, [True, False, True]) == 2
+    run = [number for batch in engine._batches for number in run_in(engine, batch)]
+    assert sorted(run) == [0, 2]
 
 
-def test_question_waits_for_all_of_its_answers():
-    asked = AskedSequences()
+def test_sample_waits_for_all_of_its_answers():
+    asked = SampleSequences()
     for answers in (((1,), (2, 3)), ((4,),)):
         asked.add([TokenSequence((TextSegment((0,)),), ids) for ids in answers])
-    asked.is_asked = [True, True]
-    readings = [Reading((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
-    found = list(asked.gather(readings))
+    asked.is_wanted = [True, True]
+    rows = [SuffixLogits((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
+    found = list(asked.gather(rows))
     assert [number for number, _ in found] == [1, 0]
     assert sorted(found[1][1]) == [0, 1]
     assert (asked.num_needed(0), asked.accepted_ids(0)) == (2, [(1,), (2, 3)])

@@ -13,17 +13,18 @@ from chat_server import MODEL, Fault, answer, serve, write_haystack, write_needl
 
 from vniah.checks.model import check_model
 from vniah.cli import main
-from vniah.engines.server import Pictures, ServerAsker
+from vniah.engines.server import ServerEngine
 from vniah.errors import CheckError, InputError, ModelError, RequestLimitError, ServerError
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.server.client import ServerOptions, open_server
 from vniah.models.server.messages import FrameFormat
 from vniah.needles import load_needles
-from vniah.results import Sample, load_results
+from vniah.results import SampleResult, load_results
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.run import run_sweep
-from vniah.tasks.vniah import questions
+from vniah.tasks.controls import plan_samples
+from vniah.tasks.vniah import VisualNeedle
 
 KEY = "sk-proj-Abc123Def456Ghi789"
 GRID = Grid.of([4, 8], [0, 0.5, 1])
@@ -53,7 +54,7 @@ def sweep(folders, tmp_path):
         quick = {"frames": frames, "backoff_seconds": 0.001, "timeout_seconds": 20}
         sweep_options = {
             name: changes.pop(name) for name in ("on_progress", "mesh") if name in changes
-        }
+        } | {"controls": changes.pop("controls", "none")}
         model = open_server(server.model, ServerOptions(**{**quick, **changes}))
         return run_sweep(
             model,
@@ -76,7 +77,7 @@ def command(folders):
         return [
             *("run", "--model", server.model, "--haystack", str(haystack)),
             *("--needles", str(needles), "--frames", "4,8", "--depths", "0,0.5,1"),
-            *("--output", "out", "--frame-size", "16x16", *more),
+            *("--output", "out", "--frame-size", "16x16", "--controls", "none", *more),
         ]
 
     return words
@@ -91,7 +92,7 @@ def test_server_that_looks_finds_every_needle(sweep, frames_as):
     expected = Counter()
     for sample in results.samples:
         labels = list(range(sample.num_frames))
-        labels.insert(sample.needle_index, sample.needle_id)
+        labels.insert(sample.fields["needle_index"], sample.needle_id)
         expected[tuple(labels)] += 1
     assert seen == expected
     assert {s.prompt_tokens - len(s.question) for s in results.samples} == {920, 1720, 4120}
@@ -367,21 +368,32 @@ def test_interrupt_keeps_what_arrived(sweep, tmp_path):
         assert len(server.requests) - num_requests <= NUM_PROBES + NUM_SAMPLES - num_kept + 4
 
 
+def test_control_shows_the_server_the_haystack_without_the_needle(sweep):
+    with serve() as server:
+        results = sweep(server, controls="no-needle")
+        shown = [request.labels for request in server.requests[NUM_PROBES:]]
+    assert results.is_complete and len(results.control_samples) == 6
+    assert Counter(map(len, shown)) == {5: 9, 9: 9, 4: 3, 8: 3}
+    assert shown.count(tuple(range(8))) == 3 and shown.count(tuple(range(4))) == 3
+    assert {found.score for found in results.controls} == {0.0}
+
+
 def test_interrupt_while_waiting_gives_what_has_arrived(folders):
     haystack, needles = open_haystack(folders[0]), load_needles(folders[1])
-    asked = list(questions(GRID, needles))
+    asked = plan_samples(VisualNeedle(), GRID, needles, haystack)
     with serve() as server:
         model = open_server(server.model, ServerOptions(frames=FrameFormat(size=(16, 16))))
-        asker = ServerAsker(model, Pictures.of(model, haystack, needles, 8), needles)
-        asker.prepare(asked, [True] * len(asked))
-        arrivals = asker.ask(0)
+        engine = ServerEngine(model)
+        engine.prepare(haystack, needles, 8)
+        engine.plan(asked, [True] * len(asked))
+        arrivals = engine.run(0)
         given = [next(arrivals)]
         while any(thread.name.startswith("vniah-question") for thread in threading.enumerate()):
             time.sleep(0.01)
         given.append(arrivals.throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             given += iter(lambda: next(arrivals), None)
-    assert Counter(question for question, _ in given) == Counter(asked)
+    assert Counter(s.sample_id for s, _ in given) == Counter(s.sample_id for s in asked)
 
 
 def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, command):
@@ -547,7 +559,7 @@ def test_check_tells_what_is_wrong(folders, changes, line, holds):
     with serve(**changes) as server:
         model = open_server(server.model, ServerOptions(frames=FrameFormat(size=(16, 16))))
         report = check_model(model, load_needles(folders[1]))
-    assert report.holds == holds
+    assert report.passed == holds
     assert any(found.startswith(line) for found in report.lines)
 
 
@@ -558,15 +570,16 @@ def test_sample_without_prompt_tokens_has_the_line_that_it_always_had():
         '"logprob": -0.5, "rank": 1, "margin": 2.0, "control": null, "seconds": 0.25, '
         '"error": null}'
     )
-    sample = Sample.from_json(line)
-    assert sample.prompt_tokens is None and sample.to_json() == line
+    sample = SampleResult.from_json(line)
+    assert sample.prompt_tokens is None
+    assert json.loads(sample.to_json()) == {"sample_id": "4/0.5/a", **json.loads(line)}
 
 
 def test_sample_with_prompt_tokens_is_read_back():
     line = '{"task": "vniah", "num_frames": 4, "depth": 1, "needle_id": "a", "correct": true'
     defaults = ', "needle_index": 4, "question": "q", "answer": "7"'
-    sample = Sample.from_json(f'{line}{defaults}, "prompt_tokens": 812}}')
+    sample = SampleResult.from_json(f'{line}{defaults}, "prompt_tokens": 812}}')
     assert sample.prompt_tokens == 812
-    assert Sample.from_json(sample.to_json()) == sample
+    assert SampleResult.from_json(sample.to_json()) == sample
     with pytest.raises(ValueError, match="prompt_tokens is '812'"):
-        Sample.from_json(f'{line}{defaults}, "prompt_tokens": "812"}}')
+        SampleResult.from_json(f'{line}{defaults}, "prompt_tokens": "812"}}')

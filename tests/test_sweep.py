@@ -35,7 +35,7 @@ def test_sweep_asks_every_needle_in_every_cell(material, tmp_path):
         *material, GRID, output=tmp_path / "run", on_progress=lambda *step: seen.append(step)
     )
     assert results.is_complete and len(results.samples) == 27
-    assert {(s.num_frames, s.depth, s.needle_index) for s in results.samples} == {
+    assert {(s.num_frames, s.depth, s.fields["needle_index"]) for s in results.samples} == {
         (1, Fraction(0), 0),
         (1, Fraction(3, 10), 0),
         (1, Fraction(1), 1),
@@ -47,7 +47,7 @@ def test_sweep_asks_every_needle_in_every_cell(material, tmp_path):
         (20, Fraction(1), 20),
     }
     assert all(cell.num_samples == 3 for cell in results.cells)
-    assert seen[-1] == ("sweep", 27, 27)
+    assert seen[-1] == ("sweep", 36, 36), "with nine of the control"
 
 
 def test_samples_equal_the_models_own_forward_pass(material, tmp_path):
@@ -59,7 +59,7 @@ def test_samples_equal_the_models_own_forward_pass(material, tmp_path):
     for sample in results.samples:
         needle = pictures[sample.needle_id]
         frames = images[: sample.num_frames]
-        frames.insert(sample.needle_index, np.asarray(needle.image))
+        frames.insert(sample.fields["needle_index"], np.asarray(needle.image))
         assert len(frames) == sample.num_frames + 1
         segments = [FrameSegment("any", k) for k in range(len(frames))]
         sequence = model.compose(segments, sample.question, sample.answer)

@@ -1,8 +1,7 @@
 """The recipe of the reference models in small: what a context asks, and what an image is."""
 
 import dataclasses
-import os
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training import draw_cards, text
+from training import align, draw_cards, evaluate, recipe, text
 from training.align import Features, sample_albums, tile
 from training.contexts import Tokens, ask
 from training.draw import Pictures, caption_scenery, card_of, label
@@ -334,22 +333,18 @@ def test_the_default_needles_are_as_their_stage_writes_them(tmp_path, monkeypatc
             assert path.read_bytes() == kept.read_bytes()
 
 
-@pytest.mark.parametrize("command", ["text", "align", "evaluate"])
-def test_an_unknown_name_is_one_line(command):
-    done = subprocess.run(
-        [sys.executable, "-m", f"training.{command}", "bogus"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "no 'bogus'; there are " in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize("command", [text, align, evaluate])
+def test_an_unknown_name_is_one_line(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training", "bogus"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(command.__file__, run_name="__main__")
+    assert stop.value.code == 2
+    assert "no 'bogus'; there are " in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("seed", ["abc", "-1", "99999999999"])
-def test_a_seed_that_is_none_is_one_line(seed):
-    done = subprocess.run(
-        [sys.executable, "-m", "training"],
-        env={**os.environ, "SEED": seed},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr == f"SEED is {seed!r}: give a whole number below 2**31\n"
+def test_a_seed_that_is_none_is_one_line(seed, monkeypatch):
+    monkeypatch.setenv("SEED", seed)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(recipe.__file__)
+    assert stop.value.code == f"SEED is {seed!r}: give a whole number below 2**31"

@@ -28,6 +28,7 @@ from training.world import (
     random_card,
     scenery_captions,
 )
+from vniah.files import atomic_path
 from vniah.haystacks.synthetic import write_video
 
 VALUES = (*DIGITS, *COLORS)
@@ -138,10 +139,9 @@ def draw_split(split: str, *, seed: int, films: int, seconds: int, cards: int) -
     WORK_DIR.mkdir(parents=True, exist_ok=True)
     haystack = np.stack(_run(_film, [(seed + i, seconds) for i in range(films)], f"{split} films"))
     drawn = _run(_cards, tasks, f"{split} cards")
-    with path.with_suffix(".partial").open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         pictures, labels = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
         np.savez(file, haystack=haystack, cards=pictures, labels=labels)
-    path.with_suffix(".partial").replace(path)
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 import vniah
 from training.arguments import add_names
 from training.draw_cards import CARDS
-from training.export import write_atomically
 from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, VARIANTS, WORK_DIR
 from training.tokens import vocabulary
@@ -29,12 +28,14 @@ from training.world import KINDS, NOTHING, Card, draw_card, random_card
 from vniah.analysis.statistics import wilson_interval
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import encode_haystack, encode_needles
-from vniah.engines.per_sample import score_sequence
+from vniah.engines.inputs import decoder_logits
+from vniah.files import atomic_path
 from vniah.grid import format_depth
 from vniah.haystacks.haystack import Haystack, make_haystack
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import DecoderModel, FrameSegment
 from vniah.results import Results
+from vniah.scoring import score_logits
 
 
 def unseen_film(seconds: int) -> Haystack:
@@ -150,7 +151,8 @@ class Trial:
         self, store: FrameStore, frames: list[FrameSegment], question: str, answer: str
     ) -> bool:
         sequence = self.model.compose(frames, question, answer)
-        return bool(score_sequence(self.model, sequence, store).correct)
+        logits = decoder_logits(self.model, sequence, store)
+        return score_logits(logits, sequence.answer_ids).correct
 
     def _choose(self, asked: int, others: list[int]) -> list[int]:
         """``asked`` and the first of the others that have keys of their own."""
@@ -243,7 +245,8 @@ def run(names: Sequence[str] = ()) -> None:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)
         text = model_card(name, scores, others, parameters=parameters, words=len(vocabulary()))
-        write_atomically(MODELS_DIR / name / "README.md", text.encode())
+        with atomic_path(MODELS_DIR / name / "README.md") as unfinished:
+            unfinished.write_bytes(text.encode())
 
 
 def main() -> None:

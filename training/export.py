@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from training.align import Aligned, checkpoint_path
 from training.optimization import load_modules
 from training.recipe import MODELS_DIR, RECIPE, TEXTS, VARIANTS, Variant
 from training.tokens import END, PAD, UNKNOWN, build_tokenizer, vocabulary
+from vniah.files import atomic_path
 
 _TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 
@@ -129,14 +129,6 @@ def checkpoint_tensors(
     return {name: weight.half().contiguous() for name, weight in named.items()}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside ``path`` and renames, so that a reader finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -158,7 +150,8 @@ def export(name: str) -> None:
         "model.safetensors": weights,
     }
     for file, content in files.items():
-        write_atomically(MODELS_DIR / name / file, content)
+        with atomic_path(MODELS_DIR / name / file) as unfinished:
+            unfinished.write_bytes(content)
     print(f"{sum(map(len, files.values())):,} bytes in {MODELS_DIR / name}")
 
 

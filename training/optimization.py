@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.recipe import RECIPE
+from vniah.files import atomic_path
 
 
 def make_optimizer(modules: list[nn.Module], *, learning_rate: float) -> torch.optim.AdamW:
@@ -57,9 +58,10 @@ class Checkpoint:
     def save(self, step: int) -> None:
         """Writes the file at once; ``step`` is the next step to take."""
         state = {name: module.state_dict() for name, module in self._modules.items()}
-        partial = self._path.with_suffix(".partial")
-        torch.save({**state, "optimizer": self._optimizer.state_dict(), "step": step}, partial)
-        partial.replace(self._path)
+        with atomic_path(self._path) as unfinished:
+            torch.save(
+                {**state, "optimizer": self._optimizer.state_dict(), "step": step}, unfinished
+            )
         self._saved_at = time.monotonic()
 
     def save_when_due(self, step: int) -> None:

@@ -19,6 +19,7 @@ from training.network import make_tower, patch_features, pool
 from training.optimization import Checkpoint, learning_rate, load_modules, make_optimizer, take_step
 from training.recipe import RECIPE, WORK_DIR
 from training.tokens import vocabulary
+from vniah.files import atomic_path
 
 CHECKPOINT = WORK_DIR / "tower.pt"
 _HELDOUT_PICTURES = 2048
@@ -98,8 +99,8 @@ def cache_features() -> None:
         features["card_captions"] = torch.from_numpy(pictures.card_captions)
         features["scenery_captions"] = torch.from_numpy(caption_scenery(scenery))
         path = WORK_DIR / f"features-{split}.pt"
-        torch.save(features, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        with atomic_path(path) as unfinished:
+            torch.save(features, unfinished)
 
 
 def main() -> None:

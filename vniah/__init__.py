@@ -64,4 +64,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """The public names, and what Python keeps in every module; not the submodules."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

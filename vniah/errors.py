@@ -1,12 +1,13 @@
 """What can go wrong, as a tree.
 
 VniahError
-├── InputError            an argument that cannot be meant (also a ValueError)
+├── InputError            an invalid argument (also a ValueError)
 ├── MissingDependencyError  an optional package is needed and not installed (also an ImportError)
 ├── HaystackError         a haystack that cannot be read as frames
 │   ├── VideoDamagedError     bytes are missing or undecodable
 │   └── HaystackTooShortError it has fewer frames than the grid asks for
 ├── NeedleError           a needle set that cannot be used
+├── TaskError             a task that cannot be found, or gives samples that cannot be asked
 ├── ModelError            a checkpoint or plug-in that cannot be loaded or run
 │   └── CheckError            vniah's forward pass gives other numbers than the model's own
 ├── ServerError           a server that is not asked any further
@@ -25,7 +26,7 @@ class VniahError(Exception):
 
 
 class InputError(VniahError, ValueError):
-    """An argument has a value that cannot be meant."""
+    """An argument has an invalid value."""
 
 
 class MissingDependencyError(VniahError, ImportError):
@@ -58,6 +59,10 @@ class HaystackTooShortError(HaystackError):
 
 class NeedleError(VniahError):
     """A needle set cannot be used."""
+
+
+class TaskError(VniahError):
+    """A task cannot be found, or gives samples that cannot be asked."""
 
 
 class ModelError(VniahError):
@@ -98,3 +103,9 @@ class CannotCompareError(ResultsError):
 def first_line(error: BaseException) -> str:
     """What an error says in one line; its class's name where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def short_repr(value: object) -> str:
+    """The repr of a value, cut at 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

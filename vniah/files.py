@@ -1,11 +1,18 @@
-"""Where vniah finds what it ships, and where it keeps what it makes."""
+"""Where the files lie that vniah ships and makes; how they are written, hashed and named."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_TEMPORARY_SUFFIX = ".vniah.tmp"
+_ABANDONED_SECONDS = 24 * 3600
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 
@@ -28,17 +35,77 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vniah"
 
 
-def hash_file(path: Path) -> str:
-    """The sha256 of the bytes, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+@contextmanager
+def atomic_path(path: Path, *, is_locked: bool = False) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to, renamed to ``path`` when the block ends.
+
+    Readers find the old file or the whole new one, also after a kill or a power cut: the bytes are
+    on the disk before the file gets its name. If the block raises, nothing is left. What a process
+    that was killed has left is removed by whoever writes into that folder a day later.
+
+    Args:
+        path: the file to write; missing folders above it are made.
+        is_locked: the caller holds a lock, so that no other process writes this file. Then the
+            temporary name is always the same, and the next writer replaces what a killed one left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent)
+    # Not a process id: processes on two machines that share a folder may have the same one.
+    owner = "" if is_locked else f".{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}{owner}{_TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for temporary in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        with suppress(FileNotFoundError):  # its process may rename it just now
+            if temporary.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Puts a rename in this folder on the disk, where the system can be asked to (not Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it; the file itself is whole
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON under a temporary name and renames it, so that it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Writes JSON that people can read, whole or not at all (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's bytes in hexadecimal digits, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """The sha256 of a text's UTF-8 bytes in hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_settings(settings: Mapping[str, Any]) -> str:
+    """The sha256 of settings that JSON can hold; the order of the names does not matter."""
+    return hash_text(json.dumps(dict(settings), sort_keys=True))
+
+
+def slug(text: str) -> str:
+    """The text with everything but letters, digits, ``_``, ``.`` and ``-`` replaced by ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text)

@@ -67,6 +67,12 @@ class Cell:
         return needle_index(self.num_frames, self.depth)
 
 
+def place_prefix(num_frames: int | None, depth: Fraction | None) -> str:
+    """What the id of a sample begins with: where it was asked, ``"600/0.2/"`` or ``"600/-/"``."""
+    frames = "-" if num_frames is None else str(num_frames)
+    return f"{frames}/{'-' if depth is None else format_depth(depth)}/"
+
+
 @dataclass(frozen=True)
 class Grid:
     """The cells of a sweep: every number of frames with every depth, or with every position.
@@ -96,7 +102,7 @@ class Grid:
                 f"a grid has depths or positions, got both: depths {_listed(self.depths)} and "
                 f"positions {_listed(self.positions)}; leave one of them out"
             )
-        _refuse_disorder("frames", self.frames)
+        _require_ascending("frames", self.frames)
         if self.frames[0] < 1:
             raise InputError(f"frames must be at least 1, got {self.frames[0]}")
         if self.frames[-1] > MAX_FRAMES:
@@ -105,14 +111,19 @@ class Grid:
                 f"got {self.frames[-1]:,}"
             )
         if self.positions:
-            self._check_positions()
+            self._require_positions()
             return
-        _refuse_disorder("depths", self.depths)
+        _require_ascending("depths", self.depths)
         if self.depths[0] < 0 or self.depths[-1] > 1:
             raise InputError("depths must lie between 0 and 1")
 
-    def _check_positions(self) -> None:
-        _refuse_disorder("positions", self.positions)
+    def __repr__(self) -> str:
+        name, rows = ("positions", self.positions) if self.positions else ("depths", self.depths)
+        frames = f"frames {_listed(self.frames)} ({len(self.frames)})"
+        return f"<Grid {frames} x {name} {_listed(rows)} ({len(rows)})>"
+
+    def _require_positions(self) -> None:
+        _require_ascending("positions", self.positions)
         first, shortest = self.positions[0], self.frames[0]
         if first < 0:
             raise InputError(f"positions must be at least 0, got {first}")
@@ -133,7 +144,7 @@ class Grid:
         """A grid from plain numbers, in any order: ``Grid.of([200, 400], [0, 0.5, 1])``.
 
         Raises:
-            InputError: a value cannot be meant, or there are both depths and positions.
+            InputError: a value is invalid, or there are both depths and positions.
         """
         return cls(
             _whole_numbers(frames, "frames", at_least=1),
@@ -214,7 +225,7 @@ def _whole_numbers(values: Iterable[Number], what: str, *, at_least: int) -> tup
     return tuple(sorted(numbers))
 
 
-def _refuse_disorder(what: str, values: Sequence[int | Fraction]) -> None:
+def _require_ascending(what: str, values: Sequence[int | Fraction]) -> None:
     if not values:
         raise InputError(f"{what} must name at least one value, got none")
     if any(after <= before for before, after in pairwise(values)):

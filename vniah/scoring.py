@@ -1,4 +1,4 @@
-"""From answer logits to a score: is the argmax right at every position of the answer span?
+"""From what an engine read to a score: is the argmax right at every position of the answer?
 
 Each position is conditioned on the right tokens before it, so "right everywhere" holds exactly when
 greedy decoding would begin with this answer. Generated text, of a chat model or of greedy decoding
@@ -14,14 +14,66 @@ from torch import Tensor
 
 from vniah.answers import match_answer
 from vniah.errors import ModelError
-from vniah.needles import Needle
-from vniah.options import Decoding
-from vniah.protocol import EncodingModel, TokenSequence
+
+
+@dataclass(frozen=True)
+class LogitsScore:
+    """What the logits say of one candidate answer.
+
+    Attributes:
+        predicted_ids: the argmax token at every position of the answer.
+        correct: whether all of them are the answer's.
+        logprob: natural logarithm of the answer's probability, summed over its tokens.
+        rank: the worst rank of an answer token; 1 is the argmax, a token that ties with it has 2.
+        margin: smallest difference, in logits, between the right token and the best other one.
+    """
+
+    predicted_ids: tuple[int, ...]
+    correct: bool
+    logprob: float
+    rank: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """What a model wrote after the question.
+
+    Attributes:
+        text: its words.
+        token_ids: their tokens, with the stop token at the end if there is one; empty for chat
+            models, which do not say.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an engine found for one candidate answer of a sample.
+
+    Attributes:
+        seconds: wall-clock time that it took.
+        answer_ids: the candidate's tokens; empty for chat models.
+        logits: what the logits say; None for chat models.
+        prediction: the argmax tokens in words; None if the model cannot decode tokens.
+        generated: what the model wrote; the same for all candidates of a sample. None where
+            nothing was generated.
+        prompt_tokens: tokens of the prompt as a server counted them; None for other models.
+    """
+
+    seconds: float
+    answer_ids: tuple[int, ...] = ()
+    logits: LogitsScore | None = None
+    prediction: str | None = None
+    generated: GeneratedText | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one forward pass said of one answer; fields as in `vniah.results.Sample`."""
+    """How a sample was scored; the fields are those of `vniah.results.SampleResult`."""
 
     prediction: str | None
     predicted_ids: tuple[int, ...]
@@ -36,108 +88,73 @@ class Score:
     greedy_correct: bool | None = None
 
 
-def score_answer(
-    model: EncodingModel, sequence: TokenSequence, logits: Tensor, *, seconds: float
+def score_accepted(
+    answers: Sequence[str], readings: Sequence[Reading], choices: Sequence[str] | None = None
 ) -> Score:
-    """Scores the logits of an answer.
+    """The score of a sample all of whose candidates are accepted answers: is one of them right?
+
+    By generated text where there is some, else by the argmax. Of several candidates the one with
+    the highest log-probability counts, among those that the argmax has right if there are any.
 
     Args:
-        model: puts the prediction into words, if it can.
-        sequence: with the answer.
-        logits: ``[len(answer_ids), vocabulary]``.
-        seconds: how long they took.
-
-    Raises:
-        ModelError: they have another shape, or are no numbers.
+        answers: the accepted answers, the main one first.
+        readings: one for each answer, in the same order; of a chat model one in all.
+        choices: the options of a multiple-choice question.
     """
-    refuse_logits(model, sequence, logits)
-    score = score_logits(logits, sequence.answer_ids)
-    decode = getattr(model, "decode", None)
-    return Score(
-        prediction=None if decode is None else decode(score.predicted_ids),
-        predicted_ids=score.predicted_ids,
-        correct=score.correct,
-        logprob=score.logprob,
-        rank=score.rank,
-        margin=score.margin,
-        seconds=seconds,
-    )
-
-
-def refuse_logits(model: EncodingModel, sequence: TokenSequence, logits: object) -> None:
-    """Raises `ModelError` unless these are rows of logits, one for each token of the answer."""
-    expected = len(sequence.answer_ids)
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"answer_logits of {model.name} gave {type(logits).__name__}, no tensor")
-    if logits.ndim != 2 or len(logits) != expected:
-        raise ModelError(
-            f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
-            f"expected ({expected}, vocabulary), one row for each answer token"
-        )
-
-
-def best_of(answers: Sequence[str], scores: Sequence[Score]) -> Score:
-    """What a question with several accepted answers came to: the score of the best of them.
-
-    Right if any is. The best one is that with the highest logprob, among the right ones if there
-    are any; the first of equal ones.
-
-    Args:
-        answers: all that are accepted.
-        scores: one for each, by its logits.
-    """
-    if len(answers) == 1:
-        return scores[0]
-    logprobs = [-math.inf if score.logprob is None else score.logprob for score in scores]
-    best = max(range(len(answers)), key=lambda place: (scores[place].correct, logprobs[place]))
-    seconds = sum(score.seconds for score in scores)
-    return replace(scores[best], variant=answers[best], seconds=seconds)
-
-
-def judge_tokens(
-    model: EncodingModel,
-    needle: Needle,
-    score: Score,
-    tokens: tuple[int, ...],
-    *,
-    accepted_ids: Sequence[tuple[int, ...]],
-    decoding: Decoding,
-) -> Score:
-    """The score of a question whose answer was generated by greedy decoding.
-
-    Args:
-        model: puts the tokens into words.
-        needle: whose answers are accepted.
-        score: by the argmax, of `best_of`.
-        tokens: what was generated.
-        accepted_ids: the tokens of each accepted answer.
-        decoding: says where text ends.
-
-    Raises:
-        ModelError: the model's ``decode`` gives no text.
-    """
-    words = model.decode(decoding.without_stop(tokens))  # type: ignore[union-attr]
-    if not isinstance(words, str):
-        raise ModelError(f"decode of {model.name} gave {type(words).__name__}, not text")
+    first = readings[0]
+    if first.logits is None:
+        return _score_text(answers, first, choices)
+    score = _best_by_logits(answers, readings)
+    if first.generated is None:
+        return score
+    text, token_ids = first.generated.text, first.generated.token_ids
     return replace(
         score,
-        prediction=words,
-        predicted_ids=tokens,
-        correct=match_answer(words, needle.answers, needle.choices) is not None,
+        prediction=text,
+        predicted_ids=token_ids,
+        correct=match_answer(text, answers, choices) is not None,
         argmax_correct=score.correct,
-        greedy_correct=any(tokens[: len(ids)] == ids for ids in accepted_ids),
+        greedy_correct=any(
+            token_ids[: len(reading.answer_ids)] == reading.answer_ids for reading in readings
+        ),
     )
 
 
-@dataclass(frozen=True)
-class LogitsScore:
-    """The part of a `Score` that the logits alone decide."""
+def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:
+    assert reading.generated is not None, "a reading has logits or text"
+    matched = match_answer(reading.generated.text, answers, choices)
+    return Score(
+        prediction=reading.generated.text,
+        predicted_ids=(),
+        correct=matched is not None,
+        logprob=None,
+        rank=None,
+        margin=None,
+        seconds=reading.seconds,
+        prompt_tokens=reading.prompt_tokens,
+        variant=matched if len(answers) > 1 else None,
+    )
 
-    predicted_ids: tuple[int, ...]
-    correct: bool
-    logprob: float
-    rank: int
-    margin: float
+
+def _best_by_logits(answers: Sequence[str], readings: Sequence[Reading]) -> Score:
+    def strength(number: int) -> tuple[bool, float]:
+        logits = readings[number].logits
+        assert logits is not None, "all candidates of a sample are read in one way"
+        return logits.correct, logits.logprob if math.isfinite(logits.logprob) else -math.inf
+
+    best = max(range(len(readings)), key=strength)
+    reading = readings[best]
+    assert reading.logits is not None
+    return Score(
+        prediction=reading.prediction,
+        predicted_ids=reading.logits.predicted_ids,
+        correct=reading.logits.correct,
+        logprob=reading.logits.logprob,
+        rank=reading.logits.rank,
+        margin=reading.logits.margin,
+        seconds=sum(one.seconds for one in readings),
+        variant=answers[best] if len(answers) > 1 else None,
+    )
 
 
 def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
@@ -170,22 +187,4 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
         logprob=float(logprobs.sum()),
         rank=int(num_better.max()) + 1,
         margin=float((right[:, 0] - others.max(-1).values).min()),
-    )
-
-
-def score_words(
-    words: str, needle: Needle, *, seconds: float, prompt_tokens: int | None = None
-) -> Score:
-    """Judges a model's words by `vniah.answers.match_answer`."""
-    matched = match_answer(words, needle.answers, needle.choices)
-    return Score(
-        prediction=words,
-        predicted_ids=(),
-        correct=matched is not None,
-        logprob=None,
-        rank=None,
-        margin=None,
-        seconds=seconds,
-        prompt_tokens=prompt_tokens,
-        variant=matched if needle.accepted else None,
     )

@@ -1,4 +1,4 @@
-"""The labels along a heatmap: exact, and as many as fit. Imported only where something is drawn."""
+"""The labels along a heatmap: exact, and as many as fit. Imported only when something is drawn."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -16,7 +16,7 @@ _MAX_DEPTH_DIGITS = 4
 
 
 def depth_label(depth: Fraction) -> str:
-    """The depth in percent, as an exact decimal of up to four digits after the point."""
+    """The depth in percent, with at most four digits after the point; 1/3 stays a fraction."""
     text = format_depth(depth * 100)
     if "/" in text:
         return format_depth(depth)
@@ -30,7 +30,7 @@ def _rounded(depth: Fraction) -> str:
 def count_labels(counts: Sequence[int], *, axis: str) -> tuple[str, ...]:
     """Counts as in the published plots: 200, 800, 1.0K, 3.0K; token counts as 32K.
 
-    Never a rounded one: 1,250 stays as it is.
+    Counts are never rounded: 1,250 stays as it is.
     """
 
     def label(count: int) -> str:
@@ -44,14 +44,14 @@ def count_labels(counts: Sequence[int], *, axis: str) -> tuple[str, ...]:
 
 
 class ThinnedLocator(FixedLocator):
-    """Every place, or every second, third, ... so that labels fit.
+    """Ticks at every place, or at every second, third, ... place, so that the labels fit.
 
-    How many fit depends on the size of the axes, which may change after drawing: so it is worked
-    out whenever the axis asks.
+    How many labels fit depends on the size of the axes, which may change after drawing. So it is
+    computed whenever the axis asks for its ticks.
 
     Args:
-        labels: what is written at the places.
-        horizontal: whether labels stand side by side.
+        labels: the texts at the places.
+        horizontal: whether the labels stand side by side.
         places: in the axis's units; by default the middles of its columns or rows.
     """
 
@@ -62,7 +62,7 @@ class ThinnedLocator(FixedLocator):
         super().__init__(self._places)
         self._horizontal = horizontal
         longest = max((len(label) for label in labels), default=1)
-        # A digit is about 0.64 of the font size wide; one more keeps neighbours apart.
+        # A digit is about 0.64 of the font size wide. One more digit keeps neighbours apart.
         self._needed = TICK_SIZE * (0.64 * (longest + 1) if horizontal else 1.3)
 
     def __call__(self) -> list[float]:
@@ -76,7 +76,7 @@ class ThinnedLocator(FixedLocator):
 
 
 class ColumnFormatter(FixedFormatter):
-    """The label of the column or row that a tick stands at, whichever ticks there are."""
+    """The label of the column or row at which a tick stands, whichever ticks are drawn."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """The label at x; empty outside of the columns or rows."""

@@ -1,4 +1,4 @@
-"""The gate: does a run hold what an earlier one reached, cell by cell?"""
+"""The regression gate: is a run as good as an earlier one, cell by cell?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,27 +7,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vniah.analysis.statistics import exact_score
-from vniah.errors import CannotCompareError, InputError, ResultsError
+from vniah.analysis.tables import format_columns
+from vniah.errors import CannotCompareError, InputError, ResultsError, short_repr
 from vniah.grid import Cell, format_depth
 from vniah.results import CellScore, Results, flatten, load_results
 
-# What is in a haystack is said by its sha256.
+# Names that do not change what is measured: the sha256 identifies the haystack.
 _LABELS = frozenset({"haystack.name"})
 
-# Of two local models that generate; what a chat model wrote has no such field.
+# Compared only if both manifests have it: runs of chat models do not.
 _CUT_OFF = "scorer.max_new_tokens"
 
 
 @dataclass(frozen=True)
 class CellChange:
-    """What became of one cell.
+    """The scores of one cell in both runs.
 
     Attributes:
-        cell: which one.
+        cell: the cell.
         before: its score in the baseline, exact, in [0, 1].
         after: its score in the candidate, exact, in [0, 1].
-        num_before: samples behind `before`; None in a published table, which does not say.
-        num_after: samples behind `after`; None in a published table.
+        num_before: the number of samples behind `before`; None in a published table, where it is
+            not known.
+        num_after: the number of samples behind `after`; None in a published table.
     """
 
     cell: Cell
@@ -38,19 +40,19 @@ class CellChange:
 
     @property
     def drop(self) -> Fraction:
-        """How far the score fell; negative where it rose."""
+        """How far the score fell; negative if it rose."""
         return self.before - self.after
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate held against a baseline.
+    """A candidate compared with a baseline.
 
     Attributes:
         baseline: the name of the baseline.
         candidate: the name of the candidate.
-        max_drop: the largest fall of a cell's score that is let pass, in [0, 1].
-        changes: every cell of the baseline that has a score, by frames, then depth.
+        max_drop: the largest drop of a cell's score that is accepted, in [0, 1].
+        changes: every cell of the baseline that has a score, by number of frames, then depth.
         axis: what `Cell.num_frames` counts, as in `Results`.
     """
 
@@ -68,19 +70,19 @@ class Comparison:
         return tuple(sorted(too_low, key=lambda change: (-change.drop, change.cell)))
 
     @property
-    def holds(self) -> bool:
-        """Whether no cell fell by more than `max_drop`."""
+    def passed(self) -> bool:
+        """True if no cell fell by more than `max_drop`."""
         return not self.fallen
 
     def summary(self) -> str:
-        """One sentence: whether it holds, how many cells fell, and both averages."""
+        """One sentence: the verdict, how many cells fell, and both averages."""
         fallen, num_cells = len(self.fallen), len(self.changes)
         total = "1 cell" if num_cells == 1 else f"{num_cells} cells"
         before = sum(change.before for change in self.changes) / len(self.changes)
         after = sum(change.after for change in self.changes) / len(self.changes)
         verdict = (
-            f"holds: none of {total} fell"
-            if self.holds
+            f"passed: none of {total} fell"
+            if self.passed
             else f"regression: {fallen} of {total} fell"
         )
         return (
@@ -89,8 +91,8 @@ class Comparison:
         )
 
     def table(self) -> str:
-        """The cells that fell, one a line under a heading; empty if none did."""
-        if self.holds:
+        """A table of the cells that fell by more than `max_drop`; empty if none did."""
+        if self.passed:
             return ""
         rows: list[tuple[str, ...]] = [(self.axis, "depth", "before", "n", "after", "n", "change")]
         for change in self.fallen:
@@ -105,41 +107,37 @@ class Comparison:
                     f"{float(-change.drop):+.3f}",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-            for row in rows
-        )
+        return format_columns(rows)
 
 
 def compare(
     baseline: Results | str | Path, candidate: Results | str | Path, *, max_drop: float = 0.0
 ) -> Comparison:
-    """Holds a run against a baseline, cell by cell; two published tables by their cells alone.
+    """Compares a run with a baseline, or a published table with another one, cell by cell.
 
-    The two may differ in the model and in how it was run, and the candidate may have more cells.
-    What is asked must be the same: task, haystack with its sampling and decoder, protocol, needles,
-    and where generated answers are cut off.
+    Two runs may differ in the model and in how it was run, and the candidate may have more cells.
+    What is asked must be the same: the task, the haystack with its sampling and decoder, the
+    protocol, the needles, and the length at which generated answers are cut off.
 
     Args:
-        baseline: what was reached before: results, or where they lie.
-        candidate: what is judged, likewise.
-        max_drop: the largest fall of a cell's score that is let pass, in [0, 1].
+        baseline: the earlier results, or their path.
+        candidate: the results to judge, or their path.
+        max_drop: the largest drop of a cell's score that is accepted, in [0, 1].
 
     Raises:
         InputError: ``max_drop`` is not in [0, 1].
-        CannotCompareError: one cannot be read or is not complete, a cell is missing or has errors
-            that the baseline has not, or the two do not measure the same thing; the message names
-            the field and both values.
+        CannotCompareError: one of the two cannot be read or is not complete; the candidate lacks a
+            cell of the baseline, or has an error where the baseline has none; or the two do not
+            measure the same thing, and the message names the field and both values.
     """
     if not 0 <= max_drop <= 1:
         raise InputError(f"max_drop must be between 0 and 1, got {max_drop}: write 0.05 for 5 %")
     before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
-    _refuse_other_measure(before, after)
+    _require_same_measure(before, after)
     for role, results in (("baseline", before), ("candidate", after)):
-        _refuse_incomplete(role, results)
+        _require_complete(role, results)
     pairs = tuple(_pair_cells(before, after))
-    _refuse_new_errors(before, after)
+    _require_no_new_errors(before, after)
     if not pairs:
         raise CannotCompareError(
             f"the baseline {before.path} has no cell with a score; run it again"
@@ -148,7 +146,7 @@ def compare(
         before.name,
         after.name,
         max_drop,
-        changes=tuple(_change(old, new) for old, new in pairs),
+        changes=tuple(_cell_change(old, new) for old, new in pairs),
         axis=before.axis,
     )
 
@@ -162,8 +160,8 @@ def _load(results: Results | str | Path, role: str) -> Results:
         raise CannotCompareError(f"the {role} cannot be read: {error}") from error
 
 
-def _refuse_other_measure(before: Results, after: Results) -> None:
-    """Names the first field in which the two measure something else."""
+def _require_same_measure(before: Results, after: Results) -> None:
+    """Raises `CannotCompareError` that names the first field in which the two differ."""
     if bool(before.manifest) != bool(after.manifest):
         table = after if before.manifest else before
         raise CannotCompareError(
@@ -176,13 +174,13 @@ def _refuse_other_measure(before: Results, after: Results) -> None:
     for field in dict.fromkeys((*old, *new)):
         if old.get(field) != new.get(field):
             raise CannotCompareError(
-                f"the runs differ in {field}: {_shorten(old.get(field))} in the baseline, "
-                f"{_shorten(new.get(field))} in the candidate; run the candidate with the same"
+                f"the runs differ in {field}: {short_repr(old.get(field))} in the baseline, "
+                f"{short_repr(new.get(field))} in the candidate; run the candidate with the same"
             )
 
 
 def _measure(results: Results) -> dict[str, Any]:
-    """What was asked, by the name of the field: everything that a comparison needs equal."""
+    """The fields of a run that have to be equal in both, by name."""
     if not results.manifest:
         return {"axis": results.axis}
     manifest = results.manifest
@@ -197,12 +195,7 @@ def _measure(results: Results) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _LABELS}
 
 
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _refuse_incomplete(role: str, results: Results) -> None:
+def _require_complete(role: str, results: Results) -> None:
     if results.is_complete:
         return
     raise CannotCompareError(
@@ -228,19 +221,18 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
         yield old, new
 
 
-def _refuse_new_errors(before: Results, after: Results) -> None:
-    """Errors are left out of a mean, so a wrong answer could hide behind one."""
-    run_before = {sample.key for sample in before.samples if sample.error is None}
+def _require_no_new_errors(before: Results, after: Results) -> None:
+    """Requires no errors but those of the baseline, because a mean leaves errors out."""
+    run_before = {sample.sample_id for sample in before.samples if sample.error is None}
     for sample in after.samples:
-        if sample.error is not None and sample.key in run_before:
+        if sample.error is not None and sample.sample_id in run_before:
             raise CannotCompareError(
-                f"the candidate {after.path} could not run {sample.needle_id} at "
-                f"{sample.num_frames:,} frames, depth {format_depth(sample.depth)}, which the "
-                f"baseline could: {sample.error}. Run it again to try once more"
+                f"the candidate {after.path} could not run the sample {sample.sample_id}, which "
+                f"the baseline could: {sample.error}. Run it again to try once more"
             )
 
 
-def _change(old: CellScore, new: CellScore) -> CellChange:
+def _cell_change(old: CellScore, new: CellScore) -> CellChange:
     before, after = exact_score(old), exact_score(new)
     assert before is not None and after is not None
     return CellChange(old.cell, before, after, old.num_samples, new.num_samples)

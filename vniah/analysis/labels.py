@@ -1,17 +1,17 @@
-"""What tells runs of one model apart where several are shown side by side."""
+"""Labels that tell several runs of one model apart where they are shown side by side."""
 
 import json
 from collections.abc import Sequence
 
+from vniah.options.rope import OFF, Scaling, scaling_label, theta_label
 from vniah.results.records import Results
-from vniah.rope_options import OFF, Scaling, scaling_label, theta_label
 
 
 def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
-    """For each result its RoPE, as far as others of the same name have another one; else nothing.
+    """For each result, how its RoPE differs from that of others with the same name; else ``""``.
 
-    ``("RoPE base 3e6", "RoPE base 1e9")``, or ``("no scaling", "yarn:4")``. Results that say
-    nothing of RoPE, such as published tables, are like all others.
+    For example ``("RoPE base 3e6", "RoPE base 1e9")``, or ``("no scaling", "yarn:4")``. Results
+    whose manifest does not name the RoPE, such as published tables, are left without a remark.
     """
     groups: dict[str, list[tuple[float, Scaling]]] = {}
     for result in results:
@@ -21,7 +21,7 @@ def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
 
 
 def _rope_of(result: Results) -> tuple[float, Scaling] | None:
-    """Base and scaling, as the manifest names them."""
+    """Base and scaling of a run's RoPE; None if its manifest does not name them."""
     model = result.manifest.get("model", {})
     if "rope_theta" not in model:
         return None

@@ -1,6 +1,5 @@
-"""The depth x frames heatmap, in the published look. Imported only where something is drawn."""
+"""The depth x frames heatmap, in the published look. Imported only when something is drawn."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -31,6 +29,7 @@ from vniah.analysis.axes import (
 )
 from vniah.analysis.labels import rope_remarks
 from vniah.errors import InputError
+from vniah.files import atomic_path
 from vniah.grid import Cell
 from vniah.results import CellScore, Results
 
@@ -41,9 +40,9 @@ _INK = "#333333"
 _FAINT = "#777777"
 _LABEL_SIZE = 10.0  # points
 _SMALL_SIZE = 8.0
-_MAX_LINED_CELLS = 40  # between more of them, side by side, there are no white lines
+_MAX_LINED_CELLS = 40  # with more cells side by side there are no white lines between them
 _LINE_WIDTH = 0.8
-_TITLE_WIDTH = 42  # letters, of what is said below a name
+_TITLE_WIDTH = 42  # letters, of the text below a name
 _DEPTH_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _COLORBAR: dict[str, Any] = {"ticks": (0, 0.25, 0.5, 0.75, 1), "pad": 0.02, "aspect": 22}
 
@@ -57,13 +56,13 @@ _MAX_WIDTH = 20.0
 
 @dataclass(frozen=True)
 class _Table:
-    """What is drawn, resolved.
+    """The numbers that are drawn.
 
     Attributes:
-        frames: one count a column, ascending.
-        rows: one depth a row, or one position, ascending, from the top down.
-        scores: [num_rows, num_counts], in [0, 1]; NaN where there is none.
-        caption: what stands behind a cell; empty if nobody knows.
+        frames: one number of frames for each column, ascending.
+        rows: one depth, or one position, for each row, ascending from the top down.
+        scores: [len(rows), len(frames)], in [0, 1]; NaN where there is no score.
+        caption: how many samples stand behind a cell; empty if that is not known.
         has_positions: whether rows are positions, so that depths differ from column to column.
     """
 
@@ -84,18 +83,19 @@ def heatmap(
 ) -> Axes:
     """Draws the cells of a run, or of a published table, onto ``ax`` and gives it back.
 
-    Depth goes down, frames go to the right, and colours are fixed to scores of 0 to 1. Cells that
-    were not measured, or have errors only, stay blank. Where the grid has positions, every column
-    has the depths that these are in it. Never saves, shows or sizes a figure.
+    Depth increases downwards and the number of frames to the right; colours always span scores of
+    0 to 1. Cells without a score, because they were not measured or have only errors, stay blank.
+    If the grid has positions, their depths differ from column to column, and so do the heights of
+    the cells. Never saves, shows or sizes a figure.
 
     Args:
-        results: what to draw; a run that is not complete is drawn with the whole of its grid.
+        results: what to draw. A run that is not complete is drawn with its whole grid.
         ax: where to draw; by default the current axes of pyplot.
-        title: above the axes; by default the name and the average. ``""`` for none.
-        training_frames: where to draw a dotted line, in the units of the horizontal axis (frames,
-            or tokens in a published text table). It is placed between the columns by
-            interpolation. Outside of the columns' counts there is no place for it, and no line.
-        colorbar: whether to draw one beside the axes.
+        title: the text above the axes; by default the name and the average, ``""`` for none.
+        training_frames: where to draw a dotted line, in the units of the horizontal axis: frames,
+            or tokens in a published text table. It is placed between the columns by interpolation;
+            outside of the columns' range no line is drawn.
+        colorbar: whether to draw a colour bar beside the axes.
     """
     table = _resolve(results)
     if ax is None:
@@ -131,19 +131,20 @@ def save_heatmaps(
 ) -> Path:
     """Draws one heatmap per result, side by side, into a PNG, PDF or SVG file.
 
-    The file is whole or not there; pyplot and its backend are left alone.
+    The file is whole or not there; pyplot and its backend are not touched.
 
     Args:
         results: at least one.
-        path: its suffix says which kind of file; missing folders above it are made.
-        training_tokens: the length that the model was trained at, drawn as a dotted line; or one
-            for each result, None where there is to be no line.
+        path: the file; its suffix chooses the format, and missing folders above it are made.
+        training_tokens: the length at which the model was trained, drawn as a dotted line; or one
+            length for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
-        titles: one per result, instead of names and averages; results of the same name with
-            another RoPE have it below their names.
+        titles: one for each result; by default its name and average, and its RoPE if results of
+            the same name differ in that.
 
     Raises:
-        InputError: another suffix, no results, or nobody knows the tokens of a frame.
+        InputError: the suffix is unknown, there are no results, or the number of tokens of a frame
+            is not known.
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(
@@ -160,6 +161,7 @@ def save_heatmaps(
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
+    # It has no canvas before it is written: on one, seaborn draws the whole figure for each panel.
     figure = Figure(
         figsize=(
             sum(widths) + _MARGINS[0] * len(widths),
@@ -168,7 +170,6 @@ def save_heatmaps(
         layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
         facecolor="white",
     )
-    FigureCanvasAgg(figure)
     axes = figure.subplots(
         len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
     )
@@ -182,7 +183,7 @@ def save_heatmaps(
 
 
 def _resolve(results: Results) -> _Table:
-    """The axes and numbers: every cell that has a sample, and those that a run's grid names."""
+    """The table of all cells that have a sample, and of those in the run's grid."""
     grid = results.grid
     has_positions = grid is not None and bool(grid.positions)
 
@@ -208,7 +209,7 @@ def _colors() -> LinearSegmentedColormap:
 
 
 def _draw_matrix(ax: Axes, table: _Table, *, colorbar: bool) -> None:
-    """Equal cells: the same depths in every column."""
+    """Draws cells of equal size: every column has the same depths."""
     seaborn.heatmap(
         table.scores,
         ax=ax,
@@ -226,7 +227,7 @@ def _draw_matrix(ax: Axes, table: _Table, *, colorbar: bool) -> None:
 
 
 def _draw_columns(ax: Axes, table: _Table, *, colorbar: bool) -> None:
-    """Cells as high as their neighbours in the same column leave them."""
+    """Draws cells whose heights differ: every column has depths of its own."""
     corners: list[tuple[tuple[float, float], ...]] = []
     scores: list[float] = []
     widths: list[float] = []
@@ -253,10 +254,11 @@ def _draw_columns(ax: Axes, table: _Table, *, colorbar: bool) -> None:
 
 
 def _spans(depths: Sequence[Fraction]) -> list[tuple[float, float]]:
-    """From where to where the cells of a column reach, in depths.
+    """The upper and lower edge of every cell of a column, in depths.
 
-    They meet midway between neighbours. The first reaches 0 and the last 1, if that is no farther
-    than the neighbour; else they end half as far, and what was not measured stays blank.
+    Neighbours meet midway. The first cell reaches up to 0 and the last one down to 1, if that is no
+    farther away than the neighbour; else they reach half as far as the neighbour, and what was not
+    measured stays blank.
 
     >>> _spans([Fraction(0), Fraction(2, 5), Fraction(4, 5)])
     [(0.0, 0.2), (0.2, 0.6), (0.6, 1.0)]
@@ -362,7 +364,7 @@ def _draw_training_length(ax: Axes, position: float, *, num_columns: int) -> Non
 
 
 def _one_each(training_tokens: object, count: int) -> list[Any]:
-    """The training length of every result: one for all of them, or a list with one for each."""
+    """The training length of every result, from one for all of them or a list with one for each."""
     if training_tokens is None or isinstance(training_tokens, (int, np.integer)):
         return [training_tokens] * count
     if isinstance(training_tokens, str) or not isinstance(training_tokens, Sequence):
@@ -400,9 +402,10 @@ def _training_position(
 
 
 def _panel_sizes(tables: Sequence[_Table]) -> tuple[list[float], list[float]]:
-    """The widths and heights, in inches, of the axes that stand side by side and below each other.
+    """The widths of the columns of axes and the heights of their rows, in inches.
 
-    Square cells as far as the limits go; as few rows as `_MAX_WIDTH` allows, equally filled.
+    Cells are square within the limits of an axes' size. There are as few rows as `_MAX_WIDTH`
+    allows, with equally many axes in each.
     """
     widths = [_limit(len(table.frames), 0) for table in tables]
     heights = [_limit(len(table.rows), 1) for table in tables]
@@ -420,15 +423,14 @@ def _limit(num_cells: int, side: int) -> float:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Saves under a temporary name and renames; the same picture gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Saves the figure; the same picture gives the same bytes."""
     kind = path.suffix.lower()[1:]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "vniah", "pdf.fonttype": 42}):
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "vniah", "pdf.fonttype": 42}),
+            atomic_path(path) as temporary,
+        ):
             figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
         figure.clear()

@@ -1,4 +1,4 @@
-"""What a table of cells says: exact scores, confidence intervals, and how far the model sees."""
+"""Statistics of a table of cells: exact scores, confidence intervals, the effective length."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ class Interval:
 
 
 def wilson_interval(num_correct: int, num_samples: int, *, confidence: float = 0.95) -> Interval:
-    """The score interval of a proportion, which is right for few samples and near 0 and 1 too.
+    """Wilson's score interval of a proportion; valid for few samples and near 0 and 1, too.
 
-    With z the normal quantile of ``(1 + confidence) / 2``, it holds every p with
+    With z the normal quantile of ``(1 + confidence) / 2``, it contains every p with
     ``|num_correct / num_samples - p| <= z * sqrt(p * (1 - p) / num_samples)``.
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
     Journal of the American Statistical Association 22 (1927).
 
     Raises:
-        InputError: there are no samples, more right ones than samples, or no such confidence.
+        InputError: there are no samples, or more correct ones than samples; or the confidence is
+            not between 0 and 1.
 
     >>> interval = wilson_interval(9, 10)
     >>> round(interval.low, 3), round(interval.high, 3)
@@ -51,7 +52,7 @@ def wilson_interval(num_correct: int, num_samples: int, *, confidence: float = 0
     center = (proportion + z**2 / (2 * num_samples)) / shrink
     spread = proportion * (1 - proportion) / num_samples + z**2 / (4 * num_samples**2)
     half_width = z * sqrt(spread) / shrink
-    # Both ends are exact where nothing or everything was right; rounding must not move them.
+    # Where no sample or every sample is correct, one end is exact: rounding must not move it.
     return Interval(
         low=0.0 if num_correct == 0 else max(0.0, center - half_width),
         high=1.0 if num_correct == num_samples else min(1.0, center + half_width),
@@ -59,7 +60,7 @@ def wilson_interval(num_correct: int, num_samples: int, *, confidence: float = 0
 
 
 def exact_score(score: CellScore) -> Fraction | None:
-    """The score of a cell as the fraction it stands for; None where there is no score.
+    """The score of a cell as an exact fraction; None if it has no score.
 
     A published table holds rounded quotients: there it is the nearest fraction of at most a
     million samples, so that 0.8999999999999999 is 9/10 again.
@@ -72,11 +73,11 @@ def exact_score(score: CellScore) -> Fraction | None:
 
 
 def effective_length(cells: Iterable[CellScore], *, threshold: float = 0.9) -> int | None:
-    """The largest number of frames up to which the model sees: None if there is none.
+    """The largest number of frames up to which the model finds the needle; None if there is none.
 
-    It is the largest one at which the mean over depths is at least ``threshold``, there and at
-    every shorter length that was measured. Cells without a score are left out; a length that has
-    no other ones counts as not measured. Compared as exact fractions.
+    At this length, and at every shorter one that was measured, the mean over depths is at least
+    ``threshold``. Cells without a score are left out; a length that has only such cells counts as
+    not measured. Scores are compared as exact fractions.
 
     Raises:
         InputError: the threshold is not in [0, 1].

@@ -1,1 +1,1 @@
-"""Checks of somebody's model: is it what vniah takes it for, and does vniah compute the same?"""
+"""Checks of a model: does it do what vniah expects, and does vniah compute what it computes?"""

@@ -1,4 +1,4 @@
-"""`answer_logits` and `answer`: what is given, and what it depends on."""
+"""Rules for `answer_logits` and `answer`: what they return, and what that depends on."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -8,22 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.checks.findings import Examination, Finding, call, change, note, rounding
+from vniah.checks.findings import Examination, Finding, call, note, relative_change, rounding
 from vniah.checks.sequences import SequenceTrial
+from vniah.engines.base import require_logits
 from vniah.errors import ModelError
 from vniah.protocol import TokenSequence
-from vniah.scoring import refuse_logits, score_logits
+from vniah.scoring import score_logits
 
-# Answer tokens of the tried sequence: so many that a row can be two tokens off.
+# Answer tokens of the sequence that is tried: enough for a row that is two tokens off to be seen.
 _NUM_ROWS = 3
 
 
 class LogitsTrial:
-    """Answer logits of short sequences of a model of the first level.
+    """A model with `answer_logits`, and short sequences to try it with.
 
     Args:
-        model: what gives them.
-        sequences: what it composes.
+        model: the model that is examined.
+        sequences: composes the sequences.
         alone: three encoded frames, each ``[1, *frame_shape]``.
     """
 
@@ -39,43 +40,43 @@ class LogitsTrial:
 
     @cached_property
     def sequence(self) -> TokenSequence:
-        """The composed sequence with an answer of several tokens, no two in succession equal."""
+        """The composed sequence with an answer of three tokens, of which neighbours differ."""
         ids = [self.tokens[row % len(self.tokens)] for row in range(_NUM_ROWS)]
         return TokenSequence(self.composed.segments, tuple(ids))
 
     @cached_property
     def logits(self) -> Tensor:
-        """Of that sequence, ``[3, vocabulary]``."""
+        """The answer logits of `sequence`, ``[3, vocabulary]``."""
         return self.read(self.sequence)
 
     def read(self, sequence: TokenSequence, embeds: Tensor | None = None) -> Tensor:
-        """What the model gives for a sequence about the three frames, if it is rows of logits."""
+        """The model's answer logits of a sequence; raises `ModelError` if they are no logits."""
         embeds = self.embeds if embeds is None else embeds
         logits = call(self.model, "answer_logits", sequence, embeds.clone())
-        refuse_logits(self.model, sequence, logits)
+        require_logits(self.model, sequence, logits)
         score_logits(logits, sequence.answer_ids)
         read: Tensor = logits.detach().cpu()
         return read
 
     def with_token(self, row: int) -> Tensor:
-        """The logits when the answer token of a row is another."""
+        """The logits after one answer token is replaced by another."""
         ids = list(self.sequence.answer_ids)
         ids[row] = next(token for token in reversed(self.tokens) if token != ids[row])
         return self.read(TokenSequence(self.sequence.segments, tuple(ids)))
 
     def with_frame(self, frame: int) -> Tensor:
-        """The logits of what was composed when one frame shows the next one's picture."""
+        """The logits of `composed` when one frame shows the picture of the next one."""
         embeds = self.embeds.clone()
         embeds[frame] = self.embeds[(frame + 1) % len(embeds)]
         return self.read(self.composed, embeds)
 
     def differ(self, one: Tensor, other: Tensor) -> bool:
         """Whether two logits differ by more than rounding."""
-        return change(one, other) > rounding(one, self.embeds)
+        return relative_change(one, other) > rounding(one, self.embeds)
 
 
 def examine_logits(examination: Examination, trial: LogitsTrial) -> None:
-    """Applies all rules for a model of the first level."""
+    """Applies all rules for a model with `answer_logits`."""
     if examination.apply(trial, _gives_rows) and examination.apply(trial, _is_repeatable):
         if len(trial.tokens) > 1:
             examination.apply(trial, _reads_the_right_tokens)
@@ -85,7 +86,7 @@ def examine_logits(examination: Examination, trial: LogitsTrial) -> None:
 def _gives_rows(trial: LogitsTrial) -> Iterator[Finding]:
     for sequence in (trial.composed, *([trial.sequence] if len(trial.tokens) > 1 else [])):
         logits = call(trial.model, "answer_logits", sequence, trial.embeds.clone())
-        refuse_logits(trial.model, sequence, logits)
+        require_logits(trial.model, sequence, logits)
         if not logits.is_floating_point():
             yield Finding(f"answer_logits gives {logits.dtype}; it must be a floating-point dtype")
             return
@@ -97,13 +98,13 @@ def _is_repeatable(trial: LogitsTrial) -> Iterator[Finding]:
     if trial.differ(first, second):
         yield Finding(
             "answer_logits gives other logits for the same sequence in a second call (changed by "
-            f"{change(first, second):.0%} of the largest); if it is in training mode, where "
-            "dropout is on, call eval()"
+            f"{relative_change(first, second):.0%} of the largest); if it is in training mode, "
+            "where dropout is on, call eval()"
         )
 
 
 def _reads_the_right_tokens(trial: LogitsTrial) -> Iterator[Finding]:
-    """Row i predicts answer token i from the tokens before it: it sees those, and no other."""
+    """Row i predicts answer token i: it must see all answer tokens before that, and no other."""
     rows = trial.logits
     changed = [trial.with_token(token) for token in range(_NUM_ROWS)]
     seen = [
@@ -171,12 +172,12 @@ def _keeps_nothing(trial: LogitsTrial) -> Iterator[Finding]:
 
 
 class ChatTrial:
-    """A chat model, some pictures, and a question.
+    """A chat model, and pictures and a question to try it with.
 
     Args:
-        model: what answers.
+        model: the model that is examined.
         pictures: RGB uint8 ``[height, width, 3]``, of two sizes.
-        question: what it is asked.
+        question: the question about them.
     """
 
     def __init__(self, model: Any, pictures: Sequence[np.ndarray], question: str) -> None:
@@ -185,7 +186,7 @@ class ChatTrial:
         self.question = question
 
     def ask(self) -> str:
-        """What it answers."""
+        """The model's answer; raises `ModelError` if it is not text."""
         words = call(self.model, "answer", [p.copy() for p in self.pictures], self.question)
         if not isinstance(words, str):
             raise ModelError(f"answer gives {type(words).__name__}, not text")

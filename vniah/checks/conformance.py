@@ -1,13 +1,13 @@
-"""Is somebody else's model what vniah takes it for? One line for everything that it is not.
+"""Does a model that a user plugs in behave as vniah expects? One line for everything that is wrong.
 
-What a person who plugs in a model gets wrong is seldom a missing method, which Python names by
-itself. It is a row of logits one too late, an embedding that depends on the other frames of its
-batch, a prompt that states how many frames will follow, dropout that is still on: nothing fails,
-and the heatmap is wrong or everything is computed anew for every cell. So each of these is tried
-out on a few frames and short sequences, with pictures and words of a needle set.
+A missing method is the smallest problem: Python names it. Worse are mistakes with which nothing
+fails: logits that are one row too late, an embedding that depends on the other frames of its batch,
+a prompt that states how many frames follow, dropout that is still on. Then the heatmap is wrong, or
+nothing can be shared among cells. So each of these is tried on a few frames and short sequences,
+with the pictures and words of a needle set.
 
-A finding is fatal where there would be no numbers, or wrong ones; else it is a note. Speed and
-memory are not examined, nor is whether the model is any good.
+A finding is fatal if there would be no numbers, or wrong ones; else it is a note. Speed, memory and
+the quality of the model are not examined.
 """
 
 from collections.abc import Sequence
@@ -28,24 +28,24 @@ __all__ = ["Conformance", "Finding", "examine"]
 
 @dataclass(frozen=True)
 class Conformance:
-    """What was found of a model.
+    """All findings about a model.
 
     Attributes:
         findings: what is wrong, and notes, in the order in which they were found.
-        num_examined: things that were looked at.
+        num_examined: the number of rules that were applied.
     """
 
     findings: tuple[Finding, ...]
     num_examined: int
 
     @property
-    def holds(self) -> bool:
-        """Whether nothing fatal was found."""
+    def passed(self) -> bool:
+        """True if nothing fatal was found."""
         return not any(finding.is_fatal for finding in self.findings)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """For a person: the findings, and a sentence over all."""
+        """The report: one line for each finding, and a summary."""
         num_wrong = sum(finding.is_fatal for finding in self.findings)
         num_notes = len(self.findings) - num_wrong
         return (
@@ -57,16 +57,15 @@ class Conformance:
 
 
 def examine(model: Any, needles: NeedleSet) -> Conformance:
-    """Tries a model out, as what it is to be run as.
+    """Examines a model at the level at which vniah would run it.
 
     Args:
-        model: any object; best one that was made for one of the levels of
-            `vniah.protocol`.
-        needles: the pictures, questions and answers it is tried with.
+        model: any object; usually one that was written for a level of `vniah.protocol`.
+        needles: the pictures, questions and answers with which it is tried.
 
     Returns:
-        All that was found. What builds on something that is wrong is not examined, so that each
-        fault is named once.
+        All findings. What depends on something that is wrong is not examined, so that each fault is
+        reported once.
     """
     examination = Examination()
     found = examine_interface(examination, model)
@@ -86,7 +85,7 @@ def _examine_reader(
     pictures: Sequence[np.ndarray],
     found: Interface,
 ) -> None:
-    """Tries a model that reads encoded frames; each part that what it builds on is right for."""
+    """Examines a model that reads encoded frames; each part only if what it needs is right."""
     frames = FrameTrial(model, pictures)
     sequences = SequenceTrial(model, needles, decodes=found.has("decode"))
     has_shape = found.has("name", "frame_shape")

@@ -1,4 +1,4 @@
-"""What is found of a model, and how its methods are tried: nothing that they raise gets through."""
+"""Findings about a model, and calls of its methods that turn every error into a finding."""
 
 import sys
 import traceback
@@ -16,18 +16,18 @@ from vniah.errors import ModelError, VniahError, first_line
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a model, or worth knowing of it.
+    """Something that is wrong with a model, or worth knowing about it.
 
     Attributes:
-        text: one line: what, the value, what to do.
-        is_fatal: whether there would be no numbers, or wrong ones; else it is a note.
+        text: one line: what is wrong, the value, what to do.
+        is_fatal: whether there would be no numbers, or wrong ones; else the finding is a note.
     """
 
     text: str
     is_fatal: bool = True
 
     def sentence(self) -> str:
-        """The line with its weight before it."""
+        """The line, which begins with ``wrong:`` or ``note:``."""
         return f"{'wrong' if self.is_fatal else 'note'}: {self.text}"
 
 
@@ -40,13 +40,14 @@ Rule = Callable[[Any], Iterator[Finding]]
 
 
 class Examination:
-    """Applies rules to a model, and keeps what they find.
+    """Applies rules to a model, and keeps their findings.
 
-    A rule is a function of one argument that yields findings; a `VniahError` in it is one as well.
+    A rule is a function of one argument that yields findings. A `VniahError` that it raises counts
+    as a fatal finding.
 
     Attributes:
-        findings: in the order in which they were found, none twice.
-        num_examined: rules that were applied.
+        findings: in the order in which they were found, each once.
+        num_examined: the number of rules that were applied.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class Examination:
         self.num_examined = 0
 
     def apply(self, subject: Any, *rules: Rule) -> bool:
-        """Applies all rules; whether none of them found anything fatal."""
+        """Applies all rules; returns True if none of them found anything fatal."""
         is_fine = True
         for rule in rules:
             self.num_examined += 1
@@ -69,17 +70,17 @@ class Examination:
 
 
 def call(model: Any, method: str, *arguments: Any) -> Any:
-    """What a method of the model gives.
+    """The result of a method of the model.
 
     Raises:
-        ModelError: it raised that; or something else, and the message says what, and in which line
-            of the model's own module.
+        ModelError: the method raised it; or it raised another error, and the message names that
+            error and the line in the model's own module.
     """
     try:
         return getattr(model, method)(*arguments)
-    except ModelError:  # says by itself what is wrong
+    except ModelError:  # its message says what is wrong
         raise
-    except Exception as error:  # somebody else's code; the cause stays attached
+    except Exception as error:  # a user's code may raise anything; the cause stays attached
         raise ModelError(
             f"{method} failed{_where(error, model)} with {type(error).__name__}: "
             f"{first_line(error)}"
@@ -87,7 +88,7 @@ def call(model: Any, method: str, *arguments: Any) -> Any:
 
 
 def _where(error: BaseException, model: Any) -> str:
-    """The last line of the model's own module that the error went through."""
+    """The innermost line of the model's own module in the error's traceback, as words."""
     path = getattr(sys.modules.get(type(model).__module__), "__file__", None)
     lines = [
         frame.lineno
@@ -97,8 +98,8 @@ def _where(error: BaseException, model: Any) -> str:
     return f" in line {lines[-1]} of {Path(path).name}" if path and lines else ""
 
 
-def change(one: Tensor, other: Tensor) -> float:
-    """Largest difference of two tensors, as a share of their largest value by magnitude."""
+def relative_change(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors, as a share of their largest magnitude."""
     first, second = (
         tensor.detach().double().cpu().nan_to_num(neginf=0.0) for tensor in (one, other)
     )
@@ -107,5 +108,5 @@ def change(one: Tensor, other: Tensor) -> float:
 
 
 def rounding(*values: Tensor) -> float:
-    """The `change` that rounding may explain, by the coarsest dtype."""
+    """The largest `relative_change` that rounding explains, by the coarsest dtype."""
     return max(TOLERANCES.get(value.dtype, TOLERANCES[torch.float32]) for value in values)

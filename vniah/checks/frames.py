@@ -1,4 +1,4 @@
-"""`encode_frames`: shape and kind, and whether a frame's embedding is the frame's alone."""
+"""Rules for `encode_frames`: shape, dtype, and that an embedding depends on its frame alone."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vniah.checks.findings import Examination, Finding, call, change, note, rounding
-from vniah.embeddings.encode import refuse_encoded
+from vniah.checks.findings import Examination, Finding, call, note, relative_change, rounding
+from vniah.embeddings.encode import require_embeddings
 from vniah.engines.equivalence import TOLERANCES
 from vniah.errors import ModelError
 from vniah.needles import NeedleSet
 
 
 def make_pictures(needles: NeedleSet) -> list[np.ndarray]:
-    """Three pictures, all different, the last of another size: RGB uint8 ``[height, width, 3]``."""
+    """Three different pictures, the last of another size; RGB uint8 ``[height, width, 3]``."""
     pictures = (np.array(needle.image) for needle in needles)
     first = next(pictures)
     second = next((p for p in pictures if not np.array_equal(p, first)), first[::-1, ::-1])
@@ -26,11 +26,11 @@ def make_pictures(needles: NeedleSet) -> list[np.ndarray]:
 
 
 class FrameTrial:
-    """A model's frames, encoded one by one.
+    """A model that encodes frames, and pictures to try it with.
 
     Args:
-        model: of a level that encodes frames.
-        pictures: as `make_pictures` gives them.
+        model: the model that is examined.
+        pictures: from `make_pictures`.
     """
 
     def __init__(self, model: Any, pictures: Sequence[np.ndarray]) -> None:
@@ -39,16 +39,16 @@ class FrameTrial:
 
     @cached_property
     def alone(self) -> list[Tensor]:
-        """Every picture in a call of its own, ``[1, *frame_shape]``, or whatever the model gave."""
+        """Every picture encoded in a call of its own; should be ``[1, *frame_shape]`` each."""
         return [self.encode([picture]) for picture in self.pictures]
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Any:
-        """What the model gives for copies of some pictures."""
+        """The model's result for copies of the pictures."""
         return call(self.model, "encode_frames", [picture.copy() for picture in pictures])
 
 
 def examine_frames(examination: Examination, trial: FrameTrial) -> bool:
-    """Applies all rules; whether the frames can be used."""
+    """Applies all rules; returns True if the encoded frames can be used."""
     return (
         examination.apply(trial, _encodes_each)
         and examination.apply(trial, _is_repeatable)
@@ -71,7 +71,7 @@ def _encodes_each(trial: FrameTrial) -> Iterator[Finding]:
         )
         return
     for encoded in trial.alone:
-        refuse_encoded(trial.model, encoded, 1)
+        require_embeddings(trial.model, encoded, 1)
         if not encoded.is_floating_point():
             yield Finding(f"encode_frames gives {encoded.dtype}; it must be a floating-point dtype")
 
@@ -82,7 +82,7 @@ def _size(picture: np.ndarray) -> str:
 
 def _is_repeatable(trial: FrameTrial) -> Iterator[Finding]:
     first = trial.alone[0]
-    found = change(first, trial.encode(trial.pictures[:1]))
+    found = relative_change(first, trial.encode(trial.pictures[:1]))
     if found > rounding(first):
         yield Finding(
             f"encode_frames gives another result for the same frame in a second call "
@@ -93,9 +93,9 @@ def _is_repeatable(trial: FrameTrial) -> Iterator[Finding]:
 
 def _encodes_several(trial: FrameTrial) -> Iterator[Finding]:
     alike = [trial.pictures[0]] * 3
-    refuse_encoded(trial.model, trial.encode(alike), 3)
+    require_embeddings(trial.model, trial.encode(alike), 3)
     try:
-        refuse_encoded(trial.model, trial.encode(trial.pictures), 3)
+        require_embeddings(trial.model, trial.encode(trial.pictures), 3)
     except ModelError as error:
         sizes = " and ".join(dict.fromkeys(map(_size, trial.pictures)))
         yield Finding(
@@ -107,8 +107,8 @@ def _encodes_several(trial: FrameTrial) -> Iterator[Finding]:
 def _depends_on_the_frame_alone(trial: FrameTrial) -> Iterator[Finding]:
     together = trial.encode(trial.pictures)
     turned = trial.encode([*trial.pictures[1:], trial.pictures[0]])
-    by_order = change(together, torch.cat([turned[-1:], turned[:-1]]))
-    by_others = change(torch.cat(trial.alone), together)
+    by_order = relative_change(together, torch.cat([turned[-1:], turned[:-1]]))
+    by_others = relative_change(torch.cat(trial.alone), together)
     if by_order > rounding(together):
         what, found = "in another order", by_order
     elif by_others > rounding(together):
@@ -119,7 +119,7 @@ def _depends_on_the_frame_alone(trial: FrameTrial) -> Iterator[Finding]:
         f"encode_frames gives another result for a frame {what} (changed by {found:.1%} of the "
         "largest value): what is cached would depend on how frames were batched; encode every "
         "frame by itself",
-        # Half precision behind a result in float32 looks like this.
+        # A model that computes in half precision and returns float32 differs by about this much.
         is_fatal=found > max(TOLERANCES.values()),
     )
 

@@ -1,4 +1,4 @@
-"""Attributes and methods: what a model of each level has, of which kind, with which parameters."""
+"""Rules for attributes and methods: which of them a model needs, of which type and parameters."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ _OPTIONAL = (
 
 
 def find_level(model: Any) -> Level | None:
-    """At which level the model is meant to be run, by the method that makes it one."""
+    """The level at which the model would be run, named by its main attribute; None if unclear."""
     has_decoder = hasattr(model, "decoder")
     if has_decoder and (hasattr(model, "position_ids") or not hasattr(model, "answer_logits")):
         return "decoder"
@@ -47,23 +47,23 @@ def find_level(model: Any) -> Level | None:
 
 @dataclass(frozen=True)
 class Interface:
-    """What may be used of a model.
+    """The attributes of a model that can be used.
 
     Attributes:
-        level: at which it is run; None where that cannot be told.
-        usable: the attributes with which nothing is wrong.
+        level: the level at which the model would be run; None if that is unclear.
+        usable: the attributes that are as they should be.
     """
 
     level: Level | None
     usable: frozenset[str]
 
     def has(self, *names: str) -> bool:
-        """Whether all of these may be used."""
+        """True if all of these attributes can be used."""
         return self.usable.issuperset(names)
 
 
 def examine_interface(examination: Examination, model: Any) -> Interface:
-    """Looks at all attributes that a model of its level has to have or may have."""
+    """Examines all attributes that a model of its level needs or may have."""
     if not examination.apply(model, _is_an_instance):
         return Interface(None, frozenset())
     level = find_level(model)
@@ -99,7 +99,7 @@ def _has_a_level(model: Any) -> Iterator[Finding]:
 
 
 def _attribute(model: Any, name: str) -> Iterator[Finding]:
-    """What is wrong with one attribute, whatever it has to be."""
+    """What is wrong with one attribute or method."""
     if not hasattr(model, name):
         what = f"attribute {name}"
         if name in _PARAMETERS:
@@ -137,7 +137,7 @@ def _method(name: str, value: Any) -> Iterator[Finding]:
         return
     try:
         signature = inspect.signature(value)
-    except ValueError:  # some functions of C do not say
+    except ValueError:  # some functions written in C do not tell
         return
     try:
         signature.bind(*parameters)

@@ -1,4 +1,4 @@
-"""`compose` and `position_ids`: is all there, and does a beginning depend on what follows?"""
+"""Rules for `compose` and `position_ids`: all is there, and no part depends on what follows it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,21 +14,23 @@ from vniah.needles import NeedleSet
 from vniah.protocol import DecoderModel, FrameSegment, Segment, TextSegment, TokenSequence
 
 _FEW, _MANY = 3, 6
-# More frames than a frame has rows or columns of tokens.
+# More frames than one frame has rows or columns of tokens.
 _A_FILM = 128
 
 
 class SequenceTrial:
-    """What a model composes for frames that are only named.
+    """A model that composes sequences, and questions and answers to try it with.
+
+    Frames are only named here, never encoded.
 
     Args:
-        model: of a level that composes.
-        needles: whose questions and answers are used.
-        decodes: whether its `decode` can be used.
+        model: the model that is examined.
+        needles: the source of the questions and answers.
+        decodes: whether the model's `decode` can be used.
 
     Attributes:
-        question: of the first needle.
-        other_question: of another, or the same twice.
+        question: that of the first needle.
+        other_question: a different one.
         answers: at least two different ones.
     """
 
@@ -46,7 +48,7 @@ class SequenceTrial:
         question: str | None = None,
         answer: str | None = None,
     ) -> TokenSequence:
-        """The first question and answer about so many frames, where no other is named."""
+        """The model's sequence for ``num_frames`` frames; by default with the first texts."""
         frames = make_frames(num_frames, source)
         found = call(
             self.model,
@@ -61,18 +63,18 @@ class SequenceTrial:
 
 
 def make_frames(num_frames: int, source: str = "frames") -> list[FrameSegment]:
-    """Names of so many frames of one source."""
+    """The first ``num_frames`` frames of a source, by name."""
     return [FrameSegment(source, index) for index in range(num_frames)]
 
 
 def _two(texts: Sequence[str]) -> list[str]:
-    """The different ones, at least two."""
+    """The texts without repeats; if all are equal, that text and the same one twice in a row."""
     different = list(dict.fromkeys(texts))
     return different if len(different) > 1 else [*different, f"{different[0]} {different[0]}"]
 
 
 def examine_sequences(examination: Examination, trial: SequenceTrial) -> bool:
-    """Applies all rules to `compose`; whether its sequences can be read."""
+    """Applies all rules for `compose`; returns True if its sequences can be used."""
     return (
         examination.apply(trial, _holds_segments)
         and examination.apply(trial, _is_repeatable)
@@ -90,7 +92,7 @@ def examine_sequences(examination: Examination, trial: SequenceTrial) -> bool:
 
 
 def examine_positions(examination: Examination, trial: SequenceTrial) -> bool:
-    """Applies the rules for models with a decoder; whether it can be run."""
+    """Applies all rules for a decoder and `position_ids`; returns True if they can be used."""
     return (
         examination.apply(trial.model, _has_a_known_decoder)
         and examination.apply(trial, _is_readable, _has_repeatable_positions)
@@ -166,7 +168,7 @@ def _is_silent_about_the_answer(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _is_silent_about_sources(trial: SequenceTrial) -> Iterator[Finding]:
-    """A needle is a frame of another source, with an index of its own."""
+    """A needle is a frame of another source, with its own index: that must not change the text."""
     plain = trial.compose().segments
     needle = FrameSegment("a needle", 0)
     frames = [*make_frames(1), needle, *make_frames(_FEW)[2:]]
@@ -203,7 +205,7 @@ def _is_prefix_stable(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _unstable_place(few: Sequence[Segment], many: Sequence[Segment]) -> tuple[int, int] | None:
-    """The first segment up to the last frame of ``few`` that ``many`` has not, and its frame."""
+    """The first difference up to the last frame of ``few``: (segment, frames before it)."""
     last = max(index for index, segment in enumerate(few) if isinstance(segment, FrameSegment))
     common = _common(few, many)
     if common > last:
@@ -212,7 +214,7 @@ def _unstable_place(few: Sequence[Segment], many: Sequence[Segment]) -> tuple[in
 
 
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many segments both begin with."""
+    """The number of segments at the beginning that both have in common."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
@@ -239,7 +241,7 @@ def _tells_answers_apart(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _adds_nothing_to_answers(trial: SequenceTrial) -> Iterator[Finding]:
-    """Answers that begin or end with different letters do so with different tokens."""
+    """If answers begin (or end) with different letters, so should their tokens."""
     ids = [trial.compose(answer=answer).answer_ids for answer in trial.answers]
     if min(map(len, ids)) < 2:
         return
@@ -268,7 +270,7 @@ def _decodes_answers(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _quoted(text: str) -> str:
-    """The text in one short line."""
+    """The text in quotes, cut off where it is long."""
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
@@ -287,7 +289,7 @@ def _is_readable(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _positions(trial: SequenceTrial, sequence: TokenSequence) -> Tensor:
-    call(trial.model, "position_ids", sequence)  # so that what it raises is named
+    call(trial.model, "position_ids", sequence)  # so that its error, if any, names the method
     return positions_of(trial.model, sequence).cpu()
 
 
@@ -323,7 +325,10 @@ def _has_stable_positions(trial: SequenceTrial) -> Iterator[Finding]:
 
 
 def _goes_on_behind_the_frames(trial: SequenceTrial) -> Iterator[Finding]:
-    """The text after a video of Qwen2-VL begins among the video's positions in transformers 5."""
+    """The text after the frames must not begin among the positions of the frames.
+
+    In transformers 5 that of Qwen2-VL does.
+    """
     sequence = trial.compose(_A_FILM)
     positions = _positions(trial, sequence)
     size = segment_size(trial.model)

@@ -1,7 +1,8 @@
 """The arguments of every command, and what is said of those that cannot be meant."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -11,8 +12,8 @@ from vniah.cli.inputs import parse_size
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
 from vniah.grid import parse_range
-from vniah.options import ATTENTION_NAMES, DTYPES, LoadIn, Offload
-from vniah.rope_options import read_scalings, require_theta
+from vniah.options import ATTENTION_NAMES, DEFAULT_MODEL, LoadOptions, Scorer, Share
+from vniah.options.rope import read_scalings, require_theta
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
 DEFAULT_DEPTHS = "0:1:0.2"
@@ -75,7 +76,13 @@ def _rope_thetas(text: str) -> tuple[float, ...]:
     return tuple(require_theta(float(_number(part))) for part in text.split(","))
 
 
-_rope_scalings = _checked(read_scalings)
+# Options of a model of which ``run`` takes several, and those that are not plain text.
+_SEVERAL = ("rope_theta", "rope_scaling")
+_TYPES: Mapping[str, Callable[[str], Any]] = {
+    "rope_theta": _rope_thetas,
+    "rope_scaling": _checked(read_scalings),
+    "frame_size": _size,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -111,19 +118,19 @@ def _add_run(verbs: Any) -> None:
         help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
         "embedded model, counterfactual for others",
     )
-    run.add_argument("--task", choices=["vniah"], default="vniah", help="what is asked")
+    _add_task_options(run)
     _add_grid_options(run)
     run.add_argument("--output", type=_path, metavar="DIR", help="folder of the run")
     run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
     run.add_argument(
         "--share",
-        choices=["tree", "none"],
+        choices=get_args(Share),
         default="tree",
         help="tree: compute what questions begin with in common once; none: every one by itself",
     )
     run.add_argument(
         "--scorer",
-        choices=["argmax", "generate"],
+        choices=get_args(Scorer),
         default="argmax",
         help="argmax: right at every position of the answer; generate: judge the text of greedy "
         "decoding, and say whether both agree. Chat models always generate",
@@ -221,6 +228,7 @@ def _add_estimate(verbs: Any) -> None:
     )
     _add_model_options(estimate)
     estimate.add_argument("--needles", metavar="S", help="what is asked; as for run")
+    _add_task_options(estimate)
     _add_grid_options(estimate)
     _add_job_options(estimate)
     estimate.set_defaults(command=commands.estimate)
@@ -239,6 +247,22 @@ def _add_job_options(parser: argparse.ArgumentParser) -> None:
         choices=ATTENTION_NAMES,
         default="auto",
         help="attention kernel; auto: the fastest that is right on the device; plain: the formula",
+    )
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        default="vniah",
+        metavar="T",
+        help="what is asked: vniah, or package.module:factory for a task of your own",
+    )
+    parser.add_argument(
+        "--controls",
+        default="default",
+        metavar="C",
+        help="samples that say whether the test can be believed: default, none, or names such as "
+        "no-needle (the questions on the plain haystack)",
     )
 
 
@@ -266,52 +290,20 @@ def _grid_help(what: str) -> str:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        default="reference-long",
+        default=DEFAULT_MODEL,
         metavar="M",
         help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for one behind a "
         "server, or package.module:factory, which gets those of the following that are given",
     )
-    parser.add_argument("--dtype", choices=DTYPES)
-    parser.add_argument("--device", metavar="D", help="e.g. cuda, cuda:1, mps, cpu")
-    parser.add_argument(
-        "--offload",
-        choices=get_args(Offload),
-        default="auto",
-        help="keep the decoder's layers in host memory and fetch each when it is its turn; auto: "
-        "if they do not fit",
-    )
-    parser.add_argument(
-        "--load-in",
-        choices=get_args(LoadIn),
-        help="round the matrices of the decoder's layers, by bitsandbytes",
-    )
-    parser.add_argument(
-        "--frame-size",
-        type=_size,
-        metavar="WxH",
-        help="pixels that frames are brought to, for models that read any size; default: 392x392 "
-        "or a little less, and 448x448 for servers",
-    )
-    parser.add_argument(
-        "--rope-theta",
-        type=_rope_thetas,
-        default=(),
-        metavar="X",
-        help="RoPE base to use instead; of several, such as 3e6,1e9, run makes one run each",
-    )
-    parser.add_argument(
-        "--rope-scaling",
-        type=_rope_scalings,
-        default=(),
-        metavar="S",
-        help="RoPE scaling to use instead: yarn:4, linear:2, none, or JSON with the keys of "
-        "transformers; run takes several, such as none,yarn:4",
-    )
-    parser.add_argument(
-        "--prompt-template",
-        metavar="T",
-        help="qwen2, mistral, vicuna, llama3 or yi; default: that of the checkpoint's family",
-    )
+    for option in fields(LoadOptions):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=_TYPES.get(option.name, str),
+            default=() if option.name in _SEVERAL else option.default,
+            choices=option.metadata["choices"],
+            metavar=option.metadata["metavar"],
+            help=option.metadata["help"],
+        )
 
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,14 @@
 """What each command but ``run`` does. Prints, and returns the exit code."""
 
 import argparse
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import Bars, format_average, format_families
+from vniah.cli.display import format_average, format_families
 from vniah.cli.inputs import (
     load_named_model,
     needles_name,
@@ -17,7 +19,6 @@ from vniah.cli.inputs import (
 )
 from vniah.cli.ropes import only_rope
 from vniah.cli.run import HEATMAP_NAME
-from vniah.errors import InputError
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -29,13 +30,12 @@ if TYPE_CHECKING:
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
     from vniah.embeddings.encode import encode_haystack
-    from vniah.protocol import EncodingModel
+    from vniah.engines.choosing import require_encoder
+    from vniah.sweep.progress import Bars
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
-        model = load_named_model(options, only_rope(options))
-        if not isinstance(model, EncodingModel):
-            raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
+        model = require_encoder(load_named_model(options, only_rope(options)))
         haystack = open_named_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
 
@@ -70,7 +70,6 @@ def check(options: argparse.Namespace) -> int:
     from vniah.checks.model import check_model
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
-    from vniah.protocol import EncodingModel
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
@@ -78,7 +77,7 @@ def check(options: argparse.Namespace) -> int:
         # A server is asked for what it counts, once for each length: its questions may be billed.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
-        if not mesh.is_leader and isinstance(model, EncodingModel):
+        if not mesh.is_leader:
             mesh.wait_for("encoded")
         report = check_model(
             model,
@@ -86,24 +85,27 @@ def check(options: argparse.Namespace) -> int:
             group=mesh.context_group,
             attention=options.attn,
             cache=options.cache,
-            on_encoded=lambda: mesh.announce("encoded") if mesh.is_leader else None,
+            on_prepared=lambda: mesh.announce("encoded") if mesh.is_leader else None,
         )
     if mesh.is_leader:
         for line in report.lines:
             print(line)
-    return 0 if report.holds else 1
+    return 0 if report.passed else 1
 
 
 def models(options: argparse.Namespace) -> int:
     """Prints the table of families."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    from vniah.models.families import list_families
+    from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
 
-    print(format_families(list_families()))
-    print(f"\nembedded: {', '.join(embedded_models())}")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(format_families(FAMILIES.values(), width=width))
+    print(
+        "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
+        "The tests compare the logits of llava_* with the rules of the original package,\n"
+        "written again, and those of all others with their own forward pass on pixels.\n"
+    )
+    print(f"embedded: {', '.join(embedded_models())}")
     print("any other: package.module:factory")
     return 0
 
@@ -116,7 +118,7 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
         found = examine(model, needles)
         for line in found.lines:
             print(line)
-        mesh.count("not conforming", not found.holds)
+        mesh.count("not conforming", not found.passed)
         mesh.announce("examined")
     mesh.wait_for("examined")
     return mesh.count("not conforming") == 0
@@ -133,6 +135,8 @@ def estimate(options: argparse.Namespace) -> int:
         load_named_model(options, only_rope(options)),
         needles,
         grid,
+        task=options.task,
+        controls=options.controls,
         num_ranks=options.context_parallel,
         attention=options.attn,
     )
@@ -171,12 +175,13 @@ def compare(options: argparse.Namespace) -> int:
     if comparison.fallen:
         print(comparison.table())
     print(comparison.summary())
-    return 0 if comparison.holds else 1
+    return 0 if comparison.passed else 1
 
 
 def make_haystack(options: argparse.Namespace) -> int:
     """Draws a haystack video."""
     from vniah.haystacks.haystack import make_haystack
+    from vniah.sweep.progress import Bars
 
     width, height = parse_size(options.size)
     with Bars() as bars:

@@ -2,18 +2,17 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vniah.analysis.tables import format_columns
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
     from vniah.models.families import Family
-    from vniah.results import Results, Sample
-
-_UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
+    from vniah.results import Results, SampleResult
 
 
 def format_table(results: "Results") -> str:
@@ -36,7 +35,19 @@ def format_table(results: "Results") -> str:
             line.append(blank if score is None else f"{score:.2f}")
         lines.append(line)
     lines.append(["mean", *_means(results, counts)])
-    return _in_columns(lines, str.rjust)
+    return format_columns(lines)
+
+
+def format_controls(results: "Results") -> str:
+    """The controls as text, one a line: the share that the criterion calls right, by frames."""
+    counts = sorted({found.num_frames or 0 for found in results.controls})
+    names = dict.fromkeys(found.control for found in results.controls)
+    scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
+    lines = [["control", *(f"{count:,}" for count in counts)]]
+    for name in names:
+        row = [scores.get((name, count)) for count in counts]
+        lines.append([name, *("." if score is None else f"{score:.2f}" for score in row)])
+    return format_columns(lines)
 
 
 def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
@@ -46,7 +57,7 @@ def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
     for name, results in zip(names, runs, strict=True):
         average = "." if results.average is None else f"{results.average:.4f}"
         lines.append([name, *_means(results, counts), average])
-    return _in_columns(lines, str.rjust)
+    return format_columns(lines)
 
 
 def _means(results: "Results", counts: Sequence[int]) -> list[str]:
@@ -59,27 +70,20 @@ def _means(results: "Results", counts: Sequence[int]) -> list[str]:
     return means
 
 
-def format_families(families: "Sequence[Family]") -> str:
-    """The families of models, one a line."""
-    lines = [["model_type", "one frame", "tokens", "sharing", "ring", "RoPE override", "equals"]]
-    lines += [
+def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
+    """The families of models, one a row; lines have at most ``width`` characters."""
+    rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
+    rows += [
         [
             family.model_type,
-            family.frame,
+            family.frame_unit,
             family.tokens,
             family.sharing,
             "yes" if family.has_decoder else "no",
-            "yes" if family.has_rope else "no",
-            family.verified,
         ]
         for family in families
     ]
-    return _in_columns(lines, str.ljust)
-
-
-def _in_columns(lines: Sequence[Sequence[str]], justify: Callable[[str, int], str]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(justify, line, widths)).rstrip() for line in lines)
+    return format_columns(rows, justify=str.ljust, width=width)
 
 
 def format_average(results: "Results") -> str:
@@ -134,54 +138,12 @@ def format_agreement(results: "Results") -> list[str]:
     ]
 
 
-def _agreement(num_judged: int, differing: "Sequence[Sample]") -> str:
+def _agreement(num_judged: int, differing: "Sequence[SampleResult]") -> str:
     text = f"greedy decoding and argmax agree on {num_judged - len(differing)} of {num_judged}"
     if not differing:
         return text
     first = differing[0]
-    return text + (
-        f"; first not: {first.needle_id} at {first.num_frames:,} frames, depth "
-        f"{format_depth(first.depth)}, {first.prediction!r} for {first.answer!r}"
-    )
-
-
-class Bars:
-    """A tqdm bar on stderr for the stage that reports; closed when it is full, or by the next one.
-
-    Args:
-        is_shown: False for the processes of a job that do not lead it.
-    """
-
-    def __init__(self, is_shown: bool = True) -> None:
-        self._is_shown = is_shown
-        self._stage = ""
-        self._bar: Any = None
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """Moves the stage's bar to ``done`` of ``total``."""
-        from tqdm import tqdm
-
-        if not self._is_shown:
-            return
-        if stage != self._stage:
-            self._close()
-            self._stage = stage
-            self._bar = tqdm(desc=stage, total=total, initial=done, unit=f" {_UNITS[stage]}")
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-            if done >= total:
-                self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    return text + (f"; first not: {first.sample_id}, {first.prediction!r} for {first.answer!r}")
 
 
 @contextmanager

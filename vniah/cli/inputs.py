@@ -3,20 +3,22 @@
 import argparse
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from vniah.errors import InputError
 from vniah.grid import Grid
-from vniah.rope_options import RopeChoice
+from vniah.options import LoadOptions
+from vniah.options.rope import RopeChoice
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from vniah.cli.display import Bars
     from vniah.haystacks.haystack import Haystack
     from vniah.models.server.client import ServerOptions
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
+    from vniah.sweep.progress import Bars
 
 # Options of a server, by the names of `ServerOptions`.
 _SERVER_FIELDS = (
@@ -41,7 +43,7 @@ def needles_name(options: argparse.Namespace) -> str:
 
 def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
     """The processes of this job; one, if it was not started by torchrun."""
-    from vniah.models.loading import find_device
+    from vniah.models.checkpoints import find_device
     from vniah.sweep.mesh import open_mesh
 
     return open_mesh(context_parallel=options.context_parallel, device=find_device(options.device))
@@ -61,7 +63,8 @@ def load_named_model(
     """
     import transformers
 
-    from vniah.models.loading import is_factory, load_model, load_plug_in, takes_option
+    from vniah.factories import is_factory
+    from vniah.models.loading import load_plug_in, open_model, takes_option
     from vniah.models.server.client import is_server
 
     transformers.logging.set_verbosity_error()
@@ -70,20 +73,14 @@ def load_named_model(
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
         device = None if decides or is_server(options.model) else str(mesh.device)
-    asked = {
-        "dtype": options.dtype,
-        "device": device,
-        "rope_theta": rope.theta,
-        "rope_scaling": rope.scaling,
-        "prompt_template": options.prompt_template,
-        "offload": None if options.offload == "auto" else options.offload,
-        "load_in": options.load_in,
-        "frame_size": None if is_server(options.model) else options.frame_size,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
+    chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
+    if is_server(options.model):
+        chosen["frame_size"] = None  # of the pictures that are sent; `_server_options` takes it
+    load_options = LoadOptions(**chosen)
     if load_any and is_factory(options.model):
-        return cast("AnyModel", load_plug_in(options.model, chosen))
-    return load_model(options.model, **chosen, server=_server_options(options))
+        return cast("AnyModel", load_plug_in(options.model, load_options))
+    return open_model(options.model, load_options, server=_server_options(options))
 
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions | None":

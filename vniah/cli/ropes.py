@@ -1,15 +1,14 @@
 """Several RoPE bases or scalings in one command: which, where their runs lie, what is shown."""
 
 import argparse
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import format_comparison
 from vniah.errors import InputError
-from vniah.rope_options import RopeChoice, rope_choices
+from vniah.files import hash_text, slug
+from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from vniah.protocol import AnyModel
@@ -67,9 +66,8 @@ def shared_name(output: Path | None, task: str, runs: Sequence["Results"]) -> Pa
     """The path, without a file's name, that belongs to several runs together."""
     if output is not None:
         return output
-    key = hashlib.sha256("\n".join(str(results.path) for results in runs).encode()).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]+", "_", runs[0].name)
-    return Path("results", f"{name}-{task}-rope-{key}")
+    key = hash_text("\n".join(str(results.path) for results in runs))[:8]
+    return Path("results", f"{slug(runs[0].name)}-{task}-rope-{key}")
 
 
 def print_ropes(choices: Sequence[RopeChoice], runs: Sequence["Results"], picture: Path) -> int:

@@ -1,15 +1,17 @@
 """The command ``vniah run``: a sweep, or one for each RoPE that is asked for."""
 
 import argparse
-import hashlib
-import json
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vniah.cli.display import Bars, format_agreement, format_average, format_table
+from vniah.cli.display import (
+    format_agreement,
+    format_average,
+    format_controls,
+    format_table,
+)
 from vniah.cli.inputs import (
     load_named_model,
     needles_name,
@@ -26,14 +28,11 @@ from vniah.cli.ropes import (
     shared_name,
 )
 from vniah.errors import InputError
-from vniah.grid import Grid
 
 if TYPE_CHECKING:
-    from vniah.haystacks.haystack import Haystack
-    from vniah.needles import NeedleSet
-    from vniah.protocol import AnyModel
     from vniah.results import Results
-    from vniah.sweep.mesh import Mesh
+    from vniah.sweep.progress import Bars
+    from vniah.sweep.run import Sweep
 
 
 HEATMAP_NAME = "heatmap.png"
@@ -42,20 +41,27 @@ HEATMAP_NAME = "heatmap.png"
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
     from vniah.analysis.plot import save_heatmaps
-    from vniah.engines.base import choose_decoding
     from vniah.needles import load_needles
-    from vniah.sweep.manifest import make_manifest
+    from vniah.sweep.progress import Bars
+    from vniah.sweep.run import Sweep, SweepOptions
 
     grid, choices = parse_grid(options), asked_ropes(options)
     is_one = len(choices) == 1
-    max_new_tokens = _max_new_tokens(options)
+    how = SweepOptions(
+        task=options.task,
+        controls=options.controls,
+        cache=options.cache,
+        share=options.share,
+        attention=options.attn,
+        scorer=options.scorer,
+        max_new_tokens=_max_new_tokens(options),
+    )
     needles = load_needles(needles_name(options))
     outcomes: list[_Outcome] = []
     with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
         say = print if mesh.is_leader else _say_nothing
         model = load_named_model(options, choices[0], mesh)
         refuse_impossible(model, choices)
-        decoding = choose_decoding(model, options.scorer, max_new_tokens)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         haystack = open_named_haystack(options, grid.max_frames, bars)
@@ -64,8 +70,9 @@ def run(options: argparse.Namespace) -> int:
         for choice in choices:
             if not is_one:
                 override_rope(model, choice)
+            sweep = Sweep(model, haystack, needles, grid, how, mesh=mesh)
             if options.output is None:
-                output = _default_output(make_manifest(model, haystack, needles, grid, decoding))
+                output = sweep.default_output
             else:
                 output = rope_folder(options.output, choice, is_one=is_one)
             if outcomes:
@@ -74,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
                 f"{model.name}{'' if is_one else f', {choice.label},'} on {haystack.name}: "
                 f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
             )
-            outcome = _measure(options, model, haystack, needles, grid, output, mesh, bars)
+            outcome = _measure(sweep, output, bars, overwrite=options.overwrite)
             outcomes.append(outcome)
             if mesh.is_leader and not is_one:
                 outcome.show()
@@ -118,19 +125,8 @@ class _Outcome:
         return _print_results(self.results, picture)
 
 
-def _measure(
-    options: argparse.Namespace,
-    model: "AnyModel",
-    haystack: "Haystack",
-    needles: "NeedleSet",
-    grid: Grid,
-    output: Path,
-    mesh: "Mesh",
-    bars: Bars,
-) -> _Outcome:
+def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> _Outcome:
     """One sweep, with its bars."""
-    from vniah.sweep.run import run_sweep
-
     started = time.perf_counter()
     num_done: list[int] = []
 
@@ -139,23 +135,9 @@ def _measure(
             num_done.append(done)
         bars.show(stage, done, total)
 
-    results = run_sweep(
-        model,
-        haystack,
-        needles,
-        grid,
-        output=output,
-        cache=options.cache,
-        overwrite=options.overwrite,
-        share=options.share,
-        attention=options.attn,
-        scorer=options.scorer,
-        max_new_tokens=_max_new_tokens(options),
-        mesh=mesh,
-        on_progress=on_progress,
-    )
-    num_asked = num_done[-1] - num_done[0] if num_done else None
-    return _Outcome(results, output, num_asked, time.perf_counter() - started)
+    results = sweep.run(output, overwrite=overwrite, on_progress=on_progress)
+    num_run = num_done[-1] - num_done[0] if num_done else None
+    return _Outcome(results, output, num_run, time.perf_counter() - started)
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int:
@@ -174,7 +156,10 @@ def _say_nothing(line: str) -> None:
 
 def _print_results(results: "Results", picture: Path) -> int:
     print(f"\n{format_table(results)}\n")
-    failed = [sample for sample in results.samples if sample.error is not None]
+    if results.controls:
+        print(f"{format_controls(results)}\n")
+    everything = (*results.samples, *results.control_samples)
+    failed = [sample for sample in everything if sample.error is not None]
     if failed:
         print(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
     print(format_average(results))
@@ -182,11 +167,3 @@ def _print_results(results: "Results", picture: Path) -> int:
         print(line)
     print(f"heatmap: {picture}")
     return 0 if results.average is not None else 1
-
-
-def _default_output(manifest: dict[str, Any]) -> Path:
-    """A folder per run, the same for the same settings."""
-    settings = {key: value for key, value in manifest.items() if key != "environment"}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]+", "_", manifest["model"]["name"])
-    return Path("results", f"{name}-{manifest['task']}-{key}")

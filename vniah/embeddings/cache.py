@@ -1,12 +1,11 @@
 """Encoded frames on disk: safetensors shards of consecutive frames, read in slices.
 
-A cache belongs to one identity: model, preprocessing, dtype and source. Every shard carries it, and
-opening a cache with another one is refused. Shards are written to a temporary name and renamed, so
-that an encode can be stopped at any moment and goes on with the next shard.
+A cache belongs to one identity: model, preprocessing, dtype and source. Every shard holds it, and a
+cache with another identity is refused. Shards are whole or not there, so encoding can be stopped at
+any moment and goes on with the next shard.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vniah.errors import CacheError, first_line
+from vniah.files import atomic_path
 from vniah.protocol import Frames, FrameSegment
 
 FORMAT_VERSION = "1"
@@ -29,9 +29,9 @@ class EmbeddingCache:
     """The encoded frames 0 .. num_frames-1 of one source, in one folder.
 
     Args:
-        directory: where the shards lie; need not exist yet.
-        identity: what decides the embeddings, as text.
-        frame_shape: shape of one frame.
+        directory: the folder of the shards; need not exist yet.
+        identity: everything that decides the embeddings, as text.
+        frame_shape: the shape of one encoded frame.
 
     Raises:
         CacheError: the folder holds frames with another identity; the message names the field.
@@ -47,14 +47,14 @@ class EmbeddingCache:
 
     @property
     def num_frames(self) -> int:
-        """How many frames are there, without a gap from frame 0."""
+        """The number of frames from frame 0 on, without a gap."""
         return self._shards[-1][1] if self._shards else 0
 
     def read(self, start: int, stop: int, *, part: int | None = None) -> Tensor:
-        """Frames ``start`` to ``stop - 1`` on the CPU, ``[stop - start, *frame_shape]``.
+        """The frames [start, stop) on the CPU, ``[stop - start, *frame_shape]``.
 
-        Only the bytes of these frames are read; with ``part`` only those at this index of the
-        first dimension of each, which the result lacks.
+        Only the bytes of these frames are read. With ``part``, only this index of each frame's
+        first dimension is read, and the result lacks that dimension.
         """
         if not 0 <= start < stop <= self.num_frames:
             raise CacheError(
@@ -71,7 +71,7 @@ class EmbeddingCache:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def notes(self) -> tuple[str, ...]:
-        """What was remarked while encoding, e.g. of damage in the video."""
+        """Remarks made while encoding, such as damage in the video."""
         notes: dict[str, None] = {}
         for _, _, path in self._shards:
             with _open_shard(path) as shard:
@@ -79,12 +79,12 @@ class EmbeddingCache:
         return tuple(notes)
 
     def append(self, frames: Tensor, pts_seconds: Sequence[float], notes: Sequence[str]) -> None:
-        """Writes one shard after the last.
+        """Writes one more shard.
 
         Args:
             frames: ``[n, *frame_shape]``.
-            pts_seconds: their times in the source.
-            notes: remarks to keep with them.
+            pts_seconds: their times in the source, in seconds.
+            notes: remarks that are kept with them.
         """
         assert frames.shape[1:] == self.frame_shape and len(pts_seconds) == len(frames)
         first, last = self.num_frames, self.num_frames + len(frames)
@@ -94,26 +94,23 @@ class EmbeddingCache:
             "pts_seconds": json.dumps([round(time, 6) for time in pts_seconds]),
             "notes": json.dumps(list(notes)),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
+            with atomic_path(path) as temporary:
+                save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
         except (SafetensorError, OSError) as error:
-            temporary.unlink(missing_ok=True)
             raise CacheError(
                 f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
                 "make room, or choose another --cache"
             ) from error
-        temporary.replace(path)
         self._shards.append((first, last, path))
 
     def drop_partial(self, shard_frames: int) -> None:
-        """Forgets a last shard shorter than ``shard_frames``, which is to be written anew."""
+        """Leaves out a last shard of fewer than ``shard_frames`` frames, to be written again."""
         if self._shards and self._shards[-1][1] - self._shards[-1][0] < shard_frames:
             self._shards.pop()
 
     def _find_shards(self) -> list[tuple[int, int, Path]]:
-        """The chain of shards from frame 0; where several start alike, the longest."""
+        """The shards from frame 0 on; of several that start at the same frame, the longest."""
         longest: dict[int, tuple[int, int, Path]] = {}
         for path in sorted(self.directory.glob("frames-*.safetensors")):
             if match := _SHARD_NAME.fullmatch(path.name):
@@ -121,11 +118,11 @@ class EmbeddingCache:
                 longest[first] = (first, last, path)  # sorted: the longest comes last
         chain: list[tuple[int, int, Path]] = []
         while (found := longest.get(chain[-1][1] if chain else 0)) is not None:
-            self._verify(found)
+            self._require_match(found)
             chain.append(found)
         return chain
 
-    def _verify(self, found: tuple[int, int, Path]) -> None:
+    def _require_match(self, found: tuple[int, int, Path]) -> None:
         first, last, path = found
         with _open_shard(path) as shard:
             metadata = shard.metadata() or {}

@@ -1,14 +1,12 @@
 """Frames of haystacks and pictures of needle sets, encoded by a model into a cache.
 
-The vision tower always sees whole batches of the same frames (the last one is filled up by
-repeating its last frame), so that a frame's embedding does not depend, not even in its last bit,
-on where an earlier encode was stopped.
+The vision tower always gets batches of one size with the same frames in them; the last batch is
+filled up by repeating its last frame. So a frame's embedding does not depend, not even in its last
+bit, on where an earlier run stopped encoding.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import EmbeddingCache
+from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.errors import ModelError
-from vniah.files import cache_dir
-from vniah.haystacks.haystack import Frame, Haystack
-from vniah.protocol import EncodingModel, class_path, class_record
+from vniah.files import cache_dir, hash_settings, slug
+from vniah.haystacks.frames import AnyHaystack, Frame
+from vniah.protocol import HAYSTACK, EncodingModel, class_record, earlier_class, needle_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,26 +32,74 @@ _SHARD_BYTES = 64 * 2**20
 
 _MAX_SHARD_FRAMES = 256
 
-# Version 0.1 named caches by the class of the adapter; these classes have moved since.
-_EARLIER_CLASSES = {"llava 1": "vniah.models.llava.LlavaModel"}
+
+@dataclass(frozen=True)
+class EncodedFrames:
+    """All frames that samples show, encoded.
+
+    Attributes:
+        store: finds them by the sources that samples name.
+        num_frames: haystack frames.
+        notes: remarks made while encoding, such as damage in the video.
+    """
+
+    store: FrameStore
+    num_frames: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        model: EncodingModel,
+        haystack: AnyHaystack,
+        needles: "NeedleSet",
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> "EncodedFrames":
+        """The first ``num_frames`` frames of a haystack and the pictures of a needle set.
+
+        Args:
+            model: encodes what is not encoded yet.
+            haystack: where the frames are from.
+            needles: whose pictures are shown.
+            num_frames: haystack frames, at least 1.
+            cache: folder of the embeddings; by default one under the user's cache.
+            on_progress: called with (frames done, frames in all).
+
+        Raises:
+            HaystackTooShortError: the haystack has fewer frames.
+            CacheError: the folder holds something else.
+        """
+        frames = encode_haystack(
+            model, haystack, num_frames, directory=cache, on_progress=on_progress
+        )
+        own = None if cache is None else cache / f"needles-{needles.sha256[:12]}"
+        pictures = encode_needles(model, needles, directory=own)
+        places = {HAYSTACK: (frames, 0)} | {
+            needle_source(needle_id): (pictures, index)
+            for index, needle_id in enumerate(needles.ids)
+        }
+        return cls(FrameStore(places), num_frames, frames.notes())
 
 
 def encode_haystack(
     model: EncodingModel,
-    haystack: Haystack,
+    haystack: AnyHaystack,
     num_frames: int,
     *,
     directory: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingCache:
-    """The first ``num_frames`` frames of a haystack, encoded where they are not yet.
+    """The cache with the first ``num_frames`` frames of a haystack; encodes those that it lacks.
 
     Args:
         model: encodes the frames.
-        haystack: where they are from.
-        num_frames: how many are needed.
-        directory: where the cache lies; by default a folder named by model, source and identity
-            under the user's cache.
+        haystack: the source of the frames.
+        num_frames: the number of frames that are needed.
+        directory: the folder of the cache; by default one in the user's cache, named by model,
+            haystack and identity.
         on_progress: called with (frames done, frames in all).
 
     Raises:
@@ -75,7 +121,7 @@ def encode_haystack(
 def encode_needles(
     model: EncodingModel, needles: "NeedleSet", *, directory: Path | None = None
 ) -> EmbeddingCache:
-    """The pictures of a needle set, encoded in its order; arguments as `encode_haystack`."""
+    """The cache with the pictures of a needle set, in its order; arguments as `encode_haystack`."""
     import numpy as np
 
     identity = _identity(model, {"needles_sha256": needles.sha256})
@@ -95,11 +141,6 @@ def encode_needles(
     return cache
 
 
-def needle_directory(cache: Path | None, needles: "NeedleSet") -> Path | None:
-    """Where a needle set lies in a folder that was named for all embeddings, if one was."""
-    return None if cache is None else cache / f"needles-{needles.sha256[:12]}"
-
-
 def _fill(
     cache: EmbeddingCache,
     model: EncodingModel,
@@ -109,7 +150,7 @@ def _fill(
     notes: list[str],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Encodes frames batch by batch while they stream, and writes a shard whenever one is full."""
+    """Encodes frames batch by batch as they come, and writes a shard whenever one is full."""
     waiting: list[Tensor] = []
     times: list[float] = []
     done = cache.num_frames
@@ -127,15 +168,15 @@ def _fill(
 
 
 def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
-    """``[len(images), *frame_shape]`` on the CPU, from a batch of full size."""
+    """The encoded images, ``[len(images), *frame_shape]`` on the CPU, from a full batch."""
     filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
     encoded = model.encode_frames(filled)
-    refuse_encoded(model, encoded, BATCH_SIZE)
+    require_embeddings(model, encoded, BATCH_SIZE)
     return encoded[: len(images)].detach().cpu()
 
 
-def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> None:
-    """Raises `ModelError` unless these can be the embeddings of so many frames."""
+def require_embeddings(model: EncodingModel, encoded: object, num_frames: int) -> None:
+    """Raises `ModelError` unless these can be the embeddings of ``num_frames`` frames."""
     if not isinstance(encoded, Tensor):
         raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
     expected = (num_frames, *model.frame_shape)
@@ -151,14 +192,14 @@ def refuse_encoded(model: EncodingModel, encoded: object, num_frames: int) -> No
 
 
 def _frames_per_shard(model: EncodingModel) -> int:
-    """A whole number of batches, about 64 MB, at most 256 frames."""
+    """A whole number of batches: about 64 MB, and at most 256 frames."""
     bytes_per_frame = 4 * torch.Size(model.frame_shape).numel()
     fitting = min(_SHARD_BYTES // bytes_per_frame, _MAX_SHARD_FRAMES)
     return int(max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE))
 
 
 def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]:
-    """What decides the embeddings. A model may add to it by an attribute ``encoding``."""
+    """Everything that decides the embeddings. A model adds its own by an attribute ``encoding``."""
     dtype = getattr(model, "dtype", None)
     own: Mapping[str, str] = getattr(model, "encoding", {})
     return {
@@ -174,12 +215,10 @@ def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]
 
 def _default_directory(model: EncodingModel, identity: Mapping[str, str], label: str) -> Path:
     """A folder named by label and identity; one that version 0.1 has filled is still used."""
-    earlier = {"class": _EARLIER_CLASSES.get(identity.get("adapter", ""), class_path(model))}
-    folder, old = (_folder(record, label) for record in (identity, {**identity, **earlier}))
+    earlier = {**identity, "class": earlier_class(model)}
+    folder, old = _folder(identity, label), _folder(earlier, label)
     return old if old.is_dir() and not folder.is_dir() else folder
 
 
 def _folder(identity: Mapping[str, str], label: str) -> Path:
-    key = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:12]
-    readable = re.sub(r"[^\w.-]+", "_", label)[:80]
-    return cache_dir() / "embeddings" / f"{readable}-{key}"
+    return cache_dir() / "embeddings" / f"{slug(label)[:80]}-{hash_settings(identity)[:12]}"

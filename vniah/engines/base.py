@@ -1,71 +1,256 @@
-"""Who answers the questions of a sweep, in units that processes can share out among them.
+"""What an engine is: it reads the candidate answers of samples, one batch of work at a time.
 
-A model with a decoder answers by a tree of passes over all questions; any other model one question
-after the other.
+There is an engine for each kind of model, and `vniah.engines.choosing` alone tells the kinds apart.
+An engine knows no task: it gets samples, and gives a reading for each candidate answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from vniah.errors import InputError, ModelError
+from vniah.errors import ModelError, first_line
 from vniah.forward.greedy import likeliest_token
-from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer
-from vniah.protocol import AnyModel, EncodingModel, TokenSequence
-from vniah.scoring import Score
-from vniah.tasks.vniah import Question
+from vniah.forward.memory import is_out_of_memory
+from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.images import RepeatedPictures
+from vniah.needles import Needle, NeedleSet
+from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
+from vniah.protocol import (
+    HAYSTACK,
+    EncodingModel,
+    FrameSpan,
+    TokenSequence,
+    needle_source,
+)
+from vniah.scoring import GeneratedText, Reading, score_logits
+from vniah.tasks.base import Sample, haystack_frames, insert_needle
 
-Outcome = Score | str
-"""A score, or why there is none."""
+Outcome = tuple[Reading, ...] | str
+"""A reading for each candidate of a sample (one in all of a chat model), or why there is none."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with (frames made ready, frames in all)."""
+
+ARGMAX = "argmax at every position of the answer span"
+GENERATED = "generated text"
+"""Criteria, as the manifest names them."""
+
+Picture = TypeVar("Picture")
 
 
-class Asker(Protocol):
-    """Answers questions, one unit of work at a time."""
+@dataclass(frozen=True)
+class EngineOptions:
+    """How samples are run.
 
-    def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
-        """Takes in all questions of the sweep, and which are still to be asked; once.
+    Attributes:
+        share: whether what several samples begin with is computed once.
+        attention: name of the attention kernel, one of `vniah.options.ATTENTION_NAMES`.
+        scorer: whether the argmax decides, or generated text.
+        max_new_tokens: generated text ends after as many tokens at the latest.
+        group: the processes that run each forward pass together; None for this one alone.
+        num_processes: processes of the whole job.
+        scratch_dir: folder for keys and values that do not fit into memory.
+    """
 
-        Returns:
-            The number of units.
+    share: Share = "tree"
+    attention: str = "auto"
+    scorer: Scorer = "argmax"
+    max_new_tokens: int = MAX_NEW_TOKENS
+    group: ProcessGroup | None = None
+    num_processes: int = 1
+    scratch_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What an engine found when it tried a model.
+
+    Attributes:
+        lines: for a person.
+        passed: whether vniah may run the model.
+    """
+
+    lines: tuple[str, ...]
+    passed: bool
+
+
+class Engine(Protocol):
+    """Reads the candidate answers of samples with one model.
+
+    Attributes:
+        criterion: what decides that an answer is right, for the manifest.
+        decoding: how answers are generated; None where the argmax decides, or the model only
+            answers in words.
+        notes: remarks for the manifest, such as damage in the video; they come as work is done.
+    """
+
+    criterion: str
+    decoding: Decoding | None
+    notes: list[str]
+
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Makes all pictures ready that samples will show; before everything else.
+
+        Args:
+            haystack: whose first ``num_frames`` frames are shown.
+            needles: whose pictures are shown.
+            num_frames: haystack frames of the longest sample.
+            cache: folder for embeddings; by default one under the user's cache.
+            on_progress: called as frames are made ready.
         """
 
-    def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
-        """The answers of one unit."""
+    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+        """Takes in all samples of the sweep, and which of them are still to be run; once.
 
-    def record(self) -> Mapping[str, Any]:
-        """How it goes about it, for the manifest; after `prepare`."""
+        Returns:
+            The number of batches.
+        """
+
+    def check(self) -> Mapping[str, Any]:
+        """Tries the model on short samples, for the manifest; after `plan`.
+
+        Raises:
+            CheckError: the numbers would be wrong.
+        """
+
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """Every wanted sample of a batch with what was read."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """How the samples are run, for the manifest; after `plan`."""
+
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """Tries the model on a needle set's own pictures, in place of `prepare` and all else.
+
+        Args:
+            needles: pictures, questions and answers.
+            cache: as `prepare`.
+            on_prepared: called when the pictures are ready.
+        """
 
 
-def choose_decoding(
-    model: AnyModel, scorer: Scorer, max_new_tokens: int = MAX_NEW_TOKENS
-) -> Decoding | None:
-    """How a model's answers are generated; None for a chat model, and where nothing is.
+@dataclass(frozen=True)
+class Pictures(Generic[Picture]):
+    """All pictures that samples show, held in memory by models that answer in words.
+
+    Attributes:
+        haystack: of the haystack's frames, in order.
+        needles: of each needle, by its source.
+    """
+
+    haystack: Sequence[Picture]
+    needles: Mapping[str, Picture]
+
+    @classmethod
+    def of(
+        cls,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        encode: Callable[[np.ndarray], Picture],
+        *,
+        notes: list[str],
+        on_progress: OnProgress | None = None,
+    ) -> "Pictures[Picture]":
+        """The first ``num_frames`` frames and the needles, each as ``encode`` gives it."""
+        frames: list[Picture] = []
+        for frame in haystack.frames(stop=num_frames, on_damage=notes.append):
+            frames.append(encode(frame.image))
+            if on_progress is not None:
+                on_progress(len(frames), num_frames)
+        pictures = {needle_source(n.needle_id): encode(np.array(n.image)) for n in needles}
+        return cls(frames, pictures)
+
+    def show(self, spans: Sequence[FrameSpan]) -> list[Picture]:
+        """The pictures of some spans, in order."""
+        shown: list[Picture] = []
+        for span in spans:
+            if span.source == HAYSTACK:
+                shown += self.haystack[span.start : span.stop]
+            else:
+                shown.append(self.needles[span.source])
+        return shown
+
+
+def try_sample(sample: Sample, read: Callable[[Sample], tuple[Reading, ...]]) -> Outcome:
+    """What ``read`` gives for a sample, or in one line why it cannot be run."""
+    try:
+        return read(sample)
+    except ModelError as error:
+        return first_line(error)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return f"out of memory: {first_line(error)}"
+
+
+def read_candidate(
+    model: EncodingModel,
+    sequence: TokenSequence,
+    logits: Tensor,
+    *,
+    seconds: float,
+    generated: GeneratedText | None = None,
+) -> Reading:
+    """What logits say of a candidate answer.
 
     Args:
-        model: an attribute ``stop_ids``, a tuple of token ids, says where its answers end.
-        scorer: ``"generate"`` has it generate them.
-        max_new_tokens: as `Decoding`.
+        model: puts the argmax into words, if it can.
+        sequence: with the candidate as its answer.
+        logits: ``[len(answer_ids), vocabulary]``.
+        seconds: how long they took.
+        generated: what the model wrote, if it did.
 
     Raises:
-        InputError: one of the arguments cannot be meant, or the model has no method ``decode``.
-        ModelError: its ``stop_ids`` are none.
+        ModelError: they have another shape, or hold values that are no numbers.
     """
-    if scorer not in get_args(Scorer):
-        raise InputError(f"scorer must be argmax or generate, got {scorer!r}")
-    if scorer == "argmax" or not isinstance(model, EncodingModel):
-        return None
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-    if not callable(getattr(model, "decode", None)):
-        raise InputError(
-            f"--scorer generate reads what a model writes, and {model.name} has no method "
-            "decode(token_ids) that puts tokens into words; give it one, or use --scorer argmax"
+    require_logits(model, sequence, logits)
+    score = score_logits(logits, sequence.answer_ids)
+    decode = getattr(model, "decode", None)
+    prediction = None if decode is None else decode(score.predicted_ids)
+    return Reading(seconds, sequence.answer_ids, score, prediction, generated)
+
+
+def require_logits(model: EncodingModel, sequence: TokenSequence, logits: object) -> None:
+    """Raises `ModelError` unless these are rows of logits, one for each token of the answer."""
+    expected = len(sequence.answer_ids)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"answer_logits of {model.name} gave {type(logits).__name__}, no tensor")
+    if logits.ndim != 2 or len(logits) != expected:
+        raise ModelError(
+            f"answer_logits of {model.name} gave shape {tuple(logits.shape)}; "
+            f"expected ({expected}, vocabulary), one row for each answer token"
         )
-    stop_ids = getattr(model, "stop_ids", ())
-    if not isinstance(stop_ids, tuple) or not all(type(token) is int for token in stop_ids):
-        raise ModelError(f"stop_ids of {model.name} must be a tuple of token ids, got {stop_ids!r}")
-    return Decoding(max_new_tokens, stop_ids)
+
+
+def put_into_words(
+    model: EncodingModel, token_ids: tuple[int, ...], decoding: Decoding
+) -> GeneratedText:
+    """Generated tokens as text, without the stop token.
+
+    Raises:
+        ModelError: the model's ``decode`` gives no text.
+    """
+    text = model.decode(decoding.without_stop(token_ids))  # type: ignore[union-attr]
+    if not isinstance(text, str):
+        raise ModelError(f"decode of {model.name} gave {type(text).__name__}, not text")
+    return GeneratedText(text, token_ids)
 
 
 def decode_by_passes(
@@ -81,7 +266,7 @@ def decode_by_passes(
         logits_of: gives ``[len(answer_ids), vocabulary]``, as `VisionLanguageModel.answer_logits`.
         sequence: its segments are the prompt; its answer is not looked at.
         decoding: when it ends.
-        num_needed: tokens of the longest accepted answer.
+        num_needed: tokens of the longest candidate answer.
 
     Raises:
         ModelError: the logits are no numbers.
@@ -92,3 +277,25 @@ def decode_by_passes(
         rows = logits_of(sequence.with_answer((*tokens, never_read)))
         tokens.append(likeliest_token(rows[-1]))
     return tuple(tokens)
+
+
+def repeat_pictures(needles: NeedleSet) -> RepeatedPictures:
+    """A needle set's own pictures, again and again, as a haystack to try a model on."""
+    pictures = tuple(np.array(needle.image) for needle in needles)
+    return RepeatedPictures(f"pictures-of-{needles.name}", pictures, needles.sha256)
+
+
+def trial_sample(needle: Needle, *, num_frames: int, needle_index: int | None) -> Sample:
+    """A short sample to try a model on; without a needle where ``needle_index`` is None."""
+    if needle_index is None:
+        shown = haystack_frames(num_frames).spans
+    else:
+        shown = insert_needle(num_frames, needle_index, needle.needle_id)
+    return Sample(
+        sample_id=f"-/-/trial/{num_frames}/{needle_index}/{needle.needle_id}",
+        cell=None,
+        shown=shown,
+        question=needle.question,
+        candidates=needle.answers,
+        choices=needle.choices,
+    )

@@ -3,28 +3,52 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from vniah.engines.base import Outcome, decode_by_passes
-from vniah.engines.inputs import DecoderInputs, Material
-from vniah.engines.planning import AskedSequences, Unit, can_go_on, make_plan
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.base import (
+    ARGMAX,
+    GENERATED,
+    CheckReport,
+    EngineOptions,
+    OnProgress,
+    Outcome,
+    decode_by_passes,
+    put_into_words,
+    read_candidate,
+    repeat_pictures,
+)
+from vniah.engines.equivalence import (
+    NUM_TRIAL_FRAMES,
+    check_forward,
+    examine_forward,
+    require_agreement,
+    trial_sequences,
+)
+from vniah.engines.inputs import (
+    DecoderInputs,
+    compose_candidates,
+)
+from vniah.engines.planning import Batch, SampleSequences, can_go_on, make_plan
 from vniah.errors import InputError, ModelError, first_line
-from vniah.forward.attention import Kernel
 from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import Place
+from vniah.forward.kv_cache import KVLocation
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.runner import BranchRunner, Pass, Reading
-from vniah.options import Decoding, Share
-from vniah.protocol import AnyModel, DecoderModel, TokenSequence
-from vniah.scoring import Score, best_of, judge_tokens, score_answer
-from vniah.tasks.vniah import Question
+from vniah.forward.runner import BranchRunner, Pass, SuffixLogits
+from vniah.haystacks.frames import AnyHaystack
+from vniah.needles import NeedleSet
+from vniah.options import Decoding
+from vniah.protocol import DecoderModel, TokenSequence
+from vniah.scoring import GeneratedText
+from vniah.tasks.base import Sample
 
 
 @dataclass(frozen=True)
@@ -36,21 +60,17 @@ class _Latest:
     result: Pass
 
 
-class TreeAsker:
-    """Answers all questions by the passes of one tree; a unit is a branch.
+class DecoderEngine:
+    """Reads all samples by the passes of one tree; a batch is a branch of it.
 
-    A question is a sequence for each of its accepted answers. They have the whole prompt in common,
+    A sample is a sequence for each of its candidate answers. They have the whole prompt in common,
     and so are leaves of one pass.
 
     Args:
         model: whose decoder runs.
-        material: what the questions are made of.
-        share: whether common prefixes are computed once.
-        decoding: has the model also generate an answer to every question.
-        kernel: computes the attention; by default the fastest that is right on the device.
-        ring: the processes that run every pass together.
-        place: where to keep keys and values; by default where they fit.
-        scratch_dir: for those that lie on disk.
+        options: how samples are run.
+        decoding: has the model also generate an answer to every sample.
+        kv_location: where keys and values are stored; by default the fastest location with room.
         on_note: called with a line when memory runs out and something is changed; by default
             that is a warning of the logger ``vniah``.
     """
@@ -58,97 +78,147 @@ class TreeAsker:
     def __init__(
         self,
         model: DecoderModel,
-        material: Material,
-        *,
-        share: Share = "tree",
+        options: EngineOptions,
         decoding: Decoding | None = None,
-        kernel: Kernel | None = None,
-        ring: Ring | None = None,
-        place: Place | None = None,
-        scratch_dir: Path | None = None,
+        *,
+        kv_location: KVLocation | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
-        if share not in ("tree", "none"):
-            raise InputError(f"share must be tree or none, got {share!r}")
         self._model = model
-        self._material = material
-        self._share = share
-        self._decoding = decoding
-        self._questions: Sequence[Question] = ()
-        self._asked = AskedSequences()
-        self._units: list[Unit] = []
+        self._options = options
+        self.decoding = decoding
+        self.criterion = ARGMAX if decoding is None else GENERATED
+        self.notes: list[str] = []
+        self._frames: EncodedFrames | None = None
+        self._needles: NeedleSet | None = None
+        self._samples: Sequence[Sample] = ()
+        self._asked = SampleSequences()
+        self._batches: list[Batch] = []
         self._refused: Mapping[int, str] = {}
-        self._record: dict[str, Any] = {}
+        self._description: dict[str, Any] = {}
         self._roots: tuple[Branch, ...] = ()
         self._latest: _Latest | None = None
         self._skips_leaves = False
-        self._num_ranks = 1 if ring is None else ring.size
-        self._kernel = kernel
-        self._ring = ring
-        self._place = place
-        self._scratch_dir = scratch_dir
+        group, like = options.group, model.decoder.lm_head.weight
+        self._ring = None if group is None else make_ring(group, like)
+        self._kernel = find_kernel(
+            options.attention, like.device, like.dtype, heads_of(model.decoder.model)
+        )
+        self._kv_location = kv_location
         self._on_note = on_note or logging.getLogger("vniah").warning
-        self._runner = self._make_runner(self._asked.sequences, ring)
 
-    def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
-        """As `Asker.prepare`; units are in the order of their cost, the longest first.
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
+        self._needles = needles
+        self._frames = EncodedFrames.of(
+            self._model, haystack, needles, num_frames, cache=cache, on_progress=on_progress
+        )
+        self.notes += self._frames.notes
 
-        The tree is that of all questions, whatever is still wanted, so that a sweep that goes on
+    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+        """As `vniah.engines.base.Engine.plan`; in the order of their cost, the longest first.
+
+        The tree is that of all samples, whatever is still wanted, so that a sweep that goes on
         computes what is left exactly as one that was never stopped.
         """
-        self._questions, asked = questions, self._asked
-        for question in questions:
-            asked.add(self._material.compose_all(self._model, question))
-        is_tree = self._share == "tree"
+        self._samples, asked = samples, self._asked
+        for sample in samples:
+            asked.add(compose_candidates(self._model, sample))
+        is_tree = self._options.share == "tree"
         plan = make_plan(self._model, asked.sequences, share=is_tree, groups=asked.groups)
         refused = {asked.owners[index]: reason for index, reason in plan.refused.items()}
         self._refused = {number: why for number, why in refused.items() if is_wanted[number]}
-        asked.is_asked = [is_wanted[n] and n not in refused for n in range(len(questions))]
+        asked.is_wanted = [is_wanted[n] and n not in refused for n in range(len(samples))]
         branches = plan.branches
         if self._goes_on_from_prompts():
             branches = kept_whole(branches)
         self._roots = tuple(sorted(branches, key=self._cost, reverse=True))
-        self._units = asked.units(self._roots, self._cost)
-        self._record = {
-            "share": "none" if plan.note else self._share,
+        self._batches = asked.batches(self._roots, self._cost)
+        shape = self._runner.shape
+        self._description = {
+            "share": "none" if plan.note else self._options.share,
             **({"not_shared_because": plan.note} if plan.note else {}),
-            "context_parallel": self._num_ranks,
+            "context_parallel": 1 if self._ring is None else self._ring.size,
             "passes": sum(1 for root in self._roots for _ in root.passes()),
-            "flops": self._runner.shape.flops_of(plan.branches).total,
-            "flops_not_shared": self._runner.shape.flops_of(plan.alone).total,
+            "flops": shape.flops_of(plan.branches).total,
+            "flops_not_shared": shape.flops_of(plan.alone).total,
         }
         if self._roots:
-            tile_size, place = self._runner.choose(self._roots)
-            self._record |= {"tile_size": tile_size, "attention": self._runner.kernel.name}
+            chunk_size, location = self._runner.choose(self._roots)
+            self._description |= {
+                "tile_size": chunk_size,
+                "attention": self._runner.kernel.name,
+            }
             if any(root.keeps_any for root in self._roots):
-                self._record |= {"keys_and_values_on": place}
-            if self._runner.shape.host_weight_bytes:
-                self._record |= {"layer_weights_on": "host"}
-        return len(self._units) + bool(self._refused)
+                self._description |= {"keys_and_values_on": location}
+            if shape.host_weight_bytes:
+                self._description |= {"layer_weights_on": "host"}
+        return len(self._batches) + bool(self._refused)
 
-    def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
-        """As `Asker.ask`."""
-        if unit == len(self._units):
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """As `vniah.engines.base.Engine.run`."""
+        if batch == len(self._batches):
             for number, reason in self._refused.items():
-                yield self._questions[number], reason
+                yield self._samples[number], reason
             return
-        for number, readings in self._asked.gather(self._read(self._units[unit])):
-            yield self._questions[number], self._judge(number, readings)
+        for number, rows in self._asked.gather(self._run(self._batches[batch])):
+            yield self._samples[number], self._read(number, rows)
 
-    def record(self) -> Mapping[str, Any]:
-        """As `Asker.record`."""
-        return self._record
+    def describe(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.describe`."""
+        return self._description
+
+    def check(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.check`: against the model's own forward pass."""
+        assert self._frames is not None and self._needles is not None, "prepare comes first"
+        sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
+        location = self._description.get("keys_and_values_on")
+        found = check_forward(
+            self._model,
+            sequences,
+            self._frames.store,
+            kernel=self._kernel,
+            kv_location=location,
+            ring=self._ring,
+        )
+        require_agreement(found, self._model.name)
+        return {agreement.way: dict(agreement.record()) for agreement in found}
+
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """As `vniah.engines.base.Engine.examine`: the forward pass against the model's own."""
+        self.prepare(repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=cache)
+        on_prepared()
+        assert self._frames is not None
+        sequences = trial_sequences(self._model, needles, NUM_TRIAL_FRAMES)
+        return examine_forward(
+            self._model, sequences, self._frames.store, kernel=self._kernel, ring=self._ring
+        )
+
+    @cached_property
+    def _runner(self) -> BranchRunner:
+        return self._make_runner(self._asked.sequences, self._ring)
 
     def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
+        assert self._frames is not None, "prepare comes first"
         decoder = self._model.decoder
-        inputs = DecoderInputs(self._model, sequences, self._material.store)
+        inputs = DecoderInputs(self._model, sequences, self._frames.store)
         greedy = None
-        if self._decoding is not None:
+        if self.decoding is not None:
             greedy = GreedyDecoder(
                 decoder,
                 inputs,
-                is_wanted=lambda k: self._asked.is_wanted(k) and not self._skips_leaves,
-                decoding=self._decoding,
+                is_wanted=lambda k: self._asked.wants(k) and not self._skips_leaves,
+                decoding=self.decoding,
                 kernel=self._kernel,
                 ring=ring,
             )
@@ -157,86 +227,84 @@ class TreeAsker:
             inputs,
             kernel=self._kernel,
             ring=ring,
-            place=self._place,
-            scratch_dir=self._scratch_dir,
+            kv_location=self._kv_location,
+            scratch_dir=self._options.scratch_dir,
             on_note=self._on_note,
             greedy=greedy,
         )
 
     def _goes_on_from_prompts(self) -> bool:
         """Whether answers are generated behind what passes keep, and not by passes of their own."""
-        if self._decoding is None:
+        if self.decoding is None:
             return False
-        asked = [number for number, is_asked in enumerate(self._asked.is_asked) if is_asked]
-        limits = {number: self._decoding.limit(self._asked.num_needed(number)) for number in asked}
+        asked = [number for number, is_asked in enumerate(self._asked.is_wanted) if is_asked]
+        limits = {number: self.decoding.limit(self._asked.num_needed(number)) for number in asked}
         if all(can_go_on(self._model, self._asked.first(n), limits[n]) for n in asked):
             return True
         if self._ring is not None:
             raise InputError(
-                f"--scorer generate cannot be combined with --context-parallel {self._num_ranks} "
+                f"--scorer generate cannot be combined with --context-parallel {self._ring.size} "
                 f"for {self._model.name}: nothing can go on from its prompts, so that each token "
                 "takes a whole pass"
             )
         return False
 
-    def _read(self, work: Unit) -> Iterator[Reading]:
-        """What the leaves of a unit gave."""
-        for number in work.roots:
-            root, reads_root = self._roots[number], work.branch is None
+    def _run(self, batch: Batch) -> Iterator[SuffixLogits]:
+        """What the leaves of a batch gave."""
+        for number in batch.roots:
+            root, reads_root = self._roots[number], batch.branch is None
             latest = self._latest
             if latest is None or latest.root != number or reads_root > latest.is_decoded:
                 self._latest = latest = None  # before the next one takes its memory
                 self._skips_leaves = not reads_root
                 result = self._runner.run(root)
                 self._skips_leaves = False
-                is_decoded = reads_root or self._decoding is None
+                is_decoded = reads_root or self.decoding is None
                 self._latest = latest = _Latest(number, is_decoded, result)
-            if work.branch is None:
-                yield from latest.result.readings
+            if batch.branch is None:
+                yield from latest.result.read
             else:
-                yield from self._runner.run_behind(root, latest.result, work.branch)
+                yield from self._runner.run_behind(root, latest.result, batch.branch)
 
-    def _judge(self, number: int, readings: Mapping[int, Reading]) -> Outcome:
-        """The outcome of a question from what was read for each of its answers."""
-        needle, scores = self._questions[number].needle, []
-        for reading in readings.values():
-            if reading.logits is None:
-                return reading.error or "no logits"
+    def _read(self, number: int, rows: Mapping[int, SuffixLogits]) -> Outcome:
+        """The outcome of a sample from the logits of each of its candidates, by sequence."""
+        for found in rows.values():
+            if found.logits is None:
+                return found.error or "no logits"
         try:
-            for index, reading in sorted(readings.items()):
-                assert reading.logits is not None
-                sequence, seconds = self._asked.sequences[index], reading.seconds
-                scores.append(score_answer(self._model, sequence, reading.logits, seconds=seconds))
-            score = best_of(needle.answers, scores)
-            if self._decoding is None:
-                return score
-            return self._judge_generated(number, score, readings[self._asked.members[number][0]])
+            generated, seconds = self._generate(number, rows)
+            return tuple(
+                read_candidate(
+                    self._model,
+                    self._asked.sequences[index],
+                    cast("torch.Tensor", found.logits),
+                    seconds=found.seconds + seconds / len(rows),
+                    generated=generated,
+                )
+                for index, found in sorted(rows.items())
+            )
         except ModelError as error:
             return first_line(error)
 
-    def _judge_generated(self, number: int, score: Score, reading: Reading) -> Outcome:
-        """The score by what was generated behind the prompt, or is now."""
-        assert self._decoding is not None
-        tokens, started = reading.generated, time.perf_counter()
-        accepted_ids = self._asked.accepted_ids(number)
+    def _generate(
+        self, number: int, rows: Mapping[int, SuffixLogits]
+    ) -> tuple[GeneratedText | None, float]:
+        """What the model wrote for a sample, and the seconds that this took beside its passes."""
+        if self.decoding is None:
+            return None, 0.0
+        tokens, started = rows[self._asked.members[number][0]].generated, time.perf_counter()
         if isinstance(tokens, str):
-            return tokens
+            raise ModelError(tokens)
+        seconds = 0.0
         if tokens is None:
             tokens = decode_by_passes(
                 self._read_alone,
                 self._asked.first(number),
-                self._decoding,
+                self.decoding,
                 num_needed=self._asked.num_needed(number),
             )
-            score = replace(score, seconds=score.seconds + time.perf_counter() - started)
-        return judge_tokens(
-            self._model,
-            self._questions[number].needle,
-            score,
-            tokens,
-            accepted_ids=accepted_ids,
-            decoding=self._decoding,
-        )
+            seconds = time.perf_counter() - started
+        return put_into_words(self._model, tokens, self.decoding), seconds
 
     def _read_alone(self, sequence: TokenSequence) -> torch.Tensor:
         """The answer logits of a sequence by a pass of its own."""
@@ -251,28 +319,6 @@ class TreeAsker:
 
     def _cost(self, branch: Branch) -> int:
         return self._runner.shape.flops_of([branch]).total
-
-
-def find_kernel_for(model: AnyModel, name: str) -> Kernel | None:
-    """The attention kernel of a name; None for a model that runs its own forward pass.
-
-    Args:
-        model: whose decoder runs.
-        name: one of `vniah.options.ATTENTION_NAMES`.
-
-    Raises:
-        InputError: there is no such kernel, it does not run on the model's device, or the model
-            runs its own forward pass.
-    """
-    if not isinstance(model, DecoderModel):
-        if name != "auto":
-            raise InputError(
-                f"attention {name} needs a model with a decoder; {model.name} runs its own forward "
-                "pass"
-            )
-        return None
-    weight = model.decoder.lm_head.weight
-    return find_kernel(name, weight.device, weight.dtype, heads_of(model.decoder.model))
 
 
 def make_ring(group: Any, like: torch.Tensor) -> Ring:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from inspect import signature
 from math import isfinite
 from typing import Any
@@ -11,25 +10,24 @@ import torch
 from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
+from vniah.engines.base import CheckReport, require_logits, trial_sample
 from vniah.engines.inputs import (
     DecoderInputs,
-    Material,
     SequenceCheck,
+    compose_candidates,
     size_of_frame,
 )
-from vniah.engines.planning import make_plan
+from vniah.engines.planning import Plan, make_plan
 from vniah.errors import CheckError, ModelError
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import attention_set_to, forget_longer_sequences
+from vniah.forward.decoders import attention_set_to, reset_dynamic_rope
 from vniah.forward.inputs import deepstack_rows
-from vniah.forward.kv_cache import Place
+from vniah.forward.kv_cache import KVLocation
 from vniah.forward.ring import Ring
 from vniah.forward.runner import BranchRunner
-from vniah.grid import Cell
 from vniah.models.quantization import rounds_rows
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import DecoderModel, EncodingModel, TokenSequence
-from vniah.tasks.vniah import Question
+from vniah.protocol import DecoderModel, TokenSequence, VisionLanguageModel
 
 
 @torch.inference_mode()
@@ -37,7 +35,7 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
     read = DecoderInputs(model, [sequence], store)
     positions = read.positions(0)
-    forget_longer_sequences(model.decoder.model)
+    reset_dynamic_rope(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
     hidden = read.embed(sequence.input_pieces, 0, num_tokens)
     inputs: dict[str, Any] = {
@@ -74,7 +72,7 @@ _NOISE_FACTOR = 4
 _LEAST_SHARE = 1 / 64
 
 # Rounded to 8 bits, a row depends on the rows of its call (`vniah.models.quantization`). Another
-# kernel leaves these calls alone and tiles do not, so that share is larger: tiny random families
+# kernel leaves these calls alone and chunks do not, so that share is larger: tiny random families
 # reach 0.1.
 _LEAST_SHARE_IN_8_BITS = 1 / 4
 
@@ -87,7 +85,10 @@ _LEAST_SHARE_OF_EXPERTS = 1 / 2
 _TINY = torch.finfo(torch.float32).tiny
 
 # Haystack frames of the two cells of the check, and the needle's place in both.
-_NUM_FRAMES = (4, 9)
+_LENGTHS = (4, 9)
+NUM_TRIAL_FRAMES = max(_LENGTHS)
+"""Haystack frames of the longest trial sequence."""
+
 
 _NEEDLE_INDEX = 2
 
@@ -96,11 +97,11 @@ _NUM_TILES = 4
 
 
 @dataclass(frozen=True)
-class Difference:
+class Agreement:
     """One way of computing against the plain forward pass.
 
     Attributes:
-        way: e.g. ``"walk"``, ``"tree"``, ``"leaves"`` or ``"ring of 2"``.
+        way: e.g. ``"prefill"``, ``"tree"``, ``"suffixes"`` or ``"ring of 2"``.
         max_difference: largest difference of two logits.
         rms_difference: root mean square of all of them.
         max_logit: the largest logit of the plain forward pass, by magnitude.
@@ -122,7 +123,7 @@ class Difference:
     rms_allowed: float
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         """Whether rounding explains all of it."""
         return (
             isfinite(self.max_difference)
@@ -164,9 +165,9 @@ def check_forward(
     store: FrameStore,
     *,
     kernel: Kernel | None = None,
-    place: Place | None = None,
+    kv_location: KVLocation | None = None,
     ring: Ring | None = None,
-) -> tuple[Difference, ...]:
+) -> tuple[Agreement, ...]:
     """Runs short sequences by the plain forward pass, and by all ways that a sweep may go.
 
     Args:
@@ -174,7 +175,7 @@ def check_forward(
         sequences: short ones; some with a common prefix, so that there is something to share.
         store: where their frames lie.
         kernel: computes the attention; by default the fastest that is right on the device.
-        place: where the sweep keeps keys and values.
+        kv_location: where the sweep keeps keys and values.
         ring: the processes that run a pass together, if there are several.
 
     Raises:
@@ -191,13 +192,15 @@ def check_forward(
         )
     limit = RoundingLimit.of(model, sequences, store, plain)
     ways = {
-        "walk": _Way(share=False),
-        "tree": _Way(place=place),
-        "leaves": _Way(has_leaves=True, place=place),
+        "prefill": _Way(share=False),
+        "tree": _Way(kv_location=kv_location),
+        "suffixes": _Way(has_suffixes=True, kv_location=kv_location),
     }
     if ring is not None:
-        ways[f"ring of {ring.size}"] = _Way(place=place, ring=ring)
-        ways[f"leaves in a ring of {ring.size}"] = _Way(has_leaves=True, place=place, ring=ring)
+        ways[f"ring of {ring.size}"] = _Way(kv_location=kv_location, ring=ring)
+        ways[f"suffixes in a ring of {ring.size}"] = _Way(
+            has_suffixes=True, kv_location=kv_location, ring=ring
+        )
     return tuple(
         compare_logits(name, plain, _run(model, sequences, store, way, kernel), limit)
         for name, way in ways.items()
@@ -209,53 +212,55 @@ class _Way:
     """One of the ways in which a sweep may run a sequence."""
 
     share: bool = True
-    has_leaves: bool = False
-    place: Place | None = None
+    has_suffixes: bool = False
+    kv_location: KVLocation | None = None
     ring: Ring | None = None
 
     def max_leaf_tokens(self, lengths: Sequence[int]) -> int:
-        """So few that leaves hang from several places of a common trunk."""
-        return max(lengths) // 2 if self.has_leaves else 0
+        """So few that suffixes hang from several places of a common trunk."""
+        return max(lengths) // 2 if self.has_suffixes else 0
 
-    def tile_size(self, lengths: Sequence[int]) -> int:
-        """So small that a pass has several tiles; but leaves, which go together, in one."""
-        return sum(lengths) if self.has_leaves else max(1, min(lengths) // _NUM_TILES)
+    def chunk_size(self, lengths: Sequence[int]) -> int:
+        """So small that a pass has several chunks; with suffixes, so large that they go in one."""
+        return sum(lengths) if self.has_suffixes else max(1, min(lengths) // _NUM_TILES)
 
 
-def check_sequences(
-    model: EncodingModel, material: Material, needles: NeedleSet
+def trial_sequences(
+    model: DecoderModel, needles: NeedleSet, num_frames: int
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and leaves of several lengths hang from one place. The needles
+    So there is something to share, and suffixes of several lengths hang from one place. The needles
     are those with the longest answers, so that several rows are read where any answer has several.
+
+    Args:
+        model: composes the sequences.
+        needles: pictures, questions and answers.
+        num_frames: haystack frames that there are.
     """
-    cells = []
-    for num_frames in _NUM_FRAMES:
-        num_frames = min(num_frames, len(material.frames))
-        cells.append(Cell(num_frames, Fraction(min(_NEEDLE_INDEX, num_frames), num_frames)))
-    cells = list(dict.fromkeys(cells))
+    lengths = list(dict.fromkeys(min(length, num_frames) for length in _LENGTHS))
+
+    def compose(needle: Needle, length: int, *, is_shown: bool = True) -> TokenSequence:
+        index = min(_NEEDLE_INDEX, length) if is_shown else None
+        sample = trial_sample(needle, num_frames=length, needle_index=index)
+        return compose_candidates(model, sample)[0]
 
     def num_rows(needle: Needle) -> int:
-        return len(material.compose(model, Question(cells[0], needle)).answer_ids)
+        return len(compose(needle, lengths[0]).answer_ids)
 
     some = sorted(needles, key=num_rows, reverse=True)[:2]
-    shown = [material.compose(model, Question(cell, needle)) for cell in cells for needle in some]
-    plain = [
-        model.compose(material.frames[: cell.num_frames], needle.question, needle.answer)
-        for cell in cells
-        for needle in some
-    ]
+    shown = [compose(needle, length) for length in lengths for needle in some]
+    plain = [compose(needle, length, is_shown=False) for length in lengths for needle in some]
     return [*shown, *plain]
 
 
-def require_agreement(differences: Sequence[Difference], name: str) -> None:
+def require_agreement(agreements: Sequence[Agreement], name: str) -> None:
     """Raises `CheckError` if one of the ways gives other numbers than the model's own."""
-    for difference in differences:
-        if not difference.holds:
+    for agreement in agreements:
+        if not agreement.passed:
             raise CheckError(
                 f"the forward pass does not give what {name} itself gives: "
-                f"{difference.sentence()}. Nothing was measured; give the model an answer_logits "
+                f"{agreement.sentence()}. Nothing was measured; give the model an answer_logits "
                 "method in place of decoder, and it runs its own"
             )
 
@@ -318,8 +323,8 @@ def _run(
         DecoderInputs(model, sequences, store),
         kernel=kernel,
         ring=way.ring,
-        tile_size=way.tile_size(lengths),
-        place=way.place,
+        chunk_size=way.chunk_size(lengths),
+        kv_location=way.kv_location,
     )
     logits: dict[int, Tensor] = {}
     for root in plan.branches:
@@ -332,7 +337,7 @@ def _run(
 
 def compare_logits(
     way: str, plain: Sequence[Tensor], found: Sequence[Tensor], limit: RoundingLimit
-) -> Difference:
+) -> Agreement:
     """How the logits of one way differ from the plain ones, ``[rows, vocabulary]`` each."""
     one, other = torch.cat(list(plain)), torch.cat(list(found))
     difference = float((one - other).abs().max())
@@ -340,7 +345,7 @@ def compare_logits(
     is_equal = one.argmax(-1) == other.argmax(-1)
     best = one.topk(min(2, one.shape[1])).values
     is_tie = ~is_equal & (best[:, 0] - best[:, -1] <= 2 * difference)
-    return Difference(
+    return Agreement(
         way=way,
         max_difference=difference if difference == difference else float("inf"),
         rms_difference=_rms(one - other),
@@ -350,4 +355,73 @@ def compare_logits(
         num_ties=int(is_tie.sum()),
         max_allowed=limit.of_max * largest,
         rms_allowed=limit.of_rms * largest,
+    )
+
+
+def examine_forward(
+    model: DecoderModel,
+    sequences: Sequence[TokenSequence],
+    store: FrameStore,
+    *,
+    kernel: Kernel | None = None,
+    ring: Ring | None = None,
+) -> CheckReport:
+    """What `check_forward` finds, for a person; with the model's own `answer_logits` if it has any.
+
+    Args:
+        model: whose decoder is run.
+        sequences: short ones, as `trial_sequences` gives them.
+        store: where their frames lie.
+        kernel: computes the attention; by default the fastest that is right on the device.
+        ring: the processes that run a pass together, if there are several.
+    """
+    agreements = check_forward(model, sequences, store, kernel=kernel, ring=ring)
+    agreements += _check_own_logits(model, sequences, store)
+    lines = [agreement.sentence() for agreement in agreements]
+    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    passed = all(agreement.passed for agreement in agreements)
+    return CheckReport((*lines, _about_sharing(plan), _verdict(passed)), passed)
+
+
+def _check_own_logits(
+    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+) -> tuple[Agreement, ...]:
+    """A model with `answer_logits` as well says what its decoder and its positions should give."""
+    if not isinstance(model, VisionLanguageModel):
+        return ()
+    plain = [plain_logits(model, sequence, store) for sequence in sequences]
+    own = [model.answer_logits(sequence, store.read(sequence.frames)) for sequence in sequences]
+    for sequence, one, other in zip(sequences, plain, own, strict=True):
+        require_logits(model, sequence, other)
+        if one.shape != other.shape:
+            raise ModelError(
+                f"answer_logits of {model.name} gave {other.shape[1]} logits for each token, its "
+                f"decoder {one.shape[1]}"
+            )
+    own = [logits.detach().float().cpu() for logits in own]
+    limit = RoundingLimit.of(model, sequences, store, plain)
+    return (compare_logits("answer_logits", plain, own, limit),)
+
+
+def _about_sharing(plan: Plan) -> str:
+    if plan.note is not None:
+        return f"sharing: every cell runs by itself, because {plan.note}"
+    saved = plan.cost_alone.num_tokens - plan.cost.num_tokens
+    if not saved:
+        lengths = " and for ".join(map(str, _LENGTHS))
+        return (
+            f"sharing: possible, but its prompts for {lengths} frames have no beginning in common, "
+            "so that nothing will be shared"
+        )
+    return f"sharing: {saved:,} of {plan.cost_alone.num_tokens:,} tokens of the check were shared"
+
+
+def _verdict(passed: bool) -> str:
+    return (
+        "the forward pass gives what the model gives"
+        if passed
+        else (
+            "the forward pass does NOT give what the model gives: give the model an answer_logits "
+            "method in place of decoder, and it runs its own"
+        )
     )

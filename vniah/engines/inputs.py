@@ -1,6 +1,6 @@
 """What goes into a decoder: composed sequences, their sizes, positions and input embeddings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import methodcaller
@@ -9,24 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.embeddings.cache import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.decoders import (
-    DEEP_MODEL_TYPES,
-    refuse_positions,
-    refuse_unknown,
-    refuse_unsupported,
+    DEEPSTACK_MODEL_TYPES,
+    require_known_decoder,
+    require_positions,
+    require_supported,
 )
 from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
-from vniah.haystacks.haystack import Haystack
-from vniah.needles import Needle, NeedleSet
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
     EncodingModel,
     Frames,
-    FrameSegment,
     FrameSpan,
     Piece,
     Segment,
@@ -34,7 +31,7 @@ from vniah.protocol import (
     joined,
     require_protocol,
 )
-from vniah.tasks.vniah import Question
+from vniah.tasks.base import Sample
 
 
 def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
@@ -52,7 +49,7 @@ def require_model(model: AnyModel) -> None:
         raise ModelError(f"frame_shape of {model.name} must be whole numbers from 1, got {shape}")
     if not isinstance(model, DecoderModel):
         return
-    refuse_unknown(model.decoder)
+    require_known_decoder(model.decoder)
     width = model.decoder.model.embed_tokens.weight.shape[1]
     if size_of_frame(model) and shape[-1] != width:
         raise ModelError(
@@ -82,7 +79,7 @@ class SequenceCheck:
         if num_tokens < len(sequence.answer_ids):
             raise ModelError(f"compose of {self._model.name} gave no token before the answer")
         if num_tokens not in self._known_lengths:
-            refuse_unsupported(self._model.decoder, num_tokens)
+            require_supported(self._model.decoder, num_tokens)
             self._known_lengths.add(num_tokens)
 
     def _require_known(self, token_ids: tuple[int, ...]) -> None:
@@ -111,11 +108,11 @@ def size_of_frame(model: DecoderModel) -> int:
         ModelError: its frames are no rows of the decoder's input.
     """
     shape = tuple(model.frame_shape)
-    is_deep = model.decoder.model.config.model_type in DEEP_MODEL_TYPES
-    if len(shape) != 2 and not (len(shape) == 3 and is_deep):
+    has_deepstack = model.decoder.model.config.model_type in DEEPSTACK_MODEL_TYPES
+    if len(shape) != 2 and not (len(shape) == 3 and has_deepstack):
         raise ModelError(
             "the forward pass reads frames of shape (tokens, hidden size), "
-            + ("or (1 + layers that add to them, tokens, hidden size), " if is_deep else "")
+            + ("or (1 + layers that add to them, tokens, hidden size), " if has_deepstack else "")
             + f"{model.name} has frame_shape {shape}"
         )
     return int(shape[-2])
@@ -139,7 +136,7 @@ def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
         ModelError: they have another shape.
     """
     positions: Tensor = model.position_ids(sequence)
-    refuse_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
+    require_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
     device = model.decoder.lm_head.weight.device
     moved: Tensor = positions.to(device)
     return moved
@@ -224,7 +221,7 @@ class DecoderInputs:
             if token >= stop:
                 break
             size = self.size(piece)
-            if size and token + size > start:
+            if size and token + size > start < stop:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
                 unit = size // num
                 first, last = max(0, start - token) // unit, min(num, -(-(stop - token) // unit))
@@ -308,17 +305,16 @@ def _clipped(
             yield slice(from_ - start, to - start), rows[from_ - first : to - first]
 
 
-def compose_answers(
-    model: EncodingModel, shown: Sequence[FrameSegment], needle: Needle
-) -> tuple[TokenSequence, ...]:
-    """What the model reads for a needle's question, with each of its accepted answers.
+def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSequence, ...]:
+    """What the model reads for a sample, a sequence for each of its candidate answers.
 
     Raises:
         ModelError: what the model composed is no sequence, or its prompt depends on the answer.
     """
+    frames = Frames(sample.shown)
     sequences: list[TokenSequence] = []
-    for answer in needle.answers:
-        sequence: object = model.compose(shown, needle.question, answer)
+    for answer in sample.candidates:
+        sequence: object = model.compose(frames, sample.question, answer)
         if not isinstance(sequence, TokenSequence):
             raise ModelError(
                 f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
@@ -326,69 +322,10 @@ def compose_answers(
         if sequences and not sequence.has_prompt_of(sequences[0]):
             raise ModelError(
                 f"compose of {model.name} gave another prompt for the answer {answer!r} than for "
-                f"{needle.answer!r}; a prompt must not depend on the answer"
+                f"{sample.candidates[0]!r}; a prompt must not depend on the answer"
             )
         sequences.append(sequence)
     return tuple(sequences)
-
-
-# Frames of a haystack that is made of a needle set's own pictures, at least.
-_SHORTEST = 16
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the questions of a sweep are made of: cached frames, by name.
-
-    Attributes:
-        store: where all frames lie.
-        frames: the haystack's.
-        needles: one frame for each needle, by its id.
-    """
-
-    store: FrameStore
-    frames: Frames
-    needles: Mapping[str, FrameSegment]
-
-    @classmethod
-    def of(
-        cls,
-        haystack: Haystack,
-        needles: NeedleSet,
-        num_frames: int,
-        haystack_cache: EmbeddingCache,
-        needle_cache: EmbeddingCache,
-    ) -> "Material":
-        """The first ``num_frames`` frames of a haystack, and a needle set, from their caches."""
-        source = f"haystack/{haystack.sha256[:12]}"
-        of_needles = {
-            n.needle_id: FrameSegment(f"needles/{needles.name}/{n.needle_id}", 0) for n in needles
-        }
-        places = {source: (haystack_cache, 0)} | {
-            segment.source: (needle_cache, index)
-            for index, segment in enumerate(of_needles.values())
-        }
-        frames = Frames.of([FrameSpan(source, 0, num_frames)])
-        return cls(FrameStore(places), frames, of_needles)
-
-    @classmethod
-    def of_needles(cls, needles: NeedleSet, cache: EmbeddingCache) -> "Material":
-        """A needle set's own pictures, again and again, as a haystack."""
-        source = f"needles/{needles.name}"
-        pictures = FrameSpan(source, 0, len(needles))
-        of_needles = {n.needle_id: FrameSegment(source, i) for i, n in enumerate(needles)}
-        frames = Frames.of([pictures] * -(-_SHORTEST // len(needles)))
-        return cls(FrameStore({source: (cache, 0)}), frames, of_needles)
-
-    def compose(self, model: EncodingModel, question: Question) -> TokenSequence:
-        """What the model reads for a question, with its first answer."""
-        return self.compose_all(model, question)[0]
-
-    def compose_all(self, model: EncodingModel, question: Question) -> tuple[TokenSequence, ...]:
-        """The same with each of its accepted answers."""
-        needle = question.needle
-        shown = question.insert(self.frames, self.needles[needle.needle_id])
-        return compose_answers(model, shown, needle)
 
 
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
@@ -396,6 +333,6 @@ def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameSto
     inputs = DecoderInputs(model, [sequence], store)
     positions = inputs.positions(0)
     hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])
-    deep = deepstack_rows(inputs, sequence.input_pieces, hidden)
+    deepstack = deepstack_rows(inputs, sequence.input_pieces, hidden)
     num_rows = inputs.num_answer_rows(0)
-    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)
+    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deepstack=deepstack)

@@ -1,149 +1,196 @@
-"""Engines that answer one sample after the other: models with a forward pass of their own, and chat
-models.
+"""Engines that run one sample after the other: for models with a forward pass of their own, and
+for chat models.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import FrameStore
-from vniah.engines.base import Outcome, decode_by_passes
-from vniah.engines.inputs import Material, decoder_logits
-from vniah.errors import ModelError, first_line
-from vniah.forward.memory import is_out_of_memory
-from vniah.haystacks.haystack import Haystack
-from vniah.needles import Needle
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.base import (
+    ARGMAX,
+    GENERATED,
+    CheckReport,
+    OnProgress,
+    Outcome,
+    Pictures,
+    decode_by_passes,
+    put_into_words,
+    read_candidate,
+    repeat_pictures,
+    require_logits,
+    trial_sample,
+    try_sample,
+)
+from vniah.engines.inputs import compose_candidates
+from vniah.errors import ModelError
+from vniah.haystacks.frames import AnyHaystack
+from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import ChatModel, DecoderModel, EncodingModel, TokenSequence
-from vniah.scoring import Score, best_of, judge_tokens, refuse_logits, score_answer, score_words
-from vniah.tasks.vniah import Question
+from vniah.protocol import ChatModel, TokenSequence, VisionLanguageModel
+from vniah.scoring import GeneratedText, Reading
+from vniah.tasks.base import Sample
 
-if TYPE_CHECKING:
-    import numpy as np
+_TRIAL_FRAMES = 4
 
 
-class SingleAsker:
-    """Asks one question after the other; each is a unit.
+class _OneByOne:
+    """What both engines have in common: every wanted sample is a batch of its own."""
 
-    Args:
-        ask: answers one.
-    """
+    decoding: Decoding | None = None
+    notes: list[str]
 
-    def __init__(self, ask: Callable[[Question], Score]) -> None:
-        self._ask = ask
-        self._questions: Sequence[Question] = ()
+    def __init__(self) -> None:
+        self.notes = []
+        self._wanted: Sequence[Sample] = ()
 
-    def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
-        """As `Asker.prepare`."""
-        self._questions = list(compress(questions, is_wanted))
-        return len(self._questions)
+    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+        """As `vniah.engines.base.Engine.plan`."""
+        self._wanted = list(compress(samples, is_wanted))
+        return len(self._wanted)
 
-    def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
-        """As `Asker.ask`."""
-        question = self._questions[unit]
-        try:
-            yield question, self._ask(question)
-        except ModelError as error:
-            yield question, first_line(error)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            yield question, f"out of memory: {first_line(error)}"
+    def check(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.check`: there is nothing to compare."""
+        return {}
 
-    def record(self) -> Mapping[str, Any]:
-        """As `Asker.record`."""
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """As `vniah.engines.base.Engine.run`."""
+        sample = self._wanted[batch]
+        yield sample, try_sample(sample, self._read)
+
+    def describe(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.describe`."""
         return {"share": "none"}
 
+    def _read(self, sample: Sample) -> tuple[Reading, ...]:
+        raise NotImplementedError
 
-def ask_model(
-    model: EncodingModel, material: Material, decoding: Decoding | None = None
-) -> SingleAsker:
-    """Has a model of the first level run its own forward pass for every answer.
+
+class PerSampleEngine(_OneByOne):
+    """Has a model of the first level run its own forward pass for every candidate answer.
 
     Args:
         model: which one.
-        material: what the questions are made of.
         decoding: has it also generate an answer, by a forward pass for each token.
     """
 
-    def ask(question: Question) -> Score:
-        needle = question.needle
-        sequences = material.compose_all(model, question)
-        scores = [score_sequence(model, sequence, material.store) for sequence in sequences]
-        score = best_of(needle.answers, scores)
-        if decoding is None:
-            return score
-        accepted_ids = [sequence.answer_ids for sequence in sequences]
-        started = time.perf_counter()
-        tokens = decode_by_passes(
-            lambda sequence: read_logits(model, sequence, material.store),
-            sequences[0],
-            decoding,
-            num_needed=max(map(len, accepted_ids)),
+    def __init__(self, model: VisionLanguageModel, decoding: Decoding | None = None) -> None:
+        super().__init__()
+        self._model = model
+        self._frames: EncodedFrames | None = None
+        self.decoding = decoding
+        self.criterion = ARGMAX if decoding is None else GENERATED
+
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
+        self._frames = EncodedFrames.of(
+            self._model, haystack, needles, num_frames, cache=cache, on_progress=on_progress
         )
-        score = replace(score, seconds=score.seconds + time.perf_counter() - started)
-        return judge_tokens(
-            model, needle, score, tokens, accepted_ids=accepted_ids, decoding=decoding
+        self.notes += self._frames.notes
+
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """As `vniah.engines.base.Engine.examine`: there is nothing to compare."""
+        self.prepare(repeat_pictures(needles), needles, _TRIAL_FRAMES, cache=cache)
+        on_prepared()
+        first = next(iter(needles))
+        reading = self._read(trial_sample(first, num_frames=_TRIAL_FRAMES, needle_index=2))[0]
+        return CheckReport(
+            (
+                f"{self._model.name} runs its own forward pass, every cell by itself; there is "
+                "nothing to compare. Its answer_logits gave a row for each answer token "
+                f"({len(reading.answer_ids)}), as it must",
+            ),
+            True,
         )
 
-    return SingleAsker(ask)
+    def _read(self, sample: Sample) -> tuple[Reading, ...]:
+        sequences = compose_candidates(self._model, sample)
+        readings = []
+        for sequence in sequences:
+            started = time.perf_counter()
+            logits = self._logits(sequence)
+            seconds = time.perf_counter() - started
+            readings.append(read_candidate(self._model, sequence, logits, seconds=seconds))
+        if self.decoding is not None:
+            started = time.perf_counter()
+            needed = max(len(sequence.answer_ids) for sequence in sequences)
+            tokens = decode_by_passes(self._logits, sequences[0], self.decoding, num_needed=needed)
+            text = put_into_words(self._model, tokens, self.decoding)
+            seconds = (time.perf_counter() - started) / len(readings)
+            readings = [
+                replace(one, generated=text, seconds=one.seconds + seconds) for one in readings
+            ]
+        return tuple(readings)
+
+    def _logits(self, sequence: TokenSequence) -> Tensor:
+        """Answer logits by the model's own forward pass, ``[len(answer_ids), vocabulary]``."""
+        assert self._frames is not None, "prepare comes first"
+        logits = self._model.answer_logits(sequence, self._frames.store.read(sequence.frames))
+        require_logits(self._model, sequence, logits)
+        return logits
 
 
-def ask_chat(
-    model: ChatModel, haystack: Haystack, num_frames: int
-) -> tuple[SingleAsker, Sequence[str]]:
+class ChatEngine(_OneByOne):
     """Shows pictures to a chat model; all frames are read into memory once.
 
-    Returns:
-        The asker, and remarks on the haystack.
-    """
-    notes: list[str] = []
-    images = [f.image for f in haystack.frames(stop=num_frames, on_damage=notes.append)]
-
-    def ask(question: Question) -> Score:
-        needle, index = question.needle, question.cell.needle_index
-        picture = np.array(needle.image)
-        shown = [*images[:index], picture, *images[index : question.cell.num_frames]]
-        return score_chat(model, shown, needle)
-
-    return SingleAsker(ask), notes
-
-
-def score_sequence(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Score:
-    """Runs one forward pass and scores the answer.
-
     Args:
-        model: one of the first two levels of `vniah.protocol`.
-        sequence: what the model composed.
-        store: where its frames lie.
-
-    Raises:
-        ModelError: the model gave something that is no logits, or cannot be run exactly.
+        model: which one.
     """
-    started = time.perf_counter()
-    logits = read_logits(model, sequence, store)
-    return score_answer(model, sequence, logits, seconds=time.perf_counter() - started)
 
+    criterion = GENERATED
 
-def read_logits(model: EncodingModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits by one forward pass, ``[len(answer_ids), vocabulary]``; as `score_sequence`."""
-    if isinstance(model, DecoderModel):
-        return decoder_logits(model, sequence, store)
-    logits = model.answer_logits(sequence, store.read(sequence.frames))
-    refuse_logits(model, sequence, logits)
-    return logits
+    def __init__(self, model: ChatModel) -> None:
+        super().__init__()
+        self._model = model
+        self._pictures: Pictures[np.ndarray] | None = None
 
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """As `vniah.engines.base.Engine.prepare`: decodes all frames."""
+        self._pictures = Pictures.of(
+            haystack, needles, num_frames, lambda image: image, notes=self.notes
+        )
 
-def score_chat(model: ChatModel, frames: "Sequence[np.ndarray]", needle: Needle) -> Score:
-    """Asks a chat model, and judges its words by `vniah.answers.match_answer`."""
-    started = time.perf_counter()
-    words = model.answer(frames, needle.question)
-    if not isinstance(words, str):
-        raise ModelError(f"answer of {model.name} gave {type(words).__name__}, not text")
-    return score_words(words, needle, seconds=time.perf_counter() - started)
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """As `vniah.engines.base.Engine.examine`: one picture, one question."""
+        on_prepared()
+        first = next(iter(needles))
+        words = self._answer([np.array(first.image)], first.question)
+        return CheckReport((f"{self._model.name} answers in words, e.g. {words!r}",), True)
+
+    def _read(self, sample: Sample) -> tuple[Reading, ...]:
+        assert self._pictures is not None, "prepare comes first"
+        started = time.perf_counter()
+        words = self._answer(self._pictures.show(sample.shown), sample.question)
+        return (Reading(time.perf_counter() - started, generated=GeneratedText(words)),)
+
+    def _answer(self, pictures: Sequence[np.ndarray], question: str) -> str:
+        words = self._model.answer(pictures, question)
+        if not isinstance(words, str):
+            raise ModelError(f"answer of {self._model.name} gave {type(words).__name__}, not text")
+        return words

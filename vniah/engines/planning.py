@@ -27,7 +27,7 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.runner import Reading
+from vniah.forward.runner import SuffixLogits
 from vniah.protocol import (
     DecoderModel,
     FrameSpan,
@@ -190,7 +190,7 @@ def _positions_agree(
 
 
 @dataclass(frozen=True)
-class Unit:
+class Batch:
     """Some roots of the tree, or one of the branches that go on from one.
 
     Attributes:
@@ -202,21 +202,21 @@ class Unit:
     branch: int | None = None
 
 
-class AskedSequences:
+class SampleSequences:
     """The sequences of some questions, both by number.
 
     Attributes:
         sequences: in the order of questions, then of their answers.
         owners: the question of each sequence.
         members: the sequences of each question.
-        is_asked: for each question, whether its answers are wanted.
+        is_wanted: for each question, whether its answers are wanted.
     """
 
     def __init__(self) -> None:
         self.sequences: list[TokenSequence] = []
         self.owners: list[int] = []
         self.members: list[range] = []
-        self.is_asked: Sequence[bool] = ()
+        self.is_wanted: Sequence[bool] = ()
 
     def add(self, sequences: Sequence[TokenSequence]) -> None:
         """Takes in the next question."""
@@ -243,41 +243,43 @@ class AskedSequences:
         """Tokens of the longest answer to a question."""
         return max(map(len, self.accepted_ids(number)))
 
-    def is_wanted(self, index: int) -> bool:
+    def wants(self, index: int) -> bool:
         """Whether a sequence belongs to a question whose answers are wanted."""
-        return self.is_asked[self.owners[index]]
+        return self.is_wanted[self.owners[index]]
 
-    def gather(self, readings: Iterable[Reading]) -> Iterator[tuple[int, Mapping[int, Reading]]]:
+    def gather(
+        self, readings: Iterable[SuffixLogits]
+    ) -> Iterator[tuple[int, Mapping[int, SuffixLogits]]]:
         """Questions whose answers are wanted, as soon as all of their sequences were read."""
-        found: dict[int, dict[int, Reading]] = {}
+        found: dict[int, dict[int, SuffixLogits]] = {}
         for reading in readings:
-            for index in filter(self.is_wanted, reading.sequences):
+            for index in filter(self.wants, reading.sequences):
                 number = self.owners[index]
                 found.setdefault(number, {})[index] = reading
                 if len(found[number]) == len(self.members[number]):
                     yield number, found.pop(number)
         assert not found, "all answers to a question are in one unit"
 
-    def units(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Unit]:
+    def batches(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Batch]:
         """Roots, in their order, and branches, the dearest first, with something that is wanted."""
-        units: list[Unit] = []
+        batches: list[Batch] = []
         place_of: dict[int, int] = {}  # the unit of a question whose answers run by themselves
         for number, root in enumerate(roots):
             own = [index for leaf in root.leaves for index in leaf.sequences]
-            if any(map(self.is_wanted, own)):
+            if any(map(self.wants, own)):
                 owner = self.owners[own[0]]
                 if len(root.sequences) == 1 and owner in place_of:
                     place = place_of[owner]
-                    units[place] = Unit((*units[place].roots, number))
+                    batches[place] = Batch((*batches[place].roots, number))
                 else:
                     if len(root.sequences) == 1:
-                        place_of[owner] = len(units)
-                    units.append(Unit((number,)))
+                        place_of[owner] = len(batches)
+                    batches.append(Batch((number,)))
             behind = [
                 (cost(child), branch)
                 for branch, child in enumerate(root.branches)
-                if any(map(self.is_wanted, child.sequences))
+                if any(map(self.wants, child.sequences))
             ]
             behind.sort(key=lambda pair: pair[0], reverse=True)
-            units += [Unit((number,), branch) for _, branch in behind]
-        return units
+            batches += [Batch((number,), branch) for _, branch in behind]
+        return batches

@@ -33,7 +33,7 @@ _SLACK_FRAMES = 2
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenCount:
     """What a server said of one prompt.
 
     Attributes:
@@ -86,8 +86,8 @@ class Growth:
         slack_tokens: by so many a prompt of the same length may be shorter: the question's.
     """
 
-    short: tuple[Reading, Reading]
-    end: tuple[Reading, ...] = ()
+    short: tuple[TokenCount, TokenCount]
+    end: tuple[TokenCount, ...] = ()
     slack_tokens: int = 0
 
     @property
@@ -122,12 +122,12 @@ class Growth:
             f" frames, and does not grow by {self.tokens_per_frame:,.0f} with each"
         )
 
-    def _missing(self, shorter: Reading, longer: Reading, *, least_share: float) -> float:
+    def _missing(self, shorter: TokenCount, longer: TokenCount, *, least_share: float) -> float:
         """Tokens that ``longer`` has too few of, compared with ``shorter``; negative for enough."""
         expected = self.tokens_per_frame * (longer.num_frames - shorter.num_frames)
         return least_share * expected - (longer.prompt_tokens - shorter.prompt_tokens)
 
-    def complaint_about(self, reading: Reading) -> str | None:
+    def complaint_about(self, reading: TokenCount) -> str | None:
         """What is wrong with a prompt of the sweep; None where it has as many tokens as it should.
 
         Args:

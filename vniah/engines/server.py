@@ -10,66 +10,30 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vniah.engines.base import Outcome
-from vniah.engines.prompt_tokens import Growth, Reading, before_end, short_lengths
+from vniah.engines.base import (
+    GENERATED,
+    CheckReport,
+    OnProgress,
+    Outcome,
+    Pictures,
+    repeat_pictures,
+    trial_sample,
+)
+from vniah.engines.prompt_tokens import Growth, TokenCount, before_end, short_lengths
 from vniah.errors import CheckError, ModelError, RequestLimitError, first_line
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
 from vniah.models.server.client import ServerModel
 from vniah.models.server.responses import Reply
-from vniah.needles import Needle, NeedleSet
-from vniah.scoring import score_words
-from vniah.tasks.vniah import Question
+from vniah.needles import NeedleSet
+from vniah.options import Decoding
+from vniah.scoring import GeneratedText, Reading
+from vniah.tasks.base import Sample
 
-
-@dataclass(frozen=True)
-class Pictures:
-    """All that is shown, encoded once and shared by all requests.
-
-    Attributes:
-        frames: the haystack's.
-        needles: one for each needle, by its id.
-    """
-
-    frames: Sequence[str]
-    needles: Mapping[str, str]
-
-    @classmethod
-    def of(
-        cls,
-        model: ServerModel,
-        haystack: Haystack,
-        needles: NeedleSet,
-        num_frames: int,
-        *,
-        on_damage: Callable[[str], None] | None = None,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> "Pictures":
-        """The first ``num_frames`` frames of a haystack, and a needle set."""
-        frames = []
-        for frame in haystack.frames(stop=num_frames, on_damage=on_damage):
-            frames.append(model.encode_picture(frame.image))
-            on_progress(len(frames), num_frames)
-        return cls(frames, _encode_needles(model, needles))
-
-    @classmethod
-    def of_needles(cls, model: ServerModel, needles: NeedleSet, num_frames: int) -> "Pictures":
-        """A needle set's own pictures, again and again, as a haystack."""
-        encoded = _encode_needles(model, needles)
-        own = list(encoded.values())
-        return cls((own * -(-num_frames // len(own)))[:num_frames], encoded)
-
-    def show(self, needle: Needle, needle_index: int, num_frames: int) -> list[str]:
-        """The frames of a cell, in order."""
-        picture = self.needles[needle.needle_id]
-        return [*self.frames[:needle_index], picture, *self.frames[needle_index:num_frames]]
-
-
-def _encode_needles(model: ServerModel, needles: NeedleSet) -> dict[str, str]:
-    return {n.needle_id: model.encode_picture(np.array(n.image)) for n in needles}
+# Frames that a server is shown in a trial; many servers drop what comes after the first 32.
+_TRIAL_LENGTHS = (4, 16, 40)
 
 
 @dataclass(frozen=True)
@@ -99,7 +63,7 @@ class Probe:
 
 
 def probe(
-    model: ServerModel, pictures: Pictures, needles: NeedleSet, lengths: Sequence[int]
+    model: ServerModel, pictures: Pictures[str], needles: NeedleSet, lengths: Sequence[int]
 ) -> Probe:
     """Asks one question at several lengths, and reads how many tokens each prompt had.
 
@@ -119,7 +83,8 @@ def probe(
     needle = min(needles, key=lambda n: len(n.question.encode()))
 
     def ask(num_frames: int) -> Reply:
-        return model.ask(pictures.show(needle, 0, num_frames), needle.question)
+        sample = trial_sample(needle, num_frames=num_frames, needle_index=0)
+        return model.ask(pictures.show(sample.shown), sample.question)
 
     first, second = short_lengths(lengths)
     try:
@@ -140,7 +105,7 @@ def probe(
     longest = max(replies)
     if longest > second and (before := before_end(longest, short=second)) not in replies:
         replies[before] = ask(before)
-    readings = {n: Reading(n, reply.prompt_tokens or 0) for n, reply in replies.items()}
+    readings = {n: TokenCount(n, reply.prompt_tokens or 0) for n, reply in replies.items()}
     end = (readings[before], readings[longest]) if longest > second else ()
     growth = Growth(
         (readings[first], readings[second]), end, slack_tokens=len(needle.question.encode())
@@ -148,48 +113,70 @@ def probe(
     return Probe(words, growth, refused)
 
 
-class ServerAsker:
-    """Asks many questions at once; all of them are one unit of `vniah.engines.base.Asker`.
+class ServerEngine:
+    """Asks many questions at once; all of them are one batch.
 
     Args:
         model: the server.
-        pictures: what is shown.
-        needles: as they are asked.
     """
 
-    def __init__(self, model: ServerModel, pictures: Pictures, needles: NeedleSet) -> None:
+    criterion = GENERATED
+    decoding: Decoding | None = None
+
+    def __init__(self, model: ServerModel) -> None:
         self._model = model
-        self._pictures = pictures
-        self._needles = needles
-        self._wanted: Sequence[Question] = ()
-        self._lengths: Sequence[int] = ()
+        self.notes: list[str] = []
+        self._pictures: Pictures[str] | None = None
+        self._needles: NeedleSet | None = None
+        self._wanted: Sequence[Sample] = ()
         self._growth: Growth | None = None
 
-    def prepare(self, questions: Sequence[Question], is_wanted: Sequence[bool]) -> int:
-        """As `vniah.engines.base.Asker.prepare`."""
-        self._wanted = list(compress(questions, is_wanted))
-        self._lengths = sorted({question.cell.num_frames for question in self._wanted})
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """As `vniah.engines.base.Engine.prepare`: every picture as requests hold it."""
+        self._needles = needles
+        self._pictures = Pictures.of(
+            haystack,
+            needles,
+            num_frames,
+            self._model.encode_picture,
+            notes=self.notes,
+            on_progress=on_progress,
+        )
+
+    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+        """As `vniah.engines.base.Engine.plan`."""
+        self._wanted = list(compress(samples, is_wanted))
         return 1
 
-    def check(self) -> Probe:
-        """Whether the server reads every frame; before `ask`.
+    def check(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.check`: does the server read every frame?
 
         Raises:
             CheckError: it does not, or does not let one see it and has to.
             ModelError: it does not answer short prompts.
             ServerError: it is not to be asked at all.
         """
-        found = probe(self._model, self._pictures, self._needles, self._lengths)
+        tests = [sample for sample in self._wanted if sample.control is None] or self._wanted
+        found = self._probe(sorted({_num_shown(sample) for sample in tests}))
         if found.growth is None:
             if self._model.options.needs_usage:
                 raise CheckError(f"{NO_USAGE}. Nothing was measured; add --allow-no-usage to go on")
+            self.notes.append(NO_USAGE)
         elif complaint := found.growth.complaint():
             raise CheckError(f"{complaint}. Nothing was measured")
         self._growth = found.growth
-        return found
+        return found.record()
 
-    def ask(self, unit: int) -> Iterator[tuple[Question, Outcome]]:
-        """As `vniah.engines.base.Asker.ask`: answers as they arrive, in any order.
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """As `vniah.engines.base.Engine.run`: answers as they arrive, in any order.
 
         What has arrived when it is stopped, by Ctrl-C or an error, is given before it ends; answers
         that are on their way are not waited for, unless it is the number of requests that ends it.
@@ -206,33 +193,60 @@ class ServerAsker:
         finally:
             desk.stopped.set()
 
-    def record(self) -> Mapping[str, Any]:
-        """As `vniah.engines.base.Asker.record`."""
+    def describe(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.describe`."""
         return {"share": "none", **self._model.record()}
 
-    def _answer(self, question: Question, stopped: threading.Event) -> Outcome:
-        cell, needle = question.cell, question.needle
-        shown = self._pictures.show(needle, cell.needle_index, cell.num_frames)
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """As `vniah.engines.base.Engine.examine`: one question at several numbers of frames."""
+        self.prepare(repeat_pictures(needles), needles, max(_TRIAL_LENGTHS))
+        on_prepared()
+        found = self._probe(_TRIAL_LENGTHS)
+        lines = [f"{self._model.name} answers in words, e.g. {found.words!r}"]
+        lines += [f"refused at {n} frames: {why}" for n, why in sorted(found.refused.items())]
+        if found.growth is None:
+            return CheckReport((*lines, NO_USAGE), not self._model.options.needs_usage)
+        counts = found.record()["prompt_tokens"].items()
+        lines.append("prompt_tokens: " + ", ".join(f"{n:,} for {k} frames" for k, n in counts))
+        complaint = found.growth.complaint()
+        lines.append(
+            complaint or f"every frame counts: {found.growth.tokens_per_frame:,.1f} tokens each"
+        )
+        return CheckReport(tuple(lines), complaint is None)
+
+    def _probe(self, lengths: Sequence[int]) -> Probe:
+        assert self._pictures is not None and self._needles is not None, "prepare comes first"
+        return probe(self._model, self._pictures, self._needles, lengths)
+
+    def _answer(self, sample: Sample, stopped: threading.Event) -> Outcome:
+        assert self._pictures is not None, "prepare comes first"
+        shown = self._pictures.show(sample.shown)
         try:
-            reply = self._model.ask(shown, needle.question, stopped=stopped)
+            reply = self._model.ask(shown, sample.question, stopped=stopped)
         except ModelError as error:
             return first_line(error)
         if self._growth is not None:
             if reply.prompt_tokens is None:
                 return "this answer of the server's gives no usage.prompt_tokens"
-            reading = Reading(cell.num_frames, reply.prompt_tokens)
+            reading = TokenCount(_num_shown(sample), reply.prompt_tokens)
             if complaint := self._growth.complaint_about(reading):
                 raise CheckError(f"{complaint}. What was measured before is kept")
-        return score_words(
-            reply.text, needle, seconds=reply.seconds, prompt_tokens=reply.prompt_tokens
-        )
+        text = GeneratedText(reply.text)
+        return (Reading(reply.seconds, generated=text, prompt_tokens=reply.prompt_tokens),)
+
+
+def _num_shown(sample: Sample) -> int:
+    """Pictures that a sample shows besides one, as `TokenCount` counts them."""
+    return max(1, sum(span.num_frames for span in sample.shown) - 1)
 
 
 NO_USAGE = (
     "the server gives no usage.prompt_tokens, so that nobody can say whether it reads every frame"
 )
 
-_Answer = Callable[[Question, threading.Event], Outcome]
+_Answer = Callable[[Sample, threading.Event], Outcome]
 
 
 class _Desk:
@@ -241,12 +255,12 @@ class _Desk:
     The threads are daemons: none of them keeps the process from ending at Ctrl-C.
     """
 
-    def __init__(self, questions: Sequence[Question]) -> None:
+    def __init__(self, questions: Sequence[Sample]) -> None:
         self.stopped = threading.Event()
-        self._questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[Sample] = queue.SimpleQueue()
         for question in questions:
             self._questions.put(question)
-        self._inbox: queue.SimpleQueue[tuple[Question, Outcome] | BaseException | None] = (
+        self._inbox: queue.SimpleQueue[tuple[Sample, Outcome] | BaseException | None] = (
             queue.SimpleQueue()
         )
         self._num_threads = 0
@@ -269,7 +283,7 @@ class _Desk:
             ended = error
         self._inbox.put(ended)
 
-    def arrivals(self) -> Iterator[tuple[Question, Outcome]]:
+    def arrivals(self) -> Iterator[tuple[Sample, Outcome]]:
         """Every answer, then whatever ended a thread."""
         error: BaseException | None = None
         while self._num_threads:
@@ -286,7 +300,7 @@ class _Desk:
         if error is not None:
             raise error
 
-    def arrived(self) -> Iterator[tuple[Question, Outcome]]:
+    def arrived(self) -> Iterator[tuple[Sample, Outcome]]:
         """What is there already."""
         while True:
             try:

@@ -1,27 +1,21 @@
 """Generated films on disk: drawn whole or not at all, with a manifest that says how to draw them.
 
 A film is kept as one file, or in parts, so that it can be made longer without making it anew.
-Everything is drawn in a folder of this process alone and then renamed: several processes may draw
+Every file is drawn under a name of this process alone and then renamed: several processes may draw
 the same film at once, and one that is killed leaves nothing that is mistaken for whole.
 """
 
 import json
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vniah.files import hash_file
+from vniah.files import atomic_path, hash_file
 
 PART_SECONDS = 256
 
-_STALE_SECONDS = 24 * 3600
-
-Progress = Callable[[int, int], None]
+DrawProgress = Callable[[int, int], None]
 
 
 def _current_version() -> int:
@@ -32,13 +26,13 @@ def _current_version() -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a generated film is drawn by; equal recipes draw equal pictures.
+    """Everything that decides the pictures of a generated film: equal recipes, equal pictures.
 
     Attributes:
-        seed: another seed is another film.
+        seed: another seed gives another film.
         fps: pictures per second in the file.
-        size: (width, height).
-        generator_version: of `vniah.haystacks.synthetic`.
+        size: (width, height) in pixels.
+        generator_version: the version of `vniah.haystacks.synthetic`.
     """
 
     seed: int
@@ -47,38 +41,37 @@ class Recipe:
     generator_version: int = field(default_factory=_current_version)
 
     def to_json(self) -> str:
-        """On one line, keys sorted."""
+        """The recipe as JSON on one line, with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def draw_film(
-    path: Path, manifest: Path, recipe: Recipe, *, seconds: int, on_progress: Progress | None
+    path: Path, manifest: Path, recipe: Recipe, *, seconds: int, on_progress: DrawProgress | None
 ) -> None:
     """Draws a film into one file.
 
     Args:
         path: the .mp4 file; an older one is replaced.
-        manifest: the JSON file to say how it was made.
+        manifest: the JSON file that will say how the film was made.
         recipe: what to draw.
-        seconds: how much of it.
+        seconds: the length of the film.
         on_progress: called with (seconds drawn, seconds to draw).
     """
-    _remove_stale(path.parent)
     digest = _draw(path, recipe, seconds=seconds, start_seconds=0, on_progress=on_progress)
     _write_manifest(manifest, recipe, {path.name: digest})
 
 
 def draw_parts(
-    folder: Path, recipe: Recipe, *, seconds: int, on_progress: Progress | None
+    folder: Path, recipe: Recipe, *, seconds: int, on_progress: DrawProgress | None
 ) -> tuple[Path, ...]:
-    """Draws what is missing of the parts that hold the first ``seconds``, of 256 s each.
+    """The parts, of 256 s each, that hold the first ``seconds``; draws those that are missing.
 
-    A part is there if its bytes are those that the manifest of the folder vouches for.
+    A part counts as present if its bytes have the sha256 that the folder's manifest gives.
 
     Args:
         folder: where the parts are.
         recipe: what to draw.
-        seconds: how much of it is needed.
+        seconds: the length that is needed.
         on_progress: called with (seconds drawn, seconds to draw), only if something is missing.
     """
     paths = tuple(folder / f"part-{part:03d}.mp4" for part in range(-(-seconds // PART_SECONDS)))
@@ -89,9 +82,6 @@ def draw_parts(
         for part, path in enumerate(paths)
         if path.name not in known or not path.is_file() or known[path.name] != hash_file(path)
     ]
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
     for done, part in enumerate(missing):
         digest = _draw(
             paths[part],
@@ -100,14 +90,15 @@ def draw_parts(
             start_seconds=part * PART_SECONDS,
             on_progress=_shifted(on_progress, done * PART_SECONDS, len(missing) * PART_SECONDS),
         )
-        # Another process may have added parts meanwhile. One that gets lost here is drawn again.
+        # Another process may have added parts meanwhile. If its entry is lost here, that part is
+        # drawn again.
         _write_manifest(
             manifest, recipe, {**_read_digests(manifest, recipe), paths[part].name: digest}
         )
     return paths
 
 
-def _shifted(on_progress: Progress | None, before: int, total: int) -> Progress | None:
+def _shifted(on_progress: DrawProgress | None, before: int, total: int) -> DrawProgress | None:
     if on_progress is None:
         return None
     return lambda done, _: on_progress(before + done, total)
@@ -119,7 +110,7 @@ def _read_digests(manifest: Path, recipe: Recipe) -> dict[str, str]:
         if content["recipe"] == json.loads(recipe.to_json()):
             return dict(content["sha256"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass  # what it does not vouch for is drawn again
+        pass  # parts that no manifest lists are drawn again
     return {}
 
 
@@ -129,10 +120,8 @@ def _write_manifest(path: Path, recipe: Recipe, digests: dict[str, str]) -> None
         "recipe": asdict(recipe),
         "sha256": dict(sorted(digests.items())),
     }
-    with _workshop(path.parent) as workshop:
-        unfinished = workshop / path.name
+    with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
 
 
 def _draw(
@@ -141,35 +130,17 @@ def _draw(
     *,
     seconds: int,
     start_seconds: int,
-    on_progress: Progress | None,
+    on_progress: DrawProgress | None,
 ) -> str:
     from vniah.haystacks.synthetic import write_video
 
-    with _workshop(path.parent) as workshop:
-        unfinished = workshop / path.name
-        write_video(
-            unfinished,
-            seed=recipe.seed,
-            seconds=seconds,
-            fps=recipe.fps,
-            size=recipe.size,
-            start_seconds=start_seconds,
-            on_progress=on_progress,
-        )
-        digest = hash_file(unfinished)
-        unfinished.replace(path)
-    return digest
-
-
-@contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """A folder of this process alone, on the same file system."""
-    with tempfile.TemporaryDirectory(prefix=".vniah-making-", dir=folder) as workshop:
-        yield Path(workshop)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed processes have left behind."""
-    for workshop in folder.glob(".vniah-making-*"):
-        if workshop.stat().st_mtime < time.time() - _STALE_SECONDS:
-            shutil.rmtree(workshop, ignore_errors=True)
+    write_video(
+        path,
+        seed=recipe.seed,
+        seconds=seconds,
+        fps=recipe.fps,
+        size=recipe.size,
+        start_seconds=start_seconds,
+        on_progress=on_progress,
+    )
+    return hash_file(path)

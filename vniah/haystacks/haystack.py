@@ -1,15 +1,14 @@
-"""The haystack: which pictures stand around the needle.
+"""The haystack: the pictures among which the needle is hidden.
 
 A haystack is a video file, several video files one after the other, or a folder of images in plain
-name order; read at 1 frame per second, and never looped. Without one there is a generated film that
-is the same on every machine.
+name order. Videos are read at 1 frame per second and never looped. Who has no video uses a
+generated film, which everybody can draw again.
 
     >>> haystack = open_haystack("film.mp4")
     >>> next(haystack.frames(start=60, stop=61)).image.shape
     (1080, 1920, 3)
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vniah.errors import HaystackError, HaystackTooShortError, InputError
-from vniah.files import cache_dir, hash_file
+from vniah.files import cache_dir, hash_file, hash_text
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
 from vniah.haystacks.video.sampling import longva_schedule
@@ -31,15 +30,15 @@ class Haystack:
     """A source of frames. Made by `open_haystack` or `generated_haystack`.
 
     Attributes:
-        name: for people and file names.
+        name: shown to people and used in file names.
         paths: the files, in order.
-        kind: what they are.
-        sha256: of the file as `sha256sum` prints it; of several files, of the lines of their
-            digests; of a generated film, of its recipe.
-        sampling: which picture is frame k.
-        decoder: what decodes videos.
-        keep_damaged: whether a damaged source is read as far as it goes.
-        recipe: JSON; what a generated film is made by, else empty.
+        kind: what the files are.
+        sha256: of one file, its sha256; of several files, the sha256 of the lines of their digests;
+            of a generated film, the sha256 of its recipe.
+        sampling: the rule that says which picture is frame k.
+        decoder: the library that decodes videos.
+        keep_damaged: whether a damaged source is read as far as possible instead of refused.
+        recipe: the recipe of a generated film as JSON; else empty.
     """
 
     name: str
@@ -52,13 +51,20 @@ class Haystack:
     recipe: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses unknown choices, and for images those that are for videos."""
-        _check_choices(self.sampling, self.decoder, is_video=self.kind != "images")
+        """Requires known choices, and for images none of those that only videos have."""
+        _require_known_choices(self.sampling, self.decoder, is_video=self.kind != "images")
+
+    def __repr__(self) -> str:
+        what = {"video": "video file", "images": "image", "generated": "generated part"}[self.kind]
+        count = f"{len(self.paths):,} {what}{'' if len(self.paths) == 1 else 's'}"
+        choices = [] if self.kind == "images" else [f"sampling {self.sampling}", self.decoder]
+        damage = ["damage kept"] if self.keep_damaged else []
+        return f"<Haystack {self.name}: {', '.join([count, *choices, *damage])}>"
 
     def identity(self) -> dict[str, str]:
-        """All that decides the pixels; two haystacks with equal identities have equal frames.
+        """Everything that decides the pixels: haystacks with equal identities have equal frames.
 
-        That a generated film may be longer than another changes nothing of the frames of both.
+        The length of a generated film is not part of it: a longer one begins with the same frames.
         """
         identity = {
             "kind": self.kind,
@@ -78,18 +84,18 @@ class Haystack:
     ) -> Iterator[Frame]:
         """The frames of [start, stop), one at a time.
 
-        With several files the numbers go on, and each file has a clock of its own. Frame k is the
-        same whatever ``start`` is; a file that holds frames to be given is decoded from its
-        beginning.
+        The frames of several files are numbered on from file to file; the seconds are counted in
+        each file anew. Frame k is the same whatever ``start`` is: every file that is needed is
+        decoded from its beginning.
 
         Args:
-            start: the first frame to give.
-            stop: the frame after the last; by default all there are.
-            on_damage: if damage is kept, called with a line per damaged file, before the last frame
-                of that file is given.
+            start: the first frame.
+            stop: the frame after the last; by default all frames.
+            on_damage: if damage is kept, called with one line for each damaged file, before the
+                last frame of that file is given.
 
         Raises:
-            InputError: no interval.
+            InputError: not 0 <= start <= stop.
             HaystackTooShortError: there are fewer than ``stop`` frames.
             VideoDamagedError: a file is damaged, and damage is not kept.
             HaystackError: a file cannot be read.
@@ -112,7 +118,7 @@ class Haystack:
             offset += num_frames
 
     def _sources(self, stop: int | None) -> list[FrameSource]:
-        """As many files as hold ``stop`` frames."""
+        """The first files, as many as it takes to have ``stop`` frames."""
         sources: list[FrameSource] = []
         num_frames = 0
         for source in self._open_sources():
@@ -150,30 +156,32 @@ def open_haystack(
     decoder: Decoder = "pyav",
     keep_damaged: bool = False,
 ) -> Haystack:
-    """A haystack of one's own. Decodes nothing, but reads every byte once for the sha256.
+    """A haystack from your own videos or images.
+
+    Reads every byte once for the sha256, and decodes nothing.
 
     Args:
         source: a video file, a folder of images, or several video files.
-        sampling: of videos. ``clock``: frame k is on screen k seconds after the first picture;
-            ``longva``: every round(fps)-th picture, as published.
-        decoder: of videos. ``pyav``, or ``decord`` in a process of its own.
+        sampling: how videos are sampled. ``clock``: frame k is the picture on screen k seconds
+            after the first one; ``longva``: every round(fps)-th picture, as in the published runs.
+        decoder: what decodes videos: ``pyav``, or ``decord`` in a process of its own.
         keep_damaged: read what can be decoded of a damaged source instead of refusing it.
 
     Raises:
-        InputError: nothing given, a mixture, an unknown choice, a sampling that this video cannot
-            have, or for images a choice that is for videos.
-        MissingDependencyError: decord is asked for and not installed.
+        InputError: no source, an unknown choice, a sampling that this video does not allow, or a
+            choice for videos with a folder of images.
+        MissingDependencyError: the decoder is decord, and it is not installed.
         HaystackError: a path is missing, unreadable, or neither a video nor a folder of images.
-        VideoDamagedError: a video lacks the part that is needed to open it.
+        VideoDamagedError: a video lacks the part without which it cannot be opened.
     """
     given = (source,) if isinstance(source, (str, Path)) else tuple(source)
     paths = tuple(Path(path).expanduser() for path in given)
     if not paths:
         raise InputError("a haystack needs a video file or a folder of images, got none.")
     for path in paths:
-        _check_path(path, alone=len(paths) == 1)
-    _check_choices(sampling, decoder, is_video=not paths[0].is_dir())
-    with _reported("read", paths[0]):
+        _require_path(path, alone=len(paths) == 1)
+    _require_known_choices(sampling, decoder, is_video=not paths[0].is_dir())
+    with _explained("read", paths[0]):
         if paths[0].is_dir():
             from vniah.haystacks.images import list_images
 
@@ -182,13 +190,13 @@ def open_haystack(
             digest = _hash_files(images)
             return Haystack(name, images, "images", digest, keep_damaged=keep_damaged)
         for path in paths:
-            _check_video(path, sampling, decoder)
+            _require_video(path, sampling, decoder)
         name = paths[0].name + (f"+{len(paths) - 1}" if len(paths) > 1 else "")
         digest = _hash_files(paths)
         return Haystack(name, paths, "video", digest, sampling, decoder, keep_damaged)
 
 
-def _check_path(path: Path, *, alone: bool) -> None:
+def _require_path(path: Path, *, alone: bool) -> None:
     if path.is_dir():
         if not alone:
             raise InputError(
@@ -201,7 +209,7 @@ def _check_path(path: Path, *, alone: bool) -> None:
         raise HaystackError(f"{path} is neither a file nor a folder. Give a video file.")
 
 
-def _check_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
+def _require_known_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
     for field, given, choices in (
         ("sampling", sampling, get_args(Sampling)),
         ("decoder", decoder, get_args(Decoder)),
@@ -215,20 +223,21 @@ def _check_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
             )
 
 
-def _check_video(path: Path, sampling: Sampling, decoder: Decoder) -> None:
-    from vniah.haystacks.video.packets import check_video
+def _require_video(path: Path, sampling: Sampling, decoder: Decoder) -> None:
+    from vniah.haystacks.video.packets import summarize_video
 
-    summary = check_video(path)
+    summary = summarize_video(path)
     if sampling == "longva":
         longva_schedule(1, average_rate=summary.average_rate)
     if decoder == "decord":
-        from vniah.haystacks.video.decord import check_usable
+        from vniah.haystacks.video.decord import require_decord
 
-        check_usable(path, summary.format_name)
+        require_decord(path, summary.format_name)
 
 
 @contextmanager
-def _reported(verb: str, path: Path) -> Iterator[None]:
+def _explained(verb: str, path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a HaystackError that names the file."""
     try:
         yield
     except OSError as error:
@@ -240,11 +249,11 @@ def _reported(verb: str, path: Path) -> Iterator[None]:
 
 
 def _hash_files(paths: Sequence[Path]) -> str:
-    """Of one file its sha256; of several, that of their digests, a line each."""
+    """The sha256 of one file; of several files, the sha256 of their digests, one on each line."""
     digests = [hash_file(path) for path in paths]
     if len(digests) == 1:
         return digests[0]
-    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+    return hash_text("".join(f"{digest}\n" for digest in digests))
 
 
 def generated_haystack(
@@ -252,17 +261,16 @@ def generated_haystack(
 ) -> Haystack:
     """The film of `vniah.haystacks.synthetic`, drawn as far as needed and kept in the cache.
 
-    Asking for more frames later draws the parts that are missing; frames that were there stay.
-    Several processes may do so at once, and one that is killed leaves nothing that is mistaken for
-    whole.
+    A later call for more frames draws only the parts that are missing. Several processes may draw
+    at once, and an unfinished part of a process that was killed is never taken for a whole one.
 
     Args:
-        num_frames: how many frames are needed at least.
-        seed: another seed is another film.
+        num_frames: the film has at least this many frames.
+        seed: another seed gives another film.
         on_progress: called with (seconds drawn, seconds to draw), only if something is missing.
 
     Raises:
-        InputError: a number that cannot be meant.
+        InputError: ``num_frames`` is less than 1.
         HaystackError: the cache cannot be written.
     """
     if num_frames < 1:
@@ -270,10 +278,10 @@ def generated_haystack(
     recipe = Recipe(seed)
     name = f"generated-v{recipe.generator_version}-seed{seed}"
     folder = cache_dir() / "haystacks" / name
-    with _reported("write", folder):
+    with _explained("write", folder):
         paths = draw_parts(folder, recipe, seconds=num_frames, on_progress=on_progress)
-    digest = hashlib.sha256(recipe.to_json().encode()).hexdigest()
-    return Haystack(name, paths, "generated", digest, recipe=recipe.to_json())
+    text = recipe.to_json()
+    return Haystack(name, paths, "generated", hash_text(text), recipe=text)
 
 
 def make_haystack(
@@ -286,20 +294,21 @@ def make_haystack(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draws a haystack into a file, and beside it a manifest that says how to make it again.
+    """Draws a generated film into a file, and beside it a manifest from which to make it again.
 
     Args:
         path: an .mp4 file; the manifest has the same name with .json.
-        seconds: how long, so many frames.
-        seed: another seed is another film.
+        seconds: the length of the film, and so its number of frames.
+        seed: another seed gives another film.
         fps: pictures per second in the file.
-        size: (width, height).
-        overwrite: replace what is there.
+        size: (width, height) in pixels.
+        overwrite: replace files that exist.
         on_progress: called with (seconds drawn, seconds to draw).
 
     Raises:
-        InputError: a number, a name or a place that cannot be meant.
-        HaystackError: it cannot be written.
+        InputError: a number is out of range, the name does not end in .mp4, its folder does not
+            exist, or a file exists and ``overwrite`` is False.
+        HaystackError: a file cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() != ".mp4":
@@ -312,6 +321,6 @@ def make_haystack(
             raise InputError(f"{existing} exists. Choose another name, or pass --overwrite.")
     if seconds < 1:
         raise InputError(f"seconds must be at least 1, got {seconds}.")
-    with _reported("write", path):
+    with _explained("write", path):
         draw_film(path, manifest, Recipe(seed, fps, size), seconds=seconds, on_progress=on_progress)
     return path

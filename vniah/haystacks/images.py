@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 def list_images(folder: Path) -> tuple[Path, ...]:
     """The images of a folder in plain name order, where ``10.png`` comes before ``9.png``.
 
-    Sub-folders, hidden files and files with other suffixes are passed over.
+    Sub-folders, hidden files and files with other suffixes are left out.
 
     Raises:
-        HaystackError: there is none.
+        HaystackError: the folder holds no image.
     """
     images = sorted(
         (
@@ -48,7 +49,7 @@ class ImageSource:
 
     @property
     def num_frames(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self.paths)
 
     def frames(
@@ -60,16 +61,11 @@ class ImageSource:
     ) -> Iterator[Frame]:
         """The frames of [start, stop), read one by one.
 
-        A damaged image that is kept is shown as the nearest readable one before it (else after it),
-        so that the others stay where they are.
-
-        Args:
-            start: the first frame to give.
-            stop: the frame after the last.
-            on_damage: if damage is kept, called with what was found before the last frame is given.
+        If damage is kept, an unreadable image is replaced by the nearest readable one before it, or
+        else after it, so that all others keep their numbers.
 
         Raises:
-            VideoDamagedError: an image does not open, and damage is not kept; or none of them does.
+            VideoDamagedError: an image cannot be read, and damage is not kept; or no image can.
             HaystackError: an image has more than 8 bits a channel, which RGB would clip.
         """
         damaged: list[str] = []
@@ -103,7 +99,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as image:
-            _refuse_deep_pixels(path, image.mode)
+            _require_8_bits(path, image.mode)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
@@ -113,9 +109,40 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
         ) from error
 
 
-def _refuse_deep_pixels(path: Path, mode: str) -> None:
-    if mode.startswith(("I", "F")):  # it is whole, so that keeping damage does not help
+def _require_8_bits(path: Path, mode: str) -> None:
+    if mode.startswith(("I", "F")):  # the file is intact, so keep_damaged would not help
         raise HaystackError(
             f"the image {path} has pixels of mode {mode!r}, which clip in RGB. Save it with 8 bits "
             "a channel."
         )
+
+
+@dataclass(frozen=True)
+class RepeatedPictures:
+    """Some pictures again and again, as a haystack to try a model on. Never one that is measured.
+
+    Attributes:
+        name: for file names.
+        pictures: each uint8 ``[height, width, 3]``, RGB; at least one.
+        sha256: of the pictures.
+    """
+
+    name: str
+    pictures: tuple[NDArray[np.uint8], ...]
+    sha256: str
+
+    def identity(self) -> dict[str, str]:
+        """As `vniah.haystacks.frames.AnyHaystack.identity`."""
+        return {"kind": "repeated pictures", "sha256": self.sha256}
+
+    def frames(
+        self,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        on_damage: Callable[[str], None] | None = None,
+    ) -> Iterator[Frame]:
+        """Frame k is the picture k modulo their number; endless without a ``stop``."""
+        numbers = count(start) if stop is None else range(start, stop)
+        for index in numbers:
+            yield Frame(index, float(index), self.pictures[index % len(self.pictures)])

@@ -1,8 +1,8 @@
-"""An endless, procedurally drawn film: the haystack that anyone can make again.
+"""An endless, procedurally drawn film: a haystack that everybody can make again.
 
 Every picture is a pure function of (seed, absolute time, size). Time is cut into blocks of 16 s, a
 block into scenes of 2 to 6 s; a scene is a textured background under a moving camera, some moving
-shapes and film grain. A block needs nothing of the blocks before it, so drawing may start anywhere.
+shapes and film grain. Blocks do not depend on one another, so drawing may start anywhere.
 
 Only integers are used, and only generators whose streams numpy promises to keep, so that the same
 seed gives the same pixels on every machine. Lengths below are in units of 1/96 of the shorter side.
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import InputError
-from vniah.haystacks.textures import UNITS, Dice, Picture, draw_texture, make_palette
+from vniah.files import atomic_path
+from vniah.haystacks.textures import UNITS, Dice, Pixels, draw_texture, make_palette
 
 GENERATOR_VERSION: int = 1
 """Part of the identity of a generated haystack: it changes when the drawn frames change."""
@@ -47,7 +48,7 @@ def shape_mask(shape: str, radius: int) -> NDArray[np.bool_]:
     if shape == "cross":
         arm = radius * 36 // 100
         return np.asarray((abs(x) <= arm) | (abs(y) <= arm))
-    inside = np.zeros(x.shape, dtype=bool)  # even-odd rule; a point on no edge, for x is halved
+    inside = np.zeros(x.shape, dtype=bool)  # by the even-odd rule
     corners = _POLYGONS[shape]
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         x0, y0, x1, y1 = x0 * radius, y0 * radius, x1 * radius, y1 * radius
@@ -58,7 +59,7 @@ def shape_mask(shape: str, radius: int) -> NDArray[np.bool_]:
 
 
 def _bounce(position: int, span: int) -> int:
-    """``position`` folded into 0..span, as a ball between two walls."""
+    """``position`` folded into 0..span, like a ball that bounces between two walls."""
     if span <= 0:
         return 0
     return span - abs(position % (2 * span) - span)
@@ -66,14 +67,14 @@ def _bounce(position: int, span: int) -> int:
 
 @dataclass(frozen=True)
 class _Sprite:
-    """A moving shape. Positions are of its centre, speeds in milli-units a second."""
+    """A moving shape. Positions are those of its centre; speeds are in milli-units a second."""
 
-    pixels: Picture  # [height, width, 3]
+    pixels: Pixels  # [height, width, 3]
     mask: NDArray[np.bool_]  # [height, width]
     start: tuple[int, int]  # (x, y)
     speed: tuple[int, int]
 
-    def paste(self, frame: Picture, milliseconds: int) -> None:
+    def paste(self, frame: Pixels, milliseconds: int) -> None:
         height, width = frame.shape[:2]
         unit = min(height, width)
         moved = [unit * speed * milliseconds // (UNITS * 1_000_000) for speed in self.speed]
@@ -125,16 +126,16 @@ def _make_sprite(dice: Dice, height: int, width: int) -> _Sprite:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is on screen between two cuts."""
+    """The part of the film between two cuts."""
 
-    background: Picture  # larger than the frame: the camera moves over it
+    background: Pixels  # larger than the frame: the camera moves over it
     camera: tuple[int, int]  # milli-units a second, (x, y)
     sprites: tuple[_Sprite, ...]
     grain: NDArray[np.int16]  # [height + 16, width + 16, 1]
     height: int
     width: int
 
-    def draw(self, milliseconds: int) -> Picture:
+    def draw(self, milliseconds: int) -> Pixels:
         """The picture ``milliseconds`` after the cut, uint8 [height, width, 3]."""
         unit, margins = min(self.height, self.width), self.background.shape
         shift = [unit * speed * milliseconds // (UNITS * 1_000_000) for speed in self.camera]
@@ -176,13 +177,13 @@ def _find_scene(seed: int, milliseconds: int) -> tuple[int, int, int]:
     return block, number, rest
 
 
-def draw_frame(*, seed: int, milliseconds: int, size: tuple[int, int] = (96, 96)) -> Picture:
+def draw_frame(*, seed: int, milliseconds: int, size: tuple[int, int] = (96, 96)) -> Pixels:
     """The picture of film ``seed`` at an absolute time, uint8 RGB [height, width, 3].
 
     Raises:
         InputError: ``size`` is too small or odd, or the time is negative.
     """
-    _check_size(size)
+    _require_size(size)
     if milliseconds < 0:
         raise InputError(f"milliseconds must not be negative, got {milliseconds}.")
     block, number, since_cut = _find_scene(seed, milliseconds)
@@ -196,23 +197,23 @@ def draw_frames(
     fps: int = 8,
     size: tuple[int, int] = (96, 96),
     start_seconds: int = 0,
-) -> Iterator[Picture]:
+) -> Iterator[Pixels]:
     """The film from second ``start_seconds`` on: ``seconds * fps`` pictures.
 
     Args:
         seed: which film; any integer.
-        seconds: how much of it.
+        seconds: the length of what is drawn.
         fps: pictures a second; the film moves equally fast at every rate.
         size: (width, height) in pixels, both even.
-        start_seconds: where to start. A second looks the same wherever one started.
+        start_seconds: where to start. A second looks the same whatever ``start_seconds`` is.
 
     Yields:
         uint8 RGB [height, width, 3].
 
     Raises:
-        InputError: a number that cannot be meant; raised by the call, not by the first picture.
+        InputError: a number is out of range. Raised by the call, not with the first picture.
     """
-    _check_size(size)
+    _require_size(size)
     if seconds < 1:
         raise InputError(f"seconds must be at least 1, got {seconds}.")
     if fps < 1:
@@ -226,7 +227,7 @@ def draw_frames(
 
 def _generate_frames(
     seed: int, indices: range, fps: int, size: tuple[int, int]
-) -> Iterator[Picture]:
+) -> Iterator[Pixels]:
     scene, shown = None, (-1, -1)
     for index in indices:
         block, number, since_cut = _find_scene(seed, index * 1000 // fps)
@@ -235,7 +236,7 @@ def _generate_frames(
         yield scene.draw(since_cut)
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _require_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise InputError(f"size must be at least {MIN_SIDE}x{MIN_SIDE}, got {width}x{height}.")
@@ -259,7 +260,7 @@ def write_video(
 ) -> None:
     """Writes the film of `draw_frames` as H.264 (yuv420p, with B-frames) in MP4.
 
-    It is written to a temporary name in the same folder and renamed when whole.
+    The file is whole or not there.
 
     Args:
         path: the file to make; an older one is replaced.
@@ -271,33 +272,29 @@ def write_video(
         on_progress: called after every second with (seconds done, seconds in all).
 
     Raises:
-        InputError: a number that cannot be meant.
+        InputError: a number is out of range.
     """
     import av
 
     frames = draw_frames(
         seed=seed, seconds=seconds, fps=fps, size=size, start_seconds=start_seconds
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.options = {
-                "preset": "veryfast",
-                "crf": "18",
-                "bf": "2",
-                "g": str(4 * fps),
-                "threads": "1",  # the same bytes on any number of cores
-            }
-            for index, pixels in enumerate(frames, start=1):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-                if on_progress is not None and index % fps == 0:
-                    on_progress(index // fps, seconds)
-            container.mux(stream.encode())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_path(Path(path)) as unfinished,
+        av.open(str(unfinished), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "18",
+            "bf": "2",
+            "g": str(4 * fps),
+            "threads": "1",  # the same bytes on any number of cores
+        }
+        for index, pixels in enumerate(frames, start=1):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if on_progress is not None and index % fps == 0:
+                on_progress(index // fps, seconds)
+        container.mux(stream.encode())

@@ -1,6 +1,7 @@
-"""Textures and colours of the drawn film, in integers only, from dice that fall alike everywhere.
+"""Textures and colours of the drawn film, in integers only.
 
-Lengths are in units of 1/96 of the shorter side of a frame.
+The random numbers are the same on every machine. Lengths are in units of 1/96 of the shorter side
+of a frame.
 """
 
 import math
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 Color = tuple[int, int, int]
 Plane = NDArray[np.int64]
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 UNITS = 96
 _MASK64 = (1 << 64) - 1
@@ -32,7 +33,7 @@ NAMED_COLORS: dict[str, Color] = {
 
 
 class Dice:
-    """Random integers by splitmix64: the same on every machine and under every numpy."""
+    """Random integers by splitmix64: the same on every machine and with every version of numpy."""
 
     def __init__(self, *keys: int) -> None:
         self._state = 0
@@ -57,7 +58,7 @@ class Dice:
         return size if self._next() % 2 else -size
 
     def color(self) -> Color:
-        """Any colour, or, one time in two, about one of the named ones."""
+        """A random colour; one time in two, one that is close to a named colour."""
         if self.between(0, 1):
             return (self.between(0, 255), self.between(0, 255), self.between(0, 255))
         named = list(NAMED_COLORS.values())[self.between(0, len(NAMED_COLORS) - 1)]
@@ -91,7 +92,7 @@ def _value_noise(dice: Dice, height: int, width: int, cell: int) -> Plane:
 
 
 def _hills(dice: Dice, height: int, width: int, unit: int) -> Plane:
-    """A sky and three ridges in front of one another."""
+    """A sky, and before it three ridges, one behind the other."""
     y, x = _axes(height, width)
     plane = np.broadcast_to(y * 70 // height, (height, width)).copy()
     horizon = dice.between(25, 50)
@@ -145,7 +146,7 @@ def draw_texture(dice: Dice, height: int, width: int, unit: int) -> Plane:
     return np.where(mortar, 0, 90 + (row * 7 + column // (2 * brick_height) * 5) % 8 * 20)
 
 
-def make_palette(dice: Dice) -> Picture:
+def make_palette(dice: Dice) -> Pixels:
     """256 colours from one random colour over a second to a third, uint8 [256, 3]."""
     anchors = np.array([dice.color(), dice.color(), dice.color()], dtype=np.int64)
     step = np.arange(256)[:, None] * 2

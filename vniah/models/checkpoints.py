@@ -1,9 +1,8 @@
 """Checkpoint folders: weights from safetensors into modules, in their dtype, never twice in memory.
 
-And what is said, in one line, of a folder that cannot be loaded.
+Also the device and dtype that options name, and one-line errors for a folder that cannot be loaded.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,36 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vniah.errors import ModelError, VniahError, first_line
+from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.files import hash_file, hash_text
+from vniah.options import LoadOptions
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 _INDEX_NAME = "model.safetensors.index.json"
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device with that name; without a name, CUDA where there is some, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).fill_(1)
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            raise RuntimeError("not a device that computes")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used here; try cpu") from error
+    return device
+
+
+def torch_dtype(options: LoadOptions) -> torch.dtype | None:
+    """The dtype that the options name; None if they leave it to the checkpoint."""
+    dtype: torch.dtype | None = None if options.dtype is None else getattr(torch, options.dtype)
+    return dtype
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -77,14 +102,10 @@ def fingerprint(folder: Path) -> str:
     ]
     paths += weight_files(folder)
 
-    def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor() as pool:
         names = (path.relative_to(folder).as_posix() for path in paths)
-        digests = list(zip(names, pool.map(digest, paths), strict=True))
-    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+        digests = list(zip(names, pool.map(hash_file, paths), strict=True))
+    return hash_text(repr(digests))[:16]
 
 
 def count_stored(folder: Path) -> int:

@@ -2,7 +2,7 @@
 
 8bit    LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339): weights and rows are rounded to 8 bits,
         row by row; columns in which a row of the call exceeds 6 are computed in full precision.
-        Which columns these are depends on the rows that go together, so that tiles of another size
+        Which columns these are depends on the rows that go together, so that chunks of another size
         change logits by as much as that rounding.
 4bit    NF4 (Dettmers et al. 2023, arXiv 2305.14314): weights only, in blocks of 64. What is
         computed with them is in the model's dtype.

@@ -17,7 +17,7 @@ from copy import deepcopy
 from typing import Any
 
 from vniah.errors import InputError, ModelError, first_line
-from vniah.rope_options import (
+from vniah.options.rope import (
     OFF,
     ORIGINAL_KEY,
     SCALING_KEYS,
@@ -51,7 +51,7 @@ def override_rope(
         body: the ``model`` of a transformers causal language model, or the text model of a
             multimodal one; on the meta device its new RoPE is there too.
         theta: the base.
-        scaling: transformers' keys, or a text as `vniah.rope_options` reads it;
+        scaling: transformers' keys, or a text as `vniah.options.rope` reads it;
             ``"none"`` switches a scaling off. Where the kind needs the length that the decoder was
             trained for and the scaling does not name it, it is the configuration's
             ``original_max_position_embeddings``, else its ``max_position_embeddings``.

@@ -1,4 +1,4 @@
-"""Reads needle sets from folders and from the hub, and says which line is wrong.
+"""Loads needle sets from folders and from the hub; every error names the line that is wrong.
 
 A set comes from a folder in the Hugging Face *imagefolder* layout (``metadata.jsonl``), from a
 folder in the layout published with V-NIAH (``dataset.json``), or from a dataset on the hub.
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from vniah.errors import NeedleError, first_line
 from vniah.files import embedded_dir
-from vniah.needles.records import Needle, NeedleSet, check_id, check_texts
+from vniah.needles.records import Needle, NeedleSet, require_id, require_texts
 
 EMBEDDED_SETS = ("cards", "counterfactual")
 
@@ -36,20 +36,20 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     load_needles("lmms-lab/v_niah_needles") # a dataset on the Hugging Face hub
     ```
 
-    Only a hub id makes vniah look at the network.
+    The network is used only for a hub id.
 
     Args:
-        source: the name of an embedded set (``cards``, ``counterfactual``); else a folder; else a
-            hub id ``owner/name`` with the columns image, question and answer.
-        split: the split of a hub set; folders have none.
+        source: the name of an embedded set (``cards``, ``counterfactual``); or a folder; or the
+            hub id ``owner/name`` of a dataset with the columns image, question and answer.
+        split: the split of a hub dataset; folders have none.
 
     Raises:
-        NeedleError: there is no such set, or a needle in it is wrong; the message names its line.
+        NeedleError: there is no such set, or a needle in it is invalid; the message names its line.
     """
     folder = Path(source)
     if str(source).startswith("~/"):
         folder = folder.expanduser()
-    embedded = source in EMBEDDED_SETS  # a folder of the same name is given as ./cards
+    embedded = source in EMBEDDED_SETS  # a folder of that name is written ./cards
     if embedded:
         folder = embedded_dir("needles", str(source))
     if folder.is_dir() and str(source).strip():
@@ -68,7 +68,7 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
 
 @dataclass(frozen=True)
 class _Row:
-    """One needle before its picture is decoded; `where` opens every message about it."""
+    """A needle whose picture is not decoded yet; messages about it begin with `where`."""
 
     where: str
     needle_id: str
@@ -82,7 +82,7 @@ class _Row:
 def _read_folder(folder: Path) -> tuple[Needle, ...]:
     if (folder / _METADATA_NAME).is_file():
         rows = _distinct(_imagefolder_rows(folder), where=str(folder / _METADATA_NAME))
-        _check_imagefolder(folder, rows)
+        _require_imagefolder(folder, rows)
     elif (folder / _PUBLISHED_NAME).is_file():
         rows = _distinct(_published_rows(folder), where=str(folder / _PUBLISHED_NAME))
     else:
@@ -110,7 +110,8 @@ def _published_rows(folder: Path) -> Iterator[_Row]:
     for index, record in enumerate(records):
         where = f"{_PUBLISHED_NAME} entry {index + 1}"
         picture = _picture_path(record, "path", where=where, pictures_dir=folder / "images")
-        # The published hub set was made from such a list, in order: both get the same ids.
+        # The published hub dataset was made from such a list, in this order. So both give the
+        # same ids.
         yield _make_row(record, picture, where=where, question_key="prompt", default_id=str(index))
 
 
@@ -122,7 +123,7 @@ def _hub_rows(hub_id: str, *, split: str) -> Iterator[_Row]:
     failures = (datasets.exceptions.DatasetsError, RuntimeError, *HfHubHTTPError.__bases__)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # not a warning for each retry: the error at the end says enough
+    logger.setLevel(logging.ERROR)  # else every retry is a warning; the error says enough
     try:
         dataset = datasets.load_dataset(hub_id, split=split)
     except (OSError, ValueError, *failures) as error:
@@ -151,14 +152,14 @@ def _hub_rows(hub_id: str, *, split: str) -> Iterator[_Row]:
         yield _make_row(texts, record["image"], where=where, default_id=str(index))
 
 
-def _check_imagefolder(folder: Path, rows: Sequence[_Row]) -> None:
-    """Read the folder with the datasets library, and see that it finds the pictures of `rows`.
+def _require_imagefolder(folder: Path, rows: Sequence[_Row]) -> None:
+    """Raises `NeedleError` unless the datasets library reads the folder and all its pictures.
 
-    Its builder is called itself, because ``load_dataset("imagefolder")`` asks the network to count
-    the download. Texts and order are those of `rows`: Arrow turns an answer like 2024-05-01 into a
-    time, and older versions list by file. The builder's cache is thrown away, so a changed folder
-    is never served as it was. Files are named one by one: patterns would make splits of names
-    with "train" or "test" in them.
+    The library's builder is called directly, because ``load_dataset("imagefolder")`` would report
+    the download to the hub. Only the pictures are compared: Arrow turns an answer like 2024-05-01
+    into a time, and older versions order the rows by file name. The builder's cache is deleted, so
+    that a folder that has changed is read anew. Files are named one by one, because from patterns
+    the library makes splits of names with "train" or "test" in them.
     """
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
@@ -189,7 +190,7 @@ def _check_imagefolder(folder: Path, rows: Sequence[_Row]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise NeedleError(f"{str(path)!r} cannot be read as UTF-8 text: {error}.") from error
 
@@ -228,22 +229,22 @@ def _make_row(
     question_key: str = "question",
     default_id: str | None = None,
 ) -> _Row:
-    """The record with its texts checked. White space around answers and choices is dropped."""
+    """The record with valid texts. White space around answers and choices is removed."""
     needle_id = _text_of(record, "needle_id", where=where, default=default_id)
     question = _text_of(record, question_key, where=where)
     answer = _text_of(record, "answer", where=where).strip()
     choices = _texts_of(record, "choices", where=where) or None
     accepted = _texts_of(record, "accepted", where=where)
     try:
-        check_id(needle_id)
-        check_texts(question, answer, choices, accepted)
+        require_id(needle_id)
+        require_texts(question, answer, choices, accepted)
     except NeedleError as error:
         raise NeedleError(f"{where}: {error}") from error
     return _Row(where, needle_id, question, answer, choices, accepted, picture)
 
 
 def _distinct(rows: Iterable[_Row], *, where: str) -> list[_Row]:
-    """The rows as a list: one or more, and no id twice."""
+    """The rows as a list. Raises `NeedleError` if there is none, or if two have the same id."""
     first: dict[str, _Row] = {}
     for row in rows:
         if row.needle_id in first:
@@ -286,7 +287,7 @@ def _make_needle(row: _Row) -> Needle:
             f"{row.where}: the picture has pixels of mode {image.mode!r}, which clip in RGB; "
             "save it with 8 bits a channel."
         )
-    if image.mode == "P":  # straight to RGB, Pillow warns about some transparent palettes
+    if image.mode == "P":  # directly to RGB, Pillow warns about some transparent palettes
         image = image.convert("RGBA")
     rgb = image.convert("RGB")
     return Needle(row.needle_id, row.question, row.answer, row.choices, rgb, row.accepted)

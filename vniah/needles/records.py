@@ -1,4 +1,4 @@
-"""A needle is one record: picture, question and answer with one id; a sha256 says exactly which."""
+"""Needles: a picture, a question and its answer under one id, and a sha256 that identifies them."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from PIL import Image
 
 from vniah.answers import choice_letters, find_option
 from vniah.errors import NeedleError
+from vniah.files import hash_text
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -23,15 +24,16 @@ class Needle:
     Args:
         needle_id: unique within a set; letters, digits, ``-``, ``_`` and ``.`` only.
         question: what the model is asked, verbatim.
-        answer: the text that is scored, every character of it: no white space around it.
+        answer: the text that is scored, every character of it; so there is no white space around
+            it.
         choices: the options of a multiple-choice question, else None. The answer is one of them
             or the letter of one.
         image: the picture, mode ``RGB``, upright.
-        accepted: further answers that are as right, such as other spellings: each is scored by
-            itself, and the best one counts. With choices, each names the same option.
+        accepted: further correct answers, such as other spellings. Each is scored separately, and
+            the best one counts. With choices, all of them name the same option as ``answer``.
 
     Attributes:
-        image_sha256: identity of the picture: of its size and its RGB pixels, not of its file.
+        image_sha256: identifies the picture by its size and its RGB pixels, whatever its file.
 
     Raises:
         NeedleError: a text breaks one of these rules, or the picture is not RGB.
@@ -46,8 +48,8 @@ class Needle:
     image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        check_id(self.needle_id)
-        check_texts(self.question, self.answer, self.choices, self.accepted)
+        require_id(self.needle_id)
+        require_texts(self.question, self.answer, self.choices, self.accepted)
         if self.image.mode != "RGB":
             raise NeedleError(
                 f"needle {self.needle_id!r} has a picture of mode {self.image.mode!r}; "
@@ -55,9 +57,16 @@ class Needle:
             )
         object.__setattr__(self, "image_sha256", _sha256_of_pixels(self.image))
 
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        return (
+            f"<Needle {self.needle_id}, {width}x{height} pixels: "
+            f"{_short(self.question)} {_short(self.answer)}>"
+        )
+
     @property
     def answers(self) -> tuple[str, ...]:
-        """All answers that are right, `answer` first."""
+        """All correct answers, `answer` first."""
         return (self.answer, *self.accepted)
 
 
@@ -67,15 +76,15 @@ class NeedleSet:
 
     Args:
         name: what to call the set: the folder's name, or the hub id.
-        source: where it was read, in the form that `load_needles` takes.
-        needles: at least one, their ids distinct.
+        source: what `load_needles` takes to load the set again.
+        needles: at least one, with distinct ids.
 
     Attributes:
-        sha256: identity of the set: of ids, questions, answers (with those that are also
-            accepted), choices and pictures, in order.
+        sha256: identifies the set by the ids, questions, answers, accepted answers, choices and
+            pictures of its needles, in order.
 
     Raises:
-        NeedleError: there is no needle, or an id is used twice.
+        NeedleError: there is no needle, or two needles have the same id.
     """
 
     name: str
@@ -93,6 +102,11 @@ class NeedleSet:
             )
         object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
 
+    def __repr__(self) -> str:
+        shown = ", ".join((*self.ids[:3], "...") if len(self) > 4 else self.ids)
+        count = "1 needle" if len(self) == 1 else f"{len(self)} needles"
+        return f"<NeedleSet {self.name}, {count}: {shown}>"
+
     def __len__(self) -> int:
         return len(self.needles)
 
@@ -105,10 +119,10 @@ class NeedleSet:
         return tuple(needle.needle_id for needle in self.needles)
 
     def select(self, ids: Sequence[str]) -> "NeedleSet":
-        """The needles with these ids, in the order of `ids`; a set with a sha256 of its own.
+        """The set of the needles with these ids, in the order of `ids`.
 
         Raises:
-            NeedleError: an id is unknown or given twice, or there is none.
+            NeedleError: an id is unknown or given twice, or no id is given.
         """
         known = {needle.needle_id: needle for needle in self.needles}
         if unknown := [name for name in ids if name not in known]:
@@ -118,16 +132,16 @@ class NeedleSet:
         return replace(self, needles=tuple(known[name] for name in ids))
 
 
-def check_id(needle_id: str) -> None:
-    """Raises `NeedleError` unless the id can be part of a key."""
+def require_id(needle_id: str) -> None:
+    """Raises `NeedleError` unless the id can be part of a sample's id."""
     if not _ID_PATTERN.fullmatch(needle_id):
         raise NeedleError(
-            f"needle_id {needle_id!r} cannot be part of a key; use letters, digits, '-', '_' and "
-            "'.' only, and begin with a letter or a digit."
+            f"needle_id {needle_id!r} cannot be part of a sample's id; use letters, digits, '-', "
+            "'_' and '.' only, and begin with a letter or a digit."
         )
 
 
-def check_texts(
+def require_texts(
     question: str, answer: str, choices: tuple[str, ...] | None, accepted: tuple[str, ...] = ()
 ) -> None:
     """Raises `NeedleError` unless the texts make a question that can be asked and scored."""
@@ -140,8 +154,8 @@ def check_texts(
             raise NeedleError(f"the {what} is empty: got {text!r}. Write the text that is scored.")
         if text != text.strip():
             raise NeedleError(
-                f"the {what} {text!r} has white space around it; take it away, for every character "
-                "of an answer is scored."
+                f"the {what} {text!r} has white space around it; remove it, because every "
+                "character of an answer is scored."
             )
     answers = (answer, *accepted)
     if repeated := [text for text in accepted if answers.count(text) > 1]:
@@ -150,15 +164,15 @@ def check_texts(
             "once and none equal to 'answer'."
         )
     if choices is not None:
-        _check_choices(answer, choices)
-        _check_accepted(answer, accepted, choices)
+        _require_choices(answer, choices)
+        _require_accepted(answer, accepted, choices)
 
 
-def _check_choices(answer: str, choices: tuple[str, ...]) -> None:
+def _require_choices(answer: str, choices: tuple[str, ...]) -> None:
     if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
         raise NeedleError(
-            f"the choices {list(choices)} are no choice; give two or more texts that differ, "
-            "or none for an open question."
+            f"the choices {list(choices)} are not a choice; give two or more different texts, or "
+            "none for an open question."
         )
     letters = choice_letters(choices)
     if answer not in (*choices, *letters):
@@ -168,13 +182,18 @@ def _check_choices(answer: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _check_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str, ...]) -> None:
+def _require_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str, ...]) -> None:
     for text in accepted:
         if find_option(text, choices) != find_option(answer, choices):
             raise NeedleError(
                 f"the accepted answer {text!r} does not name the option that the answer "
                 f"{answer!r} names, of {list(choices)}; write its letter, its words, or both."
             )
+
+
+def _short(text: str) -> str:
+    """The text in quotes, cut off where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _sha256_of_pixels(image: Image.Image) -> str:
@@ -186,6 +205,8 @@ def _sha256_of_needles(needles: tuple[Needle, ...]) -> str:
     records: list[list[object]] = []
     for n in needles:
         records.append([n.needle_id, n.question, n.answer, n.choices, n.image_sha256])
-        if n.accepted:  # else left out, so that sets without any keep the sha256 that they had
+        if (
+            n.accepted
+        ):  # left out where there are none, so that the sha256 of such sets stays the same
             records[-1].append(n.accepted)
-    return hashlib.sha256(json.dumps(records, separators=(",", ":")).encode()).hexdigest()
+    return hash_text(json.dumps(records, separators=(",", ":")))

@@ -8,9 +8,11 @@ from vniah.protocol.models import (
     VisionLanguageModel,
     class_path,
     class_record,
+    earlier_class,
     require_protocol,
 )
 from vniah.protocol.segments import (
+    HAYSTACK,
     Frames,
     FrameSegment,
     FrameSpan,
@@ -19,9 +21,11 @@ from vniah.protocol.segments import (
     TextSegment,
     TokenSequence,
     joined,
+    needle_source,
 )
 
 __all__ = [
+    "HAYSTACK",
     "AnyModel",
     "ChatModel",
     "DecoderModel",
@@ -36,6 +40,8 @@ __all__ = [
     "VisionLanguageModel",
     "class_path",
     "class_record",
+    "earlier_class",
     "joined",
+    "needle_source",
     "require_protocol",
 ]

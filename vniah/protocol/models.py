@@ -92,6 +92,9 @@ class ChatModel(Protocol):
         """The model's answer to the question about the frames (RGB uint8, in order)."""
 
 
+_CLASSES_THAT_MOVED = {"llava 1": "vniah.models.llava.LlavaModel"}
+
+
 def class_record(model: "AnyModel") -> dict[str, str]:
     """The class of a plug-in model, for the manifest and the identity of caches.
 
@@ -101,6 +104,12 @@ def class_record(model: "AnyModel") -> dict[str, str]:
     if "adapter" in getattr(model, "encoding", {}):
         return {}
     return {"class": class_path(model)}
+
+
+def earlier_class(model: object) -> str:
+    """The class by which version 0.1 recorded a model, in folder names and caches."""
+    adapter = getattr(model, "encoding", {}).get("adapter", "")
+    return _CLASSES_THAT_MOVED.get(adapter, class_path(model))
 
 
 def class_path(model: object) -> str:

@@ -17,6 +17,14 @@ from typing import overload
 
 from vniah.errors import InputError
 
+HAYSTACK = "haystack"
+"""The source of the haystack's frames, in what a sample shows."""
+
+
+def needle_source(needle_id: str) -> str:
+    """The source of a needle's picture, in what a sample shows: ``"needles/red-7"``."""
+    return f"needles/{needle_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:

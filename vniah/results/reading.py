@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from vniah.errors import ResultsError
-from vniah.results.records import Results, Sample, SampleKey, read_depth, read_grid
+from vniah.results.records import (
+    Results,
+    SampleResult,
+    planned_ids,
+    read_depth,
+    read_grid,
+    require_planned,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
 
 MANIFEST_NAME = "manifest.json"
 
@@ -21,19 +29,27 @@ RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
 ENVIRONMENT_KEY = "environment"
 
 
-def _rank_paths(directory: Path) -> list[Path]:
+def rank_paths(directory: Path) -> list[Path]:
     """What ranks wrote and nobody folded yet; from any earlier number of ranks."""
     return sorted(directory.glob(RANK_SAMPLES_GLOB))
 
 
-def _as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample]) -> Results:
-    """Samples and their manifest, in the order of the grid."""
-    return Results(str(manifest["model"]["name"]), path, manifest, tuple(_in_order(samples)))
+def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[SampleResult]) -> Results:
+    """Samples and their manifest, in the order of the plan."""
+    ordered = in_order(samples, manifest)
+    return Results(
+        str(manifest["model"]["name"]),
+        path,
+        manifest,
+        samples=tuple(sample for sample in ordered if sample.control is None),
+        control_samples=tuple(sample for sample in ordered if sample.control is not None),
+    )
 
 
-def _in_order(samples: Iterable[Sample]) -> list[Sample]:
-    """In the order of the grid, whoever asked first; controls after the sample itself."""
-    return sorted(samples, key=lambda s: (s.cell, s.needle_id, s.control or "", s.task))
+def in_order(samples: Iterable[SampleResult], manifest: Mapping[str, Any]) -> list[SampleResult]:
+    """In the order of the plan, whichever was run first."""
+    place_of = planned_ids(manifest)
+    return sorted(samples, key=lambda sample: place_of[sample.sample_id])
 
 
 def load_run(directory: Path) -> Results:
@@ -45,25 +61,31 @@ def load_run(directory: Path) -> Results:
     manifest_path = directory / MANIFEST_NAME
     if not manifest_path.exists():
         raise ResultsError(f"{directory} has no {MANIFEST_NAME}: it is not the folder of a run")
-    manifest = _read_manifest(manifest_path)
-    return _as_results(directory, manifest, _read_all_samples(directory).values())
+    manifest = read_manifest(manifest_path)
+    return as_results(directory, manifest, read_all_samples(directory, manifest).values())
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file.
+
+    Raises:
+        ResultsError: it is not the manifest of a run, or of a later version.
+    """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in _READ_VERSIONS:
         raise ResultsError(
-            f"{path} has format_version {version!r}; this vniah reads {FORMAT_VERSION}"
+            f"{path} has format_version {version!r}; this vniah reads "
+            f"{' and '.join(map(str, _READ_VERSIONS))}"
         )
     for name, is_right in _fields_needed(manifest).items():
         section, _, key = name.partition(".")
         found = manifest.get(section)
         value = found.get(key) if key and isinstance(found, dict) else found
-        if not isinstance(found, dict) or not is_right(value):
+        if (key and not isinstance(found, dict)) or not is_right(value):
             raise ResultsError(f"{path} has no proper {name}: it is not a run's manifest")
     return dict(manifest)
 
@@ -77,10 +99,17 @@ def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
 
 def _fields_needed(manifest: Mapping[str, Any]) -> dict[str, Callable[[Any], bool]]:
     """What a manifest must have; its grid has depths or positions, and it must be one."""
+    needed = dict(_MANIFEST_FIELDS)
+    if manifest["format_version"] != 1:
+        needed |= {"task": _is_text, "sample_ids": _is_text}
     grid = manifest.get("grid")
     if isinstance(grid, dict) and "positions" in grid:
-        return {**_MANIFEST_FIELDS, "grid.positions": _is_list_of(int), "grid": _is_grid}
-    return {**_MANIFEST_FIELDS, "grid.depths": _are_depths, "grid": _is_grid}
+        return {**needed, "grid.positions": _is_list_of(int), "grid": _is_grid}
+    return {**needed, "grid.depths": _are_depths, "grid": _is_grid}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_grid(value: Any) -> bool:
@@ -101,7 +130,7 @@ def _are_depths(value: Any) -> bool:
 
 
 _MANIFEST_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "model.name": lambda value: isinstance(value, str),
+    "model.name": _is_text,
     "needles.ids": _is_list_of(str),
     "grid.frames": _is_list_of(int),
     "haystack": lambda value: isinstance(value, dict),
@@ -120,19 +149,27 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_all_samples(directory: Path) -> dict[SampleKey, Sample]:
-    """Every sample once, from all files; a score stays, whatever error came after it."""
+def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, SampleResult]:
+    """Every sample once, by its id, from all files; a score stays, whatever error came after it.
+
+    Raises:
+        ResultsError: a line is not a sample, or not one of this run.
+    """
+    ids = planned_ids(manifest)
     # The files of ranks are read first: one that is gone by then was folded into the main file.
-    of_ranks = [_read_samples(path) for path in _rank_paths(directory)]
-    samples: dict[SampleKey, Sample] = {}
-    for sample in itertools.chain(_read_samples(directory / SAMPLES_NAME), *of_ranks):
-        earlier = samples.get(sample.key)
+    of_ranks = [_read_samples(path, manifest, ids) for path in rank_paths(directory)]
+    main = _read_samples(directory / SAMPLES_NAME, manifest, ids)
+    samples: dict[str, SampleResult] = {}
+    for sample in itertools.chain(main, *of_ranks):
+        earlier = samples.get(sample.sample_id)
         if earlier is None or earlier.error is not None or sample.error is None:
-            samples[sample.key] = sample
+            samples[sample.sample_id] = sample
     return samples
 
 
-def _read_samples(path: Path) -> list[Sample]:
+def _read_samples(
+    path: Path, manifest: Mapping[str, Any], ids: Mapping[str, int]
+) -> list[SampleResult]:
     """The samples of all lines that are whole; none without a file."""
     try:
         content = path.read_bytes()
@@ -143,7 +180,9 @@ def _read_samples(path: Path) -> list[Sample]:
     # str.splitlines would also cut at U+2028 and others that JSON leaves as they are.
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
-            samples.append(Sample.from_json(line.decode("utf-8")))
+            sample = SampleResult.from_json(line.decode("utf-8"))
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise ResultsError(f"{path}, line {number}, is not a sample: {error}") from error
+        require_planned(sample, manifest, ids, f"{path}, line {number},")
+        samples.append(sample)
     return samples

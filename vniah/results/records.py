@@ -1,39 +1,44 @@
-"""Samples, the cells that they make up, and a run as a whole."""
+"""Results of samples, the cells that they make up, and a run as a whole."""
 
+import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.grid import Cell, Grid, as_depth, format_depth
+from vniah.errors import ResultsError
+from vniah.grid import Cell, Grid, as_depth, format_depth, place_prefix
 
-SampleKey = tuple[str, int, Fraction, str, str | None]
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One question asked once, with enough in it to ask it again.
+class SampleResult:
+    """What became of one sample: one line of ``samples.jsonl``, enough to ask it again.
 
     Attributes:
+        sample_id: which sample, such as ``"600/0.2/red-7"``; unique in its run.
         task: e.g. ``"vniah"``.
-        num_frames: haystack frames; the model saw one more.
-        depth: exact fraction in [0, 1].
-        needle_index: number of haystack frames before the needle.
-        needle_id: which needle, in the set that the manifest names.
+        cell: the square of the map that it belongs to; None for samples that have none. In the
+            line, ``num_frames`` and ``depth``.
         question: as asked.
-        answer: the right answer.
+        answer: the right answer; of several accepted ones the main one.
+        control: None for the test itself; else the name of the control.
+        fields: the task's own values, such as ``needle_id`` and ``needle_index``; in the line,
+            each under its own name.
         prediction: the text of the argmax tokens over the answer span, or a chat model's words.
         predicted_ids: the argmax token at every position of the answer span.
         correct: every position right; None if the sample could not be run.
         logprob: natural logarithm of the answer's probability, summed over its tokens.
         rank: the worst rank of an answer token, 1 = argmax; one that ties with it has 2.
         margin: smallest difference, in logits, between the right token and the best other one.
-        control: None where the needle is shown; else the name of the control.
         seconds: wall-clock time of the forward pass.
         error: why there is no score; None where there is one.
-        prompt_tokens: what a server counted; None, and left out of the line, for other models.
+        prompt_tokens: what a server counted; None for other models.
         variant: of several accepted answers the one that logprob, rank and margin are of (and
             predicted_ids, where nothing was generated): the right one with the highest logprob, or
             of all wrong ones. Of a chat model's words, the one that they are. None where the needle
@@ -46,20 +51,19 @@ class Sample:
     The fields after ``error`` are left out of the line where they are None.
     """
 
+    sample_id: str
     task: str
-    num_frames: int
-    depth: Fraction
-    needle_index: int
-    needle_id: str
+    cell: Cell | None
     question: str
     answer: str
+    control: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
     prediction: str | None = None
     predicted_ids: tuple[int, ...] = ()
     correct: bool | None = None
     logprob: float | None = None
     rank: int | None = None
     margin: float | None = None
-    control: str | None = None
     seconds: float | None = None
     error: str | None = None
     prompt_tokens: int | None = None
@@ -68,53 +72,76 @@ class Sample:
     greedy_correct: bool | None = None
 
     @property
-    def cell(self) -> Cell:
-        """The square of the heatmap that it belongs to."""
-        return Cell(self.num_frames, self.depth)
+    def num_frames(self) -> int | None:
+        """Haystack frames; None if the task does not say."""
+        return self.fields.get("num_frames") if self.cell is None else self.cell.num_frames
 
     @property
-    def key(self) -> SampleKey:
-        """What tells it from every other sample of its run."""
-        return (self.task, self.num_frames, self.depth, self.needle_id, self.control)
+    def depth(self) -> Fraction | None:
+        """The exact depth, in [0, 1]; None for samples without a cell."""
+        return None if self.cell is None else self.cell.depth
 
-    def to_json(self) -> str:
-        """One line, without the newline."""
-        record = asdict(self)
-        record["depth"] = _json_depth(self.depth)
+    @property
+    def needle_id(self) -> str | None:
+        """Which needle was asked about; None if the task has none."""
+        return self.fields.get("needle_id")
+
+    def record(self) -> dict[str, Any]:
+        """Its values by name, as the line holds them."""
+        record: dict[str, Any] = {"sample_id": self.sample_id, "task": self.task}
+        if self.cell is not None:
+            record["num_frames"] = self.cell.num_frames
+            record["depth"] = json_depth(self.cell.depth)
+        record |= self.fields
+        record |= {name: getattr(self, name) for name in _VALUES}
         for name in _LEFT_OUT_WHERE_NONE:
             if record[name] is None:
                 del record[name]
-        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+        return record
+
+    def to_json(self) -> str:
+        """One line, without the newline."""
+        return json.dumps(self.record(), ensure_ascii=False, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> "Sample":
-        """The sample that a line holds.
+    def from_json(cls, line: str) -> "SampleResult":
+        """The result that a line holds; also one of version 0.1, which had no ``sample_id``.
 
         Raises:
-            ValueError: the line is not whole, or not a sample.
-            TypeError: a field is missing.
+            ValueError: the line is cut, or not a result.
         """
         record = json.loads(line)
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
-        known = {f.name for f in fields(cls)}
-        if missing := {"task", "num_frames", "depth", "needle_id", "correct"} - record.keys():
+        if missing := {"task", "question", "answer", "correct"} - record.keys():
             raise ValueError(f"the field {min(missing)!r} is missing")
-        record = {name: value for name, value in record.items() if name in known}
         for name, kinds in _FIELD_TYPES.items():
             if name in record and type(record[name]) not in kinds:
                 raise ValueError(f"{name} is {record[name]!r}")
-        if record["num_frames"] < 1:
-            raise ValueError(f"num_frames is {record['num_frames']}")
-        record["depth"] = read_depth(record["depth"])
-        record["predicted_ids"] = tuple(record.get("predicted_ids", ()))
-        return cls(**record)
+        sample_id = record.pop("sample_id", None)
+        if "depth" not in record and (sample_id is None or sample_id.split("/")[1:2] != ["-"]):
+            raise ValueError("the field 'depth' is missing")
+        cell = _read_cell(record)
+        known = {name: record.pop(name) for name in ("task", *_VALUES) if name in record}
+        known["predicted_ids"] = tuple(known.get("predicted_ids", ()))
+        if sample_id is None:
+            sample_id = _sample_id_of_version_1(cell, record)
+        found = cls(sample_id=sample_id, cell=cell, fields=record, **known)
+        if not sample_id.startswith(place := place_prefix(found.num_frames, found.depth)):
+            raise ValueError(f"sample_id is {sample_id!r}, and its cell is {place!r}")
+        return found
 
 
+# What a line holds besides sample_id, task, cell and the task's own fields, in this order.
+_VALUES = tuple(
+    f.name for f in fields(SampleResult) if f.name not in ("sample_id", "task", "cell", "fields")
+)
 _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
+    "sample_id": (str,),
     "task": (str,),
     "num_frames": (int,),
-    "needle_id": (str,),
+    "question": (str,),
+    "answer": (str,),
     "correct": (bool, type(None)),
     "predicted_ids": (list,),
     "control": (str, type(None)),
@@ -125,6 +152,28 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "greedy_correct": (bool, type(None)),
 }
 _LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_correct")
+
+
+def _read_cell(record: dict[str, Any]) -> Cell | None:
+    """Takes the cell out of a line's values; ``num_frames`` stays where there is no depth."""
+    if record.get("num_frames", 1) < 1:
+        raise ValueError(f"num_frames is {record['num_frames']}")
+    if "depth" not in record:
+        return None
+    if "num_frames" not in record:
+        raise ValueError("the field 'num_frames' is missing")
+    return Cell(record.pop("num_frames"), read_depth(record.pop("depth")))
+
+
+def _sample_id_of_version_1(cell: Cell | None, record: Mapping[str, Any]) -> str:
+    if cell is None or not isinstance(record.get("needle_id"), str):
+        raise ValueError("the field 'sample_id' is missing")
+    return cell_sample_id(cell, record["needle_id"])
+
+
+def cell_sample_id(cell: Cell, needle_id: str) -> str:
+    """The ``sample_id`` of a needle in a cell: ``"600/0.2/red-7"``."""
+    return place_prefix(cell.num_frames, cell.depth) + needle_id
 
 
 @dataclass(frozen=True)
@@ -147,6 +196,30 @@ class CellScore:
 
 
 @dataclass(frozen=True)
+class ControlScore:
+    """What a control came to at one number of frames.
+
+    Attributes:
+        control: its name.
+        num_frames: haystack frames; None for controls that show none.
+        num_samples: samples with a score.
+        num_correct: how many of them the criterion of the test calls right.
+        num_errors: samples that could not be run.
+    """
+
+    control: str
+    num_frames: int | None
+    num_samples: int
+    num_correct: int
+    num_errors: int = 0
+
+    @property
+    def score(self) -> float | None:
+        """Mean over its samples, in [0, 1]; None if none could be run."""
+        return self.num_correct / self.num_samples if self.num_samples else None
+
+
+@dataclass(frozen=True, repr=False)
 class Results:
     """A run, or a published table, read from disk.
 
@@ -154,7 +227,8 @@ class Results:
         name: for titles: the model's name, or the file's.
         path: the folder or file that it was read from.
         manifest: what `RunFolder` wrote; empty for a published table.
-        samples: in the order of the grid; empty for a published table.
+        samples: those of the test itself, in the order of the plan; empty for a published table.
+        control_samples: those of controls, in the order of the plan.
         published: the cells of a published table; empty for a run.
         axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
     """
@@ -162,20 +236,70 @@ class Results:
     name: str
     path: Path
     manifest: Mapping[str, Any]
-    samples: tuple[Sample, ...] = ()
-    published: tuple[CellScore, ...] = field(default=(), repr=False)
+    samples: tuple[SampleResult, ...] = ()
+    control_samples: tuple[SampleResult, ...] = ()
+    published: tuple[CellScore, ...] = ()
     axis: Literal["frames", "tokens"] = "frames"
 
-    @property
+    def __repr__(self) -> str:
+        average = "no average" if self.average is None else f"average {self.average:.4f}"
+        what = "published table" if not self.manifest else f"{self.num_done} of {self.num_planned}"
+        return f"<Results {self.name}: {what} samples, {len(self.cells)} cells, {average}>"
+
+    def _repr_html_(self) -> str:
+        """The table of cells, for notebooks."""
+        frame = self.to_pandas(cells=True).pivot(
+            index="depth", columns="num_frames", values="score"
+        )
+        return f"<p>{html.escape(repr(self))}</p>{frame.to_html(float_format='{:.2f}'.format)}"
+
+    def to_pandas(self, *, cells: bool = False) -> "pd.DataFrame":
+        """A row for each sample, controls included; or for each cell.
+
+        Args:
+            cells: a row for each cell with ``num_frames``, ``depth``, ``score``, ``num_samples``,
+                ``num_correct`` and ``num_errors`` instead. A published table has only these.
+
+        Returns:
+            Columns are named as in ``samples.jsonl``; ``depth`` is a float in [0, 1].
+        """
+        import pandas as pd
+
+        if cells or self.published:
+            rows = [{**vars(found.cell), **vars(found)} for found in self.cells]
+        else:
+            rows = [sample.record() for sample in (*self.samples, *self.control_samples)]
+        frame = pd.DataFrame(rows).drop(columns="cell", errors="ignore")
+        if "depth" in frame:
+            frame["depth"] = frame["depth"].map(lambda depth: float(Fraction(depth)), "ignore")
+        return frame
+
+    @cached_property
     def cells(self) -> tuple[CellScore, ...]:
-        """Every cell that was measured, by frames, then depth. Controls are left out."""
+        """Every cell that was measured, by frames, then depth."""
         if self.published:
             return self.published
-        groups: dict[Cell, list[Sample]] = {}
+        groups: dict[Cell, list[SampleResult]] = {}
         for sample in self.samples:
-            if sample.control is None:
+            if sample.cell is not None:
                 groups.setdefault(sample.cell, []).append(sample)
         return tuple(_score(cell, groups[cell]) for cell in sorted(groups))
+
+    @cached_property
+    def controls(self) -> tuple[ControlScore, ...]:
+        """Every control at every number of frames, in this order."""
+        groups: dict[tuple[str, int], list[SampleResult]] = {}
+        for sample in self.control_samples:
+            key = (sample.control or "", sample.num_frames or 0)
+            groups.setdefault(key, []).append(sample)
+        scores = []
+        for (control, num_frames), samples in sorted(groups.items()):
+            scored = [sample.correct for sample in samples if sample.correct is not None]
+            errors = len(samples) - len(scored)
+            scores.append(
+                ControlScore(control, num_frames or None, len(scored), sum(scored), errors)
+            )
+        return tuple(scores)
 
     @property
     def average(self) -> float | None:
@@ -190,26 +314,20 @@ class Results:
 
     @property
     def num_planned(self) -> int | None:
-        """Samples that the manifest's grid asks for; None for a published table."""
-        return len(self._planned) if self.manifest else None
-
-    @property
-    def _planned(self) -> set[tuple[Cell, str]]:
-        ids = self.manifest["needles"]["ids"]
-        cells = read_grid(self.manifest["grid"]).cells
-        return {(cell, needle_id) for cell in cells for needle_id in ids}
+        """Samples that the run asks for, controls included; None for a published table."""
+        return len(planned_ids(self.manifest)) if self.manifest else None
 
     @property
     def num_done(self) -> int | None:
         """How many of them have a line; None for a published table."""
         if not self.manifest:
             return None
-        done = {(s.cell, s.needle_id) for s in self.samples if s.control is None}
-        return len(self._planned & done)
+        done = {sample.sample_id for sample in (*self.samples, *self.control_samples)}
+        return len(done & planned_ids(self.manifest).keys())
 
     @property
     def is_complete(self) -> bool:
-        """Whether every planned sample has a line; a published table always is."""
+        """True if every planned sample has a line; a published table always is complete."""
         return self.num_done == self.num_planned
 
     @property
@@ -219,19 +337,52 @@ class Results:
         return int(tokens) if tokens is not None else None
 
 
+def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """The ``sample_id`` of everything that a run asks, with its place in the plan.
+
+    A manifest of version 1 does not list them: it was every needle in every cell.
+    """
+    if "sample_ids" in manifest:
+        ids = str(manifest["sample_ids"]).split()
+    else:
+        cells = read_grid(manifest["grid"]).cells
+        ids = [cell_sample_id(cell, n) for cell in cells for n in manifest["needles"]["ids"]]
+    return {sample_id: place for place, sample_id in enumerate(ids)}
+
+
+def require_planned(
+    sample: SampleResult, manifest: Mapping[str, Any], ids: Mapping[str, int], where: str
+) -> None:
+    """Raises `ResultsError` unless a line belongs to the run that the manifest describes.
+
+    Args:
+        sample: what the line holds.
+        manifest: of the run.
+        ids: what `planned_ids` gives for it.
+        where: file and line, for the message.
+    """
+    if sample.task != manifest.get("task"):
+        found = f"the task {sample.task!r}, and the run is of {manifest.get('task')!r}"
+    elif sample.sample_id not in ids:
+        found = f"the sample {sample.sample_id!r}, which is not part of this run's plan"
+    else:
+        return
+    raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")
+
+
 def grid_record(grid: Grid) -> dict[str, Any]:
     """The grid as the manifest holds it."""
     frames = list(grid.frames)
     if grid.positions:
         return {"frames": frames, "positions": list(grid.positions)}
-    return {"frames": frames, "depths": [_json_depth(depth) for depth in grid.depths]}
+    return {"frames": frames, "depths": [json_depth(depth) for depth in grid.depths]}
 
 
 def read_grid(record: Mapping[str, Any]) -> Grid:
     """The grid that a manifest holds.
 
     Raises:
-        ValueError: it names depths and positions, neither, or values that cannot be meant.
+        ValueError: it names depths and positions, neither, or invalid values.
         ArithmeticError: a depth is a fraction over 0.
     """
     depths = [read_depth(depth) for depth in record.get("depths", ())]
@@ -248,7 +399,7 @@ def read_depth(value: float | str) -> Fraction:
     return as_depth(Fraction(str(value)))
 
 
-def _json_depth(depth: Fraction) -> float | str:
+def json_depth(depth: Fraction) -> float | str:
     """A JSON number whose digits are the depth, or text such as "1/3" where no decimal is."""
     text = format_depth(depth)
     if "/" in text or Fraction(str(float(text))) != depth:
@@ -256,7 +407,7 @@ def _json_depth(depth: Fraction) -> float | str:
     return float(text)
 
 
-def _score(cell: Cell, samples: Sequence[Sample]) -> CellScore:
+def _score(cell: Cell, samples: Sequence[SampleResult]) -> CellScore:
     scored = [sample.correct for sample in samples if sample.correct is not None]
     return CellScore(
         cell,

@@ -1,7 +1,6 @@
 """The folder of a run: written line by line, taken up again, and read."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,26 +10,29 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vniah.errors import ResultsError, RunMismatchError
-from vniah.files import write_json
+from vniah.errors import ResultsError, RunMismatchError, short_repr
+from vniah.files import atomic_path, write_json
 from vniah.results.reading import (
     ENVIRONMENT_KEY,
     MANIFEST_NAME,
     RANK_SAMPLES_GLOB,
     SAMPLES_NAME,
-    _as_results,
-    _in_order,
-    _rank_paths,
-    _read_all_samples,
-    _read_manifest,
+    as_results,
     flatten,
+    in_order,
+    rank_paths,
+    read_all_samples,
+    read_manifest,
 )
-from vniah.results.records import Results, Sample, SampleKey
+from vniah.results.records import Results, SampleResult
 
 LOCK_NAME = ".lock"
 
 LATER_KEY = "later_starts"
 NOTES_KEY = "notes"
+_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
+"""Sections of the manifest that may differ when a run is gone on with."""
+
 _CLASS_FIELD = "model.class"
 
 
@@ -60,23 +62,26 @@ class RunFolder:
         self.directory = directory
         self.manifest = manifest
         self._environment = manifest.get(ENVIRONMENT_KEY, {})
-        self.samples: dict[SampleKey, Sample] = {}
+        self.samples: dict[str, SampleResult] = {}
         self._manifest_path = directory / MANIFEST_NAME
         self._samples_path = directory / SAMPLES_NAME
         self._overwrite = overwrite
+        self._is_upgraded = False
         self._file: FileIO | None = None
         self._num_ranks = 1
-        _refuse_unwritable(directory)
+        _require_writable(directory)
         if not overwrite:
             self._take_in()
 
     def _take_in(self) -> None:
         """Reads what an earlier start left."""
         if self._manifest_path.exists():
-            earlier = _read_manifest(self._manifest_path)
-            _refuse_difference(earlier, self.manifest, self.directory)
-            self.manifest = earlier
-            self.samples = _read_all_samples(self.directory)
+            earlier = read_manifest(self._manifest_path)
+            _require_same_settings(earlier, self.manifest, self.directory)
+            self._is_upgraded = earlier["format_version"] != self.manifest["format_version"]
+            kept = {name: earlier[name] for name in _FREE_SECTIONS if name in earlier}
+            self.manifest = {**self.manifest, **kept} if self._is_upgraded else earlier
+            self.samples = read_all_samples(self.directory, self.manifest)
         elif files := _samples_paths(self.directory):
             raise ResultsError(
                 f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so nobody can say "
@@ -130,13 +135,13 @@ class RunFolder:
                 for path in (*_samples_paths(self.directory), self._manifest_path):
                     path.unlink(missing_ok=True)
             else:
-                self._refuse_progress()
+                self._require_no_progress()
             self._record(notes, environment)
             self._fold()
             _cut_unfinished_line(self._samples_path)
             yield
 
-    def _refuse_progress(self) -> None:
+    def _require_no_progress(self) -> None:
         """Another process may have written after this one read, and have ended since."""
         before = _done(self.samples)
         self._take_in()
@@ -152,13 +157,17 @@ class RunFolder:
         if not self._manifest_path.exists():
             self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
             write_json(self._manifest_path, self.manifest)
-        elif environment:
+            return
+        changed = self._is_upgraded
+        if environment:
             first = dict(self.manifest.get(ENVIRONMENT_KEY, {}))
             later = first.pop(LATER_KEY, [])
             if now not in (first, *later):
                 first[LATER_KEY] = [*later, now]
                 self.manifest = {**self.manifest, ENVIRONMENT_KEY: first}
-                write_json(self._manifest_path, self.manifest)
+                changed = True
+        if changed:
+            write_json(self._manifest_path, self.manifest)
 
     def merge(self) -> None:
         """Folds the files of all ranks into ``samples.jsonl``, in the order of the grid.
@@ -174,18 +183,19 @@ class RunFolder:
 
     def _fold(self) -> None:
         """One file from many. A kill at any moment leaves every sample in at least one of them."""
-        rank_paths = _rank_paths(self.directory)
-        if not rank_paths:
+        paths = rank_paths(self.directory)
+        if not paths:
             return
-        self.samples = _read_all_samples(self.directory)
-        lines = (sample.to_json() + "\n" for sample in _in_order(self.samples.values()))
-        temporary = self._samples_path.with_name(f".{SAMPLES_NAME}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        self.samples = read_all_samples(self.directory, self.manifest)
+        lines = (
+            sample.to_json() + "\n" for sample in in_order(self.samples.values(), self.manifest)
+        )
+        with (
+            atomic_path(self._samples_path, is_locked=True) as path,
+            path.open("w", encoding="utf-8") as file,
+        ):
             file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._samples_path)
-        for path in rank_paths:
+        for path in paths:
             path.unlink()
 
     @contextmanager
@@ -204,7 +214,7 @@ class RunFolder:
         finally:
             lock.release()
 
-    def append(self, sample: Sample) -> None:
+    def append(self, sample: SampleResult) -> None:
         """Writes one line at once; within `open` only."""
         assert self._file is not None, "RunFolder.append outside of its open block"
         line = (sample.to_json() + "\n").encode("utf-8")
@@ -216,14 +226,19 @@ class RunFolder:
                 f"{self.directory} cannot be written to: {error.strerror}. What was written is "
                 "kept; make room, and the same command goes on from here"
             ) from error
-        self.samples[sample.key] = sample
+        self.samples[sample.sample_id] = sample
+
+    def has_score(self, sample_id: str) -> bool:
+        """True if this sample has a score. Samples that ended in an error are run again."""
+        sample = self.samples.get(sample_id)
+        return sample is not None and sample.error is None
 
     def results(self) -> Results:
         """What was there, and what this process wrote; after `merge`, all that the folder holds."""
-        return _as_results(self.directory, self.manifest, self.samples.values())
+        return as_results(self.directory, self.manifest, self.samples.values())
 
 
-def _refuse_unwritable(directory: Path) -> None:
+def _require_writable(directory: Path) -> None:
     """Says now, before hours of work, that nothing can be written there."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -237,7 +252,7 @@ def _refuse_unwritable(directory: Path) -> None:
         ) from error
 
 
-def _done(samples: Mapping[SampleKey, Sample]) -> set[SampleKey]:
+def _done(samples: Mapping[str, SampleResult]) -> set[str]:
     return {key for key, sample in samples.items() if sample.error is None}
 
 
@@ -248,7 +263,7 @@ def _rank_path(directory: Path, rank: int) -> Path:
 def _samples_paths(directory: Path) -> list[Path]:
     """All files of samples, the oldest lines first."""
     path = directory / SAMPLES_NAME
-    return ([path] if path.exists() else []) + _rank_paths(directory)
+    return ([path] if path.exists() else []) + rank_paths(directory)
 
 
 def _cut_unfinished_line(path: Path) -> None:
@@ -259,16 +274,22 @@ def _cut_unfinished_line(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _refuse_difference(earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
-    """Names the first setting in which the two manifests differ."""
+def _require_same_settings(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path
+) -> None:
+    """Raises `RunMismatchError` that names the first setting in which two manifests differ."""
     before, after = flatten(earlier), flatten(json.loads(json.dumps(now)))
+    free = {"haystack.name"}
+    if earlier["format_version"] == 1:  # it did not say what later versions say
+        free |= {"format_version", "axes", "controls", "sample_ids"}
     for name in sorted(before.keys() | after.keys()):
-        if name.split(".")[0] in (ENVIRONMENT_KEY, NOTES_KEY) or name == "haystack.name":
+        if name.split(".")[0] in _FREE_SECTIONS or name in free:
             continue
         if name == _CLASS_FIELD and not (name in before and name in after):
             continue  # version 0.1 named the adapter's class as well, which may have moved since
         if before.get(name) != after.get(name):
             raise RunMismatchError(
-                f"{directory} holds a run with {name} = {before.get(name)!r}, this one has "
-                f"{after.get(name)!r}; choose another --output, or start anew with --overwrite"
+                f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
+                f"has {short_repr(after.get(name))}; choose another --output, or start anew with "
+                "--overwrite"
             )

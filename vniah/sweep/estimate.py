@@ -10,15 +10,16 @@ from fractions import Fraction
 
 import torch
 
-from vniah.engines.inputs import compose_answers, require_model, size_of_frame
-from vniah.engines.planning import AskedSequences, Plan, make_plan
+from vniah.engines.choosing import require_decoder
+from vniah.engines.inputs import compose_candidates, size_of_frame
+from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.decoders import sliding_window
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import Place
-from vniah.forward.memory import MIN_TILE_SIZE, fit_place, fit_tile_size
+from vniah.forward.kv_cache import KVLocation
+from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, Leaf, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
@@ -27,11 +28,12 @@ from vniah.protocol import (
     DecoderModel,
     Frames,
     FrameSegment,
-    FrameSpan,
     TokenSequence,
 )
 from vniah.sweep.throughput import Rates, measure_rates
-from vniah.tasks.vniah import Question, questions
+from vniah.tasks import Task, load_task
+from vniah.tasks.base import haystack_frames
+from vniah.tasks.controls import plan_samples
 
 RING_SIZES = (2, 4, 8)
 
@@ -47,10 +49,10 @@ class Memory:
         weights: of the decoder, on the device; taken already.
         hidden: rows between two layers, and what goes with them.
         keys_values: of one layer.
-        tile: inside of a layer, at the widest moment.
-        tile_size: its rows.
+        chunk: inside of a layer, at the widest moment.
+        chunk_size: its rows.
         store: keys and values of all layers, kept for later passes.
-        store_place: where they will lie.
+        kv_location: where they will lie.
         device: which memory.
         free: of it, now.
         host_weights: of the decoder's layers, in host memory; 0 where they are on the device.
@@ -59,10 +61,10 @@ class Memory:
     weights: int
     hidden: int
     keys_values: int
-    tile: int
-    tile_size: int
+    chunk: int
+    chunk_size: int
     store: int
-    store_place: Place
+    kv_location: KVLocation
     device: str
     free: int
     host_weights: int = 0
@@ -70,8 +72,8 @@ class Memory:
     @property
     def needed(self) -> int:
         """On the device, besides the weights."""
-        on_device = self.store if self.store_place == "device" else 0
-        return self.hidden + self.keys_values + self.tile + on_device
+        on_device = self.store if self.kv_location == "device" else 0
+        return self.hidden + self.keys_values + self.chunk + on_device
 
     @property
     def fits(self) -> bool:
@@ -104,7 +106,7 @@ class Estimate:
     Attributes:
         model_name: of which model.
         dtype: of its weights and of everything that is computed.
-        num_questions: needles in cells.
+        num_samples: all that is asked, controls included.
         max_tokens: the longest sequence.
         tokens_per_frame: with whatever the model puts around each.
         num_ranks: processes that run a pass together.
@@ -119,7 +121,7 @@ class Estimate:
 
     model_name: str
     dtype: str
-    num_questions: int
+    num_samples: int
     max_tokens: int
     tokens_per_frame: float
     num_ranks: int
@@ -136,6 +138,8 @@ def estimate(
     needles: NeedleSet,
     grid: Grid,
     *,
+    task: str | Task = "vniah",
+    controls: str | Sequence[str] = "default",
     num_ranks: int = 1,
     attention: str = "auto",
     rates: Rates | None = None,
@@ -146,6 +150,8 @@ def estimate(
         model: one with a decoder.
         needles: what will be asked.
         grid: which cells.
+        task: what is asked, as `vniah.sweep.run.run_sweep`.
+        controls: as `vniah.sweep.run.run_sweep`.
         num_ranks: processes that run each pass together.
         attention: as `vniah.sweep.run.run_sweep`.
         rates: of the device; by default measured, in two seconds.
@@ -154,36 +160,31 @@ def estimate(
         InputError: the model has no decoder, there is no rank, or the kernel does not run here.
         ModelError: no sequence of the grid can be run.
     """
-    require_model(model)
-    if not isinstance(model, DecoderModel):
-        raise InputError(
-            f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
-            "estimate needs a model with a decoder"
-        )
+    runnable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
-    asked = list(questions(grid, needles))
-    read = AskedSequences()
-    for question in asked:
-        read.add(_compose(model, question))
-    plan = make_plan(model, read.sequences, groups=read.groups)
+    asked = plan_samples(load_task(task), grid, needles, None, controls)
+    read = SampleSequences()
+    for sample in asked:
+        read.add(compose_candidates(runnable, sample))
+    plan = make_plan(runnable, read.sequences, groups=read.groups)
     if not plan.branches:
         raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
-    weight = model.decoder.lm_head.weight
-    shape = DecoderShape.of(model.decoder)
+    weight = runnable.decoder.lm_head.weight
+    shape = DecoderShape.of(runnable.decoder)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
-        rates = measure_rates(model, kernel, num_tokens=max_tokens)
-    _, per_frame = _count_tokens(model, needles.needles[0])
+        rates = measure_rates(runnable, kernel, num_tokens=max_tokens)
+    _, per_frame = _count_tokens(runnable, needles.needles[0])
     limits = {
-        ranks: _most_frames(model, shape, needles.needles[0], num_ranks=ranks)
+        ranks: _most_frames(runnable, shape, needles.needles[0], num_ranks=ranks)
         for ranks in sorted({1, num_ranks, *RING_SIZES})
     }
     return Estimate(
-        model_name=model.name,
+        model_name=runnable.name,
         dtype=str(weight.dtype).removeprefix("torch."),
-        num_questions=len(asked),
+        num_samples=len(asked),
         max_tokens=max_tokens,
         tokens_per_frame=float(per_frame),
         num_ranks=num_ranks,
@@ -196,19 +197,6 @@ def estimate(
     )
 
 
-def _compose(model: DecoderModel, question: Question) -> tuple[TokenSequence, ...]:
-    """What the model would read for each answer, of frames that have nothing but names."""
-    needle = question.needle
-    frames = _haystack(question.cell.num_frames)
-    shown = question.insert(frames, FrameSegment(f"needle/{needle.needle_id}", 0))
-    return compose_answers(model, shown, needle)
-
-
-def _haystack(num_frames: int) -> Frames:
-    """Frames that have nothing but names."""
-    return Frames.of([FrameSpan("haystack", 0, num_frames)])
-
-
 def _memory(
     shape: DecoderShape,
     branches: Sequence[Branch],
@@ -218,12 +206,12 @@ def _memory(
 ) -> Memory:
     free = free_bytes(device)
     usable = int(free * USABLE)
-    tile_size = fit_tile_size(shape, branches, device, free=usable, num_ranks=num_ranks)
+    chunk_size = fit_chunk_size(shape, branches, device, free=usable, num_ranks=num_ranks)
     largest = max(
         (
             shape.pass_parts(
                 branch,
-                tile_size=tile_size,
+                chunk_size=chunk_size,
                 num_ranks=num_ranks,
                 num_read=sum(
                     len(sequences[leaf.sequences[0]].answer_ids) for leaf in branch.leaves
@@ -239,10 +227,10 @@ def _memory(
         weights=shape.weight_bytes,
         hidden=largest.hidden,
         keys_values=largest.keys_values,
-        tile=largest.tile,
-        tile_size=min(tile_size, max(branch.max_tokens for branch in branches)),
+        chunk=largest.chunk,
+        chunk_size=min(chunk_size, max(branch.max_tokens for branch in branches)),
         store=store,
-        store_place=fit_place(store, device, left=usable - largest.total),
+        kv_location=fit_kv_location(store, device, left=usable - largest.total),
         device=str(device),
         free=free,
         host_weights=shape.host_weight_bytes,
@@ -266,7 +254,7 @@ def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fracti
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
-        shown = Frames.of([*_haystack(num_frames).spans, FrameSegment("needle", 0)])
+        shown = Frames.of([*haystack_frames(num_frames).spans, FrameSegment("needle", 0)])
         sequence = model.compose(shown, needle.question, needle.answer)
         counts.append(sequence.num_tokens(size_of_frame(model)))
     per_frame = Fraction(counts[1] - counts[0], many - few)
@@ -288,7 +276,7 @@ def _most_frames(
         start = num_tokens - num_read
         branch = Branch(0, (), start, (Leaf(start, (), num_read, (0,)),))
         needed = shape.pass_bytes(
-            branch, tile_size=MIN_TILE_SIZE, num_ranks=num_ranks, num_read=num_read
+            branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=num_read
         )
         return needed <= free and (window is None or num_tokens <= window)
 
@@ -307,5 +295,5 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(f"nothing is shared: {plan.note}")
     if plan.refused:
         reason = next(iter(plan.refused.values()))
-        notes.append(f"{len(plan.refused)} questions cannot be run, the first because {reason}")
+        notes.append(f"{len(plan.refused)} samples cannot be run, the first because {reason}")
     return notes

@@ -1,21 +1,24 @@
 """The manifest of a run: everything that is needed to make it again."""
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from vniah.engines.base import Engine
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import AnyModel, EncodingModel, class_record
+from vniah.protocol import AnyModel, class_record, earlier_class
 from vniah.results import FORMAT_VERSION, grid_record
-from vniah.tasks.vniah import TASK_NAME
+from vniah.tasks.base import Sample, Task
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
@@ -25,7 +28,9 @@ def make_manifest(
     haystack: Haystack,
     needles: NeedleSet,
     grid: Grid,
-    decoding: Decoding | None = None,
+    engine: Engine,
+    task: Task,
+    samples: Sequence[Sample],
 ) -> dict[str, Any]:
     """Everything that is needed to make the run again, as JSON values.
 
@@ -36,23 +41,22 @@ def make_manifest(
         haystack: on which video.
         needles: what is inserted and asked.
         grid: numbers of frames, and depths or positions.
-        decoding: how answers are generated; None where the argmax decides, or a chat model answers.
+        engine: who reads the candidate answers.
+        task: what is asked.
+        samples: all of it, controls included.
     """
-    frame_shape = getattr(model, "frame_shape", None)
     dtype = getattr(model, "dtype", None)
     return {
         "format_version": FORMAT_VERSION,
-        "task": TASK_NAME,
+        "task": task.name,
+        "axes": list(task.axes),
+        "controls": list(dict.fromkeys(s.control for s in samples if s.control is not None)),
         "model": {
             "name": model.name,
             "revision": model.revision,
             **class_record(model),
             "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-            "tokens_per_frame": None
-            if frame_shape is None
-            else int(frame_shape[-2])
-            if len(frame_shape) > 1
-            else 1,
+            "tokens_per_frame": _tokens_per_frame(getattr(model, "frame_shape", None)),
             **_text_values(getattr(model, "settings", {})),
             **_text_values(getattr(model, "encoding", {})),
         },
@@ -66,13 +70,31 @@ def make_manifest(
         "protocol": {
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
-            "criterion": "argmax at every position of the answer span"
-            if isinstance(model, EncodingModel) and decoding is None
-            else "generated text",
+            "criterion": engine.criterion,
         },
-        **({} if decoding is None else {"scorer": _scorer_record(decoding)}),
+        **({} if engine.decoding is None else {"scorer": _scorer_record(engine.decoding)}),
+        "sample_ids": " ".join(sample.sample_id for sample in samples),
         "environment": _environment(getattr(model, "device", None)),
     }
+
+
+def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Sequence[str]) -> str:
+    """Eight hexadecimal digits that are the same for the same settings, to name a folder by.
+
+    They are made from what version 0.1 had in a manifest, so that a run that it began is found.
+    """
+    of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
+    settings = {name: manifest[name] for name in of_version_1 if name in manifest}
+    settings |= {"format_version": 1, "model": {"class": earlier_class(model), **manifest["model"]}}
+    if controls != "default":
+        settings["controls"] = manifest["controls"]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _tokens_per_frame(frame_shape: tuple[int, ...] | None) -> int | None:
+    if frame_shape is None:
+        return None
+    return int(frame_shape[-2]) if len(frame_shape) > 1 else 1
 
 
 def _scorer_record(decoding: Decoding) -> dict[str, Any]:

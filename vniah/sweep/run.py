@@ -1,42 +1,31 @@
-"""A sweep: every needle in every cell, one flushed line each, going on where it stopped."""
+"""A sweep: every sample asked once, one flushed line each, going on where it stopped."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vniah.embeddings.encode import encode_haystack, encode_needles, needle_directory
-from vniah.engines.base import Asker, Outcome, choose_decoding
-from vniah.engines.decoder import TreeAsker, find_kernel_for, make_ring
-from vniah.engines.equivalence import check_forward, check_sequences, require_agreement
-from vniah.engines.inputs import Material, require_model
-from vniah.engines.per_sample import ask_chat, ask_model
-from vniah.engines.server import NO_USAGE, Pictures, ServerAsker
-from vniah.errors import InputError
-from vniah.files import cache_dir
-from vniah.forward.attention import Kernel
-from vniah.forward.kv_cache import NAME_OF_PLACE
-from vniah.forward.ring import Ring
+from vniah.engines.base import EngineOptions, Outcome
+from vniah.engines.choosing import choose_engine
+from vniah.files import cache_dir, slug
+from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
-from vniah.models.server.client import ServerModel
 from vniah.needles import NeedleSet
-from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
-from vniah.protocol import AnyModel, ChatModel, DecoderModel, EncodingModel
-from vniah.results import Results, RunFolder, Sample, load_run
-from vniah.sweep.manifest import make_manifest
+from vniah.options import MAX_NEW_TOKENS, Scorer, Share
+from vniah.protocol import AnyModel
+from vniah.results import Results, RunFolder, SampleResult, load_run
+from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
-from vniah.tasks.vniah import TASK_NAME, Question, questions
+from vniah.sweep.progress import Bars, OnProgress
+from vniah.tasks import Sample, Task, load_task
+from vniah.tasks.controls import plan_samples
 
 _LOG = logging.getLogger("vniah")
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
 
 
 def run_sweep(
@@ -46,6 +35,8 @@ def run_sweep(
     grid: Grid,
     *,
     output: str | Path,
+    task: str | Task = "vniah",
+    controls: str | Sequence[str] = "default",
     cache: Path | None = None,
     overwrite: bool = False,
     share: Share = "tree",
@@ -53,13 +44,14 @@ def run_sweep(
     scorer: Scorer = "argmax",
     max_new_tokens: int = MAX_NEW_TOKENS,
     mesh: Mesh | None = None,
-    on_progress: Progress | None = None,
+    progress: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> Results:
     """Measures every cell of the grid with every needle.
 
     Encodes what is not encoded yet, checks the forward pass against the model's own on two short
-    cells, then asks, and writes each answer to ``output`` as soon as it is there. Started again on
-    the same folder it asks only what is missing, with however many processes.
+    cells, then runs the samples, and writes each result to ``output`` as soon as it is there.
+    Started again on the same folder it runs only what is missing, with any number of processes.
 
     Args:
         model: of any of the three levels of `vniah.protocol`.
@@ -67,9 +59,12 @@ def run_sweep(
         needles: what is inserted and asked.
         grid: numbers of frames, and depths or positions.
         output: the run's folder; on a file system that all processes share.
+        task: what is asked: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
+        controls: ``"default"`` for those of the task, ``"none"``, or names of
+            `vniah.tasks.controls.CONTROLS`.
         cache: folder for the haystack's embeddings; by default under the user's cache.
         overwrite: throw away what the folder holds instead of going on.
-        share: ``"tree"`` computes what several questions begin with once, ``"none"`` runs every
+        share: ``"tree"`` computes what several samples begin with once, ``"none"`` runs every
             one by itself; the numbers are the same.
         attention: the kernel that computes it, by its name in `vniah.options`; ``"auto"`` is
             the fastest that is right on the model's device.
@@ -78,67 +73,162 @@ def run_sweep(
         max_new_tokens: where greedy decoding ends at the latest; as many tokens as the longest
             accepted answer has are generated in any case.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default this one alone.
-        on_progress: called as work is done, and before the first question; with several processes
-            on the leader only.
+        progress: whether to show progress bars on stderr, or in the notebook.
+        on_progress: called in place of the bars as work is done, and before the first sample; with
+            several processes on the leader only.
 
     Raises:
         RunMismatchError: the folder holds a run with other settings.
         HaystackTooShortError: the haystack is shorter than the grid needs.
-        InputError: the attention kernel does not run here.
+        InputError: an option is invalid, or the attention kernel does not run here.
+        TaskError: there is no such task, or it gives samples that cannot be asked.
         CheckError: the forward pass gives other numbers than the model's own.
     """
-    require_model(model)
-    decoding = choose_decoding(model, scorer, max_new_tokens)
-    mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
-    report = on_progress if on_progress and mesh.is_leader else _no_progress
-    setup = _Setup(
-        model,
-        haystack,
-        needles,
-        grid.max_frames,
-        cache,
-        share,
-        find_kernel_for(model, attention),
-        decoding,
-        mesh,
-        report,
-    )
-    return _sweep(setup, grid, Path(output), overwrite=overwrite)
+    options = SweepOptions(task, controls, cache, share, attention, scorer, max_new_tokens)
+    sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
+    return sweep.run(Path(output), overwrite=overwrite, progress=progress, on_progress=on_progress)
 
 
-def _sweep(setup: "_Setup", grid: Grid, output: Path, *, overwrite: bool) -> Results:
-    model, haystack, needles = setup.model, setup.haystack, setup.needles
-    mesh, report = setup.mesh, setup.report
-    if not mesh.is_leader:
-        mesh.wait_for("encoded")
-    manifest = make_manifest(model, haystack, needles, grid, setup.decoding)
-    folder = RunFolder(output, manifest, overwrite=overwrite)
-    asked = list(questions(grid, needles))
-    is_wanted = [not _is_done(folder, question) for question in asked]
-    if any(is_wanted):
-        setup.asker  # noqa: B018  # encodes
-    if mesh.is_leader:
-        mesh.announce("encoded")
-    num_units = setup.asker.prepare(asked, is_wanted) if any(is_wanted) else 0
-    environment = {"forward": setup.record()} if num_units else {}
-    if mesh.is_leader and "passes" in environment.get("forward", {}):
-        _LOG.info(_in_words(environment["forward"], len(asked), sum(is_wanted)))
-    mesh.barrier()  # all have read the folder as it was
-    if not mesh.is_leader:
-        mesh.wait_for("open")
-    with _writing(folder, mesh, setup.notes, environment):
-        num_done = len(asked) - sum(is_wanted)
-        if num_units:
-            report("sweep", num_done, len(asked))
-        for unit in mesh.claim("units", num_units):
-            for question, outcome in setup.asker.ask(unit):
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep is run; the attributes are the arguments of `run_sweep`."""
+
+    task: str | Task = "vniah"
+    controls: str | Sequence[str] = "default"
+    cache: Path | None = None
+    share: Share = "tree"
+    attention: str = "auto"
+    scorer: Scorer = "argmax"
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+
+class Sweep:
+    """A sweep that is planned, and not run yet.
+
+    Args:
+        model: as `run_sweep`.
+        haystack: as `run_sweep`.
+        needles: as `run_sweep`.
+        grid: as `run_sweep`.
+        options: how it is run.
+        mesh: the processes of the job; by default this one alone.
+
+    Attributes:
+        manifest: everything that is needed to make the run again, as JSON values.
+        samples: everything that is asked, controls included.
+
+    Raises:
+        InputError: an option is invalid.
+        TaskError: there is no such task, or it gives samples that cannot be asked.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel,
+        haystack: Haystack,
+        needles: NeedleSet,
+        grid: Grid,
+        options: SweepOptions | None = None,
+        *,
+        mesh: Mesh | None = None,
+    ) -> None:
+        options = options or SweepOptions()
+        self._mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
+        self._engine = choose_engine(
+            model,
+            EngineOptions(
+                share=options.share,
+                attention=options.attention,
+                scorer=options.scorer,
+                max_new_tokens=options.max_new_tokens,
+                group=self._mesh.context_group,
+                num_processes=self._mesh.size,
+                scratch_dir=cache_dir() / "scratch",
+            ),
+        )
+        self._task = load_task(options.task)
+        self.samples = plan_samples(self._task, grid, needles, haystack, options.controls)
+        self.manifest = make_manifest(
+            model, haystack, needles, grid, self._engine, self._task, self.samples
+        )
+        self._model = model
+        self._haystack = haystack
+        self._needles = needles
+        self._num_frames = grid.max_frames
+        self._options = options
+        self._report: OnProgress = _no_progress
+
+    @property
+    def default_output(self) -> Path:
+        """A folder for this run, the same for the same settings."""
+        key = run_key(self.manifest, self._model, controls=self._options.controls)
+        return Path("results", f"{slug(self._model.name)}-{self._task.name}-{key}")
+
+    def run(
+        self,
+        output: Path,
+        *,
+        overwrite: bool = False,
+        progress: bool = True,
+        on_progress: OnProgress | None = None,
+    ) -> Results:
+        """Runs what is missing in the folder, and gives all that it holds; once."""
+        leads = self._mesh.is_leader
+        with Bars(progress and on_progress is None and leads) as bars:
+            if leads:
+                self._report = on_progress or bars.show
+            return self._run(output, overwrite=overwrite)
+
+    def _run(self, output: Path, *, overwrite: bool) -> Results:
+        mesh, engine = self._mesh, self._engine
+        if not mesh.is_leader:
+            mesh.wait_for("encoded")
+        folder = RunFolder(output, self.manifest, overwrite=overwrite)
+        is_wanted = [not folder.has_score(sample.sample_id) for sample in self.samples]
+        if any(is_wanted):
+            self._prepare()
+        if mesh.is_leader:
+            mesh.announce("encoded")
+        num_batches = engine.plan(self.samples, is_wanted) if any(is_wanted) else 0
+        environment = {"forward": self._describe()} if num_batches else {}
+        if mesh.is_leader and "passes" in environment.get("forward", {}):
+            _LOG.info(_in_words(environment["forward"], len(self.samples), sum(is_wanted)))
+        mesh.barrier()  # all have read the folder as it was
+        if not mesh.is_leader:
+            mesh.wait_for("open")
+        with _writing(folder, mesh, engine.notes, environment):
+            self._run_batches(folder, num_batches, num_done=len(is_wanted) - sum(is_wanted))
+        mesh.barrier()  # the leader has merged
+        if num_batches:
+            self._report("sweep", len(self.samples), len(self.samples))
+        return folder.results() if mesh.is_leader else load_run(output)
+
+    def _prepare(self) -> None:
+        """Makes all pictures ready that samples show."""
+        self._engine.prepare(
+            self._haystack,
+            self._needles,
+            self._num_frames,
+            cache=self._options.cache,
+            on_progress=lambda done, total: self._report("encode", done, total),
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        """How the samples are run, for the manifest; tries the model on the way."""
+        described = dict(self._engine.describe())
+        if found := self._engine.check():
+            described["check"] = dict(found)
+        return {**described, "processes": self._mesh.size}
+
+    def _run_batches(self, folder: RunFolder, num_batches: int, *, num_done: int) -> None:
+        mesh, num_samples = self._mesh, len(self.samples)
+        if num_batches:
+            self._report("sweep", num_done, num_samples)
+        for batch in mesh.claim("batches", num_batches):
+            for sample, outcome in self._engine.run(batch):
                 if mesh.context_rank == 0:
-                    folder.append(_sample(question, outcome))
-                    report("sweep", num_done + mesh.count("asked", 1), len(asked))
-    mesh.barrier()  # the leader has merged
-    if num_units:
-        report("sweep", len(asked), len(asked))
-    return folder.results() if mesh.is_leader else load_run(output)
+                    folder.append(_result(self._task, sample, outcome))
+                    self._report("sweep", num_done + mesh.count("done", 1), num_samples)
 
 
 @contextmanager
@@ -172,8 +262,8 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         + (f"with {share:.0%} of the operations of one by one" if share != 1 else "one by one"),
         *([f"nothing is shared, because {why}"] if why else []),
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
-        f"tiles of {record.get('tile_size', 0):,} rows",
-        *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
+        f"chunks of {record.get('tile_size', 0):,} rows",
+        *([f"keys and values kept {NAME_OF_LOCATION[place]}"] if place != "device" else []),
         *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
         "logits as by the model's own forward pass",
     ]
@@ -184,130 +274,17 @@ def _no_progress(stage: str, done: int, total: int) -> None:
     pass
 
 
-@dataclass
-class _Setup:
-    """What is made ready before the first question."""
-
-    model: AnyModel
-    haystack: Haystack
-    needles: NeedleSet
-    num_frames: int
-    cache: Path | None
-    share: Share
-    kernel: Kernel | None
-    decoding: Decoding | None
-    mesh: Mesh
-    report: Progress
-
-    def __post_init__(self) -> None:
-        self.notes: list[str] = []
-        if self.mesh.context_size > 1 and not isinstance(self.model, DecoderModel):
-            raise InputError(
-                f"--context-parallel {self.mesh.context_size} needs a model with a decoder; "
-                f"{self.model.name} runs its own forward pass"
-            )
-        if self.mesh.size > 1 and isinstance(self.model, ServerModel):
-            raise InputError(
-                f"a server is asked by one process, this job has {self.mesh.size}; start it "
-                "without torchrun, with --concurrency"
-            )
-
-    @cached_property
-    def asker(self) -> Asker:
-        """Who answers; encodes what is not encoded yet."""
-        if isinstance(self.model, DecoderModel):
-            return TreeAsker(
-                self.model,
-                self.material,
-                share=self.share,
-                decoding=self.decoding,
-                kernel=self.kernel,
-                ring=self.ring,
-                scratch_dir=cache_dir() / "scratch",
-            )
-        if isinstance(self.model, EncodingModel):
-            return ask_model(self.model, self.material, self.decoding)
-        if isinstance(self.model, ServerModel):
-            return self._ask_server(self.model)
-        assert isinstance(self.model, ChatModel)
-        asker, notes = ask_chat(self.model, self.haystack, self.num_frames)
-        self.notes += notes
-        return asker
-
-    def _ask_server(self, model: ServerModel) -> ServerAsker:
-        pictures = Pictures.of(
-            model,
-            self.haystack,
-            self.needles,
-            self.num_frames,
-            on_damage=self.notes.append,
-            on_progress=lambda done, total: self.report("encode", done, total),
-        )
-        return ServerAsker(model, pictures, self.needles)
-
-    @cached_property
-    def material(self) -> Material:
-        """All frames, encoded."""
-        assert isinstance(self.model, EncodingModel)
-        frames = encode_haystack(
-            self.model,
-            self.haystack,
-            self.num_frames,
-            directory=self.cache,
-            on_progress=lambda done, total: self.report("encode", done, total),
-        )
-        own = needle_directory(self.cache, self.needles)
-        needles = encode_needles(self.model, self.needles, directory=own)
-        self.notes += frames.notes()
-        return Material.of(self.haystack, self.needles, self.num_frames, frames, needles)
-
-    @cached_property
-    def ring(self) -> Ring | None:
-        """The processes that run one pass together."""
-        if self.mesh.context_group is None:
-            return None
-        assert isinstance(self.model, DecoderModel)
-        return make_ring(self.mesh.context_group, self.model.decoder.lm_head.weight)
-
-    def record(self) -> dict[str, Any]:
-        """How the forward pass is run, for the manifest; runs the self-check."""
-        record = dict(self.asker.record())
-        if isinstance(self.model, DecoderModel):
-            sequences = check_sequences(self.model, self.material, self.needles)
-            store = self.material.store
-            place = record.get("keys_and_values_on")
-            differences = check_forward(
-                self.model, sequences, store, kernel=self.kernel, place=place, ring=self.ring
-            )
-            require_agreement(differences, self.model.name)
-            record["check"] = {d.way: dict(d.record()) for d in differences}
-        if isinstance(self.asker, ServerAsker):
-            found = self.asker.check()
-            record = {**self.asker.record(), "check": dict(found.record())}
-            if found.growth is None:
-                self.notes.append(NO_USAGE)
-        return {**record, "processes": self.mesh.size}
-
-
-def _sample(question: Question, outcome: Outcome) -> Sample:
+def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
     """One line of the results."""
-    cell, needle = question.cell, question.needle
-    asked = Sample(
-        task=TASK_NAME,
-        num_frames=cell.num_frames,
-        depth=cell.depth,
-        needle_index=cell.needle_index,
-        needle_id=needle.needle_id,
-        question=needle.question,
-        answer=needle.answer,
+    asked = SampleResult(
+        sample_id=sample.sample_id,
+        task=task.name,
+        cell=sample.cell,
+        question=sample.question,
+        answer=sample.candidates[0],
+        control=sample.control,
+        fields=sample.fields,
     )
     if isinstance(outcome, str):
         return replace(asked, error=outcome)
-    return replace(asked, **vars(outcome))
-
-
-def _is_done(folder: RunFolder, question: Question) -> bool:
-    """Whether there is a score; what ended in an error is tried again."""
-    cell, needle_id = question.cell, question.needle.needle_id
-    sample = folder.samples.get((TASK_NAME, cell.num_frames, cell.depth, needle_id, None))
-    return sample is not None and sample.error is None
+    return replace(asked, **vars(task.score(sample, outcome)))

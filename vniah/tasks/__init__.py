@@ -1,1 +1,40 @@
-"""What is asked: each task turns a grid and its material into questions."""
+"""Tasks: what is asked in a sweep. One file each; a task of one's own plugs in by its name."""
+
+from collections.abc import Mapping
+
+from vniah.errors import TaskError
+from vniah.factories import call_factory, is_factory
+from vniah.tasks.base import Sample, Task, require_distinct
+
+__all__ = ["TASKS", "Sample", "Task", "load_task", "require_distinct"]
+
+TASKS: Mapping[str, str] = {"vniah": "vniah.tasks.vniah:VisualNeedle"}
+"""The tasks that come with vniah, and where each is defined."""
+
+
+def load_task(source: str | Task = "vniah") -> Task:
+    """The task of that name.
+
+    Args:
+        source: one of `TASKS`, ``"package.module:factory"`` for a task of your own, or a task,
+            which is given back as it is.
+
+    Raises:
+        TaskError: there is no such task, or what the factory returns is none.
+    """
+    if not isinstance(source, str):
+        task: object = source
+    elif source in TASKS:
+        task = call_factory(TASKS[source], {}, TaskError)
+    elif is_factory(source):
+        task = call_factory(source, {}, TaskError)
+    else:
+        raise TaskError(
+            f"there is no task {source!r}; use {', '.join(TASKS)}, or package.module:factory for "
+            "one of your own"
+        )
+    if not isinstance(task, Task):
+        missing = [n for n in ("name", "axes", "samples", "score") if not hasattr(task, n)]
+        name = source if isinstance(source, str) else type(task).__name__
+        raise TaskError(f"{name} is not a task: it has no {' and no '.join(missing)}")
+    return task

@@ -1,39 +1,41 @@
-"""V-NIAH: one needle frame in a long video, and the question that only it answers."""
+"""V-NIAH: one needle frame in a long video, and the question that only it answers.
+
+Zhang et al. 2024, "Long Context Transfer from Language to Vision", section 4.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from vniah.grid import Cell, Grid
-from vniah.needles import Needle, NeedleSet
-from vniah.protocol import Frames, FrameSegment
-
-TASK_NAME = "vniah"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One needle in one cell.
-
-    Attributes:
-        cell: how many frames, how deep.
-        needle: what is inserted and asked.
-    """
-
-    cell: Cell
-    needle: Needle
-
-    def insert(self, haystack: Sequence[FrameSegment], needle: FrameSegment) -> Frames:
-        """The frames shown: ``cell.num_frames`` of the haystack with the needle among them.
-
-        The needle is inserted and replaces nothing, so there is one more than ``num_frames``.
-        """
-        index, whole = self.cell.needle_index, Frames.of(haystack)
-        after = whole[index : self.cell.num_frames]
-        return Frames.of([*whole[:index].spans, needle, *after.spans])
+from vniah.grid import Grid, place_prefix
+from vniah.haystacks.haystack import Haystack
+from vniah.needles import NeedleSet
+from vniah.scoring import Reading, Score, score_accepted
+from vniah.tasks.base import Sample, insert_needle
 
 
-def questions(grid: Grid, needles: NeedleSet) -> Iterator[Question]:
-    """Everything that a sweep asks, cell by cell, short haystacks first."""
-    for cell in grid.cells:
-        for needle in needles:
-            yield Question(cell, needle)
+class VisualNeedle:
+    """The task ``vniah``: every needle in every cell, right if the argmax gives its answer."""
+
+    name = "vniah"
+    axes = ("num_frames", "depth")
+    controls = ("no-needle",)
+
+    def samples(
+        self, grid: Grid, needles: NeedleSet, haystack: Haystack | None
+    ) -> Iterator[Sample]:
+        """As `vniah.tasks.base.Task.samples`: cell by cell, short haystacks first."""
+        for cell in grid.cells:
+            place = place_prefix(cell.num_frames, cell.depth)
+            for needle in needles:
+                yield Sample(
+                    sample_id=place + needle.needle_id,
+                    cell=cell,
+                    shown=insert_needle(cell.num_frames, cell.needle_index, needle.needle_id),
+                    question=needle.question,
+                    candidates=needle.answers,
+                    choices=needle.choices,
+                    fields={"needle_index": cell.needle_index, "needle_id": needle.needle_id},
+                )
+
+    def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
+        """As `vniah.tasks.base.Task.score`: right if one of the accepted answers is."""
+        return score_accepted(sample.candidates, readings, sample.choices)

@@ -1,14 +1,16 @@
 """Reads a video at 1 frame per second through decord, in a process of its own.
 
-decord has not been kept up since 2021. While nobody asks it decodes on without bound (720p: 1.3 GB
-in 3 s), so its process is stopped between two frames, and it is ended with its reader. Which
-picture is frame k is decided as with PyAV; what decord says of a video is compared with that, and
-where the two differ the video is refused. Damage *inside* a file is not noticed by decord.
+decord has not been maintained since 2021. It decodes ahead without bound, even when no frame is
+asked for (720p: 1.3 GB in 3 s). So its process is stopped (SIGSTOP) between two frames, and killed
+when its reader is closed. Which picture is frame k is decided as with PyAV. What decord says about
+the video is compared with that, and a video about which the two differ is refused. decord does not
+notice damage *inside* a file.
 
-Protocol of the child: it writes a JSON line with the number of pictures, then reads ordinals, one a
-line, and answers each with a JSON line and the bytes of the picture. An error is a JSON line, too.
-A stopped process does not see its input end, so on Linux the system is told to end it if its parent
-is killed. Elsewhere, and if a thread other than the main one started it, it is then left behind.
+Protocol of the child: it writes a JSON line with the number of pictures. Then it reads ordinals,
+one a line, and answers each with a JSON line and the bytes of the picture. An error is a JSON line,
+too. A stopped process does not notice that its input has ended. So on Linux the system is asked to
+kill the child when its parent dies. On other systems, and if a thread other than the main one
+started it, a child whose parent was killed stays behind.
 """
 
 import ctypes
@@ -23,26 +25,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import HaystackError, MissingDependencyError
-from vniah.haystacks.frames import Frame
-from vniah.options import Sampling
-
-if TYPE_CHECKING:  # the child must not load a second FFmpeg
-    from vniah.haystacks.video.packets import VideoIndex
+from vniah.haystacks.frames import Frame, IndexedVideo
 
 _ANSWER_SECONDS = 120
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _WRONG_FORMATS = {"mpegts", "mpeg"}
-"""decord shows wrong pictures there without a word."""
+"""decord shows wrong pictures of these formats, and gives no error."""
 
 
 @dataclass(frozen=True)
-class DecordSource:
+class DecordSource(IndexedVideo):
     """One video as frames, read through decord.
 
     Raises:
@@ -51,20 +49,10 @@ class DecordSource:
         VideoDamagedError: the packets show damage, and damage is not kept.
     """
 
-    index: "VideoIndex"
-    sampling: Sampling
-    keep_damaged: bool = False
-
     def __post_init__(self) -> None:
-        """Refuses what cannot work before a process is started."""
-        if not self.keep_damaged:
-            self.index.refuse_damage()
-        check_usable(self.index.path, self.index.format_name)
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames the packets promise."""
-        return len(self.index.schedule(self.sampling))
+        """Requires a video that decord can read, before a process is started."""
+        super().__post_init__()
+        require_decord(self.index.path, self.index.format_name)
 
     def frames(
         self,
@@ -87,7 +75,7 @@ class DecordSource:
                 on_damage(f"{index.path.name}: {summary}")
             previous: tuple[int, NDArray[np.uint8]] | None = None
             for frame_index, ordinal in enumerate(ordinals, start):
-                if previous is None or ordinal != previous[0]:  # asked twice, decord may go on
+                if previous is None or ordinal != previous[0]:  # twice may give the next one
                     seconds, image = child.read(ordinal)
                     self._compare_time(ordinal, seconds)
                     previous = (ordinal, image)
@@ -110,8 +98,8 @@ class DecordSource:
             )
 
 
-def check_usable(path: Path, format_name: str) -> None:
-    """Makes sure that decord is there, without loading it, and that it can read this container.
+def require_decord(path: Path, format_name: str) -> None:
+    """Requires decord, which is not loaded, and a container that it can read.
 
     Raises:
         MissingDependencyError: decord is not installed.
@@ -128,7 +116,7 @@ def check_usable(path: Path, format_name: str) -> None:
 
 @dataclass
 class _Child:
-    """decord's process, which runs only while an answer is awaited."""
+    """decord's process. It runs only while an answer is awaited, and is stopped in between."""
 
     path: Path
     process: "subprocess.Popen[bytes]"
@@ -212,12 +200,12 @@ def _read_into(stream: IO[bytes], target: bytearray) -> bool:
 
 
 def _parent_to_die_with() -> str:
-    """The id of this process; none from a thread, whose end Linux takes for that of the parent."""
+    """The id of this process; empty in a thread, whose end Linux takes for the parent's."""
     return str(os.getpid()) if threading.current_thread() is threading.main_thread() else ""
 
 
 def _die_with_parent(parent: str) -> None:
-    """The child: is killed when its parent is, even while it is stopped. Linux only."""
+    """In the child: asks the system to kill it when its parent dies. Linux only."""
     if not parent or sys.platform != "linux":
         return
     try:
@@ -225,12 +213,12 @@ def _die_with_parent(parent: str) -> None:
     except (OSError, AttributeError):
         return
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):  # it ended before that
+    if os.getppid() != int(parent):  # the parent died before that
         sys.exit(1)
 
 
 def _serve(path: str, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """The child: opens the video and answers until its input ends."""
+    """In the child: opens the video, and answers until its input ends."""
     import decord
 
     def answer(header: dict[str, Any], pixels: bytes = b"") -> None:

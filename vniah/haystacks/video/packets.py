@@ -1,8 +1,8 @@
 """What the packets of a video say: its pictures' times, its length, its damage. Nothing is decoded.
 
-Going through the packets costs about as much as reading the file once. A missing end is noticed if
-the file declares its length, or if its last packet is cut; `vniah.haystacks.video.pyav` says what
-is not.
+Listing the packets costs about as much as reading the file once. A missing end is noticed if the
+file declares its length, or if its last packet is cut. What goes unnoticed is described in
+`vniah.haystacks.video.pyav`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,12 @@ from vniah.errors import HaystackError, VideoDamagedError
 from vniah.haystacks.video.sampling import clock_schedule, longva_schedule
 from vniah.options import Sampling
 
-# Playlists lead to other files, which no hash of this one covers; the others are pictures or text.
+# Playlists refer to other files, which this file's hash does not cover. The others are pictures or
+# text.
 _REFUSED_FORMATS = {"hls", "dash", "concat", "imf", "sdp", "image2", "ico", "tty", "lavfi"}
 
-# One packet is one picture there, so a picture that does not come out was lost, and those that no
-# other picture refers to may be skipped.
+# In these codecs one packet is one picture. So a picture that is not decoded was lost, and pictures
+# that no other one refers to may be skipped.
 _EXACT_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"}
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 
@@ -48,9 +49,10 @@ class VideoIndex:
         average_rate: pictures per second, as the file declares it.
         format_name: the container, as FFmpeg calls it.
         num_packets: how many packets of the stream to read.
-        in_order: pictures carry no usable time of their own: the n-th decoded one has ``pts[n]``.
+        in_order: decoded pictures carry no usable time; the n-th decoded one has ``pts[n]``.
         is_exact: every packet is one picture.
-        damage: what the packets show to be missing, e.g. ``12.0 s of the declared 40.0 s``.
+        damage: what the packets show to be missing, such as ``it holds 12.0 s of the declared
+            40.0 s``.
     """
 
     path: Path
@@ -65,7 +67,7 @@ class VideoIndex:
     damage: tuple[str, ...]
 
     def schedule(self, sampling: Sampling) -> Sequence[int]:
-        """The ordinal of the picture of every frame."""
+        """For every frame the ordinal of its picture."""
         if sampling == "longva":
             return longva_schedule(len(self.pts), average_rate=self.average_rate)
         return self._clock_schedule
@@ -78,14 +80,14 @@ class VideoIndex:
         """Ticks as seconds after the first picture."""
         return float((pts - self.pts[0]) * self.time_base)
 
-    def refuse_damage(self) -> None:
+    def require_whole(self) -> None:
         """Raises VideoDamagedError if the packets show damage."""
         if self.damage:
             raise damaged_error(self.path, "; ".join(self.damage))
 
 
 def damaged_error(path: Path, summary: str) -> VideoDamagedError:
-    """The refusal of a damaged video."""
+    """The error that refuses a damaged video."""
     return VideoDamagedError(
         f"{path} is damaged: {summary}. Get a whole copy, or go on with what can be decoded: "
         "--keep-damaged (keep_damaged=True)."
@@ -99,10 +101,10 @@ def count(number: int, what: str) -> str:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream), or one line that says why there is none.
+    """An open video as (container, video stream).
 
     Raises:
-        HaystackError: the file is no video, or none that can be decoded here.
+        HaystackError: the file is not a video, or not one that can be decoded here.
         VideoDamagedError: it is an MP4 file without its index.
     """
     try:
@@ -154,17 +156,17 @@ def _not_a_video(path: Path, error: av.error.FFmpegError) -> HaystackError:
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """What the head of a video file says."""
+    """What the header of a video file says."""
 
     format_name: str
     average_rate: Fraction | None
 
 
-def check_video(path: Path) -> VideoSummary:
-    """Makes sure that a file is a video, by its head alone.
+def summarize_video(path: Path) -> VideoSummary:
+    """Reads the header of a video file, and nothing else of it.
 
     Raises:
-        HaystackError: it is none.
+        HaystackError: the file is not a video.
         VideoDamagedError: its index is missing.
     """
     with open_video(path) as (container, stream):
@@ -174,17 +176,17 @@ def check_video(path: Path) -> VideoSummary:
 def video_packets(container: Any, stream: Any) -> Iterator[Any]:
     """The packets of a stream in the order of the file.
 
-    Empty ones are left out: they would tell the decoder that the film is over. AVI has them.
+    Empty ones, as AVI has them, are left out: a decoder takes them for the end of the film.
     """
     return (packet for packet in container.demux(stream) if packet.size)
 
 
 def index_video(path: Path) -> VideoIndex:
-    """Goes through the packets of a video.
+    """Lists the packets of a video.
 
     Raises:
-        HaystackError: the file is no video, or its pictures carry no times.
-        VideoDamagedError: it has no keyframe to start from. Lesser damage is in the index.
+        HaystackError: the file is not a video, or its pictures have no time stamps.
+        VideoDamagedError: it has no keyframe to start from. Other damage is noted in the index.
     """
     with open_video(path) as (container, stream):
         listing = _Listing(stream.time_base)
@@ -219,7 +221,7 @@ def index_video(path: Path) -> VideoIndex:
 
 
 def _is_progressive(codec: Any) -> bool:
-    # PyAV 14 does not say; then nothing is skipped, which is slower but always right.
+    # PyAV 14 does not tell. Then no picture is skipped, which is slower and always right.
     return getattr(codec, "field_order", None) in _PROGRESSIVE
 
 
@@ -240,7 +242,7 @@ def _find_end(container: Any, stream: Any, pts: Sequence[int], duration: int) ->
 
 @dataclass
 class _Listing:
-    """What is noted of the packets while they go by."""
+    """What is noted while the packets are read."""
 
     time_base: Fraction
     times: list[int] = field(default_factory=list)
@@ -255,8 +257,8 @@ class _Listing:
     stopped: str = ""
 
     def read(self, container: Any, stream: Any) -> None:
-        # These readers pass over what they cannot understand without a word, so the bytes are
-        # counted, those of the sound included.
+        # FFmpeg skips silently what it cannot parse in these formats. So the bytes of all packets
+        # are counted, those of the sound included, to find what was skipped.
         is_matroska = "matroska" in container.format.name
         is_fragmented = "mp4" in container.format.name and not stream.frames
         by_bytes = is_matroska or is_fragmented
@@ -298,16 +300,16 @@ class _Listing:
         self.has_pts |= packet.pts is not None
         time = packet.dts if packet.pts is None else packet.pts
         if time is None or (packet.pts is None and self.has_pts):
-            return  # e.g. the second field of a picture
+            return  # for example the second field of a picture
         self.has_times = True
         if self.first_keyframe is None:
             if not packet.is_keyframe:
-                return  # a recording that starts between keyframes: nothing to be seen yet
+                return  # the recording starts between keyframes: nothing can be shown yet
             self.first_keyframe = time
         if packet.is_corrupt:
             self.corrupt.append(time)
         if packet.is_discard or time < self.first_keyframe:
-            return  # cut off by an edit list, or it refers to what is before the start
+            return  # cut off by an edit list, or it refers to pictures before the start
         if follows_hole and self.times:
             last, duration = self.latest
             if 2 * (time - last) > 3 * (duration or packet.duration or 0):
@@ -333,7 +335,7 @@ class _Listing:
 def _wrong_length(
     container: Any, stream: Any, first: int, end: int, num_packets: int
 ) -> Iterator[str]:
-    """Compares what is there with the declared duration, in the ways containers declare it."""
+    """Damage that shows in the duration: each kind of container declares it in its own way."""
     tick = stream.time_base
     span = (end - min(first, stream.start_time or first)) * tick
     tolerance = Fraction(1)
@@ -344,7 +346,7 @@ def _wrong_length(
         if "mp4" in container.format.name:
             tolerance = Fraction(1, 2)
     else:
-        # These count from the time 0 of the file, which need not be the first picture.
+        # Other containers count from time 0 of the file, which need not be the first picture.
         span = max(span, end * tick)
         declared = _matroska_seconds(stream.metadata.get("DURATION", ""))
         if declared is None:
@@ -368,10 +370,10 @@ def _matroska_seconds(text: str) -> Fraction | None:
 
 
 def _cut_packet(path: Path) -> Iterator[str]:
-    """Whether an MPEG-TS file ends inside a packet.
+    """The damage of an MPEG-TS file that ends in the middle of a packet.
 
-    Only the last packets are looked at, because a recording may well start inside of one. Where
-    they show no regular sync bytes, nothing is said.
+    Only the end is looked at, because a recording may well start in the middle of a packet. If the
+    last packets have no regular sync bytes, nothing can be said.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TRANSPORT_TAIL_BYTES))

@@ -1,16 +1,17 @@
 """Reads a video at 1 frame per second through PyAV, in a small and constant amount of memory.
 
-A file is gone through twice. First its packets are listed (`vniah.haystacks.video.packets`): what
-time every picture has, whether the file is whole, and how many frames there are, before anything is
-decoded. Then it is decoded, and only what is asked for is converted to RGB. Nothing runs ahead of
-the consumer.
+A file is read twice. First its packets are listed (`vniah.haystacks.video.packets`). That gives the
+time of every picture, whether the file is whole, and the number of frames, before anything is
+decoded. Then the file is decoded, and only the pictures that are asked for are converted to RGB.
+Nothing is decoded ahead of the consumer.
 
-Limits: pictures come in the size they are stored in, whatever their pixel aspect ratio. Damage is
-found where the container or the decoder notices it. A few changed bytes may decode to a picture
-with a blemish. A missing end is found if it is longer than a second or two (with sound, than a
-hundredth of the film; in fragmented MP4, than a twentieth of the file) and the file declares its
-length. MPEG-TS does not: only a cut inside of a packet is found there, and one that was cut at the
-seam of two packets is a shorter film, as is a Matroska file of a live recording.
+Limits: pictures keep the size in which they are stored, whatever their pixel aspect ratio. Damage
+is found where the container or the decoder notices it; a few changed bytes may decode to a picture
+with a blemish. A missing end is found if the file declares its length and lacks more than a second
+or two of it (with sound, a hundredth of the film; in fragmented MP4, a twentieth of the file).
+MPEG-TS does not declare its length: there only a cut in the middle of a packet is found. A file
+that was cut between two packets is taken for a shorter film, and so is a Matroska file of a live
+recording.
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from vniah.errors import VideoDamagedError
-from vniah.haystacks.frames import Frame
+from vniah.haystacks.frames import Frame, IndexedVideo
 from vniah.haystacks.video.packets import (
     VideoIndex,
     count,
@@ -35,33 +36,14 @@ from vniah.haystacks.video.packets import (
     video_packets,
 )
 from vniah.haystacks.video.sampling import show_at
-from vniah.options import Sampling
 
 _COUNT_ON_SECONDS = 300
-"""After damage that is refused, so much more of the video is looked at to say how much there is."""
+"""After damage that is refused, so much more is decoded, to say how much damage there is."""
 
 
 @dataclass(frozen=True)
-class VideoSource:
-    """One video as frames, read through PyAV.
-
-    Raises:
-        VideoDamagedError: the packets show damage, and damage is not kept.
-    """
-
-    index: VideoIndex
-    sampling: Sampling
-    keep_damaged: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses what is known to be damaged."""
-        if not self.keep_damaged:
-            self.index.refuse_damage()
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames the packets promise."""
-        return len(self.index.schedule(self.sampling))
+class VideoSource(IndexedVideo):
+    """One video as frames, read through PyAV."""
 
     def frames(
         self,
@@ -73,15 +55,11 @@ class VideoSource:
         """The frames of [start, stop).
 
         Decoding always begins at the start of the file, so a frame does not depend on ``start``.
-        Frames that were given before damage is met are sound.
-
-        Args:
-            start: the first frame to give.
-            stop: the frame after the last.
-            on_damage: if damage is kept, called with what was found before the last frame is given.
+        Frames that were given before damage was found are undamaged.
 
         Raises:
-            VideoDamagedError: something does not decode, and damage is not kept; or nothing does.
+            VideoDamagedError: a picture cannot be decoded, and damage is not kept; or no picture
+                can be decoded.
         """
         index = self.index
         damage = _Damage(index)
@@ -108,14 +86,14 @@ class VideoSource:
     def _pictures(
         self, wanted: Collection[int], damage: "_Damage"
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(pts, picture) as they are shown; what is neither wanted nor referred to is left out."""
+        """(pts, picture) in the order shown; may lack what is neither wanted nor referred to."""
         index = self.index
         may_skip = index.is_exact and not index.in_order and not self.keep_damaged
         num_pictures = 0
         with open_video(index.path) as (container, stream):
             stream.thread_type = "AUTO"
             if self.keep_damaged:
-                stream.codec_context.thread_count = 1  # what is made of broken bytes depends on it
+                stream.codec_context.thread_count = 1  # else broken bytes may decode differently
             for packet in self._packets_and_end(container, stream):
                 if may_skip and packet is not None:
                     skip = "DEFAULT" if packet.pts in wanted else "NONREF"
@@ -136,14 +114,14 @@ class VideoSource:
                         yield pts, picture
 
     def _packets_and_end(self, container: Any, stream: Any) -> Iterator[Any]:
-        with suppress(av.error.FFmpegError):  # the index has noted it
+        with suppress(av.error.FFmpegError):  # noted in the index already
             yield from islice(video_packets(container, stream), self.index.num_packets)
         yield None
 
 
 @dataclass
 class _Damage:
-    """What did not decode: how often, and when first."""
+    """What could not be decoded: how often, and when first."""
 
     index: VideoIndex
     counts: Counter[str] = field(default_factory=Counter)
@@ -171,7 +149,7 @@ def _to_upright_rgb(picture: Any) -> NDArray[np.uint8]:
         matrix = picture.side_data[SideDataType.DISPLAYMATRIX]
     except KeyError:
         return np.ascontiguousarray(image)
-    except ValueError:  # it carries something that this version of PyAV has no name for
+    except ValueError:  # the picture has side data that this version of PyAV does not know
         return np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90) % 4))
     return np.ascontiguousarray(_apply_display_matrix(image, np.frombuffer(matrix, np.int32)))
 

@@ -1,9 +1,9 @@
-"""What all families of transformers checkpoints have in common."""
+"""What all checkpoints in the layout of transformers have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from weakref import proxy
 
 import numpy as np
@@ -12,39 +12,16 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vniah.errors import ModelError
+from vniah.errors import InputError, ModelError
+from vniah.models.checkpoints import reported
+from vniah.models.families import FAMILIES, LLAVA_TYPES
+from vniah.models.huggingface.folder import Parts, read_parts
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.rope import override_rope, rope_settings
+from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
 ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded frames change
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a checkpoint folder gave.
-
-    Attributes:
-        name: for titles and manifests.
-        revision: a hash over its files, or the hub's commit.
-        model: the transformers model, with its head.
-        tokenizer: of transformers.
-        image_processor: of transformers; computes with Pillow where there is a choice.
-        template: the chat template.
-        stop_ids: tokens that end an answer.
-        frame_size: width and height in pixels, for families that take any; None for the usual.
-        load_in: how the matrices of the decoder's layers are rounded, if they are.
-    """
-
-    name: str
-    revision: str
-    model: Any
-    tokenizer: Any
-    image_processor: Any
-    template: str
-    stop_ids: tuple[int, ...]
-    frame_size: tuple[int, int] | None = None
-    load_in: str | None = None
 
 
 class TransformersModel:
@@ -59,9 +36,6 @@ class TransformersModel:
 
     Class attributes of a family:
         model_class: its class in transformers.
-        frame_unit: what one frame is, in words.
-        usual_tokens: tokens of a frame in the published checkpoints, without text around it.
-        sharing: what questions may compute together.
         takes_frame_size: whether frames may have any size.
         placeholder: the token that stands for a row of a frame.
         template_token: what the template writes for a video, or for one image.
@@ -69,9 +43,6 @@ class TransformersModel:
     """
 
     model_class: ClassVar[str]
-    frame_unit: ClassVar[str]
-    usual_tokens: ClassVar[str]
-    sharing: ClassVar[str] = "tree"
     takes_frame_size: ClassVar[bool] = False
     placeholder: ClassVar[str]
     template_token: ClassVar[str]
@@ -93,7 +64,7 @@ class TransformersModel:
         )
         if parts.frame_size is not None and not self.takes_frame_size:
             raise ModelError(
-                f"{type(self).__name__} reads frames of one size only; leave out the frame size"
+                f"{type(self).__name__} reads frames of one size only; leave frame_size out"
             )
         self.frame_size = parts.frame_size or self._usual_size()
         self._check_size()
@@ -107,11 +78,47 @@ class TransformersModel:
         self._load_in = parts.load_in
         self.stop_ids = parts.stop_ids
 
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        revision: str | None = None,
+        options: LoadOptions = LOAD_DEFAULTS,
+    ) -> Self:
+        """The model in a checkpoint folder, as `vniah.models.loading.load_folder` finds its class.
+
+        Args:
+            folder: holds config.json, safetensors, tokenizer and preprocessor files.
+            name: for titles and manifests.
+            revision: tells versions of the weights apart; by default a hash over the files.
+            options: how it is loaded; here no dtype means as stored, and no device the CPU.
+
+        Raises:
+            ModelError: something is missing or does not fit; the message names it.
+            InputError: an option is not for this family.
+            MissingDependencyError: ``load_in`` or the prompt needs another package.
+        """
+        if options.prompt_template is not None:
+            raise InputError(
+                f"prompt_template is for checkpoints of {', '.join(LLAVA_TYPES)}; {name} has a "
+                "chat template of its own: leave prompt_template out"
+            )
+        parts = read_parts(
+            folder, name, revision, options, class_name=cls.model_class, find_body=cls.find_body
+        )
+        with reported(folder, "the model in"):  # which encodes a blank frame
+            model = cls(parts)
+        if options.rope_theta is not None or options.rope_scaling is not None:
+            model.override_rope(options.rope_theta, options.rope_scaling)
+        return model
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """What else decides the logits, for the manifest."""
         return {
-            "frame_unit": self.frame_unit,
+            "frame_unit": FAMILIES[self._model.config.model_type].frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text,
             **rope_settings(self.find_body(self._model)),
             **({} if self._load_in is None else {"load_in": self._load_in}),
@@ -122,6 +129,12 @@ class TransformersModel:
     ) -> None:
         """Another RoPE from now on; what is not given is the checkpoint's again."""
         override_rope(self.find_body(self._model), theta=theta, scaling=scaling)
+
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return (
+            f"<{type(self).__name__} {self.name}, {place}, {self.frame_shape[-2]} tokens a frame>"
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,13 +13,11 @@ from vniah.protocol import FrameSegment, TokenSequence
 class Gemma3(TransformersModel):
     """Gemma 3 (2025): every frame is an image; every cell is run by itself.
 
-    The walk attends to what comes before, and here an image's rows attend in both directions.
+    vniah's forward pass attends to earlier tokens only, and here an image's rows attend in both
+    directions.
     """
 
     model_class = "Gemma3ForConditionalGeneration"
-    frame_unit = "one image, not panned"
-    usual_tokens = "256"
-    sharing = "none"
     placeholder = "<image_soft_token>"
     template_token = "<start_of_image>"
     is_video = False

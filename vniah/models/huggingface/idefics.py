@@ -20,8 +20,6 @@ class Idefics3(TransformersDecoderModel):
     """Idefics3 (Laurencon et al. 2024): every frame is an image."""
 
     model_class = "Idefics3ForConditionalGeneration"
-    frame_unit = "one image, not split"
-    usual_tokens = "169"
     placeholder = template_token = "<image>"
     is_video = False
 
@@ -61,9 +59,6 @@ class SmolVLM(Idefics3):
     """SmolVLM2 (Marafioti et al. 2025): a video with a time before every frame."""
 
     model_class = "SmolVLMForConditionalGeneration"
-    frame_unit = "one video frame, not split, with its time"
-    usual_tokens = "64 to 81"
-    sharing = "tree, among equal numbers of frames"
     template_token = "<video>"
     is_video = True
 

@@ -14,8 +14,6 @@ class InternVL(TransformersDecoderModel):
     """InternVL in the layout of transformers; a frame is never cut into tiles."""
 
     model_class = "InternVLForConditionalGeneration"
-    frame_unit = "one video frame, one tile, with its number"
-    usual_tokens = "256"
     placeholder = "<IMG_CONTEXT>"
     template_token = "<video>"
 

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vniah.models.huggingface.base import Parts, TransformersDecoderModel
+from vniah.models.huggingface.base import TransformersDecoderModel
+from vniah.models.huggingface.folder import Parts
 from vniah.models.padding import pad_to_square
 from vniah.models.vocabulary import append_rows
 
@@ -36,8 +37,6 @@ class Llava(_Padded):
     """LLaVA-1.5 (Liu et al. 2023): every frame is an image."""
 
     model_class = "LlavaForConditionalGeneration"
-    frame_unit = "one image, all patches"
-    usual_tokens = "576"
     placeholder = template_token = "<image>"
     is_video = False
 
@@ -51,8 +50,6 @@ class LlavaNextVideo(_Padded):
     """LLaVA-NeXT-Video (Zhang et al. 2024): a video without rows between its frames."""
 
     model_class = "LlavaNextVideoForConditionalGeneration"
-    frame_unit = "one video frame, patches pooled two by two"
-    usual_tokens = "144"
     placeholder = template_token = "<video>"
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
@@ -68,8 +65,6 @@ class LlavaOnevision(TransformersDecoderModel):
     """LLaVA-OneVision (Li et al. 2024): a video, and one newline row after all of it."""
 
     model_class = "LlavaOnevisionForConditionalGeneration"
-    frame_unit = "one video frame, patches pooled two by two; one newline row after the last"
-    usual_tokens = "196"
     placeholder = template_token = "<video>"
 
     def __init__(self, parts: Parts) -> None:
@@ -96,8 +91,6 @@ class VideoLlava(_Padded):
     """Video-LLaVA (Lin et al. 2023): a video, with the class token of every frame."""
 
     model_class = "VideoLlavaForConditionalGeneration"
-    frame_unit = "one video frame, all patches and the class token"
-    usual_tokens = "257"
     placeholder = template_token = "<video>"
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:

@@ -86,8 +86,6 @@ class Qwen2VL(_AnySize):
     """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
 
     model_class = "Qwen2VLForConditionalGeneration"
-    frame_unit = "one group of two equal video frames, one second"
-    usual_tokens = "196"
     placeholder = template_token = "<|video_pad|>"
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -125,8 +123,6 @@ class Qwen3VL(_AnySize):
     """
 
     model_class = "Qwen3VLForConditionalGeneration"
-    frame_unit = "one group of two equal video frames, one second, with its timestamp"
-    usual_tokens = "144"
     placeholder = template_token = "<|video_pad|>"
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -173,8 +169,6 @@ class Glm4v(_AnySize):
     """GLM-4.1V (Hong et al. 2025): every frame between image marks, its second after it."""
 
     model_class = "Glm4vForConditionalGeneration"
-    frame_unit = "one group of two equal video frames, one second, with its timestamp"
-    usual_tokens = "196"
     placeholder = "<|image|>"
     template_token = "<|video|>"
 

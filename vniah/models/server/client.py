@@ -160,6 +160,9 @@ class ServerModel:
         self._wording: Mapping[str, int] = {"max_tokens": options.max_tokens, "seed": _SEED}
         self._client = _open_client(base_url, self._key, options.timeout_seconds)
 
+    def __repr__(self) -> str:
+        return f"<ServerModel {self.name} at {self.settings['base_url']}>"
+
     def answer(self, frames: "Sequence[np.ndarray]", question: str) -> str:
         """The model's words, as `vniah.protocol.ChatModel` has it."""
         return self.ask([self.encode_picture(frame) for frame in frames], question).text

@@ -9,7 +9,6 @@ A scaling is one of
 Nothing here knows a model; `vniah.models.rope` puts a scaling into one.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from math import isfinite
 from typing import Any
 
 from vniah.errors import InputError
+from vniah.files import hash_text
 
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 OFF = "default"  # the kind that scales nothing
@@ -227,5 +227,5 @@ def _file_name(scaling: Mapping[str, Any]) -> str:
         return "none"
     name = scaling_label(scaling, is_short=True).replace(":", "-")
     if scaling.keys() - {"rope_type", "factor"}:
-        name += f"-{hashlib.sha256(scaling_text(scaling).encode()).hexdigest()[:8]}"
+        name += f"-{hash_text(scaling_text(scaling))[:8]}"
     return name

@@ -1,0 +1,112 @@
+"""Which engine runs a model: the one place that tells kinds of model apart."""
+
+from typing import get_args
+
+from vniah.engines.base import Engine, EngineOptions
+from vniah.engines.decoder import DecoderEngine
+from vniah.engines.inputs import require_model
+from vniah.engines.per_sample import ChatEngine, PerSampleEngine
+from vniah.engines.server import ServerEngine
+from vniah.errors import InputError, ModelError
+from vniah.models.server.client import ServerModel
+from vniah.options import Decoding, Scorer, Share
+from vniah.protocol import AnyModel, DecoderModel, EncodingModel
+
+
+def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engine:
+    """The engine that runs a model.
+
+    Args:
+        model: of any of the three levels of `vniah.protocol`.
+        options: how samples are run; by default the usual.
+
+    Raises:
+        ModelError: the model lacks something that its level needs.
+        InputError: an option is invalid, or not for this kind of model.
+    """
+    require_model(model)
+    options = options or EngineOptions()
+    if options.share not in get_args(Share):
+        raise InputError(f"share must be tree or none, got {options.share!r}")
+    decoding = choose_decoding(model, options)
+    if isinstance(model, DecoderModel):
+        return DecoderEngine(model, options, decoding)
+    if options.attention != "auto":
+        raise InputError(
+            f"attention {options.attention} needs a model with a decoder; {model.name} runs its "
+            "own forward pass"
+        )
+    if options.group is not None:
+        raise InputError(
+            f"--context-parallel {options.group.size()} needs a model with a decoder; "
+            f"{model.name} runs its own forward pass"
+        )
+    if isinstance(model, EncodingModel):
+        return PerSampleEngine(model, decoding)
+    if isinstance(model, ServerModel):
+        if options.num_processes > 1:
+            raise InputError(
+                f"a server is asked by one process, this job has {options.num_processes}; start it "
+                "without torchrun, with --concurrency"
+            )
+        return ServerEngine(model)
+    return ChatEngine(model)
+
+
+def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
+    """How a model's answers are generated; None for a chat model, and where nothing is.
+
+    Args:
+        model: an attribute ``stop_ids``, a tuple of token ids, says where its answers end.
+        options: the scorer ``"generate"`` has it generate them.
+
+    Raises:
+        InputError: an option is invalid, or the model has no method ``decode``.
+        ModelError: its ``stop_ids`` are not token ids.
+    """
+    if options.scorer not in get_args(Scorer):
+        raise InputError(f"scorer must be argmax or generate, got {options.scorer!r}")
+    if options.scorer == "argmax" or not isinstance(model, EncodingModel):
+        return None
+    if options.max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be 1 or more, got {options.max_new_tokens}")
+    if not callable(getattr(model, "decode", None)):
+        raise InputError(
+            f"--scorer generate reads what a model writes, and {model.name} has no method "
+            "decode(token_ids) that puts tokens into words; give it one, or use --scorer argmax"
+        )
+    stop_ids = getattr(model, "stop_ids", ())
+    if not isinstance(stop_ids, tuple) or not all(type(token) is int for token in stop_ids):
+        raise ModelError(f"stop_ids of {model.name} must be a tuple of token ids, got {stop_ids!r}")
+    return Decoding(options.max_new_tokens, stop_ids)
+
+
+def require_encoder(model: AnyModel) -> EncodingModel:
+    """The model, if it reads embeddings.
+
+    Raises:
+        InputError: it is a chat model.
+    """
+    if not isinstance(model, EncodingModel):
+        raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
+    return model
+
+
+def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:
+    """The model, if it has a decoder that vniah runs.
+
+    Args:
+        model: of any level.
+        purpose: what needs a decoder, e.g. ``"estimate"``.
+
+    Raises:
+        ModelError: the model lacks something that its level needs.
+        InputError: it has no decoder.
+    """
+    require_model(model)
+    if not isinstance(model, DecoderModel):
+        raise InputError(
+            f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
+            f"{purpose} needs a model with a decoder"
+        )
+    return model

@@ -1,0 +1,274 @@
+"""The parts of a checkpoint in the original LLaVA layout, and their weights.
+
+Where weights lie in the checkpoint:
+
+    model.vision_tower.vision_tower.vision_model.*   the tower, fine-tuned: never the stock one
+    model.mm_projector.{0,2,...}.{weight,bias}       Linear, GELU, Linear, ...
+    model.image_newline                              one row, in "unpad" checkpoints
+    model.embed_tokens, model.layers.*, ..., lm_head the decoder
+
+A ``rope_scaling`` in config.json (or transformers 5's ``rope_parameters``) is what the decoder
+gets, and the manifest names it. The published class of llava_qwen, that of LongVA, sets it to None
+whatever config.json says, so checkpoints that it saved have none. Where somebody has written one
+since, ``none`` as rope_scaling gives what that class would read.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from vniah.errors import ModelError, first_line
+from vniah.forward.offload import keeps_in_host, offload_layers, require_host_room
+from vniah.models.checkpoints import (
+    find_device,
+    load_weights,
+    read_config,
+    stored_dtype,
+    torch_dtype,
+)
+from vniah.models.families import llava_type
+from vniah.models.llava.frame_layout import FrameLayout, build_projector, read_layout
+from vniah.models.llava.towers import Tower, build_tower
+from vniah.models.quantization import quantize_layers
+from vniah.models.rope import stored_parameters
+from vniah.options import LoadOptions
+
+_DECODERS: Mapping[str, tuple[type[Any], type[Any], str]] = {
+    "llava_qwen": (Qwen2Config, Qwen2ForCausalLM, "qwen2"),
+    "llava_mistral": (MistralConfig, MistralForCausalLM, "mistral"),
+    "llava_llama": (LlamaConfig, LlamaForCausalLM, "vicuna"),
+}
+
+_TOWER_PREFIX = "model.vision_tower.vision_tower."
+_PROJECTOR_PREFIX = "model.mm_projector."
+_NEWLINE_NAME = "model.image_newline"
+_UNUSED_PREFIXES = ("model.vision_resampler.",)
+_NOT_FOR_THE_DECODER = frozenset(
+    {
+        "model_type",
+        "architectures",
+        "auto_map",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "rope_scaling",
+        "rope_theta",
+        "rope_parameters",
+    }
+)
+_DECODER_FOREIGN_PREFIXES = (
+    "mm_",
+    "image_",
+    "tune_",
+    "freeze_",
+    "unfreeze_",
+    "use_mm",
+    "tokenizer_",
+    "vision_",
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules of a checkpoint.
+
+    Attributes:
+        decoder: the transformers causal language model.
+        tower: the vision tower with its preprocessing.
+        projector: brings the tower's features to the decoder's width.
+        newline: holds the newline row as ``"row"``, if frames have one.
+        layout: which rows a frame becomes.
+    """
+
+    decoder: Any
+    tower: Tower
+    projector: nn.Module
+    newline: nn.ParameterDict
+    layout: FrameLayout
+
+
+def build_parts(raw: Mapping[str, Any], folder: Path) -> Parts:
+    """The modules that a config.json describes, on the meta device: without weights."""
+    config_class, model_class, _ = _DECODERS[llava_type(raw) or raw["model_type"]]
+    with _reported(folder):
+        tower = build_tower(raw, folder)
+    layout = _find_layout(raw, folder, tower)
+    with torch.device("meta"), _reported(folder):
+        decoder = model_class(_decoder_config(raw, config_class))
+        width = decoder.config.hidden_size
+        projector = build_projector(raw, folder, tower.hidden_size, width)
+        newline = nn.ParameterDict()
+        if layout.has_newline:
+            newline["row"] = nn.Parameter(torch.empty(width))
+    return Parts(decoder, tower, projector, newline, layout)
+
+
+def load_parts(parts: Parts, raw: Mapping[str, Any], folder: Path, options: LoadOptions) -> None:
+    """Reads the weights of all parts, and puts the decoder's layers where the options want them."""
+    dtype = torch_dtype(options) or stored_dtype(folder)
+    device = find_device(options.device or "cpu")
+    decoder, tower, layout = parts.decoder, parts.tower, parts.layout
+    modules = {
+        "decoder": decoder,
+        "tower": tower.module,
+        "projector": parts.projector,
+        "newline": parts.newline,
+    }
+    is_offloaded = options.load_in is None and keeps_in_host(
+        options.offload, modules.values(), device, dtype
+    )
+    if is_offloaded:
+        require_host_room(decoder.model.layers, dtype)
+    load_weights(
+        folder,
+        modules,
+        rename=partial(_rename, tower=tower, has_newline=layout.has_newline),
+        dtype=dtype,
+        device=device,
+        optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
+        stays_in_host=_is_layer if is_offloaded or options.load_in else lambda part, name: False,
+    )
+    _require_newline(parts.newline, layout, folder)
+    _finish_decoder(decoder, raw, folder, device)
+    tower.finish(device)
+    if is_offloaded:
+        offload_layers(decoder.model, device)
+    elif options.load_in is not None:
+        quantize_layers(decoder.model.layers, options.load_in, dtype=dtype, device=device)
+
+
+def usual_template(raw: Mapping[str, Any]) -> str:
+    """The name of the prompt template with which the checkpoint's family was trained."""
+    return _DECODERS[llava_type(raw) or raw["model_type"]][2]
+
+
+def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
+    """Names what this adapter would read wrongly."""
+    expected: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
+        "mm_vision_select_feature": ("patch", ("patch",)),
+        "mm_resampler_type": (None, (None, "spatial_pool")),
+        "add_faster_video": (False, (False, None)),
+        "s2": (False, (False, None)),
+        "mm_use_im_start_end": (False, (False, None)),
+        "mm_use_im_patch_token": (False, (False, None)),
+        "quantization_config": (None, (None,)),
+    }
+    for key, (default, readable) in expected.items():
+        if raw.get(key, default) not in readable:
+            raise ModelError(
+                f"{folder}/config.json has {key} = {raw[key]!r}; this adapter reads {readable[0]!r}"
+            )
+
+
+def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLayout:
+    """Pooling and newlines of a frame.
+
+    A missing field means what the published V-NIAH runs did with CLIP towers: average pooling and
+    no newline. With SigLIP it means what the code of LLaVA-NeXT does: a newline after all frames,
+    and no pooling that would be the usual one.
+    """
+    return read_layout(
+        raw,
+        folder,
+        side=tower.side,
+        usual_mode=None if tower.is_siglip else "average",
+        usual_newline="one_token" if tower.is_siglip else "no_token",
+    )
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """How the checkpoint's authors have it generate; empty where they do not say."""
+    name = "generation_config.json"
+    return read_config(folder, name) if (folder / name).is_file() else {}
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Turns what transformers says of impossible sizes into one line."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
+        raise ModelError(f"{folder}/config.json describes no model: {first_line(error)}") from error
+
+
+def _decoder_config(raw: Mapping[str, Any], config_class: type[Any]) -> Any:
+    """The decoder's configuration, out of the checkpoint's flat one."""
+    values = {
+        key: value
+        for key, value in raw.items()
+        if key not in _NOT_FOR_THE_DECODER and not key.startswith(_DECODER_FOREIGN_PREFIXES)
+    }
+    if config_class is MistralConfig:
+        values["sliding_window"] = None  # these checkpoints were trained and published without
+    config = config_class(**values)
+    config.rope_parameters = stored_parameters(config, raw)
+    return config
+
+
+def _finish_decoder(
+    decoder: Any, raw: Mapping[str, Any], folder: Path, device: torch.device
+) -> None:
+    """Ties the head, and computes the RoPE frequencies that no checkpoint holds, in fp32."""
+    if decoder.lm_head.weight.is_meta:
+        if not raw.get("tie_word_embeddings", False):
+            raise ModelError(f"{folder} lacks the weight 'lm_head.weight'")
+        decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    body = decoder.model
+    body.rotary_emb = type(body.rotary_emb)(decoder.config).to(device)
+    assert body.rotary_emb.inv_freq.dtype == torch.float32
+    leftover = [n for n, t in decoder.named_buffers() if t.is_meta]
+    assert not leftover, f"buffers without values: {leftover}"
+
+
+def _require_newline(newline: nn.ParameterDict, layout: FrameLayout, folder: Path) -> None:
+    """Raises `ModelError` where the newline row is read and the checkpoint has none."""
+    if any(row.is_meta for row in newline.values()):
+        raise ModelError(
+            f"{folder} lacks the weight {_NEWLINE_NAME!r}, which mm_newline_position = "
+            f"{layout.newline!r} needs"
+        )
+
+
+def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | None:
+    """A tensor's name in the checkpoint -> (part, name in the transformers class)."""
+    if name == _NEWLINE_NAME:
+        return ("newline", "row") if has_newline else None
+    if name.startswith(_UNUSED_PREFIXES) or name.endswith("rotary_emb.inv_freq"):
+        return None
+    if name.startswith(_TOWER_PREFIX):
+        own = tower.rename(name.removeprefix(_TOWER_PREFIX))
+        return None if own is None else ("tower", own)
+    if name.startswith(_PROJECTOR_PREFIX):
+        return "projector", name.removeprefix(_PROJECTOR_PREFIX)
+    return "decoder", name
+
+
+def _is_layer(part: str, name: str) -> bool:
+    """Whether a weight belongs to one of the decoder's layers."""
+    return part == "decoder" and name.startswith("model.layers.")
+
+
+def config_for_tokenizer(raw: Mapping[str, Any]) -> Any:
+    """What the tokenizer is to take for config.json; None for that itself.
+
+    It would read config.json as that of no known model, and stumble over a RoPE of no model.
+    """
+    if not (raw.get("rope_scaling") or raw.get("rope_parameters")):
+        return None
+    return PreTrainedConfig.from_dict({k: v for k, v in raw.items() if not k.startswith("rope_")})

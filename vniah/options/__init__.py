@@ -1,0 +1,212 @@
+"""The options that users have, with the values that each may take. Loads nothing heavy.
+
+`LoadOptions` is the one definition of what can be chosen when a model is loaded. The command line,
+`vniah.load_model`, plug-in factories and the loaders of checkpoints all take their names from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from vniah.errors import InputError
+from vniah.options.rope import read_scaling, require_theta
+
+ANYWHERE = ("auto", "plain")
+# On CUDA in the order in which `vniah.forward.kernels.try_installed` tries them.
+NAMES_BY_DEVICE = {
+    "cpu": ("flash-cpu",),
+    "cuda": ("flash-3", "flash-2", "varlen", "flash", "efficient", "cudnn"),
+}
+ATTENTION_NAMES = (*ANYWHERE, *(name for names in NAMES_BY_DEVICE.values() for name in names))
+
+DEFAULT_MODEL = "reference-long"
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+Offload = Literal["auto", "always", "never"]
+
+LoadIn = Literal["8bit", "4bit"]
+
+Share = Literal["tree", "none"]
+
+Sampling = Literal["clock", "longva"]
+"""``clock``: frame k is on screen k seconds after the first picture. ``longva``: the published
+``range(0, num_pictures, round(fps))``."""
+
+Decoder = Literal["pyav", "decord"]
+
+Scorer = Literal["argmax", "generate"]
+
+MAX_NEW_TOKENS = 32
+
+
+def _shown(text: str, *, choices: Any = None, metavar: str | None = None) -> dict[str, Any]:
+    """What the command line says of a field of `LoadOptions`.
+
+    Args:
+        text: the help of its argument.
+        choices: a `Literal` with the values it may have; by default any.
+        metavar: what stands for the value in the help.
+    """
+    return {"help": text, "choices": get_args(choices) or None, "metavar": metavar}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded. Every field is an argument of the command line as well.
+
+    A plug-in factory gets those that differ from their defaults, by keyword.
+
+    Attributes:
+        dtype: of the weights; by default as stored, and float32 on the CPU, whose kernels for half
+            precision are slow.
+        device: e.g. ``"cuda:1"``; by default CUDA where there is some, else the CPU.
+        rope_theta: a RoPE base to use instead of the checkpoint's.
+        rope_scaling: a RoPE scaling to use instead, as `vniah.options.rope.read_scaling` gives it;
+            a text such as ``"yarn:4"`` is read.
+        prompt_template: one of `vniah.models.llava.prompts.PROMPT_TEMPLATES`; by default the one
+            that the checkpoint's family was trained with.
+        offload: ``"always"`` keeps the weights of the decoder's layers in host memory and copies
+            each layer to the device when it is needed, ``"never"`` keeps them on the device,
+            ``"auto"`` in host memory only if they do not fit. The results are the same.
+        load_in: ``"8bit"`` or ``"4bit"`` quantizes the weight matrices of the decoder's layers with
+            bitsandbytes, which changes the results.
+        frame_size: width and height in pixels to which frames are scaled, for families whose vision
+            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
+
+    Raises:
+        InputError: a value is not valid, or two of them cannot be combined.
+    """
+
+    dtype: Dtype | None = field(
+        default=None,
+        metadata=_shown(
+            "number format of the weights; default: as stored, and float32 on the CPU",
+            choices=Dtype,
+        ),
+    )
+    device: str | None = field(
+        default=None,
+        metadata=_shown(
+            "e.g. cuda, cuda:1, mps, cpu; default: cuda if there is one, else cpu", metavar="D"
+        ),
+    )
+    rope_theta: float | None = field(
+        default=None,
+        metadata=_shown(
+            "RoPE base to use instead of the checkpoint's; run takes several, such as 3e6,1e9, and "
+            "measures with each",
+            metavar="X",
+        ),
+    )
+    rope_scaling: Mapping[str, Any] | str | None = field(
+        default=None,
+        metadata=_shown(
+            "RoPE scaling to use instead of the checkpoint's: yarn:4, linear:2, none, or JSON with "
+            "the keys of transformers; run takes several, such as none,yarn:4, and measures with "
+            "each",
+            metavar="S",
+        ),
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata=_shown(
+            "chat template of a LLaVA checkpoint: qwen2, mistral, vicuna, llama3 or yi; default: "
+            "that of the checkpoint's family",
+            metavar="T",
+        ),
+    )
+    offload: Offload = field(
+        default="auto",
+        metadata=_shown(
+            "always: keep the weights of the decoder's layers in host memory and copy each layer "
+            "to the device when it is needed; auto: only if they do not fit on the device",
+            choices=Offload,
+        ),
+    )
+    load_in: LoadIn | None = field(
+        default=None,
+        metadata=_shown(
+            "quantize the weight matrices of the decoder's layers to 8 or 4 bits, with "
+            "bitsandbytes; this changes the results",
+            choices=LoadIn,
+        ),
+    )
+    frame_size: tuple[int, int] | None = field(
+        default=None,
+        metadata=_shown(
+            "width and height in pixels to which frames are scaled, for models that read any "
+            "size; default: 392x392 or a little less, and 448x448 for servers",
+            metavar="WxH",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if choices and value != option.default and value not in choices:
+                raise InputError(
+                    f"{option.name} must be one of {', '.join(choices)}, got {value!r}"
+                )
+        if self.rope_theta is not None:
+            object.__setattr__(self, "rope_theta", require_theta(self.rope_theta))
+        if self.rope_scaling is not None:
+            object.__setattr__(self, "rope_scaling", read_scaling(self.rope_scaling))
+        if self.frame_size is not None:
+            object.__setattr__(self, "frame_size", _require_size(self.frame_size))
+        if self.load_in is not None and self.offload == "always":
+            raise InputError(
+                f"offload always and load_in {self.load_in} cannot be combined: layers in "
+                f"{self.load_in} stay on the device; remove one"
+            )
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by name."""
+        values = ((option, getattr(self, option.name)) for option in fields(self))
+        return {option.name: value for option, value in values if value != option.default}
+
+
+LOAD_DEFAULTS = LoadOptions()
+
+
+def _require_size(size: Any) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise InputError(
+            f"frame_size must be a width and a height in pixels, such as (392, 392), got {size!r}"
+        )
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """When greedy decoding ends.
+
+    Attributes:
+        max_new_tokens: the most tokens that are generated, unless the longest accepted answer has
+            more.
+        stop_ids: tokens that end the text.
+    """
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    stop_ids: tuple[int, ...] = ()
+
+    def has_ended(self, tokens: Sequence[int], num_needed: int) -> bool:
+        """True if no token follows these.
+
+        Args:
+            tokens: what was generated.
+            num_needed: tokens of the longest accepted answer.
+        """
+        if tokens and tokens[-1] in self.stop_ids:
+            return True
+        return len(tokens) >= self.limit(num_needed)
+
+    def limit(self, num_needed: int) -> int:
+        """The most tokens that are generated; ``num_needed`` as in `has_ended`."""
+        return max(self.max_new_tokens, num_needed)
+
+    def without_stop(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The tokens without the stop token at their end, if there is one."""
+        ends = bool(tokens) and tokens[-1] in self.stop_ids
+        return tuple(tokens[:-1] if ends else tokens)
