@@ -378,9 +378,12 @@ FAULTS = {
     ),
     "no tokens": (
         lambda: broken(frame_shape=(0, 64)),
-        r"frame_shape of stand-in must be whole numbers from 1, got \(0, 64\)",
+        r"frame_shape of stand-in must be a tuple of whole numbers from 1, got \(0, 64\)",
     ),
-    "no shape": (lambda: broken(frame_shape=()), r"must be whole numbers from 1, got \(\)"),
+    "no shape": (
+        lambda: broken(frame_shape=()),
+        r"must be a tuple of whole numbers from 1, got \(\)",
+    ),
     "positions as a list": (
         lambda: broken(position_ids=lambda self, sequence: [0, 1]),
         r"position_ids of shape \(\d+,\), got list",

@@ -162,9 +162,9 @@ def model(checkpoint):
 def test_estimate_of_a_grid(model, needle_folder):
     needles = load_needles(str(needle_folder))
     found = estimate(model, needles, Grid.parse("40:200:40", "0:1:0.5"), rates=RATES)
-    assert found.num_questions == 5 * 3 * 3
+    assert found.num_samples == 5 * 3 * 3 + 5 * 3
     assert found.tokens_per_frame == model.frame_shape[0]
-    assert found.alone.num_passes == 45 > found.shared.num_passes
+    assert found.alone.num_passes == 60 > found.shared.num_passes
     assert found.alone.num_tokens > 1.5 * found.shared.num_tokens
     assert found.shared.seconds == pytest.approx(found.shared.flops.total / 1e9)
     assert found.memory.fits and found.memory.kv_location == "device"
@@ -181,9 +181,7 @@ def test_most_frames_end_where_the_window_does(model, needle_folder):
     per_frame = model.frame_shape[0]
     assert 1000 - 20 * per_frame < found.max_frames[1] * per_frame < 1000
     assert found.max_tokens < 1000
-    assert (
-        "3 questions cannot be run, the first because the decoder has a sliding" in found.notes[0]
-    )
+    assert "6 samples cannot be run, the first because the decoder has a sliding" in found.notes[0]
     with pytest.raises(ModelError, match="nothing of the grid can be run: the decoder has a slid"):
         estimate(model, needles, Grid.parse("900", "0"), rates=RATES)
 
@@ -195,6 +193,7 @@ def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):
     assert found.notes[0].startswith("nothing is shared: ")
 
 
+@pytest.mark.usefixtures("short_measurements")
 def test_rates_are_measured(model):
     rates = measure_rates(model, CPU_KERNEL, num_tokens=100)
     assert rates.linear > 1e6 and rates.attention > 1e6

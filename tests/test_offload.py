@@ -241,6 +241,7 @@ def test_parts_of_a_layer_are_on_the_device_where_they_are_called_one_by_one():
     assert {p.device for p in layer.state_dict().values()} == {CPU}
 
 
+@pytest.mark.usefixtures("short_measurements")
 def test_rates_are_measured_with_the_fetching():
     model = DecoderStandIn(build_offloaded("qwen2"))
     rates = measure_rates(model, CPU_KERNEL, num_tokens=64)

@@ -83,7 +83,7 @@ def test_only_the_matrices_of_the_layers_are_rounded(library, checkpoint, load_i
 def test_reference_model_in_few_bits_passes_the_check(load_in, dtype, caplog):
     model = load_model("reference-long", device="cpu", dtype=dtype, load_in=load_in)
     report = check_model(model, load_needles("cards"))
-    assert report.holds, report.lines
+    assert report.passed, report.lines
     assert not [r for r in caplog.records if r.name.startswith("bitsandbytes")]
 
 
@@ -96,13 +96,13 @@ def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, m
     model = load_folder(folder, name="tiny", options=options)
     needles = load_needles("counterfactual")
     report = check_model(model, needles, cache=tmp_path / "cache")
-    assert report.holds, report.lines
+    assert report.passed, report.lines
     monkeypatch.setattr(
         vniah.checks.model,
         "positions_of",
         lambda model, sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
     )
-    assert not check_model(model, needles, cache=tmp_path / "cache").holds
+    assert not check_model(model, needles, cache=tmp_path / "cache").passed
 
 
 @pytest.mark.usefixtures("library")

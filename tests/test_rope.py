@@ -294,7 +294,7 @@ def test_yarn_without_a_length_to_start_from_is_refused():
 def test_length_that_transformers_would_not_take_is_refused():
     body = build("llama").model
     body.config.original_max_position_embeddings = 48
-    with pytest.raises(InputError, match="takes that of the configuration, 48; leave it out"):
+    with pytest.raises(InputError, match="uses that of the configuration, 48; leave it out"):
         override_rope(body, scaling=YARN)
     override_rope(body, scaling="yarn:4")
     assert body.config.rope_parameters["original_max_position_embeddings"] == 48
@@ -317,7 +317,7 @@ def test_dynamic_is_refused_where_layers_have_ropes_of_their_own():
 
 def test_decoder_without_rope_is_refused():
     body = SimpleNamespace(config=SimpleNamespace(model_type="gpt2"))
-    with pytest.raises(ModelError, match="has no RoPE that could be changed"):
+    with pytest.raises(ModelError, match="has no RoPE that can be changed"):
         override_rope(body, theta=1e6)
 
 

@@ -1,5 +1,6 @@
 """Branches in the memory that there is: places, chunks, and what happens when it runs out."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import torch.multiprocessing as mp
+from jobs import run_ranks
 
 from tests.decoder_models import (
     DecoderStandIn,
@@ -38,6 +39,7 @@ from vniah.needles import load_needles
 from vniah.sweep.run import run_sweep
 
 NEAR = 1e-4
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +353,7 @@ RUNGS = (
 
 def run_short(_rank, scratch_dir):
     """In a process of its own, as this cannot be undone."""
-    torch.set_num_threads(1)
+    assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536), "what is freed is free at once"
     for rung in RUNGS:
         decoder = build_decoder("qwen3", **rung.sizes)
         model, notes = DecoderStandIn(decoder), []
@@ -369,11 +371,10 @@ def run_short(_rank, scratch_dir):
         assert list(scratch_dir.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere files count as memory too")
-def test_memory_that_really_runs_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed is free at once
-    mp.spawn(run_short, (tmp_path,), nprocs=1)
+def test_memory_that_really_runs_out(tmp_path):
+    run_ranks(run_short, 1, tmp_path)
 
 
 def test_ring_without_memory_says_so_in_one_line(model, monkeypatch):

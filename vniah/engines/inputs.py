@@ -29,6 +29,7 @@ from vniah.protocol import (
     Segment,
     TokenSequence,
     joined,
+    needed_form,
     require_protocol,
 )
 from vniah.tasks.base import Sample
@@ -45,8 +46,8 @@ def require_model(model: AnyModel) -> None:
     if not isinstance(model, EncodingModel):
         return
     shape = tuple(model.frame_shape)
-    if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
-        raise ModelError(f"frame_shape of {model.name} must be whole numbers from 1, got {shape}")
+    if form := needed_form("frame_shape", shape):
+        raise ModelError(f"frame_shape of {model.name} must be {form}, got {shape}")
     if not isinstance(model, DecoderModel):
         return
     require_known_decoder(model.decoder)
@@ -218,10 +219,10 @@ class DecoderInputs:
         """What reaches into ``[start, stop)``."""
         places, token = [], 0
         for piece in joined(segments):
-            if token >= stop:
+            if token >= stop or start >= stop:
                 break
             size = self.size(piece)
-            if size and token + size > start < stop:
+            if size and token + size > start:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
                 unit = size // num
                 first, last = max(0, start - token) // unit, min(num, -(-(stop - token) // unit))

@@ -281,7 +281,7 @@ def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
         task=task.name,
         cell=sample.cell,
         question=sample.question,
-        answer=sample.candidates[0],
+        answer=sample.answer,
         control=sample.control,
         fields=sample.fields,
     )
