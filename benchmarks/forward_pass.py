@@ -136,8 +136,8 @@ def run_prefill(decoder, hidden, past=()):
     positions = torch.arange(start, start + len(hidden))
     main = slice(0, len(hidden) - NUM_ROWS)
     answer = slice(main.stop, None)
-    leaf = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
-    return prefill(decoder, hidden[main], positions[main], [leaf], past=past)[0]
+    suffix = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
+    return prefill(decoder, hidden[main], positions[main], [suffix], past=past)[0]
 
 
 def keep_trunk(decoder, num_tokens: int, place: str):
