@@ -32,6 +32,7 @@ WAYS = {"frames": "frame by frame", "spans": "in spans"}
 
 
 def main() -> None:
+    """Plans the small grid in both ways, and the large one in spans."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--frames", default="100:1000:100")
     parser.add_argument("--depths", default="0:0.9:0.1")
@@ -107,6 +108,7 @@ def num_segments(root: Branch) -> int:
 
 
 def peak_bytes() -> int:
+    """The most that the process held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
