@@ -66,6 +66,14 @@ def film(drawn_film, own_cache) -> None:
     shutil.copytree(drawn_film, own_cache, dirs_exist_ok=True)
 
 
+@pytest.fixture
+def short_measurements(monkeypatch) -> None:
+    """Rates are measured for milliseconds: no test needs them to be exact."""
+    from vniah.sweep import throughput
+
+    monkeypatch.setattr(throughput, "_MEASURED_SECONDS", 0.02)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny random checkpoint in the LongVA layout."""

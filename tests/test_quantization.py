@@ -49,7 +49,7 @@ def test_walk_equals_the_quantized_decoders_own_forward(load_in):
     sequences = sweep_of(model)
     expected = plain(model, sequences)
     for way in ({"share": False}, {"max_leaf_tokens": 0}, {"max_leaf_tokens": 20}):
-        found = run(model, sequences, tile_size=64, **way)
+        found = run(model, sequences, chunk_size=64, **way)
         assert largest_difference(found, expected) < MOST[load_in]
     full = plain(DecoderStandIn(build_decoder("qwen2")), sequences)
     change = max(float((a - b).abs().max()) for a, b in zip(full, expected, strict=True))
@@ -83,7 +83,7 @@ def test_only_the_matrices_of_the_layers_are_rounded(library, checkpoint, load_i
 def test_reference_model_in_few_bits_passes_the_check(load_in, dtype, caplog):
     model = load_model("reference-long", device="cpu", dtype=dtype, load_in=load_in)
     report = check_model(model, load_needles("cards"))
-    assert report.holds, report.lines
+    assert report.passed, report.lines
     assert not [r for r in caplog.records if r.name.startswith("bitsandbytes")]
 
 
@@ -96,13 +96,13 @@ def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, m
     model = load_folder(folder, name="tiny", options=options)
     needles = load_needles("counterfactual")
     report = check_model(model, needles, cache=tmp_path / "cache")
-    assert report.holds, report.lines
+    assert report.passed, report.lines
     monkeypatch.setattr(
         vniah.checks.model,
         "positions_of",
         lambda model, sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
     )
-    assert not check_model(model, needles, cache=tmp_path / "cache").holds
+    assert not check_model(model, needles, cache=tmp_path / "cache").passed
 
 
 @pytest.mark.usefixtures("library")

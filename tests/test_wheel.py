@@ -28,7 +28,8 @@ def source(tmp_path):
 
 
 @pytest.mark.slow
-def test_wheel_runs_in_an_empty_folder(source, tmp_path, own_cache):
+@pytest.mark.usefixtures("film")
+def test_wheel_runs_in_an_empty_folder(source, tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")

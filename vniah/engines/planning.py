@@ -27,7 +27,7 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.runner import Reading as AnswerRows
+from vniah.forward.runner import SuffixLogits
 from vniah.protocol import (
     DecoderModel,
     FrameSpan,
@@ -248,10 +248,10 @@ class SampleSequences:
         return self.is_wanted[self.owners[index]]
 
     def gather(
-        self, readings: Iterable[AnswerRows]
-    ) -> Iterator[tuple[int, Mapping[int, AnswerRows]]]:
+        self, readings: Iterable[SuffixLogits]
+    ) -> Iterator[tuple[int, Mapping[int, SuffixLogits]]]:
         """Questions whose answers are wanted, as soon as all of their sequences were read."""
-        found: dict[int, dict[int, AnswerRows]] = {}
+        found: dict[int, dict[int, SuffixLogits]] = {}
         for reading in readings:
             for index in filter(self.wants, reading.sequences):
                 number = self.owners[index]
