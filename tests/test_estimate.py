@@ -20,6 +20,7 @@ from vniah.forward.runner import BranchRunner
 from vniah.grid import Grid
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
+from vniah.protocol import Frames, segments
 from vniah.sweep.estimate import estimate
 from vniah.sweep.throughput import Rates, measure_rates
 
@@ -235,3 +236,21 @@ def test_model_without_a_decoder_is_refused(needle_folder):
 def test_no_rank_is_refused(model, needle_folder):
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         estimate(model, load_needles(str(needle_folder)), Grid.parse("4", "0"), num_ranks=0)
+
+
+@pytest.mark.parametrize("needles", ["cards", "counterfactual"])
+def test_planning_takes_no_look_at_single_frames(needles, monkeypatch):
+    """Nine cells of up to a million frames, eleven days of video."""
+
+    def refuse(*_):
+        raise AssertionError("frame by frame")
+
+    monkeypatch.setattr(Frames, "__iter__", refuse)
+    monkeypatch.setattr(segments, "_segments_of", refuse)
+    grid = Grid.parse("250000,500000,1000000", "0,0.5,1")
+    model, cards = load_model("reference-long"), load_needles(needles)
+    found = estimate(model, cards, grid, rates=RATES)
+    per_frame = model.frame_shape[0]
+    assert found.num_samples == (9 + 3) * len(cards), "needles in cells, and controls"
+    assert found.max_tokens > 1_000_000 * per_frame
+    assert found.shared.num_tokens < found.alone.num_tokens

@@ -1,5 +1,7 @@
 """Plans of passes: what is shared gives what every sequence gives by itself and in plain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
@@ -9,6 +11,7 @@ from tests.decoder_models import (
     RandomFrames,
     ask,
     build_half,
+    ids,
     largest_difference,
     plain,
     run,
@@ -18,7 +21,7 @@ from tests.test_prefill import FAMILIES, SIZES, build_decoder, three_rows
 from vniah.engines.inputs import DecoderInputs, positions_of
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
 NEAR = 1e-4
 
@@ -254,6 +257,99 @@ def test_any_part_of_the_segments_is_looked_up():
     for start in range(len(whole)):
         for stop in range(start, len(whole) + 1):
             assert torch.equal(inputs.embed(SEGMENTS, start, stop), whole[start:stop])
+
+
+SPANS = (
+    TextSegment((1, 2, 3)),
+    FrameSpan("x", 0, 3),
+    FrameSpan("x", 5, 8, before=(4, 5)),
+    FrameSpan("y", 1, 3, before=(6,), after=(7, 8)),
+    TextSegment((9,)),
+    FrameSpan("x", 8, 9, after=(10,)),
+)
+
+
+class Runs:
+    """In place of a `FrameStore`: pieces of up to two frames, whatever they belong to."""
+
+    def read_runs(self, frames, *, part=None):
+        rows = torch.cat([*RandomFrames().read_runs(frames)])
+        for start in range(0, len(rows), 2):
+            yield rows[start : start + 2]
+
+
+@pytest.mark.parametrize("store", [RandomFrames(), Runs()])
+def test_spans_are_looked_up_as_their_frames_are(store):
+    model = DecoderStandIn(build_decoder("qwen2"))
+    inputs = DecoderInputs(model, [], store)
+    single = TokenSequence(SPANS, (1,)).segments
+    assert len(single) == 19
+    whole = torch.cat([inputs.embed([segment], 0, inputs.size(segment)) for segment in single])
+    assert len(whole) == sum(map(inputs.size, SPANS))
+    for start in range(len(whole)):
+        for stop in range(start, len(whole) + 1, 5):
+            assert torch.equal(inputs.embed(SPANS, start, stop), whole[start:stop])
+    is_frame = [torch.full((inputs.size(s),), isinstance(s, FrameSegment)) for s in single]
+    assert torch.equal(inputs.is_frame(SPANS), torch.cat(is_frame))
+
+
+class InSpans(DecoderStandIn):
+    """Composes spans with text between their frames, where the stand-in composes frames."""
+
+    def compose(self, frames, question, answer):
+        spans = [replace(span, before=(7, 8), after=(9,)) for span in Frames.of(frames).spans]
+        return TokenSequence((TextSegment((1, 2)), *spans, TextSegment((5, 6))), ids(answer))
+
+
+class OneByOne(InSpans):
+    def compose(self, frames, question, answer):
+        sequence = super().compose(frames, question, answer)
+        return TokenSequence(sequence.segments, sequence.answer_ids)
+
+
+@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+def test_what_is_composed_in_spans_and_frame_by_frame_gives_the_same_bits(max_leaf_tokens):
+    decoder = build_decoder("qwen2")
+    found = []
+    for model in (InSpans(decoder), OneByOne(decoder)):
+        sequences = sweep_of(model)
+        plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+        assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
+        found.append((plan.cost, run(model, sequences, plan, tile_size=10)))
+    (cost, logits), (other_cost, others) = found
+    assert cost == other_cost
+    assert all(torch.equal(one, other) for one, other in zip(logits, others, strict=True))
+    expected = plain(InSpans(decoder), sweep_of(InSpans(decoder)))
+    assert largest_difference(logits, expected) < NEAR
+
+
+def test_both_ways_to_compose_share_in_one_tree():
+    decoder = build_decoder("qwen2")
+    sequences = [ask(kind(decoder), n, ("a", 2)) for n in (4, 9) for kind in (InSpans, OneByOne)]
+    (root,) = make_plan(InSpans(decoder), sequences).branches
+    assert [leaf.sequences for leaf in root.leaves] == [(0, 1), (2, 3)]
+
+
+class Promises(DecoderStandIn):
+    has_causal_positions = True
+
+
+@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+def test_broken_promise_about_positions_ends_the_run(max_leaf_tokens):
+    model = Promises(build_decoder("qwen2"), reversed_positions)
+    sequences = sweep_of(model)
+    plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+    assert plan.note is None
+    with pytest.raises(ModelError, match=r"position ids depend on what follows: those of token 0"):
+        run(model, sequences, plan)
+
+
+def test_kept_promise_about_positions_gives_the_same_plan():
+    decoder = build_decoder("qwen2")
+    plans = [
+        make_plan(kind(decoder), sweep_of(kind(decoder))) for kind in (Promises, DecoderStandIn)
+    ]
+    assert plans[0] == plans[1]
 
 
 def test_embeddings_have_the_dtype_of_the_decoder():

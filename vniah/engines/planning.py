@@ -97,7 +97,7 @@ def make_plan(
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
-    paths = [_path(sequences[index]) for index in indices]
+    paths = [path_of(sequences[index]) for index in indices]
     why_not = _why_not_shared(model)
     note = why_not if share else None
     tree: tuple[Branch, ...] | None = None
@@ -126,7 +126,7 @@ def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> 
     return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
 
 
-def _path(sequence: TokenSequence) -> Path:
+def path_of(sequence: TokenSequence) -> Path:
     """A sequence cut before the first row that is read: the last one before the answer."""
     body: list[Piece] = list(sequence.input_pieces)
     tail: list[Piece] = []

@@ -14,7 +14,7 @@ from vniah.forward.attention import Heads
 from vniah.forward.decoders import heads_of
 from vniah.forward.offload import offloaded
 from vniah.forward.prefill import ROPE_BLOCK
-from vniah.forward.prefix_tree import Branch, Cost
+from vniah.forward.prefix_tree import Branch, costs_of
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -147,12 +147,7 @@ class DecoderShape:
         computes these twice for all main rows. Suffixes run on every rank, which share the work of
         their attention. Exact for one process; with several, each counts for an equal share.
         """
-        main, suffixes = Cost(), Cost()
-        for root in branches:
-            for branch in root.passes():
-                main += Cost.of_rows(branch.start, branch.num_tokens)
-                for suffix in branch.suffixes:
-                    suffixes += Cost.of_rows(suffix.start, suffix.num_tokens)
+        main, suffixes = costs_of(branches)
         last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
         in_main = self.linear_weights - last
         if num_ranks > 1:

@@ -171,13 +171,24 @@ class Cost:
 
 def cost_of(branches: Sequence[Branch]) -> Cost:
     """What some branches and everything behind them compute."""
-    total = Cost()
-    for root in branches:
-        for branch in root.passes():
-            total += Cost.of_rows(branch.start, branch.num_tokens)
-            for suffix in branch.suffixes:
-                total += Cost.of_rows(suffix.start, suffix.num_tokens)
-    return total
+    own, in_suffixes = costs_of(branches)
+    return own + in_suffixes
+
+
+def costs_of(branches: Sequence[Branch]) -> tuple[Cost, Cost]:
+    """The same of their own rows, and of those of their suffixes."""
+    passes = [branch for root in branches for branch in root.passes()]
+    suffixes = [suffix for branch in passes for suffix in branch.suffixes]
+    return _sum_up_rows(passes), _sum_up_rows(suffixes)
+
+
+def _sum_up_rows(items: Sequence[Branch | Suffix]) -> Cost:
+    num_tokens = sum(item.num_tokens for item in items)
+    num_pairs = sum(
+        item.num_tokens * item.start + item.num_tokens * (item.num_tokens + 1) // 2
+        for item in items
+    )
+    return Cost(num_tokens, num_pairs)
 
 
 def kept_whole(branches: Sequence[Branch]) -> tuple[Branch, ...]:
@@ -242,7 +253,7 @@ def build_tree(
     for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
         path = paths[order]
         assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
-        tree.insert(_Parts(tuple(s for s in path.body if size(s))), path.tail, order)
+        tree.insert(_Parts(tuple(filter(size, path.body))), path.tail, order)
     root = tree.sum_up()
     names = indices or range(len(paths))
     branches = [_branch(child, size, names) for child in root.below if not child.is_suffix]
