@@ -1,22 +1,23 @@
-"""Claim: the layer-by-layer walk needs a fraction of the memory of the plain forward pass.
+"""Claim: the layer-by-layer prefill needs a fraction of the memory of the plain forward pass.
 
 Runs sequences of several lengths through a random Qwen2-shaped decoder, each way and each length in
 a process of its own:
 
     all logits         the logits of all positions, as the published script computes them
     logits_to_keep     the same decoder, asked for the answer's logits only
-    walk               vniah, every cell by itself
+    prefill               vniah, every cell by itself
     branch, memory     vniah, the second half of the sequence behind a trunk, the first half, whose
                        keys and values of all layers are kept in memory
     branch, disk       the same, with what is kept in a file
 
 Prints peak memory, processor time, bytes for each further token, and whether all agree. Peak memory
-is what is resident above the weights; the input embeddings, which all ways need and which the walk
-works in, are counted in, and of a branch its own. What is kept is counted apart. It is what the
-operating system says, its high-water mark set back right before the pass: `ru_maxrss` cannot be set
-back and would hide a pass behind whatever took more before it, such as the trunk. Tensors of more
-than 256 kB are given back when they are freed (`MMAP`): what glibc keeps for later depends on the
-order of things and differs by 15 MB from run to run. That costs all ways some time. Needs Linux.
+is what is resident above the weights; the input embeddings, which all ways need and in which the
+prefill works, are counted in, and of a branch its own. What is kept is counted apart. It is what
+the operating system says, its high-water mark set back right before the pass: `ru_maxrss` cannot be
+set back and would hide a pass behind whatever took more before it, such as the trunk. Tensors of
+more than 256 kB are given back when they are freed (`MMAP`): what glibc keeps for later depends on
+the order of things and differs by 15 MB from run to run. That costs all ways some time. Needs
+Linux.
 
     python -m benchmarks.forward_pass [--tokens 4096,8192,16384,32768]
 """
@@ -40,13 +41,13 @@ FP32 = 4
 ALL, KEEP, WALK, IN_MEMORY, ON_DISK = (
     "all logits",
     "logits_to_keep",
-    "walk",
+    "prefill",
     "branch, memory",
     "branch, disk",
 )
 MMAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
-PLACES = {IN_MEMORY: "device", ON_DISK: "disk"}
-WAYS = (ALL, KEEP, WALK, *PLACES)
+KV_LOCATIONS = {IN_MEMORY: "device", ON_DISK: "disk"}
+WAYS = (ALL, KEEP, WALK, *KV_LOCATIONS)
 
 # What the claim says a token takes: its row between two layers, one layer's keys and values.
 HIDDEN_BYTES = HIDDEN * FP32
@@ -123,12 +124,12 @@ def run_plain(decoder, hidden, *, keep: int):
     return output.logits[0, -NUM_ROWS:].clone()
 
 
-def run_walk(decoder, hidden, past=()):
-    """The answer's logits by the walk, which goes on from what is kept of the tokens before."""
+def run_prefill(decoder, hidden, past=()):
+    """The answer's logits by the prefill, which goes on from what is kept of the tokens before."""
     import torch
 
     from vniah.forward.kv_cache import Span
-    from vniah.forward.prefill import walk
+    from vniah.forward.prefill import prefill
     from vniah.forward.suffixes import SuffixRows
 
     start = past[-1].stop if past else 0
@@ -136,20 +137,20 @@ def run_walk(decoder, hidden, past=()):
     main = slice(0, len(hidden) - NUM_ROWS)
     answer = slice(main.stop, None)
     leaf = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
-    return walk(decoder, hidden[main], positions[main], [leaf], past=past)[0]
+    return prefill(decoder, hidden[main], positions[main], [leaf], past=past)[0]
 
 
 def keep_trunk(decoder, num_tokens: int, place: str):
     """Runs a trunk; its keys and values of all layers."""
     import torch
 
-    from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
-    from vniah.forward.prefill import walk
+    from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout
+    from vniah.forward.prefill import prefill
 
     shape = (1, KV_HEADS, num_tokens, HEAD_DIM)
-    store = KeyValueStore(LAYERS, shape, like=decoder.lm_head.weight, place=place)
-    kept = Kept(store, Layout.whole(0, num_tokens), num_tokens)
-    walk(decoder, embeddings(0, num_tokens), torch.arange(num_tokens), [], keep=kept)
+    store = KeyValueStore(LAYERS, shape, like=decoder.lm_head.weight, kv_location=place)
+    kept = KeyValueCache(store, Layout.whole(0, num_tokens), num_tokens)
+    prefill(decoder, embeddings(0, num_tokens), torch.arange(num_tokens), [], cache=kept)
     return kept
 
 
@@ -160,21 +161,21 @@ def measure(way: str, num_tokens: int) -> dict[str, object]:
     decoder = build_decoder()
     with torch.inference_mode():
         # Short passes load the libraries and what these keep for themselves.
-        run_plain(decoder, embeddings(0, 512), keep=1)
-        run_walk(decoder, embeddings(256, 1024), [keep_trunk(decoder, 256, "device")])
+        run_plain(decoder, embeddings(0, 512), cache=1)
+        run_prefill(decoder, embeddings(256, 1024), [keep_trunk(decoder, 256, "device")])
         settle()
         past, before = [], status("RssAnon")
-        if way in PLACES:
-            past = [keep_trunk(decoder, num_tokens // 2, PLACES[way])]
+        if way in KV_LOCATIONS:
+            past = [keep_trunk(decoder, num_tokens // 2, KV_LOCATIONS[way])]
             settle()
         unreclaimable = status("RssAnon") - before
         peak = PeakMemory()
         hidden = embeddings(past[0].stop if past else 0, num_tokens)
         started = time.process_time()
         if way in (ALL, KEEP):
-            logits = run_plain(decoder, hidden, keep=0 if way == ALL else NUM_ROWS)
+            logits = run_plain(decoder, hidden, cache=0 if way == ALL else NUM_ROWS)
         else:
-            logits = run_walk(decoder, hidden, past)
+            logits = run_prefill(decoder, hidden, past)
     return {
         "seconds": time.process_time() - started,
         "bytes": peak.read(),
@@ -198,7 +199,7 @@ def run_apart(way: str, num_tokens: int) -> dict:
 
 
 def print_table(title: str, found: dict, key: str, unit: float) -> None:
-    """One line for each length, with ratios to the walk."""
+    """One line for each length, with ratios to the prefill."""
     print(f"\n{title}")
     print(f"  {'tokens':>8s}" + "".join(f"{way:>20s}" for way in WAYS))
     for num_tokens, results in found.items():
@@ -227,7 +228,7 @@ def print_kept(found: dict) -> None:
     """What the trunk's keys and values take, which no peak above contains."""
     print("\nkept for the branches, MB: in all, and of that in memory that only they can give back")
     for num_tokens, results in found.items():
-        for way in PLACES:
+        for way in KV_LOCATIONS:
             kept, held = results[way]["kept_bytes"], results[way]["unreclaimable_bytes"]
             print(f"  {num_tokens:8,d} {way:15s} {kept / 1e6:8.1f} {held / 1e6:8.1f}")
 
@@ -258,9 +259,9 @@ def main() -> None:
         return
     found = {n: {way: run_apart(way, n) for way in WAYS} for n in lengths}
     print_table(
-        "peak MB above the weights, inputs counted in (times the walk's)", found, "bytes", 1e6
+        "peak MB above the weights, inputs counted in (times the prefill's)", found, "bytes", 1e6
     )
-    print_table("processor seconds (times the walk's)", found, "seconds", 1)
+    print_table("processor seconds (times the prefill's)", found, "seconds", 1)
     print_kept(found)
     if len(found) > 1:
         print_slopes(found)

@@ -86,7 +86,7 @@ class LongPass:
         inputs = RandomInputs(decoder.lm_head.weight, num_tokens)
         self._runner = BranchRunner(decoder, inputs, on_note=print)
 
-    def choose_tile_size(self) -> int:
+    def choose_chunk_size(self) -> int:
         """Rows at once, by what is free now."""
         return self._runner.choose([self._branch])[0]
 
@@ -99,7 +99,7 @@ class LongPass:
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's sizes, and the arithmetic that the walk does with them.
+    """A decoder's sizes, and the arithmetic that the prefill does with them.
 
     A product of [m, k] and [k, n] counts as 2 m k n. In the last layer only the rows that are read
     go beyond their keys and values.
@@ -252,16 +252,16 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 2.
 def attention_rate(
     shape: Shape,
     num_tokens: int,
-    tile: int,
+    chunk: int,
     kernel: Kernel,
     device: torch.device,
     dtype: torch.dtype,
 ) -> float:
-    """FLOP/s of one tile's attention in the middle of the sequence, as the walk calls it."""
-    tile = min(tile, num_tokens // 2)
+    """FLOP/s of one chunk's attention in the middle of the sequence, as the prefill calls it."""
+    chunk = min(chunk, num_tokens // 2)
     earlier = num_tokens // 2
-    q = torch.randn(1, tile, shape.heads, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
-    k, v = torch.randn(2, 1, shape.kv_heads, earlier + tile, HEAD_DIM, device=device, dtype=dtype)
+    q = torch.randn(1, chunk, shape.heads, HEAD_DIM, device=device, dtype=dtype).transpose(1, 2)
+    k, v = torch.randn(2, 1, shape.kv_heads, earlier + chunk, HEAD_DIM, device=device, dtype=dtype)
     blocks = [
         KeyBlock(k[:, :, earlier:], v[:, :, earlier:], is_causal=True),
         KeyBlock(k[:, :, :earlier], v[:, :, :earlier]),
@@ -275,7 +275,7 @@ def attention_rate(
 
     attend_some(2)
     repeats = 10
-    pairs = tile * earlier + tile * (tile + 1) // 2
+    pairs = chunk * earlier + chunk * (chunk + 1) // 2
     return 4 * shape.heads * HEAD_DIM * pairs * repeats / attend_some(repeats)
 
 
@@ -302,7 +302,7 @@ def peak_gigabytes(device: torch.device) -> float:
 class Pass:
     """What one pass took."""
 
-    tile_size: int
+    chunk_size: int
     seconds: float
     peak_gigabytes: float
     weights_gigabytes: float
@@ -318,12 +318,12 @@ def run_pass(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.d
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     long = LongPass(decoder, num_tokens)
-    tile_size = long.choose_tile_size()
-    print(f"tiles of {tile_size} tokens, of {num_tokens:,}", flush=True)
+    chunk_size = long.choose_chunk_size()
+    print(f"chunks of {chunk_size} tokens, of {num_tokens:,}", flush=True)
     logits: list[Tensor] = []
     seconds = seconds_of(lambda: logits.append(long.run()), device)
     assert logits[0].isfinite().all()
-    return Pass(tile_size, seconds, peak_gigabytes(device), weights / 1e9)
+    return Pass(chunk_size, seconds, peak_gigabytes(device), weights / 1e9)
 
 
 def measure(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -332,7 +332,7 @@ def measure(shape: Shape, num_tokens: int, device: torch.device, dtype: torch.dt
     rate_before = matrix_rate(device, dtype)
     found = run_pass(shape, num_tokens, device, dtype)
     rate = max(rate_before, matrix_rate(device, dtype))
-    attention = attention_rate(shape, num_tokens, found.tile_size, kernel, device, dtype)
+    attention = attention_rate(shape, num_tokens, found.chunk_size, kernel, device, dtype)
 
     done = work(shape, 0, num_tokens, num_rows=NUM_ROWS)
     achieved = done.total / found.seconds

@@ -5,7 +5,7 @@ rings of 1, 2 and 4, every rank a process of its own on the CPU with one thread,
 Three answers are read: one at the end, two at borders between ranks. Prints for every ring
 
     agreement      the largest logit difference to one process, and whether all argmax are equal
-    bytes          what a rank sends in a layer, and whether that is the closed form: with t tiles
+    bytes          what a rank sends in a layer, and whether that is the closed form: with t chunks
                    and r rows on a rank, c bytes of keys and values of a row, a rows that are read,
                    and Hq heads of size D, t (n - 1) r c + (n - 1) a Hq (D + 1) 4. The last layer
                    sends the second part only
@@ -13,9 +13,9 @@ Three answers are read: one at the end, two at borders between ranks. Prints for
     time           of all ranks together and by the clock; the clock says nothing about speed-up
                    unless there is an idle core for every rank
 
-Every tile sends all keys and values round once more: larger tiles send less and take more memory.
+Every chunk sends all keys and values round once more: larger chunks send less and take more memory.
 
-    python -m benchmarks.ring [--tokens 16381] [--tile 256] [--ranks 1,2,4]
+    python -m benchmarks.ring [--tokens 16381] [--chunk 256] [--ranks 1,2,4]
 """
 
 import argparse
@@ -43,36 +43,36 @@ from benchmarks.forward_pass import (
     embeddings,
 )
 from vniah.forward.kv_cache import Layout, Span
-from vniah.forward.prefill import walk
+from vniah.forward.prefill import prefill
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
 
 
-def run_rank(rank: int, size: int, num_tokens: int, tile_size: int, folder: str) -> None:
+def run_rank(rank: int, size: int, num_tokens: int, chunk_size: int, folder: str) -> None:
     """What one rank of a ring finds, as a file; a size of 0 is one process without a ring."""
     torch.set_num_threads(1)
     if not size:
-        found = measure(None, num_tokens, tile_size)
+        found = measure(None, num_tokens, chunk_size)
     else:
         os.environ["GLOO_SOCKET_IFNAME"] = socket.if_nameindex()[0][1]  # the loopback
         store = f"file://{folder}/store-{size}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
         try:
-            found = measure(Ring(dist.group.WORLD), num_tokens, tile_size)
+            found = measure(Ring(dist.group.WORLD), num_tokens, chunk_size)
         finally:
             dist.destroy_process_group()
     Path(folder, f"{size}-{rank}.json").write_text(json.dumps(found))
 
 
-def measure(ring: Ring | None, num_tokens: int, tile_size: int) -> dict[str, object]:
+def measure(ring: Ring | None, num_tokens: int, chunk_size: int) -> dict[str, object]:
     """Peak bytes, bytes sent, seconds, and the logits of all answers."""
     decoder = build_decoder()
     # A short pass connects the ranks, loads the libraries and what these keep for themselves.
-    run_pass(decoder, ring, 8 * tile_size, tile_size)
+    run_pass(decoder, ring, 8 * chunk_size, chunk_size)
     peak = PeakMemory()
     sent = ring.bytes_sent if ring else 0
     wall, cpu = time.perf_counter(), time.process_time()
-    logits = run_pass(decoder, ring, num_tokens, tile_size)
+    logits = run_pass(decoder, ring, num_tokens, chunk_size)
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
@@ -82,7 +82,7 @@ def measure(ring: Ring | None, num_tokens: int, tile_size: int) -> dict[str, obj
     }
 
 
-def run_pass(decoder, ring: Ring | None, num_tokens: int, tile_size: int) -> list[torch.Tensor]:
+def run_pass(decoder, ring: Ring | None, num_tokens: int, chunk_size: int) -> list[torch.Tensor]:
     """Logits of some answers behind parts of one sequence, and behind all of it."""
     leaves = [
         SuffixRows((Span(0, start),), embeddings(start, stop), torch.arange(start, stop), NUM_ROWS)
@@ -90,7 +90,7 @@ def run_pass(decoder, ring: Ring | None, num_tokens: int, tile_size: int) -> lis
     ]
     hidden = own_rows(ring, num_tokens)
     positions = torch.arange(num_tokens)
-    return walk(decoder, hidden, positions, leaves, tile_size=tile_size, ring=ring)
+    return prefill(decoder, hidden, positions, leaves, chunk_size=chunk_size, ring=ring)
 
 
 def answer_spans(num_tokens: int) -> list[tuple[int, int]]:
@@ -111,23 +111,23 @@ def own_rows(ring: Ring | None, num_tokens: int) -> torch.Tensor:
     return hidden
 
 
-def closed_form(layout: Layout, size: int, tile_size: int) -> tuple[int, int]:
+def closed_form(layout: Layout, size: int, chunk_size: int) -> tuple[int, int]:
     """Bytes that a rank sends in a layer: keys and values, and parts of the answers."""
-    tiles = sum(-(-span.num_tokens // tile_size) for span in layout.spans[0])
-    keys_values = tiles * (size - 1) * layout.num_rows(0) * KEY_VALUE_BYTES
+    chunks = sum(-(-span.num_tokens // chunk_size) for span in layout.spans[0])
+    keys_values = chunks * (size - 1) * layout.num_rows(0) * KEY_VALUE_BYTES
     num_read = len(answer_spans(1)) * NUM_ROWS
     heads = HIDDEN // HEAD_DIM
     return keys_values, (size - 1) * num_read * heads * (HEAD_DIM + 1) * FP32
 
 
-def run_ring(size: int, num_tokens: int, tile_size: int, folder: str) -> list[dict]:
+def run_ring(size: int, num_tokens: int, chunk_size: int, folder: str) -> list[dict]:
     """What every rank found."""
     ranks = max(1, size)
-    mp.spawn(run_rank, (size, num_tokens, tile_size, folder), nprocs=ranks)
+    mp.spawn(run_rank, (size, num_tokens, chunk_size, folder), nprocs=ranks)
     return [json.loads(Path(folder, f"{size}-{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def report(size: int, found: list[dict], alone: dict, num_tokens: int, tile_size: int) -> None:
+def report(size: int, found: list[dict], alone: dict, num_tokens: int, chunk_size: int) -> None:
     """Prints what is claimed of a ring, against one process."""
     expected = torch.tensor(alone["logits"])
     logits = [torch.tensor(rank["logits"]) for rank in found]
@@ -135,7 +135,7 @@ def report(size: int, found: list[dict], alone: dict, num_tokens: int, tile_size
     is_equal = all(torch.equal(rank.argmax(-1), expected.argmax(-1)) for rank in logits)
     ring = object.__new__(Ring)
     ring.size = size
-    keys_values, answers = closed_form(ring.layout(0, num_tokens), size, tile_size)
+    keys_values, answers = closed_form(ring.layout(0, num_tokens), size, chunk_size)
     total = (LAYERS - 1) * keys_values + LAYERS * answers
     sent = [rank["sent"] for rank in found]
     largest = max(rank["bytes"] for rank in found)
@@ -156,19 +156,19 @@ def main() -> None:
     """Runs every ring and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=16_381, help="one that does not divide")
-    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--ranks", default="1,2,4")
     options = parser.parse_args()
     os.environ |= MMAP  # of the processes that follow
     with tempfile.TemporaryDirectory() as folder:
-        (alone,) = run_ring(0, options.tokens, options.tile, folder)
+        (alone,) = run_ring(0, options.tokens, options.chunk, folder)
         print(
-            f"{options.tokens:,} tokens in tiles of {options.tile}, {os.cpu_count()} cores; one "
+            f"{options.tokens:,} tokens in chunks of {options.chunk}, {os.cpu_count()} cores; one "
             f"process: {alone['bytes'] / 1e6:.1f} MB above the weights, {alone['cpu']:.1f} s"
         )
         for size in map(int, options.ranks.split(",")):
-            found = run_ring(size, options.tokens, options.tile, folder)
-            report(size, found, alone, options.tokens, options.tile)
+            found = run_ring(size, options.tokens, options.chunk, folder)
+            report(size, found, alone, options.tokens, options.chunk)
 
 
 if __name__ == "__main__":

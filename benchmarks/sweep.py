@@ -2,12 +2,12 @@
 
 Runs a grid on the embedded reference model in four ways: every cell by a plain forward pass with
 the logits of all positions, as the published script does; the same with `logits_to_keep`; every
-cell by the walk; and all cells by the tree. Each way gets all questions at once, as in a sweep, and
-takes its time from question to score: planning and looking up embeddings are counted in, encoding
-frames is not. The one that is furthest behind goes next, pass by pass, so that a busy machine is
-busy for all of them. Prints ratios of processor time and of wall-clock time, and whether all ways
-find the same tokens. With one thread both times mean the same; with more, processor time also has
-threads that wait for others, and the clock has whatever else the machine does.
+cell by a prefill of its own; and all cells by the tree. Each way gets all questions at once, as in
+a sweep, and takes its time from question to score: planning and looking up embeddings are counted
+in, encoding frames is not. The one that is furthest behind goes next, pass by pass, so that a busy
+machine is busy for all of them. Prints ratios of processor time and of wall-clock time, and whether
+all ways find the same tokens. With one thread both times mean the same; with more, processor time
+also has threads that wait for others, and the clock has whatever else the machine does.
 
     python -m benchmarks.sweep [--frames 64:960:64] [--depths 0:1:0.2 | --positions 0:960:64]
                                [--needles 2] [--ways none,tree] [--threads 1]
@@ -36,8 +36,8 @@ from vniah.tasks.vniah import VisualNeedle
 WAYS = {
     "all": "plain forward, all logits, as published",
     "keep": "plain forward, logits_to_keep",
-    "none": "walk, every cell by itself",
-    "tree": "walk, one tree",
+    "none": "prefill, every cell by itself",
+    "tree": "prefill, one tree",
 }
 
 

@@ -22,8 +22,7 @@ from vniah.engines.equivalence import (
     require_agreement,
 )
 from vniah.errors import CheckError, ModelError, VniahError
-from vniah.forward import prefill as walk
-from vniah.forward import suffixes
+from vniah.forward import prefill, suffixes
 from vniah.forward.attention import attend
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
@@ -47,7 +46,7 @@ def differences(model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoder_agrees_with_itself(family, build):
     found = differences(DecoderStandIn(build(family)))
-    assert [difference.way for difference in found] == ["walk", "tree", "leaves"]
+    assert [difference.way for difference in found] == ["prefill", "tree", "suffixes"]
     assert all(difference.passed and difference.num_rows == 4 for difference in found)
     require_agreement(found, "stand-in")
 
@@ -65,7 +64,7 @@ def test_reference_model_agrees_with_room_to_spare(dtype):
     assert report.passed
     assert "tokens of the check were shared" in report.lines[-2]
     assert report.lines[-1] == "the forward pass gives what the model gives"
-    assert [line.split(":")[0] for line in report.lines[:-2]] == ["walk", "tree", "leaves"]
+    assert [line.split(":")[0] for line in report.lines[:-2]] == ["prefill", "tree", "suffixes"]
     for line in report.lines[:-2]:
         found, allowed, largest, most = map(float, re.findall(r"\d\.\de[+-]\d\d", line))
         assert found < 0.5 * allowed and largest < 0.1 * most
@@ -81,24 +80,26 @@ def wrong_scale(q, blocks, *, kernel, scale):
     return attend(q, blocks, kernel=kernel, scale=1.5 * scale)
 
 
-def forgets_a_token_between_tiles(q, blocks, *, kernel, scale):
+def forgets_a_token_between_chunks(q, blocks, *, kernel, scale):
     shorter = [type(b)(b.k[:, :, :-1], b.v[:, :, :-1]) for b in blocks[1:] if b.k.shape[2] > 1]
     return attend(q, [blocks[0], *shorter], kernel=kernel, scale=scale)
 
 
-def sees_its_own_tile_only(q, blocks, *, kernel, scale):
+def sees_its_own_chunk_only(q, blocks, *, kernel, scale):
     return attend(q, blocks[:1], kernel=kernel, scale=scale)
 
 
-WRONG = [wrong_scale, forgets_a_token_between_tiles, sees_its_own_tile_only]
+WRONG = [wrong_scale, forgets_a_token_between_chunks, sees_its_own_chunk_only]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_forward_pass_that_is_wrong_is_caught(wrong, monkeypatch):
-    monkeypatch.setattr(walk, "attend", wrong)
+    monkeypatch.setattr(prefill, "attend", wrong)
     found = differences(DecoderStandIn(build_decoder("qwen2")))
     assert not any(difference.passed for difference in found)
-    with pytest.raises(CheckError, match="does not give what stand-in itself gives: walk: logits "):
+    with pytest.raises(
+        CheckError, match="does not give what stand-in itself gives: prefill: logits "
+    ):
         require_agreement(found, "stand-in")
 
 
@@ -109,7 +110,7 @@ def rows_of_other_suffixes(viewers, firsts, device):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_suffixes_that_are_mixed_up_are_caught(dtype, monkeypatch):
-    """The walk and the tree of the check have no two suffixes in a call."""
+    """The prefill and the tree of the check have no two suffixes in a call."""
     monkeypatch.setattr(suffixes, "_rows_of", rows_of_other_suffixes)
     report = check_model(
         load_model("reference-long", dtype=dtype, device="cpu"), load_needles("cards")
@@ -121,7 +122,7 @@ def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
     """Not with a reference model: its attention is so peaked that this scale hardly matters."""
     model = DecoderStandIn(build_half("qwen2"))
     assert all(difference.passed for difference in differences(model))
-    monkeypatch.setattr(walk, "attend", wrong_scale)
+    monkeypatch.setattr(prefill, "attend", wrong_scale)
     assert not all(difference.passed for difference in differences(model))
 
 
@@ -171,7 +172,7 @@ def test_wrong_positions_are_caught_in_bf16():
     expected = plain(model, sequences)
     model.factor = 2
     found = plain(model, sequences)
-    assert not compare_logits("walk", expected, found, limit(torch.bfloat16)).passed
+    assert not compare_logits("prefill", expected, found, limit(torch.bfloat16)).passed
 
 
 class BothLevels(DecoderStandIn):
@@ -226,7 +227,7 @@ def test_sweep_writes_nothing_where_the_forward_pass_is_wrong(
     model = load_model(checkpoint, device="cpu")
     material = open_haystack(image_folder), load_needles(needle_folder)
     with monkeypatch.context() as patched:
-        patched.setattr(walk, "attend", wrong)
+        patched.setattr(prefill, "attend", wrong)
         report = check_model(model, material[1])
         assert not report.passed and "does NOT give what the model gives" in report.lines[-1]
         with pytest.raises(CheckError, match=r"Nothing was measured; give the model an answer_log"):
@@ -267,7 +268,7 @@ def test_sharing_is_reported_where_there_is_none(needle_folder):
 
 def compare(plain_rows, found_rows, dtype=torch.float32) -> Agreement:
     one, other = torch.tensor(plain_rows), torch.tensor(found_rows)
-    return compare_logits("walk", list(one.split(1)), list(other.split(1)), limit(dtype))
+    return compare_logits("prefill", list(one.split(1)), list(other.split(1)), limit(dtype))
 
 
 def limit(dtype):
@@ -287,8 +288,8 @@ def test_many_small_differences_do_not_hold_where_one_would():
     plain_rows, limit = [torch.tensor([[9.0] + 99 * [1.0]])], RoundingLimit(0.08, 0.001)
     one, all_of_them = plain_rows[0].clone(), plain_rows[0] + 0.05
     one[0, 5] += 0.05
-    assert compare_logits("walk", plain_rows, [one], limit).passed
-    assert not compare_logits("walk", plain_rows, [all_of_them], limit).passed
+    assert compare_logits("prefill", plain_rows, [one], limit).passed
+    assert not compare_logits("prefill", plain_rows, [all_of_them], limit).passed
 
 
 def test_difference_beyond_rounding_does_not_hold_though_the_argmax_is_equal():
@@ -305,7 +306,7 @@ def test_nan_and_infinity_are_no_agreement(bad, dtype):
     assert not compare(good, spoilt, dtype).passed
     assert not compare(spoilt, good, dtype).passed
     assert not compare(spoilt, spoilt, dtype).passed
-    with pytest.raises(CheckError, match=r"walk: logits differ by (nan|inf) "):
+    with pytest.raises(CheckError, match=r"prefill: logits differ by (nan|inf) "):
         require_agreement([compare(spoilt, spoilt)], "stand-in")
 
 
@@ -377,9 +378,12 @@ FAULTS = {
     ),
     "no tokens": (
         lambda: broken(frame_shape=(0, 64)),
-        r"frame_shape of stand-in must be whole numbers from 1, got \(0, 64\)",
+        r"frame_shape of stand-in must be a tuple of whole numbers from 1, got \(0, 64\)",
     ),
-    "no shape": (lambda: broken(frame_shape=()), r"must be whole numbers from 1, got \(\)"),
+    "no shape": (
+        lambda: broken(frame_shape=()),
+        r"must be a tuple of whole numbers from 1, got \(\)",
+    ),
     "positions as a list": (
         lambda: broken(position_ids=lambda self, sequence: [0, 1]),
         r"position_ids of shape \(\d+,\), got list",

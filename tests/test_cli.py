@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,9 +14,11 @@ from runs import make_run
 
 from vniah.cli import main
 from vniah.cli.display import format_table
+from vniah.cli.run import draw_heatmap
 from vniah.results import load_results
 
-PUBLISHED = Path(__file__).parent.parent / "results" / "published" / "longva-7b_vniah.json"
+RESULTS = Path(__file__).parent.parent / "results"
+PUBLISHED = RESULTS / "published" / "longva-7b_vniah.json"
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_run_prints_the_table_the_average_and_the_picture(in_folder, material, c
     assert re.search(r"depth +4 +12\n", output.out)
     assert re.search(r"  0\.5 +\d\.\d\d +\d\.\d\d\n", output.out)
     assert re.search(r"average: \d\.\d{4} over 6 cells \(\d+ of 18 samples", output.out)
-    assert "18 samples in" in output.out
+    assert "24 samples in" in output.out
     assert "heatmap: out/heatmap.png" in output.out
     assert "sweep" in output.err, "the progress bar"
     with Image.open("out/heatmap.png") as picture:
@@ -68,10 +71,33 @@ def test_run_with_positions_prints_them_and_goes_on(in_folder, material, capsys)
     }
     with Image.open("out/heatmap.png") as picture:
         assert min(picture.size) > 200
+    drawn = Path("out/heatmap.png").stat().st_mtime_ns
     assert main(["run", *material, "--output", "out"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert Path("out/heatmap.png").stat().st_mtime_ns == drawn, "it shows every sample already"
     assert main(["plot", "out", "--output", "again.svg"]) == 0
     assert main(["compare", "out", "out"]) == 0
+
+
+@pytest.mark.parametrize("newer", ["manifest.json", "samples.jsonl", "heatmap.png", None])
+def test_heatmap_is_drawn_again_unless_it_is_the_newest_file_of_the_run(tmp_path, newer):
+    """Where two files have one time, nobody can say which was written first."""
+    shutil.copytree(RESULTS / "reference-long", tmp_path / "run")
+    picture = tmp_path / "run" / "heatmap.png"
+    for name in ("manifest.json", "samples.jsonl", "heatmap.png"):
+        os.utime(tmp_path / "run" / name, ns=(10**18, 10**18 + (name == newer)))
+    picture.write_bytes(b"old")
+    os.utime(picture, ns=(10**18, 10**18 + (newer == "heatmap.png")))
+    assert draw_heatmap(load_results(tmp_path / "run"), tmp_path / "run") == picture
+    assert (picture.read_bytes() == b"old") == (newer == "heatmap.png")
+
+
+def test_heatmap_is_drawn_where_there_is_none(tmp_path):
+    shutil.copytree(RESULTS / "reference-long", tmp_path / "run")
+    (tmp_path / "run" / "heatmap.png").unlink()
+    draw_heatmap(load_results(tmp_path / "run"), tmp_path / "run")
+    with Image.open(tmp_path / "run" / "heatmap.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_table_of_positions_when_a_sample_has_an_error():
@@ -90,7 +116,7 @@ def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder,
     several = ["run", *material, "--rope-theta", "500,1e9", "--output", "out"]
     assert main(several) == 0
     output = capsys.readouterr()
-    assert output.out.count("18 samples in") == 2
+    assert output.out.count("24 samples in") == 2
     assert output.err.count("encode:") == output.err.count("12/12"), "encoded once"
     lines = output.out.splitlines()
     (where,) = (k for k, line in enumerate(lines) if line.startswith("mean over depth"))
@@ -178,7 +204,7 @@ def test_encode_fills_the_cache_and_says_how_fast(in_folder, material, capsys):
     assert re.search(r"12 frames encoded, \d+\.\d frames/s", out)
     assert main(["encode", *without_needles(material)]) == 0
     again = capsys.readouterr().out
-    assert "nothing to do: 12 frames are encoded already" in again
+    assert "nothing to do: 12 frames are already encoded" in again
     assert out.splitlines()[-1] == again.splitlines()[-1]
 
 
@@ -238,7 +264,7 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     capsys.readouterr()
 
     assert main(["compare", "good", "good"]) == 0
-    assert "holds" in capsys.readouterr().out
+    assert "passed" in capsys.readouterr().out
     assert main(["compare", "good", "worse"]) == 1
     assert "regression: 1 of 6 cells fell" in capsys.readouterr().out
     assert main(["compare", "good", "worse", "--max-drop", "0.34"]) == 0
@@ -449,7 +475,7 @@ def test_samples_without_any_score_exit_with_1(in_folder, material, capsys):
     arguments = ["run", "--model", "unable:Model", *material[4:], "--output", "out"]
     assert main(arguments) == 1
     out = capsys.readouterr().out
-    assert "18 samples could not be run; the first: too long for me" in out
+    assert "24 samples could not be run; the first: too long for me" in out
     assert re.search(r"  0\.5 +\. +\.\n", out)
 
 
@@ -509,7 +535,7 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     options = [*material[:where], *material[where + 2 :]]
     assert main(["estimate", *options, "--context-parallel", "2"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"18 questions of up to \d+ tokens, \d+ per frame\n", output)
+    assert re.search(r"24 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
     assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
     assert re.search(r"  every one by itself +18 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)

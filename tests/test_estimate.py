@@ -12,8 +12,8 @@ from vniah.cli.estimate import format_estimate
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kernels import CPU_KERNEL
-from vniah.forward.kv_cache import Kept, KeyValueStore, Layout
-from vniah.forward.memory import fit_place, fit_tile_size
+from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout
+from vniah.forward.memory import fit_chunk_size, fit_kv_location
 from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.runner import BranchRunner
@@ -67,44 +67,44 @@ class Zeros:
         return 2
 
 
-def runner_of(decoder, *, tile_size=None, num_tokens=7000) -> BranchRunner:
+def runner_of(decoder, *, chunk_size=None, num_tokens=7000) -> BranchRunner:
     inputs = Zeros(decoder.lm_head.weight, num_tokens)
-    return BranchRunner(decoder, inputs, tile_size=tile_size, place="device")
+    return BranchRunner(decoder, inputs, chunk_size=chunk_size, kv_location="device")
 
 
-def past_of(decoder, num_tokens: int) -> list[Kept]:
+def past_of(decoder, num_tokens: int) -> list[KeyValueCache]:
     if not num_tokens:
         return []
     shape = DecoderShape.of(decoder)
     size = (1, shape.num_kv_heads, num_tokens, shape.head_dim)
     like = decoder.lm_head.weight
-    store = KeyValueStore(shape.num_layers, size, like=like, place="device")
-    return [Kept(store, Layout.whole(0, num_tokens), num_tokens)]
+    store = KeyValueStore(shape.num_layers, size, like=like, kv_location="device")
+    return [KeyValueCache(store, Layout.whole(0, num_tokens), num_tokens)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("past", "num_tokens", "tile_size", "num_leaves"),
+    ("past", "num_tokens", "chunk_size", "num_leaves"),
     [
         (0, 900, 256, 1),
         (0, 4000, 512, 3),
-        (0, 300, 512, 1),  # one tile, nothing to merge
+        (0, 300, 512, 1),  # one chunk, nothing to merge
         (3000, 900, 256, 8),
         (500, 60, 256, 30),  # most rows are the leaves'
     ],
 )
 def test_memory_of_a_pass_is_what_it_allocates(
-    shape, dtype, past, num_tokens, tile_size, num_leaves, tmp_path
+    shape, dtype, past, num_tokens, chunk_size, num_leaves, tmp_path
 ):
     family, changes = SHAPES[shape]
     decoder = wide_decoder(family, dtype, num_hidden_layers=2, **changes)
     earlier = past_of(decoder, past)
-    runner = runner_of(decoder, tile_size=tile_size, num_tokens=past + num_tokens + 33)
+    runner = runner_of(decoder, chunk_size=chunk_size, num_tokens=past + num_tokens + 33)
     branch = branch_of(past, num_tokens, num_leaves)
     runner.run(branch_of(past, 8, 1), earlier)  # what is allocated once
     peak = allocated_bytes(lambda: runner.run(branch, earlier), tmp_path / "trace.json")
-    said = runner.shape.pass_bytes(branch, tile_size=tile_size, num_read=2 * num_leaves)
+    said = runner.shape.pass_bytes(branch, chunk_size=chunk_size, num_read=2 * num_leaves)
     assert said == pytest.approx(peak, rel=0.15)
 
 
@@ -112,7 +112,7 @@ def test_operations_are_those_that_torch_counts():
     decoder = build_decoder("qwen3")
     branch = replace(branch_of(0, 200, 2), branches=())
     with FlopCounterMode(display=False) as counter:
-        runner_of(decoder, tile_size=64).run(branch)
+        runner_of(decoder, chunk_size=64).run(branch)
     counts = counter.get_flop_counts()["Global"]
     counted = counts[torch.ops.aten.mm] + counts.get(torch.ops.aten.addmm, 0)
     shape, head = DecoderShape.of(decoder), 2 * 2 * 2 * 64 * 97  # two rows of both leaves
@@ -134,8 +134,8 @@ def test_ring_divides_main_rows_and_computes_their_keys_twice():
     assert four.attention == one.attention // 4
     twice = shape.query_key_value_weights * 2 // 3
     assert four.linear == one.linear // 4 + 2 * twice * 1000
-    alone = shape.pass_parts(trunk, tile_size=256)
-    shared = shape.pass_parts(trunk, tile_size=256, num_ranks=4)
+    alone = shape.pass_parts(trunk, chunk_size=256)
+    shared = shape.pass_parts(trunk, chunk_size=256, num_ranks=4)
     assert shared.keys_values == alone.keys_values // 4 * 3 // 2
     assert shared.hidden < alone.hidden / 3
 
@@ -144,14 +144,14 @@ def test_tile_and_place_are_those_that_the_runner_chooses():
     decoder = build_decoder("qwen2")
     root = replace(branch_of(0, 3000, 2), branches=(branch_of(1000, 500, 1),))
     runner, device = runner_of(decoder), torch.device("cpu")
-    size = fit_tile_size(runner.shape, [root], device, free=10**12)
+    size = fit_chunk_size(runner.shape, [root], device, free=10**12)
     assert runner.choose([root]) == (size, "device")
-    assert fit_tile_size(runner.shape, [root], device, free=0) == 256
+    assert fit_chunk_size(runner.shape, [root], device, free=0) == 256
     kept = runner.shape.kept_bytes([root])
     assert kept == runner.shape.store_bytes(1000)
-    assert fit_place(kept, device, left=kept) == "device"
-    assert fit_place(kept, device, left=kept - 1) == "disk"
-    assert fit_place(kept, torch.device("cuda"), left=kept - 1) == "host"
+    assert fit_kv_location(kept, device, left=kept) == "device"
+    assert fit_kv_location(kept, device, left=kept - 1) == "disk"
+    assert fit_kv_location(kept, torch.device("cuda"), left=kept - 1) == "host"
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ def model(checkpoint):
 def test_estimate_of_a_grid(model, needle_folder):
     needles = load_needles(str(needle_folder))
     found = estimate(model, needles, Grid.parse("40:200:40", "0:1:0.5"), rates=RATES)
-    assert found.num_questions == 5 * 3 * 3
+    assert found.num_samples == 5 * 3 * 3 + 5 * 3
     assert found.tokens_per_frame == model.frame_shape[0]
-    assert found.alone.num_passes == 45 > found.shared.num_passes
+    assert found.alone.num_passes == 60 > found.shared.num_passes
     assert found.alone.num_tokens > 1.5 * found.shared.num_tokens
     assert found.shared.seconds == pytest.approx(found.shared.flops.total / 1e9)
-    assert found.memory.fits and found.memory.store_place == "device"
+    assert found.memory.fits and found.memory.kv_location == "device"
     assert found.memory.store > 0
     assert list(found.max_frames) == [1, 2, 4, 8]
     assert 200 < found.max_frames[1] < found.max_frames[2] < found.max_frames[8]
@@ -181,9 +181,7 @@ def test_most_frames_end_where_the_window_does(model, needle_folder):
     per_frame = model.frame_shape[0]
     assert 1000 - 20 * per_frame < found.max_frames[1] * per_frame < 1000
     assert found.max_tokens < 1000
-    assert (
-        "3 questions cannot be run, the first because the decoder has a sliding" in found.notes[0]
-    )
+    assert "6 samples cannot be run, the first because the decoder has a sliding" in found.notes[0]
     with pytest.raises(ModelError, match="nothing of the grid can be run: the decoder has a slid"):
         estimate(model, needles, Grid.parse("900", "0"), rates=RATES)
 

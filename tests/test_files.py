@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vniah.embeddings import encode
 from vniah.files import atomic_path, hash_file, hash_settings, hash_text, slug
 from vniah.haystacks.generated import Recipe
 
@@ -82,6 +83,13 @@ def test_hash_of_settings_does_not_depend_on_their_order():
 
 def test_hash_of_a_recipe():
     assert hash_text(Recipe(7, 8, (96, 96), generator_version=1).to_json())[:12] == "8fbfc25698c3"
+
+
+def test_folder_of_an_embedding_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VNIAH_CACHE", str(tmp_path))
+    identity = {"model": "m", "dtype": "float32"}
+    found = encode._folder(identity, "lmms-lab/LongVA-7B-film (1).mp4")
+    assert found == tmp_path / "embeddings" / "lmms-lab_LongVA-7B-film_1_.mp4-22a7564d1885"
 
 
 @pytest.mark.parametrize(

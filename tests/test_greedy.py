@@ -111,7 +111,8 @@ def test_tokens_are_those_of_transformers(family):
 
 
 @pytest.mark.parametrize(
-    "options", [{"tile_size": 1}, {"tile_size": 7}, {"place": "disk"}, {"place": "host"}]
+    "options",
+    [{"chunk_size": 1}, {"chunk_size": 7}, {"kv_location": "disk"}, {"kv_location": "host"}],
 )
 def test_tiles_and_places_change_no_token(options, tmp_path):
     model = DecoderStandIn(build_decoder("qwen2"))
@@ -233,7 +234,7 @@ def test_full_disk_says_what_to_do_instead(monkeypatch, tmp_path):
     fill_the_disk(monkeypatch)
     model, notes = DecoderStandIn(build_decoder("qwen2")), []
     sequences = [ask(model, 9, None), ask(model, 14, ("a", 2))]
-    options = {"place": "disk", "scratch_dir": tmp_path, "on_note": notes.append}
+    options = {"kv_location": "disk", "scratch_dir": tmp_path, "on_note": notes.append}
     found = generate(model, sequences, max_leaf_tokens=0, **options)
     for reading in found:
         assert reading.logits is None and reading.generated is None
@@ -245,18 +246,18 @@ def test_memory_that_runs_out_while_decoding_makes_tiles_smaller(monkeypatch):
     model, notes, calls = DecoderStandIn(build_decoder("qwen2")), [], []
     real = GreedyDecoder.decode
 
-    def decode(self, branch, past, *, tile_size):
-        calls.append(tile_size)
-        if tile_size > 1024:
+    def decode(self, branch, past, *, chunk_size):
+        calls.append(chunk_size)
+        if chunk_size > 1024:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return real(self, branch, past, tile_size=tile_size)
+        return real(self, branch, past, chunk_size=chunk_size)
 
     monkeypatch.setattr(GreedyDecoder, "decode", decode)
     sequences = [ask(model, 9, None), ask(model, 14, ("a", 2))]
-    found = tokens_of(model, sequences, tile_size=2048, on_note=notes.append)
+    found = tokens_of(model, sequences, chunk_size=2048, on_note=notes.append)
     assert found == by_plain_passes(model, sequences)
     assert calls[:2] == [2048, 1024]
-    assert notes == ["memory ran out: going on with tiles of 1024 tokens"]
+    assert notes == ["memory ran out: going on with chunks of 1024 tokens"]
 
 
 def test_logits_that_are_no_numbers_end_a_text_with_an_error():
@@ -282,7 +283,7 @@ def decode_in_ring(rank, path):
     sequences = sweep_of(model)[::2]
     ring = Ring(dist.group.WORLD)
     found = [
-        tokens_of(model, sequences, Decoding(10, (41,)), ring=ring, tile_size=16, **options)
+        tokens_of(model, sequences, Decoding(10, (41,)), ring=ring, chunk_size=16, **options)
         for options in ({}, {"max_leaf_tokens": 0})
     ]
     torch.save(found, path / f"{rank}.pt")

@@ -87,7 +87,7 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     runner = BranchRunner(
         model.decoder,
         DecoderInputs(model, sequences, store),
-        tile_size=13,
+        chunk_size=13,
     )
     logits = {}
     for root in plan.branches:
@@ -284,8 +284,8 @@ def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     shown = pictures(4, model.frame_size)
     store = encoded(model, shown, tmp_path)
     sequence = model.compose(insert(2, shown)[0], QUESTION, ANSWER)
-    plain, walked = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
-    assert (plain - walked).abs().max() < 0.08 * plain.abs().max()
+    plain, prefilled = plain_logits(model, sequence, store), decoder_logits(model, sequence, store)
+    assert (plain - prefilled).abs().max() < 0.08 * plain.abs().max()
 
 
 def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp_path):
@@ -330,11 +330,12 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
         (
             lambda f: change_config(f, text_config=None),
-            r"describes [\d,]+ weights, its safetensors hold [\d,]+: it lacks the sizes of a part",
+            r"describes [\d,]+ weights, its safetensors hold [\d,]+: config.json lacks the "
+            "sizes of a part",
         ),
         (
             lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
-            "has a quantization_config: its weights are stored rounded",
+            "has a quantization_config: its weights are quantized, which",
         ),
         (lambda f: change_text_config(f, num_hidden_layers=3), r"does not count: .*layers\.3\."),
         (lambda f: change_text_config(f, num_hidden_layers="x"), "num_hidden_layers"),

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.distributed
 # Ten passes, so that there is something to share out.
 FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
 NUM_SAMPLES = 36
-WAYS, RING_WAYS = ["walk", "tree", "leaves"], ["ring of 2", "leaves in a ring of 2"]
+WAYS, RING_WAYS = ["prefill", "tree", "suffixes"], ["ring of 2", "suffixes in a ring of 2"]
 GRIDS = {
     "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
     "positions": Grid.parse(FRAMES, positions=POSITIONS),
@@ -506,7 +506,7 @@ def load():
 
 @pytest.fixture
 def wrong(command, tmp_path):
-    """Arguments of a run of a model whose forward pass the walk does not give."""
+    """Arguments of a run of a model whose forward pass the prefill does not give."""
     (tmp_path / "wrong.py").write_text(WRONG)
     return [argument.replace("holding", "wrong") for argument in command]
 
@@ -520,12 +520,12 @@ def test_check_of_a_checkpoint_holds(checkpoint, needle_folder, capsys):
     assert lines[-1] == "the forward pass gives what the model gives"
 
 
-def test_check_of_a_model_that_the_walk_does_not_give_exits_with_1(wrong, needle_folder, capsys):
+def test_check_of_a_model_that_the_prefill_does_not_give_exits_with_1(wrong, needle_folder, capsys):
     assert main(["check", "--model", "wrong:load", "--needles", str(needle_folder)]) == 1
     assert "does NOT give what the model gives" in capsys.readouterr().out
 
 
-def test_run_of_a_model_that_the_walk_does_not_give_writes_nothing(wrong, tmp_path, capsys):
+def test_run_of_a_model_that_the_prefill_does_not_give_writes_nothing(wrong, tmp_path, capsys):
     assert main([*wrong, "--output", "out"]) == 2
     (line,) = own_lines(capsys.readouterr().err)
     assert line.startswith("vniah: error: the forward pass does not give what tiny itself gives: ")

@@ -313,13 +313,13 @@ def counting(counts):
 def test_kernel_that_was_asked_for_computes_every_pass_and_is_named():
     model = DecoderStandIn(build_decoder("qwen2"))
     sequences, calls = sweep_of(model), []
-    expected = run(model, sequences, tile_size=16)
-    found = run(model, sequences, tile_size=16, kernel=counting(calls))
+    expected = run(model, sequences, chunk_size=16)
+    found = run(model, sequences, chunk_size=16, kernel=counting(calls))
     assert make_runner(model, sequences, kernel=counting([])).kernel.name == "counting"
     assert len(calls) > 100
     assert 0 < largest_difference(found, expected) < 1e-4
     num_calls = len(calls)
-    again = run(model, sequences, tile_size=16)
+    again = run(model, sequences, chunk_size=16)
     assert all(map(torch.equal, again, expected)) and len(calls) == num_calls
     assert make_runner(model, sequences).kernel == CPU_KERNEL
 

@@ -1,6 +1,8 @@
 """The floor table: a module imports only from floors below its own, or from its own room."""
 
 import ast
+from collections.abc import Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,47 @@ def test_only_the_command_line_prints():
             and node.func.id == "print"
         ]
         assert not calls or room_of(path) == "cli", path
+
+
+def imported_modules(source: str, known: Collection[str]) -> set[str]:
+    """Known modules that a text imports when it runs, at its top or inside functions."""
+    tree = ast.parse(source)
+    for_types = [
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    ]
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in for_types:
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                names.add(module if module in known else str(node.module))
+    return names & set(known)
+
+
+def circle_among(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import one another, the first again at the end; empty if there are none."""
+    graph = {name: imported_modules(text, sources) - {name} for name, text in sources.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_modules_do_not_import_one_another_in_a_circle():
+    sources = {}
+    for path in modules():
+        parts = path.relative_to(PACKAGE_DIR.parent).with_suffix("").parts
+        sources[".".join(parts).removesuffix(".__init__")] = path.read_text()
+    assert circle_among(sources) == []
+
+
+def test_the_search_for_circles_can_fail():
+    """An import inside a function counts, one for types only does not."""
+    one, other = "from vniah.b import f", "def f():\n    from vniah.a import g"
+    assert set(circle_among({"vniah.a": one, "vniah.b": other})) == {"vniah.a", "vniah.b"}
+    typed = "if TYPE_CHECKING:\n    from vniah.a import G"
+    assert circle_among({"vniah.a": one, "vniah.b": typed}) == []

@@ -265,7 +265,7 @@ def test_published_tower_is_known_without_its_config(tmp_path):
     [
         ({"model_type": "qwen9_vl"}, "model_type 'qwen9_vl'; supported are llava_qwen"),
         ({"mm_projector_type": "mlp2x_res2x_gelu"}, "mm_projector_type = 'mlp2x_res2x_gelu'"),
-        ({"mm_projector_type": "linear"}, "for which there is no place"),
+        ({"mm_projector_type": "linear"}, "which the model does not have"),
         ({"mm_spatial_pool_mode": "conv"}, "mm_spatial_pool_mode = 'conv'"),
         ({"mm_vision_tower": None}, "names no mm_vision_tower"),
         ({"mm_vision_select_layer": -9}, "takes layer -9 of a vision tower that has 3"),
@@ -280,7 +280,7 @@ def test_published_tower_is_known_without_its_config(tmp_path):
         ({"mm_vision_tower": "someone/tower"}, "names the vision tower 'someone/tower'"),
         ({"hidden_size": 64}, "config.json makes it"),
         ({"num_hidden_layers": 3}, "lacks the weight 'decoder.model.layers.2"),
-        ({"num_hidden_layers": 1}, "for which there is no place"),
+        ({"num_hidden_layers": 1}, "which the model does not have"),
     ],
 )
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path, changes, message):

@@ -195,7 +195,7 @@ def logits_by_passes(model, sequences, store, *, share) -> list[torch.Tensor]:
     runner = BranchRunner(
         model.decoder,
         DecoderInputs(model, sequences, store),
-        tile_size=23,
+        chunk_size=23,
     )
     found = {}
     for root in plan.branches:
@@ -230,7 +230,7 @@ def test_rows_of_a_frame_equal_the_rules_by_hand(tmp_path, mode, position, strid
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("mode", MODES)
 def test_logits_equal_the_rules_by_hand(tmp_path, image_folder, needle_folder, mode, position):
-    """Pixels in, logits out: through the caches, by plain forward, by the walk, by the tree."""
+    """Pixels in, logits out: through the caches, by plain forward, by the prefill, by the tree."""
     parts = write_video_checkpoint(tmp_path, mode, position)
     model = load_model(tmp_path, device="cpu")
     haystack, needles = open_haystack(image_folder), load_needles(needle_folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vniah.forward.devices import free_bytes, give_back_unused, shares_host_memory
-from vniah.forward.memory import fit_place
+from vniah.forward.memory import fit_kv_location
 
 CPU, MPS, CUDA = map(torch.device, ("cpu", "mps", "cuda"))
 
@@ -32,8 +32,8 @@ def test_free_on_mps_is_metals_part_of_the_machines_memory(
 
 def test_devices_that_share_the_hosts_memory():
     assert [shares_host_memory(device) for device in (CPU, MPS, CUDA)] == [True, True, False]
-    assert fit_place(10, MPS, left=9) == fit_place(10, CPU, left=9) == "disk"
-    assert fit_place(10, CUDA, left=9) == "host"
+    assert fit_kv_location(10, MPS, left=9) == fit_kv_location(10, CPU, left=9) == "disk"
+    assert fit_kv_location(10, CUDA, left=9) == "host"
 
 
 def test_unused_memory_is_given_back_where_torch_keeps_some(monkeypatch):

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from vniah.errors import NeedleError
+from vniah.files import embedded_dir
 from vniah.needles import Needle, NeedleSet, load_needles
+from vniah.needles.loading import EMBEDDED_SETS
 
 LETTERED = {
     "question": "Which?\nA. Cat\nB. Dog\nAnswer with the option's letter.",
@@ -441,15 +443,24 @@ def test_counterfactual_is_fit_for_real_models(
     assert [found.answer for found in loaded] == ["Blue", "C", "B", "D", "730"]
 
 
+@pytest.mark.parametrize("name", EMBEDDED_SETS)
+def test_embedded_sets_are_imagefolders_to_datasets(name: str) -> None:
+    """An embedded set is not tried again whenever it is loaded; as a folder it is."""
+    embedded, folder = load_needles(name), load_needles(embedded_dir("needles", name))
+    assert folder.sha256 == embedded.sha256 and folder.ids == embedded.ids
+
+
 OFFLINE = """
 import socket, sys
 def refuse(*args, **kwargs):
     sys.exit("the network was touched")
 socket.getaddrinfo = socket.socket.connect = refuse
 from vniah.errors import NeedleError
+from vniah.files import embedded_dir
 from vniah.needles import load_needles
 assert not {"torch", "datasets", "matplotlib"} & set(sys.modules)
 assert load_needles("counterfactual").ids[0] == "stop-sign"
+assert "datasets" not in sys.modules  # what comes with vniah is not tried again
 try:
     load_needles("lmms-lab/v_niah_needles")
 except NeedleError as error:

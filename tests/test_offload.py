@@ -53,25 +53,25 @@ def positions_for(family, num_tokens):
     return three_rows(num_tokens) if family == "qwen2_vl" else torch.arange(num_tokens)
 
 
-def walked(decoder, family, num_tokens=120, tile_size=32):
+def prefilled(decoder, family, num_tokens=120, chunk_size=32):
     positions = positions_for(family, num_tokens)
     return answer_logits(
-        decoder, embeddings(num_tokens), positions, num_rows=3, tile_size=tile_size
+        decoder, embeddings(num_tokens), positions, num_rows=3, chunk_size=chunk_size
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_walk_is_the_same_to_the_last_bit(family):
-    expected = walked(build_decoder(family), family)
-    assert torch.equal(walked(build_offloaded(family), family), expected)
+    expected = prefilled(build_decoder(family), family)
+    assert torch.equal(prefilled(build_offloaded(family), family), expected)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
 def test_every_pass_fetches_every_layer_once(num_layers):
     decoder = build_offloaded("qwen2", num_hidden_layers=num_layers)
-    expected = walked(build_decoder("qwen2", num_hidden_layers=num_layers), "qwen2")
+    expected = prefilled(build_decoder("qwen2", num_hidden_layers=num_layers), "qwen2")
     layers = offloaded(decoder.model)
-    first, second = walked(decoder, "qwen2"), walked(decoder, "qwen2")
+    first, second = prefilled(decoder, "qwen2"), prefilled(decoder, "qwen2")
     assert torch.equal(first, expected) and torch.equal(second, expected)
     # a decoder of two layers has both on the device when the second pass begins
     again = 0 if num_layers <= 2 else num_layers
@@ -84,7 +84,9 @@ def test_tree_with_kept_keys_and_leaves_is_the_same_to_the_last_bit(family, plac
     found = []
     for build in (build_decoder, build_offloaded):
         model = DecoderStandIn(build(family))
-        found.append(run(model, sweep_of(model), place=place, tile_size=16, max_leaf_tokens=20))
+        found.append(
+            run(model, sweep_of(model), kv_location=place, chunk_size=16, max_leaf_tokens=20)
+        )
     assert all(map(torch.equal, *found))
 
 
@@ -112,7 +114,7 @@ def test_what_a_layer_computes_with_are_the_copies():
 
     for layer in decoder.model.layers:
         layer.mlp.register_forward_hook(lambda *_, layer=layer: look(layer, *_[1:]))
-    logits = walked(decoder, "qwen2")
+    logits = prefilled(decoder, "qwen2")
     assert logits.isfinite().all()
     assert not {pointer for pointer, _ in used} & set(in_host)
     size = layers._latest.buffer.nbytes
@@ -128,8 +130,10 @@ def test_device_holds_two_layers_and_a_pass_adds_none(tmp_path):
     decoders = [build(("qwen2"), num_hidden_layers=6) for build in (build_decoder, build_offloaded)]
     peaks = []
     for decoder in decoders:
-        walked(decoder, "qwen2")
-        peaks.append(allocated_bytes(lambda d=decoder: walked(d, "qwen2"), tmp_path / "trace.json"))
+        prefilled(decoder, "qwen2")
+        peaks.append(
+            allocated_bytes(lambda d=decoder: prefilled(d, "qwen2"), tmp_path / "trace.json")
+        )
     assert peaks[0] == peaks[1]
     layers, one = offloaded(decoders[1].model), decoders[0].model.layers[0]
     in_layer = sum(-(-p.nbytes // 256) * 256 for p in one.parameters())
@@ -139,7 +143,7 @@ def test_device_holds_two_layers_and_a_pass_adds_none(tmp_path):
 def test_between_two_passes_the_decoder_holds_its_weights_in_the_host():
     decoder, other = build_offloaded("qwen2"), build_decoder("qwen2")
     before = {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()}
-    walked(decoder, "qwen2")
+    prefilled(decoder, "qwen2")
     assert {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()} == before
     for name, tensor in other.state_dict().items():
         assert torch.equal(decoder.state_dict()[name], tensor)
@@ -149,7 +153,7 @@ def test_between_two_passes_the_decoder_holds_its_weights_in_the_host():
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_error_in_the_middle_of_a_layer_leaves_the_decoder_as_it_was(at, error):
-    decoder, expected = build_offloaded("qwen2"), walked(build_decoder("qwen2"), "qwen2")
+    decoder, expected = build_offloaded("qwen2"), prefilled(build_decoder("qwen2"), "qwen2")
     before = {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()}
 
     def fail(*_):
@@ -157,12 +161,12 @@ def test_error_in_the_middle_of_a_layer_leaves_the_decoder_as_it_was(at, error):
 
     handle = decoder.model.layers[at].mlp.register_forward_hook(fail)
     with pytest.raises(error, match="in the middle"):
-        walked(decoder, "qwen2")
+        prefilled(decoder, "qwen2")
     handle.remove()
     if error is RuntimeError:  # after Ctrl-C the next call of the layer mends it
         after = {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()}
         assert after == before
-    assert torch.equal(walked(decoder, "qwen2"), expected)
+    assert torch.equal(prefilled(decoder, "qwen2"), expected)
     after = {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()}
     assert after == before
 
@@ -170,12 +174,12 @@ def test_error_in_the_middle_of_a_layer_leaves_the_decoder_as_it_was(at, error):
 def test_changed_weights_in_the_host_are_those_of_the_next_pass():
     """Only what is fetched anew: so the second pass of three layers or more."""
     decoder, other = build_offloaded("qwen2"), build_decoder("qwen2")
-    walked(decoder, "qwen2")
+    prefilled(decoder, "qwen2")
     with torch.no_grad():
         for one in (decoder, other):
             for parameter in one.model.layers[0].parameters():
                 parameter.mul_(0.5)
-    assert torch.equal(walked(decoder, "qwen2"), walked(other, "qwen2"))
+    assert torch.equal(prefilled(decoder, "qwen2"), prefilled(other, "qwen2"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -187,7 +191,7 @@ def test_nothing_but_the_layers_weights_crosses_from_the_host_to_the_device(fami
     assert decoder.model.layers[0].mlp.up_proj.weight.device == CPU
     hidden = embeddings(120).to(META)
     logits = answer_logits(
-        decoder, hidden, positions_for(family, 120).to(META), num_rows=3, tile_size=32
+        decoder, hidden, positions_for(family, 120).to(META), num_rows=3, chunk_size=32
     )
     assert logits.shape == (3, 97) and logits.device == META
     assert offloaded(decoder.model).num_fetched == 3
@@ -216,7 +220,7 @@ def test_copies_beside_the_work_of_a_gpu_change_no_bit(num_tokens):
     hidden, positions = embeddings(num_tokens).to(device), torch.arange(num_tokens, device=device)
     for _ in range(3):
         one, other = (
-            answer_logits(decoder, hidden.clone(), positions, num_rows=3, tile_size=512)
+            answer_logits(decoder, hidden.clone(), positions, num_rows=3, chunk_size=512)
             for decoder in (resident, fetched)
         )
         assert torch.equal(one, other)

@@ -33,8 +33,8 @@ def test_tree_equals_single_passes_and_the_plain_forward(family, max_leaf_tokens
     assert plan.cost.num_tokens < 0.8 * plan.cost_alone.num_tokens
     assert max_leaf_tokens == 512 or any(root.branches for root in plan.branches)
     expected = plain(model, sequences)
-    assert largest_difference(run(model, sequences, plan, tile_size=10), expected) < NEAR
-    alone = run(model, sequences, share=False, tile_size=10)
+    assert largest_difference(run(model, sequences, plan, chunk_size=10), expected) < NEAR
+    alone = run(model, sequences, share=False, chunk_size=10)
     assert largest_difference(alone, expected) < NEAR
 
 
@@ -46,7 +46,7 @@ def test_tree_in_bf16_is_as_near_to_fp32_as_the_plain_forward(family):
     exact = torch.cat(plain(whole, sequences))
     error = (torch.cat(plain(half, sequences)) - exact).abs()
     for share in (True, False):
-        found = torch.cat(run(half, sequences, share=share, max_leaf_tokens=0, tile_size=10))
+        found = torch.cat(run(half, sequences, share=share, max_leaf_tokens=0, chunk_size=10))
         assert (found - exact).abs().mean() < 1.5 * error.mean()
         assert (found - exact).abs().max() < 2 * error.max()
 
@@ -122,8 +122,8 @@ def test_every_sequence_runs_by_itself_where_sharing_would_be_wrong(make_model, 
     assert plan.note is not None and note in plan.note
     assert plan.refused == {} and plan.cost == plan.cost_alone
     expected = [plain(make_model(), [sequence])[0] for sequence in sequences]
-    assert largest_difference(run(model, sequences, plan, tile_size=10), expected) < NEAR
-    again = run(model, sequences[::-1], share=True, tile_size=64)
+    assert largest_difference(run(model, sequences, plan, chunk_size=10), expected) < NEAR
+    again = run(model, sequences[::-1], share=True, chunk_size=64)
     assert largest_difference(again, expected[::-1]) < NEAR, "no length is remembered"
 
 
@@ -157,7 +157,7 @@ def test_sequences_beyond_the_sliding_window_are_errors_and_the_others_share():
     assert 0 < len(too_long) < len(sequences) and plan.refused.keys() == too_long
     assert all("sliding window of 50 tokens" in reason for reason in plan.refused.values())
     assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
-    found = run(model, sequences, plan, tile_size=10)
+    found = run(model, sequences, plan, chunk_size=10)
     whole = DecoderStandIn(build_decoder("mistral"))
     rest = [index for index in range(len(sequences)) if index not in too_long]
     expected = plain(whole, [sequences[index] for index in rest])
@@ -198,7 +198,7 @@ def test_soft_capped_scores_are_refused():
     for layer in decoder.model.layers:
         layer.self_attn.forward = capped(layer.self_attn.forward)
     model = DecoderStandIn(decoder)
-    with pytest.raises(ModelError, match="soft-capped attention scores are not supported"):
+    with pytest.raises(ModelError, match="the decoder caps its attention scores"):
         run(model, [ask(model, 4, None)])
 
 

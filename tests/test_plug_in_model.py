@@ -92,9 +92,9 @@ def test_installed_package_is_checked_and_run(printed, name, line):
 def test_check_compares_the_decoder_with_the_logits_of_the_first_level(printed):
     lines = printed[1]["WithDecoder"][0].splitlines()
     assert [line.split(":")[0] for line in lines[1:6]] == [
-        "walk",
+        "prefill",
         "tree",
-        "leaves",
+        "suffixes",
         "answer_logits",
         "sharing",
     ]

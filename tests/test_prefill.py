@@ -1,4 +1,4 @@
-"""The walk against each decoder's own forward pass."""
+"""The prefill against each decoder's own forward pass."""
 
 import copy
 import json
@@ -23,8 +23,8 @@ from transformers import (
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from vniah.errors import ModelError
-from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
-from vniah.forward.prefill import answer_logits, walk
+from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.prefill import answer_logits, prefill
 from vniah.forward.suffixes import SuffixRows
 
 SIZES = {
@@ -86,9 +86,9 @@ def plain_logits(decoder, embeds, num_rows):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("num_tokens", "num_rows", "tile_size"),
+    ("num_tokens", "num_rows", "chunk_size"),
     [
-        (300, 3, 100),  # the tiles divide what is before the answer
+        (300, 3, 100),  # the chunks divide what is before the answer
         (300, 3, 99),
         (300, 3, 128),
         (300, 3, 1000),
@@ -99,12 +99,12 @@ def plain_logits(decoder, embeds, num_rows):
         (1, 1, 1),
     ],
 )
-def test_walk_equals_the_plain_forward(family, num_tokens, num_rows, tile_size):
+def test_walk_equals_the_plain_forward(family, num_tokens, num_rows, chunk_size):
     decoder = build_decoder(family)
     embeds = embeddings(num_tokens)
     expected = plain_logits(decoder, embeds, num_rows)
     logits = answer_logits(
-        decoder, embeds.clone(), torch.arange(num_tokens), num_rows=num_rows, tile_size=tile_size
+        decoder, embeds.clone(), torch.arange(num_tokens), num_rows=num_rows, chunk_size=chunk_size
     )
     assert logits.shape == (num_rows, 97)
     assert (logits - expected).abs().max() < 1e-4
@@ -117,7 +117,7 @@ def test_walk_equals_the_plain_forward_where_rope_is_scaled(rope_type):
     decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
     embeds = embeddings(200)
     expected = plain_logits(decoder, embeds, 2)
-    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, tile_size=50)
+    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, chunk_size=50)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -136,7 +136,7 @@ def test_angles_in_blocks_are_those_of_the_whole(rope_type, block, monkeypatch):
     decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
     embeds = embeddings(200)
     expected = plain_logits(decoder, embeds, 2)
-    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, tile_size=50)
+    logits = answer_logits(decoder, embeds.clone(), torch.arange(200), num_rows=2, chunk_size=50)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -151,7 +151,7 @@ def test_walk_uses_the_positions_that_are_given():
             attention_mask=torch.ones(1, 80),
             use_cache=False,
         ).logits[0, -2:]
-    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=2, tile_size=32)
+    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=2, chunk_size=32)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -165,8 +165,10 @@ def test_walk_in_bf16_is_as_near_to_fp32_as_the_plain_forward():
     half.lm_head.to(torch.bfloat16)
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32
     plain = plain_logits(half, embeds.bfloat16(), 20).float()
-    walked = answer_logits(half, embeds.bfloat16(), torch.arange(200), num_rows=20, tile_size=64)
-    assert (walked - exact).abs().mean() < 1.5 * (plain - exact).abs().mean()
+    prefilled = answer_logits(
+        half, embeds.bfloat16(), torch.arange(200), num_rows=20, chunk_size=64
+    )
+    assert (prefilled - exact).abs().mean() < 1.5 * (plain - exact).abs().mean()
 
 
 def test_attention_of_the_decoder_is_as_before_afterwards():
@@ -196,7 +198,7 @@ def test_sliding_window_shorter_than_the_sequence_is_refused():
 def test_qwen_config_with_an_unused_window_is_read():
     decoder = build_decoder("qwen2", sliding_window=16, use_sliding_window=False)
     expected = plain_logits(decoder, embeddings(60), 1)
-    logits = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=1, tile_size=20)
+    logits = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=1, chunk_size=20)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -205,7 +207,7 @@ def test_layers_with_a_configuration_of_their_own_are_walked_too():
     for layer in decoder.model.layers:
         layer.self_attn.config = copy.deepcopy(decoder.config)
     expected = plain_logits(decoder, embeddings(40), 2)
-    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, chunk_size=8)
     assert (logits - expected).abs().max() < 1e-4
     assert all(x.self_attn.config._attn_implementation == "sdpa" for x in decoder.model.layers)
 
@@ -217,8 +219,10 @@ def test_layer_that_attends_past_the_walk_is_refused():
         return hidden_states, None
 
     decoder.model.layers[1].self_attn.forward = attends_alone
-    with pytest.raises(ModelError, match="layer 1 of the decoder attends in a way of its own"):
-        answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+    with pytest.raises(
+        ModelError, match="layer 1 of the decoder computes attention in a way of its own"
+    ):
+        answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, chunk_size=8)
 
 
 def test_scale_of_the_layer_is_used():
@@ -226,7 +230,7 @@ def test_scale_of_the_layer_is_used():
     for layer in decoder.model.layers:
         layer.self_attn.scaling = 0.7
     expected = plain_logits(decoder, embeddings(40), 2)
-    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, tile_size=8)
+    logits = answer_logits(decoder, embeddings(40), torch.arange(40), num_rows=2, chunk_size=8)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -235,7 +239,7 @@ def test_two_threads_walk_one_after_the_other():
     expected = plain_logits(decoder, embeddings(60), 2)
 
     def once(_):
-        return answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=2, tile_size=16)
+        return answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=2, chunk_size=16)
 
     with ThreadPoolExecutor(4) as pool:
         for logits in pool.map(once, range(24)):
@@ -287,7 +291,7 @@ def test_memory_grows_by_one_hidden_buffer_and_one_layers_keys_and_values(tmp_pa
         hidden = embeddings(num_tokens)
         peaks[num_tokens] = allocated_bytes(
             lambda hidden=hidden: answer_logits(
-                decoder, hidden, torch.arange(len(hidden)), num_rows=2, tile_size=128
+                decoder, hidden, torch.arange(len(hidden)), num_rows=2, chunk_size=128
             ),
             tmp_path / "trace.json",
         )
@@ -321,7 +325,7 @@ def test_three_rows_of_positions():
     decoder = build_decoder("qwen2_vl")
     embeds, positions = embeddings(100), three_rows(100)
     expected = plain_logits_at(decoder, embeds, positions, 3)
-    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=3, tile_size=30)
+    logits = answer_logits(decoder, embeds.clone(), positions, num_rows=3, chunk_size=30)
     assert (logits - expected).abs().max() < 1e-4
 
 
@@ -334,8 +338,8 @@ def store_for(decoder, stop, place="device", directory=None):
     )
     like = decoder.lm_head.weight
     layers = decoder.config.num_hidden_layers
-    store = KeyValueStore(layers, shape, like=like, place=place, directory=directory)
-    return Kept(store, Layout.whole(0, stop), stop)
+    store = KeyValueStore(layers, shape, like=like, kv_location=place, directory=directory)
+    return KeyValueCache(store, Layout.whole(0, stop), stop)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -346,7 +350,7 @@ def store_for(decoder, stop, place="device", directory=None):
 def test_pass_that_goes_on_from_another_equals_the_plain_forward(
     family, place, keep_until, attach, tmp_path
 ):
-    """Trunk of 100 tokens, a branch of 71 off it, leaves of both, in tiles that divide nothing."""
+    """Trunk of 100 tokens, a branch of 71 off it, leaves of both, in chunks that divide nothing."""
     decoder = build_decoder(family)
     positions = three_rows(300) if family == "qwen2_vl" else torch.arange(300)
     trunk, branch, end = embeddings(100), embeddings(71), embeddings(9)
@@ -358,22 +362,22 @@ def test_pass_that_goes_on_from_another_equals_the_plain_forward(
             for at, n in starts.items()
         ]
 
-    trunk_logits = walk(
+    trunk_logits = prefill(
         decoder,
         trunk.clone(),
         positions[..., :100],
         leaves({0: 9, 50: 2, 100: 1}),
-        keep=kept,
-        tile_size=32,
+        cache=kept,
+        chunk_size=32,
     )
     behind = {attach: 2, attach + 1: 9, attach + 40: 1, attach + 71: 3}
-    branch_logits = walk(
+    branch_logits = prefill(
         decoder,
         branch.clone(),
         positions[..., attach : attach + 71],
         leaves(behind),
         past=[kept.until(attach)],
-        tile_size=20,
+        chunk_size=20,
     )
     for (at, n), logits in zip({0: 9, 50: 2, 100: 1}.items(), trunk_logits, strict=True):
         whole = torch.cat([trunk[:at], end])
@@ -391,7 +395,7 @@ def test_leaves_of_many_lengths_go_in_groups():
     main, positions = embeddings(90), torch.arange(200)
     sizes = [(0, 5), (10, 5), (10, 7), (10, 30), (33, 1), (90, 2), (90, 2)]
     ends = [embeddings(size) for _, size in sizes]
-    read = walk(
+    read = prefill(
         decoder,
         main.clone(),
         positions[:90],
@@ -399,7 +403,7 @@ def test_leaves_of_many_lengths_go_in_groups():
             SuffixRows((Span(0, at),), e.clone(), positions[at : at + n], n)
             for (at, n), e in zip(sizes, ends, strict=True)
         ],
-        tile_size=16,
+        chunk_size=16,
     )
     for (at, n), end, logits in zip(sizes, ends, read, strict=True):
         expected = plain_logits(decoder, torch.cat([main[:at], end]), n)
@@ -415,15 +419,15 @@ def test_spans_out_of_order_or_of_the_pass_are_no_input(spans):
     seen = tuple(Span(*span) for span in spans)
     suffix = SuffixRows(seen, embeddings(5), torch.arange(90, 95), 1)
     with pytest.raises(AssertionError):
-        walk(build_decoder("qwen2"), embeddings(90), torch.arange(90), [suffix])
+        prefill(build_decoder("qwen2"), embeddings(90), torch.arange(90), [suffix])
 
 
 def test_two_leaves_are_no_input_where_rope_depends_on_the_length():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
     decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
-    walk(decoder, embeddings(90), torch.arange(90), leaves_at(90))
+    prefill(decoder, embeddings(90), torch.arange(90), leaves_at(90))
     with pytest.raises(AssertionError):
-        walk(decoder, embeddings(90), torch.arange(90), leaves_at(50, 90))
+        prefill(decoder, embeddings(90), torch.arange(90), leaves_at(50, 90))
 
 
 def test_dynamic_rope_does_not_remember_a_longer_sequence():

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vniah.forward.prefix_tree import Branch, Cost, Path, build_tree, by_themselves, cost_of
+from vniah.forward.prefix_tree import (
+    Branch,
+    Cost,
+    Path,
+    build_tree,
+    by_themselves,
+    cost_of,
+    leading,
+)
+from vniah.protocol import FrameSpan, TextSegment, TokenSequence
 
 LETTERS = "abcd"
 
@@ -195,3 +204,93 @@ def test_paper_grid_shares_as_computed_by_hand():
     alone = cost_of(by_themselves(paths, size))
     assert alone.num_tokens / shared.num_tokens == pytest.approx(3.30, abs=0.01)
     assert alone.num_pairs / shared.num_pairs == pytest.approx(2.20, abs=0.01)
+
+
+# --- segments that can be divided ----------------------------------------------------------------
+
+TEXTS = st.sampled_from([(), (1,), (1, 2), (3,) * 130])
+SPANS = st.builds(
+    lambda source, start, num, before, after: FrameSpan(source, start, start + num, before, after),
+    st.sampled_from("hn"),
+    st.integers(0, 4),
+    st.integers(1, 6),
+    TEXTS,
+    TEXTS,
+)
+BODIES = st.lists(st.one_of(SPANS, st.builds(TextSegment, TEXTS)), max_size=5).map(tuple)
+TAILS = st.lists(
+    st.sampled_from([(7,), (8, 8), (9,) * 20]).map(TextSegment), min_size=1, max_size=2
+).map(tuple)
+
+
+def one_by_one(segments) -> tuple:
+    """The same, each frame a segment that cannot be divided."""
+    return TokenSequence((*segments, TextSegment((0,))), (0,)).segments[:-1]
+
+
+@st.composite
+def span_paths(draw) -> list[Path]:
+    """Bodies of which many begin as others do, cut at other places."""
+    paths: list[Path] = []
+    for _ in range(draw(st.integers(1, 12))):
+        body = draw(BODIES)
+        if paths and draw(st.booleans()):
+            whole = one_by_one(draw(st.sampled_from(paths)).body)
+            begin = whole[: draw(st.integers(0, len(whole)))]
+            body = (*TokenSequence((*begin, TextSegment((0,))), (0,)).pieces[:-1], *body)
+        paths.append(Path(body, draw(TAILS)))
+    return paths
+
+
+def tokens(segment) -> int:
+    return segment.num_tokens(3)
+
+
+def written_out(branch: Branch) -> tuple:
+    """Everything that a branch says, with segments one by one."""
+    leaves = [(x.start, one_by_one(x.segments), x.num_tokens, x.sequences) for x in branch.leaves]
+    behind = [written_out(child) for child in branch.branches]
+    return branch.start, one_by_one(branch.segments), branch.num_tokens, leaves, behind
+
+
+@settings(max_examples=500, deadline=None)
+@given(span_paths(), st.sampled_from([0, 10, 512]))
+def test_tree_of_spans_is_the_tree_of_their_frames(paths, max_leaf_tokens):
+    single = [Path(one_by_one(path.body), path.tail) for path in paths]
+    found = build_tree(paths, tokens, max_leaf_tokens=max_leaf_tokens)
+    expected = build_tree(single, tokens, max_leaf_tokens=max_leaf_tokens)
+    assert [*map(written_out, found)] == [*map(written_out, expected)]
+    alone = by_themselves(paths, tokens)
+    assert [*map(written_out, alone)] == [*map(written_out, by_themselves(single, tokens))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(SPANS, min_size=1, max_size=4))
+def test_leading_segments_end_at_any_part(spans):
+    whole, found = one_by_one(spans), 0
+    for number, segment in enumerate(whole):
+        assert one_by_one(leading(spans, found, tokens)) == whole[:number]
+        found += tokens(segment)
+    assert leading(spans, found, tokens) == tuple(spans)
+
+
+def test_each_pass_has_few_segments_whatever_the_length():
+    """Lengths x places x needles: 24 million frames in 1,200 sequences."""
+    question = (TextSegment((5,) * 40),)
+    paths = [
+        Path(
+            (
+                TextSegment((1,) * 10),
+                *([FrameSpan("h", 0, place)] if place else []),
+                FrameSpan(f"needle {needle}", 0, 1),
+                *([FrameSpan("h", place, length)] if place < length else []),
+            ),
+            question,
+        )
+        for length in range(1000, 40_001, 1000)
+        for place in range(0, length + 1, length // 10)
+        for needle in range(3)
+    ]
+    passes = [branch for root in build_tree(paths, tokens) for branch in root.passes()]
+    assert max(len(branch.segments) for branch in passes) <= 6
+    assert sum(len(branch.segments) for branch in passes) <= 3 * len(passes)

@@ -49,7 +49,7 @@ def test_walk_equals_the_quantized_decoders_own_forward(load_in):
     sequences = sweep_of(model)
     expected = plain(model, sequences)
     for way in ({"share": False}, {"max_leaf_tokens": 0}, {"max_leaf_tokens": 20}):
-        found = run(model, sequences, tile_size=64, **way)
+        found = run(model, sequences, chunk_size=64, **way)
         assert largest_difference(found, expected) < MOST[load_in]
     full = plain(DecoderStandIn(build_decoder("qwen2")), sequences)
     change = max(float((a - b).abs().max()) for a, b in zip(full, expected, strict=True))

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from jobs import run_ranks
 
 from tests.test_prefill import build_decoder, embeddings, three_rows
-from vniah.forward.kv_cache import Kept, KeyValueStore, Layout, Span
-from vniah.forward.prefill import walk
+from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.prefill import prefill
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.forward.suffixes import SuffixRows
 
@@ -44,12 +44,12 @@ def share(ring: Ring, rows: torch.Tensor, start: int) -> torch.Tensor:
     return torch.cat([padded[span.start - start : span.stop - start] for span in spans])
 
 
-def keep_in(decoder, layout: Layout, stop: int, rank: int) -> Kept:
+def keep_in(decoder, layout: Layout, stop: int, rank: int) -> KeyValueCache:
     size = decoder.model.layers[0].self_attn.head_dim
     shape = (1, decoder.config.num_key_value_heads, layout.until(stop).num_rows(rank), size)
     like = decoder.lm_head.weight
-    store = KeyValueStore(len(decoder.model.layers), shape, like=like, place="host")
-    return Kept(store, layout.until(stop), stop)
+    store = KeyValueStore(len(decoder.model.layers), shape, like=like, kv_location="host")
+    return KeyValueCache(store, layout.until(stop), stop)
 
 
 def leaves_at(starts, positions):
@@ -78,24 +78,24 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
     layout = Layout.whole(0, num_trunk) if ring is None else ring.layout(0, num_trunk)
     rank = 0 if ring is None else ring.rank
     kept = keep_in(decoder, layout, keep_until, rank)
-    read = walk(
+    read = prefill(
         decoder,
         trunk if ring is None else share(ring, trunk, 0),
         positions[..., :num_trunk],
         leaves_at([0, 1, num_trunk // 2, num_trunk], positions)
         + suffixes_with_gaps(num_trunk, positions),
-        keep=kept,
-        tile_size=16,
+        cache=kept,
+        chunk_size=16,
         ring=ring,
     )
-    return read + walk(
+    return read + prefill(
         decoder,
         branch if ring is None else share(ring, branch, keep_until),
         positions[..., keep_until:stop],
         leaves_at([keep_until, keep_until + num_branch // 2, stop], positions)
         + suffixes_with_gaps(stop, positions),
         past=[kept],
-        tile_size=16,
+        chunk_size=16,
         ring=ring,
     )
 
@@ -201,10 +201,10 @@ def count_bytes(rank, size):
     decoder = build_decoder("qwen2")
     ring = Ring(dist.group.WORLD)
     hidden = share(ring, embeddings(96), 0)
-    walk(decoder, hidden, torch.arange(96), [], tile_size=96, ring=ring)
+    prefill(decoder, hidden, torch.arange(96), [], chunk_size=96, ring=ring)
     per_row = 2 * 2 * 16 * 4  # keys and values, heads, head size, fp32
     rows = 96 // size
-    # one tile for each of the two chunks; the last layer needs no attention
+    # one chunk for each of the two chunks; the last layer needs no attention
     assert ring.bytes_sent == 2 * 2 * (size - 1) * rows * per_row
 
 

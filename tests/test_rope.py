@@ -121,9 +121,9 @@ def plain(decoder, num_tokens=NUM_TOKENS):
         return decoder(inputs_embeds=embeds, use_cache=False).logits[0, -3:]
 
 
-def walked(decoder):
+def prefilled(decoder):
     hidden = inputs()
-    return answer_logits(decoder, hidden, torch.arange(len(hidden)), num_rows=3, tile_size=32)
+    return answer_logits(decoder, hidden, torch.arange(len(hidden)), num_rows=3, chunk_size=32)
 
 
 def cases():
@@ -142,8 +142,8 @@ def test_overridden_decoder_is_the_one_built_with_these_parameters(family, theta
     assert type(rotary) is type(expected.model.rotary_emb)
     assert all(b.dtype == torch.float32 for b in rotary.buffers())
     if decoder.model.config.model_type in SUPPORTED_MODEL_TYPES:
-        logits = walked(decoder)
-        assert torch.equal(logits, walked(expected))
+        logits = prefilled(decoder)
+        assert torch.equal(logits, prefilled(expected))
         assert (logits - plain(expected)).abs().max() < 1e-4
 
 
@@ -173,7 +173,7 @@ def test_attention_factor_of_yarn_is_in():
     override_rope(decoder.model, scaling=YARN)
     override_rope(without.model, scaling={**YARN, "attention_factor": 1})
     assert decoder.model.rotary_emb.attention_scaling == pytest.approx(1.1386, abs=1e-4)
-    assert (walked(decoder) - walked(without)).abs().max() > 1e-3
+    assert (prefilled(decoder) - prefilled(without)).abs().max() > 1e-3
 
 
 def test_layers_with_a_window_keep_their_rope():
@@ -232,7 +232,7 @@ def test_longrope_equals_the_decoder_built_with_it():
     decoder, expected = build("llama"), build("llama", scaling=scaling)
     override_rope(decoder.model, scaling=scaling)
     assert torch.equal(plain(decoder), plain(expected))
-    assert torch.equal(walked(decoder), walked(expected))
+    assert torch.equal(prefilled(decoder), prefilled(expected))
 
 
 def test_half_precision_keeps_its_angles_in_fp32():
@@ -298,7 +298,7 @@ def test_yarn_without_a_length_to_start_from_is_refused():
 def test_length_that_transformers_would_not_take_is_refused():
     body = build("llama").model
     body.config.original_max_position_embeddings = 48
-    with pytest.raises(InputError, match="takes that of the configuration, 48; leave it out"):
+    with pytest.raises(InputError, match="uses that of the configuration, 48; leave it out"):
         override_rope(body, scaling=YARN)
     override_rope(body, scaling="yarn:4")
     assert body.config.rope_parameters["original_max_position_embeddings"] == 48
@@ -321,7 +321,7 @@ def test_dynamic_is_refused_where_layers_have_ropes_of_their_own():
 
 def test_decoder_without_rope_is_refused():
     body = SimpleNamespace(config=SimpleNamespace(model_type="gpt2"))
-    with pytest.raises(ModelError, match="has no RoPE that could be changed"):
+    with pytest.raises(ModelError, match="has no RoPE that can be changed"):
         override_rope(body, theta=1e6)
 
 

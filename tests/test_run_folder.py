@@ -217,7 +217,7 @@ def test_starts_in_another_environment_are_recorded_once_each(tmp_path):
 def test_an_environment_is_compared_as_it_is_read_back(tmp_path):
     for _ in range(3):
         folder = RunFolder(tmp_path, MANIFEST)
-        with folder.open(environment={"forward": {"ways": ("walk", "tree")}}):
+        with folder.open(environment={"forward": {"ways": ("prefill", "tree")}}):
             pass
     assert "later_starts" not in folder.manifest["environment"]
 

@@ -1,4 +1,4 @@
-"""Branches in the memory that there is: places, tiles, and what happens when it runs out."""
+"""Branches in the memory that there is: places, chunks, and what happens when it runs out."""
 
 import ctypes
 import errno
@@ -28,7 +28,7 @@ from tests.test_prefill import allocated_bytes, build_decoder
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
 from vniah.forward import memory
-from vniah.forward import prefill as walk
+from vniah.forward import prefill as prefill
 from vniah.forward import runner as branches
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kv_cache import KeyValueStore, Layout
@@ -56,7 +56,7 @@ def test_places_give_bitwise_equal_logits(model, tmp_path):
     sequences = sweep_of(model)
     plan = in_branches(model, sequences)
     found = {
-        place: run(model, sequences, plan, place=place, scratch_dir=tmp_path, tile_size=16)
+        place: run(model, sequences, plan, kv_location=place, scratch_dir=tmp_path, chunk_size=16)
         for place in ("device", "host", "disk")
     }
     for place in ("host", "disk"):
@@ -64,10 +64,10 @@ def test_places_give_bitwise_equal_logits(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("tile_size", [1, 7, 64, 4096])
-def test_tile_size_changes_no_result(model, tile_size):
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 4096])
+def test_tile_size_changes_no_result(model, chunk_size):
     sequences = sweep_of(model)[::3]
-    found = run(model, sequences, in_branches(model, sequences), tile_size=tile_size)
+    found = run(model, sequences, in_branches(model, sequences), chunk_size=chunk_size)
     assert largest_difference(found, plain(model, sequences)) < NEAR
 
 
@@ -84,16 +84,20 @@ def test_place_and_tile_size_are_chosen_by_what_is_free(model, monkeypatch):
     assert make_runner(model, sequences).choose(roots) == (2048, "device")
     monkeypatch.setattr(memory, "free_bytes", lambda device: kept)
     assert make_runner(model, sequences).choose(roots) == (256, "disk")
-    assert make_runner(model, sequences, tile_size=5, place="host").choose(roots) == (5, "host")
+    assert make_runner(model, sequences, chunk_size=5, kv_location="host").choose(roots) == (
+        5,
+        "host",
+    )
 
 
 STORE = """
 import sys, time
 from pathlib import Path
 import torch
-from vniah.forward.kv_cache import KeyValueStore, Layout
+from vniah.forward.kv_cache import KeyValueStore
 like = torch.zeros(1, dtype=torch.bfloat16)
-store = KeyValueStore(2, (1, 2, 500, 16), like=like, place="disk", directory=Path(sys.argv[1]))
+folder = Path(sys.argv[1])
+store = KeyValueStore(2, (1, 2, 500, 16), like=like, kv_location="disk", directory=folder)
 rows = torch.ones(1, 2, 500, 16, dtype=torch.bfloat16)
 store.write(1, 0, rows, rows)
 print(store.num_bytes, flush=True)
@@ -114,13 +118,13 @@ def test_file_on_disk_never_has_a_name_that_could_stay(tmp_path):
 @pytest.mark.parametrize("num_rows", [0, 5])
 def test_store_moves_with_what_it_holds(dtype, num_rows, tmp_path):
     like = torch.zeros(1, dtype=dtype)
-    store = KeyValueStore(3, (1, 2, num_rows, 4), like=like, place="device")
+    store = KeyValueStore(3, (1, 2, num_rows, 4), like=like, kv_location="device")
     rows = torch.randn(3, 2, 1, 2, num_rows, 4).to(dtype)
     for layer in range(3):
         store.write(layer, 0, *rows[layer])
     for place in ("host", "disk", "device"):
         store.move(place, like=like, directory=tmp_path / "new")
-        assert store.place == place and store.num_bytes == rows.nbytes
+        assert store.kv_location == place and store.num_bytes == rows.nbytes
         for layer in range(3):
             k, v = torch.empty(2, 1, 2, num_rows, 4, dtype=dtype)
             store.read(layer, 0, k, v)
@@ -138,7 +142,9 @@ def test_full_disk_costs_only_what_needs_it(model, monkeypatch, tmp_path):
     fill_the_disk(monkeypatch)
     sequences, notes = sweep_of(model), []
     plan = in_branches(model, sequences)
-    found = run(model, sequences, plan, place="disk", scratch_dir=tmp_path, on_note=notes.append)
+    found = run(
+        model, sequences, plan, kv_location="disk", scratch_dir=tmp_path, on_note=notes.append
+    )
     read = [index for index, outcome in enumerate(found) if not isinstance(outcome, str)]
     trunks = {i for root in plan.branches for leaf in root.leaves for i in leaf.sequences}
     assert set(read) == trunks and 0 < len(trunks) < len(sequences)
@@ -154,20 +160,20 @@ def test_full_disk_costs_only_what_needs_it(model, monkeypatch, tmp_path):
 
 
 class ShortMemory:
-    """A walk that runs out of memory by a rule; a real one cannot be made to at will."""
+    """A prefill that runs out of memory by a rule; a real one cannot be made to at will."""
 
     def __init__(self, monkeypatch, is_too_much):
-        self.real, self.is_too_much = branches.walk, is_too_much
+        self.real, self.is_too_much = branches.prefill, is_too_much
         self.calls = []
-        monkeypatch.setattr(branches, "walk", self)
+        monkeypatch.setattr(branches, "prefill", self)
 
     def __call__(self, decoder, hidden, position_ids, leaves, **options):
         past = options["past"]
         stop = (past[-1].stop if past else 0) + len(hidden)
-        places = [kept.store.place for kept in past]
-        if options["keep"] is not None:
-            places.append(options["keep"].store.place)
-        call = {"tile_size": options["tile_size"], "places": places, "stop": stop}
+        places = [kept.store.kv_location for kept in past]
+        if options["cache"] is not None:
+            places.append(options["cache"].store.kv_location)
+        call = {"chunk_size": options["chunk_size"], "places": places, "stop": stop}
         self.calls.append(call)
         if self.is_too_much(call):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
@@ -175,15 +181,15 @@ class ShortMemory:
 
 
 def test_memory_that_runs_out_makes_tiles_smaller(model, monkeypatch):
-    memory = ShortMemory(monkeypatch, lambda call: call["tile_size"] > 300)
+    memory = ShortMemory(monkeypatch, lambda call: call["chunk_size"] > 300)
     sequences, notes = sweep_of(model), []
     found = run(
-        model, sequences, in_branches(model, sequences), tile_size=2048, on_note=notes.append
+        model, sequences, in_branches(model, sequences), chunk_size=2048, on_note=notes.append
     )
     assert largest_difference(found, plain(model, sequences)) < NEAR
-    assert [c["tile_size"] for c in memory.calls[:5]] == [2048, 1024, 512, 256, 256]
+    assert [c["chunk_size"] for c in memory.calls[:5]] == [2048, 1024, 512, 256, 256]
     assert notes == [
-        f"memory ran out: going on with tiles of {size} tokens" for size in (1024, 512, 256)
+        f"memory ran out: going on with chunks of {size} tokens" for size in (1024, 512, 256)
     ]
 
 
@@ -193,7 +199,7 @@ def test_then_it_moves_what_is_kept_to_the_disk(model, monkeypatch, tmp_path):
 
     ShortMemory(monkeypatch, is_too_much)
     sequences, notes = sweep_of(model), []
-    options = {"place": "device", "tile_size": 256, "scratch_dir": tmp_path}
+    options = {"kv_location": "device", "chunk_size": 256, "scratch_dir": tmp_path}
     plan = in_branches(model, sequences)
     found = run(model, sequences, plan, on_note=notes.append, **options)
     assert largest_difference(found, plain(model, sequences)) < NEAR
@@ -211,8 +217,10 @@ def test_what_a_branch_goes_on_from_moves_too(model, monkeypatch, tmp_path):
     sequences += [ask(model, frames, ("a", 2), question="what then?")]
     plan, notes = in_branches(model, sequences), []
     assert any(child.branches for root in plan.branches for child in root.branches)
-    options = {"place": "host", "tile_size": 256, "scratch_dir": tmp_path}
-    found = run(model, sequences, plan, on_note=notes.append, **{**options, "place": "device"})
+    options = {"kv_location": "host", "chunk_size": 256, "scratch_dir": tmp_path}
+    found = run(
+        model, sequences, plan, on_note=notes.append, **{**options, "kv_location": "device"}
+    )
     assert largest_difference(found, plain(model, sequences)) < NEAR
     assert notes == ["memory ran out: keeping keys and values on disk from here"]
     assert memory.calls[0]["places"] == ["device"] and memory.calls[-1]["places"][0] == "disk"
@@ -223,7 +231,7 @@ def test_nothing_is_moved_to_a_full_disk(model, monkeypatch, place, tmp_path):
     fill_the_disk(monkeypatch)
     ShortMemory(monkeypatch, lambda call: call["stop"] > 40)
     sequences, notes = sweep_of(model)[::3], []
-    options = {"place": place, "tile_size": 256, "scratch_dir": tmp_path}
+    options = {"kv_location": place, "chunk_size": 256, "scratch_dir": tmp_path}
     plan = in_branches(model, sequences)
     found = run(model, sequences, plan, on_note=notes.append, **options)
     read = [index for index, outcome in enumerate(found) if not isinstance(outcome, str)]
@@ -242,7 +250,7 @@ def test_longest_sequences_are_given_up_at_last(model, monkeypatch, share, tmp_p
         sequences,
         share=share,
         max_leaf_tokens=0,
-        tile_size=256,
+        chunk_size=256,
         scratch_dir=tmp_path,
         on_note=notes.append,
     )
@@ -263,7 +271,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model, monkeypatch):
     def fail(*_args, **_options):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(branches, "walk", fail)
+    monkeypatch.setattr(branches, "prefill", fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         run(model, [ask(model, 4, None)])
 
@@ -314,7 +322,7 @@ def test_sweep_goes_on_with_errors_where_memory_runs_out(
     assert [cell.score is None for cell in results.cells] == [False] * 4 + [True] * 2
     warnings = {(record.name, record.levelname) for record in caplog.records}
     assert warnings == {("vniah", "WARNING")}
-    assert "going on with tiles of 1024 tokens" in caplog.text
+    assert "going on with chunks of 1024 tokens" in caplog.text
     assert "some sequences cannot be run: out of memory" in caplog.text
 
 
@@ -337,7 +345,7 @@ class Rung:
 
 WIDE_KEYS = {"head_dim": 128, "num_key_value_heads": 4, "num_hidden_layers": 4}
 RUNGS = (
-    Rung({"intermediate_size": 3072}, (50, 500), 40_000_000, "going on with tiles of"),
+    Rung({"intermediate_size": 3072}, (50, 500), 40_000_000, "going on with chunks of"),
     Rung(WIDE_KEYS, (50, 460), 20_000_000, "keeping keys and values on disk from here"),
     Rung(WIDE_KEYS, (50, 1800), 20_000_000, "cannot be run: out of memory: 5,", num_errors=1),
 )
@@ -385,7 +393,7 @@ def test_ring_without_memory_says_so_in_one_line(model, monkeypatch):
 
 
 def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp_path, monkeypatch):
-    monkeypatch.setattr(walk, "ROPE_BLOCK", 256)  # far below the length, as for long sequences
+    monkeypatch.setattr(prefill, "ROPE_BLOCK", 256)  # far below the length, as for long sequences
     model = DecoderStandIn(build_decoder("qwen2", num_hidden_layers=4))
     peaks = {}
     for num_frames in (300, 900):
@@ -398,7 +406,7 @@ def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp
         (root,) = plan.branches
         (child,) = root.branches
         assert len(root.leaves) + len(child.leaves) == 5
-        runner = make_runner(model, sequences, tile_size=64, scratch_dir=Path(tmp_path))
+        runner = make_runner(model, sequences, chunk_size=64, scratch_dir=Path(tmp_path))
         result = runner.run(root)
         number = num_frames * 3
         peaks[number] = allocated_bytes(

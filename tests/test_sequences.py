@@ -10,7 +10,7 @@ from runs import cell, make_sample
 from tests.decoder_models import DecoderStandIn, make_samples, open_engine
 from tests.test_prefill import build_decoder
 from vniah.engines.planning import SampleSequences
-from vniah.forward.runner import Reading as AnswerRows
+from vniah.forward.runner import SuffixLogits
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
@@ -241,7 +241,7 @@ def run_in(engine, batch):
             sequences += [k for leaf in root.leaves for k in leaf.sequences]
         else:
             sequences += root.branches[batch.branch].sequences
-    rows = [AnswerRows((k,), None, 0.0, "none") for k in sequences]
+    rows = [SuffixLogits((k,), None, 0.0, "none") for k in sequences]
     for number, _ in engine._asked.gather(rows):
         yield number
 
@@ -258,7 +258,7 @@ def test_sample_waits_for_all_of_its_answers():
     for answers in (((1,), (2, 3)), ((4,),)):
         asked.add([TokenSequence((TextSegment((0,)),), ids) for ids in answers])
     asked.is_wanted = [True, True]
-    rows = [AnswerRows((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
+    rows = [SuffixLogits((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
     found = list(asked.gather(rows))
     assert [number for number, _ in found] == [1, 0]
     assert sorted(found[1][1]) == [0, 1]

@@ -411,7 +411,7 @@ def test_slash_at_the_end_of_the_address_changes_nothing():
     [{"dtype": "float32"}, {"device": "cpu"}, {"rope_theta": 1e6}, {"prompt_template": "yi"}],
 )
 def test_options_for_checkpoints_are_refused(given):
-    with pytest.raises(InputError, match=r"cannot be asked of .*: a server decides that itself"):
+    with pytest.raises(InputError, match=r"cannot be chosen for .*: the server decides"):
         load_model("openai:http://127.0.0.1:9/v1#m", **given)
 
 

@@ -481,7 +481,7 @@ def test_command_with_a_budget_says_so_and_goes_on(tmp_path, monkeypatch, capsys
     ("more", "message"),
     [
         (["--device", "cpu"], "a server decides that itself"),
-        (["--frame-size", "16"], "argument --frame-size: it must be WIDTHxHEIGHT"),
+        (["--frame-size", "16"], "argument --frame-size: must be WIDTHxHEIGHT"),
         (["--concurrency", "0"], "concurrency must be at least 1, got 0"),
         (["--request-timeout", "0"], "timeout_seconds must be above 0, got 0"),
         (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY holds no key"),

@@ -7,8 +7,8 @@ import torch
 
 from tests.test_prefill import build_decoder, embeddings, store_for, three_rows
 from vniah.forward.kernels import CPU_KERNEL, PLAIN_KERNEL
-from vniah.forward.kv_cache import LayerKeys, Layout, Span
-from vniah.forward.prefill import walk
+from vniah.forward.kv_cache import LayerKeyValues, Layout, Span
+from vniah.forward.prefill import prefill
 from vniah.forward.suffixes import SuffixAttention, SuffixGroup, SuffixRows, shared_spans
 
 
@@ -70,7 +70,7 @@ def test_attention_over_spans_equals_a_masked_softmax(name, num_heads, num_kv_he
         config=SimpleNamespace(num_key_value_heads=num_kv_heads),
         layers=[SimpleNamespace(self_attn=SimpleNamespace(head_dim=size))],
     )
-    keys = LayerKeys(body, (), Layout.whole(0, num_main), rank=0, like=q)
+    keys = LayerKeyValues(body, (), Layout.whole(0, num_main), rank=0, like=q)
     keys.put(0, main_k, main_v)
     group = SuffixGroup.of(suffixes, torch.zeros(2, 1, num_rows, size))
     found = SuffixAttention(keys, group, kernel, None)(q, k, v, scale)
@@ -118,14 +118,14 @@ def test_pass_with_spans_equals_the_plain_forward_with_a_mask(name, family, num_
     past = []
     if num_past:
         past = [store_for(decoder, num_past)]
-        walk(decoder, main[:num_past].clone(), positions[..., :num_past], [], keep=past[0])
-    read = walk(
+        prefill(decoder, main[:num_past].clone(), positions[..., :num_past], [], cache=past[0])
+    read = prefill(
         decoder,
         main[num_past:].clone(),
         positions[..., num_past:101],
         suffixes,
         past=past,
-        tile_size=chunk,
+        chunk_size=chunk,
     )
     for suffix, logits in zip(suffixes, read, strict=True):
         expected = masked_logits(decoder, main, suffix, positions)

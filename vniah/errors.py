@@ -5,24 +5,24 @@ VniahError
 ├── MissingDependencyError  an optional package is needed and not installed (also an ImportError)
 ├── HaystackError         a haystack that cannot be read as frames
 │   ├── VideoDamagedError     bytes are missing or undecodable
-│   └── HaystackTooShortError it has fewer frames than the grid asks for
+│   └── HaystackTooShortError it has fewer frames than the grid needs
 ├── NeedleError           a needle set that cannot be used
 ├── TaskError             a task that cannot be found, or gives samples that cannot be asked
 ├── ModelError            a checkpoint or plug-in that cannot be loaded or run
 │   └── CheckError            vniah's forward pass gives other numbers than the model's own
-├── ServerError           a server that is not asked any further
+├── ServerError           a server that cannot answer any question
 │   └── RequestLimitError     as many requests were sent as allowed
-├── CacheError            an embedding cache that belongs to something else
+├── CacheError            an embedding cache made from other inputs
 └── ResultsError          a results folder that cannot be read
     ├── RunMismatchError      it holds a run with other settings
-    └── CannotCompareError    two runs that do not measure the same thing
+    └── CannotCompareError    two runs that measure different things
 
 Every message is one line: what was wrong, the value that was given, what to do.
 """
 
 
 class VniahError(Exception):
-    """Base of everything that vniah raises on purpose."""
+    """Base of all errors that vniah raises on purpose."""
 
 
 class InputError(VniahError, ValueError):
@@ -30,10 +30,10 @@ class InputError(VniahError, ValueError):
 
 
 class MissingDependencyError(VniahError, ImportError):
-    """An optional package is needed for what was asked.
+    """An optional package is needed and not installed.
 
     Args:
-        package: the name one would import.
+        package: its name in an import statement.
         extra: the extra of vniah that installs it.
         purpose: what it is needed for, e.g. ``"--decoder decord"``.
     """
@@ -50,11 +50,11 @@ class HaystackError(VniahError):
 
 
 class VideoDamagedError(HaystackError):
-    """A video lacks bytes or holds some that do not decode."""
+    """Bytes of a video are missing or cannot be decoded."""
 
 
 class HaystackTooShortError(HaystackError):
-    """A haystack has fewer frames than were asked for; it is never looped."""
+    """A haystack has fewer frames than are needed; it is never repeated to fill up."""
 
 
 class NeedleError(VniahError):
@@ -70,22 +70,22 @@ class ModelError(VniahError):
 
 
 class CheckError(ModelError):
-    """The forward pass of vniah does not give what the model's own gives."""
+    """The forward pass of vniah gives other results than the model's own."""
 
 
 class ServerError(VniahError):
-    """A server is not asked any further: nobody is there, it refuses the key or has no such model.
+    """A server cannot answer any question: it is not there, refuses the key or lacks the model.
 
-    It is no `ModelError`, which concerns one question and leaves the others.
+    The run stops. A `ModelError`, in contrast, is about one question; the others are still sent.
     """
 
 
 class RequestLimitError(ServerError):
-    """As many requests were sent to a server as allowed."""
+    """The largest allowed number of requests was sent to a server."""
 
 
 class CacheError(VniahError):
-    """An embedding cache was made from something else than what it is used for."""
+    """An embedding cache was made from other frames, or by another model, than it is used for."""
 
 
 class ResultsError(VniahError):
@@ -97,11 +97,11 @@ class RunMismatchError(ResultsError):
 
 
 class CannotCompareError(ResultsError):
-    """Two runs do not measure the same thing, or one of them is not whole."""
+    """Two runs measure different things, or one of them is not complete."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line; its class's name where it says nothing."""
+    """The first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -120,6 +120,38 @@ def score_accepted(
     )
 
 
+def score_options(options: Sequence[str], readings: Sequence[Reading], answer: str) -> Score:
+    """The score of a sample whose candidates are options: is the right one the likeliest?
+
+    The option with the highest log-probability is the model's choice; the first of equal ones. A
+    chat model's choice is the option that its words name.
+
+    Args:
+        options: all candidates.
+        readings: one for each option, in the same order; of a chat model one in all.
+        answer: the right option.
+
+    Returns:
+        ``logprob``, ``rank`` and ``margin`` are those of the right option: the rank among the
+        options, and its log-probability minus that of the best other one.
+    """
+    if readings[0].logits is None:
+        return _score_text([answer], readings[0], list(options))
+    logprobs = [one.logits.logprob for one in readings if one.logits is not None]
+    right = list(options).index(answer)
+    chosen = max(range(len(options)), key=lambda number: logprobs[number])
+    others = [logprob for number, logprob in enumerate(logprobs) if number != right]
+    return Score(
+        prediction=options[chosen],
+        predicted_ids=readings[chosen].answer_ids,
+        correct=chosen == right,
+        logprob=logprobs[right],
+        rank=1 + sum(logprob > logprobs[right] for logprob in others),
+        margin=logprobs[right] - max(others, default=-math.inf),
+        seconds=sum(one.seconds for one in readings),
+    )
+
+
 def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:
     assert reading.generated is not None, "a reading has logits or text"
     matched = match_answer(reading.generated.text, answers, choices)

@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -161,7 +160,6 @@ def save_heatmaps(
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
     widths, heights = _panel_sizes([_resolve(result) for result in results])
-    # It has no canvas before it is written: on one, seaborn draws the whole figure for each panel.
     figure = Figure(
         figsize=(
             sum(widths) + _MARGINS[0] * len(widths),
@@ -210,20 +208,19 @@ def _colors() -> LinearSegmentedColormap:
 
 def _draw_matrix(ax: Axes, table: _Table, *, colorbar: bool) -> None:
     """Draws cells of equal size: every column has the same depths."""
-    seaborn.heatmap(
-        table.scores,
-        ax=ax,
-        mask=np.isnan(table.scores),
+    is_lined = max(table.scores.shape) <= _MAX_LINED_CELLS
+    cells = ax.pcolormesh(
+        np.ma.masked_invalid(table.scores),
+        cmap=_colors(),
         vmin=0.0,
         vmax=1.0,
-        cmap=_colors(),
-        cbar=colorbar,
-        cbar_kws=_COLORBAR,
-        linewidths=_LINE_WIDTH if max(table.scores.shape) <= _MAX_LINED_CELLS else 0.0,
-        linecolor="white",
-        xticklabels=False,
-        yticklabels=False,
+        linewidths=_LINE_WIDTH if is_lined else 0.0,
+        edgecolor="white",
     )
+    num_rows, num_columns = table.scores.shape
+    ax.set(xlim=(0, num_columns), ylim=(num_rows, 0))
+    if colorbar:
+        ax.figure.colorbar(cells, ax=ax, **_COLORBAR)
 
 
 def _draw_columns(ax: Axes, table: _Table, *, colorbar: bool) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from vniah.checks.findings import Examination, Finding, note
+from vniah.protocol import needed_form
 
 Level = Literal["answer_logits", "decoder", "answer"]
 
@@ -19,6 +20,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "decode": ("token_ids",),
 }
 _OF_EVERY_MODEL = ("name", "revision")
+_EXAMPLES = {"frame_shape": ", such as (144, 3584): tokens of a frame, hidden size"}
 _OF_READERS = ("frame_shape", "encode_frames", "compose")
 _OF_LEVEL: Mapping[Level, tuple[str, ...]] = {
     "answer_logits": (*_OF_READERS, "answer_logits"),
@@ -109,22 +111,15 @@ def _attribute(model: Any, name: str) -> Iterator[Finding]:
     value = getattr(model, name)
     if name in _PARAMETERS:
         yield from _method(name, value)
-    elif name == "frame_shape":
-        is_shape = isinstance(value, tuple) and len(value) > 0
-        if not is_shape or not all(type(size) is int and size >= 1 for size in value):
-            yield Finding(
-                f"frame_shape is {value!r}; it must be a tuple of whole numbers from 1, such as "
-                "(144, 3584): tokens of a frame, hidden size"
-            )
-    elif name in _OF_EVERY_MODEL:
-        if not isinstance(value, str) or not value:
-            yield Finding(f"{name} is {value!r}; it must be text")
+    elif name in (*_OF_EVERY_MODEL, "frame_shape", "stop_ids"):
+        form = needed_form(name, value)
+        if form is None and value == "":
+            form = "text"
+        if form is not None:
+            yield Finding(f"{name} is {value!r}; it must be {form}{_EXAMPLES.get(name, '')}")
     elif name in ("shares_prefixes", "has_causal_positions"):
         if not isinstance(value, bool):
             yield Finding(f"{name} is {value!r}; it must be True or False")
-    elif name == "stop_ids":
-        if not isinstance(value, tuple) or not all(type(token) is int for token in value):
-            yield Finding(f"stop_ids is {value!r}; it must be a tuple of token ids")
     elif not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         yield Finding(f"{name} is {value!r}; it must be a dictionary with names as keys")
 

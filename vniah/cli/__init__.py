@@ -1,7 +1,7 @@
 """The command line: arguments, printing, exit codes.
 
-Exit codes: 0 done, 1 regression (`compare`) or no sample could be run, 2 something was asked that
-cannot be done, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 regression (`compare`) or no sample could be run, 2 an error in what was
+given, 130 stopped by Ctrl-C.
 """
 
 import os
@@ -18,13 +18,13 @@ _LEADER_SPEAKS_FIRST_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one command and returns the exit code."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
     try:
         options = build_parser().parse_args(arguments)
         if _rank() != "0" and not options.by_all_processes:
-            return 0  # the first does it
+            return 0  # the first process runs it
         with shown_log(_where()):
             return int(options.command(options))
     except CannotCompareError as error:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VniahError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more
+        sys.stderr.close()  # the reader of the pipe has gone
         return 2
     except (FileExistsError, NotADirectoryError) as error:
         return _fail(f"{error.filename} is a file where a folder is needed")
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    """Says what was wrong, in one line.
+    """Prints an error in one line and returns the exit code.
 
-    Of a job, most errors are found by all processes alike. So the first says it, and the others
-    wait a moment: torchrun ends them when the first has ended. What only one found is still said.
+    In a job, most errors occur in all processes. So the first prints its error at once and the
+    others wait: torchrun ends them when the first has ended. An error of only one is still printed.
     """
     if _where():
         time.sleep(_LEADER_SPEAKS_FIRST_SECONDS)
@@ -57,10 +57,10 @@ def _fail(message: str) -> int:
 
 
 def _rank() -> str:
-    """The number of this process in its job, as torchrun gives it."""
+    """The number of this process in its job, as set by torchrun."""
     return os.environ.get("RANK", "0")
 
 
 def _where() -> str:
-    """Which process speaks, if it is not the first of its job."""
+    """The process, for messages, if it is not the first of its job."""
     return "" if _rank() == "0" else f" in process {_rank()}"

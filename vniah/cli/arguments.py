@@ -1,92 +1,45 @@
-"""The arguments of every command, and what is said of those that cannot be meant."""
+"""The arguments of every command, and the errors for invalid ones."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from fractions import Fraction
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from vniah.cli import commands
-from vniah.cli.inputs import parse_size
+from vniah.cli import commands, values
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
-from vniah.grid import parse_range
-from vniah.options import ATTENTION_NAMES, DEFAULT_MODEL, LoadOptions, Scorer, Share
-from vniah.options.rope import read_scalings, require_theta
+from vniah.options import (
+    ATTENTION_NAMES,
+    DEFAULT_MODEL,
+    Decoder,
+    LoadOptions,
+    Sampling,
+    Scorer,
+    Share,
+)
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
 DEFAULT_DEPTHS = "0:1:0.2"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other error."""
+    """A parser whose errors are raised, and printed in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See: {self.prog} --help")
 
 
-def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """An argparse type whose message is that of an `InputError`."""
-
-    def convert(text: str) -> Any:
-        try:
-            return check(text)
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
-@_checked
-def _path(text: str) -> Path:
-    if not text:
-        raise InputError("a path is needed, got an empty text")
-    return Path(text).expanduser()
-
-
-def _number(text: str) -> Fraction:
-    try:
-        (value,) = parse_range(text, "it")
-    except ValueError as error:  # also of several
-        raise InputError(f"must be one number, got {text!r}") from error
-    return value
-
-
-@_checked
-def _size(text: str) -> tuple[int, int]:
-    return parse_size(text, "it")
-
-
-@_checked
-def _whole(text: str) -> int:
-    value = _number(text)
-    if value.denominator != 1:
-        raise InputError(f"must be one whole number, got {text!r}")
-    return int(value)
-
-
-@_checked
-def _real(text: str) -> float:
-    return float(_number(text))
-
-
-@_checked
-def _rope_thetas(text: str) -> tuple[float, ...]:
-    return tuple(require_theta(float(_number(part))) for part in text.split(","))
-
-
 # Options of a model of which ``run`` takes several, and those that are not plain text.
 _SEVERAL = ("rope_theta", "rope_scaling")
 _TYPES: Mapping[str, Callable[[str], Any]] = {
-    "rope_theta": _rope_thetas,
-    "rope_scaling": _checked(read_scalings),
-    "frame_size": _size,
+    "rope_theta": values.rope_thetas,
+    "rope_scaling": values.rope_scalings,
+    "frame_size": values.size,
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command ``vniah``; each command's function is ``options.command``."""
+    """The parser of the command line; ``options.command`` is the function of the command."""
     from vniah import __version__
 
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
@@ -108,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_run(verbs: Any) -> None:
-    run = verbs.add_parser("run", help="measure a grid of frames x depths, draw the heatmap")
+    run = verbs.add_parser("run", help="measure a grid of frames x depths and draw the heatmap")
     _add_model_options(run)
     _add_cache_option(run)
     _add_haystack_options(run)
@@ -120,26 +73,37 @@ def _add_run(verbs: Any) -> None:
     )
     _add_task_options(run)
     _add_grid_options(run)
-    run.add_argument("--output", type=_path, metavar="DIR", help="folder of the run")
-    run.add_argument("--overwrite", action="store_true", help="start anew in that folder")
+    run.add_argument(
+        "--output",
+        type=values.path,
+        metavar="DIR",
+        help="folder for the results; default: one in results/, named after the settings",
+    )
+    run.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="discard the results in that folder and start again",
+    )
     run.add_argument(
         "--share",
         choices=get_args(Share),
         default="tree",
-        help="tree: compute what questions begin with in common once; none: every one by itself",
+        help="tree: compute the common prefixes of samples only once; none: compute every sample "
+        "by itself. The results are the same",
     )
     run.add_argument(
         "--scorer",
         choices=get_args(Scorer),
         default="argmax",
-        help="argmax: right at every position of the answer; generate: judge the text of greedy "
-        "decoding, and say whether both agree. Chat models always generate",
+        help="argmax: a sample is correct if the most probable token is right at every position "
+        "of the answer; generate: score the text of greedy decoding, and report whether both "
+        "agree. Chat models always generate",
     )
     run.add_argument(
         "--max-new-tokens",
-        type=_whole,
+        type=values.whole,
         metavar="N",
-        help="with --scorer generate: end after as many tokens; default 32",
+        help="with --scorer generate: the most tokens of an answer; default 32",
     )
     _add_job_options(run)
     _add_server_options(run)
@@ -147,50 +111,63 @@ def _add_run(verbs: Any) -> None:
 
 
 def _add_encode(verbs: Any) -> None:
-    encode = verbs.add_parser("encode", help="fill the embedding cache only")
+    encode = verbs.add_parser("encode", help="only fill the embedding cache")
     _add_model_options(encode)
     _add_cache_option(encode)
     _add_haystack_options(encode)
     encode.add_argument(
-        "--frames", default=DEFAULT_FRAMES, metavar="GRID", help="encode as many as its largest"
+        "--frames",
+        default=DEFAULT_FRAMES,
+        metavar="GRID",
+        help="encode as many frames as the largest number in this grid",
     )
     encode.set_defaults(command=commands.encode)
 
 
 def _add_models(verbs: Any) -> None:
-    models = verbs.add_parser("models", help="which models there are, and what each can do")
+    models = verbs.add_parser("models", help="list the supported models and what each can do")
     models.set_defaults(command=commands.models)
 
 
 def _add_plot(verbs: Any) -> None:
-    plot = verbs.add_parser("plot", help="draw heatmaps of runs or of published tables")
-    plot.add_argument("results", nargs="+", type=_path, metavar="RESULT", help="run folder or JSON")
-    plot.add_argument("--output", type=_path, metavar="FILE", help=".png, .pdf or .svg")
+    plot = verbs.add_parser("plot", help="draw the heatmaps of runs or of published tables")
+    plot.add_argument(
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a run's folder, or a JSON table",
+    )
+    plot.add_argument("--output", type=values.path, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
-        type=_whole,
+        type=values.whole,
         metavar="TOKENS",
-        help="draw a dotted line at the training length of the language model",
+        help="draw a dotted line at this training length of the language model",
     )
     plot.add_argument(
         "--tokens-per-frame",
-        type=_whole,
+        type=values.whole,
         metavar="N",
-        help="for results that do not say it themselves, such as published tables (LongVA: 144)",
+        help="tokens of a frame, for results that do not say it, such as published tables "
+        "(LongVA: 144)",
     )
     plot.set_defaults(command=commands.plot)
 
 
 def _add_compare(verbs: Any) -> None:
-    compare = verbs.add_parser("compare", help="exit 0 holds, 1 regression, 2 cannot compare")
-    compare.add_argument("baseline", type=_path, metavar="BASELINE")
-    compare.add_argument("candidate", type=_path, metavar="CANDIDATE")
+    compare = verbs.add_parser(
+        "compare",
+        help="compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
+    )
+    compare.add_argument("baseline", type=values.path, metavar="BASELINE")
+    compare.add_argument("candidate", type=values.path, metavar="CANDIDATE")
     compare.add_argument(
         "--max-drop",
-        type=_real,
+        type=values.real,
         default=0.0,
         metavar="X",
-        help="a cell may fall by as much, in [0, 1]; default 0",
+        help="by how much the score of a cell may fall, in [0, 1]; default 0",
     )
     compare.set_defaults(command=commands.compare)
 
@@ -199,24 +176,45 @@ def _add_haystack(verbs: Any) -> None:
     haystack = verbs.add_parser("haystack", help="make a haystack")
     haystack_verbs = haystack.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     make = haystack_verbs.add_parser(
-        "make", help="draw a video of scenes, the same for the same seed"
+        "make", help="draw a video of random scenes; the same seed gives the same video"
     )
-    make.add_argument("path", type=_path, metavar="PATH", help="an .mp4 file")
-    make.add_argument("--seconds", type=_whole, required=True, metavar="N")
-    make.add_argument("--seed", type=_whole, default=0, metavar="S")
-    make.add_argument("--fps", type=_whole, default=8, metavar="N")
-    make.add_argument("--size", default="96x96", metavar="WxH")
+    make.add_argument("path", type=values.path, metavar="PATH", help="an .mp4 file")
+    for name, default, metavar, text in (
+        ("seconds", None, "N", "length of the video"),
+        ("seed", 0, "S", "which video is drawn; default 0"),
+        ("fps", 8, "N", "frames per second; default 8"),
+    ):
+        make.add_argument(
+            f"--{name}",
+            type=values.whole,
+            required=default is None,
+            default=default,
+            metavar=metavar,
+            help=text,
+        )
+    make.add_argument(
+        "--size",
+        type=values.size,
+        default=(96, 96),
+        metavar="WxH",
+        help="width and height in pixels; default 96x96",
+    )
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     make.set_defaults(command=commands.make_haystack)
 
 
 def _add_check(verbs: Any) -> None:
     check = verbs.add_parser(
-        "check", help="what a model lacks or gets wrong; the forward pass against its own"
+        "check",
+        help="say what a model lacks, and compare the forward pass of vniah with the model's own",
     )
     _add_model_options(check)
     _add_cache_option(check)
-    check.add_argument("--needles", metavar="S", help="whose pictures are shown; as for run")
+    check.add_argument(
+        "--needles",
+        metavar="S",
+        help="needle set whose pictures are shown to the model; as for run",
+    )
     _add_job_options(check)
     _add_server_options(check)
     check.set_defaults(command=commands.check, by_all_processes=True)
@@ -224,10 +222,10 @@ def _add_check(verbs: Any) -> None:
 
 def _add_estimate(verbs: Any) -> None:
     estimate = verbs.add_parser(
-        "estimate", help="memory, operations and time of a grid, before anything runs"
+        "estimate", help="estimate the memory, operations and time that a grid takes"
     )
     _add_model_options(estimate)
-    estimate.add_argument("--needles", metavar="S", help="what is asked; as for run")
+    estimate.add_argument("--needles", metavar="S", help="needle set; as for run")
     _add_task_options(estimate)
     _add_grid_options(estimate)
     _add_job_options(estimate)
@@ -237,16 +235,17 @@ def _add_estimate(verbs: Any) -> None:
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context-parallel",
-        type=_whole,
+        type=values.whole,
         default=1,
         metavar="N",
-        help="run each pass over N of the processes that torchrun started",
+        help="split each forward pass over N of the processes that torchrun started; default 1",
     )
     parser.add_argument(
         "--attn",
         choices=ATTENTION_NAMES,
         default="auto",
-        help="attention kernel; auto: the fastest that is right on the device; plain: the formula",
+        help="attention kernel; auto: the fastest that gives correct results on the device; "
+        "plain: the formula, without a kernel",
     )
 
 
@@ -278,13 +277,13 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
         "--positions",
         metavar="GRID",
         help="instead of --depths: insert the needle before these haystack frames, e.g. "
-        "0:3000:200, wherever there are as many",
+        "0:3000:200; a position is used with every number of frames that reaches it",
     )
 
 
 def _grid_help(what: str) -> str:
     defaults = {"frames": DEFAULT_FRAMES, "depths": DEFAULT_DEPTHS}
-    return f"start:stop:step with both ends, or a comma list; default {defaults[what]}"
+    return f"{what}: start:stop:step, both ends included, or a comma list; default {defaults[what]}"
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -292,8 +291,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="M",
-        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for one behind a "
-        "server, or package.module:factory, which gets those of the following that are given",
+        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind "
+        "a server, or package.module:factory, a function that returns a model and gets those of "
+        "the following options that are given; default: %(default)s",
     )
     for option in fields(LoadOptions):
         parser.add_argument(
@@ -311,54 +311,64 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--frames-as",
         choices=["images", "video-jpeg"],
-        help="images: a part of the message for each, which every server knows, the default; "
-        "video-jpeg: all as one video of JPEGs, for vLLM",
+        help="images (default): each frame is a part of the message, which all servers support; "
+        "video-jpeg: all frames are one video of JPEGs, for vLLM",
     )
     server.add_argument(
-        "--max-tokens", type=_whole, metavar="N", help="an answer may have as many; default 128"
+        "--max-tokens",
+        type=values.whole,
+        metavar="N",
+        help="the most tokens of an answer; default 128",
     )
     server.add_argument(
-        "--concurrency", type=_whole, metavar="N", help="requests at the same time; default 4"
+        "--concurrency",
+        type=values.whole,
+        metavar="N",
+        help="the most requests at the same time; default 4",
     )
     server.add_argument(
         "--max-requests",
-        type=_whole,
+        type=values.whole,
         metavar="N",
-        help="stop after as many HTTP requests, each try of a question counts; the same command "
-        "goes on",
+        help="stop after this number of HTTP requests, retries included; the same command goes on",
     )
     server.add_argument(
         "--request-timeout",
-        type=_real,
+        type=values.real,
         dest="timeout_seconds",
         metavar="S",
-        help="seconds that an answer may take; default 600",
+        help="the most seconds that an answer may take; default 600",
     )
     server.add_argument(
         "--request-retries",
-        type=_whole,
+        type=values.whole,
         dest="num_retries",
         metavar="N",
-        help="how often a question without an answer is asked again; default 5",
+        help="how often a question without an answer is sent again; default 5",
     )
     server.add_argument(
         "--api-key-env",
         dest="key_variable",
         metavar="NAME",
-        help="environment variable with the key; default OPENAI_API_KEY",
+        help="environment variable that holds the key; default OPENAI_API_KEY",
     )
     server.add_argument(
         "--allow-no-usage",
         action="store_const",
         const=False,
         dest="needs_usage",
-        help="go on with a server that does not say how many tokens it read: frames that it drops "
-        "go unseen",
+        help="accept a server that does not report how many tokens it read; then frames that it "
+        "drops are not noticed",
     )
 
 
 def _add_cache_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=_path, metavar="DIR", help="folder of the embedding cache")
+    parser.add_argument(
+        "--cache",
+        type=values.path,
+        metavar="DIR",
+        help="folder of the embedding cache; default: one in the user's cache",
+    )
 
 
 def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
@@ -366,16 +376,24 @@ def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
         "--haystack",
         nargs="+",
         metavar="H",
-        help="video file, several files one after the other, or a folder of images; "
-        "default: a generated one",
+        help="a video file, several that are joined in this order, or a folder of images; "
+        "default: a generated video",
     )
     parser.add_argument(
         "--sampling",
-        choices=["clock", "longva"],
+        choices=get_args(Sampling),
         default="clock",
-        help="clock: frame k shows second k; longva: every round(fps)-th frame, as published",
+        help="how a video is sampled at 1 FPS; clock: frame k is on screen at second k; longva: "
+        "every round(fps)-th picture, as published",
     )
-    parser.add_argument("--decoder", choices=["pyav", "decord"], default="pyav")
     parser.add_argument(
-        "--keep-damaged", action="store_true", help="go on with a damaged video, with a note"
+        "--decoder",
+        choices=get_args(Decoder),
+        default="pyav",
+        help="library that decodes the video; default: %(default)s",
+    )
+    parser.add_argument(
+        "--keep-damaged",
+        action="store_true",
+        help="accept a damaged video; the results say so in a note",
     )

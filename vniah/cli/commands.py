@@ -1,4 +1,4 @@
-"""What each command but ``run`` does. Prints, and returns the exit code."""
+"""The commands except ``run``. Each function prints, and returns the exit code."""
 
 import argparse
 import shutil
@@ -15,7 +15,6 @@ from vniah.cli.inputs import (
     open_job,
     open_named_haystack,
     parse_grid,
-    parse_size,
 )
 from vniah.cli.ropes import only_rope
 from vniah.cli.run import HEATMAP_NAME
@@ -48,7 +47,7 @@ def encode(options: argparse.Namespace) -> int:
         )
         seconds = time.perf_counter() - started
     if len(encoded) == 1:
-        print(f"nothing to do: {cache.num_frames:,} frames are encoded already")
+        print(f"nothing to do: {cache.num_frames:,} frames are already encoded")
     else:
         print(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
     for note in cache.notes():
@@ -58,7 +57,7 @@ def encode(options: argparse.Namespace) -> int:
 
 
 def _rate(encoded: Sequence[int], seconds: float) -> str:
-    """Frames per second of this start, whatever an earlier one had done."""
+    """Frames per second of this start, without those that were encoded before."""
     from vniah.embeddings.encode import BATCH_SIZE
 
     num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
@@ -66,7 +65,7 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Says what a model lacks or gets wrong, then compares the forward pass with its own."""
+    """Says what a model lacks, then compares vniah's forward pass with the model's own."""
     from vniah.checks.model import check_model
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
@@ -74,7 +73,7 @@ def check(options: argparse.Namespace) -> int:
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
         model = load_named_model(options, only_rope(options), mesh, load_any=True)
-        # A server is asked for what it counts, once for each length: its questions may be billed.
+        # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
         if not mesh.is_leader:
@@ -94,7 +93,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Prints the table of families."""
+    """Prints the table of model families."""
     from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
 
@@ -111,7 +110,7 @@ def models(options: argparse.Namespace) -> int:
 
 
 def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
-    """Whether nothing fatal was found of the model; the leader looks, and prints what it finds."""
+    """True if the model has no fatal fault; the leader examines it and prints what it finds."""
     from vniah.checks.conformance import examine
 
     if mesh.is_leader:
@@ -125,7 +124,7 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 
 
 def estimate(options: argparse.Namespace) -> int:
-    """Says what a run will take, before anything runs."""
+    """Prints the memory, operations and time that a run will take."""
     from vniah.cli.estimate import format_estimate
     from vniah.needles import load_needles
     from vniah.sweep.estimate import estimate
@@ -145,7 +144,7 @@ def estimate(options: argparse.Namespace) -> int:
 
 
 def plot(options: argparse.Namespace) -> int:
-    """Draws heatmaps of runs or published tables."""
+    """Draws the heatmaps of runs or published tables."""
     from vniah.analysis.labels import rope_remarks
     from vniah.analysis.plot import save_heatmaps
     from vniah.results import load_results
@@ -168,7 +167,7 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Says whether a candidate holds what a baseline reached."""
+    """Prints whether a candidate's scores fell below those of a baseline."""
     from vniah.analysis.compare import compare
 
     comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
@@ -179,18 +178,17 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def make_haystack(options: argparse.Namespace) -> int:
-    """Draws a haystack video."""
+    """Writes a generated haystack video."""
     from vniah.haystacks.haystack import make_haystack
     from vniah.sweep.progress import Bars
 
-    width, height = parse_size(options.size)
     with Bars() as bars:
         path = make_haystack(
             options.path,
             seconds=options.seconds,
             seed=options.seed,
             fps=options.fps,
-            size=(width, height),
+            size=options.size,
             overwrite=options.overwrite,
             on_progress=lambda done, total: bars.show("draw", done, total),
         )

@@ -17,8 +17,8 @@ def format_estimate(found: "Estimate") -> str:
         *([("of its layers, in host memory", memory.host_weights)] if memory.host_weights else []),
         ("hidden rows", memory.hidden),
         ("keys and values of one layer", memory.keys_values),
-        (f"tile of {memory.tile_size:,} rows", memory.tile),
-        (f"kept keys and values, on {memory.store_place}", memory.store),
+        (f"chunk of {memory.chunk_size:,} rows", memory.chunk),
+        (f"kept keys and values, on {memory.kv_location}", memory.store),
         ("needed besides the weights", memory.needed),
         (f"free on {memory.device}", memory.free),
     ]

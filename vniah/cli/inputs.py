@@ -1,7 +1,6 @@
-"""What a command's options name: the model, the haystack, the needles, the processes."""
+"""Opens what a command's options name: the model, the haystack, the needles, the processes."""
 
 import argparse
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from vniah.sweep.mesh import Mesh
     from vniah.sweep.progress import Bars
 
-# Options of a server, by the names of `ServerOptions`.
+# The options of a server, with the names of the fields of `ServerOptions`.
 _SERVER_FIELDS = (
     *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
     *("key_variable", "needs_usage"),
@@ -28,21 +27,21 @@ _SERVER_FIELDS = (
 
 
 def parse_grid(options: argparse.Namespace) -> Grid:
-    """The grid of --frames with --positions, if there are any, else with --depths."""
+    """The grid of --frames with --positions, if given, else with --depths."""
     if options.positions is None:
         return Grid.parse(options.frames, options.depths)
     return Grid.parse(options.frames, positions=options.positions)
 
 
 def needles_name(options: argparse.Namespace) -> str:
-    """What --needles says; by default what the model can know."""
+    """The needle set of --needles; by default one with things that the model can recognize."""
     from vniah.models.loading import embedded_models
 
     return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
 
 
 def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
-    """The processes of this job; one, if it was not started by torchrun."""
+    """The processes of this job: a single one unless torchrun started several."""
     from vniah.models.checkpoints import find_device
     from vniah.sweep.mesh import open_mesh
 
@@ -56,10 +55,16 @@ def load_named_model(
     *,
     load_any: bool = False,
 ) -> "AnyModel":
-    """The model with that RoPE; in a job of several processes on the device of this one.
+    """The model of --model with the given RoPE.
 
-    With ``load_any`` it may be anything that a factory gives. A plug-in that takes no device puts
-    itself where it wants; in a job --device says where its ranks meet.
+    In a job of several processes it is loaded on the device of this process; a plug-in that takes
+    no device chooses one itself, and --device is only used for communication.
+
+    Args:
+        options: of the command.
+        rope: the RoPE to use.
+        mesh: the processes of the job.
+        load_any: True accepts whatever a factory returns, so that it can be checked.
     """
     import transformers
 
@@ -76,7 +81,7 @@ def load_named_model(
     chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
     chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
     if is_server(options.model):
-        chosen["frame_size"] = None  # of the pictures that are sent; `_server_options` takes it
+        chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`
     load_options = LoadOptions(**chosen)
     if load_any and is_factory(options.model):
         return cast("AnyModel", load_plug_in(options.model, load_options))
@@ -84,34 +89,34 @@ def load_named_model(
 
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
-    """How a server is asked, from what was given; None where nothing was."""
+    """The options of a server that were given; None if there were none."""
     from vniah.models.server.client import ServerOptions, is_server
     from vniah.models.server.messages import FrameFormat
 
     given = _given(options, {name: name for name in _SERVER_FIELDS})
     of_frames = {"frames_as": "frames_as"}
     if is_server(options.model):
-        of_frames["size"] = "frame_size"  # of checkpoints it means what their tower reads
+        of_frames["size"] = "frame_size"  # for checkpoints it is the size that the tower reads
     if frames := _given(options, of_frames):
         given["frames"] = FrameFormat(**frames)
     return ServerOptions(**given) if given else None
 
 
 def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
-    """By their fields' names, the options that the command has and that were given."""
+    """The options that were given, by the names of their fields."""
     values = {field: getattr(options, name, None) for field, name in names.items()}
     return {field: value for field, value in values.items() if value is not None}
 
 
 def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
-    """The haystack; by default a generated film of as many seconds as frames are needed."""
+    """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
     if options.haystack is None:
         chosen = (options.sampling, options.decoder, options.keep_damaged)
         if chosen != ("clock", "pyav", False):
             raise InputError(
-                "--sampling, --decoder and --keep-damaged are for videos of yours: add --haystack"
+                "--sampling, --decoder and --keep-damaged are for your own videos: add --haystack"
             )
         return generated_haystack(
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
@@ -122,11 +127,3 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
         decoder=options.decoder,
         keep_damaged=options.keep_damaged,
     )
-
-
-def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
-    """(width, height) from a text such as ``96x96``."""
-    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
-    if match is None:
-        raise InputError(f"{option} must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
-    return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""Several RoPE bases or scalings in one command: which, where their runs lie, what is shown."""
+"""Several RoPE bases or scalings in one command: which ones, their folders, and their table."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from vniah.results import Results
 
 
-def asked_ropes(options: argparse.Namespace) -> tuple[RopeChoice, ...]:
-    """Every --rope-theta with every --rope-scaling; one that changes nothing without them.
+def chosen_ropes(options: argparse.Namespace) -> tuple[RopeChoice, ...]:
+    """Every --rope-theta with every --rope-scaling; without them, one that changes nothing.
 
     Raises:
-        InputError: one is named twice.
+        InputError: one is given twice.
     """
     return rope_choices(options.rope_theta, options.rope_scaling)
 
 
 def only_rope(options: argparse.Namespace) -> RopeChoice:
-    """The one RoPE that is asked for.
+    """The RoPE of a command that takes only one.
 
     Raises:
-        InputError: there are several.
+        InputError: several are given.
     """
-    choices = asked_ropes(options)
+    choices = chosen_ropes(options)
     if len(choices) > 1:
         raise InputError(
             f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run takes "
@@ -40,7 +40,7 @@ def only_rope(options: argparse.Namespace) -> RopeChoice:
 
 
 def override_rope(model: "AnyModel", choice: RopeChoice) -> None:
-    """Gives a model another RoPE; its weights stay where they are."""
+    """Gives a loaded model another RoPE."""
     change: Any = getattr(model, "override_rope", None)
     if change is None:
         raise InputError(
@@ -50,20 +50,20 @@ def override_rope(model: "AnyModel", choice: RopeChoice) -> None:
     change(choice.theta, choice.scaling)
 
 
-def refuse_impossible(model: "AnyModel", choices: Sequence[RopeChoice]) -> None:
-    """Raises `InputError` before anything runs, if one of several RoPEs is not for this model."""
+def require_ropes(model: "AnyModel", choices: Sequence[RopeChoice]) -> None:
+    """Raises `InputError`, before anything runs, if the model cannot have one of several RoPEs."""
     if len(choices) > 1:
         for choice in choices:
             override_rope(model, choice)
 
 
 def rope_folder(output: Path, choice: RopeChoice, *, is_one: bool) -> Path:
-    """Where a run lies in the folder that --output names: of several, each in its own."""
+    """The folder of a run: that of --output, or a folder inside it if there are several runs."""
     return output if is_one else output / choice.folder_name
 
 
 def shared_name(output: Path | None, task: str, runs: Sequence["Results"]) -> Path:
-    """The path, without a file's name, that belongs to several runs together."""
+    """The folder for the heatmap of several runs: that of --output, or one named after them."""
     if output is not None:
         return output
     key = hash_text("\n".join(str(results.path) for results in runs))[:8]
@@ -71,7 +71,7 @@ def shared_name(output: Path | None, task: str, runs: Sequence["Results"]) -> Pa
 
 
 def print_ropes(choices: Sequence[RopeChoice], runs: Sequence["Results"], picture: Path) -> int:
-    """One line for each RoPE, and where they are drawn side by side; the exit code."""
+    """Prints one line for each RoPE and the path of their heatmaps; returns the exit code."""
     print(f"\n{format_comparison([choice.label for choice in choices], runs)}\n")
     print(f"heatmap: {picture}")
     return 0 if all(results.average is not None for results in runs) else 1

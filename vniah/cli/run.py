@@ -1,4 +1,4 @@
-"""The command ``vniah run``: a sweep, or one for each RoPE that is asked for."""
+"""The command ``vniah run``: a sweep, or one for each RoPE that is given."""
 
 import argparse
 import time
@@ -20,14 +20,15 @@ from vniah.cli.inputs import (
     parse_grid,
 )
 from vniah.cli.ropes import (
-    asked_ropes,
+    chosen_ropes,
     override_rope,
     print_ropes,
-    refuse_impossible,
+    require_ropes,
     rope_folder,
     shared_name,
 )
 from vniah.errors import InputError
+from vniah.results import MANIFEST_NAME, SAMPLES_NAME
 
 if TYPE_CHECKING:
     from vniah.results import Results
@@ -39,13 +40,12 @@ HEATMAP_NAME = "heatmap.png"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures a grid, prints the table, draws the heatmap; for each RoPE that is asked for."""
-    from vniah.analysis.plot import save_heatmaps
+    """Measures a grid, prints the table and draws the heatmap, for each RoPE that is given."""
     from vniah.needles import load_needles
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep, SweepOptions
 
-    grid, choices = parse_grid(options), asked_ropes(options)
+    grid, choices = parse_grid(options), chosen_ropes(options)
     is_one = len(choices) == 1
     how = SweepOptions(
         task=options.task,
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
         say = print if mesh.is_leader else _say_nothing
         model = load_named_model(options, choices[0], mesh)
-        refuse_impossible(model, choices)
+        require_ropes(model, choices)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         haystack = open_named_haystack(options, grid.max_frames, bars)
@@ -89,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if is_one:
         return outcomes[0].show()
+    from vniah.analysis.plot import save_heatmaps
+
     runs = [outcome.results for outcome in outcomes]
     shared = shared_name(options.output, options.task, runs)
     return print_ropes(choices, runs, save_heatmaps(runs, shared / HEATMAP_NAME))
@@ -112,8 +114,6 @@ class _Outcome:
 
     def show(self) -> int:
         """Prints it and draws its heatmap; the exit code."""
-        from vniah.analysis.plot import save_heatmaps
-
         print()
         if self.num_asked is not None:
             print(f"{self.num_asked} samples in {self.seconds:.0f} s")
@@ -121,8 +121,20 @@ class _Outcome:
             print("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
             print(f"note: {note}")
-        picture = save_heatmaps([self.results], self.output / HEATMAP_NAME)
-        return _print_results(self.results, picture)
+        return _print_results(self.results, draw_heatmap(self.results, self.output))
+
+
+def draw_heatmap(results: "Results", output: Path) -> Path:
+    """The run's heatmap; it is drawn unless it is newer than manifest and samples."""
+    picture = output / HEATMAP_NAME
+    written = [output / MANIFEST_NAME, output / SAMPLES_NAME]
+    if picture.exists() and all(
+        path.stat().st_mtime_ns < picture.stat().st_mtime_ns for path in written
+    ):
+        return picture
+    from vniah.analysis.plot import save_heatmaps
+
+    return save_heatmaps([results], picture)
 
 
 def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> _Outcome:

@@ -10,7 +10,7 @@ from vniah.engines.server import ServerEngine
 from vniah.errors import InputError, ModelError
 from vniah.models.server.client import ServerModel
 from vniah.options import Decoding, Scorer, Share
-from vniah.protocol import AnyModel, DecoderModel, EncodingModel
+from vniah.protocol import AnyModel, DecoderModel, EncodingModel, needed_form
 
 
 def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engine:
@@ -76,8 +76,8 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
             "decode(token_ids) that puts tokens into words; give it one, or use --scorer argmax"
         )
     stop_ids = getattr(model, "stop_ids", ())
-    if not isinstance(stop_ids, tuple) or not all(type(token) is int for token in stop_ids):
-        raise ModelError(f"stop_ids of {model.name} must be a tuple of token ids, got {stop_ids!r}")
+    if form := needed_form("stop_ids", stop_ids):
+        raise ModelError(f"stop_ids of {model.name} must be {form}, got {stop_ids!r}")
     return Decoding(options.max_new_tokens, stop_ids)
 
 

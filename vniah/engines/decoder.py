@@ -39,11 +39,10 @@ from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import Place
+from vniah.forward.kv_cache import KVLocation
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
-from vniah.forward.runner import BranchRunner, Pass
-from vniah.forward.runner import Reading as AnswerRows
+from vniah.forward.runner import BranchRunner, Pass, SuffixLogits
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
@@ -71,7 +70,7 @@ class DecoderEngine:
         model: whose decoder runs.
         options: how samples are run.
         decoding: has the model also generate an answer to every sample.
-        place: where to keep keys and values; by default where they fit.
+        kv_location: where keys and values are stored; by default the fastest location with room.
         on_note: called with a line when memory runs out and something is changed; by default
             that is a warning of the logger ``vniah``.
     """
@@ -82,7 +81,7 @@ class DecoderEngine:
         options: EngineOptions,
         decoding: Decoding | None = None,
         *,
-        place: Place | None = None,
+        kv_location: KVLocation | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         self._model = model
@@ -105,7 +104,7 @@ class DecoderEngine:
         self._kernel = find_kernel(
             options.attention, like.device, like.dtype, heads_of(model.decoder.model)
         )
-        self._place = place
+        self._kv_location = kv_location
         self._on_note = on_note or logging.getLogger("vniah").warning
 
     def prepare(
@@ -153,13 +152,13 @@ class DecoderEngine:
             "flops_not_shared": shape.flops_of(plan.alone).total,
         }
         if self._roots:
-            tile_size, place = self._runner.choose(self._roots)
+            chunk_size, location = self._runner.choose(self._roots)
             self._description |= {
-                "tile_size": tile_size,
+                "tile_size": chunk_size,
                 "attention": self._runner.kernel.name,
             }
             if any(root.keeps_any for root in self._roots):
-                self._description |= {"keys_and_values_on": place}
+                self._description |= {"keys_and_values_on": location}
             if shape.host_weight_bytes:
                 self._description |= {"layer_weights_on": "host"}
         return len(self._batches) + bool(self._refused)
@@ -181,13 +180,13 @@ class DecoderEngine:
         """As `vniah.engines.base.Engine.check`: against the model's own forward pass."""
         assert self._frames is not None and self._needles is not None, "prepare comes first"
         sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
-        place = self._description.get("keys_and_values_on")
+        location = self._description.get("keys_and_values_on")
         found = check_forward(
             self._model,
             sequences,
             self._frames.store,
             kernel=self._kernel,
-            place=place,
+            kv_location=location,
             ring=self._ring,
         )
         require_agreement(found, self._model.name)
@@ -228,7 +227,7 @@ class DecoderEngine:
             inputs,
             kernel=self._kernel,
             ring=ring,
-            place=self._place,
+            kv_location=self._kv_location,
             scratch_dir=self._options.scratch_dir,
             on_note=self._on_note,
             greedy=greedy,
@@ -250,7 +249,7 @@ class DecoderEngine:
             )
         return False
 
-    def _run(self, batch: Batch) -> Iterator[AnswerRows]:
+    def _run(self, batch: Batch) -> Iterator[SuffixLogits]:
         """What the leaves of a batch gave."""
         for number in batch.roots:
             root, reads_root = self._roots[number], batch.branch is None
@@ -263,11 +262,11 @@ class DecoderEngine:
                 is_decoded = reads_root or self.decoding is None
                 self._latest = latest = _Latest(number, is_decoded, result)
             if batch.branch is None:
-                yield from latest.result.readings
+                yield from latest.result.read
             else:
                 yield from self._runner.run_behind(root, latest.result, batch.branch)
 
-    def _read(self, number: int, rows: Mapping[int, AnswerRows]) -> Outcome:
+    def _read(self, number: int, rows: Mapping[int, SuffixLogits]) -> Outcome:
         """The outcome of a sample from the logits of each of its candidates, by sequence."""
         for found in rows.values():
             if found.logits is None:
@@ -288,7 +287,7 @@ class DecoderEngine:
             return first_line(error)
 
     def _generate(
-        self, number: int, rows: Mapping[int, AnswerRows]
+        self, number: int, rows: Mapping[int, SuffixLogits]
     ) -> tuple[GeneratedText | None, float]:
         """What the model wrote for a sample, and the seconds that this took beside its passes."""
         if self.decoding is None:

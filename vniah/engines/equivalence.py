@@ -20,9 +20,9 @@ from vniah.engines.inputs import (
 from vniah.engines.planning import Plan, make_plan
 from vniah.errors import CheckError, ModelError
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import attention_set_to, forget_longer_sequences
+from vniah.forward.decoders import attention_set_to, reset_dynamic_rope
 from vniah.forward.inputs import deepstack_rows
-from vniah.forward.kv_cache import Place
+from vniah.forward.kv_cache import KVLocation
 from vniah.forward.ring import Ring
 from vniah.forward.runner import BranchRunner
 from vniah.models.quantization import rounds_rows
@@ -35,7 +35,7 @@ def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
     read = DecoderInputs(model, [sequence], store)
     positions = read.positions(0)
-    forget_longer_sequences(model.decoder.model)
+    reset_dynamic_rope(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
     hidden = read.embed(sequence.input_pieces, 0, num_tokens)
     inputs: dict[str, Any] = {
@@ -72,7 +72,7 @@ _NOISE_FACTOR = 4
 _LEAST_SHARE = 1 / 64
 
 # Rounded to 8 bits, a row depends on the rows of its call (`vniah.models.quantization`). Another
-# kernel leaves these calls alone and tiles do not, so that share is larger: tiny random families
+# kernel leaves these calls alone and chunks do not, so that share is larger: tiny random families
 # reach 0.1.
 _LEAST_SHARE_IN_8_BITS = 1 / 4
 
@@ -101,7 +101,7 @@ class Agreement:
     """One way of computing against the plain forward pass.
 
     Attributes:
-        way: e.g. ``"walk"``, ``"tree"``, ``"leaves"`` or ``"ring of 2"``.
+        way: e.g. ``"prefill"``, ``"tree"``, ``"suffixes"`` or ``"ring of 2"``.
         max_difference: largest difference of two logits.
         rms_difference: root mean square of all of them.
         max_logit: the largest logit of the plain forward pass, by magnitude.
@@ -165,7 +165,7 @@ def check_forward(
     store: FrameStore,
     *,
     kernel: Kernel | None = None,
-    place: Place | None = None,
+    kv_location: KVLocation | None = None,
     ring: Ring | None = None,
 ) -> tuple[Agreement, ...]:
     """Runs short sequences by the plain forward pass, and by all ways that a sweep may go.
@@ -175,7 +175,7 @@ def check_forward(
         sequences: short ones; some with a common prefix, so that there is something to share.
         store: where their frames lie.
         kernel: computes the attention; by default the fastest that is right on the device.
-        place: where the sweep keeps keys and values.
+        kv_location: where the sweep keeps keys and values.
         ring: the processes that run a pass together, if there are several.
 
     Raises:
@@ -192,13 +192,15 @@ def check_forward(
         )
     limit = RoundingLimit.of(model, sequences, store, plain)
     ways = {
-        "walk": _Way(share=False),
-        "tree": _Way(place=place),
-        "leaves": _Way(has_leaves=True, place=place),
+        "prefill": _Way(share=False),
+        "tree": _Way(kv_location=kv_location),
+        "suffixes": _Way(has_suffixes=True, kv_location=kv_location),
     }
     if ring is not None:
-        ways[f"ring of {ring.size}"] = _Way(place=place, ring=ring)
-        ways[f"leaves in a ring of {ring.size}"] = _Way(has_leaves=True, place=place, ring=ring)
+        ways[f"ring of {ring.size}"] = _Way(kv_location=kv_location, ring=ring)
+        ways[f"suffixes in a ring of {ring.size}"] = _Way(
+            has_suffixes=True, kv_location=kv_location, ring=ring
+        )
     return tuple(
         compare_logits(name, plain, _run(model, sequences, store, way, kernel), limit)
         for name, way in ways.items()
@@ -210,17 +212,17 @@ class _Way:
     """One of the ways in which a sweep may run a sequence."""
 
     share: bool = True
-    has_leaves: bool = False
-    place: Place | None = None
+    has_suffixes: bool = False
+    kv_location: KVLocation | None = None
     ring: Ring | None = None
 
     def max_leaf_tokens(self, lengths: Sequence[int]) -> int:
-        """So few that leaves hang from several places of a common trunk."""
-        return max(lengths) // 2 if self.has_leaves else 0
+        """So few that suffixes hang from several places of a common trunk."""
+        return max(lengths) // 2 if self.has_suffixes else 0
 
-    def tile_size(self, lengths: Sequence[int]) -> int:
-        """So small that a pass has several tiles; but leaves, which go together, in one."""
-        return sum(lengths) if self.has_leaves else max(1, min(lengths) // _NUM_TILES)
+    def chunk_size(self, lengths: Sequence[int]) -> int:
+        """So small that a pass has several chunks; with suffixes, so large that they go in one."""
+        return sum(lengths) if self.has_suffixes else max(1, min(lengths) // _NUM_TILES)
 
 
 def trial_sequences(
@@ -228,7 +230,7 @@ def trial_sequences(
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and leaves of several lengths hang from one place. The needles
+    So there is something to share, and suffixes of several lengths hang from one place. The needles
     are those with the longest answers, so that several rows are read where any answer has several.
 
     Args:
@@ -321,8 +323,8 @@ def _run(
         DecoderInputs(model, sequences, store),
         kernel=kernel,
         ring=way.ring,
-        tile_size=way.tile_size(lengths),
-        place=way.place,
+        chunk_size=way.chunk_size(lengths),
+        kv_location=way.kv_location,
     )
     logits: dict[int, Tensor] = {}
     for root in plan.branches:

@@ -12,10 +12,10 @@ from torch import Tensor
 from vniah.embeddings.cache import FrameStore
 from vniah.errors import ModelError
 from vniah.forward.decoders import (
-    DEEP_MODEL_TYPES,
-    refuse_positions,
-    refuse_unknown,
-    refuse_unsupported,
+    DEEPSTACK_MODEL_TYPES,
+    require_known_decoder,
+    require_positions,
+    require_supported,
 )
 from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
@@ -29,6 +29,7 @@ from vniah.protocol import (
     Segment,
     TokenSequence,
     joined,
+    needed_form,
     require_protocol,
 )
 from vniah.tasks.base import Sample
@@ -45,11 +46,11 @@ def require_model(model: AnyModel) -> None:
     if not isinstance(model, EncodingModel):
         return
     shape = tuple(model.frame_shape)
-    if not shape or not all(isinstance(size, int) and size >= 1 for size in shape):
-        raise ModelError(f"frame_shape of {model.name} must be whole numbers from 1, got {shape}")
+    if form := needed_form("frame_shape", shape):
+        raise ModelError(f"frame_shape of {model.name} must be {form}, got {shape}")
     if not isinstance(model, DecoderModel):
         return
-    refuse_unknown(model.decoder)
+    require_known_decoder(model.decoder)
     width = model.decoder.model.embed_tokens.weight.shape[1]
     if size_of_frame(model) and shape[-1] != width:
         raise ModelError(
@@ -79,7 +80,7 @@ class SequenceCheck:
         if num_tokens < len(sequence.answer_ids):
             raise ModelError(f"compose of {self._model.name} gave no token before the answer")
         if num_tokens not in self._known_lengths:
-            refuse_unsupported(self._model.decoder, num_tokens)
+            require_supported(self._model.decoder, num_tokens)
             self._known_lengths.add(num_tokens)
 
     def _require_known(self, token_ids: tuple[int, ...]) -> None:
@@ -108,11 +109,11 @@ def size_of_frame(model: DecoderModel) -> int:
         ModelError: its frames are no rows of the decoder's input.
     """
     shape = tuple(model.frame_shape)
-    is_deep = model.decoder.model.config.model_type in DEEP_MODEL_TYPES
-    if len(shape) != 2 and not (len(shape) == 3 and is_deep):
+    has_deepstack = model.decoder.model.config.model_type in DEEPSTACK_MODEL_TYPES
+    if len(shape) != 2 and not (len(shape) == 3 and has_deepstack):
         raise ModelError(
             "the forward pass reads frames of shape (tokens, hidden size), "
-            + ("or (1 + layers that add to them, tokens, hidden size), " if is_deep else "")
+            + ("or (1 + layers that add to them, tokens, hidden size), " if has_deepstack else "")
             + f"{model.name} has frame_shape {shape}"
         )
     return int(shape[-2])
@@ -136,7 +137,7 @@ def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
         ModelError: they have another shape.
     """
     positions: Tensor = model.position_ids(sequence)
-    refuse_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
+    require_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
     device = model.decoder.lm_head.weight.device
     moved: Tensor = positions.to(device)
     return moved
@@ -218,7 +219,7 @@ class DecoderInputs:
         """What reaches into ``[start, stop)``."""
         places, token = [], 0
         for piece in joined(segments):
-            if token >= stop:
+            if token >= stop or start >= stop:
                 break
             size = self.size(piece)
             if size and token + size > start:
@@ -333,6 +334,6 @@ def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameSto
     inputs = DecoderInputs(model, [sequence], store)
     positions = inputs.positions(0)
     hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])
-    deep = deepstack_rows(inputs, sequence.input_pieces, hidden)
+    deepstack = deepstack_rows(inputs, sequence.input_pieces, hidden)
     num_rows = inputs.num_answer_rows(0)
-    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deep=deep)
+    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deepstack=deepstack)

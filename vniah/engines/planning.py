@@ -27,7 +27,7 @@ from vniah.forward.prefix_tree import (
     by_themselves,
     cost_of,
 )
-from vniah.forward.runner import Reading as AnswerRows
+from vniah.forward.runner import SuffixLogits
 from vniah.protocol import (
     DecoderModel,
     FrameSpan,
@@ -98,20 +98,20 @@ def make_plan(
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
     paths = [_path(sequences[index]) for index in indices]
-    alone = by_themselves(paths, size, indices)
     why_not = _why_not_shared(model)
-    if groups is not None and why_not is None:
-        together = by_themselves(paths, size, indices, [groups[index] for index in indices])
-        if _positions_agree(model, sequences, together):
-            alone = together
     note = why_not if share else None
-    branches = alone
+    tree: tuple[Branch, ...] | None = None
     if share and note is None:
-        branches = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
-    if branches is not alone and not _positions_agree(model, sequences, branches):
-        note = "position ids depend on what follows"
-        branches = alone
-    return Plan(branches, refused, alone, note)
+        tree = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
+        if not _positions_agree(model, sequences, tree):
+            note, tree = "position ids depend on what follows", None
+    alone: tuple[Branch, ...] | None = None
+    if groups is not None and why_not is None:
+        alone = by_themselves(paths, size, indices, [groups[index] for index in indices])
+        if not _positions_agree(model, sequences, alone):
+            alone = None
+    alone = alone or by_themselves(paths, size, indices)
+    return Plan(alone if tree is None else tree, refused, alone, note)
 
 
 def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
@@ -248,10 +248,10 @@ class SampleSequences:
         return self.is_wanted[self.owners[index]]
 
     def gather(
-        self, readings: Iterable[AnswerRows]
-    ) -> Iterator[tuple[int, Mapping[int, AnswerRows]]]:
+        self, readings: Iterable[SuffixLogits]
+    ) -> Iterator[tuple[int, Mapping[int, SuffixLogits]]]:
         """Questions whose answers are wanted, as soon as all of their sequences were read."""
-        found: dict[int, dict[int, AnswerRows]] = {}
+        found: dict[int, dict[int, SuffixLogits]] = {}
         for reading in readings:
             for index in filter(self.wants, reading.sequences):
                 number = self.owners[index]

@@ -1,1 +1,1 @@
-"""The long forward pass: attention in blocks, and the walk through a decoder layer by layer."""
+"""The forward pass over very long sequences: layer by layer, and many sequences in one tree."""

@@ -1,18 +1,18 @@
-"""Exact attention over key blocks that are never in one place, merged by their log-sum-exp.
+"""Exact attention over blocks of keys that are never in one tensor, merged by log-sum-exp.
 
 q    queries           [B, Hq, Lq, D]
 k v  keys and values   [B, Hk, Lk, D], Hq a multiple of Hk (grouped-query attention)
 out  weighted values   [B, Hq, Lq, D]
 lse  log-sum-exp       [B, Hq, Lq], fp32: log of the softmax's denominator
 
-Two partial results over disjoint keys make one: with w = exp(lse2) / (exp(lse1) + exp(lse2)),
+Two partial results over disjoint keys give one: with w = exp(lse2) / (exp(lse1) + exp(lse2)),
 
     out = (1 - w) out1 + w out2 = out1 - sigmoid(lse2 - lse1) (out1 - out2)
     lse = log(exp(lse1) + exp(lse2))
 
-The forms used never exponentiate a large number, and an lse1 of minus infinity, no keys yet, gives
-the second result (Milakov and Gimelshein 2018, "Online
-normalizer calculation for softmax"; the merge of ring attention, Liu et al. 2023).
+The forms on the right never exponentiate a large number. If lse1 is minus infinity, for no keys
+yet, they give the second result (Milakov and Gimelshein 2018, "Online normalizer calculation for
+softmax"; the merge of ring attention, Liu et al. 2023).
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class KeyBlock:
     Attributes:
         k: ``[B, Hk, Lk, D]``.
         v: ``[B, Hk, Lk, D]``.
-        is_causal: query i sees keys 0..i only; needs as many keys as queries.
+        is_causal: True if query i attends to the keys 0 to i only; then Lk is Lq.
     """
 
     k: Tensor
@@ -95,7 +95,7 @@ def attend(q: Tensor, blocks: Iterable[KeyBlock], *, kernel: Kernel, scale: floa
 
 
 def merge(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
-    """Two partial attentions over disjoint keys as one, in fp32: ``(out, lse)``."""
+    """Merges two partial results over disjoint keys, in fp32: ``(out, lse)``."""
     out1, out2 = out1.float(), out2.float()
     weight2 = torch.sigmoid(lse2 - lse1).unsqueeze(-1)
     return out1 - weight2 * (out1 - out2), torch.logaddexp(lse1, lse2)

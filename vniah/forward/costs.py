@@ -22,31 +22,31 @@ _POSITION_BYTES = 8
 
 @dataclass(frozen=True)
 class PassBytes:
-    """What one pass takes besides the weights and what is kept, per rank.
+    """Bytes that one pass takes on each rank, besides the weights and stored keys and values.
 
     Attributes:
         hidden: input embeddings and rows between two layers, their cosines, sines and positions.
-        keys_values: of the present layer; with a ring also the pieces on their way.
-        tile: the most that is alive besides, at one moment.
+        keys_values: keys and values of the present layer; with a ring also the pieces in transit.
+        chunk: the most that is alive besides these at one moment: usually a chunk inside a layer.
     """
 
     hidden: int
     keys_values: int
-    tile: int
+    chunk: int
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.hidden + self.keys_values + self.tile
+        """The sum of all three."""
+        return self.hidden + self.keys_values + self.chunk
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations, a multiplication and an addition being two.
+    """Floating point operations; a multiplication and an addition are two.
 
     Attributes:
-        linear: of the matrices in the layers.
-        attention: of queries with keys, and of weights with values.
+        linear: products with the matrices of the layers.
+        attention: products of queries with keys, and of attention weights with values.
     """
 
     linear: int
@@ -54,7 +54,7 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """The sum of both."""
         return self.linear + self.attention
 
 
@@ -63,18 +63,18 @@ class DecoderShape:
     """The sizes of a decoder that decide what a pass costs.
 
     Attributes:
-        num_layers: layers.
+        num_layers: number of layers.
         hidden_size: H.
-        intermediate_size: I, the widest rows inside of a layer.
+        intermediate_size: I, the width of the widest rows inside a layer.
         num_heads: Hq.
         num_kv_heads: Hk.
         head_dim: D.
         vocab_size: columns of the logits.
-        linear_weights: weights of all matrices in the layers together.
-        query_key_value_weights: of those, what every layer's queries, keys and values take.
-        weight_bytes: everything that the decoder holds on its device.
+        linear_weights: number of weights in the matrices of all layers.
+        query_key_value_weights: those of them that compute queries, keys and values.
+        weight_bytes: bytes of all that the decoder holds on its device.
         itemsize: s.
-        host_weight_bytes: what its layers hold in host memory instead, where they are offloaded.
+        host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
     """
 
     num_layers: int
@@ -92,7 +92,7 @@ class DecoderShape:
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
-        """The shape of a transformers causal language model, or of its two parts."""
+        """The sizes of a transformers causal language model (its ``model`` and ``lm_head``)."""
         body, config = decoder.model, decoder.model.config
         num_chosen = getattr(config, "num_experts_per_tok", None)
         held = {id(t): t.nbytes for part in (body, decoder.lm_head) for t in _tensors(part)}
@@ -122,30 +122,30 @@ class DecoderShape:
 
     @property
     def heads(self) -> Heads:
-        """What the choice of an attention kernel depends on."""
+        """The heads, on which the choice of an attention kernel depends."""
         return Heads(self.num_heads, self.num_kv_heads, self.head_dim)
 
     @property
     def hidden_bytes(self) -> int:
-        """Of a token's row between two layers."""
+        """Bytes of a token's row between two layers."""
         return self.hidden_size * self.itemsize
 
     @property
     def key_value_bytes(self) -> int:
-        """Of a token's keys and values, of one layer."""
+        """Bytes of a token's keys and values in one layer."""
         return 2 * self.num_kv_heads * self.head_dim * self.itemsize
 
     @property
     def angle_bytes(self) -> int:
-        """Of a token's cosines and sines."""
+        """Bytes of a token's cosines and sines."""
         return 2 * self.head_dim * self.itemsize
 
     def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
-        """What a rank computes in linear layers and attention for branches and all behind them.
+        """The operations of one rank for some branches and all branches behind them.
 
-        The last layer stops after the queries, keys and values of rows that are not read. A ring
-        computes those of all main rows twice; leaves run on every rank, and share their attention.
-        Exact for one process; of several, each is taken for an equal share.
+        In the last layer rows that are not read end after their queries, keys and values. A ring
+        computes these twice for all main rows. Suffixes run on every rank, which share the work of
+        their attention. Exact for one process; with several, each counts for an equal share.
         """
         main, leaves = Cost(), Cost()
         for root in branches:
@@ -165,70 +165,71 @@ class DecoderShape:
         )
 
     def store_bytes(self, num_tokens: int) -> int:
-        """Of keys and values of all layers."""
+        """Bytes of the keys and values of all layers."""
         return self.num_layers * self.key_value_bytes * num_tokens
 
     def kept_bytes(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> int:
-        """The most that is kept for later passes at once, per rank."""
+        """The most bytes of keys and values that a rank stores for later passes at one time."""
         return self.store_bytes(max(map(_kept_tokens, branches), default=0)) // num_ranks
 
     def pass_bytes(
-        self, branch: Branch, *, tile_size: int, num_ranks: int = 1, num_read: int = 0
+        self, branch: Branch, *, chunk_size: int, num_ranks: int = 1, num_read: int = 0
     ) -> int:
         """The sum of `pass_parts`; arguments as there."""
         return self.pass_parts(
-            branch, tile_size=tile_size, num_ranks=num_ranks, num_read=num_read
+            branch, chunk_size=chunk_size, num_ranks=num_ranks, num_read=num_read
         ).total
 
     def pass_parts(
-        self, branch: Branch, *, tile_size: int, num_ranks: int = 1, num_read: int = 0
+        self, branch: Branch, *, chunk_size: int, num_ranks: int = 1, num_read: int = 0
     ) -> PassBytes:
-        """What one pass takes besides the weights and what is kept, per rank.
+        """Bytes that a pass takes on each rank, besides the weights and stored keys and values.
 
         Args:
-            branch: the pass.
-            tile_size: rows that go through a layer at once.
-            num_ranks: processes of the ring.
-            num_read: rows whose logits are read.
+            branch: the branch that the pass computes.
+            chunk_size: rows that go through a layer at once.
+            num_ranks: number of processes in the ring.
+            num_read: number of rows whose logits are read.
         """
-        in_leaves = sum(leaf.num_tokens for leaf in branch.leaves)
+        in_suffixes = sum(leaf.num_tokens for leaf in branch.leaves)
         own = -(-branch.num_tokens // num_ranks)
         keys = -(-branch.stop // num_ranks) * self.key_value_bytes
         if num_ranks > 1:
-            keys += keys // 2  # two pieces, each a quarter, on their way
-        # The embeddings of leaves are there twice: one by one, and their rows in groups.
-        hidden = (own + 2 * in_leaves) * self.hidden_bytes + branch.max_tokens * _POSITION_BYTES
-        angles = (own + in_leaves) * self.angle_bytes
-        in_tile, in_group = min(tile_size, own), min(tile_size, in_leaves)
-        has_earlier = own > in_tile or branch.start > 0
+            keys += keys // 2  # two pieces in transit, each a quarter
+        # The embeddings of suffixes are there twice: one by one, and as the rows of groups.
+        hidden = (own + 2 * in_suffixes) * self.hidden_bytes + branch.max_tokens * _POSITION_BYTES
+        angles = (own + in_suffixes) * self.angle_bytes
+        in_chunk, in_group = min(chunk_size, own), min(chunk_size, in_suffixes)
+        has_earlier = own > in_chunk or branch.start > 0
         moments = (
             self._rotation_bytes(own),
-            in_tile * max(self._feed_forward_row, self._attention_row(merges=has_earlier)),
-            in_group * max(self._feed_forward_row, self._leaf_row(num_ranks)),
+            in_chunk * max(self._feed_forward_row, self._attention_row(merges=has_earlier)),
+            in_group * max(self._feed_forward_row, self._suffix_row(num_ranks)),
             num_read * self.vocab_size * _FP32,
         )
         return PassBytes(hidden + angles, keys, max(moments))
 
     def _rotation_bytes(self, num_rows: int) -> int:
-        """What making the angles takes besides the angles: it ends before the first layer.
+        """Bytes for computing the angles of RoPE, besides the angles; free before the first layer.
 
-        A block's frequencies, half a row, and the same doubled, cosines and sines are fp32; of the
-        sines there is also what they are before they are scaled.
+        Of one block of rows, in fp32: frequencies (half a row), the same doubled, cosines, sines,
+        and the sines before they are scaled.
         """
         block = min(num_rows, ROPE_BLOCK)
         return block * 9 * self.head_dim * _FP32 // 2
 
     @property
     def _feed_forward_row(self) -> int:
-        """Gate after its activation, up, and their product; the residual and its norm."""
+        """Bytes of a row in the MLP: gate, up and their product; the residual and its norm."""
         return (3 * self.intermediate_size + 2 * self.hidden_size) * self.itemsize
 
     def _attention_row(self, *, merges: bool) -> int:
-        """The rows' norm, q, k, v, and what is alive besides when most is.
+        """Bytes of a row in attention at the moment when most is alive.
 
-        Without earlier keys that is at RoPE: q times cos, q turned, and that times sin. With them
-        it is at the merge: both results, both in fp32 if they are not, the difference, and that
-        weighted; and three numbers for each head, the log-sum-exps and the weight.
+        Always the row's norm, q, k and v. Without earlier keys the moment is RoPE: q times cosine,
+        q rotated by half, and that times sine. With them it is the merge: both results, both in
+        fp32 if they are not, their difference, and that weighted; and for each head three numbers,
+        the log-sum-exps and the weight.
         """
         queries = self.num_heads * self.head_dim
         here = self.hidden_bytes + queries * self.itemsize + self.key_value_bytes
@@ -237,10 +238,10 @@ class DecoderShape:
         casts = 0 if self.itemsize == _FP32 else 2 * _FP32
         return here + queries * (2 * self.itemsize + casts + 2 * _FP32) + 3 * self.num_heads * _FP32
 
-    def _leaf_row(self, num_ranks: int) -> int:
-        """As `_attention_row`, where the first of both results is fp32 at once.
+    def _suffix_row(self, num_ranks: int) -> int:
+        """Bytes of a suffix's row in attention; as `_attention_row`, but one result is in fp32.
 
-        With a ring there are also this rank's part, packed, and those of all ranks.
+        With a ring there are also this rank's part, packed, and the parts of all ranks.
         """
         queries = self.num_heads * self.head_dim
         here = self.hidden_bytes + queries * self.itemsize + self.key_value_bytes
@@ -251,19 +252,19 @@ class DecoderShape:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """What a module holds; of quantized weights also their scales."""
+    """All tensors of a module; for quantized weights also their scales."""
     yield from module.state_dict(keep_vars=True).values()
 
 
 def _kept_tokens(root: Branch) -> int:
-    """The most tokens of one way through the tree whose keys and values are kept."""
+    """The most tokens on one path through the tree whose keys and values are stored."""
     own = max(0, root.keep_until - root.start)
     return own + max((_kept_tokens(branch) for branch in root.branches), default=0)
 
 
 def _active_weights(module: nn.Module, num_chosen: int | None) -> int:
-    """Weights of a module's own matrices that one row goes through; of experts, those chosen."""
+    """Weights of a module's own matrices that one row is multiplied by; of experts, the chosen."""
     if isinstance(module, nn.Linear):
-        return module.in_features * module.out_features  # rounded ones are stored otherwise
+        return module.in_features * module.out_features  # quantized weights have another shape
     experts = [p for p in module.parameters(recurse=False) if p.ndim == 3]
     return sum(p.numel() // len(p) * (num_chosen or len(p)) for p in experts)

@@ -1,4 +1,4 @@
-"""Which decoders the walk runs exactly; all others are refused, never approximated."""
+"""Which decoders the forward pass runs exactly; all others are refused, never approximated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from vniah.forward.attention import Heads
 
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
 ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
-# These may add rows of a frame to what their first layers give (DeepStack).
-DEEP_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text")
+# These may add features of a frame to its rows after their first layers (DeepStack).
+DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text")
 THREE_ROWS_OF_POSITIONS = (
     "qwen2_vl_text",
     "qwen2_5_vl_text",
-    *DEEP_MODEL_TYPES,
+    *DEEPSTACK_MODEL_TYPES,
     "glm4v_text",
 )
 SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
@@ -28,8 +28,8 @@ LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _PARTS = ("model.config", "model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb")
 
 
-def refuse_unknown(decoder: Any) -> None:
-    """Raises `ModelError` unless the walk knows the parts of the decoder."""
+def require_known_decoder(decoder: Any) -> None:
+    """Raises `ModelError` unless the forward pass knows the decoder and all of its parts."""
     model_type = getattr(getattr(decoder, "config", None), "model_type", None)
     for path in (*_PARTS, "lm_head"):
         part = decoder
@@ -48,22 +48,22 @@ def refuse_unknown(decoder: Any) -> None:
         )
 
 
-def refuse_unsupported(decoder: Any, num_tokens: int) -> None:
-    """Raises `ModelError` for what would give wrong numbers silently.
+def require_supported(decoder: Any, num_tokens: int) -> None:
+    """Raises `ModelError` if the decoder computes anything that the forward pass leaves out.
 
     Args:
         decoder: a transformers causal language model.
-        num_tokens: length of the sequence that it is to read.
+        num_tokens: tokens of the longest sequence that it is to read.
     """
-    refuse_unknown(decoder)
+    require_known_decoder(decoder)
     if decoder.model.training:
         raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
     config = decoder.model.config
     is_causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.model.layers)
     if getattr(config, "use_bidirectional_attention", None) or not is_causal:
         raise ModelError(
-            "the decoder attends in both directions, and the forward pass to what comes before "
-            "only; give the model an answer_logits method instead"
+            "the decoder attends in both directions, and the forward pass only to earlier tokens; "
+            "give the model an answer_logits method instead"
         )
     window = sliding_window(config)
     if window is not None and window < num_tokens:
@@ -83,7 +83,7 @@ def heads_of(body: Any) -> Heads:
 
 
 def sliding_window(config: Any) -> int | None:
-    """How far back the decoder sees, if not to the beginning."""
+    """The number of tokens to which a row attends; None if it attends to all before it."""
     window = getattr(config, "sliding_window", None)
     layer_types = getattr(config, "layer_types", None)
     if layer_types is not None and "sliding_attention" not in layer_types:
@@ -93,7 +93,12 @@ def sliding_window(config: Any) -> int | None:
 
 @contextmanager
 def attention_set_to(body: Any, name: str) -> Iterator[None]:
-    """Has the decoder's layers call an attention function of transformers, and puts back theirs."""
+    """Has the decoder's layers call another attention function of transformers inside the block.
+
+    Args:
+        body: the decoder's stack of layers.
+        name: of the attention function.
+    """
     configs = {id(c): c for c in (body.config, *(layer.self_attn.config for layer in body.layers))}
     earlier = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
@@ -106,20 +111,20 @@ def attention_set_to(body: Any, name: str) -> Iterator[None]:
 
 
 def depends_on_length(body: Any) -> bool:
-    """Whether RoPE turns a token by an angle that depends on what follows it."""
+    """True if the angle by which RoPE rotates a token depends on the length of the sequence."""
     return any(kind in str(body.rotary_emb.rope_type) for kind in LENGTH_DEPENDENT_ROPE)
 
 
-def forget_longer_sequences(body: Any) -> None:
-    """Sets dynamic RoPE back: it would go on with what a longer sequence has set."""
+def reset_dynamic_rope(body: Any) -> None:
+    """Sets dynamic RoPE back to its first frequencies; a longer sequence may have changed them."""
     rotary = body.rotary_emb
     if "dynamic" in str(rotary.rope_type):
         rotary.inv_freq = rotary.original_inv_freq
         rotary.max_seq_len_cached = rotary.original_max_seq_len
 
 
-def refuse_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> None:
-    """Raises `ModelError` unless there is a position, or three where M-RoPE is, for each token."""
+def require_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> None:
+    """Raises `ModelError` unless every token has a position, or three if the decoder has M-RoPE."""
     model_type = decoder.model.config.model_type
     shapes = [(num_tokens,), (3, num_tokens)]
     if model_type not in THREE_ROWS_OF_POSITIONS:

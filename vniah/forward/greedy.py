@@ -1,17 +1,18 @@
-"""Greedy decoding behind the leaves of a pass, to confirm what the argmax of its logits says.
+"""Greedy decoding after the prompts of a pass, to confirm what the argmax of the logits says.
 
-The keys and values that a pass kept of its main rows are the KV cache. One step is a walk without
-main rows: its leaves are what the pass had read behind them, the question's last tokens, and then
-the tokens generated so far. All leaves of the pass take the step together, and those that are done
+The keys and values that a pass stored of its main rows are the KV cache. Each step is a prefill
+without main rows: its suffixes are the last tokens of the prompts, behind the stored ones, and the
+tokens generated so far. All prompts of a pass take a step together, and those whose text has ended
 drop out.
 
-So a leaf's few rows are computed again in every step instead of being cached as well. They are tens
-among hundreds of thousands, and what a step costs is to go once through the cache, which is the
-same for one row and for fifty; in return nothing grows, and each token is computed by the code that
-the answers are scored with.
+So the few rows of a suffix are computed again in every step instead of being cached as well. They
+are tens among hundreds of thousands, and the cost of a step is reading the cache once, whether for
+one row or for fifty. In return no memory grows, and every token is computed by the code by which
+the answers are scored.
 
-Where nothing can be kept (a model that runs its own forward pass, RoPE that depends on the length,
-positions that depend on what follows), each token takes a whole forward pass: `decode_by_passes`.
+Where no keys and values can be stored (a model that runs its own forward pass, RoPE that depends on
+the length, positions that depend on what follows), each token takes a whole forward pass:
+`vniah.engines.base.decode_by_passes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from vniah.errors import ModelError, first_line
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import refuse_unsupported
+from vniah.forward.decoders import require_supported
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
-from vniah.forward.kv_cache import Kept, Span
-from vniah.forward.prefill import walk
+from vniah.forward.kv_cache import KeyValueCache, Span
+from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Branch, Leaf
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
@@ -34,50 +35,50 @@ from vniah.options import Decoding
 from vniah.protocol import TextSegment
 
 Generated = tuple[int, ...] | str
-"""Tokens, a stop token at the end included; or why there are none."""
+"""The generated tokens, with the stop token if there is one; or why there are none."""
 
 
 @dataclass
 class _Text:
-    """What is being generated behind one prompt.
+    """The text that is generated after one prompt.
 
     Attributes:
-        start: tokens of the prompt that the pass has kept.
-        rows: embeddings of the other tokens, and of those generated, ``[n, H]``.
-        position_ids: of these and of all that may follow.
+        start: number of the prompt's tokens whose keys and values are stored.
+        rows: embeddings ``[n, H]`` of its other tokens and of the tokens generated so far.
+        position_ids: of these tokens and of all that may follow, ``[m]`` or ``[3, m]``.
         num_needed: tokens of the longest accepted answer.
-        leaves: places of the leaves that it is for.
-        deep: what is added to the rows of the prompt behind each of the first layers,
+        suffixes: numbers of the branch's suffixes that have this prompt.
+        deepstack: what is added to the rows of the prompt after each of the first layers,
             ``[layers, n, H]``.
-        tokens: what was generated.
-        error: why it does not go on.
+        tokens: the tokens generated so far.
+        error: why no more are generated.
     """
 
     start: int
     rows: Tensor
     position_ids: Tensor
     num_needed: int
-    leaves: list[int]
-    deep: Tensor | None = None
+    suffixes: list[int]
+    deepstack: Tensor | None = None
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
 
     def as_suffix(self) -> SuffixRows:
-        """The rows of the next step, the last of which is read."""
+        """The rows of the next step, of which the last is read."""
         positions = self.position_ids[..., : len(self.rows)]
-        return SuffixRows((Span(0, self.start),), self.rows, positions, 1, self.deep)
+        return SuffixRows((Span(0, self.start),), self.rows, positions, 1, self.deepstack)
 
 
 class GreedyDecoder:
-    """Decodes behind passes that kept their keys and values.
+    """Generates answers after the prompts of passes that stored their keys and values.
 
     Args:
         decoder: a transformers causal language model.
-        inputs: what the decoder reads.
-        is_wanted: called with a sequence's index, says whether to decode behind its prompt.
-        decoding: when it ends.
+        inputs: the input of the sequences that the branches name by their indices.
+        is_wanted: called with a sequence's index; False if its answer is not generated.
+        decoding: when a text ends.
         kernel: computes the attention; by default the fastest that is right on the device.
-        ring: the processes that run every pass together.
+        ring: the processes that run every pass together, if there are several.
     """
 
     def __init__(
@@ -98,71 +99,74 @@ class GreedyDecoder:
         self._ring = ring
 
     def decode(
-        self, branch: Branch, past: Sequence[Kept], *, tile_size: int
+        self, branch: Branch, past: Sequence[KeyValueCache], *, chunk_size: int
     ) -> tuple[Generated | None, ...]:
-        """What follows the prompt of each leaf of a branch, or None where nobody wants that.
+        """What the model generates after the prompt of each suffix of a branch.
 
         Args:
-            branch: a pass that was run.
-            past: what it went on from, and what it kept.
-            tile_size: rows that go through a layer at once.
+            branch: the branch that was run.
+            past: keys and values of everything before it, and its own.
+            chunk_size: rows that go through a layer at once.
+
+        Returns:
+            For each suffix the text, or None if it is not wanted.
         """
         texts = self._begin(branch.leaves)
-        going_on = self._refuse(texts)
-        while going_on:
-            read = walk(
+        unfinished = self._unfinished(texts)
+        while unfinished:
+            read = prefill(
                 self._decoder,
-                going_on[0].rows[:0],
-                going_on[0].position_ids[..., :0],
-                [text.as_suffix() for text in going_on],
+                unfinished[0].rows[:0],
+                unfinished[0].position_ids[..., :0],
+                [text.as_suffix() for text in unfinished],
                 past=past,
-                tile_size=tile_size,
+                chunk_size=chunk_size,
                 kernel=self._kernel,
                 ring=self._ring,
             )
-            self._take(going_on, read)
+            self._take(unfinished, read)
             ended = self._decoding.has_ended
-            going_on = self._refuse(
-                [text for text in going_on if not ended(text.tokens, text.num_needed)]
+            unfinished = self._unfinished(
+                [text for text in unfinished if not ended(text.tokens, text.num_needed)]
             )
         found: dict[int, Generated] = {}
         for text in texts:
-            found |= dict.fromkeys(text.leaves, text.error or tuple(text.tokens))
-        return tuple(found.get(place) for place in range(len(branch.leaves)))
+            found |= dict.fromkeys(text.suffixes, text.error or tuple(text.tokens))
+        return tuple(found.get(number) for number in range(len(branch.leaves)))
 
     def _begin(self, leaves: Sequence[Leaf]) -> list[_Text]:
-        """One text for all leaves that differ in their answers only."""
+        """One text for all suffixes that have one prompt and differ in their answers."""
         inputs, texts = self._inputs, []
         alike: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
-        for place, leaf in enumerate(leaves):
+        for number, leaf in enumerate(leaves):
             # What a model reads of an answer is all of its tokens but the last.
             has_answer = inputs.num_answer_rows(leaf.sequences[0]) > 1
             prompt = leaf.segments[:-1] if has_answer else leaf.segments
-            alike.setdefault((leaf.start, prompt), []).append(place)
-        for (start, prompt), places in alike.items():
-            members = [index for place in places for index in leaves[place].sequences]
+            alike.setdefault((leaf.start, prompt), []).append(number)
+        for (start, prompt), numbers in alike.items():
+            members = [index for number in numbers for index in leaves[number].sequences]
             if not any(map(self._is_wanted, members)):
                 continue
-            first = leaves[places[0]]
+            first = leaves[numbers[0]]
             num_prompt_rows = first.num_tokens - inputs.num_answer_rows(members[0]) + 1
             needed = max(map(inputs.num_answer_rows, members))
             positions = inputs.positions_ahead(members[0], self._decoding.limit(needed))
             rows = inputs.embed(prompt, 0, num_prompt_rows)
-            deep = deepstack_rows(inputs, prompt, rows)
-            texts.append(_Text(start, rows, positions[..., start:], needed, places, deep))
+            deepstack = deepstack_rows(inputs, prompt, rows)
+            texts.append(_Text(start, rows, positions[..., start:], needed, numbers, deepstack))
         return texts
 
-    def _refuse(self, texts: Sequence[_Text]) -> list[_Text]:
-        """The texts that go on; the others are too long for the decoder, or failed."""
+    def _unfinished(self, texts: Sequence[_Text]) -> list[_Text]:
+        """The texts that continue; all others are too long for the decoder, or have failed."""
         for text in texts:
             try:
-                refuse_unsupported(self._decoder, text.start + len(text.rows))
+                require_supported(self._decoder, text.start + len(text.rows))
             except ModelError as error:
                 text.error = first_line(error)
         return [text for text in texts if text.error is None]
 
     def _take(self, texts: Sequence[_Text], read: Sequence[Tensor]) -> None:
-        """Adds the likeliest token to each text."""
+        """Appends the likeliest token to each text."""
         chosen: list[int | None] = []
         for text, logits in zip(texts, read, strict=True):
             try:
@@ -170,7 +174,7 @@ class GreedyDecoder:
             except ModelError as error:
                 text.error = first_line(error)
                 chosen.append(None)
-        if self._ring is not None:  # a rank that chose otherwise by rounding would wait for ever
+        if self._ring is not None:  # ranks that chose differently, by rounding, would deadlock
             chosen = self._ring.agree(chosen)
         for text, token in zip(texts, chosen, strict=True):
             if token is not None:

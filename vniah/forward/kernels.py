@@ -1,16 +1,17 @@
-"""The attention kernels there may be on a CUDA device, and the choice of the fastest right one.
+"""The attention kernels that a CUDA device may have, and the choice of the fastest correct one.
 
 q    queries           [B, Hq, Lq, D]
 k v  keys and values   [B, Hk, Lk, D], Hq a multiple of Hk (grouped-query attention)
 out  weighted values   [B, Hq, Lq, D]
 lse  log-sum-exp       [B, Hq, Lq], fp32, natural logarithm
 
-Which kernel is there, which is fast, and what it accepts changes with the card, the release and the
-shape. So none is trusted: each is tried on small awkward blocks and compared with the plain formula
-on the CPU; one that is absent, raises or differs is dropped. Of the rest the one that takes least
-time for a block of realistic size is used. The choice is made once per device, dtype and heads.
+Which kernels are installed, which is fast, and what each accepts changes with the card, the release
+and the shape. So none is trusted: each is tried on small blocks of awkward sizes and compared with
+the plain formula on the CPU. One that is absent, raises an error or differs is dropped. Of the rest
+the one that takes the least time for a block of realistic size is used. The choice is made once for
+each device, dtype and number of heads.
 
-Here causal always means a square block, where top-left and bottom-right alignment are the same.
+Causal blocks are always square, so that top-left and bottom-right alignment are the same.
 """
 
 import math
@@ -48,28 +49,28 @@ _CHECKED_BLOCKS = (
     (1, 512, 6500, False),
 )
 _CHECKED_ROWS = 32
-# A tile of the walk over an early part of a long sequence; `in_pieces` cuts it in two.
+# A chunk of a long sequence with the keys of its early part; `in_pieces` cuts these in two.
 _TIMED_BLOCK = (1, 2048, 49152, False)
 _TIMED_REPEATS = 5
 
-# A kernel that plans is worth its plan for whole tiles of queries, which come again and again, and
-# for no fewer keys than these.
+# A kernel that plans for each shape is used only for multiples of so many queries, whose shapes
+# recur, and for no fewer keys than these.
 _PLANNED_QUERIES = 512
 _PLANNED_KEYS = 2048
 
-# What a kernel that cannot be used raises, from a missing package to a refused shape. Running out
-# of memory is a RuntimeError too; so is torch's NotImplementedError.
+# What kernels raise that cannot be used here, from a missing package to an unsupported shape.
+# Running out of memory is a RuntimeError too, and so is torch's NotImplementedError.
 _UNFIT = (ImportError, OSError, AttributeError, RuntimeError, TypeError, ValueError, AssertionError)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of trying a kernel.
+    """The result of trying a kernel.
 
     Attributes:
         kernel: the kernel.
-        seconds: for the timed block; infinite where it is not used.
-        fault: why it is not used, one line; empty where it is right.
+        seconds: its time for a block of realistic size; infinite if it cannot be used.
+        fault: why it cannot be used, in one line; empty if it can.
     """
 
     kernel: Kernel
@@ -78,12 +79,12 @@ class Trial:
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, heads: Heads) -> Kernel:
-    """The fastest kernel that is right on this device; the first call takes some seconds.
+    """The fastest correct kernel of a device; on CUDA the first call takes some seconds.
 
     Args:
-        device: where the tensors lie; with its index, as a tensor's device has it.
-        dtype: of q, k and v.
-        heads: their numbers and size.
+        device: the device of q, k and v, with its index.
+        dtype: the dtype of q, k and v.
+        heads: the number of heads and their size.
     """
     if device.type == "cpu":
         return CPU_KERNEL
@@ -96,13 +97,13 @@ def find_kernel(name: str, device: torch.device, dtype: torch.dtype, heads: Head
     """The kernel of one of `ATTENTION_NAMES`; for ``"auto"``, what `choose_kernel` gives.
 
     Args:
-        name: of the kernel.
+        name: the name of the kernel.
         device: as `choose_kernel`.
         dtype: as `choose_kernel`.
         heads: as `choose_kernel`.
 
     Raises:
-        InputError: there is no such name, or that kernel does not run or is not right here.
+        InputError: there is no such name, or the kernel does not run here, or not correctly.
     """
     if name not in ATTENTION_NAMES:
         raise InputError(f"attention must be one of {', '.join(ATTENTION_NAMES)}, got {name!r}")
@@ -123,7 +124,7 @@ def find_kernel(name: str, device: torch.device, dtype: torch.dtype, heads: Head
 
 @cache
 def try_installed(device: torch.device, dtype: torch.dtype, heads: Heads) -> tuple[Trial, ...]:
-    """All CUDA kernels tried on the device, also those that are not there; arguments as above."""
+    """Tries all CUDA kernels, also those that are not installed; arguments as `choose_kernel`."""
     with torch.cuda.device(device):
         trials = try_kernels(CUDA_KERNELS, device, dtype, heads=heads, timer=seconds_on_cuda)
         planned = in_pieces(CUDNN_KERNEL, rest=fastest(trials))
@@ -139,14 +140,14 @@ def try_kernels(
     heads: Heads,
     timer: Timer,
 ) -> tuple[Trial, ...]:
-    """Each candidate compared with the plain formula and, where it is right, timed.
+    """Compares each candidate with the plain formula and, if it is correct, measures its time.
 
     Args:
-        candidates: kernels to try.
-        device: where to try them.
-        dtype: of q, k and v.
-        heads: their numbers and size.
-        timer: gives the seconds of a call.
+        candidates: the kernels to try.
+        device: the device on which they run.
+        dtype: the dtype of q, k and v.
+        heads: the number of heads and their size.
+        timer: returns the seconds that a call takes.
     """
     q, block, scale = _random_inputs(device, dtype, heads, _TIMED_BLOCK)
 
@@ -162,13 +163,13 @@ def try_kernels(
 
 
 def fastest(trials: Iterable[Trial]) -> Kernel:
-    """The right one that took least time, or the plain formula where none is right."""
+    """The correct kernel that took the least time; the plain formula if none is correct."""
     right = [trial for trial in trials if not trial.fault]
     return min(right, key=lambda trial: trial.seconds).kernel if right else PLAIN_KERNEL
 
 
 def seconds_on_cuda(call: Callable[[], object]) -> float:
-    """The least of some repeats on the current CUDA device, after a call that warms up."""
+    """The shortest of several calls on the current CUDA device, after one to warm up."""
     call()
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     found: list[float] = []
@@ -182,9 +183,9 @@ def seconds_on_cuda(call: Callable[[], object]) -> float:
 
 
 def _difference(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: Heads) -> str:
-    """How the kernel differs from the plain formula; empty where it does not.
+    """How the kernel differs from the plain formula; empty if it does not.
 
-    The formula runs in fp32 on the CPU: on the device it might run in TF32.
+    The formula runs in fp32 on the CPU, since on the device it might run in TF32.
     """
     for checked in _CHECKED_BLOCKS:
         _, num_queries, num_keys, is_causal = checked
@@ -212,10 +213,10 @@ def _random_inputs(
     heads: Heads,
     lengths: tuple[int, int, int, bool],
 ) -> tuple[Tensor, KeyBlock, float]:
-    """``(q, block, scale)`` in the layouts of the walk: no tensor is contiguous.
+    """``(q, block, scale)`` in the memory layouts of a pass, where no tensor is contiguous.
 
-    The rows of a tile come as [B, L, H, D], transposed; earlier keys are the beginning of a longer
-    buffer [B, Hk, T, D]. The scale is not D ** -0.5: a kernel that ignores it is found out.
+    The rows of a chunk come as [B, L, H, D], transposed; earlier keys are the beginning of a longer
+    buffer [B, Hk, T, D]. The scale is not D ** -0.5, so that a kernel that ignores it differs.
     """
     num_heads, num_kv_heads, size = heads
     batch, num_queries, num_keys, is_causal = lengths
@@ -224,23 +225,23 @@ def _random_inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
-    def tile(heads: int, length: int) -> Tensor:
+    def chunk(heads: int, length: int) -> Tensor:
         return normal(batch, length, heads, size).transpose(1, 2)
 
-    q = tile(num_heads, num_queries)
+    q = chunk(num_heads, num_queries)
     if is_causal:
-        k, v = (tile(num_kv_heads, num_keys) for _ in "kv")
+        k, v = (chunk(num_kv_heads, num_keys) for _ in "kv")
     else:
         k, v = (normal(batch, num_kv_heads, num_keys + 24, size)[:, :, :num_keys] for _ in "kv")
     return q, KeyBlock(k, v, is_causal=is_causal), 1.5 * float(size**-0.5)
 
 
 def in_pieces(planned: Kernel, *, rest: Kernel) -> Kernel:
-    """A kernel that plans for every new shape, kept to few shapes; ``rest`` does what is left over.
+    """A kernel that plans for every new shape, called with few shapes; ``rest`` does all else.
 
-    cuDNN builds a plan for each pair of lengths, which takes some tenths of a second; the walk has
-    hundreds. Keys are therefore cut into powers of two, longest first, and merged; what is no whole
-    tile of queries goes to ``rest``.
+    cuDNN builds a plan for each pair of lengths, which takes some tenths of a second; a pass has
+    hundreds of pairs. So keys are cut into powers of two, longest first, and the results merged.
+    Numbers of queries that are no multiple of 512 go to ``rest``.
     """
 
     def attend(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:
@@ -258,7 +259,7 @@ def in_pieces(planned: Kernel, *, rest: Kernel) -> Kernel:
 
 
 def _pieces(length: int) -> Iterator[tuple[int, int]]:
-    """Half-open ranges that cover the length: powers of two, then what is less than a plan's."""
+    """Half-open ranges that cover the length: powers of two, then a rest too short for a plan."""
     start = 0
     while start < length:
         left = length - start

@@ -1,9 +1,9 @@
-"""The memory that passes run in: what is chosen by what is free, and what gives way.
+"""The memory that passes run in: how it is divided, and what happens when it runs out.
 
-Two things are chosen before a pass: how many rows go through a layer at once, and where the keys
-and values lie that later passes go on from. When memory runs out all the same, tiles get smaller,
-then what is kept moves from the device to the host, and then to the disk. None of this changes a
-result.
+Two things are chosen by the free memory: the chunk size (how many rows go through a layer at once)
+and the location of the keys and values from which later passes continue. If memory runs out all the
+same, chunks get smaller; then stored keys and values move from the device to the host, and then to
+the disk. None of this changes a result.
 """
 
 import errno
@@ -17,22 +17,31 @@ from torch import Tensor
 
 from vniah.forward.costs import DecoderShape
 from vniah.forward.devices import USABLE, free_bytes, give_back_unused, shares_host_memory
-from vniah.forward.kv_cache import NAME_OF_PLACE, PLACES, Kept, KeyValueStore, Layout, Place
+from vniah.forward.kv_cache import (
+    KV_LOCATIONS,
+    NAME_OF_LOCATION,
+    KeyValueCache,
+    KeyValueStore,
+    KVLocation,
+    Layout,
+)
 from vniah.forward.prefix_tree import Branch
 from vniah.forward.ring import Ring
 
-MIN_TILE_SIZE = 256
-# The plain formula, which attends on MPS, holds fp32 scores of a tile with thousands of keys.
-MAX_TILE_SIZE = {"cpu": 2048, "cuda": 4096, "mps": 512}
+MIN_CHUNK_SIZE = 256
+# On MPS attention is computed by the plain formula, which holds the fp32 scores of a chunk with
+# thousands of keys.
+MAX_CHUNK_SIZE = {"cpu": 2048, "cuda": 4096, "mps": 512}
 
-# The types of error by which memory that ran out shows; `is_out_of_memory` tells it from others.
+# Types of the errors that are raised when memory runs out; they have other causes as well, which
+# `is_out_of_memory` excludes.
 MEMORY_ERRORS = (MemoryError, RuntimeError, OSError)
 _OUT_OF_MEMORY_CODES = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUT_OF_MEMORY_WORDS = ("out of memory", "allocate memory", "alloc_failed")
 
 
 class NoRoomError(Exception):
-    """There is no room for the keys and values that a pass is to keep; says how much they take."""
+    """No location has room for the keys and values that a pass has to store."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -44,7 +53,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
-def fit_tile_size(
+def fit_chunk_size(
     shape: DecoderShape,
     branches: Sequence[Branch],
     device: torch.device,
@@ -52,45 +61,50 @@ def fit_tile_size(
     free: int,
     num_ranks: int = 1,
 ) -> int:
-    """The largest tile size with which every pass fits into ``free`` bytes, or the smallest."""
+    """The largest chunk size with which every pass fits into ``free`` bytes.
+
+    If none does, the smallest that is allowed.
+    """
     passes = [branch for root in branches for branch in root.passes()]
-    size = MAX_TILE_SIZE.get(device.type, MAX_TILE_SIZE["cpu"])
-    while size > MIN_TILE_SIZE:
-        needed = (shape.pass_bytes(b, tile_size=size, num_ranks=num_ranks) for b in passes)
+    size = MAX_CHUNK_SIZE.get(device.type, MAX_CHUNK_SIZE["cpu"])
+    while size > MIN_CHUNK_SIZE:
+        needed = (shape.pass_bytes(b, chunk_size=size, num_ranks=num_ranks) for b in passes)
         if max(needed, default=0) <= free:
             break
         size //= 2
     return size
 
 
-def fit_place(num_bytes: int, device: torch.device, *, left: int) -> Place:
-    """The fastest place where so many bytes of keys and values fit.
+def fit_kv_location(num_bytes: int, device: torch.device, *, left: int) -> KVLocation:
+    """The fastest location that has room for keys and values.
 
     Args:
-        num_bytes: how many.
-        device: where passes run; it may be that device and host are the same.
-        left: bytes of the device that no pass takes.
+        num_bytes: bytes of the keys and values.
+        device: the device on which passes run.
+        left: bytes of the device's memory that no pass needs.
     """
-    for place in PLACES:
-        if place == "host":
+    for location in KV_LOCATIONS:
+        if location == "host":
             is_full = shares_host_memory(device)
             left = 0 if is_full else int(free_bytes(torch.device("cpu")) * USABLE)
         if num_bytes <= left:
-            return place
+            return location
     return "disk"
 
 
 class PassMemory:
-    """The tile size and the place of keys and values of all passes, by the memory that there is.
+    """Chooses the chunk size and the location of keys and values, and changes them if it must.
 
     Args:
         shape: the sizes of the decoder.
-        like: gives dtype and device of keys and values.
-        ring: the processes that run every pass together.
-        tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
-        place: where to keep keys and values; by default the fastest where they fit.
-        scratch_dir: for the file on disk; by default the system's folder for temporary files.
-        on_note: called with a line when memory ran out and something was changed.
+        like: a tensor of the dtype and on the device of the keys.
+        ring: the processes that run every pass together, if there are several.
+        chunk_size: rows that go through a layer at once; by default as many as fit, up to 4,096
+            (2,048 on the CPU).
+        kv_location: where keys and values are stored; by default the fastest location with room.
+        scratch_dir: the folder for keys and values on disk; by default the system's for temporary
+            files.
+        on_note: called with a sentence whenever memory ran out and something was changed.
     """
 
     def __init__(
@@ -99,8 +113,8 @@ class PassMemory:
         *,
         like: Tensor,
         ring: Ring | None = None,
-        tile_size: int | None = None,
-        place: Place | None = None,
+        chunk_size: int | None = None,
+        kv_location: KVLocation | None = None,
         scratch_dir: Path | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
@@ -109,65 +123,69 @@ class PassMemory:
         self._like = like
         self._ring = ring
         self._num_ranks = 1 if ring is None else ring.size
-        self._tile_size = tile_size
-        self._place = place
+        self._chunk_size = chunk_size
+        self._kv_location = kv_location
         self._scratch_dir = scratch_dir
 
     @property
     def is_chosen(self) -> bool:
-        """Whether tile size and place are known."""
-        return self._tile_size is not None and self._place is not None
+        """True if chunk size and location are known."""
+        return self._chunk_size is not None and self._kv_location is not None
 
     @property
-    def tile_size(self) -> int:
-        """Rows that go through a layer at once, after `choose`."""
-        assert self._tile_size is not None
-        return self._tile_size
+    def chunk_size(self) -> int:
+        """Rows that go through a layer at once; known after `choose`."""
+        assert self._chunk_size is not None
+        return self._chunk_size
 
     @property
-    def place(self) -> Place:
-        """Where keys and values are kept, after `choose`."""
-        assert self._place is not None
-        return self._place
+    def kv_location(self) -> KVLocation:
+        """Where keys and values are stored; known after `choose`."""
+        assert self._kv_location is not None
+        return self._kv_location
 
-    def choose(self, branches: Sequence[Branch]) -> tuple[int, Place]:
-        """Tile size and place for some branches and what is behind them; they stay chosen."""
+    def choose(self, branches: Sequence[Branch]) -> tuple[int, KVLocation]:
+        """Chooses chunk size and location for some branches and all branches behind them.
+
+        Both stay as they are for all later passes, until memory runs out.
+        """
         device, shape = self._like.device, self._shape
         free = int(free_bytes(device) * USABLE)
-        size = self._tile_size
+        size = self._chunk_size
         if size is None:
-            size = fit_tile_size(shape, branches, device, free=free, num_ranks=self._num_ranks)
+            size = fit_chunk_size(shape, branches, device, free=free, num_ranks=self._num_ranks)
             if self._ring is not None:
                 size = self._ring.smallest(size)
         passes = [branch for root in branches for branch in root.passes()]
         needed = max(
-            shape.pass_bytes(branch, tile_size=size, num_ranks=self._num_ranks) for branch in passes
+            shape.pass_bytes(branch, chunk_size=size, num_ranks=self._num_ranks)
+            for branch in passes
         )
         kept = shape.kept_bytes(branches, num_ranks=self._num_ranks)
-        place = self._place or fit_place(kept, device, left=free - needed)
-        self._tile_size, self._place = size, place
-        return size, place
+        location = self._kv_location or fit_kv_location(kept, device, left=free - needed)
+        self._chunk_size, self._kv_location = size, location
+        return size, location
 
-    def make_room(self, branch: Branch) -> Kept | None:
-        """For the keys and values of a branch, as far as later passes read them.
+    def make_room(self, branch: Branch) -> KeyValueCache | None:
+        """Room for the keys and values of a branch, as far as later passes read them.
 
         Returns:
-            None where nothing of the branch is read again.
+            None if no later pass reads any of them.
 
         Raises:
-            NoRoomError: not even the disk has room.
+            NoRoomError: not even the disk has room for them.
         """
         if not branch.keeps_any:
             return None
-        for place in (self.place, *self._places_behind(self.place)):
+        for location in (self.kv_location, *self._locations_behind(self.kv_location)):
             try:
-                kept = self._keep_in(place, branch)
+                cache = self._keep_in(location, branch)
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
             else:
-                self._go_on_with(place)
-                return kept
+                self._go_on_with(location)
+                return cache
         needed = self._shape.store_bytes(branch.keep_until - branch.start) / 1e9
         where = self._scratch_dir or Path(tempfile.gettempdir())
         raise NoRoomError(
@@ -176,33 +194,35 @@ class PassMemory:
             + ("--scorer argmax" if branch.is_kept else "--share none")
         )
 
-    def retreat(self, branch: Branch, past: Sequence[Kept]) -> bool:
-        """Takes less memory from now on, after a pass found too little.
+    def retreat(self, branch: Branch, past: Sequence[KeyValueCache]) -> bool:
+        """Takes less memory from now on, after a pass ran out of it.
 
         Args:
-            branch: the pass.
-            past: what it goes on from; may be moved.
+            branch: the branch that the pass computes.
+            past: the keys and values from which it continues; they may be moved.
 
         Returns:
-            False if nothing is left to give.
+            False if there is no way to take less.
         """
         gc.collect()
         give_back_unused(self._like.device)
-        if self.tile_size > MIN_TILE_SIZE:
-            self._tile_size = max(MIN_TILE_SIZE, self.tile_size // 2)
-            self.note(f"memory ran out: going on with tiles of {self._tile_size} tokens")
+        if self.chunk_size > MIN_CHUNK_SIZE:
+            self._chunk_size = max(MIN_CHUNK_SIZE, self.chunk_size // 2)
+            self.note(f"memory ran out: going on with chunks of {self._chunk_size} tokens")
             return True
-        nearest = [kept.store.place for kept in past]
+        nearest = [cache.store.kv_location for cache in past]
         if branch.keeps_any:
-            nearest.append(self.place)
+            nearest.append(self.kv_location)
         if not nearest:
             return False
-        behind = self._places_behind(min(nearest, key=PLACES.index))
-        return any(self._move(branch, past, place) for place in behind)
+        behind = self._locations_behind(min(nearest, key=KV_LOCATIONS.index))
+        return any(self._move(branch, past, location) for location in behind)
 
     def needed_by(self, branch: Branch) -> str:
-        """Says that a branch cannot be run, what it needs, and what can be done."""
-        needed = self._shape.pass_bytes(branch, tile_size=MIN_TILE_SIZE, num_ranks=self._num_ranks)
+        """A sentence for a branch that does not fit: what it needs, what is free, what to do."""
+        needed = self._shape.pass_bytes(
+            branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=self._num_ranks
+        )
         device = self._like.device
         free = free_bytes(device)
         ways = "--context-parallel with more processes"
@@ -214,7 +234,7 @@ class PassMemory:
             f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use {ways}"
         )
 
-    def _keep_in(self, place: Place, branch: Branch) -> Kept:
+    def _keep_in(self, location: KVLocation, branch: Branch) -> KeyValueCache:
         whole = Layout.whole(branch.start, branch.stop)
         layout = whole if self._ring is None else self._ring.layout(branch.start, branch.stop)
         layout = layout.until(branch.keep_until)
@@ -223,32 +243,34 @@ class PassMemory:
             self._shape.num_layers,
             (1, self._shape.num_kv_heads, layout.num_rows(rank), self._shape.head_dim),
             like=self._like,
-            place=place,
+            kv_location=location,
             directory=self._scratch_dir,
         )
-        return Kept(store, layout, branch.keep_until)
+        return KeyValueCache(store, layout, branch.keep_until)
 
-    def _move(self, branch: Branch, past: Sequence[Kept], place: Place) -> bool:
-        """Moves what is kept to a place, or stays where that is full; what is beyond stays too."""
+    def _move(self, branch: Branch, past: Sequence[KeyValueCache], location: KVLocation) -> bool:
+        """Moves keys and values to a slower location; False if that is full."""
         try:
             if branch.keeps_any:
-                self._keep_in(place, branch)  # only to see whether there is room
-            for kept in past:
-                if place in self._places_behind(kept.store.place):
-                    kept.store.move(place, like=self._like, directory=self._scratch_dir)
+                self._keep_in(location, branch)  # only to see whether there is room
+            for cache in past:
+                if location in self._locations_behind(cache.store.kv_location):
+                    cache.store.move(location, like=self._like, directory=self._scratch_dir)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        self._go_on_with(place)
+        self._go_on_with(location)
         return True
 
-    def _go_on_with(self, place: Place) -> None:
-        if place in self._places_behind(self.place):
-            self._place = place
-            self.note(f"memory ran out: keeping keys and values {NAME_OF_PLACE[place]} from here")
+    def _go_on_with(self, location: KVLocation) -> None:
+        if location in self._locations_behind(self.kv_location):
+            self._kv_location = location
+            self.note(
+                f"memory ran out: keeping keys and values {NAME_OF_LOCATION[location]} from here"
+            )
 
-    def _places_behind(self, place: Place) -> tuple[Place, ...]:
-        """Where there may be room when a place is full; device and host may be one."""
-        behind = PLACES[PLACES.index(place) + 1 :]
+    def _locations_behind(self, location: KVLocation) -> tuple[KVLocation, ...]:
+        """Slower locations; the host is none of them if it shares its memory with the device."""
+        behind = KV_LOCATIONS[KV_LOCATIONS.index(location) + 1 :]
         return behind[-1:] if shares_host_memory(self._like.device) else behind

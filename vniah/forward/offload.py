@@ -1,15 +1,15 @@
-"""Decoder layers whose weights stay in the memory of the host and come to the device in turn.
+"""Decoder layers whose weights stay in host memory and are copied to the device in turn.
 
 vniah's forward pass takes all rows through layer 0, then all through layer 1, so it needs every
 layer's weights once. They are copied to the device when their layer is called; on CUDA the next
-layer's copy is on its way while the present one computes. Two buffers on the device, each as large
-as a layer, are all that is ever there.
+layer is copied while the present one computes. The device never holds more than two buffers, each
+as large as a layer.
 
-A layer finds its weights on the device whoever calls it: the walk, or the decoder's own forward
-pass. Between two calls the decoder holds those in host memory, also after an error. Results are the
-same to the last bit: the same is computed on the same device from the same weights.
+A layer finds its weights on the device whoever calls it: vniah's forward pass or the decoder's own.
+Between two calls the decoder holds the weights in host memory, also after an error. Results are the
+same to the last bit, as the same is computed on the same device from the same weights.
 
-One thread at a time; a decoder with such layers is not moved or cast.
+Only one thread at a time may use such a decoder, and it must not be moved or cast.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,34 +25,34 @@ from vniah.errors import ModelError
 from vniah.forward.devices import USABLE, free_bytes, shares_host_memory
 from vniah.options import Offload
 
-# The rest of what a run may take is for passes, frames and the like.
+# Of the memory that a run may take; the rest is for passes and frames.
 _SHARE_FOR_WEIGHTS = 0.8
 
 _ATTRIBUTE = "vniah_offloaded_layers"
-_ALIGNMENT = 256  # bytes; that of every tensor which torch allocates on CUDA divides it
+_ALIGNMENT = 256  # bytes; a multiple of the alignment of tensors that torch allocates on CUDA
 
 
 def offload_layers(body: nn.Module, device: torch.device) -> None:
     """Has a decoder's layers keep their weights in host memory and compute on a device.
 
     Args:
-        body: the decoder's stack of layers (``decoder.model``), its layers anywhere. All else that
-            it holds has to be on the device.
-        device: where the layers compute.
+        body: the decoder's stack of layers (``decoder.model``). The layers may be anywhere; all
+            else that it holds must be on the device.
+        device: the device on which the layers compute.
     """
     assert offloaded(body) is None
     setattr(body, _ATTRIBUTE, OffloadedLayers(body.layers, device))  # type: ignore[arg-type]
 
 
 def offloaded(body: Any) -> "OffloadedLayers | None":
-    """The layers of a decoder whose weights lie in host memory; None where they do not."""
+    """The layers of a decoder whose weights are in host memory; None if they are not."""
     found: OffloadedLayers | None = getattr(body, _ATTRIBUTE, None)
     return found
 
 
 @contextmanager
 def layer_on_device(body: Any, index: int) -> Iterator[Any]:
-    """A layer whose parts may be called one by one: they have their weights on the device."""
+    """A layer with its weights on the device, so that its parts can be called one by one."""
     layers, layer = offloaded(body), body.layers[index]
     if layers is None:
         yield layer

@@ -19,17 +19,18 @@ Pure: no tensors, and nothing of what the segments are but that they compare by 
 prefix caching (Zheng et al. 2023, "SGLang", section 3), made exact over a list known beforehand.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 # Up to as many tokens are a leaf, if few of them are computed more than once for it.
 MAX_LEAF_TOKENS = 512
 _MAX_REPEATED_TOKENS = 128
-_NUM_RANKED = 8  # segments by whose length sequences are put in order
+_NUM_RANKED = 4  # segments by whose length sequences are put in order
 
 
 @runtime_checkable
@@ -236,18 +237,22 @@ def build_tree(
     Returns:
         One branch for every set of sequences with something in common, in order of appearance.
     """
-    tree = _Tree(size)
-    bodies = [_Parts(tuple(s for s in path.body if size(s))) for path in paths]
+    tree = _Tree(size, max_leaf_tokens)
     # In any order the tree is the same. With the longest first, others end or part on their way.
-    for order in sorted(range(len(paths)), key=lambda order: bodies[order].rank):
-        tail = paths[order].tail
-        assert sum(map(size, tail)) >= 1, "a tail holds at least one token"
-        tree.insert(bodies[order]).ends.setdefault(tail, []).append(order)
-    root = tree.sum_up(max_leaf_tokens)
+    for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
+        path = paths[order]
+        assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
+        tree.insert(_Parts(tuple(s for s in path.body if size(s))), path.tail, order)
+    root = tree.sum_up()
     names = indices or range(len(paths))
     branches = [_branch(child, size, names) for child in root.below if not child.is_leaf]
     leaves = root.leaves(size, names)
     return (*branches, Branch(0, (), 0, leaves)) if leaves else tuple(branches)
+
+
+def _rank(segments: Sequence[Hashable]) -> tuple[int, ...]:
+    """Brings to the front what begins with segments of many parts, and what has many segments."""
+    return *(-_num_parts(segment) for segment in segments[:_NUM_RANKED]), -len(segments)
 
 
 def leading(
@@ -285,11 +290,6 @@ class _Parts:
 
     def __len__(self) -> int:
         return self.stops[-1] if self.stops else 0
-
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """Brings to the front what begins with segments of many parts."""
-        return tuple(start - stop for start, stop in pairwise((0, *self.stops[:_NUM_RANKED])))
 
     @property
     def is_plain(self) -> bool:
@@ -379,23 +379,22 @@ def _num_alike(one: Any, index: int, other: Any, other_index: int, most: int) ->
     return int(_part(one, index) == _part(other, other_index))
 
 
+_Ends = dict[tuple[Hashable, ...], list[int]]
+
+
 @dataclass(eq=False, slots=True)
 class _Track:
     """What a sequence goes on with behind a node where those before it had gone on otherwise.
 
     Attributes:
         parts: its segments.
-        start: tokens before them.
-        token_stops: tokens before each segment, and behind the last.
-        nodes: where something ends or goes on otherwise, by the number of parts before.
-        head: the first of them, once they are summed up.
+        base: the node from which it hangs; None for the root's, which has no parts.
+        nodes: where something ends or goes on otherwise, in the order of the parts.
     """
 
     parts: _Parts
-    start: int
-    token_stops: list[int]
-    nodes: dict[int, "_Node"] = field(default_factory=dict)
-    head: "_Node | None" = None
+    base: "_Node | None"
+    nodes: "list[_Node]" = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
@@ -405,11 +404,12 @@ class _Node:
     Attributes:
         track: on which it lies.
         end: parts of the track up to it.
-        stop: tokens up to it.
-        tracks: those that hang from it, by their first part.
-        ends: of the sequences whose body ends here, by their tails: their order of appearance.
+        tracks: those that hang from it, by their first part; None without any.
+        ends: of the sequences whose body ends here, by their tails: their order of appearance;
+            None without any.
         begin: parts of the track before its edge.
         num_tokens: on its edge.
+        stop: tokens up to it.
         below: its children, in order of appearance.
         first: when the first of its sequences appeared.
         weight: tokens on its edge and behind, each once.
@@ -420,12 +420,12 @@ class _Node:
 
     track: _Track
     end: int
-    stop: int
-    tracks: dict[Hashable, _Track] = field(default_factory=dict)
-    ends: dict[tuple[Hashable, ...], list[int]] = field(default_factory=dict)
+    tracks: dict[Hashable, _Track] | None = None
+    ends: _Ends | None = None
     begin: int = 0
     num_tokens: int = 0
-    below: Sequence["_Node"] = ()
+    stop: int = 0
+    below: "tuple[_Node, ...]" = ()
     first: int = 0
     weight: int = 0
     flat_tokens: int = 0
@@ -443,7 +443,7 @@ class _Node:
         waiting: list[tuple[_Node, tuple[Hashable, ...]]] = [(self, ())]
         while waiting:
             node, before = waiting.pop()
-            for tail, orders in node.ends.items():
+            for tail, orders in (node.ends or {}).items():
                 segments = (*before, *tail)
                 sequences = tuple(names[order] for order in sorted(orders))
                 found.append(Leaf(self.stop, segments, sum(map(size, segments)), sequences))
@@ -458,70 +458,70 @@ class _Tree:
 
     Args:
         size: tokens of a segment.
+        max_leaf_tokens: as `build_tree`.
     """
 
-    def __init__(self, size: Callable[[Hashable], int]) -> None:
+    def __init__(self, size: Callable[[Hashable], int], max_leaf_tokens: int) -> None:
         self._size = size
-        self._tracks: list[_Track] = []  # each behind the one that it hangs from
-        self._root = self._node_at(self._add_track(_Parts(()), 0), 0)
+        self._max_leaf_tokens = max_leaf_tokens
+        self._tracks = [_Track(_Parts(()), None)]  # each behind the one that it hangs from
+        self._root = self._node_at(self._tracks[0], 0)
 
-    def insert(self, body: _Parts) -> _Node:
-        """The node at which a body ends, made where it is not there."""
+    def insert(self, body: _Parts, tail: tuple[Hashable, ...], order: int) -> None:
+        """Takes in the sequence that appeared as number ``order``."""
         node, position = self._root, 0
         while position < len(body):
             part = body.part(position)
-            track = node.tracks.get(part)
+            track = node.tracks.get(part) if node.tracks else None
             if track is None:
                 rest = _Parts(body.cut(position, len(body))) if position else body
-                track = node.tracks[part] = self._add_track(rest, node.stop)
-                return self._node_at(track, len(rest))
-            num_common = track.parts.num_common(body, position)
+                node.tracks = node.tracks or {}
+                track = node.tracks[part] = _Track(rest, node)
+                self._tracks.append(track)
+                num_common = len(rest)
+            else:
+                num_common = track.parts.num_common(body, position)
             node = self._node_at(track, num_common)
             position += num_common
-        return node
-
-    def sum_up(self, max_leaf_tokens: int) -> _Node:
-        """The root, after every node was told what is below it."""
-        for track in reversed(self._tracks):
-            nodes = [track.nodes[end] for end in sorted(track.nodes)]
-            following: _Node | None = None
-            for before, node in reversed([*pairwise((None, *nodes))]):
-                assert node is not None
-                node.begin = before.end if before else 0
-                node.num_tokens = node.stop - (before.stop if before else track.start)
-                below = [hanging.head for hanging in node.tracks.values()]
-                self._sum_up(node, [n for n in (*below, following) if n], max_leaf_tokens)
-                following = node
-            track.head = following
-        return self._root
-
-    def _sum_up(self, node: _Node, below: list[_Node], max_leaf_tokens: int) -> None:
-        node.below = sorted(below, key=lambda child: child.first)
-        firsts = [*map(min, node.ends.values()), *(child.first for child in below)]
-        node.first = min(firsts, default=0)
-        in_tails = sum(self._size(segment) for tail in node.ends for segment in tail)
-        node.num_ends = len(node.ends) + sum(child.num_ends for child in below)
-        node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
-        behind = in_tails + sum(child.flat_tokens for child in below)
-        node.flat_tokens = node.num_tokens * node.num_ends + behind
-        repeated = node.flat_tokens - node.weight
-        node.is_leaf = node.flat_tokens <= max_leaf_tokens and repeated <= _MAX_REPEATED_TOKENS
-
-    def _add_track(self, parts: _Parts, start: int) -> _Track:
-        stops = accumulate(map(self._size, parts.segments), initial=start)
-        self._tracks.append(_Track(parts, start, list(stops)))
-        return self._tracks[-1]
+        node.ends = node.ends or {}
+        node.ends.setdefault(tail, []).append(order)
 
     def _node_at(self, track: _Track, end: int) -> _Node:
         """The node behind so many parts of a track, made where it is not there."""
-        node = track.nodes.get(end)
-        if node is None:
-            number, inside = track.parts.place(end)
-            stop = track.token_stops[number]
-            if inside:
-                stop += _tokens_of(track.parts.segments[number], inside, self._size)
-            node = track.nodes[end] = _Node(track, end, stop)
-        return node
+        place = bisect_left(track.nodes, end, key=attrgetter("end"))
+        if place == len(track.nodes) or track.nodes[place].end != end:
+            track.nodes.insert(place, _Node(track, end))
+        return track.nodes[place]
+
+    def sum_up(self) -> _Node:
+        """The root, after every node was told what is before and below it."""
+        for track in self._tracks:
+            before, stop = 0, track.base.stop if track.base else 0
+            for node in track.nodes:
+                node.begin, before = before, node.end
+                node.num_tokens = sum(map(self._size, node.segments))
+                node.stop = stop = stop + node.num_tokens
+        for track in reversed(self._tracks):
+            following: list[_Node] = []
+            for node in reversed(track.nodes):
+                hanging = [track.nodes[0] for track in (node.tracks or {}).values()]
+                self._sum_up_node(node, [*hanging, *following])
+                following = [node]
+        return self._root
+
+    def _sum_up_node(self, node: _Node, below: list[_Node]) -> None:
+        """Fills in the counts, once all children have theirs."""
+        ends = node.ends or {}
+        node.below = tuple(sorted(below, key=lambda child: child.first))
+        firsts = [*map(min, ends.values()), *(child.first for child in below)]
+        node.first = min(firsts, default=0)
+        in_tails = sum(self._size(segment) for tail in ends for segment in tail)
+        node.num_ends = len(ends) + sum(child.num_ends for child in below)
+        node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
+        behind = in_tails + sum(child.flat_tokens for child in below)
+        node.flat_tokens = node.num_tokens * node.num_ends + behind
+        is_short = node.flat_tokens <= self._max_leaf_tokens
+        node.is_leaf = is_short and node.flat_tokens - node.weight <= _MAX_REPEATED_TOKENS
 
 
 def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) -> Branch:

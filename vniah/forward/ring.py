@@ -1,11 +1,11 @@
 """Ring attention: one forward pass over several processes (Liu et al. 2023, arXiv 2310.01889).
 
-Every rank holds two chunks of the sequence, one early and one late, so that all have the same work
-under the causal mask (zigzag). For 2 ranks, and c the chunks in order of tokens:
+Every rank holds two sections of the sequence, one early and one late, so that all ranks have the
+same work under the causal mask (zigzag). For 2 ranks, with the sections s in order of tokens:
 
-    c0 c1 c2 c3        rank 0: c0 c3        rank 1: c1 c2
+    s0 s1 s2 s3        rank 0: s0 s3        rank 1: s1 s2
 
-In every layer the ranks first compute their own keys and values. Then, for each tile of queries,
+In every layer the ranks first compute their own keys and values. Then, for each chunk of queries,
 these go round in pieces: while a rank attends to the piece it holds, it sends it on and receives
 the next. Partial results merge by their log-sum-exp in fp32. A rank never holds more than its share
 of the layer's keys and values, and two pieces, each a quarter of that.
@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
-from vniah.forward.kv_cache import LayerKeys, Layout, Span
+from vniah.forward.kv_cache import LayerKeyValues, Layout, Span
 
 Zigzag = Callable[..., Tensor]
 
@@ -40,9 +40,9 @@ class Ring:
     """The processes that run one pass together.
 
     Args:
-        group: their process group; all call the same functions in the same order.
-        zigzag: what `find_zigzag` gives, to be used for passes that go on from nothing. It takes
-            all queries of a rank at once, and so another hidden buffer's memory.
+        group: their process group; all of them call the same functions in the same order.
+        zigzag: the function that `find_zigzag` returns. It computes passes without a past. It takes
+            all queries of a rank at once, and so as much memory as another hidden buffer.
     """
 
     def __init__(self, group: dist.ProcessGroup, *, zigzag: Zigzag | None = None) -> None:
@@ -55,30 +55,30 @@ class Ring:
         self._zigzag = zigzag
 
     def layout(self, start: int, stop: int) -> Layout:
-        """Which tokens each rank computes: two chunks each, all of one size.
+        """Which tokens each rank computes: two sections each, all of one size.
 
-        The last chunks may reach beyond ``stop``: those rows are padding, ``-length % (2 n)`` of
-        them, which nothing before ``stop`` ever attends to.
+        The last sections may reach beyond ``stop``. Those ``-length % (2 n)`` rows are padding, to
+        which no token before ``stop`` ever attends.
         """
         size = -(-(stop - start) // (2 * self.size))
-        chunks = [
+        sections = [
             Span(start + index * size, start + (index + 1) * size) for index in range(2 * self.size)
         ]
-        return Layout(tuple((chunks[r], chunks[-1 - r]) for r in range(self.size)))
+        return Layout(tuple((sections[r], sections[-1 - r]) for r in range(self.size)))
 
-    def takes_whole(self, keys: LayerKeys) -> bool:
-        """Whether it wants the queries of all rows (`attend_whole`) instead of tile by tile."""
+    def takes_whole(self, keys: LayerKeyValues) -> bool:
+        """True if `attend_whole` computes this pass, with the queries of all rows in one call."""
         return self._zigzag is not None and not keys.has_past
 
-    def attend_whole(self, q: Tensor, keys: LayerKeys, *, scale: float) -> None:
-        """Attention of all rows of this rank by ring_flash_attn, in place of the queries.
+    def attend_whole(self, q: Tensor, keys: LayerKeyValues, *, scale: float) -> None:
+        """Attention of all rows of this rank by ring_flash_attn; the result replaces the queries.
 
-        Heads go one group after the other: what is sent stays the same, and what its accumulators
-        take is divided by their number.
+        Groups of heads run one after the other. The same bytes are sent, and the memory of its
+        accumulators is divided by the number of groups.
 
         Args:
             q: ``[1, Hq, rows, D]``; overwritten by the result.
-            keys: what this rank holds.
+            keys: keys and values that this rank holds.
             scale: factor on the scores.
         """
         assert self._zigzag is not None
@@ -100,19 +100,19 @@ class Ring:
         k: Tensor,
         v: Tensor,
         start: int,
-        keys: LayerKeys,
+        keys: LayerKeyValues,
         *,
         kernel: Kernel,
         scale: float,
     ) -> Tensor:
-        """Attention of a tile that begins at token ``start``, ``[1, Hq, tile, D]`` in q's dtype.
+        """Attention of a chunk that begins at token ``start``, ``[1, Hq, chunk, D]`` in q's dtype.
 
         Args:
-            q: ``[1, Hq, tile, D]``.
-            k: the tile's own keys, ``[1, Hk, tile, D]``.
-            v: the tile's own values.
+            q: ``[1, Hq, chunk, D]``.
+            k: the chunk's own keys, ``[1, Hk, chunk, D]``.
+            v: the chunk's own values.
             start: tokens before it.
-            keys: what this rank holds.
+            keys: keys and values that this rank holds.
             kernel: computes the attention over each block of keys.
             scale: factor on the scores.
         """
@@ -128,13 +128,13 @@ class Ring:
         return out.to(q.dtype)
 
     def smallest(self, number: int) -> int:
-        """The smallest of the numbers that the ranks give."""
+        """The smallest of the numbers with which the ranks call it."""
         numbers: list[int] = [0] * self.size
         dist.all_gather_object(numbers, number, group=self._group)
         return min(numbers)
 
     def agree(self, chosen: Sequence[int | None]) -> list[int | None]:
-        """What the first rank chose, on every rank."""
+        """What the first rank has chosen, on every rank."""
         shared = [list(chosen)]
         first = dist.get_global_rank(self._group, 0)
         dist.broadcast_object_list(shared, src=first, group=self._group)
@@ -154,10 +154,10 @@ class Ring:
         for part in parts:
             yield part[..., :-1], part[..., -1]
 
-    def _go_round(self, piece: int, keys: LayerKeys) -> Iterator[tuple[Span, Tensor, Tensor]]:
-        """One piece of every rank, own first: its tokens, keys and values ``[1, Hk, n, D]``.
+    def _go_round(self, piece: int, keys: LayerKeyValues) -> Iterator[tuple[Span, Tensor, Tensor]]:
+        """One piece of every rank, its own first: tokens, keys and values ``[1, Hk, n, D]``.
 
-        While the caller computes with a piece, it is on its way to the next rank.
+        While the caller computes with a piece, the piece is sent to the next rank.
         """
         span = _piece(keys.layout, self.rank, piece)
         held = keys.packed(span)
@@ -175,7 +175,7 @@ class Ring:
             span, held = following, received
 
     def _exchange(self, held: Tensor, received: Tensor) -> list[dist.Work]:
-        """Begins to send to the next rank and to receive from the one before; empty is not sent."""
+        """Begins to send to the next rank and to receive from the previous; skips empty tensors."""
         operations = []
         if held.numel():
             operations.append(dist.P2POp(dist.isend, held, self._next, self._group))
@@ -186,7 +186,7 @@ class Ring:
 
 
 def _piece(layout: Layout, rank: int, index: int) -> Span:
-    """One piece of what a rank holds; pieces with the same index go round at the same time."""
+    """One piece of the tokens of a rank; pieces of one index are sent round at the same time."""
     span = layout.spans[rank][index // _PIECES_PER_SPAN]
     size = -(-span.num_tokens // _PIECES_PER_SPAN)
     first = span.start + index % _PIECES_PER_SPAN * size

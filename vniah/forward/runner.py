@@ -1,7 +1,7 @@
-"""Runs the branches of a prefix tree, each as one pass.
+"""Runs the branches of a prefix tree, each of them as one pass.
 
-Where memory runs out and `vniah.forward.memory` has nothing left to give, the longest sequences are
-given up, with an error that says what they would have needed, and the rest goes on.
+If memory runs out and `vniah.forward.memory` finds no way to take less of it, the longest sequences
+of the branch are given up, with an error that says what they need. All others still run.
 """
 
 import time
@@ -20,24 +20,25 @@ from vniah.forward.costs import DecoderShape
 from vniah.forward.greedy import Generated, GreedyDecoder
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
 from vniah.forward.kernels import choose_kernel
-from vniah.forward.kv_cache import Kept, Place, Span
+from vniah.forward.kv_cache import KeyValueCache, KVLocation, Span
 from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_of_memory
-from vniah.forward.prefill import walk
+from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Branch, Leaf, leading
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What was read for some equal sequences.
+class SuffixLogits:
+    """The logits of one suffix, or why there are none.
 
     Attributes:
-        sequences: their indices.
+        sequences: indices of the sequences that end in this suffix.
         logits: ``[rows, vocabulary]`` fp32 on the CPU; None if there is an error.
-        seconds: their share of the time of the pass.
-        error: why it could not be run.
-        generated: what greedy decoding gave behind the prompt; None where nothing was decoded.
+        seconds: the time of each of the sequences: an equal share of the time of the pass.
+        error: why the suffix could not be run.
+        generated: tokens that greedy decoding gave after the prompt, or why it failed; None if
+            nothing was to be decoded.
     """
 
     sequences: tuple[int, ...]
@@ -49,32 +50,33 @@ class Reading:
 
 @dataclass(frozen=True)
 class Pass:
-    """What running one branch gave.
+    """The result of running one branch.
 
     Attributes:
-        readings: of its own leaves.
-        past: what its branches go on from; each reads it up to its start.
-        failed: branches that cannot go on, by number, and why.
+        read: the logits of the branch's own suffixes.
+        past: keys and values from which its child branches continue; each of them reads these up
+            to its own start.
+        failed: why a child branch cannot run, by the child's number.
     """
 
-    readings: tuple[Reading, ...]
-    past: tuple[Kept, ...]
+    read: tuple[SuffixLogits, ...]
+    past: tuple[KeyValueCache, ...]
     failed: Mapping[int, str] = field(default_factory=dict)
 
 
 class BranchRunner:
-    """Runs branches.
+    """Runs the branches of a prefix tree.
 
     Args:
         decoder: a transformers causal language model.
-        inputs: what the decoder reads for the sequences of the branches.
+        inputs: the input of the sequences that the branches name by their indices.
         kernel: computes the attention; by default the fastest that is right on the device.
-        ring: the processes that run every pass together.
-        tile_size: rows at once; by default as many as fit, up to 4,096 (2,048 on the CPU).
-        place: where to keep keys and values; by default the fastest where they fit.
-        scratch_dir: for the file on disk.
-        on_note: called with a line when memory ran out and something was changed.
-        greedy: decodes behind the leaves of passes that are kept whole.
+        ring: the processes that run every pass together, if there are several.
+        chunk_size: as `vniah.forward.memory.PassMemory`.
+        kv_location: as `vniah.forward.memory.PassMemory`.
+        scratch_dir: as `vniah.forward.memory.PassMemory`.
+        on_note: as `vniah.forward.memory.PassMemory`.
+        greedy: generates answers after the prompts of branches that are stored to their end.
     """
 
     def __init__(
@@ -84,8 +86,8 @@ class BranchRunner:
         *,
         kernel: Kernel | None = None,
         ring: Ring | None = None,
-        tile_size: int | None = None,
-        place: Place | None = None,
+        chunk_size: int | None = None,
+        kv_location: KVLocation | None = None,
         scratch_dir: Path | None = None,
         on_note: Callable[[str], None] | None = None,
         greedy: GreedyDecoder | None = None,
@@ -101,38 +103,38 @@ class BranchRunner:
             self.shape,
             like=self._like,
             ring=ring,
-            tile_size=tile_size,
-            place=place,
+            chunk_size=chunk_size,
+            kv_location=kv_location,
             scratch_dir=scratch_dir,
             on_note=on_note,
         )
 
-    def choose(self, branches: Sequence[Branch]) -> tuple[int, Place]:
-        """Tile size and place for some branches with what is behind them; they stay chosen."""
+    def choose(self, branches: Sequence[Branch]) -> tuple[int, KVLocation]:
+        """Chooses chunk size and location of keys and values, as `PassMemory.choose`."""
         return self._memory.choose(branches)
 
-    def run_all(self, branch: Branch, past: Sequence[Kept] = ()) -> Iterator[Reading]:
-        """A branch and everything behind it, parents first."""
+    def run_all(self, branch: Branch, past: Sequence[KeyValueCache] = ()) -> Iterator[SuffixLogits]:
+        """Runs a branch and all branches behind it, parents first."""
         result = self.run(branch, past)
-        yield from result.readings
+        yield from result.read
         for number in range(len(branch.branches)):
             yield from self.run_behind(branch, result, number)
 
-    def run_behind(self, branch: Branch, result: Pass, number: int) -> Iterator[Reading]:
-        """One of the branches that go on from a branch that was run."""
+    def run_behind(self, branch: Branch, result: Pass, number: int) -> Iterator[SuffixLogits]:
+        """Runs one of the child branches of a branch that was run, and all behind it."""
         child = branch.branches[number]
         if number in result.failed:
-            yield Reading(child.sequences, None, 0.0, result.failed[number])
+            yield SuffixLogits(child.sequences, None, 0.0, result.failed[number])
         else:
             before = self._inputs.positions(_sequence_through(branch))
             _require_equal(self._inputs.positions(_sequence_through(child)), before, child.start)
-            yield from self.run_all(child, [kept.until(child.start) for kept in result.past])
+            yield from self.run_all(child, [cache.until(child.start) for cache in result.past])
 
-    def run(self, branch: Branch, past: Sequence[Kept] = ()) -> Pass:
-        """One pass; what does not fit into memory at all comes back as an error."""
+    def run(self, branch: Branch, past: Sequence[KeyValueCache] = ()) -> Pass:
+        """Runs one branch; suffixes that do not fit into memory come back with an error."""
         if not self._memory.is_chosen:
             self.choose([branch])
-        given_up: list[Reading] = []
+        given_up: list[SuffixLogits] = []
         failed: dict[int, str] = {}
         remaining: Branch | None = branch
         while remaining is not None:
@@ -146,7 +148,7 @@ class BranchRunner:
                 self._memory.note(f"some sequences cannot be run: {error}")
                 leaves = remaining.leaves
                 if remaining.is_kept:
-                    given_up += [Reading(x.sequences, None, 0.0, str(error)) for x in leaves]
+                    given_up += [SuffixLogits(x.sequences, None, 0.0, str(error)) for x in leaves]
                     leaves = ()
                 remaining = _shortened(remaining, leaves, (), self._inputs.size)
                 continue
@@ -155,17 +157,17 @@ class BranchRunner:
                     raise
                 if self._ring is not None:  # the other processes wait for this one
                     raise ModelError(self._memory.needed_by(remaining)) from error
-                del error  # it holds the tensors of the frames that it passed
+                del error  # its traceback keeps the tensors of the failed pass alive
                 if self._memory.retreat(remaining, past):
                     continue
             else:
-                return replace(result, readings=(*result.readings, *given_up), failed=failed)
+                return replace(result, read=(*result.read, *given_up), failed=failed)
             message = self._memory.needed_by(remaining)
             self._memory.note(f"some sequences cannot be run: {message}")
             longest = max(_ends(remaining))
             for leaf in remaining.leaves:
                 if leaf.start == longest:
-                    given_up.append(Reading(leaf.sequences, None, 0.0, message))
+                    given_up.append(SuffixLogits(leaf.sequences, None, 0.0, message))
             for number, child in enumerate(branch.branches):
                 if child.start >= longest:
                     failed.setdefault(number, message)
@@ -177,40 +179,40 @@ class BranchRunner:
             )
         return Pass(tuple(given_up), (), failed)
 
-    def _run_once(self, branch: Branch, past: Sequence[Kept]) -> Pass:
+    def _run_once(self, branch: Branch, past: Sequence[KeyValueCache]) -> Pass:
         started = time.perf_counter()
         hidden = self._embed_share(branch)
         positions = self._inputs.positions(_sequence_through(branch))
-        kept = self._memory.make_room(branch)
+        cache = self._memory.make_room(branch)
         has_deepstack = self._inputs.num_deepstack_layers > 0
-        read = walk(
+        read = prefill(
             self._decoder,
             hidden,
             positions[..., branch.start : branch.stop],
             [self._suffix_rows(leaf, positions) for leaf in branch.leaves],
             past=past,
-            keep=kept,
-            tile_size=self._memory.tile_size,
+            cache=cache,
+            chunk_size=self._memory.chunk_size,
             kernel=self.kernel,
             ring=self._ring,
-            deepen=partial(self._deepen_share, branch) if has_deepstack else None,
+            add_deepstack=partial(self._add_deepstack_share, branch) if has_deepstack else None,
         )
         logits = [rows.cpu() for rows in read]
-        behind = (*past, kept) if kept is not None else ()
+        behind = (*past, cache) if cache is not None else ()
         generated: Sequence[Generated | None] = (None,) * len(branch.leaves)
         if self._greedy is not None and branch.is_kept:
-            del hidden  # decoding needs its room no more than the branches do
-            generated = self._greedy.decode(branch, behind, tile_size=self._memory.tile_size)
+            del hidden  # decoding does not need it
+            generated = self._greedy.decode(branch, behind, chunk_size=self._memory.chunk_size)
         num_sequences = sum(len(leaf.sequences) for leaf in branch.leaves)
         seconds = (time.perf_counter() - started) / max(1, num_sequences)
-        readings = [
-            Reading(leaf.sequences, rows, seconds, generated=tokens)
+        found = [
+            SuffixLogits(leaf.sequences, rows, seconds, generated=tokens)
             for leaf, rows, tokens in zip(branch.leaves, logits, generated, strict=True)
         ]
-        return Pass(tuple(readings), behind if branch.branches else ())
+        return Pass(tuple(found), behind if branch.branches else ())
 
     def _embed_share(self, branch: Branch) -> Tensor:
-        """The main rows that this process computes, ``[n, H]``."""
+        """Input embeddings of the main rows that this process computes, ``[n, H]``."""
         if self._ring is None:
             return self._inputs.embed(branch.segments, 0, branch.num_tokens)
         layout = self._ring.layout(0, branch.num_tokens)
@@ -219,14 +221,14 @@ class BranchRunner:
             hidden[rows] = self._inputs.embed(branch.segments, *inside)
         return hidden
 
-    def _deepen_share(self, branch: Branch, layer: int, hidden: Tensor) -> None:
-        """Adds what comes to this process's main rows behind a layer."""
+    def _add_deepstack_share(self, branch: Branch, layer: int, hidden: Tensor) -> None:
+        """Adds DeepStack features to the main rows of this process, after a layer."""
         if layer < self._inputs.num_deepstack_layers:
             for rows, inside in self._share(branch):
                 self._inputs.add_deepstack(layer, hidden[rows], branch.segments, *inside)
 
     def _share(self, branch: Branch) -> Iterator[tuple[slice, Span]]:
-        """Which rows of this process are which tokens of a branch."""
+        """The rows of this process, each run of them with the tokens of the branch that it is."""
         if self._ring is None:
             yield slice(0, branch.num_tokens), Span(0, branch.num_tokens)
             return
@@ -241,13 +243,13 @@ class BranchRunner:
         _require_equal(whole, before, leaf.start)
         positions = whole[..., leaf.start : leaf.stop].clone()
         hidden = inputs.embed(leaf.segments, 0, leaf.num_tokens)
-        deep = deepstack_rows(inputs, leaf.segments, hidden)
+        deepstack = deepstack_rows(inputs, leaf.segments, hidden)
         seen = (Span(0, leaf.start),)
-        return SuffixRows(seen, hidden, positions, inputs.num_answer_rows(index), deep)
+        return SuffixRows(seen, hidden, positions, inputs.num_answer_rows(index), deepstack)
 
 
 def _ends(branch: Branch) -> list[int]:
-    """Where something hangs."""
+    """Where its suffixes and its child branches begin."""
     return [*(x.start for x in branch.leaves), *(x.start for x in branch.branches)]
 
 
@@ -257,7 +259,11 @@ def _shortened(
     branches: tuple[Branch, ...],
     size: Callable[[Any], int],
 ) -> Branch | None:
-    """The branch with only some of what hangs on it, and only as long as is still needed."""
+    """The branch with only some of its suffixes and children, no longer than these need it.
+
+    Returns:
+        None if no suffix and no child is left.
+    """
     if not leaves and not branches:
         return None
     shorter = replace(branch, leaves=leaves, branches=branches)
@@ -278,7 +284,7 @@ def _require_equal(positions: Tensor, others: Tensor, num_tokens: int) -> None:
 
 
 def _sequence_through(branch: Branch) -> int:
-    """A sequence that holds everything of the branch."""
+    """The index of a sequence that contains all tokens of the branch."""
     at, index = max(
         [(leaf.start, leaf.sequences[0]) for leaf in branch.leaves]
         + [(child.start, child.sequences[0]) for child in branch.branches]

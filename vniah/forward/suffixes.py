@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
-from vniah.forward.kv_cache import LayerKeys, Span
+from vniah.forward.kv_cache import LayerKeyValues, Span
 from vniah.forward.ring import Ring
 
 
@@ -177,7 +177,7 @@ class SuffixAttention:
         was_called: whether the layer has called it.
     """
 
-    keys: LayerKeys
+    keys: LayerKeyValues
     group: SuffixGroup
     kernel: Kernel
     ring: Ring | None

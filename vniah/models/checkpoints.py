@@ -82,7 +82,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     else:
         paths = tuple(sorted(folder.glob("*.safetensors")))
     if missing := [path.name for path in paths if not path.is_file()]:
-        raise ModelError(f"{folder} lacks {missing[0]}, which its index names; download it again")
+        raise ModelError(
+            f"{folder} lacks {missing[0]}, which its index names; download the checkpoint again"
+        )
     if not paths:
         pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
         hint = f" ({pickled[0].name} is a pickle, which vniah never loads)" if pickled else ""
@@ -91,13 +93,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash over configuration, tokenizer and weights, the same wherever they lie."""
+    """A short hash over the content of configuration, tokenizer and weights."""
     inside = read_config(folder).get("mm_vision_tower")
     folders = [folder, folder / inside] if isinstance(inside, str) else [folder]
     paths = [
         path
-        for place in folders
-        for path in sorted(place.glob("*"))
+        for inner in folders
+        for path in sorted(inner.glob("*"))
         if path.suffix in _SMALL_FILES and path.is_file()
     ]
     paths += weight_files(folder)
@@ -109,7 +111,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def count_stored(folder: Path) -> int:
-    """How many numbers the weights are, by their headers alone."""
+    """How many numbers the weights hold, read from the headers of their files."""
     total = 0
     for path in weight_files(folder):
         try:
@@ -122,7 +124,7 @@ def count_stored(folder: Path) -> int:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The floating dtype in which the weights are stored (the first one met)."""
+    """The floating-point dtype in which the weights are stored: that of the first tensor found."""
     for _, tensor in _tensors(folder, lambda name: True):
         if tensor.is_floating_point():
             return tensor.dtype
@@ -144,11 +146,11 @@ def load_weights(
     Args:
         folder: a checkpoint folder with safetensors weights.
         parts: modules by the names that ``rename`` uses.
-        rename: a checkpoint's tensor name -> (part, name in the part), or None to leave it out.
-        dtype: every floating tensor is brought to it while it is read.
+        rename: gives (part, name in the part) for a tensor's name, or None to skip it.
+        dtype: to which every floating-point tensor is converted while it is read.
         device: where the weights are put.
-        optional: names (``part.name``) that the checkpoint may lack, such as tied heads.
-        stays_in_host: says of (part, name in the part) whether it is left in host memory.
+        optional: names (``part.name``) that may be missing, such as that of a tied head.
+        stays_in_host: called with part and name in the part; True leaves it in host memory.
 
     Raises:
         ModelError: a weight is missing, unknown or of another shape; the message names it.
@@ -164,7 +166,7 @@ def load_weights(
         assert target is not None
         shape = wanted.pop(".".join(target), None)
         if shape is None:
-            raise ModelError(f"{folder} holds the weight {name!r}, for which there is no place")
+            raise ModelError(f"{folder} holds the weight {name!r}, which the model does not have")
         if shape != stored.shape:
             raise ModelError(
                 f"{folder} holds {name!r} of shape {list(stored.shape)}, "
@@ -182,11 +184,11 @@ def load_weights(
 
 @contextmanager
 def reported(folder: Path, what: str) -> Iterator[None]:
-    """Turns what transformers says of a folder into one line.
+    """Turns errors of transformers about a folder into a `ModelError` with one line.
 
     Args:
-        folder: what is loaded.
-        what: which part of it, e.g. ``"the tokenizer in"``.
+        folder: the folder that is loaded.
+        what: which part of it is read, e.g. ``"the tokenizer in"``.
     """
     try:
         yield
@@ -210,7 +212,7 @@ def reported(folder: Path, what: str) -> Iterator[None]:
 
 
 def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors, which lie in the file until they are copied or used."""
+    """Names and tensors; a tensor is read from the file when it is copied or used."""
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt", device="cpu") as file:

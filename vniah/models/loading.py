@@ -1,4 +1,4 @@
-"""A model by its name: embedded, a checkpoint folder, a hub id, or somebody's own factory."""
+"""Loads a model by its name: embedded, a checkpoint folder, a hub id, a server, or a factory."""
 
 import re
 from collections.abc import Mapping
@@ -148,13 +148,13 @@ def load_folder(
 
 
 def embedded_models() -> tuple[str, ...]:
-    """Names of the models that come with vniah."""
+    """The names of the models that come with vniah."""
     root = embedded_dir("models")
     return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
 
 
 def _download(hub_id: str) -> tuple[Path, str]:
-    """A hub repository's folder, without pickles, and its commit."""
+    """The local folder of a hub repository, downloaded without pickles, and its commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -182,7 +182,7 @@ def load_plug_in(source: str, options: LoadOptions) -> Any:
 
 
 def takes_option(source: str, name: str) -> bool:
-    """Whether a factory, ``package.module:factory``, takes a keyword argument of that name.
+    """True if the factory ``package.module:factory`` takes a keyword argument with that name.
 
     Raises:
         ModelError: there is no such factory.

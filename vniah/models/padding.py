@@ -1,4 +1,4 @@
-"""Pictures in the middle of a mean colour, so that a frame keeps its shape and loses nothing."""
+"""Padding of frames with a mean colour, which keeps their shape and cuts nothing off."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from PIL import Image
 
 
 def pad(frame: Image.Image, size: tuple[int, int], mean: Sequence[float]) -> Image.Image:
-    """The frame in the middle of the mean colour.
+    """The frame in the middle of a larger picture of the mean colour.
 
     Args:
         frame: not larger than ``size``.
         size: width and height.
-        mean: of each channel, in [0, 1].
+        mean: colour of the padding, a number in [0, 1] for each channel.
     """
     if frame.size == size:
         return frame
@@ -21,6 +21,6 @@ def pad(frame: Image.Image, size: tuple[int, int], mean: Sequence[float]) -> Ima
 
 
 def pad_to_square(frame: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """The frame in the middle of a square, so that no crop loses its sides."""
+    """The frame in the middle of a square, so that a later crop to a square cuts nothing off."""
     side = max(frame.size)
     return pad(frame, (side, side), mean)

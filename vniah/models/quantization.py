@@ -1,11 +1,11 @@
-"""Decoder layers whose matrices are held in 8 or 4 bits, by bitsandbytes.
+"""Quantizes the weight matrices of decoder layers to 8 or 4 bits, with bitsandbytes.
 
 8bit    LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339): weights and rows are rounded to 8 bits,
         row by row; columns in which a row of the call exceeds 6 are computed in full precision.
-        Which columns these are depends on the rows that go together, so that tiles of another size
-        change logits by as much as that rounding.
-4bit    NF4 (Dettmers et al. 2023, arXiv 2305.14314): weights only, in blocks of 64. What is
-        computed with them is in the model's dtype.
+        Which columns these are depends on the rows in the call, so chunks of another size change
+        logits by as much as that rounding.
+4bit    NF4 (Dettmers et al. 2023, arXiv 2305.14314): weights only, in blocks of 64. They are
+        multiplied in the model's dtype.
 
 Embeddings, norms, the head, the vision tower and the projector stay as they are.
 """
@@ -24,24 +24,24 @@ from vniah.options import LoadIn
 _FOUR_BIT_KIND = "nf4"
 _LARGEST_ROUNDED = 6.0  # as in the paper, and the library's default
 
-# What bitsandbytes raises on a device or a shape that it has no kernel for.
+# What bitsandbytes raises if it has no kernel for a device or a shape.
 _UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def quantize_layers(
     layers: Iterable[nn.Module], load_in: LoadIn, *, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Replaces the matrices of decoder layers, and brings the layers to a device, one by one.
+    """Quantizes the matrices of decoder layers and moves the layers to a device, one by one.
 
     Args:
         layers: a decoder's, with their weights in host memory.
         load_in: ``"8bit"`` or ``"4bit"``.
-        dtype: in which the rest of the decoder computes.
-        device: where the layers shall be.
+        dtype: of the rest of the decoder.
+        device: to which the layers are moved.
 
     Raises:
         MissingDependencyError: bitsandbytes is not installed.
-        ModelError: it cannot do it on this device.
+        ModelError: bitsandbytes has no kernel for this device.
     """
     library = require_bitsandbytes(load_in)
     make = {"8bit": _in_8_bits, "4bit": _in_4_bits}[load_in]
@@ -60,19 +60,23 @@ def quantize_layers(
 
 
 def rounds_rows(layers: nn.Module) -> bool:
-    """Whether layers round not only their weights but also what they are multiplied with."""
+    """True if layers round not only their weights but also the rows they are multiplied with."""
     return any(parameter.dtype == torch.int8 for parameter in layers.parameters())
 
 
 def require_bitsandbytes(load_in: LoadIn) -> ModuleType:
-    """The library, or `MissingDependencyError`."""
+    """The library bitsandbytes.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
         import bitsandbytes
     except ImportError as error:
         raise MissingDependencyError(
             "bitsandbytes", extra="quantized", purpose=f"--load-in {load_in}"
         ) from error
-    # It says at every product that rows are cast to float16 for the rounding.
+    # At every product it warns that rows are cast to float16 for the rounding.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     library: ModuleType = bitsandbytes
     return library
@@ -100,7 +104,7 @@ def _in_4_bits(library: Any, linear: nn.Linear, dtype: torch.dtype) -> nn.Module
 def _replaced(
     linear: nn.Linear, make: Callable[..., nn.Module], hold: Callable[[Tensor], nn.Parameter]
 ) -> nn.Module:
-    """A module for a linear layer's weights, which it rounds when it is brought to a device."""
+    """A module with a linear layer's weights; it rounds them when it is moved to a device."""
     with torch.device("meta"):
         made = make(
             input_features=linear.in_features,

@@ -1,8 +1,8 @@
-"""The RoPE of a loaded decoder: another base, another scaling, and what is in force.
+"""Changes the RoPE of a loaded decoder, and says which one it uses.
 
 Works on any decoder body of transformers 5 with ``config.rope_parameters`` and one ``rotary_emb``.
-The angles are transformers' own: the body's rotary class is built again from the changed
-configuration, so a body that was overridden is one that was built with these parameters.
+The angles are those of transformers: the body's rotary class is built again from the changed
+configuration, so an overridden body equals one that was built with these parameters.
 
 What belongs to the decoder and not to the scaling stays: ``mrope_section``,
 ``partial_rotary_factor`` and the like. Where layers of different kinds have RoPEs of their own
@@ -30,11 +30,11 @@ from vniah.options.rope import (
 
 FULL_ATTENTION = "full_attention"
 
-# Kinds that start from the length the decoder was trained for.
+# Kinds that need the length for which the decoder was trained.
 _FROM_ORIGINAL = ("yarn", "llama3", "longrope")
-# Keys that say how a decoder's heads are divided, which no scaling can change.
+# Keys that say how the dimensions of a decoder's heads are divided; no scaling can change it.
 _OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
-# Where a body keeps the RoPE that it was loaded with.
+# The attribute in which a body keeps the RoPE with which it was loaded.
 _OWN = "vniah_own_rope"
 _TRANSFORMERS_LOG = "transformers.modeling_rope_utils"
 
@@ -44,8 +44,9 @@ def override_rope(
 ) -> None:
     """Gives a decoder body another RoPE, in place.
 
-    What is not given is as the body was loaded, whatever an earlier call has set; so a call
-    without either puts everything back. A body that was refused is left as it was.
+    Base or scaling, if not given, is the one with which the body was loaded, whatever an earlier
+    call has set; so a call without either restores the original. After an error the body is
+    unchanged.
 
     Args:
         body: the ``model`` of a transformers causal language model, or the text model of a
@@ -57,8 +58,8 @@ def override_rope(
             ``original_max_position_embeddings``, else its ``max_position_embeddings``.
 
     Raises:
-        InputError: the base or the scaling cannot be meant, or not for this decoder.
-        ModelError: the body has no RoPE that could be changed.
+        InputError: the base or the scaling is invalid, or not possible for this decoder.
+        ModelError: the body has no RoPE that can be changed.
     """
     own = _own_parameters(body)
     wanted = dict(_of_full_attention(own))
@@ -76,7 +77,7 @@ def override_rope(
 
 
 def rope_settings(body: Any) -> dict[str, float | str]:
-    """The RoPE in force, for the manifest: ``rope_theta``, and ``rope_scaling`` if there is one.
+    """The RoPE that the body uses, for the manifest: ``rope_theta`` and, if set, ``rope_scaling``.
 
     The scaling is compact JSON with sorted keys.
     """
@@ -132,14 +133,14 @@ def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) ->
 
 def _original_length(config: Any, own: Mapping[str, Any], scaling: Scaling) -> int:
     of_config = getattr(config, ORIGINAL_KEY, None)  # transformers prefers it to all others
-    asked = scaling.get(ORIGINAL_KEY)
-    if of_config is not None and asked not in (None, of_config):
+    given = scaling.get(ORIGINAL_KEY)
+    if of_config is not None and given not in (None, of_config):
         raise InputError(
-            f"rope_scaling has {ORIGINAL_KEY} = {asked}, but transformers takes that of the "
+            f"rope_scaling has {ORIGINAL_KEY} = {given}, but transformers uses that of the "
             f"configuration, {of_config}; leave it out"
         )
     largest = getattr(config, "max_position_embeddings", None)
-    length = asked or of_config or own.get(ORIGINAL_KEY) or largest
+    length = given or of_config or own.get(ORIGINAL_KEY) or largest
     if length is None:
         raise InputError(
             f"rope_scaling of the kind {scaling['rope_type']!r} needs "
@@ -150,11 +151,11 @@ def _original_length(config: Any, own: Mapping[str, Any], scaling: Scaling) -> i
 
 
 def _validate(config: Any, parameters: Mapping[str, Any], scaling: Scaling) -> None:
-    """Asks transformers, and takes what it warns of for an error."""
+    """Has transformers check the parameters; its warnings are errors here."""
     checked = deepcopy(config)
     checked.rope_parameters = dict(parameters)
-    # It compares the factor with the length that a configuration was extended to already; here the
-    # factor is what is asked for, and nothing else depends on that length.
+    # transformers compares the factor with max_position_embeddings, as if the configuration were
+    # extended already. Here the user gives the factor, and nothing else depends on that length.
     if scaling["rope_type"] == "yarn":
         checked.max_position_embeddings = parameters[ORIGINAL_KEY]
     elif scaling["rope_type"] == "llama3":
@@ -170,7 +171,7 @@ def _validate(config: Any, parameters: Mapping[str, Any], scaling: Scaling) -> N
 
 @contextmanager
 def _warnings_of_transformers() -> Iterator[list[str]]:
-    """What transformers says of RoPE parameters, gathered instead of printed."""
+    """Collects what transformers warns of RoPE parameters, instead of printing it."""
     log = logging.getLogger(_TRANSFORMERS_LOG)
     said: list[str] = []
 
@@ -191,11 +192,11 @@ def _warnings_of_transformers() -> Iterator[list[str]]:
 
 
 def _own_parameters(body: Any) -> dict[str, Any]:
-    """The RoPE parameters that the body was loaded with; they are kept at the first call."""
+    """The RoPE parameters with which the body was loaded; the first call stores them."""
     found = getattr(getattr(body, "config", None), "rope_parameters", None)
     if not found or getattr(body, "rotary_emb", None) is None:
         raise ModelError(
-            f"the decoder {type(body).__name__} has no RoPE that could be changed: it lacks "
+            f"the decoder {type(body).__name__} has no RoPE that can be changed: it lacks "
             "config.rope_parameters or rotary_emb"
         )
     if not hasattr(body, _OWN):
@@ -204,7 +205,7 @@ def _own_parameters(body: Any) -> dict[str, Any]:
 
 
 def _of_full_attention(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters themselves, or where kinds of layers have their own, those that see all."""
+    """The parameters of the layers with full attention, or of all if there is only one kind."""
     if not any(isinstance(value, Mapping) for value in parameters.values()):
         return parameters
     found = parameters.get(FULL_ATTENTION)
@@ -216,7 +217,7 @@ def _of_full_attention(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
-    """The body's rotary embedding anew, of the same class and on the same device."""
+    """Builds the body's rotary embedding again, with the same class and on the same device."""
     import torch
 
     config, rotary = body.config, body.rotary_emb

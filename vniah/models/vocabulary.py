@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint folder, and the tokens with which its answers end."""
+"""The tokenizer of a checkpoint folder, its stop tokens, and further rows of embeddings."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
 
     Args:
         folder: where its files lie.
-        config: what transformers is to take for the folder's config.json; by default that.
+        config: used by transformers instead of the folder's config.json.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: the folder has no tokenizer, or it cannot be read.
     """
     if not any((folder / name).is_file() for name in _FILES):
         raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
     options = {} if config is None else {"config": config}
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it warns where it does not know the model_type
+    transformers.logging.set_verbosity_error()  # it warns of an unknown model_type
     try:
         with reported(folder, "the tokenizer in"), warnings.catch_warnings():
-            # nor does it need config.json's rope_scaling, which transformers 5 warns of
+            # a tokenizer does not need config.json's rope_scaling, of which transformers 5 warns
             warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
             return transformers.AutoTokenizer.from_pretrained(folder, **options)
     finally:
@@ -40,15 +40,15 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
 
 
 def find_stop_ids(folder: Path, tokenizer: Any, *configs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Tokens that end an answer: those of some configurations, and the tokenizer's.
+    """The tokens that end an answer: those that configurations name, and the tokenizer's.
 
     Args:
         folder: for messages.
         tokenizer: of transformers.
-        configs: each with an ``eos_token_id``, a number or several, or without.
+        configs: each may have an ``eos_token_id``, a number or a list of numbers.
 
     Raises:
-        ModelError: one of them is no number.
+        ModelError: a stop token is not a number.
     """
     found = [tokenizer.eos_token_id]
     for config in configs:
@@ -60,14 +60,14 @@ def find_stop_ids(folder: Path, tokenizer: Any, *configs: Mapping[str, Any]) -> 
 
 
 def append_rows(embed_tokens: nn.Embedding, rows: Tensor) -> nn.Embedding:
-    """An embedding table with further rows at its end.
+    """A copy of an embedding table with further rows at its end.
 
     The row ``i`` of ``rows`` gets the token id ``embed_tokens.num_embeddings + i``. The given table
-    is left as it is: a head that shares its weights goes on giving logits for the vocabulary only.
+    does not change: a head that shares its weights still gives logits for the vocabulary only.
 
     Args:
         embed_tokens: ``[vocabulary, hidden size]``.
-        rows: ``[num_rows, hidden size]``; brought to the table's dtype and device.
+        rows: ``[num_rows, hidden size]``; converted to the table's dtype and device.
     """
     table = embed_tokens.weight
     assert rows.ndim == 2 and rows.shape[1] == table.shape[1], f"rows of shape {tuple(rows.shape)}"

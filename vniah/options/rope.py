@@ -1,4 +1,4 @@
-"""RoPE bases and scalings as they are written: on the command line, in manifests, in labels.
+"""How RoPE bases and scalings are written: on the command line, in manifests, in labels.
 
 A scaling is one of
 
@@ -6,7 +6,7 @@ A scaling is one of
     yarn:4, linear:2, dynamic:2      a kind and its factor
     {"rope_type": "yarn", ...}       a JSON object with all keys that transformers knows
 
-Nothing here knows a model; `vniah.models.rope` puts a scaling into one.
+This module knows no model; `vniah.models.rope` applies a scaling to one.
 """
 
 import json
@@ -21,7 +21,7 @@ from vniah.errors import InputError
 from vniah.files import hash_text
 
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
-OFF = "default"  # the kind that scales nothing
+OFF = "default"  # the kind without scaling
 
 _REAL_KEYS = (
     "factor",
@@ -38,7 +38,7 @@ ORIGINAL_KEY = "original_max_position_embeddings"
 SCALING_KEYS = frozenset(
     {"rope_type", "type", ORIGINAL_KEY, "truncate", *_REAL_KEYS, *_LIST_KEYS},
 )
-"""What belongs to a kind of scaling; all other keys of transformers' belong to the decoder."""
+"""The keys that belong to a scaling; all others that transformers knows belong to the decoder."""
 
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
 _LARGE = 1e5  # from here on a base is written with an exponent, where that is shorter
@@ -47,10 +47,10 @@ Scaling = dict[str, Any]
 
 
 def require_theta(theta: float) -> float:
-    """The base itself.
+    """The base as a float.
 
     Raises:
-        InputError: it is not a number above 1.
+        InputError: the base is not a number above 1.
     """
     if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 < theta < 2.0**1000:
         raise InputError(f"rope_theta must be a number above 1, got {theta}")
@@ -58,7 +58,7 @@ def require_theta(theta: float) -> float:
 
 
 def read_scaling(scaling: Mapping[str, Any] | str) -> Scaling:
-    """A scaling as transformers' keys and plain values, the same for the same meaning.
+    """A scaling as a dictionary with transformers' keys; equal for all ways to write it.
 
     >>> read_scaling("yarn:4")
     {'rope_type': 'yarn', 'factor': 4.0}
@@ -66,7 +66,7 @@ def read_scaling(scaling: Mapping[str, Any] | str) -> Scaling:
     {'rope_type': 'default'}
 
     Raises:
-        InputError: it is written wrongly, of an unknown kind, or a value cannot be meant.
+        InputError: the text cannot be read, the kind is unknown, or a value is invalid.
     """
     given = _read_text(scaling) if isinstance(scaling, str) else dict(scaling)
     old_name = given.pop("type", None)
@@ -82,7 +82,7 @@ def read_scaling(scaling: Mapping[str, Any] | str) -> Scaling:
 
 
 def read_scalings(text: str) -> tuple[Scaling, ...]:
-    """Several scalings, with commas between them.
+    """The scalings in a text that separates them by commas.
 
     >>> [scaling["rope_type"] for scaling in read_scalings('none,yarn:4,{"type":"linear"}')]
     ['default', 'yarn', 'linear']
@@ -96,7 +96,7 @@ def scaling_text(scaling: Mapping[str, Any]) -> str:
 
 
 def as_reals(scaling: Mapping[str, Any]) -> Scaling:
-    """The same with factors as floats, so that 4 and 4.0 are written alike."""
+    """The same scaling with all factors as floats, so that 4 and 4.0 give the same text."""
     return {
         key: float(value) if key in _REAL_KEYS and type(value) is int else value
         for key, value in scaling.items()
@@ -104,7 +104,7 @@ def as_reals(scaling: Mapping[str, Any]) -> Scaling:
 
 
 def theta_label(theta: float) -> str:
-    """A base in few letters, exactly: ``"500"``, ``"3e6"``, ``"2.5e7"``.
+    """A base written exactly and in few characters: ``"500"``, ``"3e6"``, ``"2.5e7"``.
 
     >>> [theta_label(theta) for theta in (150.0, 10000.0, 1e9, 1234567.0, 0.1 + 2)]
     ['150', '10000', '1e9', '1234567', '2.1']
@@ -120,7 +120,7 @@ def theta_label(theta: float) -> str:
 
 
 def scaling_label(scaling: Mapping[str, Any], *, is_short: bool = False) -> str:
-    """A scaling in words, ``"yarn:4"``; in full with every key that it has."""
+    """A scaling for tables, ``"yarn:4"``; unless ``is_short``, with all other keys it has."""
     if scaling["rope_type"] == OFF:
         return "no scaling"
     head = str(scaling["rope_type"])
@@ -146,14 +146,14 @@ class RopeChoice:
 
     @property
     def label(self) -> str:
-        """For tables: ``"RoPE base 3e6, yarn:4"``."""
+        """The text that stands for it in tables: ``"RoPE base 3e6, yarn:4"``."""
         base = None if self.theta is None else f"RoPE base {theta_label(self.theta)}"
         scaling = None if self.scaling is None else scaling_label(self.scaling)
         return ", ".join(part for part in (base, scaling) if part) or "RoPE of the checkpoint"
 
     @property
     def folder_name(self) -> str:
-        """For the folder of its run: ``"rope-theta-3e6_rope-scaling-yarn-4"``."""
+        """The name of its run's folder: ``"rope-theta-3e6_rope-scaling-yarn-4"``."""
         parts = []
         if self.theta is not None:
             parts.append(f"rope-theta-{theta_label(self.theta)}")
@@ -165,10 +165,10 @@ class RopeChoice:
 def rope_choices(
     thetas: Sequence[float] = (), scalings: Sequence[Scaling] = ()
 ) -> tuple[RopeChoice, ...]:
-    """Every base with every scaling; without either the one choice that changes nothing.
+    """Every base with every scaling; without any, the one choice that changes nothing.
 
     Raises:
-        InputError: a value is there twice.
+        InputError: a value is given twice.
     """
     choices = tuple(RopeChoice(*pair) for pair in product(thetas or (None,), scalings or (None,)))
     names = [choice.folder_name for choice in choices]
@@ -198,7 +198,7 @@ def _read_text(text: str) -> Scaling:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """A value of the type that transformers has for the key; other keys are for it to judge."""
+    """A value with the type that transformers expects; it checks the values of other keys."""
     if key in _REAL_KEYS:
         return _positive(key, value)
     if key in _LIST_KEYS:

@@ -9,6 +9,7 @@ from vniah.protocol.models import (
     class_path,
     class_record,
     earlier_class,
+    needed_form,
     require_protocol,
 )
 from vniah.protocol.segments import (
@@ -42,6 +43,7 @@ __all__ = [
     "class_record",
     "earlier_class",
     "joined",
+    "needed_form",
     "needle_source",
     "require_protocol",
 ]

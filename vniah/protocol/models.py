@@ -122,13 +122,33 @@ EncodingModel = VisionLanguageModel | DecoderModel
 AnyModel = EncodingModel | ChatModel
 
 
+def needed_form(name: str, value: object) -> str | None:
+    """What an attribute of a model has to be, if its value is something else; None if it is right.
+
+    >>> needed_form("stop_ids", [2])
+    'a tuple of token ids'
+
+    Args:
+        name: ``"name"``, ``"revision"``, ``"frame_shape"`` or ``"stop_ids"``.
+        value: what the model has.
+    """
+    if name in ("name", "revision"):
+        return None if isinstance(value, str) else "text"
+    numbers = value if isinstance(value, tuple) and all(type(n) is int for n in value) else None
+    if name == "stop_ids":
+        return "a tuple of token ids" if numbers is None else None
+    assert name == "frame_shape", name
+    return None if numbers and min(numbers) >= 1 else "a tuple of whole numbers from 1"
+
+
 def require_protocol(model: Any) -> None:
     """Raises `ModelError` unless the object is a model of one of the three levels."""
     if isinstance(model, AnyModel):
         for name in ("name", "revision"):
-            if not isinstance(getattr(model, name), str):
+            value = getattr(model, name)
+            if form := needed_form(name, value):
                 raise ModelError(
-                    f"{type(model).__name__} has {name} = {getattr(model, name)!r}; it must be text"
+                    f"{name} of a {type(model).__name__} must be {form}, got {value!r}"
                 )
         return
     needed = ("name", "revision", "frame_shape", "encode_frames", "compose", "answer_logits")

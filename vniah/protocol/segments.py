@@ -10,10 +10,10 @@ frames. A model may take them one by one all the same: ``(opening, *frames, ques
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import overload
+from typing import Any, overload
 
 from vniah.errors import InputError
 
@@ -260,8 +260,15 @@ class _FrameByFrame:
         object.__setattr__(sequence, "pieces", tuple(joined(segments)))
 
 
+class _Kept:
+    """What a token sequence holds."""
+
+    __slots__ = ("answer_ids", "pieces")
+    pieces: tuple[Piece, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class TokenSequence:
+class TokenSequence(_Kept):
     """All that one forward pass reads, and the answer that is scored.
 
     Sequences are equal where their segments are, in whatever pieces they were given.
@@ -273,9 +280,9 @@ class TokenSequence:
         pieces: the segments, with consecutive frames in one.
     """
 
+    __slots__ = ()
     segments: _FrameByFrame = _FrameByFrame()
     answer_ids: tuple[int, ...]  # type: ignore[misc]  # the field before has no default either
-    pieces: tuple[Piece, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         _require_tuple("the answer_ids of a TokenSequence", self.answer_ids)
@@ -321,6 +328,9 @@ class TokenSequence:
 
     def __hash__(self) -> int:
         return hash(self.answer_ids)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return TokenSequence, (self.pieces, self.answer_ids)
 
     def __repr__(self) -> str:
         return f"TokenSequence({self.pieces!r}, {self.answer_ids!r})"

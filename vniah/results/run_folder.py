@@ -271,7 +271,9 @@ def _cut_unfinished_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
+        content = file.read()
+        if not content.endswith(b"\n"):  # else the file keeps its time of change
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _require_same_settings(

@@ -18,8 +18,8 @@ from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.decoders import sliding_window
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import Place
-from vniah.forward.memory import MIN_TILE_SIZE, fit_place, fit_tile_size
+from vniah.forward.kv_cache import KVLocation
+from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, Leaf, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
@@ -49,10 +49,10 @@ class Memory:
         weights: of the decoder, on the device; taken already.
         hidden: rows between two layers, and what goes with them.
         keys_values: of one layer.
-        tile: inside of a layer, at the widest moment.
-        tile_size: its rows.
+        chunk: inside of a layer, at the widest moment.
+        chunk_size: its rows.
         store: keys and values of all layers, kept for later passes.
-        store_place: where they will lie.
+        kv_location: where they will lie.
         device: which memory.
         free: of it, now.
         host_weights: of the decoder's layers, in host memory; 0 where they are on the device.
@@ -61,10 +61,10 @@ class Memory:
     weights: int
     hidden: int
     keys_values: int
-    tile: int
-    tile_size: int
+    chunk: int
+    chunk_size: int
     store: int
-    store_place: Place
+    kv_location: KVLocation
     device: str
     free: int
     host_weights: int = 0
@@ -72,8 +72,8 @@ class Memory:
     @property
     def needed(self) -> int:
         """On the device, besides the weights."""
-        on_device = self.store if self.store_place == "device" else 0
-        return self.hidden + self.keys_values + self.tile + on_device
+        on_device = self.store if self.kv_location == "device" else 0
+        return self.hidden + self.keys_values + self.chunk + on_device
 
     @property
     def fits(self) -> bool:
@@ -206,12 +206,12 @@ def _memory(
 ) -> Memory:
     free = free_bytes(device)
     usable = int(free * USABLE)
-    tile_size = fit_tile_size(shape, branches, device, free=usable, num_ranks=num_ranks)
+    chunk_size = fit_chunk_size(shape, branches, device, free=usable, num_ranks=num_ranks)
     largest = max(
         (
             shape.pass_parts(
                 branch,
-                tile_size=tile_size,
+                chunk_size=chunk_size,
                 num_ranks=num_ranks,
                 num_read=sum(
                     len(sequences[leaf.sequences[0]].answer_ids) for leaf in branch.leaves
@@ -227,10 +227,10 @@ def _memory(
         weights=shape.weight_bytes,
         hidden=largest.hidden,
         keys_values=largest.keys_values,
-        tile=largest.tile,
-        tile_size=min(tile_size, max(branch.max_tokens for branch in branches)),
+        chunk=largest.chunk,
+        chunk_size=min(chunk_size, max(branch.max_tokens for branch in branches)),
         store=store,
-        store_place=fit_place(store, device, left=usable - largest.total),
+        kv_location=fit_kv_location(store, device, left=usable - largest.total),
         device=str(device),
         free=free,
         host_weights=shape.host_weight_bytes,
@@ -276,7 +276,7 @@ def _most_frames(
         start = num_tokens - num_read
         branch = Branch(0, (), start, (Leaf(start, (), num_read, (0,)),))
         needed = shape.pass_bytes(
-            branch, tile_size=MIN_TILE_SIZE, num_ranks=num_ranks, num_read=num_read
+            branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=num_read
         )
         return needed <= free and (window is None or num_tokens <= window)
 

@@ -12,7 +12,7 @@ import torch
 from vniah.engines.base import EngineOptions, Outcome
 from vniah.engines.choosing import choose_engine
 from vniah.files import cache_dir, slug
-from vniah.forward.kv_cache import NAME_OF_PLACE
+from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
@@ -263,7 +263,7 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         *([f"nothing is shared, because {why}"] if why else []),
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"chunks of {record.get('tile_size', 0):,} rows",
-        *([f"keys and values kept {NAME_OF_PLACE[place]}"] if place != "device" else []),
+        *([f"keys and values kept {NAME_OF_LOCATION[place]}"] if place != "device" else []),
         *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
         "logits as by the model's own forward pass",
     ]
@@ -281,7 +281,7 @@ def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
         task=task.name,
         cell=sample.cell,
         question=sample.question,
-        answer=sample.candidates[0],
+        answer=sample.answer,
         control=sample.control,
         fields=sample.fields,
     )

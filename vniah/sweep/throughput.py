@@ -14,7 +14,7 @@ from torch import Tensor
 from vniah.forward.attention import Kernel, KeyBlock, attend
 from vniah.forward.costs import DecoderShape
 from vniah.forward.offload import layer_on_device, offloaded
-from vniah.forward.prefill import TILE_SIZE
+from vniah.forward.prefill import CHUNK_SIZE
 from vniah.forward.prefix_tree import Cost
 from vniah.protocol import DecoderModel
 
@@ -22,7 +22,7 @@ _MEASURED_SECONDS = 1.0  # for each of both rates
 
 _MEASURED_KEYS = 16384
 
-_LONG = 2 * _MEASURED_KEYS + TILE_SIZE
+_LONG = 2 * _MEASURED_KEYS + CHUNK_SIZE
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rates:
 
     Attributes:
         linear: of the matrices of a layer, with what is done to its rows besides.
-        attention: of a tile of queries with itself and the keys before it.
+        attention: of a chunk of queries with itself and the keys before it.
         fetching: bytes per second at which a layer's weights come from host memory, where they lie
             there.
     """
@@ -48,12 +48,12 @@ def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LON
     Args:
         model: whose first layer is run.
         kernel: computes the attention.
-        num_tokens: length of a sequence, in whose middle lies the tile that attends.
+        num_tokens: length of a sequence, in whose middle lies the chunk that attends.
     """
     body, weight = model.decoder.model, model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
-    tile = min(TILE_SIZE, num_tokens)
-    rows = weight.new_empty(1, tile, shape.hidden_size).normal_()
+    chunk = min(CHUNK_SIZE, num_tokens)
+    rows = weight.new_empty(1, chunk, shape.hidden_size).normal_()
 
     def run_rows(layer: Any) -> Tensor:
         """All of a layer but attention: what goes with the matrices takes time too."""
@@ -63,15 +63,15 @@ def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LON
         out: Tensor = between + layer.mlp(layer.post_attention_layernorm(between))
         return out
 
-    num_earlier = min((num_tokens - tile) // 2, _MEASURED_KEYS)
-    q = weight.new_empty(1, shape.num_heads, tile, shape.head_dim).normal_()
-    keys = (2, 1, shape.num_kv_heads, tile + num_earlier, shape.head_dim)
+    num_earlier = min((num_tokens - chunk) // 2, _MEASURED_KEYS)
+    q = weight.new_empty(1, shape.num_heads, chunk, shape.head_dim).normal_()
+    keys = (2, 1, shape.num_kv_heads, chunk + num_earlier, shape.head_dim)
     k, v = weight.new_empty(keys).normal_()
-    blocks = [KeyBlock(k[:, :, :tile], v[:, :, :tile], is_causal=True)]
+    blocks = [KeyBlock(k[:, :, :chunk], v[:, :, :chunk], is_causal=True)]
     if num_earlier:
-        blocks.append(KeyBlock(k[:, :, tile:], v[:, :, tile:]))
-    pairs = Cost.of_rows(num_earlier, tile).num_pairs
-    in_rows = 2 * shape.linear_weights // shape.num_layers * tile
+        blocks.append(KeyBlock(k[:, :, chunk:], v[:, :, chunk:]))
+    pairs = Cost.of_rows(num_earlier, chunk).num_pairs
+    in_rows = 2 * shape.linear_weights // shape.num_layers * chunk
     in_attention = 4 * shape.num_heads * shape.head_dim * pairs
     scale = shape.head_dim**-0.5
     with layer_on_device(body, 0) as layer:

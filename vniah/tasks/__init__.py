@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from vniah.errors import TaskError
 from vniah.factories import call_factory, is_factory
-from vniah.tasks.base import Sample, Task, require_distinct
+from vniah.tasks.base import Sample, Task, haystack_frames, insert_needle
 
-__all__ = ["TASKS", "Sample", "Task", "load_task", "require_distinct"]
+__all__ = ["TASKS", "Sample", "Task", "haystack_frames", "insert_needle", "load_task"]
 
 TASKS: Mapping[str, str] = {"vniah": "vniah.tasks.vniah:VisualNeedle"}
 """The tasks that come with vniah, and where each is defined."""

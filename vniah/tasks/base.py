@@ -37,6 +37,7 @@ class Sample:
         question: what is asked, verbatim.
         candidates: the answers that the model reads, each by itself: all accepted answers with
             the main one first, or all options.
+        answer: the right answer, for the results; by default the first candidate.
         choices: the options of a multiple-choice question, else None.
         control: None for the test itself; else the name of the control.
         fields: the task's own values, such as ``needle_id``; they become columns of the results.
@@ -48,6 +49,7 @@ class Sample:
     shown: tuple[FrameSpan, ...]
     question: str
     candidates: tuple[str, ...]
+    answer: str = ""
     choices: tuple[str, ...] | None = None
     control: str | None = None
     fields: Mapping[str, JSONValue] = field(default_factory=dict)
@@ -66,6 +68,8 @@ class Sample:
             )
         if not self.candidates:
             raise TaskError(f"the sample {self.sample_id} has no candidate answer; give one")
+        if not self.answer:
+            object.__setattr__(self, "answer", self.candidates[0])
 
     @property
     def num_frames(self) -> int | None:

@@ -25,21 +25,21 @@ ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded f
 
 
 class TransformersModel:
-    """A checkpoint of transformers; its families say what differs.
+    """A checkpoint in the layout of transformers; subclasses define what differs by family.
 
     Attributes:
         name: hub id or folder.
         revision: a hash over its files, or the hub's commit.
         frame_shape: of one cached frame; the last two are tokens and hidden size.
-        encoding: what else decides an encoded frame, for the cache's identity.
+        encoding: what else an encoded frame depends on, for the cache's identity.
         stop_ids: tokens that end an answer.
 
     Class attributes of a family:
         model_class: its class in transformers.
-        takes_frame_size: whether frames may have any size.
+        takes_frame_size: True if its vision tower reads frames of any size.
         placeholder: the token that stands for a row of a frame.
-        template_token: what the template writes for a video, or for one image.
-        is_video: whether frames are one video to the template, else an image each.
+        template_token: what the chat template writes for a video, or for one image.
+        is_video: True if the template gets all frames as one video, False if as images.
     """
 
     model_class: ClassVar[str]
@@ -54,7 +54,7 @@ class TransformersModel:
         self._model = parts.model
         self._tokenizer = parts.tokenizer
         self._image_processor = parts.image_processor
-        own = proxy(self)  # else the weights would outlive the last reference to the model
+        own = proxy(self)  # a cycle of references would keep the weights in memory
         self._prompt = Prompt(
             parts.tokenizer,
             self._own_template(parts.template),
@@ -74,7 +74,7 @@ class TransformersModel:
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
         }
-        self._tokens_with_text = self._count_with_text()  # a template that cannot be used says so
+        self._tokens_with_text = self._count_with_text()  # raises if the template cannot be used
         self._load_in = parts.load_in
         self.stop_ids = parts.stop_ids
 
@@ -108,7 +108,7 @@ class TransformersModel:
         parts = read_parts(
             folder, name, revision, options, class_name=cls.model_class, find_body=cls.find_body
         )
-        with reported(folder, "the model in"):  # which encodes a blank frame
+        with reported(folder, "the model in"):  # its constructor encodes a blank frame
             model = cls(parts)
         if options.rope_theta is not None or options.rope_scaling is not None:
             model.override_rope(options.rope_theta, options.rope_scaling)
@@ -116,7 +116,7 @@ class TransformersModel:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What else decides the logits, for the manifest."""
+        """What else the logits depend on, for the manifest."""
         return {
             "frame_unit": FAMILIES[self._model.config.model_type].frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text,
@@ -127,7 +127,7 @@ class TransformersModel:
     def override_rope(
         self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
     ) -> None:
-        """Another RoPE from now on; what is not given is the checkpoint's again."""
+        """Changes the RoPE; base or scaling, if not given, is the checkpoint's again."""
         override_rope(self.find_body(self._model), theta=theta, scaling=scaling)
 
     def __repr__(self) -> str:
@@ -138,13 +138,13 @@ class TransformersModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and cached frames."""
+        """The dtype of weights and cached frames."""
         dtype: torch.dtype = self._model.lm_head.weight.dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device of the weights."""
         device: torch.device = self._model.lm_head.weight.device
         return device
 
@@ -169,7 +169,7 @@ class TransformersModel:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
-    # What a family may say otherwise.
+    # Methods that a family may override.
 
     @staticmethod
     def find_body(model: Any) -> Any:
@@ -181,11 +181,11 @@ class TransformersModel:
         raise NotImplementedError
 
     def _fit(self, frame: Image.Image) -> Image.Image:
-        """The frame as the image processor is to get it."""
+        """The frame as it is given to the image processor."""
         return frame
 
     def _usual_size(self) -> tuple[int, int]:
-        """Width and height in pixels of what the tower reads."""
+        """Width and height in pixels of the pictures that the tower reads."""
         size = self._model.config.vision_config.image_size
         return (size, size) if isinstance(size, int) else (int(size[1]), int(size[0]))
 
@@ -193,15 +193,15 @@ class TransformersModel:
         """Raises `ModelError` for a frame size that the tower cannot read."""
 
     def _preprocessing(self) -> str:
-        """What is done to a frame before the tower, for the cache's identity."""
+        """How a frame is prepared for the tower, for the cache's identity."""
         return f"{self.frame_size[0]}x{self.frame_size[1]} px"
 
     def _own_template(self, template: str) -> str:
-        """The template to use."""
+        """The chat template to use, given that of the checkpoint."""
         return template
 
     def _content(self, num_frames: int) -> Sequence[Mapping[str, str]]:
-        """The entries of a message that stand for the frames."""
+        """The entries of a chat message that stand for the frames."""
         return [{"type": "video"}] if self.is_video else [{"type": "image"}] * num_frames
 
     def _expand(self, text: str, frames: range) -> str:
@@ -219,11 +219,11 @@ class TransformersModel:
         return self.placeholder
 
     def _after_frames(self) -> Sequence[tuple[int, ...]]:
-        """Rows after the last frame that no tokenizer gives."""
+        """Token ids after the last frame that the tokenizer does not give."""
         return ()
 
     def _count_with_text(self) -> float:
-        """Tokens of a frame with what stands around it, on the average over 32 frames."""
+        """Tokens of a frame with the text around it, averaged over 32 frames."""
         texts = self._prompt.before(33)[1:]
         return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
@@ -240,13 +240,13 @@ class TransformersModel:
 
 
 class TransformersDecoderModel(TransformersModel):
-    """A family whose decoder vniah runs itself, layer by layer.
+    """A family whose decoder vniah runs layer by layer.
 
-    It has `answer_logits` as well, by which ``vniah check`` sees whether prompt, positions and what
-    stands around frames are what the whole model makes of them.
+    It also has `answer_logits`, with which ``vniah check`` compares prompt, positions and the text
+    around frames with those of the whole model.
 
     Attributes:
-        decoder: its two parts, ``model`` and ``lm_head``.
+        decoder: has two parts, ``model`` and ``lm_head``.
     """
 
     has_causal_positions = True
@@ -263,7 +263,7 @@ class TransformersDecoderModel(TransformersModel):
 
     @torch.inference_mode()
     def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
-        """The whole model's own forward, which puts the frames to their places itself.
+        """The logits of the whole model's own forward, which inserts the frames itself.
 
         Args:
             sequence: what `compose` gave.
@@ -280,7 +280,7 @@ class TransformersDecoderModel(TransformersModel):
             for segment in sequence.inputs
         ]
         ids = torch.cat(rows)[None].to(self.device)
-        ids[ids >= self._model.lm_head.out_features] = mark  # rows that no token gives
+        ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
         logits: Tensor = self._model(
             input_ids=ids,
             mm_encoder_outputs=self._encoder_outputs(embeds.to(self.device, self.dtype)),
@@ -289,7 +289,7 @@ class TransformersDecoderModel(TransformersModel):
             **self._own_arguments(sequence, ids == mark),
         ).logits[0]
         if hasattr(self._model.model, "rope_deltas"):
-            self._model.model.rope_deltas = None  # it would move the positions of a later call
+            self._model.model.rope_deltas = None  # else it shifts the positions of a later call
         return logits
 
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
@@ -298,5 +298,5 @@ class TransformersDecoderModel(TransformersModel):
         return {"video" if self.is_video else "image": rows}
 
     def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
-        """What else its forward takes; ``is_frame`` says which rows are of frames, ``[1, T]``."""
+        """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
         return {}

@@ -1,4 +1,4 @@
-"""What a checkpoint folder in the layout of transformers holds."""
+"""Reads a checkpoint folder in the layout of transformers."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -25,9 +25,9 @@ from vniah.models.quantization import quantize_layers
 from vniah.models.vocabulary import find_stop_ids, load_tokenizer
 from vniah.options import LoadOptions
 
-_MOST_LACKING = 1.5  # tied weights are stored once
+_MOST_MISSING = 1.5  # tied weights are stored once
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-# As the families store them: language_model.model.layers.0, model.text_model.layers.0, ...
+# As checkpoints name them: language_model.model.layers.0, model.text_model.layers.0, ...
 _DECODER_LAYER = re.compile(
     r"(?:model|(?:model\.)?(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\."
 )
@@ -35,18 +35,18 @@ _DECODER_LAYER = re.compile(
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint folder gave.
+    """What was read from a checkpoint folder.
 
     Attributes:
         name: for titles and manifests.
         revision: a hash over its files, or the hub's commit.
         model: the transformers model, with its head.
         tokenizer: of transformers.
-        image_processor: of transformers; computes with Pillow where there is a choice.
+        image_processor: of transformers; the variant that computes with Pillow, if there are two.
         template: the chat template.
         stop_ids: tokens that end an answer.
-        frame_size: width and height in pixels, for families that take any; None for the usual.
-        load_in: how the matrices of the decoder's layers are rounded, if they are.
+        frame_size: width and height in pixels that the user chose; None for the usual size.
+        load_in: how the matrices of the decoder's layers are quantized, if they are.
     """
 
     name: str
@@ -85,8 +85,8 @@ def read_parts(
     """
     if read_config(folder).get("quantization_config"):
         raise ModelError(
-            f"{folder}/config.json has a quantization_config: its weights are stored rounded, and "
-            "that is not read; use the full checkpoint, with --load-in 8bit or 4bit"
+            f"{folder}/config.json has a quantization_config: its weights are quantized, which "
+            "vniah cannot read; use the full checkpoint, with --load-in 8bit or 4bit"
         )
     weight_files(folder)
     tokenizer = load_tokenizer(folder)
@@ -121,7 +121,7 @@ def _place_weights(model: Any, body: Any, options: LoadOptions) -> None:
 
 
 def _load_image_processor(folder: Path) -> Any:
-    """The image processor that computes with Pillow, alike on every machine, where there is one."""
+    """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
     return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -139,11 +139,11 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below; it would only count them
+            ignore_mismatched_sizes=True,  # named below; the error of transformers only counts them
         )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         _require_no_keys(folder, what.replace("_", " "), found.get(what) or ())
-    # Weights that nothing reads may be left over from training; whole layers are another model.
+    # Unused weights may be left over from training; unused layers mean that it is another model.
     num_layers = model.config.get_text_config().num_hidden_layers
     surplus = [
         key
@@ -155,24 +155,24 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
 
 
 def _require_sizes(folder: Path, model_class: Any) -> None:
-    """Raises `ModelError` where config.json describes a far larger model than the weights are.
+    """Raises `ModelError` if config.json describes a far larger model than the stored weights.
 
-    What it does not say of a part is transformers' default, often billions of weights; they would
-    all be drawn at random before it could be said that they are missing.
+    Sizes that config.json does not give are transformers' defaults, often billions of weights. All
+    of them would be initialized at random before an error could name the missing ones.
     """
     with torch.device("meta"):
         model = model_class(transformers.AutoConfig.from_pretrained(folder))
     num_described = sum(parameter.numel() for parameter in model.parameters())
     num_stored = count_stored(folder)
-    if num_described > _MOST_LACKING * num_stored:
+    if num_described > _MOST_MISSING * num_stored:
         raise ModelError(
             f"{folder}/config.json describes {num_described:,} weights, its safetensors hold "
-            f"{num_stored:,}: it lacks the sizes of a part, or the weights one"
+            f"{num_stored:,}: config.json lacks the sizes of a part, or the weights lack a part"
         )
 
 
 def _require_no_keys(folder: Path, what: str, keys: Iterable[Any]) -> None:
-    """Raises `ModelError` with the first of some weights' names, if there is one."""
+    """Raises `ModelError` with the first of the names of weights, if there are any."""
     if wrong := sorted(map(str, keys)):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ModelError(f"{folder} has {what}: {wrong[0]}{more}")

@@ -1,4 +1,4 @@
-"""Gemma 3: rows of one image see one another, so the model runs its own forward pass."""
+"""Gemma 3: the rows of an image attend to one another, so the model runs its own forward pass."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from vniah.protocol import FrameSegment, TokenSequence
 
 
 class Gemma3(TransformersModel):
-    """Gemma 3 (2025): every frame is an image; every cell is run by itself.
+    """Gemma 3 (2025): every frame is an image, and every sample is run by itself.
 
-    The walk attends to what comes before, and here an image's rows attend in both directions.
+    The prefill of vniah is causal, and here the rows of an image attend in both directions.
     """
 
     model_class = "Gemma3ForConditionalGeneration"
@@ -34,7 +34,7 @@ class Gemma3(TransformersModel):
 
     @torch.inference_mode()
     def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
-        """One forward pass of the model's own, ``[len(answer_ids), vocabulary]``.
+        """One pass of the model's own forward: ``[len(answer_ids), vocabulary]``.
 
         Args:
             sequence: what `compose` gave.

@@ -1,7 +1,7 @@
-"""Idefics3 and SmolVLM: a whole frame in one square, between marks.
+"""Idefics3 and SmolVLM: a frame is one square picture, never split, between special tokens.
 
-A frame is never split. What SmolVLM writes before a video states how many frames there are and how
-long it is, so that only questions about equally many frames begin alike.
+The text that SmolVLM writes before a video states its number of frames and its length. So only
+samples with equally many frames share a prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Idefics3(TransformersDecoderModel):
         return whole.reshape(len(frames), -1, whole.shape[-1])
 
     def _scaling(self) -> Mapping[str, Any]:
-        """What is asked of the image processor besides."""
+        """Further arguments for the image processor."""
         return {}
 
     def _usual_size(self) -> tuple[int, int]:
@@ -63,11 +63,11 @@ class SmolVLM(Idefics3):
     is_video = True
 
     def _scaling(self) -> Mapping[str, Any]:
-        """As for a video: to the square at once, where an image would be enlarged before."""
+        """Scales to the square at once, as for a video; an image would be enlarged before."""
         return {"size": {"longest_edge": self.frame_size[0]}}
 
     def _own_template(self, template: str) -> str:
-        """That of transformers' processor, which puts it in place of any other for videos."""
+        """The template that transformers' processor always uses for videos."""
         from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
         return str(DEFAULT_CHAT_TEMPLATE)

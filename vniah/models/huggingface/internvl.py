@@ -1,4 +1,4 @@
-"""InternVL (Zhu et al. 2025): one tile per frame, and the frame's number before it."""
+"""InternVL (Zhu et al. 2025): a frame is one tile, with the frame's number before it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ class InternVL(TransformersDecoderModel):
         return features
 
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
-        return {"image": BaseModelOutputWithPooling(pooler_output=embeds)}  # its frames are tiles
+        return {"image": BaseModelOutputWithPooling(pooler_output=embeds)}  # a frame is a tile
 
     def _video_text(self, frames: range) -> str:
         return "\n".join(f"Frame{frame + 1}: <img>{self.placeholder}</img>" for frame in frames)

@@ -1,11 +1,11 @@
-"""The LLaVA families in the layout of transformers: one row per patch, or per two by two.
+"""The LLaVA families in the layout of transformers.
 
-Equality needs, for each:
+What the rows of a frame are in each of them:
 
     LLaVA-1.5          all patches of a frame; frames are images
     LLaVA-NeXT-Video   pooled two by two *before* the projector; no row between frames
     LLaVA-OneVision    pooled after the projector, ceil(27 / 2) rows and columns; one row
-                       image_newline after the last frame, which no token gives
+                       image_newline after the last frame, which is of no token
     Video-LLaVA        all patches and the class token
 """
 
@@ -24,7 +24,7 @@ from vniah.models.vocabulary import append_rows
 
 
 class _Padded(TransformersDecoderModel):
-    """A CLIP tower, whose processor would crop a frame's sides: it is padded to a square before."""
+    """A CLIP tower. Its processor would crop the sides of a frame, so frames are padded before."""
 
     def _fit(self, frame: Image.Image) -> Image.Image:
         return pad_to_square(frame, self._image_processor.image_mean)
@@ -76,7 +76,7 @@ class LlavaOnevision(TransformersDecoderModel):
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         pixels = _whole_pictures(self._image_processor, frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
-        return features[:, :-1]  # each frame is a video here, with a newline of its own
+        return features[:, :-1]  # each frame is a video here, so each ends with a newline
 
     def _after_frames(self) -> Sequence[tuple[int, ...]]:
         return [(self._newline_id,)]
@@ -106,7 +106,7 @@ class VideoLlava(_Padded):
 
 
 def _whole_pictures(processor: Any, frames: Sequence[Image.Image]) -> Tensor:
-    """Each frame as one picture, ``[n, 3, side, side]``: of AnyRes only the whole one."""
+    """Each frame as one picture, ``[n, 3, side, side]``: the whole one of AnyRes."""
     pictures = [
         processor(images=frame, return_tensors="pt")["pixel_values"][0, 0] for frame in frames
     ]

@@ -1,8 +1,9 @@
-"""Qwen-VL and GLM-V: towers that read any size, and positions in three rows.
+"""Qwen-VL and GLM-V: towers that read any size, and M-RoPE with three positions for each row.
 
-These towers merge two frames into a group. A frame at 1 FPS is doubled into a group of its own, one
-group per second: merged with its neighbour, a needle at an odd place would change every group after
-it. An image is doubled in the same way, so the image processor gives exactly such a group.
+These towers merge two frames into a group. A frame at 1 FPS is doubled and makes up a group of its
+own, one group per second. If it were merged with its neighbour, a needle at an odd index would
+change every group after it. The image processor doubles an image in the same way, so it gives
+exactly such a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,13 @@ USUAL_SIDE = 392  # px: 14 x 14 tokens of 28 px, or 12 x 12 of 32 px
 
 
 class _AnySize(TransformersDecoderModel):
-    """Frames are scaled to fit one size that all of them have, and padded with the mean colour."""
+    """Frames are scaled to fit into one common size, and padded with the mean colour."""
 
     takes_frame_size = True
 
     @property
     def _factor(self) -> int:
-        """Pixels to a side of what becomes one token."""
+        """Side in pixels of the square that becomes one token."""
         vision = self._model.config.vision_config
         return int(vision.patch_size * vision.spatial_merge_size)
 
@@ -93,13 +94,13 @@ class Qwen2VL(_AnySize):
         return frames_as_video(sequence, self._grid, interval=self._interval)
 
     def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
-        """With our positions: transformers' own put the question into the video (`positions`)."""
+        """With positions of vniah: those of transformers put the question into the video."""
         positions = self.position_ids(sequence)[:, None].to(self.device)
         return {**super()._own_arguments(sequence, is_frame), "position_ids": positions}
 
     @property
     def _interval(self) -> int:
-        """Positions from one second to the next."""
+        """How much the position grows from one second to the next."""
         return 1
 
 
@@ -114,12 +115,13 @@ class Qwen25VL(Qwen2VL):
 
 
 class Qwen3VL(_AnySize):
-    """Qwen3-VL and its MoE (2025): a timestamp before every frame, and deep-stack features.
+    """Qwen3-VL (2025): a timestamp before every frame, and DeepStack features.
 
-    A cached frame holds, besides its input rows, what the first layers add to them:
-    ``(1 + layers, tokens, hidden size)``. Between the marks that the chat template puts around a
-    video, transformers 5.23 writes marks around every frame; the authors' processor, and
-    transformers up to 4.57, put the latter in place of the former, and so does this.
+    Besides its input rows, a cached frame holds the DeepStack features that the first layers add
+    to them: ``(1 + layers, tokens, hidden size)``. The chat template puts vision_start and
+    vision_end around a video. transformers 5.23 keeps these and writes a pair around every frame
+    as well. The authors' processor, and transformers up to 4.57, write only the pairs around
+    frames, and so does this adapter.
     """
 
     model_class = "Qwen3VLForConditionalGeneration"
@@ -166,7 +168,7 @@ class Qwen3VLMoe(Qwen3VL):
 
 
 class Glm4v(_AnySize):
-    """GLM-4.1V (Hong et al. 2025): every frame between image marks, its second after it."""
+    """GLM-4.1V (Hong et al. 2025): every frame between image tokens, its second after it."""
 
     model_class = "Glm4vForConditionalGeneration"
     placeholder = "<|image|>"

@@ -120,7 +120,7 @@ def build_parts(raw: Mapping[str, Any], folder: Path) -> Parts:
 
 
 def load_parts(parts: Parts, raw: Mapping[str, Any], folder: Path, options: LoadOptions) -> None:
-    """Reads the weights of all parts, and puts the decoder's layers where the options want them."""
+    """Reads the weights of all parts; the options say where the decoder's layers are kept."""
     dtype = torch_dtype(options) or stored_dtype(folder)
     device = find_device(options.device or "cpu")
     decoder, tower, layout = parts.decoder, parts.tower, parts.layout
@@ -159,7 +159,7 @@ def usual_template(raw: Mapping[str, Any]) -> str:
 
 
 def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
-    """Names what this adapter would read wrongly."""
+    """Raises `ModelError` if config.json describes something that this adapter does not support."""
     expected: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "mm_vision_select_feature": ("patch", ("patch",)),
         "mm_resampler_type": (None, (None, "spatial_pool")),
@@ -193,14 +193,14 @@ def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLay
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
-    """How the checkpoint's authors have it generate; empty where they do not say."""
+    """The content of generation_config.json; empty if there is no such file."""
     name = "generation_config.json"
     return read_config(folder, name) if (folder / name).is_file() else {}
 
 
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """Turns what transformers says of impossible sizes into one line."""
+    """Turns errors of transformers about impossible sizes into a `ModelError` with one line."""
     try:
         yield
     except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
@@ -224,7 +224,7 @@ def _decoder_config(raw: Mapping[str, Any], config_class: type[Any]) -> Any:
 def _finish_decoder(
     decoder: Any, raw: Mapping[str, Any], folder: Path, device: torch.device
 ) -> None:
-    """Ties the head, and computes the RoPE frequencies that no checkpoint holds, in fp32."""
+    """Ties the head, and computes the RoPE frequencies in fp32, which no checkpoint holds."""
     if decoder.lm_head.weight.is_meta:
         if not raw.get("tie_word_embeddings", False):
             raise ModelError(f"{folder} lacks the weight 'lm_head.weight'")
@@ -237,7 +237,7 @@ def _finish_decoder(
 
 
 def _require_newline(newline: nn.ParameterDict, layout: FrameLayout, folder: Path) -> None:
-    """Raises `ModelError` where the newline row is read and the checkpoint has none."""
+    """Raises `ModelError` if the newline row is used and the checkpoint has none."""
     if any(row.is_meta for row in newline.values()):
         raise ModelError(
             f"{folder} lacks the weight {_NEWLINE_NAME!r}, which mm_newline_position = "
@@ -246,7 +246,7 @@ def _require_newline(newline: nn.ParameterDict, layout: FrameLayout, folder: Pat
 
 
 def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | None:
-    """A tensor's name in the checkpoint -> (part, name in the transformers class)."""
+    """(part, name in the transformers class) for a tensor's name; None if it is not used."""
     if name == _NEWLINE_NAME:
         return ("newline", "row") if has_newline else None
     if name.startswith(_UNUSED_PREFIXES) or name.endswith("rotary_emb.inv_freq"):
@@ -260,14 +260,14 @@ def _rename(name: str, *, tower: Tower, has_newline: bool) -> tuple[str, str] | 
 
 
 def _is_layer(part: str, name: str) -> bool:
-    """Whether a weight belongs to one of the decoder's layers."""
+    """True if a weight belongs to one of the decoder's layers."""
     return part == "decoder" and name.startswith("model.layers.")
 
 
 def config_for_tokenizer(raw: Mapping[str, Any]) -> Any:
-    """What the tokenizer is to take for config.json; None for that itself.
+    """The configuration to give to the tokenizer; None if it can read config.json itself.
 
-    It would read config.json as that of no known model, and stumble over a RoPE of no model.
+    The tokenizer knows no model of this type, so it fails to read the type's RoPE scaling.
     """
     if not (raw.get("rope_scaling") or raw.get("rope_parameters")):
         return None

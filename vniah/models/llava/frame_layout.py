@@ -1,4 +1,4 @@
-"""From a frame's patches to the rows that the decoder reads: projection, pooling, newlines.
+"""How a frame's patches become rows of the decoder's input: projection, pooling, newlines.
 
 As LLaVA-NeXT does it for video (``llava/model/llava_arch.py``, main branch). Patches are projected
 first, then pooled on their grid: ``average`` and ``max`` drop what is left over at the right and at
@@ -35,13 +35,13 @@ _MLP = re.compile(r"mlp([1-9]\d?)x_gelu")
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """Which rows a frame becomes.
+    """How a frame's patches become rows of the decoder's input.
 
     Attributes:
         side: patches in a row of the tower's grid, and rows of it.
         mode: how patches are pooled.
-        stride: how many patches become one, along either side.
-        newline: where the newline row stands.
+        stride: how many patches are pooled into one, along each side.
+        newline: where the newline row is inserted.
     """
 
     side: int
@@ -63,23 +63,23 @@ class FrameLayout:
 
     @property
     def has_newline(self) -> bool:
-        """Whether the newline row is read at all."""
+        """True if the newline row is used."""
         return self.newline != "no_token"
 
     @property
     def description(self) -> str:
-        """What decides a frame's rows, for a cache's identity."""
+        """The layout in words, which is part of a cache's identity."""
         pooling = f"{self.stride}x{self.stride} {self.mode} pooling"
         return pooling + {"grid": ", newline after each row", "frame": ", newline at the end"}.get(
             self.newline, ""
         )
 
     def rows(self, patches: Tensor, newline: Tensor | None) -> Tensor:
-        """The rows of frames, ``[num_frames, num_rows, hidden size]``.
+        """The rows of frames: ``[num_frames, num_rows, hidden size]``.
 
         Args:
             patches: projected, ``[num_frames, side * side, hidden size]``, row by row.
-            newline: ``[hidden size]``; may be None where no newline stands inside a frame.
+            newline: ``[hidden size]``; may be None if no newline is part of a frame.
         """
         grid = patches.reshape(len(patches), self.side, self.side, -1).permute(0, 3, 1, 2)
         pooled = self._pool(grid).permute(0, 2, 3, 1)  # [frame, row, column, hidden]
@@ -113,10 +113,10 @@ def read_layout(
 
     Args:
         raw: the content of config.json.
-        folder: for messages.
-        side: of the tower's grid of patches.
-        usual_mode: the pooling where none is named; None if one must be.
-        usual_newline: where the newline stands if that is not said.
+        folder: the checkpoint's folder, for error messages.
+        side: patches in a row of the tower's grid.
+        usual_mode: the pooling if config.json names none; None if it has to name one.
+        usual_newline: where the newline is inserted if config.json does not say it.
 
     Raises:
         ModelError: a field has a value that this adapter does not read.
@@ -159,13 +159,13 @@ def _listed(values: tuple[str, ...]) -> str:
 def build_projector(
     raw: Mapping[str, Any], folder: Path, tower_width: int, decoder_width: int
 ) -> nn.Module:
-    """The module that brings patches to the decoder's width, without weights that mean anything.
+    """The projector, which brings patches to the decoder's width; its weights are not loaded.
 
     Args:
         raw: the content of config.json.
-        folder: for messages.
-        tower_width: numbers of a patch's features.
-        decoder_width: numbers of a row of the decoder's input.
+        folder: the checkpoint's folder, for error messages.
+        tower_width: size of a patch's features.
+        decoder_width: the decoder's hidden size.
 
     Raises:
         ModelError: the configured kind is not one that this adapter reads.

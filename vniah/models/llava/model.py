@@ -6,8 +6,8 @@ A frame goes through tower, projector and pooling, and gets the newlines that th
 trained with (`vniah.models.llava.frame_layout`). With a CLIP tower and nothing configured that is
 UniRes (Zhang et al. 2024, section 3.2): 576 patches of LongVA-7B's tower become 144 tokens.
 
-Left out, for frames of a video: AnyRes, which is for single pictures, and the sentence that lists
-the times of all frames (``add_time_instruction``), which the protocol's prompt does not have.
+Not used for frames of a video: AnyRes, which is for single pictures, and the sentence that lists
+the times of all frames (``add_time_instruction``), which the published prompt does not have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,8 +51,8 @@ class LlavaModel:
         revision: a hash over its files, or the hub's commit.
         frame_shape: ``(tokens, hidden size)`` of one frame, e.g. ``(144, 3584)``.
         decoder: the transformers causal language model.
-        encoding: what else decides an encoded frame, for the cache's identity.
-        stop_ids: tokens with which its answers end.
+        encoding: what else an encoded frame depends on, for the cache's identity.
+        stop_ids: tokens that end an answer.
     """
 
     has_causal_positions = True
@@ -146,7 +146,7 @@ class LlavaModel:
 
     @property
     def settings(self) -> dict[str, str | float]:
-        """What else decides the logits, for the manifest."""
+        """What else the logits depend on, for the manifest."""
         own: dict[str, str] = {}
         if self._layout.has_newline:
             own["newline_position"] = self._layout.newline
@@ -161,7 +161,7 @@ class LlavaModel:
     def override_rope(
         self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
     ) -> None:
-        """Another RoPE from now on; what is not given is the checkpoint's again."""
+        """Changes the RoPE; base or scaling, if not given, is the checkpoint's again."""
         override_rope(self.decoder.model, theta=theta, scaling=scaling)
 
     def __repr__(self) -> str:
@@ -170,12 +170,12 @@ class LlavaModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and cached frames."""
+        """The dtype of weights and cached frames."""
         return next(self._projector.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device of the weights."""
         return next(self._projector.parameters()).device
 
     @torch.inference_mode()
@@ -212,7 +212,7 @@ def _encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def _append_newline(decoder: Any, newline: Tensor | None, tokenizer: Any) -> int:
-    """Puts the newline row at the end of the decoder's table; gives its token id."""
+    """Appends the newline row to the decoder's embedding table; returns its token id."""
     assert newline is not None
     table = decoder.get_input_embeddings()
     newline_id = int(table.num_embeddings)

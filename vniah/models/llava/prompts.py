@@ -1,8 +1,8 @@
-"""What stands before the frames and after the question, per chat family.
+"""The chat templates: the text before the frames and after the question.
 
-The texts are those with which the published V-NIAH runs were made (LongVA repository,
+The texts are those of the published V-NIAH runs (LongVA repository,
 ``vision_niah/eval_vision_niah.py``). Each piece is tokenised by itself, without further special
-tokens, and the question starts on a line of its own, as it does there.
+tokens, and the question starts on a line of its own, as in the published runs.
 """
 
 import re
@@ -14,7 +14,7 @@ from vniah.errors import ModelError
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A chat with one user turn: opening, frames, question, closing, answer."""
+    """A chat with one user turn, in this order: opening, frames, question, closing, answer."""
 
     opening: str
     closing: str
@@ -48,10 +48,10 @@ _SPECIAL = re.compile(r"<\|\w+\|>|<s>")
 
 
 def find_template(name: str) -> PromptTemplate:
-    """The template of that name.
+    """The template with that name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such template.
     """
     if name not in PROMPT_TEMPLATES:
         raise ModelError(
@@ -61,15 +61,15 @@ def find_template(name: str) -> PromptTemplate:
 
 
 def choose_template(name: str | None, usual: str, tokenizer: Any) -> str:
-    """The name of the template to use: the one asked for, else the one that fits the tokenizer.
+    """The name of the template to use: the given one, else the one that fits the tokenizer.
 
     Args:
-        name: asked for; None for the usual one, or for llama3's where the tokenizer is of its kind.
-        usual: what the checkpoint's family was trained with.
+        name: the user's choice; None for the usual one, or llama3 if the tokenizer is of its kind.
+        usual: the template with which the checkpoint's family was trained.
         tokenizer: of transformers.
 
     Raises:
-        ModelError: the tokenizer cuts the template's special tokens into pieces.
+        ModelError: a special token of the template is not a token of the tokenizer.
     """
     if name is None:
         known = tokenizer.get_vocab()
@@ -86,5 +86,5 @@ def choose_template(name: str | None, usual: str, tokenizer: Any) -> str:
 
 
 def question_line(question: str) -> str:
-    """The question on a line of its own after the frames."""
+    """The question with a line break before it."""
     return question if question.startswith("\n") else "\n" + question

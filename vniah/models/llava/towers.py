@@ -1,8 +1,8 @@
-"""The vision towers of LLaVA checkpoints, CLIP and SigLIP: from a frame to its patches.
+"""The vision towers of LLaVA checkpoints, CLIP and SigLIP: they encode a frame as patches.
 
     CLIP     frame padded to a square in the tower's mean colour (Zhang et al. 2024, section 3.2);
              the configured layer, without the class token
-    SigLIP   frame brought to a square, whatever its shape; the last layer but one, whatever is
+    SigLIP   frame scaled to a square, whatever its shape; the last layer but one, whatever is
              configured; there is no class token
 
 The code of LLaVA-NeXT (``llava/model/multimodal_encoder/siglip_encoder.py``) throws SigLIP's last
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 try:
-    # Those that compute with Pillow, as the published runs did, and alike on every machine.
+    # The variants that compute with Pillow: as in the published runs, and equal on every machine.
     from transformers import CLIPImageProcessorPil as CLIPImageProcessor
     from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 except ImportError:  # transformers before it had two
@@ -32,7 +32,7 @@ except ImportError:  # transformers before it had two
 from vniah.errors import ModelError, first_line
 from vniah.models.padding import pad_to_square
 
-# The published towers' shapes, so that a checkpoint that names one needs nothing but itself.
+# The sizes of the published towers, so that a checkpoint that only names one can be loaded offline.
 _KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {
     "openai/clip-vit-large-patch14-336": {
         "hidden_size": 1024,
@@ -82,17 +82,17 @@ class Tower:
 
     @property
     def hidden_size(self) -> int:
-        """Numbers of a patch's features."""
+        """Size of a patch's features."""
         return int(self.module.config.hidden_size)
 
     @property
     def description(self) -> str:
-        """What decides the patches besides the weights, for a cache's identity."""
+        """What the patches depend on besides the weights; part of a cache's identity."""
         shape = "resize to square" if self.is_siglip else "pad to square"
         return f"{shape}, {self.module.config.image_size} px, layer {self.feature_layer}"
 
     def patches(self, frames: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
-        """The features of all patches, ``[num_frames, side * side, hidden_size]``.
+        """The features of all patches: ``[num_frames, side * side, hidden_size]``.
 
         Args:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
@@ -113,7 +113,7 @@ class Tower:
         return without_class
 
     def rename(self, name: str) -> str | None:
-        """A tensor's name in the checkpoint's tower -> its name in `module`; None to leave it out.
+        """The name in `module` for a tensor's name in the checkpoint's tower; None to skip it.
 
         Args:
             name: such as ``"vision_model.encoder.layers.0.mlp.fc1.weight"``.
@@ -129,17 +129,17 @@ class Tower:
         return own
 
     def finish(self, device: torch.device) -> None:
-        """Gives the module, once it has its weights, the buffer that no checkpoint holds."""
+        """Sets the buffer that no checkpoint holds; called when the weights are loaded."""
         embeddings = getattr(self.module, "vision_model", self.module).embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
 
 
 def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
-    """The tower that a checkpoint names: one in a folder of its own, or a published one.
+    """The tower that a checkpoint names: one in a folder inside it, or a published one.
 
     Args:
         raw: the content of the checkpoint's config.json.
-        folder: where the checkpoint lies.
+        folder: the checkpoint's folder.
 
     Raises:
         ModelError: the tower is not known, or its files cannot be read.
@@ -176,7 +176,7 @@ def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
 
 
 def _build_siglip(config: Any, processor: Any, folder: Path) -> Tower:
-    """A SigLIP tower whose last layer is the last but one of what its configuration describes."""
+    """A SigLIP tower without the last of the layers that its configuration describes."""
     if config.num_hidden_layers < 2:
         raise ModelError(
             f"{folder} describes a SigLIP tower of {config.num_hidden_layers} layer; its last "
@@ -195,7 +195,7 @@ def _build_siglip(config: Any, processor: Any, folder: Path) -> Tower:
 
 
 def _holds_siglip(folder: Path) -> bool:
-    """Whether a tower's folder holds SigLIP; its config.json may be that of vision and text."""
+    """True if a tower's folder holds SigLIP; its config.json may describe vision and text."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -205,7 +205,7 @@ def _holds_siglip(folder: Path) -> bool:
 
 
 def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
-    """A tower's configuration and its preprocessing, out of its folder."""
+    """The configuration and the image processor in a tower's folder."""
     config_class = SiglipVisionConfig if is_siglip else CLIPVisionConfig
     processor_class = SiglipImageProcessor if is_siglip else CLIPImageProcessor
     try:
@@ -217,7 +217,7 @@ def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
 
 
 def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
-    """Which of the tower's hidden states are the features, usually -2."""
+    """The index of the hidden states that are the features, usually -2."""
     layer = raw.get("mm_vision_select_layer", -2)
     if type(layer) is not int:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""The key of a server: read from the environment, sent to the server, and written nowhere."""
+"""The key of a server: read from the environment, sent to the server, and never written."""
 
 import os
 import re
@@ -8,25 +8,25 @@ from vniah.errors import InputError
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
-# What local servers are given: they want a header and do not look at it.
+# Sent to local servers, which need a header and ignore its content.
 _PLACEHOLDER = "none"
 _HIDDEN = "[key]"
 
-# A shorter one, such as EMPTY, is a placeholder too, and may well be a word of an answer.
+# A shorter key, such as EMPTY, is a placeholder too, and may occur in an answer by chance.
 _LEAST_SECRET_LENGTH = 8
 
-# Servers like to show the beginning of a key that they refuse.
+# Some servers show the beginning of a key that they refuse.
 _SHOWN_LENGTH = 6
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key and where it was found; neither ``repr`` nor anything else but `value` shows it.
+    """A key and the variable that holds it; only `value` shows it, and ``repr`` does not.
 
     Attributes:
         variable: the environment variable.
-        value: what is sent; a placeholder where the variable is not set.
-        is_set: whether the variable is.
+        value: what is sent; a placeholder if the variable is not set.
+        is_set: True if the variable is set.
     """
 
     variable: str
@@ -38,10 +38,10 @@ class ApiKey:
         """The key in an environment variable.
 
         Args:
-            variable: by default OPENAI_API_KEY, which need not be set; one that is named must be.
+            variable: its name; by default OPENAI_API_KEY, which need not be set.
 
         Raises:
-            InputError: the variable that was named is not set, or its value cannot be a key.
+            InputError: the given variable is not set, or its value cannot be a key.
         """
         name = variable or DEFAULT_KEY_VARIABLE
         value = os.environ.get(name, "").strip()
@@ -57,7 +57,7 @@ class ApiKey:
         return cls(name, value, is_set=True)
 
     def hide(self, text: str) -> str:
-        """A text without the key, and without what begins like it."""
+        """The text without the key and without anything that begins like it."""
         if not self.is_set:
             return text
         text = text.replace(self.value, _HIDDEN)
@@ -66,5 +66,5 @@ class ApiKey:
         return re.sub(re.escape(self.value[:_SHOWN_LENGTH]) + r"[\w*.+/=-]*", _HIDDEN, text)
 
     def hide_in_answer(self, text: str) -> str:
-        """The same for a model's words, which may hold a short placeholder by chance."""
+        """The same for a model's answer, which may hold a short placeholder by chance."""
         return self.hide(text) if len(self.value) >= _LEAST_SECRET_LENGTH else text

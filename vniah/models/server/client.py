@@ -4,10 +4,10 @@
     >>> model.answer([picture], "What is on the card?")
     '7'
 
-A request holds all its frames (`vniah.models.server.messages`): of 3,000 frames of 448 x 448 it is
-some 180 MB long. Frames are encoded once and stay in memory, shared by all requests; a request
-takes its length until its answer is there, and as much again while it is put together, which goes
-one by one. So memory is about (2 + concurrency) times the longest request.
+A request holds all its frames (`vniah.models.server.messages`): with 3,000 frames of 448 x 448 it
+has some 180 MB. Frames are encoded once and stay in memory, shared by all requests. A request takes
+its size in memory until its answer is there, and twice its size while it is built; one is built at
+a time. So the memory is about (2 + concurrency) times the largest request.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from vniah.errors import InputError, MissingDependencyError, RequestLimitError, ServerError
 from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.messages import FrameFormat
-from vniah.models.server.responses import Judge, Refused, Reply, TryAgain
+from vniah.models.server.responses import Refused, Reply, ResponseParser, TryAgain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ PREFIX = "openai:"
 _FORM = "openai:BASE_URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct"
 _SEED = 0
 
-# Longer than anybody waits for one question; a server that asks for more has answered "no".
+# A server that demands a longer wait is taken as one that failed.
 _LONGEST_WAIT_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 _WORTH_SAYING_SECONDS = 5.0
@@ -47,23 +47,23 @@ _WORTH_SAYING_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How a server is asked.
+    """How requests are sent to a server.
 
     Attributes:
         frames: how frames are sent.
-        max_tokens: an answer may have as many.
-        concurrency: requests that are on their way at the same time.
-        max_requests: HTTP requests that may be sent in all, by this process: each try of a question
-            counts, as it may be billed. None is no limit.
+        max_tokens: the most tokens of an answer.
+        concurrency: the most requests at the same time.
+        max_requests: the most HTTP requests that this process sends in all; retries count too, as
+            they may be billed. None is no limit.
         timeout_seconds: how long an answer may take.
-        num_retries: how often a question is asked again that got no answer.
-        backoff_seconds: about the time before the first of them; each next one waits twice as long.
-            A server that says how long to wait is obeyed.
+        num_retries: how often a question without an answer is sent again.
+        backoff_seconds: about the wait before the first retry; it doubles for each further one. If
+            the server says how long to wait, that is done instead.
         key_variable: environment variable with the key; by default OPENAI_API_KEY.
-        needs_usage: whether a server has to say how many tokens it read.
+        needs_usage: True if the server has to say how many tokens it read.
 
     Raises:
-        InputError: a value that cannot be meant.
+        InputError: a value is invalid.
     """
 
     frames: FrameFormat = field(default_factory=FrameFormat)
@@ -88,19 +88,19 @@ class ServerOptions:
 
 
 def is_server(source: str) -> bool:
-    """Whether it names a server, ``openai:BASE_URL#MODEL``."""
+    """True if the text names a server, ``openai:BASE_URL#MODEL``."""
     return source.startswith(PREFIX)
 
 
 def open_server(source: str, options: ServerOptions | None = None) -> "ServerModel":
-    """The model behind a server. Sends nothing yet.
+    """The model behind a server; no request is sent yet.
 
     Args:
         source: ``openai:BASE_URL#MODEL``.
-        options: how it is asked.
+        options: how requests are sent.
 
     Raises:
-        InputError: the address has another form or holds a secret, or there is no such key.
+        InputError: the address has another form or holds a secret, or there is no key.
         MissingDependencyError: the package openai is not installed.
     """
     base_url, model_id = _parse(source)
@@ -108,7 +108,7 @@ def open_server(source: str, options: ServerOptions | None = None) -> "ServerMod
 
 
 def _parse(source: str) -> tuple[str, str]:
-    """Base URL and model id. Messages show no part of an address that may hold a secret."""
+    """Base URL and model id. Error messages show no part of an address that may be a secret."""
     address, _, model_id = source.removeprefix(PREFIX).partition("#")
     try:
         parts = urlsplit(address)
@@ -128,18 +128,18 @@ def _parse(source: str) -> tuple[str, str]:
 
 
 class ServerModel:
-    """A chat model behind a server, that several threads may ask at once.
+    """A chat model behind a server; several threads may use it at the same time.
 
     Args:
         base_url: without the ending ``/chat/completions``.
-        model_id: as the server calls it.
-        options: how it is asked.
+        model_id: the server's name for the model.
+        options: how requests are sent.
 
     Attributes:
         name: the model id.
-        revision: nobody but the server knows.
+        revision: always ``"as served"``, since only the server knows it.
         options: as given.
-        settings: all that decides what it is asked, for the manifest.
+        settings: everything that the content of requests depends on, for the manifest.
     """
 
     def __init__(self, base_url: str, model_id: str, options: ServerOptions) -> None:
@@ -153,10 +153,10 @@ class ServerModel:
             "temperature": 0,
         }
         self._key = ApiKey.read(options.key_variable)
-        self._judge = Judge(base_url, model_id, self._key, options.timeout_seconds)
+        self._parser = ResponseParser(base_url, model_id, self._key, options.timeout_seconds)
         self._budget = _Budget(options.max_requests)
         self._has_answered = False
-        # What some servers call otherwise, or do not know.
+        # Fields to which some servers give another name, or which they do not know.
         self._wording: Mapping[str, int] = {"max_tokens": options.max_tokens, "seed": _SEED}
         self._client = _open_client(base_url, self._key, options.timeout_seconds)
 
@@ -164,27 +164,27 @@ class ServerModel:
         return f"<ServerModel {self.name} at {self.settings['base_url']}>"
 
     def answer(self, frames: "Sequence[np.ndarray]", question: str) -> str:
-        """The model's words, as `vniah.protocol.ChatModel` has it."""
+        """The model's answer, as in `vniah.protocol.ChatModel`."""
         return self.ask([self.encode_picture(frame) for frame in frames], question).text
 
     def encode_picture(self, frame: "np.ndarray") -> str:
-        """A frame, RGB uint8 ``[height, width, 3]``, as `ask` takes it."""
+        """A frame, RGB uint8 ``[height, width, 3]``, as text for `ask`."""
         return self.options.frames.encode(frame)
 
     def ask(
         self, frames: Sequence[str], question: str, *, stopped: threading.Event | None = None
     ) -> Reply:
-        """The answer to a question about frames; tried again where there is none.
+        """The answer to a question about frames; requests without an answer are sent again.
 
         Args:
             frames: each as `encode_picture` gave it, in order.
             question: verbatim.
-            stopped: when set, nothing more is sent, and no waiting goes on.
+            stopped: once it is set, nothing more is sent, and waiting ends.
 
         Raises:
             ModelError: this question cannot be answered.
-            ServerError: no other can be, either.
-            RequestLimitError: as many requests were sent as allowed.
+            ServerError: no question can be answered.
+            RequestLimitError: the largest allowed number of requests was sent.
         """
         stopped = stopped or threading.Event()
         content = self.options.frames.content(frames, question)
@@ -206,7 +206,7 @@ class ServerModel:
         raise ServerError("stopped")
 
     def record(self) -> Mapping[str, Any]:
-        """How it is asked besides its settings, for the manifest; after the first answer."""
+        """How requests are sent besides `settings`, for the manifest; after the first answer."""
         return {
             "concurrency": self.options.concurrency,
             "request": dict(self._wording),
@@ -227,34 +227,36 @@ class ServerModel:
             body = response.text
         except openai.APIStatusError as error:
             self._has_answered = True
-            raise self._judge.failure(error) from None
+            raise self._parser.failure(error) from None
         except openai.OpenAIError as error:
-            # Without a cause, as it holds the request with its key.
-            raise self._judge.failure(error) from None
+            # Without its cause, which holds the request with the key.
+            raise self._parser.failure(error) from None
         self._has_answered = True
-        return self._judge.read(body, time.perf_counter() - started)
+        return self._parser.read(body, time.perf_counter() - started)
 
     @cached_property
     def _completions(self) -> Any:
-        """Asks, and gives bodies as they came: the client takes everything for an answer."""
+        """Sends requests and gives raw bodies: the client would accept any body as an answer."""
         return self._client.chat.completions.with_raw_response
 
     def _wait_seconds(self, num_tries: int, failure: TryAgain) -> float | None:
-        """How long to wait before the next try; None for no other one.
+        """How long to wait before the next try; None if there shall be none.
 
-        A server where nobody ever answered is most likely not there, or not yet.
+        A server that has never answered anything is most likely not running: it is not retried.
         """
         is_missing = isinstance(failure.error, ServerError) and not self._has_answered
         if num_tries >= self.options.num_retries or is_missing:
             return None
         if failure.retry_after_seconds is not None:
-            asked = failure.retry_after_seconds
-            return asked if asked <= _LONGEST_WAIT_SECONDS else None
+            wanted = failure.retry_after_seconds
+            return wanted if wanted <= _LONGEST_WAIT_SECONDS else None
         seconds = min(self.options.backoff_seconds * 2.0**num_tries, _LONGEST_BACKOFF_SECONDS)
-        return seconds * random.uniform(0.75, 1.25)  # threads that failed together come apart
+        return seconds * random.uniform(
+            0.75, 1.25
+        )  # so that threads that failed together do not retry together
 
     def _reword(self, reason: str) -> bool:
-        """Whether a request that was refused for this reason can be put in other words."""
+        """True if a request that was rejected for this reason could be changed to be accepted."""
         wording = dict(self._wording)
         if "max_completion_tokens" in reason and "max_tokens" in wording:
             wording["max_completion_tokens"] = wording.pop("max_tokens")
@@ -275,12 +277,12 @@ def _open_client(base_url: str, key: ApiKey, timeout_seconds: float) -> "openai.
         base_url=base_url,
         api_key=key.value,
         timeout=timeout_seconds,
-        max_retries=0,  # tries are counted, and end at Ctrl-C
+        max_retries=0,  # retries are made here, so that they are counted and end at Ctrl-C
     )
 
 
 class _Budget:
-    """Counts requests, for all threads."""
+    """Counts the requests of all threads."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
@@ -291,7 +293,7 @@ class _Budget:
         """Allows one more request.
 
         Raises:
-            RequestLimitError: there are none left.
+            RequestLimitError: no request is left.
         """
         with self._lock:
             if self._limit is not None and self._num_sent >= self._limit:

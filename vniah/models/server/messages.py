@@ -1,15 +1,15 @@
 """Frames as the parts of a chat message: JPEGs of one size in base64.
 
-All frames of a run, needles too, are brought to one size: scaled until they fit, with black bars
-where their shape differs. So each costs a server the same number of tokens, which makes the count
-of them a check (`vniah.engines.prompt_tokens`), and a server can stack them into a video.
+All frames of a run, needles too, are scaled to fit one size, with black bars where their shape
+differs. So each frame takes a server the same number of tokens, which `vniah.engines.prompt_tokens`
+uses as a check, and a server can stack the frames into a video.
 
-They are JPEGs of quality 90 without chroma subsampling: with it coloured text loses its edges (28.6
-instead of 35.7 dB on a page of small coloured text), and a PNG of a film's frame is several times
-as large. A frame of 448 x 448 takes some 45 kB, 60 kB in base64.
+The JPEGs have quality 90 and no chroma subsampling, which blurs coloured text (28.6 instead of
+35.7 dB on a page of small coloured text). A PNG of a video frame is several times as large. A frame
+of 448 x 448 takes some 45 kB, or 60 kB in base64.
 
-There is no way to send a film: a server would choose frames from it by a rule of its own, and the
-needle might not be among them.
+A video file is never sent: a server would sample frames from it by a rule of its own, and could
+skip the needle.
 """
 
 import base64
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 FramesAs = Literal["images", "video-jpeg"]
-"""A part for each frame, which every server with images knows; or all in one, as vLLM takes it."""
+"""One message part for each frame, which all servers support; or one for all, for vLLM."""
 
 _QUALITY = 90
 _FULL_CHROMA = 0  # what PIL calls 4:4:4
 _MAX_SIDE = 8192
 
-# vLLM keeps the first 32 frames of such a video unless it is told otherwise, and says nothing.
+# Without these, vLLM silently keeps only the first 32 frames of such a video.
 _WHOLE_VIDEO = {
     "media_io_kwargs": {"video": {"num_frames": -1, "fps": 1, "do_sample_frames": False}}
 }
@@ -38,14 +38,14 @@ _WHOLE_VIDEO = {
 
 @dataclass(frozen=True)
 class FrameFormat:
-    """How frames go to a server.
+    """How frames are sent to a server.
 
     Attributes:
-        frames_as: a part for each, or all in one.
+        frames_as: as one message part for each, or all in one.
         size: (width, height) in pixels of every frame as it is sent.
 
     Raises:
-        InputError: a value that cannot be meant.
+        InputError: a value is invalid.
     """
 
     frames_as: FramesAs = "images"
@@ -63,7 +63,7 @@ class FrameFormat:
             )
 
     def settings(self) -> Mapping[str, str | int]:
-        """For the manifest."""
+        """The format as it is recorded in the manifest."""
         return {
             "frames_as": self.frames_as,
             "frame_size": self._size_text,
@@ -75,13 +75,13 @@ class FrameFormat:
         return f"{self.size[0]}x{self.size[1]}"
 
     def encode(self, frame: "np.ndarray") -> str:
-        """A frame as `content` takes it; made once, and used in every request that shows it.
+        """A frame as text for `content`; it can be used in several requests.
 
         Args:
             frame: RGB uint8, ``[height, width, 3]``.
 
         Raises:
-            ModelError: it is no such picture.
+            ModelError: the frame has another shape or dtype.
         """
         from PIL import Image, ImageOps
 
@@ -115,7 +115,7 @@ class FrameFormat:
 
     @property
     def extra_body(self) -> dict[str, Any]:
-        """What a request needs besides, so that a server reads every frame."""
+        """Further fields of a request that make a server read every frame."""
         return dict(_WHOLE_VIDEO) if self.frames_as == "video-jpeg" else {}
 
 

@@ -1,9 +1,9 @@
-"""What a server said: an answer, something that is tried again, or an error of one of two kinds.
+"""Parses the responses of a server: a reply, a failure to be retried, or one of two errors.
 
-answer                                                    `Reply`
-no answer, 408, 409, 429, 5xx, an answer without words    `TryAgain`: in a while, so many times
-400, 413, 422 and the like, words cut off by a limit      `ModelError`: this question fails
-401, 403, 404, no money left                              `ServerError`: the run stops
+a text                                               `Reply`
+no response, 408, 409, 429, 5xx, a reply without text    `TryAgain`: sent again after a while
+400, 413, 422 and the like, no text within the limit     `ModelError`: this question fails
+401, 403, 404, no money left                             `ServerError`: the run stops
 """
 
 import email.utils
@@ -29,8 +29,8 @@ class Reply:
     """A server's answer.
 
     Attributes:
-        text: its words.
-        prompt_tokens: how many tokens it read, if it says.
+        text: the text that the model wrote.
+        prompt_tokens: how many tokens the server read, if it says so.
         seconds: from the request to the answer.
     """
 
@@ -40,11 +40,11 @@ class Reply:
 
 
 class TryAgain(Exception):
-    """No answer this time.
+    """The request failed, but may succeed if it is sent again.
 
     Args:
-        error: what to raise if it is not tried again.
-        retry_after_seconds: how long the server asks to wait, if it does.
+        error: what to raise if it is not sent again.
+        retry_after_seconds: how long to wait before, if the server says so.
     """
 
     def __init__(self, error: VniahError, retry_after_seconds: float | None = None) -> None:
@@ -54,10 +54,10 @@ class TryAgain(Exception):
 
 
 class Refused(Exception):
-    """The server does not take the request as it is (HTTP 400 or 422).
+    """The server rejected the request (HTTP 400 or 422).
 
     Args:
-        error: what to raise if it cannot be put otherwise.
+        error: what to raise if the request cannot be changed.
         text: the server's reason.
     """
 
@@ -68,14 +68,14 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Puts what came from a server into an exception or a reply; no text of it shows the key.
+class ResponseParser:
+    """Turns the responses of a server into replies and exceptions, none of which shows the key.
 
     Attributes:
-        base_url: the server.
-        model_id: what it is asked for.
-        key: what it was sent.
-        timeout_seconds: how long it may take.
+        base_url: the address of the server.
+        model_id: the model that requests name.
+        key: the key that requests carry; it is hidden in all texts.
+        timeout_seconds: how long a response may take.
     """
 
     base_url: str
@@ -84,7 +84,7 @@ class Judge:
     timeout_seconds: float
 
     def failure(self, error: "openai.OpenAIError") -> Exception:
-        """What to raise for an error of the client."""
+        """The exception to raise for an error of the client."""
         import openai
 
         if isinstance(error, openai.APITimeoutError):
@@ -128,18 +128,18 @@ class Judge:
         """The answer in the body of a response.
 
         Raises:
-            TryAgain: there is none.
-            ModelError: there is none, and there will be none.
+            TryAgain: the body holds no answer.
+            ModelError: the body holds no answer, and a further request would not help.
         """
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
-            raise self._no_words(f"gave something that is no JSON: {self._line(body)!r}") from None
+            raise self._no_text(f"gave something that is no JSON: {self._line(body)!r}") from None
         content = content if isinstance(content, dict) else {}
         choices = content.get("choices")
         first = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(first, dict):
-            raise self._no_words("gave no choices")
+            raise self._no_text("gave no choices")
         message = first.get("message")
         words = message.get("content") if isinstance(message, dict) else None
         finish = first.get("finish_reason")
@@ -150,20 +150,20 @@ class Judge:
         if not words and finish == "content_filter":
             raise ModelError(f"{self.base_url} held the answer back: content_filter")
         if not isinstance(words, str):
-            raise self._no_words(f"gave content of type {type(words).__name__}, not text")
+            raise self._no_text(f"gave content of type {type(words).__name__}, not text")
         return Reply(self.key.hide_in_answer(words), _prompt_tokens(content), seconds)
 
-    def _no_words(self, what: str) -> TryAgain:
+    def _no_text(self, what: str) -> TryAgain:
         return TryAgain(ModelError(f"{self.base_url} {what}"))
 
     def _line(self, text: str) -> str:
-        """In one line of bounded length, without the key; which is hidden before it can be cut."""
+        """The text in one line of bounded length; the key is hidden before the text is cut."""
         line = " ".join(self.key.hide(text).split())
         return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}..."
 
 
 def _reason(error: "openai.APIStatusError") -> str:
-    """What the server wrote, without the client's words around it."""
+    """The message of the server, without what the client adds."""
     body = error.body
     if isinstance(body, Mapping):
         message = body.get("message") or body.get("detail")
@@ -178,7 +178,7 @@ def _prompt_tokens(content: Mapping[str, Any]) -> int | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: a number, or a date."""
+    """Seconds to wait, from the header ``retry-after``: a number, or a date."""
     text = headers.get("retry-after")
     if text is None:
         return None

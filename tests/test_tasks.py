@@ -1,0 +1,228 @@
+"""Tasks, controls and the seam between them and the sweep."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from vniah.cli import main
+from vniah.errors import InputError, TaskError
+from vniah.grid import Cell, Grid
+from vniah.needles import load_needles
+from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
+from vniah.results import load_results
+from vniah.scoring import GeneratedText, LogitsScore, Reading, score_options
+from vniah.sweep.run import run_sweep
+from vniah.tasks import Sample, haystack_frames, insert_needle, load_task
+from vniah.tasks.base import require_distinct
+from vniah.tasks.controls import choose_controls, no_needle, plan_samples
+from vniah.tasks.vniah import VisualNeedle
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def needles(needle_folder):
+    return load_needles(needle_folder)
+
+
+# --- placement -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("needle_index", [0, 1, 4, 5])
+def test_needle_is_inserted_and_replaces_nothing(needle_index):
+    frames = list(Frames(insert_needle(5, needle_index, "a")))
+    needle = frames.pop(needle_index)
+    assert (needle.source, needle.index) == (needle_source("a"), 0)
+    assert [(frame.source, frame.index) for frame in frames] == [(HAYSTACK, k) for k in range(5)]
+
+
+def test_samples_are_the_same_whatever_else_the_grid_holds(needles):
+    def planned(frames, depths):
+        samples = plan_samples(VisualNeedle(), Grid.parse(frames, depths), needles, None)
+        return {sample.sample_id: sample for sample in samples}
+
+    few, many = planned("8", "0.5"), planned("4,8,16", "0:1:0.25")
+    assert few.keys() < many.keys()
+    assert all(many[sample_id] == sample for sample_id, sample in few.items())
+
+
+def test_ids_name_cell_needle_and_control(needles):
+    samples = plan_samples(VisualNeedle(), Grid.parse("8,16", "0,0.25"), needles, None)
+    ids = [sample.sample_id for sample in samples]
+    assert ids[:4] == ["8/0/a", "8/0/b", "8/0/c", "8/0.25/a"]
+    assert ids[12:] == [f"{n}/-/{k}/no-needle" for n in (8, 16) for k in "abc"]
+
+
+# --- controls ------------------------------------------------------------------------------------
+
+
+def test_no_needle_asks_each_question_on_the_plain_haystack_once_a_length(needles):
+    samples = list(VisualNeedle().samples(Grid.parse("4,8", "0,0.5,1"), needles, None))
+    controls = list(no_needle(samples))
+    assert [(c.num_frames, c.fields["needle_id"]) for c in controls] == [
+        (n, needle.needle_id) for n in (4, 8) for needle in needles
+    ]
+    for control in controls:
+        assert control.shown == haystack_frames(control.num_frames).spans
+        assert (control.cell, control.control) == (None, "no-needle")
+    assert {c.question for c in controls} == {needle.question for needle in needles}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("default", ("no-needle",)), ("none", ()), ("no-needle", ("no-needle",)), ([], ())],
+)
+def test_controls_are_chosen_by_name(asked, expected):
+    assert choose_controls(VisualNeedle(), asked) == expected
+    assert choose_controls(object(), "default") == ()
+
+
+def test_unknown_control_is_refused():
+    with pytest.raises(InputError, match=r"no control .blind.; use none, default or no-needle"):
+        choose_controls(VisualNeedle(), "no-needle,blind")
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def sample(sample_id="8/0.5/a", **changes):
+    fields = {
+        "cell": Cell(8, Fraction(1, 2)),
+        "shown": (),
+        "question": "?",
+        "candidates": ("1",),
+        **changes,
+    }
+    return Sample(sample_id, **fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_id": "8/0.5/a b"}, "'8/0.5/a b' is empty or has white space"),
+        ({"sample_id": ""}, "'' is empty or has white space"),
+        ({"sample_id": "8/0/a"}, "'8/0/a' must begin with .*: '8/0.5/'"),
+        ({"cell": None}, "must begin with .*: '-/-/'"),
+        ({"cell": None, "fields": {"num_frames": 8}}, "must begin with .*: '8/-/'"),
+        ({"candidates": ()}, "8/0.5/a has no candidate answer"),
+    ],
+)
+def test_sample_that_cannot_be_asked_is_refused(changes, message):
+    with pytest.raises(TaskError, match=message):
+        sample(**changes)
+
+
+def test_samples_with_one_id_are_refused():
+    with pytest.raises(TaskError, match=r"two samples have the sample_id '8/0\.5/a'"):
+        require_distinct([sample(), sample()])
+    with pytest.raises(TaskError, match="no sample for this grid"):
+        require_distinct([])
+
+
+class NoTask:
+    name = "nothing"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("niah2", "there is no task 'niah2'; use vniah, or package.module:factory"),
+        ("tests.test_tasks:nobody", "tests.test_tasks has no 'nobody'"),
+        ("no_such_module:task", "'no_such_module' cannot be imported"),
+        ("tests.test_tasks:NoTask", "is not a task: it has no axes and no samples and no score"),
+        (NoTask(), "NoTask is not a task"),
+    ],
+)
+def test_task_that_is_none_is_refused(source, message):
+    with pytest.raises(TaskError, match=message):
+        load_task(source)
+
+
+# --- scores of options ---------------------------------------------------------------------------
+
+
+def reading(logprob):
+    return Reading(0.5, (7,), LogitsScore((1,), False, logprob, 3, -1.0))
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "prediction", "rank", "margin"),
+    [((-1.0, -2.0, -3.0), "a", 2, -1.0), ((-2.0, -1.0, -3.0), "b", 1, 1.0)],
+)
+def test_likeliest_option_is_the_choice(logprobs, prediction, rank, margin):
+    score = score_options(("a", "b", "c"), [reading(logprob) for logprob in logprobs], "b")
+    assert (score.prediction, score.correct) == (prediction, prediction == "b")
+    assert (score.logprob, score.rank, score.margin) == (logprobs[1], rank, margin)
+    assert score.seconds == 1.5
+
+
+@pytest.mark.parametrize(("words", "correct"), [("cat", False), ("The dog.", True), ("B", True)])
+def test_option_that_a_chat_model_names_is_its_choice(words, correct):
+    said = Reading(1.0, generated=GeneratedText(words))
+    assert score_options(("cat", "dog"), [said], "dog").correct == correct
+
+
+# --- a task from outside -------------------------------------------------------------------------
+
+
+def test_task_of_the_docs_runs_by_its_name(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(# which_half.py\n.*?)```", (DOCS / "tasks.md").read_text(), re.S)
+    (tmp_path / "which_half.py").write_text(code[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["run", "--task", "which_half:WhichHalf", "--frames", "8", "--depths", "0,1"]
+    assert main([*words, "--output", "halves"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 cells x 10 needles" in shown and "no-needle" in shown
+    results = load_results("halves")
+    assert results.manifest["task"] == "which-half" and results.is_complete
+    assert {(s.cell.depth, s.answer) for s in results.samples} == {(0, "1"), (1, "2")}
+    for found in results.samples:
+        assert found.correct == (found.prediction == found.answer) == (found.margin > 0)
+    assert main([*words, "--output", "halves"]) == 0, "it goes on"
+    assert "nothing to do" in capsys.readouterr().out
+
+
+class TwoNeedles(VisualNeedle):
+    """Shows another needle before the one that is asked for."""
+
+    name = "two"
+    controls = ()
+
+    def samples(self, grid, needles, haystack):
+        for one in super().samples(grid, needles, haystack):
+            first = FrameSpan(needle_source(needles.ids[0]), 0, 1)
+            yield Sample(
+                one.sample_id,
+                one.cell,
+                shown=(first, *one.shown),
+                question=one.question,
+                candidates=one.candidates,
+                fields=one.fields,
+            )
+
+
+def test_task_may_show_any_frames(checkpoint, image_folder, needles, tmp_path):
+    from vniah.haystacks.haystack import open_haystack
+    from vniah.models.loading import load_model
+
+    model, haystack = load_model(checkpoint, device="cpu"), open_haystack(image_folder)
+    runs = [
+        run_sweep(
+            model,
+            haystack,
+            needles,
+            Grid.parse("3,7", "0,1"),
+            output=tmp_path / share,
+            task=TwoNeedles(),
+            share=share,
+            progress=False,
+        )
+        for share in ("tree", "none")
+    ]
+    for one, other in zip(runs[0].samples, runs[1].samples, strict=True):
+        assert one.sample_id == other.sample_id and one.predicted_ids == other.predicted_ids
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
+    assert not runs[0].controls
