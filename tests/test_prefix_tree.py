@@ -185,7 +185,8 @@ def test_variants_of_an_answer_ride_along():
 
 
 def test_deep_trunk_needs_no_deep_recursion():
-    paths = [Path((*hay(n), (f"needle {n}", 600)), segments("?", 5)) for n in range(1, 1501)]
+    whole = hay(1500)
+    paths = [Path((*whole[:n], (f"needle {n}", 600)), segments("?", 5)) for n in range(1, 1501)]
     (trunk,) = build_tree(paths, size)
     assert len(trunk.sequences) == 1500
     assert max(len(branch.branches) for branch in trunk.branches) == 0
