@@ -19,9 +19,9 @@ from tests.decoder_models import (
 )
 from tests.test_prefill import build_decoder
 from tests.test_runner import fill_the_disk
+from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions, decode_by_passes
 from vniah.engines.choosing import choose_decoding
-from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import can_go_on, make_plan
 from vniah.errors import InputError, ModelError

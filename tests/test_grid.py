@@ -12,7 +12,6 @@ from vniah.grid import (
     Grid,
     as_depth,
     format_depth,
-    format_frames,
     needle_index,
     parse_range,
 )
@@ -272,7 +271,3 @@ def test_grid_when_there_are_depths_and_positions():
 def test_grid_when_there_are_neither_depths_nor_positions(make):
     with pytest.raises(InputError, match="depths must name at least one value, got none"):
         make()
-
-
-def test_format_frames():
-    assert format_frames([32, 1000]) == "32, 1,000"

@@ -253,8 +253,3 @@ def _exact(value: Number, what: str) -> Fraction:
         return Fraction(number)
     except (InvalidOperation, ValueError, OverflowError) as error:
         raise InputError(f"{what} must be numbers, got {value!r}") from error
-
-
-def format_frames(counts: Sequence[int]) -> str:
-    """Numbers of frames as people write them, e.g. ``"32, 64, 128"``."""
-    return ", ".join(f"{count:,}" for count in counts)

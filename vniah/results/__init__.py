@@ -7,6 +7,7 @@ always derived from its samples and never stored beside them.
 from pathlib import Path
 
 from vniah.errors import ResultsError
+from vniah.results.plan import grid_record, read_depth, read_grid
 from vniah.results.published import load_published
 from vniah.results.reading import (
     ENVIRONMENT_KEY,
@@ -21,9 +22,6 @@ from vniah.results.records import (
     ControlScore,
     Results,
     SampleResult,
-    grid_record,
-    read_depth,
-    read_grid,
 )
 from vniah.results.run_folder import NOTES_KEY, RunFolder
 

@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vniah.errors import ResultsError
-from vniah.results.records import (
-    Results,
-    SampleResult,
-    planned_ids,
-    read_depth,
-    read_grid,
-    require_planned,
-)
+from vniah.results.plan import planned_ids, read_depth, read_grid
+from vniah.results.records import Results, SampleResult
 
 FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -183,6 +177,26 @@ def _read_samples(
             sample = SampleResult.from_json(line.decode("utf-8"))
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise ResultsError(f"{path}, line {number}, is not a sample: {error}") from error
-        require_planned(sample, manifest, ids, f"{path}, line {number},")
+        _require_planned(sample, manifest, ids, f"{path}, line {number},")
         samples.append(sample)
     return samples
+
+
+def _require_planned(
+    sample: SampleResult, manifest: Mapping[str, Any], ids: Mapping[str, int], where: str
+) -> None:
+    """Raises `ResultsError` unless a line belongs to the run that the manifest describes.
+
+    Args:
+        sample: what the line holds.
+        manifest: of the run.
+        ids: what `planned_ids` gives for it.
+        where: file and line, for the message.
+    """
+    if sample.task != manifest.get("task"):
+        found = f"the task {sample.task!r}, and the run is of {manifest.get('task')!r}"
+    elif sample.sample_id not in ids:
+        found = f"the sample {sample.sample_id!r}, which is not part of this run's plan"
+    else:
+        return
+    raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")

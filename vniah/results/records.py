@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.errors import ResultsError
-from vniah.grid import Cell, Grid, as_depth, format_depth, place_prefix
+from vniah.grid import Cell, Grid, place_prefix
+from vniah.results.plan import cell_sample_id, json_depth, planned_ids, read_depth, read_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,11 +169,6 @@ def _sample_id_of_version_1(cell: Cell | None, record: Mapping[str, Any]) -> str
     if cell is None or not isinstance(record.get("needle_id"), str):
         raise ValueError("the field 'sample_id' is missing")
     return cell_sample_id(cell, record["needle_id"])
-
-
-def cell_sample_id(cell: Cell, needle_id: str) -> str:
-    """The ``sample_id`` of a needle in a cell: ``"600/0.2/red-7"``."""
-    return place_prefix(cell.num_frames, cell.depth) + needle_id
 
 
 @dataclass(frozen=True)
@@ -335,76 +330,6 @@ class Results:
         """How many tokens the model reads for a frame, if the manifest says."""
         tokens = self.manifest.get("model", {}).get("tokens_per_frame")
         return int(tokens) if tokens is not None else None
-
-
-def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """The ``sample_id`` of everything that a run asks, with its place in the plan.
-
-    A manifest of version 1 does not list them: it was every needle in every cell.
-    """
-    if "sample_ids" in manifest:
-        ids = str(manifest["sample_ids"]).split()
-    else:
-        cells = read_grid(manifest["grid"]).cells
-        ids = [cell_sample_id(cell, n) for cell in cells for n in manifest["needles"]["ids"]]
-    return {sample_id: place for place, sample_id in enumerate(ids)}
-
-
-def require_planned(
-    sample: SampleResult, manifest: Mapping[str, Any], ids: Mapping[str, int], where: str
-) -> None:
-    """Raises `ResultsError` unless a line belongs to the run that the manifest describes.
-
-    Args:
-        sample: what the line holds.
-        manifest: of the run.
-        ids: what `planned_ids` gives for it.
-        where: file and line, for the message.
-    """
-    if sample.task != manifest.get("task"):
-        found = f"the task {sample.task!r}, and the run is of {manifest.get('task')!r}"
-    elif sample.sample_id not in ids:
-        found = f"the sample {sample.sample_id!r}, which is not part of this run's plan"
-    else:
-        return
-    raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")
-
-
-def grid_record(grid: Grid) -> dict[str, Any]:
-    """The grid as the manifest holds it."""
-    frames = list(grid.frames)
-    if grid.positions:
-        return {"frames": frames, "positions": list(grid.positions)}
-    return {"frames": frames, "depths": [json_depth(depth) for depth in grid.depths]}
-
-
-def read_grid(record: Mapping[str, Any]) -> Grid:
-    """The grid that a manifest holds.
-
-    Raises:
-        ValueError: it names depths and positions, neither, or invalid values.
-        ArithmeticError: a depth is a fraction over 0.
-    """
-    depths = [read_depth(depth) for depth in record.get("depths", ())]
-    return Grid.of(record["frames"], depths, positions=record.get("positions", ()))
-
-
-def read_depth(value: float | str) -> Fraction:
-    """The depth that a manifest or a line of samples holds, exactly.
-
-    Raises:
-        ValueError: it is none, or not in [0, 1].
-        ArithmeticError: it is a fraction over 0.
-    """
-    return as_depth(Fraction(str(value)))
-
-
-def json_depth(depth: Fraction) -> float | str:
-    """A JSON number whose digits are the depth, or text such as "1/3" where no decimal is."""
-    text = format_depth(depth)
-    if "/" in text or Fraction(str(float(text))) != depth:
-        return text
-    return float(text)
 
 
 def _score(cell: Cell, samples: Sequence[SampleResult]) -> CellScore:
