@@ -8,7 +8,7 @@ import torch
 from test_prefill import allocated_bytes, build_decoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from vniah.cli.estimate import format_estimate
+from vniah.cli.display import format_estimate
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kernels import CPU_KERNEL
