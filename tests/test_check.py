@@ -414,7 +414,7 @@ FAULTS = {
     ),
     "not a number": (
         lambda: with_weights(torch.nan),
-        "the logits of stand-in hold NaN, in its own forward pass as well",
+        "the logits of stand-in hold NaN even in its own forward pass",
     ),
     "logits as a list": (ListedLogits, "answer_logits of first gave list, no tensor"),
 }

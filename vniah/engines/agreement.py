@@ -16,23 +16,24 @@ from vniah.forward.inputs import deepstack_rows
 from vniah.models.quantization import rounds_rows
 from vniah.protocol import DecoderModel, TokenSequence
 
-# Largest difference of a logit that rounding may explain, as a share of the largest logit: random
-# decoders of 24 layers reach 0.006 in fp16 and 0.06 in bf16.
+# The largest difference of a logit that rounding may explain, as a share of the largest logit:
+# random decoders of 24 layers reach 0.006 in fp16 and 0.06 in bf16.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.015, torch.bfloat16: 0.08}
 
-# The root mean square of all differences tells more. It may be so many times what the model's own
-# forward changes by when another kernel attends, and this share of the tolerance in any case.
+# The root mean square of all differences is the sharper test. It may be this many times the change
+# of the model's own logits under another attention kernel, and in any case this share of the
+# tolerance.
 _NOISE_FACTOR = 4
 
 _LEAST_SHARE = 1 / 64
 
-# Rounded to 8 bits, a row depends on the rows of its call (`vniah.models.quantization`). Another
-# kernel leaves these calls alone and chunks do not, so that share is larger: tiny random families
-# reach 0.1.
+# Rounded to 8 bits, a row depends on the other rows of its call (`vniah.models.quantization`).
+# Another kernel does not change these calls, but chunks do, so this share is larger: tiny random
+# families reach 0.1.
 _LEAST_SHARE_IN_8_BITS = 1 / 4
 
-# In half precision rounding sends a row to another expert where two are nearly as good, and its
-# logits change by any amount. So what all rows change by together has to tell.
+# In half precision, rounding sends a row to another expert where two are nearly as good, and its
+# logits may change by any amount. So the check relies on the root mean square over all rows.
 _MOST_OF_EXPERTS = 1.0
 
 _LEAST_SHARE_OF_EXPERTS = 1 / 2
@@ -42,18 +43,18 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Agreement:
-    """One way of computing against the plain forward pass.
+    """How one way of computing logits agrees with the plain forward pass.
 
     Attributes:
-        way: e.g. ``"prefill"``, ``"tree"``, ``"suffixes"`` or ``"ring of 2"``.
+        way: its name, e.g. ``"prefill"``, ``"tree"``, ``"suffixes"`` or ``"ring of 2"``.
         max_difference: largest difference of two logits.
-        rms_difference: root mean square of all of them.
+        rms_difference: root mean square of all differences.
         max_logit: the largest logit of the plain forward pass, by magnitude.
-        num_rows: answer positions compared.
-        num_equal: how many of them have the same argmax.
-        num_ties: how many others have two best tokens nearer than the difference.
-        max_allowed: what ``max_difference`` may be.
-        rms_allowed: what ``rms_difference`` may be.
+        num_rows: number of answer positions that were compared.
+        num_equal: number of positions with the same argmax.
+        num_ties: number of other positions whose two best logits are nearly equal.
+        max_allowed: the largest ``max_difference`` that passes.
+        rms_allowed: the largest ``rms_difference`` that passes.
     """
 
     way: str
@@ -68,7 +69,7 @@ class Agreement:
 
     @property
     def passed(self) -> bool:
-        """Whether rounding explains all of it."""
+        """Whether rounding explains all differences."""
         return (
             isfinite(self.max_difference)
             and self.max_difference <= self.max_allowed
@@ -77,7 +78,7 @@ class Agreement:
         )
 
     def sentence(self) -> str:
-        """What was found, for a person."""
+        """The comparison in one sentence."""
         return (
             f"{self.way}: logits differ by {self.rms_difference:.1e} "
             f"({self.rms_allowed:.1e} allowed), at most by {self.max_difference:.1e} "
@@ -86,7 +87,7 @@ class Agreement:
         )
 
     def record(self) -> Mapping[str, Any]:
-        """For the manifest."""
+        """The comparison for the manifest."""
         return {
             "max_difference": _short(self.max_difference),
             "max_allowed": _short(self.max_allowed),
@@ -105,7 +106,12 @@ def _short(value: float) -> float:
 
 @dataclass(frozen=True)
 class RoundingLimit:
-    """What rounding may change, as shares of the largest logit."""
+    """How much of a difference rounding may explain, as shares of the largest logit.
+
+    Attributes:
+        of_max: for the largest difference of two logits.
+        of_rms: for the root mean square of all differences.
+    """
 
     of_max: float
     of_rms: float
@@ -118,7 +124,7 @@ class RoundingLimit:
         store: FrameStore,
         plain: Sequence[Tensor],
     ) -> "RoundingLimit":
-        """From what changes when another attention kernel computes ``plain``."""
+        """The limit, from how much ``plain`` changes under another attention kernel."""
         body = model.decoder.model
         dtype = model.decoder.lm_head.weight.dtype
         tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
@@ -143,7 +149,7 @@ class RoundingLimit:
 def compare_logits(
     way: str, plain: Sequence[Tensor], found: Sequence[Tensor], limit: RoundingLimit
 ) -> Agreement:
-    """How the logits of one way differ from the plain ones, ``[rows, vocabulary]`` each."""
+    """Compares the logits of one way with the plain ones, ``[rows, vocabulary]`` each."""
     one, other = torch.cat(list(plain)), torch.cat(list(found))
     difference = float((one - other).abs().max())
     largest = float(one.abs().max())
@@ -166,32 +172,32 @@ def compare_logits(
 @torch.inference_mode()
 def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
-    read = DecoderInputs(model, [sequence], store)
-    positions = read.positions(0)
+    own = DecoderInputs(model, [sequence], store)
+    positions = own.positions(0)
     reset_dynamic_rope(model.decoder.model)
     num_tokens, num_rows = positions.shape[-1], len(sequence.answer_ids)
-    hidden = read.embed(sequence.input_pieces, 0, num_tokens)
+    hidden = own.embed(sequence.input_pieces, 0, num_tokens)
     inputs: dict[str, Any] = {
         "inputs_embeds": hidden[None],
         "position_ids": positions[None] if positions.ndim == 1 else positions[:, None],
-        # without it transformers takes gaps in the positions for packed sequences
+        # Without a mask, transformers takes gaps in the positions for packed sequences.
         "attention_mask": torch.ones(1, num_tokens, device=hidden.device, dtype=torch.long),
         "use_cache": False,
     }
-    deep = deepstack_rows(read, sequence.input_pieces, hidden)
+    deep = deepstack_rows(own, sequence.input_pieces, hidden)
     if deep is not None:
-        is_frame = read.is_frame(sequence.input_pieces)
+        is_frame = own.is_frame(sequence.input_pieces)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
     if callable(model.decoder):
         if "logits_to_keep" in signature(model.decoder.forward).parameters:
             inputs["logits_to_keep"] = num_rows
         logits = model.decoder(**inputs).logits[0, -num_rows:]
-    else:  # two parts that make up one
+    else:  # a body and a head that are not one module
         rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
         logits = model.decoder.lm_head(rows)
-    moved: Tensor = logits.float().cpu()
-    return moved
+    result: Tensor = logits.float().cpu()
+    return result
 
 
 def _rms(values: Tensor) -> float:

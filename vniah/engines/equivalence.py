@@ -1,4 +1,4 @@
-"""The forward pass against the model's own: the same logits by every way that a sweep may go?"""
+"""Compares every way in which a sweep may run a sequence with the model's own forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +23,15 @@ from vniah.forward.runner import BranchRunner
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import DecoderModel, TokenSequence, VisionLanguageModel
 
-# Haystack frames of the two cells of the check, and the needle's place in both.
+# The numbers of haystack frames in the two cells of the check, and the needle's index in both.
 _LENGTHS = (4, 9)
 NUM_TRIAL_FRAMES = max(_LENGTHS)
-"""Haystack frames of the longest trial sequence."""
-
+"""Number of haystack frames of the longest trial sequence."""
 
 _NEEDLE_INDEX = 2
 
-# Tiles of the check are so small that even its shortest sequence has so many.
-_NUM_TILES = 4
+# Chunks of the check are so small that even its shortest sequence has this many.
+_NUM_CHUNKS = 4
 
 
 def check_forward(
@@ -44,14 +43,14 @@ def check_forward(
     kv_location: KVLocation | None = None,
     ring: Ring | None = None,
 ) -> tuple[Agreement, ...]:
-    """Runs short sequences by the plain forward pass, and by all ways that a sweep may go.
+    """Runs short sequences by the plain forward pass, and in every way that a sweep may use.
 
     Args:
-        model: whose decoder is run.
-        sequences: short ones; some with a common prefix, so that there is something to share.
-        store: where their frames lie.
-        kernel: computes the attention; by default the fastest that is right on the device.
-        kv_location: where the sweep keeps keys and values.
+        model: the model whose decoder is run.
+        sequences: short sequences; some have a common prefix, so that there is something to share.
+        store: holds their frames.
+        kernel: computes the attention; by default the fastest that is correct on the device.
+        kv_location: where the sweep stores keys and values.
         ring: the processes that run a pass together, if there are several.
 
     Raises:
@@ -63,7 +62,7 @@ def check_forward(
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
     if not all(logits.isfinite().any(-1).all() and not logits.isnan().any() for logits in plain):
         raise ModelError(
-            f"the logits of {model.name} hold NaN, in its own forward pass as well; try --dtype "
+            f"the logits of {model.name} hold NaN even in its own forward pass; try --dtype "
             "float32 or bfloat16"
         )
     limit = RoundingLimit.of(model, sequences, store, plain)
@@ -93,12 +92,12 @@ class _Way:
     ring: Ring | None = None
 
     def max_suffix_tokens(self, lengths: Sequence[int]) -> int:
-        """So few that suffixes hang from several places of a common trunk."""
+        """A limit so low that suffixes follow several places of a common trunk."""
         return max(lengths) // 2 if self.has_suffixes else 0
 
     def chunk_size(self, lengths: Sequence[int]) -> int:
-        """So small that a pass has several chunks; with suffixes, so large that they go in one."""
-        return sum(lengths) if self.has_suffixes else max(1, min(lengths) // _NUM_TILES)
+        """Rows of a chunk: a pass has several chunks, but all suffixes are in one."""
+        return sum(lengths) if self.has_suffixes else max(1, min(lengths) // _NUM_CHUNKS)
 
 
 def trial_sequences(
@@ -106,13 +105,13 @@ def trial_sequences(
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and suffixes of several lengths hang from one place. The needles
-    are those with the longest answers, so that several rows are read where any answer has several.
+    So there is something to share, and suffixes of several lengths follow one place. The needles
+    are those with the longest answers, so that several rows are read if any answer has several.
 
     Args:
         model: composes the sequences.
         needles: pictures, questions and answers.
-        num_frames: haystack frames that there are.
+        num_frames: number of available haystack frames.
     """
     lengths = list(dict.fromkeys(min(length, num_frames) for length in _LENGTHS))
 
@@ -131,13 +130,13 @@ def trial_sequences(
 
 
 def require_agreement(agreements: Sequence[Agreement], name: str) -> None:
-    """Raises `CheckError` if one of the ways gives other numbers than the model's own."""
+    """Raises `CheckError` if one of the ways gives other logits than the model's own pass."""
     for agreement in agreements:
         if not agreement.passed:
             raise CheckError(
                 f"the forward pass does not give what {name} itself gives: "
-                f"{agreement.sentence()}. Nothing was measured; give the model an answer_logits "
-                "method in place of decoder, and it runs its own"
+                f"{agreement.sentence()}. Nothing was measured; give the model a method "
+                "answer_logits in place of decoder, and it runs its own forward pass"
             )
 
 
@@ -178,13 +177,13 @@ def examine_forward(
     kernel: Kernel | None = None,
     ring: Ring | None = None,
 ) -> CheckReport:
-    """What `check_forward` finds, for a person; with the model's own `answer_logits` if it has any.
+    """Reports what `check_forward` finds, and compares the model's own `answer_logits`, if any.
 
     Args:
-        model: whose decoder is run.
-        sequences: short ones, as `trial_sequences` gives them.
-        store: where their frames lie.
-        kernel: computes the attention; by default the fastest that is right on the device.
+        model: the model whose decoder is run.
+        sequences: short sequences, as those of `trial_sequences`.
+        store: holds their frames.
+        kernel: computes the attention; by default the fastest that is correct on the device.
         ring: the processes that run a pass together, if there are several.
     """
     agreements = check_forward(model, sequences, store, kernel=kernel, ring=ring)
@@ -198,7 +197,7 @@ def examine_forward(
 def _check_own_logits(
     model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
 ) -> tuple[Agreement, ...]:
-    """A model with `answer_logits` as well says what its decoder and its positions should give."""
+    """Compares the model's own `answer_logits`, if it has any, with the plain forward pass."""
     if not isinstance(model, VisionLanguageModel):
         return ()
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
@@ -222,18 +221,16 @@ def _about_sharing(plan: Plan) -> str:
     if not saved:
         lengths = " and for ".join(map(str, _LENGTHS))
         return (
-            f"sharing: possible, but its prompts for {lengths} frames have no beginning in common, "
-            "so that nothing will be shared"
+            f"sharing: possible, but its prompts for {lengths} frames have no common prefix, so "
+            "nothing will be shared"
         )
     return f"sharing: {saved:,} of {plan.cost_alone.num_tokens:,} tokens of the check were shared"
 
 
 def _verdict(passed: bool) -> str:
+    if passed:
+        return "the forward pass gives what the model gives"
     return (
-        "the forward pass gives what the model gives"
-        if passed
-        else (
-            "the forward pass does NOT give what the model gives: give the model an answer_logits "
-            "method in place of decoder, and it runs its own"
-        )
+        "the forward pass does NOT give what the model gives: give the model a method "
+        "answer_logits in place of decoder, and it runs its own forward pass"
     )
