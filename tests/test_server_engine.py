@@ -395,7 +395,7 @@ def test_interrupt_while_waiting_gives_what_has_arrived(folders):
         engine.plan(asked, [True] * len(asked))
         arrivals = engine.run(0)
         given = [next(arrivals)]
-        while any(thread.name.startswith("vniah-question") for thread in threading.enumerate()):
+        while any(thread.name.startswith("vniah-sample") for thread in threading.enumerate()):
             time.sleep(0.01)
         given.append(arrivals.throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -222,10 +222,8 @@ class DecoderInputs:
             if size and token + size > start:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
                 stride = size // num
-                first, last = (
-                    max(0, start - token) // stride,
-                    min(num, -(-(stop - token) // stride)),
-                )
+                first = max(0, start - token) // stride
+                last = min(num, -(-(stop - token) // stride))
                 places.append(_Place(piece, token, stride, first, last))
             token += size
         return places

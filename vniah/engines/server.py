@@ -168,9 +168,7 @@ class ServerEngine:
         found = self._probe(sorted({_num_shown(sample) for sample in tests}))
         if found.growth is None:
             if self._model.options.needs_usage:
-                raise CheckError(
-                    f"{NO_USAGE}. Nothing was measured; add --allow-no-usage to continue"
-                )
+                raise CheckError(f"{NO_USAGE}. Nothing was measured; add --allow-no-usage to run")
             self.notes.append(NO_USAGE)
         elif complaint := found.growth.complaint():
             raise CheckError(f"{complaint}. Nothing was measured")
@@ -183,9 +181,8 @@ class ServerEngine:
         When Ctrl-C or an error ends it, it first gives the outcomes that have arrived. It does not
         wait for requests that are on their way, unless the limit of requests is what ends it.
         """
-        workers = _Workers(self._pending)
-        for _ in range(min(self._model.options.concurrency, len(self._pending))):
-            workers.start(self._answer)
+        num_threads = min(self._model.options.concurrency, len(self._pending))
+        workers = _Workers(self._pending, self._answer, num_threads)
         try:
             yield from workers.outcomes()
         except KeyboardInterrupt:
@@ -248,8 +245,6 @@ NO_USAGE = (
     "the server gives no usage.prompt_tokens, so that nobody can say whether it reads every frame"
 )
 
-_Answer = Callable[[Sample, threading.Event], Outcome]
-
 
 class _Workers:
     """Threads that answer samples.
@@ -258,30 +253,34 @@ class _Workers:
 
     Args:
         samples: the samples to be answered.
+        answer: called with a sample and the event that says that no answer is needed any more.
+        num_threads: number of threads.
     """
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        answer: Callable[[Sample, threading.Event], Outcome],
+        num_threads: int,
+    ) -> None:
         self.stopped = threading.Event()
+        self._answer = answer
         self._samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
         for sample in samples:
             self._samples.put(sample)
         self._inbox: queue.SimpleQueue[tuple[Sample, Outcome] | BaseException | None] = (
             queue.SimpleQueue()
         )
-        self._num_threads = 0
+        self._num_running = num_threads
+        for number in range(num_threads):
+            threading.Thread(target=self._work, name=f"vniah-sample-{number}", daemon=True).start()
 
-    def start(self, answer: _Answer) -> None:
-        """Starts one more thread."""
-        self._num_threads += 1
-        name = f"vniah-sample-{self._num_threads}"
-        threading.Thread(target=self._work, args=(answer,), name=name, daemon=True).start()
-
-    def _work(self, answer: _Answer) -> None:
+    def _work(self) -> None:
         ended: BaseException | None = None
         try:
             while not self.stopped.is_set():
                 sample = self._samples.get_nowait()
-                self._inbox.put((sample, answer(sample, self.stopped)))
+                self._inbox.put((sample, self._answer(sample, self.stopped)))
         except queue.Empty:
             pass
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
@@ -291,12 +290,12 @@ class _Workers:
     def outcomes(self) -> Iterator[tuple[Sample, Outcome]]:
         """Every outcome as it arrives; then raises the error that ended a thread, if one did."""
         error: BaseException | None = None
-        while self._num_threads:
+        while self._num_running:
             message = self._inbox.get()
             if isinstance(message, tuple):
                 yield message
                 continue
-            self._num_threads -= 1
+            self._num_running -= 1
             error = error or message
             if error is not None and not isinstance(error, RequestLimitError):
                 self.stopped.set()
