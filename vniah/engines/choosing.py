@@ -46,8 +46,8 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     if isinstance(model, ServerModel):
         if options.num_processes > 1:
             raise InputError(
-                f"one process sends the requests to a server, got {options.num_processes}; start "
-                "it without torchrun, with --concurrency"
+                "only one process may send requests to a server, and this job has "
+                f"{options.num_processes}; start it without torchrun, with --concurrency"
             )
         return ServerEngine(model)
     return ChatEngine(model)

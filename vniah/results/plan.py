@@ -8,9 +8,9 @@ from vniah.grid import Cell, Grid, as_depth, format_depth, place_prefix
 
 
 def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """The ``sample_id`` of everything that a run asks, with its place in the plan.
+    """The ``sample_id`` of every sample of a run, with its place in the plan.
 
-    A manifest of version 1 does not list them: it was every needle in every cell.
+    A manifest of version 1 does not list them: its run has every needle in every cell.
     """
     if "sample_ids" in manifest:
         ids = str(manifest["sample_ids"]).split()
@@ -37,25 +37,25 @@ def read_grid(record: Mapping[str, Any]) -> Grid:
     """The grid that a manifest holds.
 
     Raises:
-        ValueError: it names depths and positions, neither, or invalid values.
-        ArithmeticError: a depth is a fraction over 0.
+        ValueError: it has both depths and positions, neither, or invalid values.
+        ArithmeticError: the denominator of a depth is 0.
     """
     depths = [read_depth(depth) for depth in record.get("depths", ())]
     return Grid.of(record["frames"], depths, positions=record.get("positions", ()))
 
 
 def read_depth(value: float | str) -> Fraction:
-    """The depth that a manifest or a line of samples holds, exactly.
+    """The exact depth that a manifest or a line of samples holds.
 
     Raises:
-        ValueError: it is none, or not in [0, 1].
-        ArithmeticError: it is a fraction over 0.
+        ValueError: it is not a number, or not in [0, 1].
+        ArithmeticError: its denominator is 0.
     """
     return as_depth(Fraction(str(value)))
 
 
 def json_depth(depth: Fraction) -> float | str:
-    """A JSON number whose digits are the depth, or text such as "1/3" where no decimal is."""
+    """The depth as a JSON number, or as text such as "1/3" where no decimal equals it."""
     text = format_depth(depth)
     if "/" in text or Fraction(str(float(text))) != depth:
         return text

@@ -1,4 +1,4 @@
-"""A run's folder, read."""
+"""Reads the folder of a run."""
 
 import itertools
 import json
@@ -19,17 +19,17 @@ SAMPLES_NAME = "samples.jsonl"
 
 RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
 
-# Sections of the manifest that may differ when a run is gone on with.
+# This section of the manifest may differ when a run is resumed.
 ENVIRONMENT_KEY = "environment"
 
 
 def rank_paths(directory: Path) -> list[Path]:
-    """What ranks wrote and nobody folded yet; from any earlier number of ranks."""
+    """The files of ranks that are not merged yet; an earlier start may have had more ranks."""
     return sorted(directory.glob(RANK_SAMPLES_GLOB))
 
 
 def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[SampleResult]) -> Results:
-    """Samples and their manifest, in the order of the plan."""
+    """The results of a run, with its samples in the order of the plan."""
     ordered = in_order(samples, manifest)
     return Results(
         str(manifest["model"]["name"]),
@@ -41,16 +41,16 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
 
 
 def in_order(samples: Iterable[SampleResult], manifest: Mapping[str, Any]) -> list[SampleResult]:
-    """In the order of the plan, whichever was run first."""
+    """The samples in the order of the plan."""
     place_of = planned_ids(manifest)
     return sorted(samples, key=lambda sample: place_of[sample.sample_id])
 
 
 def load_run(directory: Path) -> Results:
-    """The run that lies in a folder; also while it goes on, or after it was killed.
+    """The results in a run's folder. The run may still be going on, or have been killed.
 
     Raises:
-        ResultsError: it is not the folder of a run, or a line of it cannot be read.
+        ResultsError: it is not the folder of a run, or one of its lines cannot be read.
     """
     manifest_path = directory / MANIFEST_NAME
     if not manifest_path.exists():
@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in a file.
 
     Raises:
-        ResultsError: it is not the manifest of a run, or of a later version.
+        ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
 
 
 def _fields_needed(manifest: Mapping[str, Any]) -> dict[str, Callable[[Any], bool]]:
-    """What a manifest must have; its grid has depths or positions, and it must be one."""
+    """The fields that a manifest must have, each with a test of its value."""
     needed = dict(_MANIFEST_FIELDS)
     if manifest["format_version"] != 1:
         needed |= {"task": _is_text, "sample_ids": _is_text}
@@ -144,13 +144,13 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, SampleResult]:
-    """Every sample once, by its id, from all files; a score stays, whatever error came after it.
+    """All samples in the files of a run, by their ids; a score is preferred to a later error.
 
     Raises:
-        ResultsError: a line is not a sample, or not one of this run.
+        ResultsError: a line is not a sample, or not a sample of this run.
     """
     ids = planned_ids(manifest)
-    # The files of ranks are read first: one that is gone by then was folded into the main file.
+    # The files of ranks are read first: one that is gone by then was merged into the main file.
     of_ranks = [_read_samples(path, manifest, ids) for path in rank_paths(directory)]
     main = _read_samples(directory / SAMPLES_NAME, manifest, ids)
     samples: dict[str, SampleResult] = {}
@@ -164,14 +164,14 @@ def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, 
 def _read_samples(
     path: Path, manifest: Mapping[str, Any], ids: Mapping[str, int]
 ) -> list[SampleResult]:
-    """The samples of all lines that are whole; none without a file."""
+    """The samples of all complete lines; none if there is no such file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
     samples = []
-    # Bytes, as a line may be cut inside a character; what follows the last newline is such a line.
-    # str.splitlines would also cut at U+2028 and others that JSON leaves as they are.
+    # The file is split as bytes, as its last line may be cut inside a character; that line has no
+    # newline and is ignored. str.splitlines would also split at U+2028, which JSON does not escape.
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             sample = SampleResult.from_json(line.decode("utf-8"))
