@@ -271,9 +271,9 @@ class Runs:
     """In place of a `FrameStore`: pieces of up to two frames, whatever they belong to."""
 
     def read_runs(self, frames, *, part=None):
-        rows = torch.cat([*RandomFrames().read_runs(frames)])
+        rows = [*RandomFrames().read_runs(frames)]
         for start in range(0, len(rows), 2):
-            yield rows[start : start + 2]
+            yield torch.cat(rows[start : start + 2])
 
 
 @pytest.mark.parametrize("store", [RandomFrames(), Runs()])
@@ -313,7 +313,7 @@ def test_what_is_composed_in_spans_and_frame_by_frame_gives_the_same_bits(max_le
         sequences = sweep_of(model)
         plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
         assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
-        found.append((plan.cost, run(model, sequences, plan, tile_size=10)))
+        found.append((plan.cost, run(model, sequences, plan, chunk_size=10)))
     (cost, logits), (other_cost, others) = found
     assert cost == other_cost
     assert all(torch.equal(one, other) for one, other in zip(logits, others, strict=True))
