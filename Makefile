@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
 
-.PHONY: help install demo test lint train clean
+.PHONY: help install demo test lint pytest train clean
 
 help:
 	@echo "make demo   install, then measure the embedded model and draw its heatmap"
-	@echo "make test   install, then ruff, mypy and pytest"
+	@echo "make test   install, then ruff, mypy and pytest; WORKERS=8 for more than two processes"
 	@echo "make train  install, then train the embedded reference models from scratch; SEED=1 for another seed"
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -26,8 +27,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vniah
 
-test: lint
-	$(BIN)/python -m pytest
+# Types are checked while the tests run.
+test: install
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: install
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 train: install
 	$(BIN)/python -m training

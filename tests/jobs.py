@@ -6,6 +6,10 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,20 +18,33 @@ JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 
 
 def run_ranks(work: Callable[..., None], size: int, *args: Any) -> None:
-    """Runs ``work(rank, *args)``, a module's function, in ``size`` processes of one job.
-
-    They are forked from a process that has imported what is imported here and has done nothing
-    else: starting a rank costs milliseconds in place of the seconds that torch and transformers
-    take to load.
-    """
-    heavy = [name for name in sys.modules if name.startswith(("transformers.models.", "vniah."))]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "pytest", *heavy])
+    """Runs ``work(rank, *args)``, a module's function, in ``size`` processes of one job."""
+    _forking_server()
     torch.multiprocessing.start_processes(
         _enter,
         (work, size, _free_port(), dict(os.environ), *args),
         nprocs=size,
         start_method="forkserver",
     )
+
+
+def start(work: Callable[..., Any], *args: Any) -> BaseProcess:
+    """Starts a process that runs ``work(*args)``, with nothing on its stdout and stderr."""
+    process = _forking_server().Process(target=_work, args=(work, dict(os.environ), *args))
+    process.start()
+    return process
+
+
+def _forking_server() -> ForkServerContext:
+    """Forks a process that has imported what is imported here and has done nothing else.
+
+    Starting one so costs milliseconds, in place of the seconds that torch and transformers load.
+    Tests that do are marked as distributed, so that one worker alone has such a server.
+    """
+    heavy = [name for name in sys.modules if name.startswith(("transformers.models.", "vniah."))]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pytest", *heavy])
+    return context
 
 
 def _free_port() -> int:
@@ -44,10 +61,21 @@ def _enter(
     environment: dict[str, str],
     *args: Any,
 ) -> None:
-    os.environ.clear()  # that of the first job, from which all are forked
     values = map(str, (rank, size, "127.0.0.1", port, rank))
-    os.environ.update(environment | dict(zip(JOB, values, strict=True)))
+    _set_environment(environment | dict(zip(JOB, values, strict=True)))
     os.environ["GLOO_SOCKET_IFNAME"] = socket.if_nameindex()[0][1]  # the loopback
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     work(rank, *args)
+
+
+def _work(work: Callable[..., Any], environment: dict[str, str], *args: Any) -> None:
+    _set_environment(environment)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        work(*args)
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    """In place of that of the first test that forked something."""
+    os.environ.clear()
+    os.environ.update(environment)

@@ -1,16 +1,14 @@
 """The command line: what is printed, what is drawn, and one line for everything wrong."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from jobs import start
 from PIL import Image
 from runs import make_run
 
@@ -275,7 +273,7 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     capsys.readouterr()
     assert main(["compare", "good", "worse"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("vniah: error: cannot compare:") and "0 of 18 samples" in error
+    assert error.startswith("vniah: error: cannot compare:") and "0 of 24 samples" in error
 
 
 def test_haystack_make_writes_the_film_and_its_manifest(in_folder, capsys):
@@ -481,30 +479,23 @@ def test_samples_without_any_score_exit_with_1(in_folder, material, capsys):
     assert re.search(r"  0\.5 +\. +\.\n", out)
 
 
-def wait_for(condition, process) -> None:
+def kill_when(condition, process) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
-def start_vniah(arguments) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "vniah", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_run_killed_in_the_sweep_goes_on_and_ends_the_same(in_folder, material):
     material[material.index("4,12")] = "1:40:1"  # 360 samples, so that the kill falls among them
-    killed = start_vniah(["run", *material, "--output", "killed"])
+    killed = start(main, ["run", *material, "--output", "killed"])
     samples = in_folder / "killed" / "samples.jsonl"
-    wait_for(lambda: samples.exists() and samples.stat().st_size > 2000, killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_when(lambda: samples.exists() and samples.stat().st_size > 2000, killed)
     num_before = len(load_results("killed").samples)
     assert 0 < num_before < 360
     assert main(["run", *material, "--output", "killed"]) == 0
@@ -517,7 +508,7 @@ def test_run_killed_in_the_sweep_goes_on_and_ends_the_same(in_folder, material):
     assert after == whole
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkpoint, own_cache):
     import torch
 
@@ -526,10 +517,8 @@ def test_encode_killed_in_the_middle_goes_on_and_ends_the_same(in_folder, checkp
     main(["haystack", "make", "film.mp4", "--seconds", "600", "--fps", "2", "--size", "64x64"])
     arguments = ["encode", "--model", str(checkpoint), "--device", "cpu", "--frames", "600"]
     arguments += ["--haystack", "film.mp4", "--cache"]
-    killed = start_vniah([*arguments, "killed"])
-    wait_for(lambda: any((in_folder / "killed").glob("frames-*.safetensors")), killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed = start(main, [*arguments, "killed"])
+    kill_when(lambda: any((in_folder / "killed").glob("frames-*.safetensors")), killed)
     assert len(list((in_folder / "killed").glob("frames-*.safetensors"))) < 3
     for folder in ("killed", "whole"):
         assert main([*arguments, folder]) == 0
@@ -549,7 +538,7 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     assert re.search(r"24 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
     assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
-    assert re.search(r"  every one by itself +18 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
+    assert re.search(r"  every one by itself +24 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
     assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
     assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)
     assert not list(in_folder.iterdir()), "nothing was run"

@@ -26,15 +26,15 @@ from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSe
 NEAR = 1e-4
 
 
-@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+@pytest.mark.parametrize("max_suffix_tokens", [0, 512])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tree_equals_single_passes_and_the_plain_forward(family, max_leaf_tokens):
+def test_tree_equals_single_passes_and_the_plain_forward(family, max_suffix_tokens):
     model = DecoderStandIn(build_decoder(family))
     sequences = sweep_of(model)
-    plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+    plan = make_plan(model, sequences, max_suffix_tokens=max_suffix_tokens)
     assert plan.note is None and plan.refused == {}
     assert plan.cost.num_tokens < 0.8 * plan.cost_alone.num_tokens
-    assert max_leaf_tokens == 512 or any(root.branches for root in plan.branches)
+    assert max_suffix_tokens == 512 or any(root.branches for root in plan.branches)
     expected = plain(model, sequences)
     assert largest_difference(run(model, sequences, plan, chunk_size=10), expected) < NEAR
     alone = run(model, sequences, share=False, chunk_size=10)
@@ -49,7 +49,7 @@ def test_tree_in_bf16_is_as_near_to_fp32_as_the_plain_forward(family):
     exact = torch.cat(plain(whole, sequences))
     error = (torch.cat(plain(half, sequences)) - exact).abs()
     for share in (True, False):
-        found = torch.cat(run(half, sequences, share=share, max_leaf_tokens=0, chunk_size=10))
+        found = torch.cat(run(half, sequences, share=share, max_suffix_tokens=0, chunk_size=10))
         assert (found - exact).abs().mean() < 1.5 * error.mean()
         assert (found - exact).abs().max() < 2 * error.max()
 
@@ -59,7 +59,9 @@ def test_equal_sequences_are_read_once():
     one, other = ask(model, 5, ("a", 2)), ask(model, 5, ("a", 2), answer="8")
     plan = make_plan(model, [one, one, other])
     (root,) = plan.branches
-    assert [leaf.sequences for leaf in root.leaves] == [(0, 1, 2)], "the same is read for 7 and 8"
+    assert [suffix.sequences for suffix in root.suffixes] == [(0, 1, 2)], (
+        "the same is read for 7 and 8"
+    )
     assert plan.cost.num_tokens == one.num_tokens(3)
     assert plan.cost_alone.num_tokens == 3 * one.num_tokens(3)
 
@@ -68,7 +70,7 @@ def test_nothing_is_shared_when_it_is_not_asked_for():
     model = DecoderStandIn(build_decoder("qwen2"))
     plan = make_plan(model, sweep_of(model), share=False)
     assert plan.note is None and plan.cost == plan.cost_alone
-    assert all(len(root.leaves) == 1 and not root.branches for root in plan.branches)
+    assert all(len(root.suffixes) == 1 and not root.branches for root in plan.branches)
 
 
 class SaysNo(DecoderStandIn):
@@ -121,7 +123,7 @@ def longrope_model():
 def test_every_sequence_runs_by_itself_where_sharing_would_be_wrong(make_model, note):
     model = make_model()
     sequences = sweep_of(model)[::2]
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     assert plan.note is not None and note in plan.note
     assert plan.refused == {} and plan.cost == plan.cost_alone
     expected = [plain(make_model(), [sequence])[0] for sequence in sequences]
@@ -147,7 +149,7 @@ class CountsFirst(DecoderStandIn):
 def test_prompt_that_begins_with_what_follows_shares_nothing_and_is_right():
     model = CountsFirst(build_decoder("qwen2"))
     sequences = [ask(model, num_frames, None) for num_frames in (4, 9, 14)]
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     assert plan.note is None and plan.cost == plan.cost_alone
     assert largest_difference(run(model, sequences, plan), plain(model, sequences)) < NEAR
 
@@ -155,7 +157,7 @@ def test_prompt_that_begins_with_what_follows_shares_nothing_and_is_right():
 def test_sequences_beyond_the_sliding_window_are_errors_and_the_others_share():
     model = DecoderStandIn(build_decoder("mistral", sliding_window=50))
     sequences = sweep_of(model)
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     too_long = {i for i, sequence in enumerate(sequences) if sequence.num_tokens(3) > 50}
     assert 0 < len(too_long) < len(sequences) and plan.refused.keys() == too_long
     assert all("sliding window of 50 tokens" in reason for reason in plan.refused.values())

@@ -147,8 +147,12 @@ def test_overridden_decoder_is_the_one_built_with_these_parameters(family, theta
         assert (logits - plain(expected)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in OVERRIDES if name not in ("none", "dynamic")])
+# Every override of one family, and one override of every family.
+CHANGES = {("llama", name) for name in OVERRIDES if name not in ("none", "dynamic")}
+CHANGES |= {(family, "yarn and theta") for family in FAMILIES}
+
+
+@pytest.mark.parametrize(("family", "name"), sorted(CHANGES))
 def test_every_override_changes_the_logits(family, name):
     decoder = build(family)
     before = plain(decoder)

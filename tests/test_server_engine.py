@@ -329,8 +329,15 @@ def test_server_that_refuses_is_asked_once_and_leaves_nothing(sweep, tmp_path, s
 
 
 def test_key_that_ends_during_the_run_stops_it_and_keeps_the_rest(sweep, tmp_path):
+    path = tmp_path / "run" / "samples.jsonl"
+
     def fault(request):
-        return Fault(401) if request.number >= NUM_PROBES + 6 else None
+        if request.number < NUM_PROBES + 6:
+            return None
+        deadline = time.monotonic() + 20
+        while path.read_bytes().count(b"\n") < 6 and time.monotonic() < deadline:
+            time.sleep(0.005)  # else the refusal may overtake an answer
+        return Fault(401)
 
     with serve(fault=fault) as server:
         with pytest.raises(ServerError, match="HTTP 401"):
@@ -473,7 +480,7 @@ def test_command_with_a_budget_says_so_and_goes_on(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--device", "cpu"], "a server decides that itself"),
+        (["--device", "cpu"], "the server decides that itself"),
         (["--frame-size", "16"], "argument --frame-size: must be WIDTHxHEIGHT"),
         (["--concurrency", "0"], "concurrency must be at least 1, got 0"),
         (["--request-timeout", "0"], "timeout_seconds must be above 0, got 0"),
