@@ -136,8 +136,8 @@ def run_prefill(decoder, hidden, past=()):
     positions = torch.arange(start, start + len(hidden))
     main = slice(0, len(hidden) - NUM_ROWS)
     answer = slice(main.stop, None)
-    leaf = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
-    return prefill(decoder, hidden[main], positions[main], [leaf], past=past)[0]
+    suffix = SuffixRows((Span(0, start + main.stop),), hidden[answer], positions[answer], NUM_ROWS)
+    return prefill(decoder, hidden[main], positions[main], [suffix], past=past)[0]
 
 
 def keep_trunk(decoder, num_tokens: int, place: str):
@@ -161,7 +161,7 @@ def measure(way: str, num_tokens: int) -> dict[str, object]:
     decoder = build_decoder()
     with torch.inference_mode():
         # Short passes load the libraries and what these keep for themselves.
-        run_plain(decoder, embeddings(0, 512), cache=1)
+        run_plain(decoder, embeddings(0, 512), keep=1)
         run_prefill(decoder, embeddings(256, 1024), [keep_trunk(decoder, 256, "device")])
         settle()
         past, before = [], status("RssAnon")
@@ -173,7 +173,7 @@ def measure(way: str, num_tokens: int) -> dict[str, object]:
         hidden = embeddings(past[0].stop if past else 0, num_tokens)
         started = time.process_time()
         if way in (ALL, KEEP):
-            logits = run_plain(decoder, hidden, cache=0 if way == ALL else NUM_ROWS)
+            logits = run_plain(decoder, hidden, keep=0 if way == ALL else NUM_ROWS)
         else:
             logits = run_prefill(decoder, hidden, past)
     return {

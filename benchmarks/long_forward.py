@@ -29,7 +29,7 @@ NUM_ROWS = 4
 HEAD_DIM = 128
 TOKENS_PER_FRAME = 144
 OPENING_TOKENS = 14
-LEAF_TOKENS = 34  # the question and the answer
+SUFFIX_TOKENS = 34  # the question and the answer
 GRID_FRAMES = range(200, 3001, 200)
 GRID_FIFTHS = range(6)  # depths 0, 0.2 ... 1
 GRID_NEEDLES = 5
@@ -160,7 +160,7 @@ def work(shape: Shape, num_earlier: int, num_tokens: int, *, num_rows: int) -> W
 def grid_without_sharing(shape: Shape) -> Work:
     """Every cell of the published grid and every needle in a pass of its own."""
     passes = (
-        work(shape, 0, _haystack_tokens(num_frames + 1) + LEAF_TOKENS, num_rows=NUM_ROWS)
+        work(shape, 0, _haystack_tokens(num_frames + 1) + SUFFIX_TOKENS, num_rows=NUM_ROWS)
         for num_frames in GRID_FRAMES
     )
     one_depth = sum(passes, Work())
@@ -169,7 +169,7 @@ def grid_without_sharing(shape: Shape) -> Work:
 
 
 def grid_with_sharing(shape: Shape) -> Work:
-    """The haystack once; a branch for each needle and position; a leaf for each of its cells."""
+    """The haystack once; a branch for each needle and position; a suffix for each of its cells."""
     lengths: dict[int, set[int]] = {}
     for num_frames in GRID_FRAMES:
         for fifths in GRID_FIFTHS:
@@ -180,7 +180,7 @@ def grid_with_sharing(shape: Shape) -> Work:
         stop = _haystack_tokens(max(frames) + 1)
         parts = [work(shape, start, stop - start, num_rows=0)]
         parts += [
-            work(shape, _haystack_tokens(num_frames + 1), LEAF_TOKENS, num_rows=NUM_ROWS)
+            work(shape, _haystack_tokens(num_frames + 1), SUFFIX_TOKENS, num_rows=NUM_ROWS)
             for num_frames in frames
         ]
         for part in parts:

@@ -84,13 +84,13 @@ def measure(ring: Ring | None, num_tokens: int, chunk_size: int) -> dict[str, ob
 
 def run_pass(decoder, ring: Ring | None, num_tokens: int, chunk_size: int) -> list[torch.Tensor]:
     """Logits of some answers behind parts of one sequence, and behind all of it."""
-    leaves = [
+    suffixes = [
         SuffixRows((Span(0, start),), embeddings(start, stop), torch.arange(start, stop), NUM_ROWS)
         for start, stop in answer_spans(num_tokens)
     ]
     hidden = own_rows(ring, num_tokens)
     positions = torch.arange(num_tokens)
-    return prefill(decoder, hidden, positions, leaves, chunk_size=chunk_size, ring=ring)
+    return prefill(decoder, hidden, positions, suffixes, chunk_size=chunk_size, ring=ring)
 
 
 def answer_spans(num_tokens: int) -> list[tuple[int, int]]:

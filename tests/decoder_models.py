@@ -101,7 +101,7 @@ def run(
 ) -> list[torch.Tensor | str]:
     """Logits of every sequence, or why there are none; options of the plan and of the runner."""
     if plan is None:
-        asked = {key: options.pop(key) for key in ("share", "max_leaf_tokens") if key in options}
+        asked = {key: options.pop(key) for key in ("share", "max_suffix_tokens") if key in options}
         plan = make_plan(model, sequences, **asked)
     found: dict[int, torch.Tensor | str] = dict(plan.refused)
     runner = make_runner(model, sequences, **options)

@@ -274,7 +274,7 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     capsys.readouterr()
     assert main(["compare", "good", "worse"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("vniah: error: cannot compare:") and "0 of 18 samples" in error
+    assert error.startswith("vniah: error: cannot compare:") and "0 of 24 samples" in error
 
 
 def test_haystack_make_writes_the_film_and_its_manifest(in_folder, capsys):
@@ -539,7 +539,7 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     assert re.search(r"24 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
     assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
-    assert re.search(r"  every one by itself +18 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
+    assert re.search(r"  every one by itself +24 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
     assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
     assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)
     assert not list(in_folder.iterdir()), "nothing was run"

@@ -15,11 +15,12 @@ from vniah.forward.kernels import CPU_KERNEL
 from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout
 from vniah.forward.memory import fit_chunk_size, fit_kv_location
 from vniah.forward.offload import offloaded
-from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.runner import BranchRunner
 from vniah.grid import Grid
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
+from vniah.protocol import Frames, segments
 from vniah.sweep.estimate import estimate
 from vniah.sweep.throughput import Rates, measure_rates
 
@@ -38,12 +39,13 @@ def wide_decoder(family, dtype, **changes):
     return decoder
 
 
-def branch_of(start: int, num_tokens: int, num_leaves: int) -> Branch:
-    """A pass with leaves of 33 tokens all along it."""
-    leaves = tuple(
-        Leaf(start + num_tokens * (k + 1) // num_leaves, (33,), 33, (k,)) for k in range(num_leaves)
+def branch_of(start: int, num_tokens: int, num_suffixes: int) -> Branch:
+    """A pass with suffixes of 33 tokens all along it."""
+    suffixes = tuple(
+        Suffix(start + num_tokens * (k + 1) // num_suffixes, (33,), 33, (k,))
+        for k in range(num_suffixes)
     )
-    return Branch(start, (num_tokens,), num_tokens, leaves)
+    return Branch(start, (num_tokens,), num_tokens, suffixes)
 
 
 class Zeros:
@@ -85,26 +87,26 @@ def past_of(decoder, num_tokens: int) -> list[KeyValueCache]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("past", "num_tokens", "chunk_size", "num_leaves"),
+    ("past", "num_tokens", "chunk_size", "num_suffixes"),
     [
         (0, 900, 256, 1),
         (0, 4000, 512, 3),
         (0, 300, 512, 1),  # one chunk, nothing to merge
         (3000, 900, 256, 8),
-        (500, 60, 256, 30),  # most rows are the leaves'
+        (500, 60, 256, 30),  # most rows are the suffixes'
     ],
 )
 def test_memory_of_a_pass_is_what_it_allocates(
-    shape, dtype, past, num_tokens, chunk_size, num_leaves, tmp_path
+    shape, dtype, past, num_tokens, chunk_size, num_suffixes, tmp_path
 ):
     family, changes = SHAPES[shape]
     decoder = wide_decoder(family, dtype, num_hidden_layers=2, **changes)
     earlier = past_of(decoder, past)
     runner = runner_of(decoder, chunk_size=chunk_size, num_tokens=past + num_tokens + 33)
-    branch = branch_of(past, num_tokens, num_leaves)
+    branch = branch_of(past, num_tokens, num_suffixes)
     runner.run(branch_of(past, 8, 1), earlier)  # what is allocated once
     peak = allocated_bytes(lambda: runner.run(branch, earlier), tmp_path / "trace.json")
-    said = runner.shape.pass_bytes(branch, chunk_size=chunk_size, num_read=2 * num_leaves)
+    said = runner.shape.pass_bytes(branch, chunk_size=chunk_size, num_read=2 * num_suffixes)
     assert said == pytest.approx(peak, rel=0.15)
 
 
@@ -115,15 +117,15 @@ def test_operations_are_those_that_torch_counts():
         runner_of(decoder, chunk_size=64).run(branch)
     counts = counter.get_flop_counts()["Global"]
     counted = counts[torch.ops.aten.mm] + counts.get(torch.ops.aten.addmm, 0)
-    shape, head = DecoderShape.of(decoder), 2 * 2 * 2 * 64 * 97  # two rows of both leaves
+    shape, head = DecoderShape.of(decoder), 2 * 2 * 2 * 64 * 97  # two rows of both suffixes
     flops = shape.flops_of([branch])
     assert flops.linear + head == counted
     # the last layer's rows end after q, k, v; without that it would be all of it
     skipped = (shape.linear_weights - shape.query_key_value_weights) // shape.num_layers
     assert 2 * shape.linear_weights * 266 - flops.linear == 2 * 200 * skipped
     main = sum(k + 1 for k in range(200))
-    leaves = sum(start + k + 1 for start in (100, 200) for k in range(33))
-    pairs = (shape.num_layers - 1) * main + shape.num_layers * leaves
+    suffixes = sum(start + k + 1 for start in (100, 200) for k in range(33))
+    pairs = (shape.num_layers - 1) * main + shape.num_layers * suffixes
     assert flops.attention == 4 * shape.num_heads * shape.head_dim * pairs
 
 
@@ -234,3 +236,21 @@ def test_model_without_a_decoder_is_refused(needle_folder):
 def test_no_rank_is_refused(model, needle_folder):
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         estimate(model, load_needles(str(needle_folder)), Grid.parse("4", "0"), num_ranks=0)
+
+
+@pytest.mark.parametrize("needles", ["cards", "counterfactual"])
+def test_planning_takes_no_look_at_single_frames(needles, monkeypatch):
+    """Nine cells of up to a million frames, eleven days of video."""
+
+    def refuse(*_):
+        raise AssertionError("frame by frame")
+
+    monkeypatch.setattr(Frames, "__iter__", refuse)
+    monkeypatch.setattr(segments, "_segments_of", refuse)
+    grid = Grid.parse("250000,500000,1000000", "0,0.5,1")
+    model, cards = load_model("reference-long"), load_needles(needles)
+    found = estimate(model, cards, grid, rates=RATES)
+    per_frame = model.frame_shape[0]
+    assert found.num_samples == (9 + 3) * len(cards), "needles in cells, and controls"
+    assert found.max_tokens > 1_000_000 * per_frame
+    assert found.shared.num_tokens < found.alone.num_tokens

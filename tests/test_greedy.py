@@ -37,7 +37,7 @@ TEN = Decoding(10)
 
 def generate(model, sequences, decoding=TEN, *, is_wanted=lambda index: True, **options):
     """What is decoded behind each sequence, by kept keys and values; and the logits."""
-    asked = {key: options.pop(key) for key in ("share", "max_leaf_tokens") if key in options}
+    asked = {key: options.pop(key) for key in ("share", "max_suffix_tokens") if key in options}
     plan = make_plan(model, sequences, **asked)
     assert not plan.refused
     greedy = GreedyDecoder(
@@ -98,7 +98,7 @@ def test_tokens_are_those_of_whole_passes(family):
     sequences = sweep_of(model)[::2]
     expected = by_plain_passes(model, sequences)
     assert len(set(expected)) > 5, "texts that differ"
-    for options in ({}, {"max_leaf_tokens": 0}, {"share": False}):
+    for options in ({}, {"max_suffix_tokens": 0}, {"share": False}):
         assert tokens_of(model, sequences, **options) == expected, options
 
 
@@ -106,7 +106,7 @@ def test_tokens_are_those_of_whole_passes(family):
 def test_tokens_are_those_of_transformers(family):
     model = DecoderStandIn(build_decoder(family))
     sequences = [ask(model, 14, ("a", 2)), ask(model, 9, ("b", 9)), ask(model, 4, None)]
-    found = tokens_of(model, sequences, Decoding(25), max_leaf_tokens=0)
+    found = tokens_of(model, sequences, Decoding(25), max_suffix_tokens=0)
     assert found == [by_transformers(model, sequence, 25) for sequence in sequences]
 
 
@@ -117,7 +117,7 @@ def test_tokens_are_those_of_transformers(family):
 def test_tiles_and_places_change_no_token(options, tmp_path):
     model = DecoderStandIn(build_decoder("qwen2"))
     sequences = sweep_of(model)[::3]
-    found = tokens_of(model, sequences, max_leaf_tokens=0, scratch_dir=tmp_path, **options)
+    found = tokens_of(model, sequences, max_suffix_tokens=0, scratch_dir=tmp_path, **options)
     assert found == third_of_sweep_by_plain_passes()
 
 
@@ -235,7 +235,7 @@ def test_full_disk_says_what_to_do_instead(monkeypatch, tmp_path):
     model, notes = DecoderStandIn(build_decoder("qwen2")), []
     sequences = [ask(model, 9, None), ask(model, 14, ("a", 2))]
     options = {"kv_location": "disk", "scratch_dir": tmp_path, "on_note": notes.append}
-    found = generate(model, sequences, max_leaf_tokens=0, **options)
+    found = generate(model, sequences, max_suffix_tokens=0, **options)
     for reading in found:
         assert reading.logits is None and reading.generated is None
         assert reading.error.endswith("to a folder on another disk, or use --scorer argmax")
@@ -284,7 +284,7 @@ def decode_in_ring(rank, path):
     ring = Ring(dist.group.WORLD)
     found = [
         tokens_of(model, sequences, Decoding(10, (41,)), ring=ring, chunk_size=16, **options)
-        for options in ({}, {"max_leaf_tokens": 0})
+        for options in ({}, {"max_suffix_tokens": 0})
     ]
     torch.save(found, path / f"{rank}.pt")
     dist.destroy_process_group()

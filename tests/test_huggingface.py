@@ -83,7 +83,7 @@ def insert(needle_index: int, shown):
 
 def tree_logits(model, sequences, store) -> list[torch.Tensor]:
     """By one tree with shared prefixes."""
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     runner = BranchRunner(
         model.decoder,
         DecoderInputs(model, sequences, store),

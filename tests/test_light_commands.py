@@ -42,5 +42,5 @@ def test_commands_load_only_what_they_need(tmp_path):
         ["run", 0, []],
         ["models", 0, []],
         ["compare", 0, []],
-        ["plot", 0, ["matplotlib", "numpy"]],
+        ["plot", 0, ["matplotlib", "seaborn", "pandas", "numpy"]],
     ]

@@ -189,7 +189,7 @@ def logits_by_hand(folder, decoder, frames, question, answer, mode, position) ->
 
 
 def logits_by_passes(model, sequences, store, *, share) -> list[torch.Tensor]:
-    plan = make_plan(model, sequences, share=share, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, share=share, max_suffix_tokens=0)
     assert not plan.refused and plan.note is None
     assert share == (plan.cost.num_tokens < plan.cost_alone.num_tokens)
     runner = BranchRunner(

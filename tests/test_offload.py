@@ -80,12 +80,12 @@ def test_every_pass_fetches_every_layer_once(num_layers):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("place", ["device", "host", "disk"])
-def test_tree_with_kept_keys_and_leaves_is_the_same_to_the_last_bit(family, place):
+def test_tree_with_kept_keys_and_suffixes_is_the_same_to_the_last_bit(family, place):
     found = []
     for build in (build_decoder, build_offloaded):
         model = DecoderStandIn(build(family))
         found.append(
-            run(model, sweep_of(model), kv_location=place, chunk_size=16, max_leaf_tokens=20)
+            run(model, sweep_of(model), kv_location=place, chunk_size=16, max_suffix_tokens=20)
         )
     assert all(map(torch.equal, *found))
 
@@ -152,7 +152,7 @@ def test_between_two_passes_the_decoder_holds_its_weights_in_the_host():
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_error_in_the_middle_of_a_layer_leaves_the_decoder_as_it_was(at, error):
+def test_error_in_the_middle_of_a_layer_suffixes_the_decoder_as_it_was(at, error):
     decoder, expected = build_offloaded("qwen2"), prefilled(build_decoder("qwen2"), "qwen2")
     before = {name: tensor.data_ptr() for name, tensor in decoder.state_dict().items()}
 

@@ -1,5 +1,7 @@
 """Plans of passes: what is shared gives what every sequence gives by itself and in plain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
@@ -9,6 +11,7 @@ from tests.decoder_models import (
     RandomFrames,
     ask,
     build_half,
+    ids,
     largest_difference,
     plain,
     run,
@@ -18,20 +21,20 @@ from tests.test_prefill import FAMILIES, SIZES, build_decoder, three_rows
 from vniah.engines.inputs import DecoderInputs, positions_of
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
 NEAR = 1e-4
 
 
-@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+@pytest.mark.parametrize("max_suffix_tokens", [0, 512])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tree_equals_single_passes_and_the_plain_forward(family, max_leaf_tokens):
+def test_tree_equals_single_passes_and_the_plain_forward(family, max_suffix_tokens):
     model = DecoderStandIn(build_decoder(family))
     sequences = sweep_of(model)
-    plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+    plan = make_plan(model, sequences, max_suffix_tokens=max_suffix_tokens)
     assert plan.note is None and plan.refused == {}
     assert plan.cost.num_tokens < 0.8 * plan.cost_alone.num_tokens
-    assert max_leaf_tokens == 512 or any(root.branches for root in plan.branches)
+    assert max_suffix_tokens == 512 or any(root.branches for root in plan.branches)
     expected = plain(model, sequences)
     assert largest_difference(run(model, sequences, plan, chunk_size=10), expected) < NEAR
     alone = run(model, sequences, share=False, chunk_size=10)
@@ -46,7 +49,7 @@ def test_tree_in_bf16_is_as_near_to_fp32_as_the_plain_forward(family):
     exact = torch.cat(plain(whole, sequences))
     error = (torch.cat(plain(half, sequences)) - exact).abs()
     for share in (True, False):
-        found = torch.cat(run(half, sequences, share=share, max_leaf_tokens=0, chunk_size=10))
+        found = torch.cat(run(half, sequences, share=share, max_suffix_tokens=0, chunk_size=10))
         assert (found - exact).abs().mean() < 1.5 * error.mean()
         assert (found - exact).abs().max() < 2 * error.max()
 
@@ -56,7 +59,9 @@ def test_equal_sequences_are_read_once():
     one, other = ask(model, 5, ("a", 2)), ask(model, 5, ("a", 2), answer="8")
     plan = make_plan(model, [one, one, other])
     (root,) = plan.branches
-    assert [leaf.sequences for leaf in root.leaves] == [(0, 1, 2)], "the same is read for 7 and 8"
+    assert [suffix.sequences for suffix in root.suffixes] == [(0, 1, 2)], (
+        "the same is read for 7 and 8"
+    )
     assert plan.cost.num_tokens == one.num_tokens(3)
     assert plan.cost_alone.num_tokens == 3 * one.num_tokens(3)
 
@@ -65,7 +70,7 @@ def test_nothing_is_shared_when_it_is_not_asked_for():
     model = DecoderStandIn(build_decoder("qwen2"))
     plan = make_plan(model, sweep_of(model), share=False)
     assert plan.note is None and plan.cost == plan.cost_alone
-    assert all(len(root.leaves) == 1 and not root.branches for root in plan.branches)
+    assert all(len(root.suffixes) == 1 and not root.branches for root in plan.branches)
 
 
 class SaysNo(DecoderStandIn):
@@ -118,7 +123,7 @@ def longrope_model():
 def test_every_sequence_runs_by_itself_where_sharing_would_be_wrong(make_model, note):
     model = make_model()
     sequences = sweep_of(model)[::2]
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     assert plan.note is not None and note in plan.note
     assert plan.refused == {} and plan.cost == plan.cost_alone
     expected = [plain(make_model(), [sequence])[0] for sequence in sequences]
@@ -144,7 +149,7 @@ class CountsFirst(DecoderStandIn):
 def test_prompt_that_begins_with_what_follows_shares_nothing_and_is_right():
     model = CountsFirst(build_decoder("qwen2"))
     sequences = [ask(model, num_frames, None) for num_frames in (4, 9, 14)]
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     assert plan.note is None and plan.cost == plan.cost_alone
     assert largest_difference(run(model, sequences, plan), plain(model, sequences)) < NEAR
 
@@ -152,7 +157,7 @@ def test_prompt_that_begins_with_what_follows_shares_nothing_and_is_right():
 def test_sequences_beyond_the_sliding_window_are_errors_and_the_others_share():
     model = DecoderStandIn(build_decoder("mistral", sliding_window=50))
     sequences = sweep_of(model)
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     too_long = {i for i, sequence in enumerate(sequences) if sequence.num_tokens(3) > 50}
     assert 0 < len(too_long) < len(sequences) and plan.refused.keys() == too_long
     assert all("sliding window of 50 tokens" in reason for reason in plan.refused.values())
@@ -252,6 +257,99 @@ def test_any_part_of_the_segments_is_looked_up():
     for start in range(len(whole)):
         for stop in range(start, len(whole) + 1):
             assert torch.equal(inputs.embed(SEGMENTS, start, stop), whole[start:stop])
+
+
+SPANS = (
+    TextSegment((1, 2, 3)),
+    FrameSpan("x", 0, 3),
+    FrameSpan("x", 5, 8, before=(4, 5)),
+    FrameSpan("y", 1, 3, before=(6,), after=(7, 8)),
+    TextSegment((9,)),
+    FrameSpan("x", 8, 9, after=(10,)),
+)
+
+
+class Runs:
+    """In place of a `FrameStore`: pieces of up to two frames, whatever they belong to."""
+
+    def read_runs(self, frames, *, part=None):
+        rows = torch.cat([*RandomFrames().read_runs(frames)])
+        for start in range(0, len(rows), 2):
+            yield rows[start : start + 2]
+
+
+@pytest.mark.parametrize("store", [RandomFrames(), Runs()])
+def test_spans_are_looked_up_as_their_frames_are(store):
+    model = DecoderStandIn(build_decoder("qwen2"))
+    inputs = DecoderInputs(model, [], store)
+    single = TokenSequence(SPANS, (1,)).segments
+    assert len(single) == 19
+    whole = torch.cat([inputs.embed([segment], 0, inputs.size(segment)) for segment in single])
+    assert len(whole) == sum(map(inputs.size, SPANS))
+    for start in range(len(whole)):
+        for stop in range(start, len(whole) + 1, 5):
+            assert torch.equal(inputs.embed(SPANS, start, stop), whole[start:stop])
+    is_frame = [torch.full((inputs.size(s),), isinstance(s, FrameSegment)) for s in single]
+    assert torch.equal(inputs.is_frame(SPANS), torch.cat(is_frame))
+
+
+class InSpans(DecoderStandIn):
+    """Composes spans with text between their frames, where the stand-in composes frames."""
+
+    def compose(self, frames, question, answer):
+        spans = [replace(span, before=(7, 8), after=(9,)) for span in Frames.of(frames).spans]
+        return TokenSequence((TextSegment((1, 2)), *spans, TextSegment((5, 6))), ids(answer))
+
+
+class OneByOne(InSpans):
+    def compose(self, frames, question, answer):
+        sequence = super().compose(frames, question, answer)
+        return TokenSequence(sequence.segments, sequence.answer_ids)
+
+
+@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+def test_what_is_composed_in_spans_and_frame_by_frame_gives_the_same_bits(max_leaf_tokens):
+    decoder = build_decoder("qwen2")
+    found = []
+    for model in (InSpans(decoder), OneByOne(decoder)):
+        sequences = sweep_of(model)
+        plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+        assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
+        found.append((plan.cost, run(model, sequences, plan, tile_size=10)))
+    (cost, logits), (other_cost, others) = found
+    assert cost == other_cost
+    assert all(torch.equal(one, other) for one, other in zip(logits, others, strict=True))
+    expected = plain(InSpans(decoder), sweep_of(InSpans(decoder)))
+    assert largest_difference(logits, expected) < NEAR
+
+
+def test_both_ways_to_compose_share_in_one_tree():
+    decoder = build_decoder("qwen2")
+    sequences = [ask(kind(decoder), n, ("a", 2)) for n in (4, 9) for kind in (InSpans, OneByOne)]
+    (root,) = make_plan(InSpans(decoder), sequences).branches
+    assert [leaf.sequences for leaf in root.leaves] == [(0, 1), (2, 3)]
+
+
+class Promises(DecoderStandIn):
+    has_causal_positions = True
+
+
+@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
+def test_broken_promise_about_positions_ends_the_run(max_leaf_tokens):
+    model = Promises(build_decoder("qwen2"), reversed_positions)
+    sequences = sweep_of(model)
+    plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+    assert plan.note is None
+    with pytest.raises(ModelError, match=r"position ids depend on what follows: those of token 0"):
+        run(model, sequences, plan)
+
+
+def test_kept_promise_about_positions_gives_the_same_plan():
+    decoder = build_decoder("qwen2")
+    plans = [
+        make_plan(kind(decoder), sweep_of(kind(decoder))) for kind in (Promises, DecoderStandIn)
+    ]
+    assert plans[0] == plans[1]
 
 
 def test_embeddings_have_the_dtype_of_the_decoder():

@@ -350,13 +350,13 @@ def store_for(decoder, stop, place="device", directory=None):
 def test_pass_that_goes_on_from_another_equals_the_plain_forward(
     family, place, keep_until, attach, tmp_path
 ):
-    """Trunk of 100 tokens, a branch of 71 off it, leaves of both, in chunks that divide nothing."""
+    """Trunk of 100 tokens, a branch of 71 off it, suffixes of both; chunks divide nothing."""
     decoder = build_decoder(family)
     positions = three_rows(300) if family == "qwen2_vl" else torch.arange(300)
     trunk, branch, end = embeddings(100), embeddings(71), embeddings(9)
     kept = store_for(decoder, keep_until, place, tmp_path)
 
-    def leaves(starts):
+    def suffixes(starts):
         return [
             SuffixRows((Span(0, at),), end.clone(), positions[..., at : at + 9], n)
             for at, n in starts.items()
@@ -366,7 +366,7 @@ def test_pass_that_goes_on_from_another_equals_the_plain_forward(
         decoder,
         trunk.clone(),
         positions[..., :100],
-        leaves({0: 9, 50: 2, 100: 1}),
+        suffixes({0: 9, 50: 2, 100: 1}),
         cache=kept,
         chunk_size=32,
     )
@@ -375,7 +375,7 @@ def test_pass_that_goes_on_from_another_equals_the_plain_forward(
         decoder,
         branch.clone(),
         positions[..., attach : attach + 71],
-        leaves(behind),
+        suffixes(behind),
         past=[kept.until(attach)],
         chunk_size=20,
     )
@@ -390,7 +390,7 @@ def test_pass_that_goes_on_from_another_equals_the_plain_forward(
     assert list(tmp_path.iterdir()) == [], "the file on disk has no name that could stay"
 
 
-def test_leaves_of_many_lengths_go_in_groups():
+def test_suffixes_of_many_lengths_go_in_groups():
     decoder = build_decoder("qwen2")
     main, positions = embeddings(90), torch.arange(200)
     sizes = [(0, 5), (10, 5), (10, 7), (10, 30), (33, 1), (90, 2), (90, 2)]
@@ -410,7 +410,7 @@ def test_leaves_of_many_lengths_go_in_groups():
         assert (logits - expected).abs().max() < 1e-4
 
 
-def leaves_at(*starts):
+def suffixes_at(*starts):
     return [SuffixRows((Span(0, at),), embeddings(5), torch.arange(at, at + 5), 1) for at in starts]
 
 
@@ -422,12 +422,12 @@ def test_spans_out_of_order_or_of_the_pass_are_no_input(spans):
         prefill(build_decoder("qwen2"), embeddings(90), torch.arange(90), [suffix])
 
 
-def test_two_leaves_are_no_input_where_rope_depends_on_the_length():
+def test_two_suffixes_are_no_input_where_rope_depends_on_the_length():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
     decoder = build_decoder("llama", rope_parameters=rope, max_position_embeddings=64)
-    prefill(decoder, embeddings(90), torch.arange(90), leaves_at(90))
+    prefill(decoder, embeddings(90), torch.arange(90), suffixes_at(90))
     with pytest.raises(AssertionError):
-        prefill(decoder, embeddings(90), torch.arange(90), leaves_at(50, 90))
+        prefill(decoder, embeddings(90), torch.arange(90), suffixes_at(50, 90))
 
 
 def test_dynamic_rope_does_not_remember_a_longer_sequence():

@@ -37,16 +37,16 @@ def read(branches) -> dict[int, tuple]:
         assert sum(map(size, before)) == branch.start
         whole = (*before, *branch.segments)
         assert sum(map(size, whole)) == branch.stop
-        for leaf in branch.leaves:
-            assert branch.start <= leaf.start <= branch.stop
-            assert leaf.num_tokens == sum(map(size, leaf.segments)) >= 1
-            for index in leaf.sequences:
+        for suffix in branch.suffixes:
+            assert branch.start <= suffix.start <= branch.stop
+            assert suffix.num_tokens == sum(map(size, suffix.segments)) >= 1
+            for index in suffix.sequences:
                 assert index not in found
-                found[index] = (*cut(whole, leaf.start), *leaf.segments)
+                found[index] = (*cut(whole, suffix.start), *suffix.segments)
         for child in branch.branches:
             assert branch.start < child.start <= branch.stop
             go(child, cut(whole, child.start))
-        assert list(branch.leaves) == sorted(branch.leaves, key=lambda leaf: leaf.start)
+        assert list(branch.suffixes) == sorted(branch.suffixes, key=lambda suffix: suffix.start)
 
     for branch in branches:
         assert branch.start == 0
@@ -62,7 +62,7 @@ def cut(whole: tuple, num_tokens: int) -> tuple:
             break
         taken.append(segment)
         total += size(segment)
-    assert total == num_tokens, "a branch or leaf starts inside a segment"
+    assert total == num_tokens, "a branch or suffix starts inside a segment"
     return tuple(taken)
 
 
@@ -95,8 +95,8 @@ def test_every_sequence_is_read_whole_and_once(paths):
 @settings(max_examples=150, deadline=None)
 @given(paths_of)
 def test_counts_equal_brute_force(paths):
-    """Every different prefix is one set of rows; with no leaf allowed, nothing is done twice."""
-    cost = cost_of(build_tree(paths, size, max_leaf_tokens=0))
+    """Every different prefix is one set of rows; with no suffix allowed, nothing is done twice."""
+    cost = cost_of(build_tree(paths, size, max_suffix_tokens=0))
     prefixes = {body(path)[: n + 1] for path in paths for n in range(len(body(path)))}
     rows = [(sum(map(size, p[:-1])), size(p[-1])) for p in prefixes]
     rows += [(sum(map(size, b)), sum(map(size, t))) for b, t in {(body(p), p.tail) for p in paths}]
@@ -106,7 +106,7 @@ def test_counts_equal_brute_force(paths):
 
 @settings(max_examples=200, deadline=None)
 @given(paths_of)
-def test_sharing_never_costs_more_than_the_leaves_repeat(paths):
+def test_sharing_never_costs_more_than_the_suffixes_repeat(paths):
     alone = cost_of(by_themselves(paths, size))
     tree = cost_of(build_tree(paths, size))
     assert tree.num_tokens <= alone.num_tokens
@@ -118,31 +118,34 @@ def test_sharing_never_costs_more_than_the_leaves_repeat(paths):
 def test_one_sequence_is_one_branch():
     (branch,) = build_tree([Path(segments("abc"), segments("?", 5))], size)
     assert (branch.start, branch.stop, branch.branches) == (0, 900, ())
-    assert [(leaf.start, leaf.num_tokens) for leaf in branch.leaves] == [(900, 5)]
+    assert [(suffix.start, suffix.num_tokens) for suffix in branch.suffixes] == [(900, 5)]
 
 
-def test_one_segment_without_a_body_is_a_leaf_of_nothing():
+def test_one_segment_without_a_body_is_a_suffix_of_nothing():
     (branch,) = build_tree([Path((), segments("?", 5))], size)
-    assert (branch.num_tokens, branch.leaves[0].stop) == (0, 5)
+    assert (branch.num_tokens, branch.suffixes[0].stop) == (0, 5)
 
 
 def test_equal_sequences_are_computed_once():
     path = Path(segments("ab"), segments("?", 5))
     (branch,) = build_tree([path, path, path], size)
-    assert [leaf.sequences for leaf in branch.leaves] == [(0, 1, 2)]
+    assert [suffix.sequences for suffix in branch.suffixes] == [(0, 1, 2)]
     assert cost_of([branch]).num_tokens == 605
 
 
-def test_prefix_of_another_is_a_leaf_on_its_way():
+def test_prefix_of_another_is_a_suffix_on_its_way():
     question = segments("?", 5)
     (branch,) = build_tree(
         [Path(segments("abc", 600), question), Path(segments("ab", 600), question)], size
     )
-    assert [(leaf.start, leaf.sequences) for leaf in branch.leaves] == [(1200, (1,)), (1800, (0,))]
+    assert [(suffix.start, suffix.sequences) for suffix in branch.suffixes] == [
+        (1200, (1,)),
+        (1800, (0,)),
+    ]
     assert branch.branches == ()
 
 
-def test_needle_in_a_haystack_is_a_trunk_with_branches_and_leaves():
+def test_needle_in_a_haystack_is_a_trunk_with_branches_and_suffixes():
     """Two needles at two places in three lengths."""
     question = segments("?", 40)
     paths = [
@@ -156,7 +159,7 @@ def test_needle_in_a_haystack_is_a_trunk_with_branches_and_leaves():
     passes = list(trunk.passes())
     assert trunk.keep_until == 10 + 6 * 144
     assert len(passes) == 4, "one pass a needle and place; the last goes on in the trunk's own"
-    assert sorted(leaf.start for branch in passes for leaf in branch.leaves) == sorted(
+    assert sorted(suffix.start for branch in passes for suffix in branch.suffixes) == sorted(
         10 + (n + 1) * 144 for n in (4, 8, 12) for p in (2, 6) if p <= n for _ in "xy"
     )
     tokens = 10 + 6 * 144 + 2 * (12 - 2 + 1) * 144 + 2 * (12 - 6 + 1) * 144 + len(paths) * 40
@@ -174,11 +177,11 @@ def test_sequences_with_nothing_in_common_are_branches_of_their_own():
 
 
 def test_variants_of_an_answer_ride_along():
-    """Many short endings at one place are leaves, not passes."""
+    """Many short endings at one place are suffixes, not passes."""
     paths = [Path((*hay(10), ("question", 20)), ((answer, 2),)) for answer in LETTERS]
     (branch,) = build_tree(paths, size)
     assert branch.branches == ()
-    assert len(branch.leaves) == 4
+    assert len(branch.suffixes) == 4
 
 
 def test_deep_trunk_needs_no_deep_recursion():
@@ -249,17 +252,19 @@ def tokens(segment) -> int:
 
 def written_out(branch: Branch) -> tuple:
     """Everything that a branch says, with segments one by one."""
-    leaves = [(x.start, one_by_one(x.segments), x.num_tokens, x.sequences) for x in branch.leaves]
+    suffixes = [
+        (x.start, one_by_one(x.segments), x.num_tokens, x.sequences) for x in branch.suffixes
+    ]
     behind = [written_out(child) for child in branch.branches]
-    return branch.start, one_by_one(branch.segments), branch.num_tokens, leaves, behind
+    return branch.start, one_by_one(branch.segments), branch.num_tokens, suffixes, behind
 
 
 @settings(max_examples=500, deadline=None)
 @given(span_paths(), st.sampled_from([0, 10, 512]))
-def test_tree_of_spans_is_the_tree_of_their_frames(paths, max_leaf_tokens):
+def test_tree_of_spans_is_the_tree_of_their_frames(paths, max_suffix_tokens):
     single = [Path(one_by_one(path.body), path.tail) for path in paths]
-    found = build_tree(paths, tokens, max_leaf_tokens=max_leaf_tokens)
-    expected = build_tree(single, tokens, max_leaf_tokens=max_leaf_tokens)
+    found = build_tree(paths, tokens, max_suffix_tokens=max_suffix_tokens)
+    expected = build_tree(single, tokens, max_suffix_tokens=max_suffix_tokens)
     assert [*map(written_out, found)] == [*map(written_out, expected)]
     alone = by_themselves(paths, tokens)
     assert [*map(written_out, alone)] == [*map(written_out, by_themselves(single, tokens))]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-import vniah.checks.model
 from tests.decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
 from tests.families import build
 from tests.test_prefill import build_decoder
 from vniah.checks.model import check_model
+from vniah.engines import equivalence
 from vniah.errors import InputError, MissingDependencyError, ModelError, RunMismatchError
 from vniah.forward.costs import DecoderShape
 from vniah.grid import Grid
@@ -48,7 +48,7 @@ def test_walk_equals_the_quantized_decoders_own_forward(load_in):
     model = DecoderStandIn(build_quantized(load_in))
     sequences = sweep_of(model)
     expected = plain(model, sequences)
-    for way in ({"share": False}, {"max_leaf_tokens": 0}, {"max_leaf_tokens": 20}):
+    for way in ({"share": False}, {"max_suffix_tokens": 0}, {"max_suffix_tokens": 20}):
         found = run(model, sequences, chunk_size=64, **way)
         assert largest_difference(found, expected) < MOST[load_in]
     full = plain(DecoderStandIn(build_decoder("qwen2")), sequences)
@@ -89,7 +89,7 @@ def test_reference_model_in_few_bits_passes_the_check(load_in, dtype, caplog):
 
 @pytest.mark.usefixtures("library")
 def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, monkeypatch):
-    """Tiles round other rows together than the plain forward does, which no kernel changes."""
+    """Chunks round other rows together than the plain forward does, which no kernel changes."""
     tiny = build("qwen2_vl")
     folder = tiny.save(tmp_path / "checkpoint")
     options = LoadOptions(frame_size=tiny.frame_size, load_in="8bit")
@@ -97,11 +97,18 @@ def test_family_in_8_bits_passes_the_check_that_wrong_positions_fail(tmp_path, m
     needles = load_needles("counterfactual")
     report = check_model(model, needles, cache=tmp_path / "cache")
     assert report.passed, report.lines
-    monkeypatch.setattr(
-        vniah.checks.model,
-        "positions_of",
-        lambda model, sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
-    )
+    run = equivalence._run
+
+    def run_at_wrong_positions(model, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                model,
+                "position_ids",
+                lambda sequence: torch.arange(sequence.num_tokens(model.frame_shape[-2])),
+            )
+            return run(model, *arguments)
+
+    monkeypatch.setattr(equivalence, "_run", run_at_wrong_positions)
     assert not check_model(model, needles, cache=tmp_path / "cache").passed
 
 
@@ -147,6 +154,9 @@ def test_transformers_own_loading_gives_the_same_layers(load_in, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=config, dtype=torch.float32, device_map={"": "cpu"}
     ).eval()
+    for module in loaded.modules():  # see vniah.models.quantization
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     own = build_quantized(load_in)
     assert type(loaded.lm_head) is torch.nn.Linear
     for one, other in zip(own.model.layers, loaded.model.layers, strict=True):

@@ -52,7 +52,7 @@ def keep_in(decoder, layout: Layout, stop: int, rank: int) -> KeyValueCache:
     return KeyValueCache(store, layout.until(stop), stop)
 
 
-def leaves_at(starts, positions):
+def suffixes_at(starts, positions):
     """Five rows each, of which three are read: with so many borders some answer would be cut."""
     return [
         SuffixRows((Span(0, at),), embeddings(5), positions[..., at : at + 5], 3)
@@ -71,7 +71,7 @@ def suffixes_with_gaps(stop, positions):
 
 
 def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: Ring | None):
-    """A trunk and a branch that goes on from it, with leaves on both: all logits."""
+    """A trunk and a branch that goes on from it, with suffixes on both: all logits."""
     positions = three_rows(900) if "vl" in decoder.config.model_type else torch.arange(900)
     trunk, branch = embeddings(num_trunk), embeddings(num_branch)
     stop = keep_until + num_branch
@@ -82,7 +82,7 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
         decoder,
         trunk if ring is None else share(ring, trunk, 0),
         positions[..., :num_trunk],
-        leaves_at([0, 1, num_trunk // 2, num_trunk], positions)
+        suffixes_at([0, 1, num_trunk // 2, num_trunk], positions)
         + suffixes_with_gaps(num_trunk, positions),
         cache=kept,
         chunk_size=16,
@@ -92,7 +92,7 @@ def two_passes(decoder, num_trunk: int, keep_until: int, num_branch: int, ring: 
         decoder,
         branch if ring is None else share(ring, branch, keep_until),
         positions[..., keep_until:stop],
-        leaves_at([keep_until, keep_until + num_branch // 2, stop], positions)
+        suffixes_at([keep_until, keep_until + num_branch // 2, stop], positions)
         + suffixes_with_gaps(stop, positions),
         past=[kept],
         chunk_size=16,

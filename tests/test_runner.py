@@ -49,7 +49,7 @@ def model():
 
 def in_branches(model, sequences):
     """Everything that can have a pass of its own has one."""
-    return make_plan(model, sequences, max_leaf_tokens=0)
+    return make_plan(model, sequences, max_suffix_tokens=0)
 
 
 def test_places_give_bitwise_equal_logits(model, tmp_path):
@@ -65,7 +65,7 @@ def test_places_give_bitwise_equal_logits(model, tmp_path):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 4096])
-def test_tile_size_changes_no_result(model, chunk_size):
+def test_chunk_size_changes_no_result(model, chunk_size):
     sequences = sweep_of(model)[::3]
     found = run(model, sequences, in_branches(model, sequences), chunk_size=chunk_size)
     assert largest_difference(found, plain(model, sequences)) < NEAR
@@ -77,7 +77,7 @@ def test_branch_that_is_run_alone_chooses_for_itself(model):
     assert largest_difference(found, plain(model, sequences)) < NEAR
 
 
-def test_place_and_tile_size_are_chosen_by_what_is_free(model, monkeypatch):
+def test_location_and_chunk_size_are_chosen_by_what_is_free(model, monkeypatch):
     sequences = sweep_of(model)
     roots = in_branches(model, sequences).branches
     kept = DecoderShape.of(model.decoder).kept_bytes(roots)
@@ -146,7 +146,7 @@ def test_full_disk_costs_only_what_needs_it(model, monkeypatch, tmp_path):
         model, sequences, plan, kv_location="disk", scratch_dir=tmp_path, on_note=notes.append
     )
     read = [index for index, outcome in enumerate(found) if not isinstance(outcome, str)]
-    trunks = {i for root in plan.branches for leaf in root.leaves for i in leaf.sequences}
+    trunks = {i for root in plan.branches for suffix in root.suffixes for i in suffix.sequences}
     assert set(read) == trunks and 0 < len(trunks) < len(sequences)
     expected = plain(model, [sequences[index] for index in read])
     assert largest_difference([found[index] for index in read], expected) < NEAR
@@ -167,7 +167,7 @@ class ShortMemory:
         self.calls = []
         monkeypatch.setattr(branches, "prefill", self)
 
-    def __call__(self, decoder, hidden, position_ids, leaves, **options):
+    def __call__(self, decoder, hidden, position_ids, suffixes, **options):
         past = options["past"]
         stop = (past[-1].stop if past else 0) + len(hidden)
         places = [kept.store.kv_location for kept in past]
@@ -177,7 +177,7 @@ class ShortMemory:
         self.calls.append(call)
         if self.is_too_much(call):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return self.real(decoder, hidden, position_ids, leaves, **options)
+        return self.real(decoder, hidden, position_ids, suffixes, **options)
 
 
 def test_memory_that_runs_out_makes_tiles_smaller(model, monkeypatch):
@@ -249,7 +249,7 @@ def test_longest_sequences_are_given_up_at_last(model, monkeypatch, share, tmp_p
         model,
         sequences,
         share=share,
-        max_leaf_tokens=0,
+        max_suffix_tokens=0,
         chunk_size=256,
         scratch_dir=tmp_path,
         on_note=notes.append,
@@ -298,7 +298,7 @@ def test_lack_of_memory_is_told_from_other_errors(error, expected):
 
 
 class LargeFrames(DecoderStandIn):
-    """So that a sequence is too long for a leaf."""
+    """So that a sequence is too long for a suffix."""
 
     frame_shape = (32, 64)
 
@@ -405,7 +405,7 @@ def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp
         plan = make_plan(model, sequences)
         (root,) = plan.branches
         (child,) = root.branches
-        assert len(root.leaves) + len(child.leaves) == 5
+        assert len(root.suffixes) + len(child.suffixes) == 5
         runner = make_runner(model, sequences, chunk_size=64, scratch_dir=Path(tmp_path))
         result = runner.run(root)
         number = num_frames * 3

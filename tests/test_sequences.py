@@ -238,7 +238,7 @@ def run_in(engine, batch):
     for number in batch.roots:
         root = engine._roots[number]
         if batch.branch is None:
-            sequences += [k for leaf in root.leaves for k in leaf.sequences]
+            sequences += [k for suffix in root.suffixes for k in suffix.sequences]
         else:
             sequences += root.branches[batch.branch].sequences
     rows = [SuffixLogits((k,), None, 0.0, "none") for k in sequences]

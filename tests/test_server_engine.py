@@ -480,7 +480,7 @@ def test_command_with_a_budget_says_so_and_goes_on(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--device", "cpu"], "a server decides that itself"),
+        (["--device", "cpu"], "the server decides that itself"),
         (["--frame-size", "16"], "argument --frame-size: must be WIDTHxHEIGHT"),
         (["--concurrency", "0"], "concurrency must be at least 1, got 0"),
         (["--request-timeout", "0"], "timeout_seconds must be above 0, got 0"),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from math import floor
 
@@ -67,6 +68,7 @@ class Cell:
         return needle_index(self.num_frames, self.depth)
 
 
+@lru_cache(maxsize=1 << 12)
 def place_prefix(num_frames: int | None, depth: Fraction | None) -> str:
     """What the id of a sample begins with: where it was asked, ``"600/0.2/"`` or ``"600/-/"``."""
     frames = "-" if num_frames is None else str(num_frames)

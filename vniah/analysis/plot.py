@@ -208,19 +208,22 @@ def _colors() -> LinearSegmentedColormap:
 
 def _draw_matrix(ax: Axes, table: _Table, *, colorbar: bool) -> None:
     """Draws cells of equal size: every column has the same depths."""
-    is_lined = max(table.scores.shape) <= _MAX_LINED_CELLS
-    cells = ax.pcolormesh(
-        np.ma.masked_invalid(table.scores),
-        cmap=_colors(),
+    import seaborn  # takes a second, and is needed only where something is drawn
+
+    seaborn.heatmap(
+        table.scores,
+        ax=ax,
+        mask=np.isnan(table.scores),
         vmin=0.0,
         vmax=1.0,
-        linewidths=_LINE_WIDTH if is_lined else 0.0,
-        edgecolor="white",
+        cmap=_colors(),
+        cbar=colorbar,
+        cbar_kws=_COLORBAR,
+        linewidths=_LINE_WIDTH if max(table.scores.shape) <= _MAX_LINED_CELLS else 0.0,
+        linecolor="white",
+        xticklabels=False,
+        yticklabels=False,
     )
-    num_rows, num_columns = table.scores.shape
-    ax.set(xlim=(0, num_columns), ylim=(num_rows, 0))
-    if colorbar:
-        ax.figure.colorbar(cells, ax=ax, **_COLORBAR)
 
 
 def _draw_columns(ax: Axes, table: _Table, *, colorbar: bool) -> None:

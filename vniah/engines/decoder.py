@@ -53,7 +53,7 @@ from vniah.tasks.base import Sample
 
 @dataclass(frozen=True)
 class _Latest:
-    """The root that was run last, and whether its own leaves were decoded, if any are."""
+    """The root that was run last, and whether its own suffixes were decoded, if any are."""
 
     root: int
     is_decoded: bool
@@ -64,7 +64,7 @@ class DecoderEngine:
     """Reads all samples by the passes of one tree; a batch is a branch of it.
 
     A sample is a sequence for each of its candidate answers. They have the whole prompt in common,
-    and so are leaves of one pass.
+    and so are suffixes of one pass.
 
     Args:
         model: whose decoder runs.
@@ -98,7 +98,7 @@ class DecoderEngine:
         self._description: dict[str, Any] = {}
         self._roots: tuple[Branch, ...] = ()
         self._latest: _Latest | None = None
-        self._skips_leaves = False
+        self._skips_suffixes = False
         group, like = options.group, model.decoder.lm_head.weight
         self._ring = None if group is None else make_ring(group, like)
         self._kernel = find_kernel(
@@ -217,7 +217,7 @@ class DecoderEngine:
             greedy = GreedyDecoder(
                 decoder,
                 inputs,
-                is_wanted=lambda k: self._asked.wants(k) and not self._skips_leaves,
+                is_wanted=lambda k: self._asked.wants(k) and not self._skips_suffixes,
                 decoding=self.decoding,
                 kernel=self._kernel,
                 ring=ring,
@@ -250,15 +250,15 @@ class DecoderEngine:
         return False
 
     def _run(self, batch: Batch) -> Iterator[SuffixLogits]:
-        """What the leaves of a batch gave."""
+        """What the suffixes of a batch gave."""
         for number in batch.roots:
             root, reads_root = self._roots[number], batch.branch is None
             latest = self._latest
             if latest is None or latest.root != number or reads_root > latest.is_decoded:
                 self._latest = latest = None  # before the next one takes its memory
-                self._skips_leaves = not reads_root
+                self._skips_suffixes = not reads_root
                 result = self._runner.run(root)
-                self._skips_leaves = False
+                self._skips_suffixes = False
                 is_decoded = reads_root or self.decoding is None
                 self._latest = latest = _Latest(number, is_decoded, result)
             if batch.branch is None:

@@ -216,7 +216,7 @@ class _Way:
     kv_location: KVLocation | None = None
     ring: Ring | None = None
 
-    def max_leaf_tokens(self, lengths: Sequence[int]) -> int:
+    def max_suffix_tokens(self, lengths: Sequence[int]) -> int:
         """So few that suffixes hang from several places of a common trunk."""
         return max(lengths) // 2 if self.has_suffixes else 0
 
@@ -314,8 +314,8 @@ def _run(
     kernel: Kernel | None,
 ) -> list[Tensor]:
     lengths = [sequence.num_tokens(size_of_frame(model)) for sequence in sequences]
-    most = way.max_leaf_tokens(lengths)
-    plan = make_plan(model, sequences, share=way.share, max_leaf_tokens=most)
+    most = way.max_suffix_tokens(lengths)
+    plan = make_plan(model, sequences, share=way.share, max_suffix_tokens=most)
     for reason in plan.refused.values():
         raise ModelError(reason)
     runner = BranchRunner(
@@ -378,7 +378,7 @@ def examine_forward(
     agreements = check_forward(model, sequences, store, kernel=kernel, ring=ring)
     agreements += _check_own_logits(model, sequences, store)
     lines = [agreement.sentence() for agreement in agreements]
-    plan = make_plan(model, sequences, max_leaf_tokens=0)
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
     passed = all(agreement.passed for agreement in agreements)
     return CheckReport((*lines, _about_sharing(plan), _verdict(passed)), passed)
 

@@ -312,7 +312,7 @@ def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSeque
     Raises:
         ModelError: what the model composed is no sequence, or its prompt depends on the answer.
     """
-    frames = Frames(sample.shown)
+    frames = Frames.of(sample.shown)
     sequences: list[TokenSequence] = []
     for answer in sample.candidates:
         sequence: object = model.compose(frames, sample.question, answer)

@@ -19,7 +19,7 @@ from vniah.forward.decoders import (
     depends_on_length,
 )
 from vniah.forward.prefix_tree import (
-    MAX_LEAF_TOKENS,
+    MAX_SUFFIX_TOKENS,
     Branch,
     Cost,
     Path,
@@ -71,7 +71,7 @@ def make_plan(
     sequences: Sequence[TokenSequence],
     *,
     share: bool = True,
-    max_leaf_tokens: int = MAX_LEAF_TOKENS,
+    max_suffix_tokens: int = MAX_SUFFIX_TOKENS,
     groups: Sequence[int] | None = None,
 ) -> Plan:
     """The passes for some sequences.
@@ -84,7 +84,7 @@ def make_plan(
         model: what reads them.
         sequences: what `DecoderModel.compose` gave; `Branch.sequences` are their places here.
         share: False runs every sequence by itself.
-        max_leaf_tokens: as `vniah.forward.prefix_tree.build_tree`.
+        max_suffix_tokens: as `vniah.forward.prefix_tree.build_tree`.
         groups: a number for each sequence; those with equal numbers have one prompt and several
             answers. Where nothing else is shared, they still make up one pass, if they can.
     """
@@ -97,12 +97,12 @@ def make_plan(
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
-    paths = [_path(sequences[index]) for index in indices]
+    paths = [path_of(sequences[index]) for index in indices]
     why_not = _why_not_shared(model)
     note = why_not if share else None
     tree: tuple[Branch, ...] | None = None
     if share and note is None:
-        tree = build_tree(paths, size, indices, max_leaf_tokens=max_leaf_tokens)
+        tree = build_tree(paths, size, indices, max_suffix_tokens=max_suffix_tokens)
         if not _positions_agree(model, sequences, tree):
             note, tree = "position ids depend on what follows", None
     alone: tuple[Branch, ...] | None = None
@@ -126,7 +126,7 @@ def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> 
     return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
 
 
-def _path(sequence: TokenSequence) -> Path:
+def path_of(sequence: TokenSequence) -> Path:
     """A sequence cut before the first row that is read: the last one before the answer."""
     body: list[Piece] = list(sequence.input_pieces)
     tail: list[Piece] = []
@@ -151,7 +151,7 @@ def _path(sequence: TokenSequence) -> Path:
 def _halves(
     token_ids: tuple[int, ...], num_last: int
 ) -> tuple[tuple[TextSegment, ...], TextSegment]:
-    """A text without its last tokens, if that leaves any, and the last ones."""
+    """A text without its last tokens, if that suffixes any, and the last ones."""
     front = token_ids[:-num_last]
     return (TextSegment(front),) if front else (), TextSegment(token_ids[-num_last:])
 
@@ -177,7 +177,7 @@ def _positions_agree(
     for root in roots:
         for branch in root.passes():
             through: Tensor | None = None
-            hanging = [(leaf.start, leaf.sequences) for leaf in branch.leaves]
+            hanging = [(suffix.start, suffix.sequences) for suffix in branch.suffixes]
             hanging += [(child.start, child.sequences[:1]) for child in branch.branches]
             for start, members in sorted(hanging, reverse=True):
                 for index in members:
@@ -265,7 +265,7 @@ class SampleSequences:
         batches: list[Batch] = []
         place_of: dict[int, int] = {}  # the unit of a question whose answers run by themselves
         for number, root in enumerate(roots):
-            own = [index for leaf in root.leaves for index in leaf.sequences]
+            own = [index for suffix in root.suffixes for index in suffix.sequences]
             if any(map(self.wants, own)):
                 owner = self.owners[own[0]]
                 if len(root.sequences) == 1 and owner in place_of:

@@ -14,7 +14,7 @@ from vniah.forward.attention import Heads
 from vniah.forward.decoders import heads_of
 from vniah.forward.offload import offloaded
 from vniah.forward.prefill import ROPE_BLOCK
-from vniah.forward.prefix_tree import Branch, Cost
+from vniah.forward.prefix_tree import Branch, costs_of
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -147,20 +147,16 @@ class DecoderShape:
         computes these twice for all main rows. Suffixes run on every rank, which share the work of
         their attention. Exact for one process; with several, each counts for an equal share.
         """
-        main, leaves = Cost(), Cost()
-        for root in branches:
-            for branch in root.passes():
-                main += Cost.of_rows(branch.start, branch.num_tokens)
-                for leaf in branch.leaves:
-                    leaves += Cost.of_rows(leaf.start, leaf.num_tokens)
+        main, suffixes = costs_of(branches)
         last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
         in_main = self.linear_weights - last
         if num_ranks > 1:
             in_main += self.query_key_value_weights * (self.num_layers - 1) // self.num_layers
         attention = 4 * self.num_heads * self.head_dim
-        pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * leaves.num_pairs
+        pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * suffixes.num_pairs
         return Flops(
-            2 * (in_main * main.num_tokens // num_ranks + self.linear_weights * leaves.num_tokens),
+            2
+            * (in_main * main.num_tokens // num_ranks + self.linear_weights * suffixes.num_tokens),
             attention * pairs // num_ranks,
         )
 
@@ -191,7 +187,7 @@ class DecoderShape:
             num_ranks: number of processes in the ring.
             num_read: number of rows whose logits are read.
         """
-        in_suffixes = sum(leaf.num_tokens for leaf in branch.leaves)
+        in_suffixes = sum(suffix.num_tokens for suffix in branch.suffixes)
         own = -(-branch.num_tokens // num_ranks)
         keys = -(-branch.stop // num_ranks) * self.key_value_bytes
         if num_ranks > 1:

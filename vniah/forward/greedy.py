@@ -28,7 +28,7 @@ from vniah.forward.decoders import require_supported
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
 from vniah.forward.kv_cache import KeyValueCache, Span
 from vniah.forward.prefill import prefill
-from vniah.forward.prefix_tree import Branch, Leaf
+from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
 from vniah.options import Decoding
@@ -111,7 +111,7 @@ class GreedyDecoder:
         Returns:
             For each suffix the text, or None if it is not wanted.
         """
-        texts = self._begin(branch.leaves)
+        texts = self._begin(branch.suffixes)
         unfinished = self._unfinished(texts)
         while unfinished:
             read = prefill(
@@ -132,22 +132,22 @@ class GreedyDecoder:
         found: dict[int, Generated] = {}
         for text in texts:
             found |= dict.fromkeys(text.suffixes, text.error or tuple(text.tokens))
-        return tuple(found.get(number) for number in range(len(branch.leaves)))
+        return tuple(found.get(number) for number in range(len(branch.suffixes)))
 
-    def _begin(self, leaves: Sequence[Leaf]) -> list[_Text]:
+    def _begin(self, suffixes: Sequence[Suffix]) -> list[_Text]:
         """One text for all suffixes that have one prompt and differ in their answers."""
         inputs, texts = self._inputs, []
         alike: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
-        for number, leaf in enumerate(leaves):
+        for number, suffix in enumerate(suffixes):
             # What a model reads of an answer is all of its tokens but the last.
-            has_answer = inputs.num_answer_rows(leaf.sequences[0]) > 1
-            prompt = leaf.segments[:-1] if has_answer else leaf.segments
-            alike.setdefault((leaf.start, prompt), []).append(number)
+            has_answer = inputs.num_answer_rows(suffix.sequences[0]) > 1
+            prompt = suffix.segments[:-1] if has_answer else suffix.segments
+            alike.setdefault((suffix.start, prompt), []).append(number)
         for (start, prompt), numbers in alike.items():
-            members = [index for number in numbers for index in leaves[number].sequences]
+            members = [index for number in numbers for index in suffixes[number].sequences]
             if not any(map(self._is_wanted, members)):
                 continue
-            first = leaves[numbers[0]]
+            first = suffixes[numbers[0]]
             num_prompt_rows = first.num_tokens - inputs.num_answer_rows(members[0]) + 1
             needed = max(map(inputs.num_answer_rows, members))
             positions = inputs.positions_ahead(members[0], self._decoding.limit(needed))

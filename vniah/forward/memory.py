@@ -228,7 +228,7 @@ class PassMemory:
         ways = "--context-parallel with more processes"
         if not shares_host_memory(device) and not self._shape.host_weight_bytes:
             ways = f"--offload always or {ways}"
-        num_tokens = max([branch.stop, *(leaf.stop for leaf in branch.leaves)])
+        num_tokens = max([branch.stop, *(suffix.stop for suffix in branch.suffixes)])
         return (
             f"out of memory: {num_tokens:,} tokens need about {needed / 1e9:.1f} GB besides "
             f"the weights, and {free / 1e9:.1f} GB are free; measure fewer frames, or use {ways}"

@@ -4,13 +4,13 @@ A sequence is a body, which others may share, and a tail, which holds every row 
 its own. Bodies with equal leading segments share them. The tree is cut into branches, each one
 forward pass that goes on from a prefix of the branch that it hangs from:
 
-    o───o───o───o───o─<      trunk: o segments, < a leaf (what ends here), read in the same pass
-        │       └───n───o─<─o─<      a branch with two leaves
+    o───o───o───o───o─<      trunk: o segments, < a suffix (what ends here), read in the same pass
+        │       └───n───o─<─o─<      a branch with two suffixes
         └───n───o─<─o─<
 
 Which child a pass goes on with changes no cost, as every node is computed once; going on with the
 heaviest keeps the branches of branches fewer than log2 of all tokens deep. What is short and hardly
-shared is not worth a pass of its own and becomes a leaf.
+shared is not worth a pass of its own and becomes a suffix.
 
 A segment may be divisible: a thousand frames in one. It is compared by its parts and cut where
 sequences part, so that the tree is that of all parts one by one, at the cost of the segments.
@@ -27,8 +27,8 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
-# Up to as many tokens are a leaf, if few of them are computed more than once for it.
-MAX_LEAF_TOKENS = 512
+# Up to as many tokens are a suffix, if few of them are computed more than once for it.
+MAX_SUFFIX_TOKENS = 512
 _MAX_REPEATED_TOKENS = 128
 _NUM_RANKED = 4  # segments by whose length sequences are put in order
 
@@ -67,7 +67,7 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Suffix:
     """What ends at one place of a branch: equal sequences, read by one group of rows.
 
     Attributes:
@@ -95,16 +95,16 @@ class Branch:
     Attributes:
         start: tokens before its first; they are a prefix of the branch that it hangs from.
         segments: what it computes.
-        num_tokens: how many tokens that is; 0 only where leaves share no prefix at all.
-        leaves: what is read in it, by ``start``, all in ``[start, start + num_tokens]``.
+        num_tokens: how many tokens that is; 0 only where suffixes share no prefix at all.
+        suffixes: what is read in it, by ``start``, all in ``[start, start + num_tokens]``.
         branches: passes that go on from a prefix of it, by ``start``.
-        is_kept: whether it is kept to its end, for tokens that are decoded behind its leaves.
+        is_kept: whether it is kept to its end, for tokens that are decoded behind its suffixes.
     """
 
     start: int
     segments: tuple[Hashable, ...]
     num_tokens: int
-    leaves: tuple[Leaf, ...]
+    suffixes: tuple[Suffix, ...]
     branches: tuple["Branch", ...] = ()
     is_kept: bool = False
 
@@ -120,7 +120,7 @@ class Branch:
 
     @property
     def keep_until(self) -> int:
-        """So many tokens are read again, by its branches or behind its leaves; 0 without any."""
+        """So many tokens are read again, by its branches or behind its suffixes; 0 without any."""
         if self.is_kept:
             return self.stop
         return max((branch.start for branch in self.branches), default=0)
@@ -128,13 +128,13 @@ class Branch:
     @property
     def max_tokens(self) -> int:
         """The longest sequence that is read in it or behind it."""
-        own = max((leaf.stop for leaf in self.leaves), default=self.stop)
+        own = max((suffix.stop for suffix in self.suffixes), default=self.stop)
         return max([own, *(branch.max_tokens for branch in self.branches)])
 
     @property
     def sequences(self) -> tuple[int, ...]:
         """Indices of all sequences that are read in it or behind it."""
-        own = [index for leaf in self.leaves for index in leaf.sequences]
+        own = [index for suffix in self.suffixes for index in suffix.sequences]
         return (*own, *(index for branch in self.branches for index in branch.sequences))
 
     def passes(self) -> Iterator["Branch"]:
@@ -171,17 +171,28 @@ class Cost:
 
 def cost_of(branches: Sequence[Branch]) -> Cost:
     """What some branches and everything behind them compute."""
-    total = Cost()
-    for root in branches:
-        for branch in root.passes():
-            total += Cost.of_rows(branch.start, branch.num_tokens)
-            for leaf in branch.leaves:
-                total += Cost.of_rows(leaf.start, leaf.num_tokens)
-    return total
+    own, in_suffixes = costs_of(branches)
+    return own + in_suffixes
+
+
+def costs_of(branches: Sequence[Branch]) -> tuple[Cost, Cost]:
+    """The same of their own rows, and of those of their suffixes."""
+    passes = [branch for root in branches for branch in root.passes()]
+    suffixes = [suffix for branch in passes for suffix in branch.suffixes]
+    return _sum_up_rows(passes), _sum_up_rows(suffixes)
+
+
+def _sum_up_rows(items: Sequence[Branch | Suffix]) -> Cost:
+    num_tokens = sum(item.num_tokens for item in items)
+    num_pairs = sum(
+        item.num_tokens * item.start + item.num_tokens * (item.num_tokens + 1) // 2
+        for item in items
+    )
+    return Cost(num_tokens, num_pairs)
 
 
 def kept_whole(branches: Sequence[Branch]) -> tuple[Branch, ...]:
-    """The same passes, each kept to its end until its leaves are done."""
+    """The same passes, each kept to its end until its suffixes are done."""
     return tuple(
         replace(branch, branches=kept_whole(branch.branches), is_kept=True) for branch in branches
     )
@@ -211,11 +222,11 @@ def by_themselves(
     branches = []
     for group, body in bodies.items():
         num_tokens = sum(map(size, body))
-        leaves = tuple(
-            Leaf(num_tokens, tail, sum(map(size, tail)), tuple(members))
+        suffixes = tuple(
+            Suffix(num_tokens, tail, sum(map(size, tail)), tuple(members))
             for tail, members in tails[group].items()
         )
-        branches.append(Branch(0, body, num_tokens, leaves))
+        branches.append(Branch(0, body, num_tokens, suffixes))
     return tuple(branches)
 
 
@@ -224,30 +235,30 @@ def build_tree(
     size: Callable[[Hashable], int],
     indices: Sequence[int] | None = None,
     *,
-    max_leaf_tokens: int = MAX_LEAF_TOKENS,
+    max_suffix_tokens: int = MAX_SUFFIX_TOKENS,
 ) -> tuple[Branch, ...]:
     """The branches that compute all sequences, each shared prefix once.
 
     Args:
         paths: the sequences, in any order, also equal ones.
         size: tokens of a segment.
-        indices: what `Leaf.sequences` calls them; by default their places in ``paths``.
-        max_leaf_tokens: what is longer behind a branch gets a pass of its own.
+        indices: what `Suffix.sequences` calls them; by default their places in ``paths``.
+        max_suffix_tokens: what is longer behind a branch gets a pass of its own.
 
     Returns:
         One branch for every set of sequences with something in common, in order of appearance.
     """
-    tree = _Tree(size, max_leaf_tokens)
+    tree = _Tree(size, max_suffix_tokens)
     # In any order the tree is the same. With the longest first, others end or part on their way.
     for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
         path = paths[order]
         assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
-        tree.insert(_Parts(tuple(s for s in path.body if size(s))), path.tail, order)
+        tree.insert(_Parts(tuple(filter(size, path.body))), path.tail, order)
     root = tree.sum_up()
     names = indices or range(len(paths))
-    branches = [_branch(child, size, names) for child in root.below if not child.is_leaf]
-    leaves = root.leaves(size, names)
-    return (*branches, Branch(0, (), 0, leaves)) if leaves else tuple(branches)
+    branches = [_branch(child, size, names) for child in root.below if not child.is_suffix]
+    suffixes = root.suffixes(size, names)
+    return (*branches, Branch(0, (), 0, suffixes)) if suffixes else tuple(branches)
 
 
 def _rank(segments: Sequence[Hashable]) -> tuple[int, ...]:
@@ -415,7 +426,7 @@ class _Node:
         weight: tokens on its edge and behind, each once.
         flat_tokens: the same, counted for each different sequence anew.
         num_ends: different sequences that end here or behind.
-        is_leaf: whether it rides along with its parent's pass instead of having its own.
+        is_suffix: whether it rides along with its parent's pass instead of having its own.
     """
 
     track: _Track
@@ -430,27 +441,27 @@ class _Node:
     weight: int = 0
     flat_tokens: int = 0
     num_ends: int = 0
-    is_leaf: bool = False
+    is_suffix: bool = False
 
     @property
     def segments(self) -> tuple[Hashable, ...]:
         """On its edge."""
         return self.track.parts.cut(self.begin, self.end)
 
-    def leaves(self, size: Callable[[Hashable], int], names: Sequence[int]) -> tuple[Leaf, ...]:
+    def suffixes(self, size: Callable[[Hashable], int], names: Sequence[int]) -> tuple[Suffix, ...]:
         """What is read at its end: the sequences that end here, and the children that are short."""
-        found: list[Leaf] = []
+        found: list[Suffix] = []
         waiting: list[tuple[_Node, tuple[Hashable, ...]]] = [(self, ())]
         while waiting:
             node, before = waiting.pop()
             for tail, orders in (node.ends or {}).items():
                 segments = (*before, *tail)
                 sequences = tuple(names[order] for order in sorted(orders))
-                found.append(Leaf(self.stop, segments, sum(map(size, segments)), sequences))
+                found.append(Suffix(self.stop, segments, sum(map(size, segments)), sequences))
             waiting += [
-                (child, (*before, *child.segments)) for child in node.below if child.is_leaf
+                (child, (*before, *child.segments)) for child in node.below if child.is_suffix
             ]
-        return tuple(sorted(found, key=lambda leaf: leaf.sequences))
+        return tuple(sorted(found, key=lambda suffix: suffix.sequences))
 
 
 class _Tree:
@@ -458,12 +469,12 @@ class _Tree:
 
     Args:
         size: tokens of a segment.
-        max_leaf_tokens: as `build_tree`.
+        max_suffix_tokens: as `build_tree`.
     """
 
-    def __init__(self, size: Callable[[Hashable], int], max_leaf_tokens: int) -> None:
+    def __init__(self, size: Callable[[Hashable], int], max_suffix_tokens: int) -> None:
         self._size = size
-        self._max_leaf_tokens = max_leaf_tokens
+        self._max_suffix_tokens = max_suffix_tokens
         self._tracks = [_Track(_Parts(()), None)]  # each behind the one that it hangs from
         self._root = self._node_at(self._tracks[0], 0)
 
@@ -520,8 +531,8 @@ class _Tree:
         node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
         behind = in_tails + sum(child.flat_tokens for child in below)
         node.flat_tokens = node.num_tokens * node.num_ends + behind
-        is_short = node.flat_tokens <= self._max_leaf_tokens
-        node.is_leaf = is_short and node.flat_tokens - node.weight <= _MAX_REPEATED_TOKENS
+        is_short = node.flat_tokens <= self._max_suffix_tokens
+        node.is_suffix = is_short and node.flat_tokens - node.weight <= _MAX_REPEATED_TOKENS
 
 
 def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) -> Branch:
@@ -531,16 +542,16 @@ def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) 
     """
     start = node.stop - node.num_tokens
     segments: list[Hashable] = []
-    leaves: list[Leaf] = []
+    suffixes: list[Suffix] = []
     branches: list[Branch] = []
     begin, following = node.begin, [node]
     while following:
         node = following[0]
-        leaves += node.leaves(size, names)
-        large = [child for child in node.below if not child.is_leaf]
+        suffixes += node.suffixes(size, names)
+        large = [child for child in node.below if not child.is_suffix]
         following = sorted(large, key=lambda child: child.weight, reverse=True)[:1]
         branches += [_branch(child, size, names) for child in large if child not in following]
         if not following or following[0].track is not node.track:
             segments += node.track.parts.cut(begin, node.end)
             begin = 0
-    return Branch(start, tuple(segments), node.stop - start, tuple(leaves), tuple(branches))
+    return Branch(start, tuple(segments), node.stop - start, tuple(suffixes), tuple(branches))

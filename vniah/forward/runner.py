@@ -23,7 +23,7 @@ from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, KVLocation, Span
 from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_of_memory
 from vniah.forward.prefill import prefill
-from vniah.forward.prefix_tree import Branch, Leaf, leading
+from vniah.forward.prefix_tree import Branch, Suffix, leading
 from vniah.forward.ring import Ring
 from vniah.forward.suffixes import SuffixRows
 
@@ -146,11 +146,11 @@ class BranchRunner:
                 for number in range(len(branch.branches)):
                     failed.setdefault(number, str(error))
                 self._memory.note(f"some sequences cannot be run: {error}")
-                leaves = remaining.leaves
+                suffixes = remaining.suffixes
                 if remaining.is_kept:
-                    given_up += [SuffixLogits(x.sequences, None, 0.0, str(error)) for x in leaves]
-                    leaves = ()
-                remaining = _shortened(remaining, leaves, (), self._inputs.size)
+                    given_up += [SuffixLogits(x.sequences, None, 0.0, str(error)) for x in suffixes]
+                    suffixes = ()
+                remaining = _shortened(remaining, suffixes, (), self._inputs.size)
                 continue
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
@@ -165,15 +165,15 @@ class BranchRunner:
             message = self._memory.needed_by(remaining)
             self._memory.note(f"some sequences cannot be run: {message}")
             longest = max(_ends(remaining))
-            for leaf in remaining.leaves:
-                if leaf.start == longest:
-                    given_up.append(SuffixLogits(leaf.sequences, None, 0.0, message))
+            for suffix in remaining.suffixes:
+                if suffix.start == longest:
+                    given_up.append(SuffixLogits(suffix.sequences, None, 0.0, message))
             for number, child in enumerate(branch.branches):
                 if child.start >= longest:
                     failed.setdefault(number, message)
             remaining = _shortened(
                 remaining,
-                tuple(leaf for leaf in remaining.leaves if leaf.start < longest),
+                tuple(suffix for suffix in remaining.suffixes if suffix.start < longest),
                 tuple(child for child in remaining.branches if child.start < longest),
                 self._inputs.size,
             )
@@ -189,7 +189,7 @@ class BranchRunner:
             self._decoder,
             hidden,
             positions[..., branch.start : branch.stop],
-            [self._suffix_rows(leaf, positions) for leaf in branch.leaves],
+            [self._suffix_rows(suffix, positions) for suffix in branch.suffixes],
             past=past,
             cache=cache,
             chunk_size=self._memory.chunk_size,
@@ -199,15 +199,15 @@ class BranchRunner:
         )
         logits = [rows.cpu() for rows in read]
         behind = (*past, cache) if cache is not None else ()
-        generated: Sequence[Generated | None] = (None,) * len(branch.leaves)
+        generated: Sequence[Generated | None] = (None,) * len(branch.suffixes)
         if self._greedy is not None and branch.is_kept:
             del hidden  # decoding does not need it
             generated = self._greedy.decode(branch, behind, chunk_size=self._memory.chunk_size)
-        num_sequences = sum(len(leaf.sequences) for leaf in branch.leaves)
+        num_sequences = sum(len(suffix.sequences) for suffix in branch.suffixes)
         seconds = (time.perf_counter() - started) / max(1, num_sequences)
         found = [
-            SuffixLogits(leaf.sequences, rows, seconds, generated=tokens)
-            for leaf, rows, tokens in zip(branch.leaves, logits, generated, strict=True)
+            SuffixLogits(suffix.sequences, rows, seconds, generated=tokens)
+            for suffix, rows, tokens in zip(branch.suffixes, logits, generated, strict=True)
         ]
         return Pass(tuple(found), behind if branch.branches else ())
 
@@ -237,25 +237,25 @@ class BranchRunner:
             if inside.num_tokens:
                 yield slice(row, row + inside.num_tokens), inside
 
-    def _suffix_rows(self, leaf: Leaf, before: Tensor) -> SuffixRows:
-        index, inputs = leaf.sequences[0], self._inputs
+    def _suffix_rows(self, suffix: Suffix, before: Tensor) -> SuffixRows:
+        index, inputs = suffix.sequences[0], self._inputs
         whole = inputs.positions(index)
-        _require_equal(whole, before, leaf.start)
-        positions = whole[..., leaf.start : leaf.stop].clone()
-        hidden = inputs.embed(leaf.segments, 0, leaf.num_tokens)
-        deepstack = deepstack_rows(inputs, leaf.segments, hidden)
-        seen = (Span(0, leaf.start),)
+        _require_equal(whole, before, suffix.start)
+        positions = whole[..., suffix.start : suffix.stop].clone()
+        hidden = inputs.embed(suffix.segments, 0, suffix.num_tokens)
+        deepstack = deepstack_rows(inputs, suffix.segments, hidden)
+        seen = (Span(0, suffix.start),)
         return SuffixRows(seen, hidden, positions, inputs.num_answer_rows(index), deepstack)
 
 
 def _ends(branch: Branch) -> list[int]:
     """Where its suffixes and its child branches begin."""
-    return [*(x.start for x in branch.leaves), *(x.start for x in branch.branches)]
+    return [*(x.start for x in branch.suffixes), *(x.start for x in branch.branches)]
 
 
 def _shortened(
     branch: Branch,
-    leaves: tuple[Leaf, ...],
+    suffixes: tuple[Suffix, ...],
     branches: tuple[Branch, ...],
     size: Callable[[Any], int],
 ) -> Branch | None:
@@ -264,9 +264,9 @@ def _shortened(
     Returns:
         None if no suffix and no child is left.
     """
-    if not leaves and not branches:
+    if not suffixes and not branches:
         return None
-    shorter = replace(branch, leaves=leaves, branches=branches)
+    shorter = replace(branch, suffixes=suffixes, branches=branches)
     needed = max(_ends(shorter)) - branch.start
     return replace(shorter, segments=leading(branch.segments, needed, size), num_tokens=needed)
 
@@ -286,7 +286,7 @@ def _require_equal(positions: Tensor, others: Tensor, num_tokens: int) -> None:
 def _sequence_through(branch: Branch) -> int:
     """The index of a sequence that contains all tokens of the branch."""
     at, index = max(
-        [(leaf.start, leaf.sequences[0]) for leaf in branch.leaves]
+        [(suffix.start, suffix.sequences[0]) for suffix in branch.suffixes]
         + [(child.start, child.sequences[0]) for child in branch.branches]
     )
     assert at == branch.stop

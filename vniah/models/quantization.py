@@ -94,11 +94,16 @@ def _in_8_bits(library: Any, linear: nn.Linear, dtype: torch.dtype) -> nn.Module
 
 def _in_4_bits(library: Any, linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
     kind = {"quant_type": _FOUR_BIT_KIND, "compress_statistics": False}
-    return _replaced(
+    made: Any = _replaced(
         linear,
         lambda **sizes: library.nn.Linear4bit(**sizes, compute_dtype=dtype, **kind),
         lambda weight: library.nn.Params4bit(weight, requires_grad=False, **kind),
     )
+    # On CPUs with AVX512-BF16 the library would pack the weights anew, compute in bfloat16 whatever
+    # the model's dtype is, and fail where a row is not a whole number of blocks.
+    made.support_avx512bf16_for_cpu = False
+    module: nn.Module = made
+    return module
 
 
 def _replaced(

@@ -111,6 +111,8 @@ class FrameSpan:
 
     def part(self, index: int) -> "TextSegment | FrameSpan":
         """One of its parts; a frame as a span of its own."""
+        if not self.before and not self.after:
+            return _span(self.source, self.start + index, self.start + index + 1)
         frame, place = divmod(index, self._parts_per_frame)
         if self.before and place == 0:
             return _text(self.before)

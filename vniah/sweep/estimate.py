@@ -20,7 +20,7 @@ from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.kv_cache import KVLocation
 from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
-from vniah.forward.prefix_tree import Branch, Leaf, cost_of
+from vniah.forward.prefix_tree import Branch, Suffix, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import (
@@ -214,7 +214,7 @@ def _memory(
                 chunk_size=chunk_size,
                 num_ranks=num_ranks,
                 num_read=sum(
-                    len(sequences[leaf.sequences[0]].answer_ids) for leaf in branch.leaves
+                    len(sequences[suffix.sequences[0]].answer_ids) for suffix in branch.suffixes
                 ),
             )
             for root in branches
@@ -274,7 +274,7 @@ def _most_frames(
     def fits(num_frames: int) -> bool:
         num_tokens = -int(-(fixed + num_frames * per_frame) // 1)
         start = num_tokens - num_read
-        branch = Branch(0, (), start, (Leaf(start, (), num_read, (0,)),))
+        branch = Branch(0, (), start, (Suffix(start, (), num_read, (0,)),))
         needed = shape.pass_bytes(
             branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=num_read
         )

@@ -23,7 +23,7 @@ from vniah.scoring import Reading, Score
 JSONValue = str | int | float | bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One thing asked once.
 

@@ -24,16 +24,16 @@ class VisualNeedle:
     ) -> Iterator[Sample]:
         """As `vniah.tasks.base.Task.samples`: cell by cell, short haystacks first."""
         for cell in grid.cells:
-            place = place_prefix(cell.num_frames, cell.depth)
+            place, index = place_prefix(cell.num_frames, cell.depth), cell.needle_index
             for needle in needles:
                 yield Sample(
                     sample_id=place + needle.needle_id,
                     cell=cell,
-                    shown=insert_needle(cell.num_frames, cell.needle_index, needle.needle_id),
+                    shown=insert_needle(cell.num_frames, index, needle.needle_id),
                     question=needle.question,
                     candidates=needle.answers,
                     choices=needle.choices,
-                    fields={"needle_index": cell.needle_index, "needle_id": needle.needle_id},
+                    fields={"needle_index": index, "needle_id": needle.needle_id},
                 )
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
