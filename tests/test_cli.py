@@ -1,6 +1,7 @@
 """The command line: what is printed, what is drawn, and one line for everything wrong."""
 
 import json
+import os
 import re
 import shutil
 import signal
