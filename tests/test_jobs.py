@@ -32,7 +32,7 @@ pytestmark = pytest.mark.distributed
 
 # Ten passes, so that there is something to share out.
 FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
-NUM_SAMPLES = 36
+NUM_SAMPLES = 45  # 36 of the cells, 9 without a needle
 WAYS, RING_WAYS = ["prefill", "tree", "suffixes"], ["ring of 2", "suffixes in a ring of 2"]
 GRIDS = {
     "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
@@ -137,7 +137,10 @@ def assert_equal_samples(folder, alone, *, is_exact=True):
 def lines_of(folder):
     """The samples as they lie in the file."""
     lines = (folder / "samples.jsonl").read_text().splitlines()
-    return [(s["num_frames"], s["needle_index"], s["needle_id"]) for s in map(json.loads, lines)]
+    return [
+        (s["control"] is not None, s["num_frames"], s.get("needle_index"), s["needle_id"])
+        for s in map(json.loads, lines)
+    ]
 
 
 def forward_record(folder):
