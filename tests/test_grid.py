@@ -190,7 +190,7 @@ def test_grid_parse_when_it_cannot_be_meant(frames, depths, message):
         ((16, 8), (Fraction(0),), "frames must be ascending and without repeats, got 16, 8"),
         ((8, 8), (Fraction(0),), "frames must be ascending and without repeats"),
         ((0,), (Fraction(0),), "frames must be at least 1, got 0"),
-        ((8,), (Fraction(2),), "depths must lie between 0 and 1"),
+        ((8,), (Fraction(2),), "depths must be between 0 and 1, got 2"),
     ],
 )
 def test_grid_when_its_values_are_wrong(frames, depths, message):

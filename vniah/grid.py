@@ -117,7 +117,7 @@ class Grid:
             return
         _require_ascending("depths", self.depths)
         if self.depths[0] < 0 or self.depths[-1] > 1:
-            raise InputError("depths must lie between 0 and 1")
+            raise InputError(f"depths must be between 0 and 1, got {_listed(self.depths)}")
 
     def __repr__(self) -> str:
         name, rows = ("positions", self.positions) if self.positions else ("depths", self.depths)

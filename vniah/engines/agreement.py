@@ -52,7 +52,8 @@ class Agreement:
         max_logit: the largest logit of the plain forward pass, by magnitude.
         num_rows: number of answer positions that were compared.
         num_equal: number of positions with the same argmax.
-        num_ties: number of other positions whose two best logits are nearly equal.
+        num_ties: number of other positions whose two best logits differ by at most twice
+            ``max_difference``.
         max_allowed: the largest ``max_difference`` that passes.
         rms_allowed: the largest ``rms_difference`` that passes.
     """

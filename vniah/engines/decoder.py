@@ -71,7 +71,7 @@ class DecoderEngine:
     prompt, so they are suffixes of one pass.
 
     Args:
-        model: whose decoder runs.
+        model: a model with a decoder.
         options: how samples are run.
         decoding: has the model also generate an answer to every sample.
         kv_location: where keys and values are stored; by default the fastest location with room.

@@ -4,6 +4,7 @@ No frame is decoded or encoded: the passes of a sweep depend on which frames are
 many tokens each has, not on what they show.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -284,13 +285,7 @@ def _most_frames(
         )
         return needed <= free and (window is None or num_tokens <= window)
 
-    low, high = 0, 1
-    while fits(high) and high < _MOST_FRAMES:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, _MOST_FRAMES), True, key=lambda num: not fits(num))
 
 
 def _notes(plan: Plan) -> list[str]:

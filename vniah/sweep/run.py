@@ -156,7 +156,7 @@ class Sweep:
         self._needles = needles
         self._num_frames = grid.max_frames
         self._options = options
-        self._report: OnProgress = _no_progress
+        self._report: OnProgress = lambda stage, done, total: None
 
     @property
     def default_output(self) -> Path:
@@ -268,10 +268,6 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         "logits as by the model's own forward pass",
     ]
     return "; ".join(parts)
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    pass
 
 
 def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
