@@ -224,7 +224,9 @@ def test_sweep_writes_nothing_where_the_forward_pass_is_wrong(
         patched.setattr(prefill, "attend", wrong)
         report = check_model(model, material[1])
         assert not report.passed and "does NOT give what the model gives" in report.lines[-1]
-        with pytest.raises(CheckError, match=r"Nothing was measured; give the model an answer_log"):
+        with pytest.raises(
+            CheckError, match=r"Nothing was measured; give the model a method answer_log"
+        ):
             run_sweep(model, *material, GRID, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert run_sweep(model, *material, GRID, output=tmp_path / "run").is_complete
