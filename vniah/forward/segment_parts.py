@@ -40,8 +40,8 @@ def leading(
     missing = num_tokens
     for segment in segments:
         if size(segment) > missing:
-            num_parts = range(segment.num_parts() if isinstance(segment, Divisible) else 1)
-            last = bisect_right(num_parts, missing, key=lambda n: _tokens_of(segment, n, size)) - 1
+            counts = range(num_parts_of(segment))
+            last = bisect_right(counts, missing, key=lambda n: _tokens_of(segment, n, size)) - 1
             found += _cut(segment, 0, last)
             missing -= _tokens_of(segment, last, size)
             break
@@ -129,6 +129,7 @@ def _is_divisible(kind: type) -> bool:
 
 
 def num_parts_of(segment: Any) -> int:
+    """How many parts a segment has; one that is not `Divisible` is one part."""
     return segment.num_parts() if _is_divisible(segment.__class__) else 1
 
 
