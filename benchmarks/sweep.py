@@ -22,9 +22,9 @@ import torch
 
 from vniah import generated_haystack, load_model, load_needles
 from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs, compose_candidates
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack

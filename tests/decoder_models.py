@@ -8,9 +8,9 @@ import torch
 
 from tests.test_prefill import build_decoder, three_rows
 from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions
 from vniah.engines.decoder import DecoderEngine
-from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import Plan, make_plan
 from vniah.forward.runner import BranchRunner

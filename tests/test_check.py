@@ -12,15 +12,9 @@ from tests.test_jobs import FirstLevel
 from tests.test_planning import rope_model
 from tests.test_prefill import FAMILIES, SIZES, build_decoder
 from vniah.checks.model import check_model
-from vniah.engines import equivalence
-from vniah.engines.equivalence import (
-    TOLERANCES,
-    Agreement,
-    RoundingLimit,
-    check_forward,
-    compare_logits,
-    require_agreement,
-)
+from vniah.engines import agreement
+from vniah.engines.agreement import TOLERANCES, Agreement, RoundingLimit, compare_logits
+from vniah.engines.equivalence import check_forward, require_agreement
 from vniah.errors import CheckError, ModelError, VniahError
 from vniah.forward import prefill, suffixes
 from vniah.forward.attention import attend
@@ -151,7 +145,7 @@ def test_decoder_of_two_parts_is_compared_by_its_parts():
 def test_noise_is_what_another_kernel_changes_within_bounds(monkeypatch):
     model = DecoderStandIn(build_decoder("qwen2"))
     assert differences(model)[0].rms_allowed < 0.02 * differences(model)[0].max_allowed
-    monkeypatch.setattr(equivalence, "attention_set_to", raises_for_any)
+    monkeypatch.setattr(agreement, "attention_set_to", raises_for_any)
     for difference in differences(model):
         assert difference.rms_allowed == difference.max_allowed, "where there is no other"
         assert difference.passed
@@ -420,7 +414,7 @@ FAULTS = {
     ),
     "not a number": (
         lambda: with_weights(torch.nan),
-        "the logits of stand-in hold NaN, in its own forward pass as well",
+        "the logits of stand-in hold NaN even in its own forward pass",
     ),
     "logits as a list": (ListedLogits, "answer_logits of first gave list, no tensor"),
 }

@@ -8,7 +8,7 @@ import torch
 from test_prefill import allocated_bytes, build_decoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from vniah.cli.estimate import format_estimate
+from vniah.cli.display import format_estimate
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kernels import CPU_KERNEL
@@ -184,7 +184,10 @@ def test_most_frames_end_where_the_window_does(model, needle_folder):
     assert 1000 - 20 * per_frame < found.max_frames[1] * per_frame < 1000
     assert found.max_tokens < 1000
     assert "6 samples cannot be run, the first because the decoder has a sliding" in found.notes[0]
-    with pytest.raises(ModelError, match="nothing of the grid can be run: the decoder has a slid"):
+    with pytest.raises(
+        ModelError,
+        match="no sample of the grid can be run, the first because the decoder has a slid",
+    ):
         estimate(model, needles, Grid.parse("900", "0"), rates=RATES)
 
 

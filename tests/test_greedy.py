@@ -19,11 +19,11 @@ from tests.decoder_models import (
 )
 from tests.test_prefill import build_decoder
 from tests.test_runner import fill_the_disk
+from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions, decode_by_passes
 from vniah.engines.choosing import choose_decoding
-from vniah.engines.equivalence import plain_logits
 from vniah.engines.inputs import DecoderInputs
-from vniah.engines.planning import can_go_on, make_plan
+from vniah.engines.planning import can_continue, make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.prefix_tree import kept_whole
@@ -221,13 +221,13 @@ class Turned(DecoderStandIn):
 )
 def test_prompts_are_gone_on_from_where_nothing_changes_them(make_model, expected):
     model = make_model()
-    assert can_go_on(model, ask(model, 9, None), 10) is expected
+    assert can_continue(model, ask(model, 9, None), 10) is expected
 
 
 def test_prompts_are_not_gone_on_from_where_the_model_says_so():
     model = DecoderStandIn(build_decoder("qwen2"))
     model.shares_prefixes = False
-    assert not can_go_on(model, ask(model, 9, None), 10)
+    assert not can_continue(model, ask(model, 9, None), 10)
 
 
 def test_full_disk_says_what_to_do_instead(monkeypatch, tmp_path):

@@ -12,7 +12,6 @@ from vniah.grid import (
     Grid,
     as_depth,
     format_depth,
-    format_frames,
     needle_index,
     parse_range,
 )
@@ -191,7 +190,7 @@ def test_grid_parse_when_it_cannot_be_meant(frames, depths, message):
         ((16, 8), (Fraction(0),), "frames must be ascending and without repeats, got 16, 8"),
         ((8, 8), (Fraction(0),), "frames must be ascending and without repeats"),
         ((0,), (Fraction(0),), "frames must be at least 1, got 0"),
-        ((8,), (Fraction(2),), "depths must lie between 0 and 1"),
+        ((8,), (Fraction(2),), "depths must be between 0 and 1, got 2"),
     ],
 )
 def test_grid_when_its_values_are_wrong(frames, depths, message):
@@ -272,7 +271,3 @@ def test_grid_when_there_are_depths_and_positions():
 def test_grid_when_there_are_neither_depths_nor_positions(make):
     with pytest.raises(InputError, match="depths must name at least one value, got none"):
         make()
-
-
-def test_format_frames():
-    assert format_frames([32, 1000]) == "32, 1,000"

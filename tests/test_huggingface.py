@@ -16,7 +16,7 @@ from tests.families import BUILDERS, Tiny, build, pictures
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
-from vniah.engines.equivalence import plain_logits
+from vniah.engines.agreement import plain_logits
 from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError

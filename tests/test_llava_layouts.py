@@ -21,7 +21,7 @@ from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.encode import EncodedFrames
-from vniah.engines.equivalence import plain_logits
+from vniah.engines.agreement import plain_logits
 from vniah.engines.inputs import DecoderInputs, compose_candidates
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError

@@ -242,7 +242,7 @@ def run_in(engine, batch):
         else:
             sequences += root.branches[batch.branch].sequences
     rows = [SuffixLogits((k,), None, 0.0, "none") for k in sequences]
-    for number, _ in engine._asked.gather(rows):
+    for number, _ in engine._sequences.gather(rows):
         yield number
 
 
@@ -257,12 +257,13 @@ def test_sample_waits_for_all_of_its_answers():
     asked = SampleSequences()
     for answers in (((1,), (2, 3)), ((4,),)):
         asked.add([TokenSequence((TextSegment((0,)),), ids) for ids in answers])
-    asked.is_wanted = [True, True]
+    asked.is_pending = [True, True]
     rows = [SuffixLogits((k,), None, 0.0, str(k)) for k in (1, 2, 0)]
     found = list(asked.gather(rows))
     assert [number for number, _ in found] == [1, 0]
     assert sorted(found[1][1]) == [0, 1]
-    assert (asked.num_needed(0), asked.accepted_ids(0)) == (2, [(1,), (2, 3)])
+    assert asked.num_needed(0) == 2
+    assert [asked.sequences[index].answer_ids for index in asked.members[0]] == [(1,), (2, 3)]
 
 
 def test_answer_that_cannot_be_read_is_an_error_of_its_question(

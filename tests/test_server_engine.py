@@ -395,7 +395,7 @@ def test_interrupt_while_waiting_gives_what_has_arrived(folders):
         engine.plan(asked, [True] * len(asked))
         arrivals = engine.run(0)
         given = [next(arrivals)]
-        while any(thread.name.startswith("vniah-question") for thread in threading.enumerate()):
+        while any(thread.name.startswith("vniah-sample") for thread in threading.enumerate()):
             time.sleep(0.01)
         given.append(arrivals.throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -439,7 +439,9 @@ def test_job_of_several_processes_is_refused(sweep):
     mesh = Mesh("cpu", data_rank=0, data_size=2)
     with (
         serve() as server,
-        pytest.raises(InputError, match=r"asked by one process, this job has 2"),
+        pytest.raises(
+            InputError, match="one process may send requests to a server, and this job has 2"
+        ),
     ):
         sweep(server, mesh=mesh)
     assert server.requests == []

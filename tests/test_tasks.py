@@ -101,8 +101,8 @@ def sample(sample_id="8/0.5/a", **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_id": "8/0.5/a b"}, "'8/0.5/a b' is empty or has white space"),
-        ({"sample_id": ""}, "'' is empty or has white space"),
+        ({"sample_id": "8/0.5/a b"}, "must have no white space and not be empty, got '8/0.5/a b'"),
+        ({"sample_id": ""}, "must have no white space and not be empty, got ''"),
         ({"sample_id": "8/0/a"}, "'8/0/a' must begin with .*: '8/0.5/'"),
         ({"cell": None}, "must begin with .*: '-/-/'"),
         ({"cell": None, "fields": {"num_frames": 8}}, "must begin with .*: '8/-/'"),

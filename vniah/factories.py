@@ -1,4 +1,4 @@
-"""Somebody's own model or task by its name, ``package.module:factory``."""
+"""Finds a user's own model or task by its name, ``package.module:factory``."""
 
 import importlib
 import inspect
@@ -21,7 +21,7 @@ def find_factory(source: str, error: type[VniahError]) -> Callable[..., Any]:
     """The function or class that ``package.module:factory`` names.
 
     Args:
-        source: the name; ``package.module:Class.method`` is one as well.
+        source: the name; ``package.module:Class.method`` is also possible.
         error: the class of the error that is raised if there is no such factory.
     """
     module_name, _, factory_name = source.partition(":")
@@ -43,7 +43,7 @@ def call_factory(source: str, options: Mapping[str, Any], error: type[VniahError
 
     Args:
         source: ``package.module:factory``.
-        options: keyword arguments; those with the value None are not passed on.
+        options: keyword arguments; those with the value None are not passed.
         error: the class of the error that is raised if there is no such factory, or it fails.
 
     Raises:
@@ -60,7 +60,7 @@ def call_factory(source: str, options: Mapping[str, Any], error: type[VniahError
         return factory(**given)
     except VniahError:
         raise
-    except Exception as cause:  # somebody else's code; the cause stays attached
+    except Exception as cause:  # the factory may raise anything; the cause stays attached
         raise error(f"{source} failed: {type(cause).__name__}: {cause}") from cause
 
 
@@ -68,7 +68,7 @@ def accepts(factory: Callable[..., Any], name: str) -> bool:
     """True if the factory takes a keyword argument of that name."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except ValueError:  # some functions of C do not say
+    except ValueError:  # some functions written in C have no signature
         return False
     return any(
         parameter.kind is parameter.VAR_KEYWORD

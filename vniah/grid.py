@@ -1,4 +1,4 @@
-"""Which cells a sweep measures: numbers of frames x depths or positions, in exact arithmetic."""
+"""The cells of a sweep: numbers of frames x depths or positions, in exact arithmetic."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _MAX_EXPONENT = 100  # Fraction(Decimal("1e999999999")) would write out all its 
 
 
 def as_depth(value: Number) -> Fraction:
-    """A depth as the exact fraction that its decimal digits say.
+    """A depth as the exact fraction of its decimal digits.
 
     >>> as_depth(0.3)
     Fraction(3, 10)
@@ -32,9 +32,9 @@ def as_depth(value: Number) -> Fraction:
 
 
 def needle_index(num_frames: int, depth: Fraction) -> int:
-    """Where the needle is inserted: floor(depth x num_frames), between 0 and num_frames.
+    """The number of haystack frames before the needle: floor(depth x num_frames).
 
-    0 puts it before the first haystack frame, ``num_frames`` after the last.
+    With 0 the needle is before the first haystack frame, with ``num_frames`` after the last.
     """
     return floor(depth * num_frames)
 
@@ -55,7 +55,7 @@ class Cell:
     """One square of the heatmap.
 
     Attributes:
-        num_frames: haystack frames; with the needle the model sees one more.
+        num_frames: number of haystack frames; with the needle the model sees one more.
         depth: where the needle is inserted, an exact fraction in [0, 1].
     """
 
@@ -70,7 +70,7 @@ class Cell:
 
 @lru_cache(maxsize=1 << 12)
 def place_prefix(num_frames: int | None, depth: Fraction | None) -> str:
-    """What the id of a sample begins with: where it was asked, ``"600/0.2/"`` or ``"600/-/"``."""
+    """The beginning of a sample's id, with its place on the map: ``"600/0.2/"`` or ``"600/-/"``."""
     frames = "-" if num_frames is None else str(num_frames)
     return f"{frames}/{'-' if depth is None else format_depth(depth)}/"
 
@@ -79,14 +79,14 @@ def place_prefix(num_frames: int | None, depth: Fraction | None) -> str:
 class Grid:
     """The cells of a sweep: every number of frames with every depth, or with every position.
 
-    A position is the needle's index itself, the same in every haystack that is long enough. Its
-    cell has the depth position / num_frames; a haystack of fewer frames has no such cell.
+    A position is the needle's index, the same in every haystack that is long enough. Its cell has
+    the depth position / num_frames; a haystack with fewer frames has no such cell.
 
     Attributes:
         frames: numbers of haystack frames, each at least 1, ascending.
         depths: exact fractions in [0, 1], ascending; empty where positions are given.
         positions: needle indices, each at least 0, ascending; empty where depths are given. The
-            first fits into every number of frames.
+            first is at most the smallest number of frames.
 
     >>> Grid.parse("200:600:200", "0:1:0.5").frames
     (200, 400, 600)
@@ -117,7 +117,7 @@ class Grid:
             return
         _require_ascending("depths", self.depths)
         if self.depths[0] < 0 or self.depths[-1] > 1:
-            raise InputError("depths must lie between 0 and 1")
+            raise InputError(f"depths must be between 0 and 1, got {_listed(self.depths)}")
 
     def __repr__(self) -> str:
         name, rows = ("positions", self.positions) if self.positions else ("depths", self.depths)
@@ -172,25 +172,25 @@ class Grid:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells, short sequences first."""
+        """All cells, those with few frames first."""
         return tuple(Cell(count, depth) for count in self.frames for depth in self._depths(count))
 
     def _depths(self, num_frames: int) -> tuple[Fraction, ...]:
-        """The depths measured in a haystack of so many frames, ascending."""
+        """The depths that are measured in a haystack of ``num_frames`` frames, ascending."""
         if not self.positions:
             return self.depths
         return tuple(Fraction(p, num_frames) for p in self.positions if p <= num_frames)
 
     @property
     def max_frames(self) -> int:
-        """The longest haystack that the grid needs."""
+        """Number of frames of the longest haystack in the grid."""
         return self.frames[-1]
 
 
 def parse_range(text: str, what: str) -> tuple[Fraction, ...]:
-    """The numbers that ``start:stop:step`` or a comma list stands for, exactly.
+    """The numbers of ``start:stop:step`` or of a comma list, exactly.
 
-    Both ends are included: where the steps do not hit ``stop``, it follows the last step, so that
+    Both ends are included: where the steps miss ``stop``, it is added at the end, so that
     ``0:1:0.3`` is 0, 0.3, 0.6, 0.9, 1.
     """
     parts = text.split(":")
@@ -215,7 +215,7 @@ def parse_range(text: str, what: str) -> tuple[Fraction, ...]:
 
 
 def _whole_numbers(values: Iterable[Number], what: str, *, at_least: int) -> tuple[int, ...]:
-    """Ascending, each once."""
+    """The different values, ascending; each must be a whole number of at least ``at_least``."""
     numbers = set()
     for value in values:
         number = _exact(value, what)
@@ -237,13 +237,13 @@ def _require_ascending(what: str, values: Sequence[int | Fraction]) -> None:
 
 
 def _listed(values: Sequence[int | Fraction]) -> str:
-    """The values as a comma list, in the middle cut short where they are many."""
+    """The values as a comma list; of many values the middle is left out."""
     texts = [format_depth(Fraction(value)) for value in values]
     return ", ".join(texts if len(texts) <= 4 else (*texts[:2], "...", texts[-1]))
 
 
 def _exact(value: Number, what: str) -> Fraction:
-    """The number that the decimal digits of ``value`` say; a float by its shortest repr."""
+    """The exact number of the decimal digits of ``value``; a float has those of its repr."""
     try:
         if isinstance(value, Fraction):
             return value
@@ -253,8 +253,3 @@ def _exact(value: Number, what: str) -> Fraction:
         return Fraction(number)
     except (InvalidOperation, ValueError, OverflowError) as error:
         raise InputError(f"{what} must be numbers, got {value!r}") from error
-
-
-def format_frames(counts: Sequence[int]) -> str:
-    """Numbers of frames as people write them, e.g. ``"32, 64, 128"``."""
-    return ", ".join(f"{count:,}" for count in counts)

@@ -1,8 +1,8 @@
-"""From what an engine read to a score: is the argmax right at every position of the answer?
+"""Scores the readings of an engine: is the argmax right at every position of the answer?
 
-Each position is conditioned on the right tokens before it, so "right everywhere" holds exactly when
-greedy decoding would begin with this answer. Generated text, of a chat model or of greedy decoding
-itself, is judged by the rules of `vniah.answers`.
+Each position is conditioned on the right tokens before it, so the argmax is right everywhere
+exactly if greedy decoding would begin with this answer. Generated text, of a chat model or of
+greedy decoding, is judged by the rules of `vniah.answers`.
 """
 
 import math
@@ -18,11 +18,11 @@ from vniah.errors import ModelError
 
 @dataclass(frozen=True)
 class LogitsScore:
-    """What the logits say of one candidate answer.
+    """The score of one candidate answer by its logits.
 
     Attributes:
         predicted_ids: the argmax token at every position of the answer.
-        correct: whether all of them are the answer's.
+        correct: whether all of them are the tokens of the answer.
         logprob: natural logarithm of the answer's probability, summed over its tokens.
         rank: the worst rank of an answer token; 1 is the argmax, a token that ties with it has 2.
         margin: smallest difference, in logits, between the right token and the best other one.
@@ -40,9 +40,9 @@ class GeneratedText:
     """What a model wrote after the question.
 
     Attributes:
-        text: its words.
-        token_ids: their tokens, with the stop token at the end if there is one; empty for chat
-            models, which do not say.
+        text: the text, without the stop token.
+        token_ids: its tokens, with the stop token at the end if there is one; empty for chat
+            models, whose tokens are unknown.
     """
 
     text: str
@@ -54,13 +54,13 @@ class Reading:
     """What an engine found for one candidate answer of a sample.
 
     Attributes:
-        seconds: wall-clock time that it took.
+        seconds: wall-clock time of the reading.
         answer_ids: the candidate's tokens; empty for chat models.
-        logits: what the logits say; None for chat models.
-        prediction: the argmax tokens in words; None if the model cannot decode tokens.
-        generated: what the model wrote; the same for all candidates of a sample. None where
-            nothing was generated.
-        prompt_tokens: tokens of the prompt as a server counted them; None for other models.
+        logits: the score by the logits; None for chat models.
+        prediction: the text of the argmax tokens; None if the model cannot decode tokens.
+        generated: what the model wrote, the same for all candidates of a sample; None where nothing
+            was generated.
+        prompt_tokens: number of prompt tokens as a server counted them; None for other models.
     """
 
     seconds: float
@@ -73,7 +73,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Score:
-    """How a sample was scored; the fields are those of `vniah.results.SampleResult`."""
+    """The score of a sample; the fields are those of `vniah.results.SampleResult`."""
 
     prediction: str | None
     predicted_ids: tuple[int, ...]
@@ -91,14 +91,14 @@ class Score:
 def score_accepted(
     answers: Sequence[str], readings: Sequence[Reading], choices: Sequence[str] | None = None
 ) -> Score:
-    """The score of a sample all of whose candidates are accepted answers: is one of them right?
+    """The score of a sample whose candidates are all accepted answers: is one of them right?
 
-    By generated text where there is some, else by the argmax. Of several candidates the one with
-    the highest log-probability counts, among those that the argmax has right if there are any.
+    Generated text is judged where there is any, else the argmax. Of several candidates the one with
+    the highest log-probability counts, among the right ones if there are any.
 
     Args:
         answers: the accepted answers, the main one first.
-        readings: one for each answer, in the same order; of a chat model one in all.
+        readings: one for each answer, in the same order; for a chat model one in all.
         choices: the options of a multiple-choice question.
     """
     first = readings[0]
@@ -121,14 +121,14 @@ def score_accepted(
 
 
 def score_options(options: Sequence[str], readings: Sequence[Reading], answer: str) -> Score:
-    """The score of a sample whose candidates are options: is the right one the likeliest?
+    """The score of a sample whose candidates are options: is the right one the most probable?
 
-    The option with the highest log-probability is the model's choice; the first of equal ones. A
-    chat model's choice is the option that its words name.
+    The model chooses the option with the highest log-probability, the first of equal ones. A chat
+    model chooses the option that its text names.
 
     Args:
         options: all candidates.
-        readings: one for each option, in the same order; of a chat model one in all.
+        readings: one for each option, in the same order; for a chat model one in all.
         answer: the right option.
 
     Returns:
@@ -190,14 +190,14 @@ def _best_by_logits(answers: Sequence[str], readings: Sequence[Reading]) -> Scor
 
 
 def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
-    """Scores rows of logits against the answer.
+    """Scores the rows of logits of an answer.
 
     Args:
         logits: ``[len(answer_ids), vocabulary]``.
-        answer_ids: the right tokens.
+        answer_ids: the tokens of the answer.
 
     Raises:
-        ModelError: a logit is not a number, or a token lies outside of the vocabulary.
+        ModelError: a logit is NaN or infinity, or a token is not in the vocabulary.
     """
     logits = logits.detach().float().cpu()
     answer = torch.tensor(answer_ids)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.engines.equivalence import TOLERANCES
+from vniah.engines.agreement import TOLERANCES
 from vniah.errors import ModelError, VniahError, first_line
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import format_average, format_families
+from vniah.cli.display import format_average, format_estimate, format_families
 from vniah.cli.inputs import (
     load_named_model,
     needles_name,
@@ -16,9 +16,10 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.ropes import only_rope
 from vniah.cli.run import HEATMAP_NAME
+from vniah.errors import InputError
 from vniah.grid import Grid
+from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from vniah.needles import NeedleSet
@@ -34,7 +35,7 @@ def encode(options: argparse.Namespace) -> int:
 
     num_frames = Grid.parse(options.frames, "0").max_frames
     with Bars() as bars:
-        model = require_encoder(load_named_model(options, only_rope(options)))
+        model = require_encoder(load_named_model(options, _only_rope(options)))
         haystack = open_named_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
 
@@ -56,6 +57,21 @@ def encode(options: argparse.Namespace) -> int:
     return 0
 
 
+def _only_rope(options: argparse.Namespace) -> RopeChoice:
+    """The RoPE of a command that takes only one.
+
+    Raises:
+        InputError: several are given.
+    """
+    choices = rope_choices(options.rope_theta, options.rope_scaling)
+    if len(choices) > 1:
+        raise InputError(
+            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run takes "
+            "several; give one value"
+        )
+    return choices[0]
+
+
 def _rate(encoded: Sequence[int], seconds: float) -> str:
     """Frames per second of this start, without those that were encoded before."""
     from vniah.embeddings.encode import BATCH_SIZE
@@ -72,7 +88,7 @@ def check(options: argparse.Namespace) -> int:
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
-        model = load_named_model(options, only_rope(options), mesh, load_any=True)
+        model = load_named_model(options, _only_rope(options), mesh, load_any=True)
         # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
@@ -125,13 +141,12 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 
 def estimate(options: argparse.Namespace) -> int:
     """Prints the memory, operations and time that a run will take."""
-    from vniah.cli.estimate import format_estimate
     from vniah.needles import load_needles
     from vniah.sweep.estimate import estimate
 
     grid, needles = parse_grid(options), load_needles(needles_name(options))
     found = estimate(
-        load_named_model(options, only_rope(options)),
+        load_named_model(options, _only_rope(options)),
         needles,
         grid,
         task=options.task,

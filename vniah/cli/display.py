@@ -1,4 +1,4 @@
-"""What a command shows: progress bars, the table of cells, the average."""
+"""What the commands print: tables, averages, estimates, and the lines of the log."""
 
 import logging
 import sys
@@ -13,6 +13,9 @@ from vniah.grid import format_depth
 if TYPE_CHECKING:
     from vniah.models.families import Family
     from vniah.results import Results, SampleResult
+    from vniah.sweep.estimate import Estimate, Work
+
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def format_table(results: "Results") -> str:
@@ -39,7 +42,7 @@ def format_table(results: "Results") -> str:
 
 
 def format_controls(results: "Results") -> str:
-    """The controls as text, one a line: the share that the criterion calls right, by frames."""
+    """The controls as text, one in each line: the share of right answers, by number of frames."""
     counts = sorted({found.num_frames or 0 for found in results.controls})
     names = dict.fromkeys(found.control for found in results.controls)
     scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
@@ -51,7 +54,9 @@ def format_controls(results: "Results") -> str:
 
 
 def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
-    """Runs on one grid, one a line: means over depth by frames, and the average over cells."""
+    """Runs on one grid, one in each line: the mean over depth at each number of frames, and the
+    average over the cells.
+    """
     counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
     lines = [["mean over depth", *(f"{count:,}" for count in counts), "average"]]
     for name, results in zip(names, runs, strict=True):
@@ -71,7 +76,7 @@ def _means(results: "Results", counts: Sequence[int]) -> list[str]:
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
-    """The families of models, one a row; lines have at most ``width`` characters."""
+    """The families of models, one in each row; lines have at most ``width`` characters."""
     rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
     rows += [
         [
@@ -108,10 +113,11 @@ def format_average(results: "Results") -> str:
 
 
 def format_agreement(results: "Results") -> list[str]:
-    """Whether generated answers and the argmax say the same, of tokens and of text; else nothing.
+    """Lines on how often generated answers and the argmax agree; none where nothing was generated.
 
-    Of tokens they do, but for ties: the argmax is right everywhere where decoding begins with the
-    answer. Of text they need not: a model may write more, or the answer in other words.
+    Judged by tokens they agree but for ties: the argmax is right at every position exactly where
+    decoding begins with the answer. Judged by text they need not, as a model may write more, or
+    give the answer in other words.
     """
     judged = [sample for sample in results.samples if sample.argmax_correct is not None]
     if not judged:
@@ -146,12 +152,89 @@ def _agreement(num_judged: int, differing: "Sequence[SampleResult]") -> str:
     return text + (f"; first not: {first.sample_id}, {first.prediction!r} for {first.answer!r}")
 
 
+def format_estimate(found: "Estimate") -> str:
+    """All that an estimate says, as lines of text."""
+    memory = found.memory
+    per_rank = f", on each of {found.num_ranks} GPUs" if found.num_ranks > 1 else ""
+    rows = [
+        (f"weights of the decoder, {found.dtype}", memory.weights),
+        *([("of its layers, in host memory", memory.host_weights)] if memory.host_weights else []),
+        ("hidden rows", memory.hidden),
+        ("keys and values of one layer", memory.keys_values),
+        (f"chunk of {memory.chunk_size:,} rows", memory.chunk),
+        (f"kept keys and values, on {memory.kv_location}", memory.store),
+        ("needed besides the weights", memory.needed),
+        (f"free on {memory.device}", memory.free),
+    ]
+    lines = [
+        f"{found.model_name}: {found.num_samples:,} samples of up to {found.max_tokens:,} "
+        f"tokens, {found.tokens_per_frame:g} per frame",
+        "",
+        f"memory{per_rank}",
+        *(f"  {name:<34}{_scaled(value, 'B'):>10}" for name, value in rows),
+        *([] if memory.fits else ["  it does not fit: measure fewer frames"]),
+        "",
+        f"work{per_rank}",
+        f"  {'':<24}{'passes':>8}{'tokens':>14}{'linear':>14}{'attention':>14}{'at least':>10}",
+        _work_line("common prefixes once", found.shared),
+        _work_line("every one by itself", found.alone),
+        f"  sharing saves a factor of {found.alone.flops.total / found.shared.flops.total:.2f} in "
+        f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
+        f"  at {_scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
+        f"{_scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
+        "encoding frames and all small operations come on top",
+        *_about_fetching(found),
+        "",
+        "frames that fit into the free memory: "
+        + ", ".join(_limit(*limit) for limit in found.max_frames.items()),
+        *(f"note: {note}" for note in found.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _about_fetching(found: "Estimate") -> list[str]:
+    if not found.memory.host_weights:
+        return []
+    return [
+        f"  every pass fetches the layers' weights, at {_scaled(found.rates.fetching, 'B/s')}, "
+        "while it computes: times are no less than that"
+    ]
+
+
+def _work_line(name: str, work: "Work") -> str:
+    linear, attention = (
+        _scaled(flops, "FLOP") for flops in (work.flops.linear, work.flops.attention)
+    )
+    return (
+        f"  {name:<24}{work.num_passes:>8,}{work.num_tokens:>14,}{linear:>14}{attention:>14}"
+        f"{_duration(work.seconds):>10}"
+    )
+
+
+def _limit(num_ranks: int, num_frames: int) -> str:
+    return f"{num_frames:,}" + (f" on {num_ranks}" if num_ranks > 1 else " here")
+
+
+def _scaled(value: float, unit: str) -> str:
+    """Three digits and a prefix: ``"20.7 GB"``."""
+    for size, prefix in _PREFIXES:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
 @contextmanager
 def shown_log(where: str = "") -> Iterator[None]:
-    """Shows what vniah says and warns of as lines on stderr, above the bars.
+    """Shows the messages and warnings of vniah as lines on stderr, above the progress bars.
 
     Args:
-        where: which process of a job this is, such as ``" in process 1"``.
+        where: names the process of a job in warnings, such as ``" in process 1"``.
     """
     log, handler = logging.getLogger("vniah"), _Lines(where)
     level = log.level
@@ -165,7 +248,7 @@ def shown_log(where: str = "") -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Prints records by tqdm, which moves its bars out of the way."""
+    """Prints log records through tqdm, which moves its bars out of the way."""
 
     def __init__(self, where: str) -> None:
         super().__init__(logging.INFO)

@@ -2,13 +2,15 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vniah.cli.display import (
     format_agreement,
     format_average,
+    format_comparison,
     format_controls,
     format_table,
 )
@@ -19,22 +21,16 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.ropes import (
-    chosen_ropes,
-    override_rope,
-    print_ropes,
-    require_ropes,
-    rope_folder,
-    shared_name,
-)
 from vniah.errors import InputError
+from vniah.files import hash_text, slug
+from vniah.options.rope import RopeChoice, rope_choices
 from vniah.results import MANIFEST_NAME, SAMPLES_NAME
 
 if TYPE_CHECKING:
+    from vniah.protocol import AnyModel
     from vniah.results import Results
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep
-
 
 HEATMAP_NAME = "heatmap.png"
 
@@ -45,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep, SweepOptions
 
-    grid, choices = parse_grid(options), chosen_ropes(options)
+    grid, choices = parse_grid(options), rope_choices(options.rope_theta, options.rope_scaling)
     is_one = len(choices) == 1
     how = SweepOptions(
         task=options.task,
@@ -59,9 +55,10 @@ def run(options: argparse.Namespace) -> int:
     needles = load_needles(needles_name(options))
     outcomes: list[_Outcome] = []
     with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
-        say = print if mesh.is_leader else _say_nothing
         model = load_named_model(options, choices[0], mesh)
-        require_ropes(model, choices)
+        if not is_one:  # a model that cannot have one of them is refused before anything runs
+            for choice in choices:
+                _override_rope(model, choice)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         haystack = open_named_haystack(options, grid.max_frames, bars)
@@ -69,18 +66,19 @@ def run(options: argparse.Namespace) -> int:
             mesh.announce("haystack")
         for choice in choices:
             if not is_one:
-                override_rope(model, choice)
+                _override_rope(model, choice)
             sweep = Sweep(model, haystack, needles, grid, how, mesh=mesh)
             if options.output is None:
                 output = sweep.default_output
             else:
-                output = rope_folder(options.output, choice, is_one=is_one)
-            if outcomes:
-                say("")
-            say(
-                f"{model.name}{'' if is_one else f', {choice.label},'} on {haystack.name}: "
-                f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
-            )
+                output = options.output if is_one else options.output / choice.folder_name
+            if mesh.is_leader:
+                name = model.name if is_one else f"{model.name}, {choice.label},"
+                print("\n" * bool(outcomes), end="")
+                print(
+                    f"{name} on {haystack.name}: "
+                    f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
+                )
             outcome = _measure(sweep, output, bars, overwrite=options.overwrite)
             outcomes.append(outcome)
             if mesh.is_leader and not is_one:
@@ -89,34 +87,64 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if is_one:
         return outcomes[0].show()
+    runs = [outcome.results for outcome in outcomes]
+    return _compare_ropes(choices, runs, options.output, options.task)
+
+
+def _override_rope(model: "AnyModel", choice: RopeChoice) -> None:
+    """Gives a loaded model another RoPE.
+
+    Raises:
+        InputError: the model cannot be given one.
+    """
+    change: Any = getattr(model, "override_rope", None)
+    if change is None:
+        raise InputError(
+            f"{model.name} has no override_rope(theta, scaling), which gives it another RoPE for "
+            "the next run; give one value"
+        )
+    change(choice.theta, choice.scaling)
+
+
+def _compare_ropes(
+    choices: Sequence[RopeChoice], runs: Sequence["Results"], output: Path | None, task: str
+) -> int:
+    """Prints one line for each RoPE, and draws all their heatmaps in one picture.
+
+    The picture goes into ``output``, or into a folder that is named after the runs.
+    """
     from vniah.analysis.plot import save_heatmaps
 
-    runs = [outcome.results for outcome in outcomes]
-    shared = shared_name(options.output, options.task, runs)
-    return print_ropes(choices, runs, save_heatmaps(runs, shared / HEATMAP_NAME))
+    if output is None:
+        key = hash_text("\n".join(str(results.path) for results in runs))[:8]
+        output = Path("results", f"{slug(runs[0].name)}-{task}-rope-{key}")
+    picture = save_heatmaps(runs, output / HEATMAP_NAME)
+    print(f"\n{format_comparison([choice.label for choice in choices], runs)}\n")
+    print(f"heatmap: {picture}")
+    return 0 if all(results.average is not None for results in runs) else 1
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A run that was made.
+    """What one sweep gave.
 
     Attributes:
         results: all of it.
         output: its folder.
-        num_asked: samples that this start asked; None if there was nothing to do.
+        num_run: samples that this start ran; None if there was nothing to do.
         seconds: how long that took.
     """
 
     results: "Results"
     output: Path
-    num_asked: int | None
+    num_run: int | None
     seconds: float
 
     def show(self) -> int:
-        """Prints it and draws its heatmap; the exit code."""
+        """Prints the results and draws their heatmap; returns the exit code."""
         print()
-        if self.num_asked is not None:
-            print(f"{self.num_asked} samples in {self.seconds:.0f} s")
+        if self.num_run is not None:
+            print(f"{self.num_run} samples in {self.seconds:.0f} s")
         else:
             print("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
@@ -125,7 +153,7 @@ class _Outcome:
 
 
 def draw_heatmap(results: "Results", output: Path) -> Path:
-    """The run's heatmap; it is drawn unless it is newer than manifest and samples."""
+    """The path of the run's heatmap; draws it unless it is newer than manifest and samples."""
     picture = output / HEATMAP_NAME
     written = [output / MANIFEST_NAME, output / SAMPLES_NAME]
     if picture.exists() and all(
@@ -138,7 +166,7 @@ def draw_heatmap(results: "Results", output: Path) -> Path:
 
 
 def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> _Outcome:
-    """One sweep, with its bars."""
+    """Runs one sweep and shows its progress bars."""
     started = time.perf_counter()
     num_done: list[int] = []
 
@@ -160,10 +188,6 @@ def _max_new_tokens(options: argparse.Namespace) -> int:
     if options.scorer != "generate":
         raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
     return int(options.max_new_tokens)
-
-
-def _say_nothing(line: str) -> None:
-    pass
 
 
 def _print_results(results: "Results", picture: Path) -> int:

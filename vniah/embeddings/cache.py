@@ -1,8 +1,8 @@
 """Encoded frames on disk: safetensors shards of consecutive frames, read in slices.
 
 A cache belongs to one identity: model, preprocessing, dtype and source. Every shard holds it, and a
-cache with another identity is refused. Shards are whole or not there, so encoding can be stopped at
-any moment and goes on with the next shard.
+cache with another identity is refused. There are no partly written shards, so encoding can be
+stopped at any moment and continues with the next shard.
 """
 
 import json
@@ -30,7 +30,7 @@ class EmbeddingCache:
 
     Args:
         directory: the folder of the shards; need not exist yet.
-        identity: everything that decides the embeddings, as text.
+        identity: everything that determines the embeddings, as text.
         frame_shape: the shape of one encoded frame.
 
     Raises:
@@ -58,8 +58,8 @@ class EmbeddingCache:
         """
         if not 0 <= start < stop <= self.num_frames:
             raise CacheError(
-                f"the frames [{start}, {stop}) were asked of {self.directory}, "
-                f"which holds {self.num_frames}"
+                f"{self.directory} holds {self.num_frames} frames, got the range "
+                f"[{start}, {stop}); encode more frames, or read fewer"
             )
         parts = []
         for first, last, path in self._shards:
@@ -100,12 +100,12 @@ class EmbeddingCache:
         except (SafetensorError, OSError) as error:
             raise CacheError(
                 f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
-                "make room, or choose another --cache"
+                "free some space, or choose another --cache"
             ) from error
         self._shards.append((first, last, path))
 
     def drop_partial(self, shard_frames: int) -> None:
-        """Leaves out a last shard of fewer than ``shard_frames`` frames, to be written again."""
+        """Drops a last shard of fewer than ``shard_frames`` frames, so that it is written again."""
         if self._shards and self._shards[-1][1] - self._shards[-1][0] < shard_frames:
             self._shards.pop()
 
@@ -141,10 +141,10 @@ class EmbeddingCache:
 
 
 class FrameStore:
-    """Looks up frame segments in caches.
+    """Reads frames from caches by the sources that samples name.
 
     Args:
-        places: for every source the cache that holds it and the number of its first frame there.
+        places: for every source, the cache that holds it and the index of its first frame there.
     """
 
     def __init__(self, places: Mapping[str, tuple[EmbeddingCache, int]]) -> None:
@@ -158,9 +158,9 @@ class FrameStore:
     def read_runs(
         self, frames: Sequence[FrameSegment], *, most: int = 256, part: int | None = None
     ) -> Iterator[Tensor]:
-        """The same in pieces of up to ``most`` frames, each a run that lies together in a cache.
+        """The same in pieces of up to ``most`` frames that are consecutive in a cache.
 
-        ``part`` as in `EmbeddingCache.read`.
+        ``part`` is as in `EmbeddingCache.read`.
         """
         for span in Frames.of(frames).spans:
             cache, offset = self._places[span.source]

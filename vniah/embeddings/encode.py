@@ -1,8 +1,8 @@
-"""Frames of haystacks and pictures of needle sets, encoded by a model into a cache.
+"""Encodes the frames of haystacks and the pictures of needle sets into a cache.
 
-The vision tower always gets batches of one size with the same frames in them; the last batch is
-filled up by repeating its last frame. So a frame's embedding does not depend, not even in its last
-bit, on where an earlier run stopped encoding.
+All batches have the same size, and a frame is always in a batch with the same frames; the last
+batch is filled up with copies of its last frame. So a frame's embedding does not depend, not even
+in its last bit, on where an earlier run stopped encoding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,8 +38,8 @@ class EncodedFrames:
     """All frames that samples show, encoded.
 
     Attributes:
-        store: finds them by the sources that samples name.
-        num_frames: haystack frames.
+        store: reads them by the sources that samples name.
+        num_frames: number of haystack frames.
         notes: remarks made while encoding, such as damage in the video.
     """
 
@@ -61,10 +61,10 @@ class EncodedFrames:
         """The first ``num_frames`` frames of a haystack and the pictures of a needle set.
 
         Args:
-            model: encodes what is not encoded yet.
-            haystack: where the frames are from.
-            needles: whose pictures are shown.
-            num_frames: haystack frames, at least 1.
+            model: encodes the frames that are not encoded yet.
+            haystack: the source of the frames.
+            needles: the needles whose pictures are shown.
+            num_frames: number of haystack frames, at least 1.
             cache: folder of the embeddings; by default one under the user's cache.
             on_progress: called with (frames done, frames in all).
 
@@ -121,7 +121,7 @@ def encode_haystack(
 def encode_needles(
     model: EncodingModel, needles: "NeedleSet", *, directory: Path | None = None
 ) -> EmbeddingCache:
-    """The cache with the pictures of a needle set, in its order; arguments as `encode_haystack`."""
+    """The cache with the pictures of a needle set in its order; arguments as `encode_haystack`."""
     import numpy as np
 
     identity = _identity(model, {"needles_sha256": needles.sha256})
@@ -150,7 +150,7 @@ def _fill(
     notes: list[str],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Encodes frames batch by batch as they come, and writes a shard whenever one is full."""
+    """Encodes frames batch by batch, and writes each shard as soon as it is full."""
     waiting: list[Tensor] = []
     times: list[float] = []
     done = cache.num_frames
@@ -168,7 +168,7 @@ def _fill(
 
 
 def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
-    """The encoded images, ``[len(images), *frame_shape]`` on the CPU, from a full batch."""
+    """Encodes images in a full batch; returns ``[len(images), *frame_shape]`` on the CPU."""
     filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
     encoded = model.encode_frames(filled)
     require_embeddings(model, encoded, BATCH_SIZE)
@@ -176,7 +176,7 @@ def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tenso
 
 
 def require_embeddings(model: EncodingModel, encoded: object, num_frames: int) -> None:
-    """Raises `ModelError` unless these can be the embeddings of ``num_frames`` frames."""
+    """Raises `ModelError` unless ``encoded`` can be the embeddings of ``num_frames`` frames."""
     if not isinstance(encoded, Tensor):
         raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
     expected = (num_frames, *model.frame_shape)
@@ -192,14 +192,14 @@ def require_embeddings(model: EncodingModel, encoded: object, num_frames: int) -
 
 
 def _frames_per_shard(model: EncodingModel) -> int:
-    """A whole number of batches: about 64 MB, and at most 256 frames."""
+    """Frames of a shard: a whole number of batches, about 64 MB and at most 256 frames."""
     bytes_per_frame = 4 * torch.Size(model.frame_shape).numel()
     fitting = min(_SHARD_BYTES // bytes_per_frame, _MAX_SHARD_FRAMES)
     return int(max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE))
 
 
 def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]:
-    """Everything that decides the embeddings. A model adds its own by an attribute ``encoding``."""
+    """Everything that determines the embeddings; a model's attribute ``encoding`` adds to it."""
     dtype = getattr(model, "dtype", None)
     own: Mapping[str, str] = getattr(model, "encoding", {})
     return {
@@ -214,7 +214,7 @@ def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]
 
 
 def _default_directory(model: EncodingModel, identity: Mapping[str, str], label: str) -> Path:
-    """A folder named by label and identity; one that version 0.1 has filled is still used."""
+    """The folder named by label and identity, or the one that version 0.1 has filled."""
     earlier = {**identity, "class": earlier_class(model)}
     folder, old = _folder(identity, label), _folder(earlier, label)
     return old if old.is_dir() and not folder.is_dir() else folder

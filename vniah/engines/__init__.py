@@ -1,1 +1,1 @@
-"""Engines: who answers samples. One per kind of model, with planning and a check of its own."""
+"""Engines run samples: one for each kind of model, with its own planning and its own check."""

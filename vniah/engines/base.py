@@ -1,7 +1,7 @@
-"""What an engine is: it reads the candidate answers of samples, one batch of work at a time.
+"""The interface of engines. An engine reads the candidate answers of samples, batch by batch.
 
 There is an engine for each kind of model, and `vniah.engines.choosing` alone tells the kinds apart.
-An engine knows no task: it gets samples, and gives a reading for each candidate answer.
+An engine knows no task: it is given samples, and returns a reading for each candidate answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ from vniah.scoring import GeneratedText, Reading, score_logits
 from vniah.tasks.base import Sample, haystack_frames, insert_needle
 
 Outcome = tuple[Reading, ...] | str
-"""A reading for each candidate of a sample (one in all of a chat model), or why there is none."""
+"""A reading for each candidate of a sample (one in all for a chat model), or why there is none."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with (frames made ready, frames in all)."""
+"""Called with (number of prepared frames, number of all frames)."""
 
 ARGMAX = "argmax at every position of the answer span"
 GENERATED = "generated text"
-"""Criteria, as the manifest names them."""
+"""The criteria by which an answer is right, as the manifest names them."""
 
 Picture = TypeVar("Picture")
 
@@ -49,12 +49,12 @@ class EngineOptions:
     """How samples are run.
 
     Attributes:
-        share: whether what several samples begin with is computed once.
+        share: whether common prefixes of samples are computed once.
         attention: name of the attention kernel, one of `vniah.options.ATTENTION_NAMES`.
-        scorer: whether the argmax decides, or generated text.
-        max_new_tokens: generated text ends after as many tokens at the latest.
+        scorer: whether the argmax or the generated text decides.
+        max_new_tokens: generated text ends after this many tokens at the latest.
         group: the processes that run each forward pass together; None for this one alone.
-        num_processes: processes of the whole job.
+        num_processes: number of processes of the whole job.
         scratch_dir: folder for keys and values that do not fit into memory.
     """
 
@@ -72,7 +72,7 @@ class CheckReport:
     """What an engine found when it tried a model.
 
     Attributes:
-        lines: for a person.
+        lines: the findings, as lines of text.
         passed: whether vniah may run the model.
     """
 
@@ -85,9 +85,9 @@ class Engine(Protocol):
 
     Attributes:
         criterion: what decides that an answer is right, for the manifest.
-        decoding: how answers are generated; None where the argmax decides, or the model only
-            answers in words.
-        notes: remarks for the manifest, such as damage in the video; they come as work is done.
+        decoding: how answers are generated; None where the argmax decides, and for models that
+            answer in words.
+        notes: remarks for the manifest, such as damage in the video; work adds more of them.
     """
 
     criterion: str
@@ -103,55 +103,59 @@ class Engine(Protocol):
         cache: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Makes all pictures ready that samples will show; before everything else.
+        """Prepares all pictures that samples show; called first.
 
         Args:
-            haystack: whose first ``num_frames`` frames are shown.
-            needles: whose pictures are shown.
+            haystack: the video whose first ``num_frames`` frames are shown.
+            needles: the needles whose pictures are shown.
             num_frames: haystack frames of the longest sample.
             cache: folder for embeddings; by default one under the user's cache.
-            on_progress: called as frames are made ready.
+            on_progress: called as frames are prepared.
         """
 
-    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
-        """Takes in all samples of the sweep, and which of them are still to be run; once.
+    def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
+        """Plans the batches of a sweep; called once.
+
+        Args:
+            samples: all samples of the sweep.
+            is_pending: for each of them, whether it is still to be run.
 
         Returns:
             The number of batches.
         """
 
     def check(self) -> Mapping[str, Any]:
-        """Tries the model on short samples, for the manifest; after `plan`.
+        """Checks the model on short samples; called after `plan`. The result is for the manifest.
 
         Raises:
-            CheckError: the numbers would be wrong.
+            CheckError: the sweep would measure wrong numbers.
         """
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
-        """Every wanted sample of a batch with what was read."""
+        """Runs the pending samples of a batch; gives each with its outcome."""
 
     def describe(self) -> Mapping[str, Any]:
-        """How the samples are run, for the manifest; after `plan`."""
+        """How the samples are run, for the manifest; called after `plan`."""
 
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
-        """Tries the model on a needle set's own pictures, in place of `prepare` and all else.
+        """Tries the model on the pictures of a needle set; no other method need be called.
 
         Args:
             needles: pictures, questions and answers.
             cache: as `prepare`.
-            on_prepared: called when the pictures are ready.
+            on_prepared: called when the pictures are prepared.
         """
 
 
 @dataclass(frozen=True)
 class Pictures(Generic[Picture]):
-    """All pictures that samples show, held in memory by models that answer in words.
+    """All pictures that samples show, in memory, for models that answer in words.
 
     Attributes:
-        haystack: of the haystack's frames, in order.
-        needles: of each needle, by its source.
+        haystack: the pictures of the haystack's frames, in order.
+        needles: the picture of each needle, by its source.
     """
 
     haystack: Sequence[Picture]
@@ -168,7 +172,7 @@ class Pictures(Generic[Picture]):
         notes: list[str],
         on_progress: OnProgress | None = None,
     ) -> "Pictures[Picture]":
-        """The first ``num_frames`` frames and the needles, each as ``encode`` gives it."""
+        """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``."""
         frames: list[Picture] = []
         for frame in haystack.frames(stop=num_frames, on_damage=notes.append):
             frames.append(encode(frame.image))
@@ -189,7 +193,7 @@ class Pictures(Generic[Picture]):
 
 
 def try_sample(sample: Sample, read: Callable[[Sample], tuple[Reading, ...]]) -> Outcome:
-    """What ``read`` gives for a sample, or in one line why it cannot be run."""
+    """What ``read`` returns for a sample, or one line on why the sample cannot be run."""
     try:
         return read(sample)
     except ModelError as error:
@@ -208,17 +212,17 @@ def read_candidate(
     seconds: float,
     generated: GeneratedText | None = None,
 ) -> Reading:
-    """What logits say of a candidate answer.
+    """The reading of a candidate answer, from its logits.
 
     Args:
-        model: puts the argmax into words, if it can.
-        sequence: with the candidate as its answer.
+        model: decodes the argmax tokens to text, if it has a method ``decode``.
+        sequence: the sequence with the candidate as its answer.
         logits: ``[len(answer_ids), vocabulary]``.
-        seconds: how long they took.
-        generated: what the model wrote, if it did.
+        seconds: how long it took to compute them.
+        generated: what the model wrote, if it generated an answer.
 
     Raises:
-        ModelError: they have another shape, or hold values that are no numbers.
+        ModelError: the logits have another shape, or hold NaN or infinity.
     """
     require_logits(model, sequence, logits)
     score = score_logits(logits, sequence.answer_ids)
@@ -245,7 +249,7 @@ def put_into_words(
     """Generated tokens as text, without the stop token.
 
     Raises:
-        ModelError: the model's ``decode`` gives no text.
+        ModelError: the model's ``decode`` does not return text.
     """
     text = model.decode(decoding.without_stop(token_ids))  # type: ignore[union-attr]
     if not isinstance(text, str):
@@ -263,13 +267,13 @@ def decode_by_passes(
     """Greedy decoding by one whole forward pass for each token.
 
     Args:
-        logits_of: gives ``[len(answer_ids), vocabulary]``, as `VisionLanguageModel.answer_logits`.
-        sequence: its segments are the prompt; its answer is not looked at.
-        decoding: when it ends.
-        num_needed: tokens of the longest candidate answer.
+        logits_of: as `VisionLanguageModel.answer_logits`, ``[len(answer_ids), vocabulary]``.
+        sequence: its segments are the prompt; its answer does not matter.
+        decoding: says when the answer ends.
+        num_needed: number of tokens of the longest candidate answer.
 
     Raises:
-        ModelError: the logits are no numbers.
+        ModelError: the logits hold NaN or infinity.
     """
     tokens: list[int] = []
     never_read = sequence.answer_ids[0]  # a model reads all tokens of an answer but the last
@@ -280,13 +284,13 @@ def decode_by_passes(
 
 
 def repeat_pictures(needles: NeedleSet) -> RepeatedPictures:
-    """A needle set's own pictures, again and again, as a haystack to try a model on."""
+    """A haystack to try a model on: the pictures of a needle set, repeated without end."""
     pictures = tuple(np.array(needle.image) for needle in needles)
     return RepeatedPictures(f"pictures-of-{needles.name}", pictures, needles.sha256)
 
 
 def trial_directory(cache: Path | None) -> Path | None:
-    """Where embeddings of trial pictures lie in a folder that is for those of a haystack."""
+    """The folder for embeddings of trial pictures, inside the one for those of the haystack."""
     return None if cache is None else cache / "trial"
 
 

@@ -1,4 +1,4 @@
-"""Which engine runs a model: the one place that tells kinds of model apart."""
+"""Chooses the engine of a model: the one place that tells kinds of model apart."""
 
 from typing import get_args
 
@@ -18,11 +18,11 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
 
     Args:
         model: of any of the three levels of `vniah.protocol`.
-        options: how samples are run; by default the usual.
+        options: how samples are run.
 
     Raises:
         ModelError: the model lacks something that its level needs.
-        InputError: an option is invalid, or not for this kind of model.
+        InputError: an option is invalid, or this kind of model does not support it.
     """
     require_model(model)
     options = options or EngineOptions()
@@ -46,19 +46,19 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     if isinstance(model, ServerModel):
         if options.num_processes > 1:
             raise InputError(
-                f"a server is asked by one process, this job has {options.num_processes}; start it "
-                "without torchrun, with --concurrency"
+                "only one process may send requests to a server, and this job has "
+                f"{options.num_processes}; start it without torchrun, with --concurrency"
             )
         return ServerEngine(model)
     return ChatEngine(model)
 
 
 def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
-    """How a model's answers are generated; None for a chat model, and where nothing is.
+    """How a model's answers are generated; None for chat models and for the scorer ``"argmax"``.
 
     Args:
-        model: an attribute ``stop_ids``, a tuple of token ids, says where its answers end.
-        options: the scorer ``"generate"`` has it generate them.
+        model: its attribute ``stop_ids``, a tuple of token ids, says where its answers end.
+        options: with the scorer ``"generate"`` the model generates answers.
 
     Raises:
         InputError: an option is invalid, or the model has no method ``decode``.
@@ -72,8 +72,8 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
         raise InputError(f"max_new_tokens must be 1 or more, got {options.max_new_tokens}")
     if not callable(getattr(model, "decode", None)):
         raise InputError(
-            f"--scorer generate reads what a model writes, and {model.name} has no method "
-            "decode(token_ids) that puts tokens into words; give it one, or use --scorer argmax"
+            f"--scorer generate judges the text that a model writes, and {model.name} has no "
+            "method decode(token_ids) that turns tokens into text; add one, or use --scorer argmax"
         )
     stop_ids = getattr(model, "stop_ids", ())
     if form := needed_form("stop_ids", stop_ids):

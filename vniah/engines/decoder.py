@@ -1,4 +1,4 @@
-"""The engine of models with a decoder: all samples by the passes of one tree."""
+"""The engine of models with a decoder: the passes of one tree read all samples."""
 
 import logging
 import time
@@ -31,11 +31,8 @@ from vniah.engines.equivalence import (
     require_agreement,
     trial_sequences,
 )
-from vniah.engines.inputs import (
-    DecoderInputs,
-    compose_candidates,
-)
-from vniah.engines.planning import Batch, SampleSequences, can_go_on, make_plan
+from vniah.engines.inputs import DecoderInputs, compose_candidates
+from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
@@ -54,7 +51,13 @@ from vniah.tasks.base import Sample
 
 @dataclass(frozen=True)
 class _Latest:
-    """The root that was run last, and whether its own suffixes were decoded, if any are."""
+    """The root that was run last.
+
+    Attributes:
+        root: its number.
+        is_decoded: whether answers were generated after its own suffixes, if any are generated.
+        result: what it gave.
+    """
 
     root: int
     is_decoded: bool
@@ -64,16 +67,16 @@ class _Latest:
 class DecoderEngine:
     """Reads all samples by the passes of one tree; a batch is a branch of it.
 
-    A sample is a sequence for each of its candidate answers. They have the whole prompt in common,
-    and so are suffixes of one pass.
+    A sample is one sequence for each of its candidate answers. These sequences share the whole
+    prompt, so they are suffixes of one pass.
 
     Args:
-        model: whose decoder runs.
+        model: a model with a decoder.
         options: how samples are run.
         decoding: has the model also generate an answer to every sample.
         kv_location: where keys and values are stored; by default the fastest location with room.
-        on_note: called with a line when memory runs out and something is changed; by default
-            that is a warning of the logger ``vniah``.
+        on_note: called with a line of text when memory runs out and the run is changed; by default
+            the logger ``vniah`` warns with it.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class DecoderEngine:
         self._frames: EncodedFrames | None = None
         self._needles: NeedleSet | None = None
         self._samples: Sequence[Sample] = ()
-        self._asked = SampleSequences()
+        self._sequences = SampleSequences()
         self._batches: list[Batch] = []
         self._refused: Mapping[int, str] = {}
         self._description: dict[str, Any] = {}
@@ -124,27 +127,36 @@ class DecoderEngine:
         )
         self.notes += self._frames.notes
 
-    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
-        """As `vniah.engines.base.Engine.plan`; in the order of their cost, the longest first.
+    def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
+        """As `vniah.engines.base.Engine.plan`; the most expensive roots come first.
 
-        The tree is that of all samples, whatever is still wanted, so that a sweep that goes on
-        computes what is left exactly as one that was never stopped.
+        The tree is that of all samples, whether or not they are still to be run. So a resumed sweep
+        computes the remaining samples exactly as one that was never stopped.
         """
-        self._samples, asked = samples, self._asked
+        self._samples, all_sequences = samples, self._sequences
         for sample in samples:
-            asked.add(compose_candidates(self._model, sample))
-        is_tree = self._options.share == "tree"
-        plan = make_plan(self._model, asked.sequences, share=is_tree, groups=asked.groups)
-        refused = {asked.owners[index]: reason for index, reason in plan.refused.items()}
-        self._refused = {number: why for number, why in refused.items() if is_wanted[number]}
-        asked.is_wanted = [is_wanted[n] and n not in refused for n in range(len(samples))]
+            all_sequences.add(compose_candidates(self._model, sample))
+        plan = make_plan(
+            self._model,
+            all_sequences.sequences,
+            share=self._options.share == "tree",
+            groups=all_sequences.groups,
+        )
+        refused = {all_sequences.owners[index]: why for index, why in plan.refused.items()}
+        self._refused = {number: why for number, why in refused.items() if is_pending[number]}
+        all_sequences.is_pending = [is_pending[n] and n not in refused for n in range(len(samples))]
         branches = plan.branches
-        if self._goes_on_from_prompts():
+        if self._continues_prompts():
             branches = kept_whole(branches)
         self._roots = tuple(sorted(branches, key=self._cost, reverse=True))
-        self._batches = asked.batches(self._roots, self._cost)
+        self._batches = all_sequences.batches(self._roots, self._cost)
+        self._description = self._describe_plan(plan)
+        return len(self._batches) + bool(self._refused)
+
+    def _describe_plan(self, plan: Plan) -> dict[str, Any]:
+        """How the samples are run, for the manifest."""
         shape = self._runner.shape
-        self._description = {
+        description: dict[str, Any] = {
             "share": "none" if plan.note else self._options.share,
             **({"not_shared_because": plan.note} if plan.note else {}),
             "context_parallel": 1 if self._ring is None else self._ring.size,
@@ -154,15 +166,12 @@ class DecoderEngine:
         }
         if self._roots:
             chunk_size, location = self._runner.choose(self._roots)
-            self._description |= {
-                "tile_size": chunk_size,
-                "attention": self._runner.kernel.name,
-            }
+            description |= {"tile_size": chunk_size, "attention": self._runner.kernel.name}
             if any(root.keeps_any for root in self._roots):
-                self._description |= {"keys_and_values_on": location}
+                description |= {"keys_and_values_on": location}
             if shape.host_weight_bytes:
-                self._description |= {"layer_weights_on": "host"}
-        return len(self._batches) + bool(self._refused)
+                description |= {"layer_weights_on": "host"}
+        return description
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
         """As `vniah.engines.base.Engine.run`."""
@@ -170,7 +179,7 @@ class DecoderEngine:
             for number, reason in self._refused.items():
                 yield self._samples[number], reason
             return
-        for number, rows in self._asked.gather(self._run(self._batches[batch])):
+        for number, rows in self._sequences.gather(self._run(self._batches[batch])):
             yield self._samples[number], self._read(number, rows)
 
     def describe(self) -> Mapping[str, Any]:
@@ -178,7 +187,7 @@ class DecoderEngine:
         return self._description
 
     def check(self) -> Mapping[str, Any]:
-        """As `vniah.engines.base.Engine.check`: against the model's own forward pass."""
+        """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""
         assert self._frames is not None and self._needles is not None, "prepare comes first"
         sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
         location = self._description.get("keys_and_values_on")
@@ -196,10 +205,9 @@ class DecoderEngine:
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
-        """As `vniah.engines.base.Engine.examine`: the forward pass against the model's own."""
-        self.prepare(
-            repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=trial_directory(cache)
-        )
+        """As `vniah.engines.base.Engine.examine`: compares with the model's own forward pass."""
+        own = trial_directory(cache)
+        self.prepare(repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=own)
         on_prepared()
         assert self._frames is not None
         sequences = trial_sequences(self._model, needles, NUM_TRIAL_FRAMES)
@@ -209,7 +217,7 @@ class DecoderEngine:
 
     @cached_property
     def _runner(self) -> BranchRunner:
-        return self._make_runner(self._asked.sequences, self._ring)
+        return self._make_runner(self._sequences.sequences, self._ring)
 
     def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
         assert self._frames is not None, "prepare comes first"
@@ -220,7 +228,7 @@ class DecoderEngine:
             greedy = GreedyDecoder(
                 decoder,
                 inputs,
-                is_wanted=lambda k: self._asked.wants(k) and not self._skips_suffixes,
+                is_wanted=lambda k: self._sequences.is_read(k) and not self._skips_suffixes,
                 decoding=self.decoding,
                 kernel=self._kernel,
                 ring=ring,
@@ -236,29 +244,35 @@ class DecoderEngine:
             greedy=greedy,
         )
 
-    def _goes_on_from_prompts(self) -> bool:
-        """Whether answers are generated behind what passes keep, and not by passes of their own."""
+    def _continues_prompts(self) -> bool:
+        """Whether generated tokens follow the stored prompts, instead of a whole pass for each."""
         if self.decoding is None:
             return False
-        asked = [number for number, is_asked in enumerate(self._asked.is_wanted) if is_asked]
-        limits = {number: self.decoding.limit(self._asked.num_needed(number)) for number in asked}
-        if all(can_go_on(self._model, self._asked.first(n), limits[n]) for n in asked):
+        if all(
+            can_continue(
+                self._model,
+                self._sequences.first(number),
+                self.decoding.limit(self._sequences.num_needed(number)),
+            )
+            for number, is_pending in enumerate(self._sequences.is_pending)
+            if is_pending
+        ):
             return True
         if self._ring is not None:
             raise InputError(
                 f"--scorer generate cannot be combined with --context-parallel {self._ring.size} "
-                f"for {self._model.name}: nothing can go on from its prompts, so that each token "
-                "takes a whole pass"
+                f"for {self._model.name}: tokens cannot follow its stored prompts, so each token "
+                "takes a whole pass; remove one of the two options"
             )
         return False
 
     def _run(self, batch: Batch) -> Iterator[SuffixLogits]:
-        """What the suffixes of a batch gave."""
+        """Runs a batch; gives the logits of its suffixes."""
         for number in batch.roots:
             root, reads_root = self._roots[number], batch.branch is None
             latest = self._latest
             if latest is None or latest.root != number or reads_root > latest.is_decoded:
-                self._latest = latest = None  # before the next one takes its memory
+                self._latest = latest = None  # frees its memory before the next root is run
                 self._skips_suffixes = not reads_root
                 result = self._runner.run(root)
                 self._skips_suffixes = False
@@ -270,7 +284,7 @@ class DecoderEngine:
                 yield from self._runner.run_behind(root, latest.result, batch.branch)
 
     def _read(self, number: int, rows: Mapping[int, SuffixLogits]) -> Outcome:
-        """The outcome of a sample from the logits of each of its candidates, by sequence."""
+        """The outcome of a sample; ``rows`` holds the logits of each of its sequences."""
         for found in rows.values():
             if found.logits is None:
                 return found.error or "no logits"
@@ -279,7 +293,7 @@ class DecoderEngine:
             return tuple(
                 read_candidate(
                     self._model,
-                    self._asked.sequences[index],
+                    self._sequences.sequences[index],
                     cast("torch.Tensor", found.logits),
                     seconds=found.seconds + seconds / len(rows),
                     generated=generated,
@@ -292,19 +306,19 @@ class DecoderEngine:
     def _generate(
         self, number: int, rows: Mapping[int, SuffixLogits]
     ) -> tuple[GeneratedText | None, float]:
-        """What the model wrote for a sample, and the seconds that this took beside its passes."""
+        """What the model wrote for a sample, and the seconds that this took besides its passes."""
         if self.decoding is None:
             return None, 0.0
-        tokens, started = rows[self._asked.members[number][0]].generated, time.perf_counter()
+        tokens, started = rows[self._sequences.members[number][0]].generated, time.perf_counter()
         if isinstance(tokens, str):
             raise ModelError(tokens)
         seconds = 0.0
         if tokens is None:
             tokens = decode_by_passes(
                 self._read_alone,
-                self._asked.first(number),
+                self._sequences.first(number),
                 self.decoding,
-                num_needed=self._asked.num_needed(number),
+                num_needed=self._sequences.num_needed(number),
             )
             seconds = time.perf_counter() - started
         return put_into_words(self._model, tokens, self.decoding), seconds
@@ -325,11 +339,11 @@ class DecoderEngine:
 
 
 def make_ring(group: Any, like: torch.Tensor) -> Ring:
-    """The ring over a process group, by ring_flash_attn where its kernels run.
+    """The ring over a process group; it uses ring_flash_attn where its kernels run.
 
     Args:
         group: a process group of torch.distributed.
-        like: has the dtype and device of what goes round.
+        like: has the dtype and the device of the tensors that are passed around the ring.
     """
     is_half = like.dtype in (torch.float16, torch.bfloat16)
     return Ring(group, zigzag=find_zigzag() if like.is_cuda and is_half else None)

@@ -1,4 +1,4 @@
-"""What goes into a decoder: composed sequences, their sizes, positions and input embeddings."""
+"""The inputs of a decoder: composed sequences, their sizes, positions and input embeddings."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from vniah.tasks.base import Sample
 
 
 def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
-    """The same prompt with so many tokens to be read behind it, whichever they are."""
+    """The same prompt, followed by ``num_tokens`` tokens; which ones they are does not matter."""
     return sequence.with_answer(sequence.answer_ids[:1] * (num_tokens + 1))
 
 
@@ -59,10 +59,10 @@ def require_model(model: AnyModel) -> None:
 
 
 class SequenceCheck:
-    """Finds sequences that the forward pass cannot run exactly; looks at each text once.
+    """Refuses sequences that the forward pass cannot run exactly; examines each text once.
 
     Args:
-        model: whose decoder is to run them.
+        model: the model whose decoder is to run them.
     """
 
     def __init__(self, model: DecoderModel) -> None:
@@ -98,15 +98,15 @@ class SequenceCheck:
 
 
 def _texts_of(piece: Piece) -> tuple[tuple[int, ...], ...]:
-    """Token ids of its texts."""
+    """The token ids of its texts."""
     return (piece.before, piece.after) if isinstance(piece, FrameSpan) else (piece.token_ids,)
 
 
 def size_of_frame(model: DecoderModel) -> int:
-    """Tokens of a frame.
+    """The number of tokens of a frame.
 
     Raises:
-        ModelError: its frames are no rows of the decoder's input.
+        ModelError: the model's frames are not rows of the decoder's input.
     """
     shape = tuple(model.frame_shape)
     has_deepstack = model.decoder.model.config.model_type in DEEPSTACK_MODEL_TYPES
@@ -120,36 +120,33 @@ def size_of_frame(model: DecoderModel) -> int:
 
 
 def num_deepstack_layers(model: DecoderModel) -> int:
-    """How many of the decoder's first layers have something of the frames added behind them."""
+    """After how many of the decoder's first layers DeepStack adds features of the frames."""
     return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
 
 
 def segment_size(model: DecoderModel) -> Callable[[Any], int]:
-    """A function that gives the tokens of a segment."""
-    per_frame = size_of_frame(model)
-    return methodcaller("num_tokens", per_frame)
+    """A function that returns the number of tokens of a segment."""
+    return methodcaller("num_tokens", size_of_frame(model))
 
 
 def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
     """The model's position ids of a sequence, ``[T]`` or ``[3, T]``.
 
     Raises:
-        ModelError: they have another shape.
+        ModelError: the position ids have another shape.
     """
     positions: Tensor = model.position_ids(sequence)
     require_positions(model.decoder, positions, sequence.num_tokens(size_of_frame(model)))
-    device = model.decoder.lm_head.weight.device
-    moved: Tensor = positions.to(device)
-    return moved
+    return positions.to(model.decoder.lm_head.weight.device)
 
 
 class DecoderInputs:
-    """What a decoder reads for some sequences; a `vniah.forward.inputs.SequenceInputs`.
+    """The inputs of a decoder for some sequences; a `vniah.forward.inputs.SequenceInputs`.
 
     Args:
-        model: whose decoder reads them, in its dtype and on its device.
-        sequences: what it composed. Their number may grow.
-        store: where its frames lie.
+        model: the model whose decoder reads them, in its dtype and on its device.
+        sequences: what it composed. More may be added later.
+        store: holds the encoded frames.
     """
 
     def __init__(
@@ -188,7 +185,7 @@ class DecoderInputs:
         return hidden
 
     def is_frame(self, segments: Sequence[Segment | FrameSpan]) -> Tensor:
-        """Which rows of some segments are of frames, bool ``[T]``."""
+        """Which rows of some segments belong to frames, bool ``[T]``."""
         parts = []
         for piece in joined(segments):
             if isinstance(piece, FrameSpan):
@@ -208,7 +205,7 @@ class DecoderInputs:
         start: int,
         stop: int,
     ) -> None:
-        """Adds in place what DeepStack adds to the rows of frames behind a layer."""
+        """Adds the DeepStack features of a layer to the rows of frames, in place."""
         rows = self._frame_rows(self._places(segments, start, stop), 1 + layer)
         for inside, part in _clipped(rows, start, stop):
             hidden[inside] += part.to(hidden.device, hidden.dtype)
@@ -216,7 +213,7 @@ class DecoderInputs:
     def _places(
         self, segments: Sequence[Segment | FrameSpan], start: int, stop: int
     ) -> list["_Place"]:
-        """What reaches into ``[start, stop)``."""
+        """The pieces that overlap the tokens ``[start, stop)``."""
         places, token = [], 0
         for piece in joined(segments):
             if token >= stop or start >= stop:
@@ -224,14 +221,15 @@ class DecoderInputs:
             size = self.size(piece)
             if size and token + size > start:
                 num = piece.num_frames if isinstance(piece, FrameSpan) else 1
-                unit = size // num
-                first, last = max(0, start - token) // unit, min(num, -(-(stop - token) // unit))
-                places.append(_Place(piece, token, unit, first, last))
+                stride = size // num
+                first = max(0, start - token) // stride
+                last = min(num, -(-(stop - token) // stride))
+                places.append(_Place(piece, token, stride, first, last))
             token += size
         return places
 
     def _text_rows(self, places: Sequence["_Place"]) -> Iterator[tuple[int, Tensor]]:
-        """Rows of text, each time with the first of their tokens."""
+        """The rows of texts, each with the number of its first token."""
         for place in places:
             piece = place.piece
             if isinstance(piece, FrameSpan):
@@ -244,19 +242,22 @@ class DecoderInputs:
                     ids = torch.tensor(token_ids, device=self._table.weight.device)
                     rows = self._table(ids.long())
                     for number in range(place.first, place.last):
-                        yield place.token + number * place.unit + offset, rows
+                        yield place.token + number * place.stride + offset, rows
 
     def _frame_rows(
         self, places: Sequence["_Place"], part: int | None
     ) -> Iterator[tuple[int, Tensor]]:
-        """The same of frames: of each the ``part``, or all where it has none."""
-        # Text between frames does not keep them from being read together.
+        """The rows of frames, each with the number of its first token.
+
+        ``part`` is the index into the first dimension of a frame; None for frames without parts.
+        """
+        # Frames are read together although text may stand between them.
         frames = Frames.of(frame for place in places for frame in place.spans)
         runs = self._store.read_runs(frames, part=part)
         rows: Sequence[Tensor] | Tensor = ()
         for place in places:
             for span in place.spans:
-                token = place.token + place.first * place.unit + len(span.before)
+                token = place.token + place.first * place.stride + len(span.before)
                 missing = span.num_frames
                 while missing:
                     rows = rows if len(rows) else next(runs)
@@ -265,31 +266,31 @@ class DecoderInputs:
                     missing -= len(taken)
                     for piece in taken if span.has_text else [taken.flatten(0, 1)]:
                         yield token, piece
-                        token += place.unit if span.has_text else len(piece)
+                        token += place.stride if span.has_text else len(piece)
         assert len(rows) == 0 and next(runs, None) is None
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A piece that reaches into a range of tokens.
+    """A piece that overlaps a range of tokens.
 
     Attributes:
         piece: text, or frames with the text around each of them.
-        token: its first token.
-        unit: tokens of one frame with the text around it; of text all.
-        first: the first of these units that reaches into the range.
-        last: the number after the last.
+        token: the number of its first token.
+        stride: number of tokens of one frame with the text around it, or of the whole text.
+        first: the first frame that overlaps the range; 0 for text.
+        last: the last such frame plus 1; 1 for text.
     """
 
     piece: Piece
     token: int
-    unit: int
+    stride: int
     first: int
     last: int
 
     @property
     def spans(self) -> tuple[FrameSpan, ...]:
-        """Its frames that reach into the range."""
+        """Its frames that overlap the range."""
         if not isinstance(self.piece, FrameSpan):
             return ()
         start = self.piece.start
@@ -299,7 +300,10 @@ class _Place:
 def _clipped(
     pieces: Iterable[tuple[int, Tensor]], start: int, stop: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Of rows, each time with the first of their tokens, what lies in ``[start, stop)``."""
+    """The parts of rows within the tokens ``[start, stop)``, each with its place in that range.
+
+    ``pieces`` are rows, each with the number of its first token.
+    """
     for first, rows in pieces:
         from_, to = max(first, start), min(first + len(rows), stop)
         if from_ < to:
@@ -307,10 +311,10 @@ def _clipped(
 
 
 def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSequence, ...]:
-    """What the model reads for a sample, a sequence for each of its candidate answers.
+    """The sequences of a sample, one for each of its candidate answers.
 
     Raises:
-        ModelError: what the model composed is no sequence, or its prompt depends on the answer.
+        ModelError: the model composed no sequence, or a prompt that depends on the answer.
     """
     frames = Frames.of(sample.shown)
     sequences: list[TokenSequence] = []
@@ -330,7 +334,7 @@ def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSeque
 
 
 def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
-    """Answer logits of one sequence by its own pass, ``[len(answer_ids), vocabulary]``."""
+    """The answer logits of one sequence by a pass of its own, ``[len(answer_ids), vocabulary]``."""
     inputs = DecoderInputs(model, [sequence], store)
     positions = inputs.positions(0)
     hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])

@@ -1,6 +1,4 @@
-"""Engines that run one sample after the other: for models with a forward pass of their own, and
-for chat models.
-"""
+"""Engines that run samples one by one, for models with their own forward pass and chat models."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,19 +40,19 @@ _TRIAL_FRAMES = 4
 
 
 class _OneByOne:
-    """What both engines have in common: every wanted sample is a batch of its own."""
+    """The common part of both engines: every pending sample is a batch of its own."""
 
     decoding: Decoding | None = None
     notes: list[str]
 
     def __init__(self) -> None:
         self.notes = []
-        self._wanted: Sequence[Sample] = ()
+        self._pending: Sequence[Sample] = ()
 
-    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+    def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
         """As `vniah.engines.base.Engine.plan`."""
-        self._wanted = list(compress(samples, is_wanted))
-        return len(self._wanted)
+        self._pending = list(compress(samples, is_pending))
+        return len(self._pending)
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: there is nothing to compare."""
@@ -62,7 +60,7 @@ class _OneByOne:
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
         """As `vniah.engines.base.Engine.run`."""
-        sample = self._wanted[batch]
+        sample = self._pending[batch]
         yield sample, try_sample(sample, self._read)
 
     def describe(self) -> Mapping[str, Any]:
@@ -74,11 +72,11 @@ class _OneByOne:
 
 
 class PerSampleEngine(_OneByOne):
-    """Has a model of the first level run its own forward pass for every candidate answer.
+    """Runs a model's own forward pass for every candidate answer.
 
     Args:
-        model: which one.
-        decoding: has it also generate an answer, by a forward pass for each token.
+        model: a model without a decoder that vniah runs.
+        decoding: if given, the model also generates an answer, by a forward pass for each token.
     """
 
     def __init__(self, model: VisionLanguageModel, decoding: Decoding | None = None) -> None:
@@ -151,7 +149,7 @@ class ChatEngine(_OneByOne):
     """Shows pictures to a chat model; all frames are read into memory once.
 
     Args:
-        model: which one.
+        model: the chat model.
     """
 
     criterion = GENERATED
@@ -178,7 +176,7 @@ class ChatEngine(_OneByOne):
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
-        """As `vniah.engines.base.Engine.examine`: one picture, one question."""
+        """As `vniah.engines.base.Engine.examine`: asks one question about one picture."""
         on_prepared()
         first = next(iter(needles))
         words = self._answer([np.array(first.image)], first.question)

@@ -1,4 +1,4 @@
-"""From token sequences to the passes that read them: what is shared, what is refused, and why."""
+"""Plans the passes that read token sequences: what they share, what is refused, and why."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,7 @@ from vniah.engines.inputs import (
     size_of_frame,
 )
 from vniah.errors import ModelError, first_line
-from vniah.forward.decoders import (
-    depends_on_length,
-)
+from vniah.forward.decoders import depends_on_length
 from vniah.forward.prefix_tree import (
     MAX_SUFFIX_TOKENS,
     Branch,
@@ -36,7 +34,7 @@ from vniah.protocol import (
     TokenSequence,
 )
 
-_NUM_TEXTS = 1 << 12  # texts whose halves are kept
+_NUM_TEXTS = 1 << 12  # cut texts that `_halves` remembers
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,10 @@ class Plan:
     """How some sequences are run.
 
     Attributes:
-        branches: the passes, with what goes on from them.
-        refused: sequences that cannot be run, and why.
+        branches: the passes that start at the first token, each with the branches that continue it.
+        refused: the sequences that cannot be run, by their number, and why.
         alone: the passes that would run every sequence by itself.
-        note: why every sequence is run by itself although sharing was asked for; None where not.
+        note: why every sequence is run by itself although sharing was chosen; None where it is not.
     """
 
     branches: tuple[Branch, ...]
@@ -57,12 +55,12 @@ class Plan:
 
     @property
     def cost(self) -> Cost:
-        """What the passes compute."""
+        """The cost of the passes."""
         return cost_of(self.branches)
 
     @property
     def cost_alone(self) -> Cost:
-        """What one pass for every sequence would."""
+        """What it would cost to run every sequence by itself."""
         return cost_of(self.alone)
 
 
@@ -74,19 +72,19 @@ def make_plan(
     max_suffix_tokens: int = MAX_SUFFIX_TOKENS,
     groups: Sequence[int] | None = None,
 ) -> Plan:
-    """The passes for some sequences.
+    """The passes that run some sequences.
 
-    Sequences share what they begin with, unless that would give wrong numbers: where the model says
-    so (an attribute ``shares_prefixes = False``), where RoPE depends on the length of the sequence,
-    or where a token's position depends on what follows it.
+    Sequences share their common prefixes, unless that would give wrong numbers: where the model
+    says so (by an attribute ``shares_prefixes = False``), where RoPE depends on the length of the
+    sequence, or where a token's position depends on the tokens after it.
 
     Args:
-        model: what reads them.
-        sequences: what `DecoderModel.compose` gave; `Branch.sequences` are their places here.
+        model: the model that reads them.
+        sequences: what `DecoderModel.compose` gave; `Branch.sequences` are indices into it.
         share: False runs every sequence by itself.
         max_suffix_tokens: as `vniah.forward.prefix_tree.build_tree`.
-        groups: a number for each sequence; those with equal numbers have one prompt and several
-            answers. Where nothing else is shared, they still make up one pass, if they can.
+        groups: a number for each sequence; sequences with equal numbers have the same prompt and
+            different answers. Where nothing else is shared, they still share one pass if possible.
     """
     size = segment_size(model)
     refused: dict[int, str] = {}
@@ -114,10 +112,11 @@ def make_plan(
     return Plan(alone if tree is None else tree, refused, alone, note)
 
 
-def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
-    """Whether up to ``num_tokens`` may follow a prompt whose keys and values were kept.
+def can_continue(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
+    """Whether up to ``num_tokens`` may follow a prompt whose keys and values are stored.
 
-    Not where they would change what the prompt's own tokens are: as for sharing (`make_plan`).
+    They may not where they would change the prompt's own keys and values; the reasons are those
+    that rule out sharing in `make_plan`.
     """
     if _why_not_shared(model) is not None:
         return False
@@ -127,7 +126,7 @@ def can_go_on(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> 
 
 
 def path_of(sequence: TokenSequence) -> Path:
-    """A sequence cut before the first row that is read: the last one before the answer."""
+    """A sequence, cut before the first row whose logits are read: the last row of the prompt."""
     body: list[Piece] = list(sequence.input_pieces)
     tail: list[Piece] = []
     missing = len(sequence.answer_ids)
@@ -151,7 +150,7 @@ def path_of(sequence: TokenSequence) -> Path:
 def _halves(
     token_ids: tuple[int, ...], num_last: int
 ) -> tuple[tuple[TextSegment, ...], TextSegment]:
-    """A text without its last tokens, if that suffixes any, and the last ones."""
+    """A text without its last tokens, unless nothing remains of it, and the last tokens."""
     front = token_ids[:-num_last]
     return (TextSegment(front),) if front else (), TextSegment(token_ids[-num_last:])
 
@@ -170,16 +169,17 @@ def _positions_agree(
 ) -> bool:
     """Whether all sequences have the same positions where they share tokens.
 
-    A model that says so itself is believed; every pass compares what it reads once more.
+    A model with an attribute ``has_causal_positions = True`` is believed; every pass compares the
+    positions that it reads once more.
     """
     if getattr(model, "has_causal_positions", False):
         return True
     for root in roots:
         for branch in root.passes():
             through: Tensor | None = None
-            hanging = [(suffix.start, suffix.sequences) for suffix in branch.suffixes]
-            hanging += [(child.start, child.sequences[:1]) for child in branch.branches]
-            for start, members in sorted(hanging, reverse=True):
+            ends = [(suffix.start, suffix.sequences) for suffix in branch.suffixes]
+            ends += [(child.start, child.sequences[:1]) for child in branch.branches]
+            for start, members in sorted(ends, reverse=True):
                 for index in members:
                     positions = positions_of(model, sequences[index])[..., :start]
                     if through is None:
@@ -191,11 +191,11 @@ def _positions_agree(
 
 @dataclass(frozen=True)
 class Batch:
-    """Some roots of the tree, or one of the branches that go on from one.
+    """What is run at a time: some roots of the tree, or one of the branches that continue a root.
 
     Attributes:
-        roots: their numbers; several only where answers to one question run by themselves.
-        branch: the number of the branch; None for what the roots themselves read.
+        roots: their numbers; several only where the candidates of one sample run by themselves.
+        branch: the number of the branch; None for the suffixes of the roots themselves.
     """
 
     roots: tuple[int, ...]
@@ -203,70 +203,67 @@ class Batch:
 
 
 class SampleSequences:
-    """The sequences of some questions, both by number.
+    """Samples, and the sequences of their candidates, both by number.
 
     Attributes:
-        sequences: in the order of questions, then of their answers.
-        owners: the question of each sequence.
-        members: the sequences of each question.
-        is_wanted: for each question, whether its answers are wanted.
+        sequences: in the order of the samples, then of their candidates.
+        owners: for each sequence, the number of its sample.
+        members: for each sample, the numbers of its sequences.
+        is_pending: for each sample, whether it is to be run.
     """
 
     def __init__(self) -> None:
         self.sequences: list[TokenSequence] = []
         self.owners: list[int] = []
         self.members: list[range] = []
-        self.is_wanted: Sequence[bool] = ()
+        self.is_pending: Sequence[bool] = ()
 
     def add(self, sequences: Sequence[TokenSequence]) -> None:
-        """Takes in the next question."""
+        """Adds the next sample, by the sequences of its candidates."""
         self.owners += [len(self.members)] * len(sequences)
         self.members.append(range(len(self.sequences), len(self.sequences) + len(sequences)))
         self.sequences += sequences
 
     @property
     def groups(self) -> list[int] | None:
-        """As `vniah.engines.planning.make_plan` takes them; None where every question has one
-        answer.
-        """
+        """The ``groups`` of `make_plan`; None where every sample has one candidate."""
         return self.owners if len(self.owners) > len(self.members) else None
 
     def first(self, number: int) -> TokenSequence:
-        """The sequence of a question with its first answer."""
+        """The sequence of a sample's first candidate."""
         return self.sequences[self.members[number][0]]
 
-    def accepted_ids(self, number: int) -> list[tuple[int, ...]]:
-        """The tokens of all answers to a question."""
-        return [self.sequences[index].answer_ids for index in self.members[number]]
-
     def num_needed(self, number: int) -> int:
-        """Tokens of the longest answer to a question."""
-        return max(map(len, self.accepted_ids(number)))
+        """The number of tokens of a sample's longest candidate."""
+        return max(len(self.sequences[index].answer_ids) for index in self.members[number])
 
-    def wants(self, index: int) -> bool:
-        """Whether a sequence belongs to a question whose answers are wanted."""
-        return self.is_wanted[self.owners[index]]
+    def is_read(self, index: int) -> bool:
+        """Whether a sequence belongs to a sample that is to be run."""
+        return self.is_pending[self.owners[index]]
 
     def gather(
         self, readings: Iterable[SuffixLogits]
     ) -> Iterator[tuple[int, Mapping[int, SuffixLogits]]]:
-        """Questions whose answers are wanted, as soon as all of their sequences were read."""
+        """Each sample that is to be run, as soon as all of its sequences have been read."""
         found: dict[int, dict[int, SuffixLogits]] = {}
         for reading in readings:
-            for index in filter(self.wants, reading.sequences):
+            for index in filter(self.is_read, reading.sequences):
                 number = self.owners[index]
                 found.setdefault(number, {})[index] = reading
                 if len(found[number]) == len(self.members[number]):
                     yield number, found.pop(number)
-        assert not found, "all answers to a question are in one unit"
+        assert not found, "all candidates of a sample are in one batch"
 
     def batches(self, roots: Sequence[Branch], cost: Callable[[Branch], int]) -> list[Batch]:
-        """Roots, in their order, and branches, the dearest first, with something that is wanted."""
+        """The batches with a sample that is to be run.
+
+        Roots come in the given order, each followed by its branches, the most expensive first.
+        """
         batches: list[Batch] = []
-        place_of: dict[int, int] = {}  # the unit of a question whose answers run by themselves
+        place_of: dict[int, int] = {}  # by sample, the batch of candidates that run by themselves
         for number, root in enumerate(roots):
             own = [index for suffix in root.suffixes for index in suffix.sequences]
-            if any(map(self.wants, own)):
+            if any(map(self.is_read, own)):
                 owner = self.owners[own[0]]
                 if len(root.sequences) == 1 and owner in place_of:
                     place = place_of[owner]
@@ -275,11 +272,11 @@ class SampleSequences:
                     if len(root.sequences) == 1:
                         place_of[owner] = len(batches)
                     batches.append(Batch((number,)))
-            behind = [
+            branches = [
                 (cost(child), branch)
                 for branch, child in enumerate(root.branches)
-                if any(map(self.wants, child.sequences))
+                if any(map(self.is_read, child.sequences))
             ]
-            behind.sort(key=lambda pair: pair[0], reverse=True)
-            batches += [Batch((number,), branch) for _, branch in behind]
+            branches.sort(key=lambda pair: pair[0], reverse=True)
+            batches += [Batch((number,), branch) for _, branch in branches]
         return batches

@@ -1,19 +1,19 @@
-"""Does a server read every frame that it is sent? The tokens of its prompts tell.
+"""Checks by the number of prompt tokens whether a server reads every frame that it is sent.
 
-All frames that are sent have one size, so each costs the same number of tokens, and
-``usage.prompt_tokens`` rises by it with every frame. A server that keeps the first 32 frames, one
-that takes 32 evenly, and one that shrinks frames as they get more, all leave this line. They would
-answer without a word, and a heatmap would show where their rule has put the needle.
+All frames have one size, so each costs the same number of tokens, and ``usage.prompt_tokens`` grows
+linearly with the number of frames. It does not for a server that keeps the first 32 frames, one
+that selects 32 evenly, or one that shrinks frames when there are many. Such a server would answer
+without a warning, and a heatmap would show the effect of its rule.
 
-The line is found from two short prompts, and the longest one has to lie on it. A second long one,
-a few frames shorter, shows that even the last frames count: a server that keeps 32 of the 33 that
-a cell of 32 shows has lost the needle at depth 1, and just one frame's tokens.
+Two short prompts give the line, and the longest prompt has to lie on it. A second long prompt, a
+few frames shorter, shows that even the last frames count: a server that keeps 32 of the 33 frames
+of a cell with 32 haystack frames loses the needle at depth 1, but only one frame's tokens.
 
-Models that merge 2 or 4 frames into a group step up once per group, so numbers of frames that are
-compared differ by multiples of 4 where there is room.
+For models that merge 2 or 4 frames into a group, the tokens grow once per group. So the numbers of
+frames that are compared differ by multiples of 4 where possible.
 
-What tokens cannot tell is a server that leaves out every second frame of every prompt, however
-short, from a model that merges two frames: both have the same line.
+Tokens cannot distinguish a server that leaves out every second frame of every prompt, however
+short, from a model that merges two frames: both give the same line.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ from vniah.errors import InputError
 
 _GROUP = 4
 
-# Of the tokens that more frames should bring, as many have to come. Tokens per frame may rise with
-# time stamps that get longer, and fall by nothing.
+# The least share of the expected additional tokens. Tokens per frame may rise with longer time
+# stamps, but nothing lowers them.
 _LEAST_SHARE = 0.98
 _LEAST_SHARE_AT_END = 0.8
 
-# A sample is compared with the line of another question, so it is given two frames' tokens.
+# A sample has another question than the prompts of the line, so two frames' tokens may be missing.
 _SLACK_FRAMES = 2
 
 
 @dataclass(frozen=True)
 class TokenCount:
-    """What a server said of one prompt.
+    """The tokens of one prompt, as a server counted them.
 
     Attributes:
-        num_frames: haystack frames in it; one more was shown.
-        prompt_tokens: as its usage has it.
+        num_frames: haystack frames in it; one more frame was shown.
+        prompt_tokens: its ``usage.prompt_tokens``.
     """
 
     num_frames: int
@@ -46,15 +46,16 @@ class TokenCount:
 
 
 def short_lengths(lengths: Sequence[int]) -> tuple[int, int]:
-    """Two numbers of frames that show what a frame costs, the second at most the largest given.
+    """Two numbers of frames that show how many tokens a frame costs.
 
-    They are near the shortest that is measured: below, some models cut pictures into more tiles.
+    The second is at most the largest given number. Both are near the shortest measured length:
+    with fewer frames some models cut pictures into more tiles.
 
     Args:
         lengths: numbers of frames that will be measured, at least one.
 
     Raises:
-        InputError: there is none.
+        InputError: ``lengths`` is empty.
     """
     if not lengths:
         raise InputError("at least one number of frames is needed, got none")
@@ -71,19 +72,20 @@ def short_lengths(lengths: Sequence[int]) -> tuple[int, int]:
 
 
 def before_end(num_frames: int, *, short: int) -> int:
-    """The number of frames that is asked to see whether the last of ``num_frames`` count."""
+    """The number of frames of the prompt that shows whether the last of ``num_frames`` count."""
     return max(short, num_frames - _GROUP)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How the tokens of the prompts grew.
+    """How the number of prompt tokens grew with the number of frames.
 
     Attributes:
         short: two prompts of few frames, at the lengths of `short_lengths`.
-        end: the longest that the server took and the one of `before_end`, in rising order; empty
+        end: the prompt of the length `before_end`, and the longest that the server accepted; empty
             where the longest is one of the short ones.
-        slack_tokens: by so many a prompt of the same length may be shorter: the question's.
+        slack_tokens: a prompt of the same length may have this many tokens fewer, as its question
+            may be shorter.
     """
 
     short: tuple[TokenCount, TokenCount]
@@ -92,12 +94,12 @@ class Growth:
 
     @property
     def tokens_per_frame(self) -> float:
-        """Between the two short prompts."""
+        """The tokens of one frame, by the two short prompts."""
         first, second = self.short
         return (second.prompt_tokens - first.prompt_tokens) / (second.num_frames - first.num_frames)
 
     def complaint(self) -> str | None:
-        """What is wrong, as a sentence; None where every frame counts."""
+        """What is wrong, in one sentence; None where every frame counts."""
         first, second = self.short
         if self.tokens_per_frame < 1:
             return (
@@ -123,15 +125,15 @@ class Growth:
         )
 
     def _missing(self, shorter: TokenCount, longer: TokenCount, *, least_share: float) -> float:
-        """Tokens that ``longer`` has too few of, compared with ``shorter``; negative for enough."""
+        """The number of tokens that ``longer`` lacks, compared with ``shorter``; else negative."""
         expected = self.tokens_per_frame * (longer.num_frames - shorter.num_frames)
         return least_share * expected - (longer.prompt_tokens - shorter.prompt_tokens)
 
     def complaint_about(self, reading: TokenCount) -> str | None:
-        """What is wrong with a prompt of the sweep; None where it has as many tokens as it should.
+        """What is wrong with a prompt of the sweep; None where it has as many tokens as expected.
 
         Args:
-            reading: of any length, with any question.
+            reading: its tokens; it may have any length and any question.
         """
         second = self.short[1]
         expected = self.tokens_per_frame * (reading.num_frames - second.num_frames)

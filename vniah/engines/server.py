@@ -1,8 +1,8 @@
-"""Who asks a model behind a server: several questions at once, each answer as it arrives.
+"""The engine of models behind a server: it sends several samples at once.
 
-Before the first question, a few prompts of different lengths show whether the server reads every
-frame (`vniah.engines.prompt_tokens`); every answer is held against what they showed. A server that
-drops frames is not measured.
+Before the first sample, a few prompts of different lengths show whether the server reads every
+frame (`vniah.engines.prompt_tokens`). Later the number of prompt tokens of every sample is compared
+with theirs. A server that drops frames is not measured.
 """
 
 import queue
@@ -32,17 +32,17 @@ from vniah.options import Decoding
 from vniah.scoring import GeneratedText, Reading
 from vniah.tasks.base import Sample
 
-# Frames that a server is shown in a trial; many servers drop what comes after the first 32.
+# Numbers of frames in a trial; many servers drop all frames after the first 32.
 _TRIAL_LENGTHS = (4, 16, 40)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a server was found to read.
+    """What the prompts of a trial showed of a server.
 
     Attributes:
         words: its answer to the shortest prompt.
-        growth: how the tokens of prompts grew; None if it does not say.
+        growth: how the number of prompt tokens grew; None if the server does not report it.
         refused: why it refused the longest prompts, by their number of frames.
     """
 
@@ -65,20 +65,20 @@ class Probe:
 def probe(
     model: ServerModel, pictures: Pictures[str], needles: NeedleSet, lengths: Sequence[int]
 ) -> Probe:
-    """Asks one question at several lengths, and reads how many tokens each prompt had.
+    """Asks one question at several lengths, and records how many tokens each prompt had.
 
-    The needle comes first and the question is the shortest, so that no other prompt has fewer
-    tokens than by this question's bytes.
+    The needle comes first, and of all needles it is the one with the shortest question. So a prompt
+    of the same length with another question has fewer tokens by at most this question's bytes.
 
     Args:
         model: the server.
-        pictures: at least as many frames as the longest.
+        pictures: at least as many frames as the largest length.
         needles: one of them is shown.
         lengths: numbers of frames that will be measured.
 
     Raises:
-        ModelError: it does not answer short prompts.
-        ServerError: it is not to be asked at all.
+        ModelError: the server does not answer short prompts.
+        ServerError: the server answers no requests at all.
     """
     needle = min(needles, key=lambda n: len(n.question.encode()))
 
@@ -98,7 +98,7 @@ def probe(
     for num_frames in sorted({n for n in lengths if n > second}, reverse=True):
         try:
             replies[num_frames] = ask(num_frames)
-        except ModelError as error:  # most likely too long; the sweep will say so for every sample
+        except ModelError as error:  # most likely too long: every such sample will be an error
             refused[num_frames] = first_line(error)
             continue
         break
@@ -114,7 +114,7 @@ def probe(
 
 
 class ServerEngine:
-    """Asks many questions at once; all of them are one batch.
+    """Sends many samples at once; all of them are one batch.
 
     Args:
         model: the server.
@@ -128,7 +128,7 @@ class ServerEngine:
         self.notes: list[str] = []
         self._pictures: Pictures[str] | None = None
         self._needles: NeedleSet | None = None
-        self._wanted: Sequence[Sample] = ()
+        self._pending: Sequence[Sample] = ()
         self._growth: Growth | None = None
 
     def prepare(
@@ -140,7 +140,7 @@ class ServerEngine:
         cache: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """As `vniah.engines.base.Engine.prepare`: every picture as requests hold it."""
+        """As `vniah.engines.base.Engine.prepare`: encodes every picture as it is sent."""
         self._needles = needles
         self._pictures = Pictures.of(
             haystack,
@@ -151,24 +151,24 @@ class ServerEngine:
             on_progress=on_progress,
         )
 
-    def plan(self, samples: Sequence[Sample], is_wanted: Sequence[bool]) -> int:
+    def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
         """As `vniah.engines.base.Engine.plan`."""
-        self._wanted = list(compress(samples, is_wanted))
+        self._pending = list(compress(samples, is_pending))
         return 1
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: does the server read every frame?
 
         Raises:
-            CheckError: it does not, or does not let one see it and has to.
+            CheckError: it does not, or it does not report prompt tokens although it has to.
             ModelError: it does not answer short prompts.
-            ServerError: it is not to be asked at all.
+            ServerError: it answers no requests at all.
         """
-        tests = [sample for sample in self._wanted if sample.control is None] or self._wanted
+        tests = [sample for sample in self._pending if sample.control is None] or self._pending
         found = self._probe(sorted({_num_shown(sample) for sample in tests}))
         if found.growth is None:
             if self._model.options.needs_usage:
-                raise CheckError(f"{NO_USAGE}. Nothing was measured; add --allow-no-usage to go on")
+                raise CheckError(f"{NO_USAGE}. Nothing was measured; add --allow-no-usage to run")
             self.notes.append(NO_USAGE)
         elif complaint := found.growth.complaint():
             raise CheckError(f"{complaint}. Nothing was measured")
@@ -176,22 +176,21 @@ class ServerEngine:
         return found.record()
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
-        """As `vniah.engines.base.Engine.run`: answers as they arrive, in any order.
+        """As `vniah.engines.base.Engine.run`: outcomes as they arrive, in any order.
 
-        What has arrived when it is stopped, by Ctrl-C or an error, is given before it ends; answers
-        that are on their way are not waited for, unless it is the number of requests that ends it.
+        When Ctrl-C or an error ends it, it first gives the outcomes that have arrived. It does not
+        wait for requests that are on their way, unless the limit of requests is what ends it.
         """
-        desk = _Desk(self._wanted)
-        for _ in range(min(self._model.options.concurrency, len(self._wanted))):
-            desk.hire(self._answer)
+        num_threads = min(self._model.options.concurrency, len(self._pending))
+        workers = _Workers(self._pending, self._answer, num_threads)
         try:
-            yield from desk.arrivals()
+            yield from workers.outcomes()
         except KeyboardInterrupt:
-            desk.stopped.set()
-            yield from desk.arrived()
+            workers.stopped.set()
+            yield from workers.arrived()
             raise
         finally:
-            desk.stopped.set()
+            workers.stopped.set()
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
@@ -200,7 +199,7 @@ class ServerEngine:
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
-        """As `vniah.engines.base.Engine.examine`: one question at several numbers of frames."""
+        """As `vniah.engines.base.Engine.examine`: one question at several lengths."""
         self.prepare(repeat_pictures(needles), needles, max(_TRIAL_LENGTHS))
         on_prepared()
         found = self._probe(_TRIAL_LENGTHS)
@@ -238,7 +237,7 @@ class ServerEngine:
 
 
 def _num_shown(sample: Sample) -> int:
-    """Pictures that a sample shows besides one, as `TokenCount` counts them."""
+    """The number of pictures that a sample shows, less one, as `TokenCount` counts them."""
     return max(1, sum(span.num_frames for span in sample.shown) - 1)
 
 
@@ -246,52 +245,57 @@ NO_USAGE = (
     "the server gives no usage.prompt_tokens, so that nobody can say whether it reads every frame"
 )
 
-_Answer = Callable[[Sample, threading.Event], Outcome]
 
+class _Workers:
+    """Threads that answer samples.
 
-class _Desk:
-    """Hands questions out to threads, and takes their answers in.
+    They are daemon threads: none of them keeps the process from ending at Ctrl-C.
 
-    The threads are daemons: none of them keeps the process from ending at Ctrl-C.
+    Args:
+        samples: the samples to be answered.
+        answer: called with a sample and the event that says that no answer is needed any more.
+        num_threads: number of threads.
     """
 
-    def __init__(self, questions: Sequence[Sample]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        answer: Callable[[Sample, threading.Event], Outcome],
+        num_threads: int,
+    ) -> None:
         self.stopped = threading.Event()
-        self._questions: queue.SimpleQueue[Sample] = queue.SimpleQueue()
-        for question in questions:
-            self._questions.put(question)
+        self._answer = answer
+        self._samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
+        for sample in samples:
+            self._samples.put(sample)
         self._inbox: queue.SimpleQueue[tuple[Sample, Outcome] | BaseException | None] = (
             queue.SimpleQueue()
         )
-        self._num_threads = 0
+        self._num_running = num_threads
+        for number in range(num_threads):
+            threading.Thread(target=self._work, name=f"vniah-sample-{number}", daemon=True).start()
 
-    def hire(self, answer: _Answer) -> None:
-        """One more thread."""
-        self._num_threads += 1
-        name = f"vniah-question-{self._num_threads}"
-        threading.Thread(target=self._work, args=(answer,), name=name, daemon=True).start()
-
-    def _work(self, answer: _Answer) -> None:
+    def _work(self) -> None:
         ended: BaseException | None = None
         try:
             while not self.stopped.is_set():
-                question = self._questions.get_nowait()
-                self._inbox.put((question, answer(question, self.stopped)))
+                sample = self._samples.get_nowait()
+                self._inbox.put((sample, self._answer(sample, self.stopped)))
         except queue.Empty:
             pass
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
             ended = error
         self._inbox.put(ended)
 
-    def arrivals(self) -> Iterator[tuple[Sample, Outcome]]:
-        """Every answer, then whatever ended a thread."""
+    def outcomes(self) -> Iterator[tuple[Sample, Outcome]]:
+        """Every outcome as it arrives; then raises the error that ended a thread, if one did."""
         error: BaseException | None = None
-        while self._num_threads:
+        while self._num_running:
             message = self._inbox.get()
             if isinstance(message, tuple):
                 yield message
                 continue
-            self._num_threads -= 1
+            self._num_running -= 1
             error = error or message
             if error is not None and not isinstance(error, RequestLimitError):
                 self.stopped.set()
@@ -301,7 +305,7 @@ class _Desk:
             raise error
 
     def arrived(self) -> Iterator[tuple[Sample, Outcome]]:
-        """What is there already."""
+        """The outcomes that have arrived already."""
         while True:
             try:
                 message = self._inbox.get_nowait()

@@ -1,12 +1,13 @@
-"""A run on disk, and published tables: read, and for runs written.
+"""Reads runs and published tables, and writes runs.
 
-``manifest.json`` comes first, then one line of ``samples.jsonl`` per sample. A cell's score is
-always derived from its samples and never stored beside them.
+A run is a folder with ``manifest.json``, and ``samples.jsonl`` with one line for each sample. The
+score of a cell is always computed from its samples and never stored.
 """
 
 from pathlib import Path
 
 from vniah.errors import ResultsError
+from vniah.results.plan import grid_record, read_depth, read_grid
 from vniah.results.published import load_published
 from vniah.results.reading import (
     ENVIRONMENT_KEY,
@@ -21,9 +22,6 @@ from vniah.results.records import (
     ControlScore,
     Results,
     SampleResult,
-    grid_record,
-    read_depth,
-    read_grid,
 )
 from vniah.results.run_folder import NOTES_KEY, RunFolder
 
@@ -51,7 +49,7 @@ def load_results(path: str | Path) -> Results:
     """A run folder, or a published ``all_accuracies.json`` (visual or text form).
 
     Raises:
-        ResultsError: there is nothing to read there, or it is not one of the two.
+        ResultsError: there is no such file, or it is neither of the two.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The published ``all_accuracies.json`` tables, so that they can be drawn and compared."""
+"""Reads the published ``all_accuracies.json`` tables, so that they can be drawn and compared."""
 
 import json
 from fractions import Fraction
@@ -13,7 +13,7 @@ _PUBLISHED_KEYS = (("Num. Frame", "Frame Depth"), ("Context Length", "Document D
 
 
 def load_published(path: Path) -> Results:
-    """The cell means of the published scripts; depths there are in percent."""
+    """The cell means in a file of the published scripts, in which depths are in percent."""
     hint = "expected a run folder, or a list of {Num. Frame, Frame Depth, Score}"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def load_published(path: Path) -> Results:
         CellScore(cell, sum(values) / len(values), num_samples=None)
         for cell, values in sorted(scores.items())
     )
-    # The published scripts call every table all_accuracies.json; its folder says whose it is.
+    # The published scripts call every table all_accuracies.json; the folder has the model's name.
     name = path.resolve().parent.name if path.stem == "all_accuracies" else path.stem
     axis: Literal["frames", "tokens"] = "frames" if keys == _PUBLISHED_KEYS[0] else "tokens"
     return Results(name, path, {}, published=cells, axis=axis)

@@ -1,4 +1,4 @@
-"""A run's folder, read."""
+"""Reads the folder of a run."""
 
 import itertools
 import json
@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vniah.errors import ResultsError
-from vniah.results.records import (
-    Results,
-    SampleResult,
-    planned_ids,
-    read_depth,
-    read_grid,
-    require_planned,
-)
+from vniah.results.plan import planned_ids, read_depth, read_grid
+from vniah.results.records import Results, SampleResult
 
 FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -25,17 +19,17 @@ SAMPLES_NAME = "samples.jsonl"
 
 RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
 
-# Sections of the manifest that may differ when a run is gone on with.
+# This section of the manifest may differ when a run is resumed.
 ENVIRONMENT_KEY = "environment"
 
 
 def rank_paths(directory: Path) -> list[Path]:
-    """What ranks wrote and nobody folded yet; from any earlier number of ranks."""
+    """The files of ranks that are not merged yet; an earlier start may have had more ranks."""
     return sorted(directory.glob(RANK_SAMPLES_GLOB))
 
 
 def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[SampleResult]) -> Results:
-    """Samples and their manifest, in the order of the plan."""
+    """The results of a run, with its samples in the order of the plan."""
     ordered = in_order(samples, manifest)
     return Results(
         str(manifest["model"]["name"]),
@@ -47,16 +41,16 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
 
 
 def in_order(samples: Iterable[SampleResult], manifest: Mapping[str, Any]) -> list[SampleResult]:
-    """In the order of the plan, whichever was run first."""
+    """The samples in the order of the plan."""
     place_of = planned_ids(manifest)
     return sorted(samples, key=lambda sample: place_of[sample.sample_id])
 
 
 def load_run(directory: Path) -> Results:
-    """The run that lies in a folder; also while it goes on, or after it was killed.
+    """The results in a run's folder. The run may still be going on, or have been killed.
 
     Raises:
-        ResultsError: it is not the folder of a run, or a line of it cannot be read.
+        ResultsError: it is not the folder of a run, or one of its lines cannot be read.
     """
     manifest_path = directory / MANIFEST_NAME
     if not manifest_path.exists():
@@ -69,7 +63,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in a file.
 
     Raises:
-        ResultsError: it is not the manifest of a run, or of a later version.
+        ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +92,7 @@ def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
 
 
 def _fields_needed(manifest: Mapping[str, Any]) -> dict[str, Callable[[Any], bool]]:
-    """What a manifest must have; its grid has depths or positions, and it must be one."""
+    """The fields that a manifest must have, each with a test of its value."""
     needed = dict(_MANIFEST_FIELDS)
     if manifest["format_version"] != 1:
         needed |= {"task": _is_text, "sample_ids": _is_text}
@@ -150,13 +144,13 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, SampleResult]:
-    """Every sample once, by its id, from all files; a score stays, whatever error came after it.
+    """All samples in the files of a run, by their ids; a score is preferred to a later error.
 
     Raises:
-        ResultsError: a line is not a sample, or not one of this run.
+        ResultsError: a line is not a sample, or not a sample of this run.
     """
     ids = planned_ids(manifest)
-    # The files of ranks are read first: one that is gone by then was folded into the main file.
+    # The files of ranks are read first: one that is gone by then was merged into the main file.
     of_ranks = [_read_samples(path, manifest, ids) for path in rank_paths(directory)]
     main = _read_samples(directory / SAMPLES_NAME, manifest, ids)
     samples: dict[str, SampleResult] = {}
@@ -170,19 +164,39 @@ def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, 
 def _read_samples(
     path: Path, manifest: Mapping[str, Any], ids: Mapping[str, int]
 ) -> list[SampleResult]:
-    """The samples of all lines that are whole; none without a file."""
+    """The samples of all complete lines; none if there is no such file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
     samples = []
-    # Bytes, as a line may be cut inside a character; what follows the last newline is such a line.
-    # str.splitlines would also cut at U+2028 and others that JSON leaves as they are.
+    # The file is split as bytes, as its last line may be cut inside a character; that line has no
+    # newline and is ignored. str.splitlines would also split at U+2028, which JSON does not escape.
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             sample = SampleResult.from_json(line.decode("utf-8"))
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise ResultsError(f"{path}, line {number}, is not a sample: {error}") from error
-        require_planned(sample, manifest, ids, f"{path}, line {number},")
+        _require_planned(sample, manifest, ids, f"{path}, line {number},")
         samples.append(sample)
     return samples
+
+
+def _require_planned(
+    sample: SampleResult, manifest: Mapping[str, Any], ids: Mapping[str, int], where: str
+) -> None:
+    """Raises `ResultsError` unless a line belongs to the run that the manifest describes.
+
+    Args:
+        sample: what the line holds.
+        manifest: of the run.
+        ids: what `planned_ids` gives for it.
+        where: file and line, for the message.
+    """
+    if sample.task != manifest.get("task"):
+        found = f"the task {sample.task!r}, and the run is of {manifest.get('task')!r}"
+    elif sample.sample_id not in ids:
+        found = f"the sample {sample.sample_id!r}, which is not part of this run's plan"
+    else:
+        return
+    raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")

@@ -1,4 +1,4 @@
-"""Results of samples, the cells that they make up, and a run as a whole."""
+"""The results of samples, of cells, of controls, and of a whole run."""
 
 import html
 import json
@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.errors import ResultsError
-from vniah.grid import Cell, Grid, as_depth, format_depth, place_prefix
+from vniah.grid import Cell, Grid, place_prefix
+from vniah.results.plan import cell_sample_id, json_depth, planned_ids, read_depth, read_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,35 +18,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What became of one sample: one line of ``samples.jsonl``, enough to ask it again.
+    """The result of one sample: one line of ``samples.jsonl``, enough to repeat the sample.
 
     Attributes:
-        sample_id: which sample, such as ``"600/0.2/red-7"``; unique in its run.
-        task: e.g. ``"vniah"``.
-        cell: the square of the map that it belongs to; None for samples that have none. In the
-            line, ``num_frames`` and ``depth``.
-        question: as asked.
-        answer: the right answer; of several accepted ones the main one.
+        sample_id: identifies the sample in its run, such as ``"600/0.2/red-7"``.
+        task: name of the task, e.g. ``"vniah"``.
+        cell: the square of the map that the sample belongs to; None if it belongs to none. In the
+            line it is ``num_frames`` and ``depth``.
+        question: the question, verbatim.
+        answer: the right answer; of several accepted answers the main one.
         control: None for the test itself; else the name of the control.
         fields: the task's own values, such as ``needle_id`` and ``needle_index``; in the line,
             each under its own name.
-        prediction: the text of the argmax tokens over the answer span, or a chat model's words.
+        prediction: the text of the argmax tokens over the answer span, or the text that was
+            generated.
         predicted_ids: the argmax token at every position of the answer span.
-        correct: every position right; None if the sample could not be run.
+        correct: whether every position is right; None if the sample could not be run.
         logprob: natural logarithm of the answer's probability, summed over its tokens.
-        rank: the worst rank of an answer token, 1 = argmax; one that ties with it has 2.
+        rank: the worst rank of an answer token; 1 is the argmax, a token that ties with it has 2.
         margin: smallest difference, in logits, between the right token and the best other one.
         seconds: wall-clock time of the forward pass.
         error: why there is no score; None where there is one.
-        prompt_tokens: what a server counted; None for other models.
-        variant: of several accepted answers the one that logprob, rank and margin are of (and
-            predicted_ids, where nothing was generated): the right one with the highest logprob, or
-            of all wrong ones. Of a chat model's words, the one that they are. None where the needle
-            accepts one answer only.
+        prompt_tokens: number of prompt tokens as a server counted them; None for other models.
+        variant: where several answers are accepted, the one that logprob, rank and margin belong to
+            (and predicted_ids, unless an answer was generated): among the right ones, or among all
+            if none is right, the one with the highest logprob. For a chat model, the answer that
+            its text matches. None where only one answer is accepted.
         argmax_correct: where ``correct`` judges generated text, whether the argmax is right at
-            every position of an accepted answer; then predicted_ids are the tokens generated.
-        greedy_correct: likewise, whether these tokens begin with an accepted answer: the same
-            thing, found in another way.
+            every position of an accepted answer; then predicted_ids are the generated tokens.
+        greedy_correct: likewise, whether the generated tokens begin with an accepted answer; it
+            equals argmax_correct except for ties.
 
     The fields after ``error`` are left out of the line where they are None.
     """
@@ -73,7 +74,7 @@ class SampleResult:
 
     @property
     def num_frames(self) -> int | None:
-        """Haystack frames; None if the task does not say."""
+        """Number of haystack frames; None if the task does not record it."""
         return self.fields.get("num_frames") if self.cell is None else self.cell.num_frames
 
     @property
@@ -83,11 +84,11 @@ class SampleResult:
 
     @property
     def needle_id(self) -> str | None:
-        """Which needle was asked about; None if the task has none."""
+        """The needle's id; None if the task has no needle."""
         return self.fields.get("needle_id")
 
     def record(self) -> dict[str, Any]:
-        """Its values by name, as the line holds them."""
+        """All values by name, as in the line."""
         record: dict[str, Any] = {"sample_id": self.sample_id, "task": self.task}
         if self.cell is not None:
             record["num_frames"] = self.cell.num_frames
@@ -100,12 +101,12 @@ class SampleResult:
         return record
 
     def to_json(self) -> str:
-        """One line, without the newline."""
+        """The line, without the newline."""
         return json.dumps(self.record(), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "SampleResult":
-        """The result that a line holds; also one of version 0.1, which had no ``sample_id``.
+        """The result in a line. Lines of version 0.1, without ``sample_id``, are read as well.
 
         Raises:
             ValueError: the line is cut, or not a result.
@@ -132,7 +133,7 @@ class SampleResult:
         return found
 
 
-# What a line holds besides sample_id, task, cell and the task's own fields, in this order.
+# The values of a line besides sample_id, task, cell and the task's own fields, in their order.
 _VALUES = tuple(
     f.name for f in fields(SampleResult) if f.name not in ("sample_id", "task", "cell", "fields")
 )
@@ -155,7 +156,7 @@ _LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_co
 
 
 def _read_cell(record: dict[str, Any]) -> Cell | None:
-    """Takes the cell out of a line's values; ``num_frames`` stays where there is no depth."""
+    """Removes the cell from a line's values; without a depth ``num_frames`` stays there."""
     if record.get("num_frames", 1) < 1:
         raise ValueError(f"num_frames is {record['num_frames']}")
     if "depth" not in record:
@@ -171,21 +172,16 @@ def _sample_id_of_version_1(cell: Cell | None, record: Mapping[str, Any]) -> str
     return cell_sample_id(cell, record["needle_id"])
 
 
-def cell_sample_id(cell: Cell, needle_id: str) -> str:
-    """The ``sample_id`` of a needle in a cell: ``"600/0.2/red-7"``."""
-    return place_prefix(cell.num_frames, cell.depth) + needle_id
-
-
 @dataclass(frozen=True)
 class CellScore:
-    """What a cell came to.
+    """The score of a cell.
 
     Attributes:
-        cell: which one.
+        cell: the cell.
         score: mean over its samples, in [0, 1]; None if none could be run.
-        num_samples: samples with a score; None in a published table, which does not say.
-        num_correct: how many of them were right; None in a published table.
-        num_errors: samples that could not be run; they are not in the mean.
+        num_samples: number of samples with a score; None in a published table.
+        num_correct: number of right samples; None in a published table.
+        num_errors: number of samples that could not be run; they are not in the mean.
     """
 
     cell: Cell
@@ -197,14 +193,14 @@ class CellScore:
 
 @dataclass(frozen=True)
 class ControlScore:
-    """What a control came to at one number of frames.
+    """The score of a control at one number of frames.
 
     Attributes:
-        control: its name.
-        num_frames: haystack frames; None for controls that show none.
-        num_samples: samples with a score.
-        num_correct: how many of them the criterion of the test calls right.
-        num_errors: samples that could not be run.
+        control: name of the control.
+        num_frames: number of haystack frames; None for controls that show none.
+        num_samples: number of samples with a score.
+        num_correct: number of samples that are right by the criterion of the test.
+        num_errors: number of samples that could not be run.
     """
 
     control: str
@@ -221,14 +217,15 @@ class ControlScore:
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """A run, or a published table, read from disk.
+    """The results of a run, or of a published table.
 
     Attributes:
-        name: for titles: the model's name, or the file's.
-        path: the folder or file that it was read from.
-        manifest: what `RunFolder` wrote; empty for a published table.
-        samples: those of the test itself, in the order of the plan; empty for a published table.
-        control_samples: those of controls, in the order of the plan.
+        name: for titles: the name of the model, or of the file.
+        path: the folder or the file of the results.
+        manifest: the run's manifest; empty for a published table.
+        samples: the results of the test itself, in the order of the plan; empty for a published
+            table.
+        control_samples: the results of controls, in the order of the plan.
         published: the cells of a published table; empty for a run.
         axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
     """
@@ -254,14 +251,14 @@ class Results:
         return f"<p>{html.escape(repr(self))}</p>{frame.to_html(float_format='{:.2f}'.format)}"
 
     def to_pandas(self, *, cells: bool = False) -> "pd.DataFrame":
-        """A row for each sample, controls included; or for each cell.
+        """A data frame with a row for each sample, controls included; or with a row for each cell.
 
         Args:
             cells: a row for each cell with ``num_frames``, ``depth``, ``score``, ``num_samples``,
                 ``num_correct`` and ``num_errors`` instead. A published table has only these.
 
         Returns:
-            Columns are named as in ``samples.jsonl``; ``depth`` is a float in [0, 1].
+            The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1].
         """
         import pandas as pd
 
@@ -276,7 +273,7 @@ class Results:
 
     @cached_property
     def cells(self) -> tuple[CellScore, ...]:
-        """Every cell that was measured, by frames, then depth."""
+        """Every measured cell, ordered by frames, then by depth."""
         if self.published:
             return self.published
         groups: dict[Cell, list[SampleResult]] = {}
@@ -287,7 +284,7 @@ class Results:
 
     @cached_property
     def controls(self) -> tuple[ControlScore, ...]:
-        """Every control at every number of frames, in this order."""
+        """Every control at every number of frames, ordered by name, then by frames."""
         groups: dict[tuple[str, int], list[SampleResult]] = {}
         for sample in self.control_samples:
             key = (sample.control or "", sample.num_frames or 0)
@@ -303,23 +300,23 @@ class Results:
 
     @property
     def average(self) -> float | None:
-        """Mean of the cells' scores, each cell counting the same; None without any score."""
+        """The mean of the cells' scores, all with the same weight; None if there is no score."""
         scores = [cell.score for cell in self.cells if cell.score is not None]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def grid(self) -> Grid | None:
-        """The grid that the manifest names; None for a published table."""
+        """The grid of the run; None for a published table."""
         return read_grid(self.manifest["grid"]) if self.manifest else None
 
     @property
     def num_planned(self) -> int | None:
-        """Samples that the run asks for, controls included; None for a published table."""
+        """Number of planned samples, controls included; None for a published table."""
         return len(planned_ids(self.manifest)) if self.manifest else None
 
     @property
     def num_done(self) -> int | None:
-        """How many of them have a line; None for a published table."""
+        """Number of planned samples that have a line; None for a published table."""
         if not self.manifest:
             return None
         done = {sample.sample_id for sample in (*self.samples, *self.control_samples)}
@@ -332,79 +329,9 @@ class Results:
 
     @property
     def tokens_per_frame(self) -> int | None:
-        """How many tokens the model reads for a frame, if the manifest says."""
+        """Number of tokens that the model reads for a frame; None if the manifest lacks it."""
         tokens = self.manifest.get("model", {}).get("tokens_per_frame")
         return int(tokens) if tokens is not None else None
-
-
-def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """The ``sample_id`` of everything that a run asks, with its place in the plan.
-
-    A manifest of version 1 does not list them: it was every needle in every cell.
-    """
-    if "sample_ids" in manifest:
-        ids = str(manifest["sample_ids"]).split()
-    else:
-        cells = read_grid(manifest["grid"]).cells
-        ids = [cell_sample_id(cell, n) for cell in cells for n in manifest["needles"]["ids"]]
-    return {sample_id: place for place, sample_id in enumerate(ids)}
-
-
-def require_planned(
-    sample: SampleResult, manifest: Mapping[str, Any], ids: Mapping[str, int], where: str
-) -> None:
-    """Raises `ResultsError` unless a line belongs to the run that the manifest describes.
-
-    Args:
-        sample: what the line holds.
-        manifest: of the run.
-        ids: what `planned_ids` gives for it.
-        where: file and line, for the message.
-    """
-    if sample.task != manifest.get("task"):
-        found = f"the task {sample.task!r}, and the run is of {manifest.get('task')!r}"
-    elif sample.sample_id not in ids:
-        found = f"the sample {sample.sample_id!r}, which is not part of this run's plan"
-    else:
-        return
-    raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")
-
-
-def grid_record(grid: Grid) -> dict[str, Any]:
-    """The grid as the manifest holds it."""
-    frames = list(grid.frames)
-    if grid.positions:
-        return {"frames": frames, "positions": list(grid.positions)}
-    return {"frames": frames, "depths": [json_depth(depth) for depth in grid.depths]}
-
-
-def read_grid(record: Mapping[str, Any]) -> Grid:
-    """The grid that a manifest holds.
-
-    Raises:
-        ValueError: it names depths and positions, neither, or invalid values.
-        ArithmeticError: a depth is a fraction over 0.
-    """
-    depths = [read_depth(depth) for depth in record.get("depths", ())]
-    return Grid.of(record["frames"], depths, positions=record.get("positions", ()))
-
-
-def read_depth(value: float | str) -> Fraction:
-    """The depth that a manifest or a line of samples holds, exactly.
-
-    Raises:
-        ValueError: it is none, or not in [0, 1].
-        ArithmeticError: it is a fraction over 0.
-    """
-    return as_depth(Fraction(str(value)))
-
-
-def json_depth(depth: Fraction) -> float | str:
-    """A JSON number whose digits are the depth, or text such as "1/3" where no decimal is."""
-    text = format_depth(depth)
-    if "/" in text or Fraction(str(float(text))) != depth:
-        return text
-    return float(text)
 
 
 def _score(cell: Cell, samples: Sequence[SampleResult]) -> CellScore:

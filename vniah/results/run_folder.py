@@ -1,4 +1,4 @@
-"""The folder of a run: written line by line, taken up again, and read."""
+"""The folder of a run that is being written: new, or resumed."""
 
 import json
 import tempfile
@@ -31,26 +31,26 @@ LOCK_NAME = ".lock"
 LATER_KEY = "later_starts"
 NOTES_KEY = "notes"
 _FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
-"""Sections of the manifest that may differ when a run is gone on with."""
+"""Sections of the manifest that may differ when a run is resumed."""
 
 _CLASS_FIELD = "model.class"
 
 
 class RunFolder:
-    """A run being written: one line at once per sample, going on where an earlier start stopped.
+    """A run that is being written, one line for each sample; it resumes where it was stopped.
 
-    Making one only reads: what is there is taken in, and refused if it is another run. `open`
-    writes the manifest, if it is not there yet, and takes `append`. A last line that was cut in the
-    middle is removed then, so nothing half-written is ever read back.
+    The constructor only reads: it loads what an earlier start wrote, and refuses another run. In
+    the block of `open`, which writes the manifest if there is none, samples can be appended. `open`
+    also removes a last line that was cut in the middle, so no incomplete line is ever read.
 
-    A run of several processes has a file per rank while it goes on. Where they were not folded into
-    one, because the run was killed, the next start does it, with any number of processes.
+    A run of several processes has one file for each rank while it is going on. If it is killed
+    before they are merged, the next start merges them, with any number of processes.
 
     Args:
         directory: the run's folder; need not exist yet.
-        manifest: what `vniah.sweep.manifest.make_manifest` gives. Its ``environment`` may differ
-            from the one that is there; nothing else may.
-        overwrite: take what is there for nothing; it is removed by `open`.
+        manifest: what `vniah.sweep.manifest.make_manifest` returns. Only its ``environment`` may
+            differ from that of the manifest in the folder.
+        overwrite: ignore what the folder holds; `open` removes it.
 
     Raises:
         RunMismatchError: the folder holds a run with other settings; the message names the first.
@@ -71,10 +71,10 @@ class RunFolder:
         self._num_ranks = 1
         _require_writable(directory)
         if not overwrite:
-            self._take_in()
+            self._load()
 
-    def _take_in(self) -> None:
-        """Reads what an earlier start left."""
+    def _load(self) -> None:
+        """Reads what an earlier start wrote."""
         if self._manifest_path.exists():
             earlier = read_manifest(self._manifest_path)
             _require_same_settings(earlier, self.manifest, self.directory)
@@ -84,8 +84,8 @@ class RunFolder:
             self.samples = read_all_samples(self.directory, self.manifest)
         elif files := _samples_paths(self.directory):
             raise ResultsError(
-                f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so nobody can say "
-                "what it measured; choose another --output or add --overwrite"
+                f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so its settings are "
+                "unknown; choose another --output or add --overwrite"
             )
 
     @contextmanager
@@ -97,20 +97,22 @@ class RunFolder:
         rank: int = 0,
         num_ranks: int = 1,
     ) -> Iterator[None]:
-        """Room to append samples, for one process, or the processes of one job, at a time.
+        """A block in which samples can be appended, by one process or by the processes of one job.
 
-        Of several, rank 0 leads: it alone locks the folder, writes the manifest and folds what an
-        earlier start left into ``samples.jsonl``. The others open when it is inside of its block,
-        append to files of their own, and leave theirs before it calls `merge`. Nobody appends
-        before all have made their `RunFolder`: who came later would see less left to do.
+        Of several processes, rank 0 leads: it alone locks the folder, writes the manifest, and
+        merges what an earlier start left into ``samples.jsonl``. The others enter their blocks
+        while the leader is in its own, append to files of their own, and leave before the leader
+        calls `merge`. All processes must have made their `RunFolder` before any of them appends, so
+        that all see the same samples as done.
 
         Args:
-            notes: remarks on the run, such as damage in its video; the leader puts them into the
+            notes: remarks on the run, such as damage in its video; the leader writes them into the
                 manifest.
-            environment: what is known of it only now; the leader adds it to the manifest's. Where
-                an earlier start was made in another one, it goes to that one's ``later_starts``.
-            rank: of this process, in ``[0, num_ranks)``.
-            num_ranks: processes that write.
+            environment: what is known of the environment only now; the leader adds it to that of
+                the manifest. If the run was begun in another environment, this one is added to its
+                ``later_starts``.
+            rank: number of this process, in ``[0, num_ranks)``.
+            num_ranks: number of processes that write.
 
         Raises:
             ResultsError: another process writes to the folder, or wrote since this one read it.
@@ -128,7 +130,7 @@ class RunFolder:
 
     @contextmanager
     def _lead(self, notes: Sequence[str], environment: Mapping[str, Any]) -> Iterator[None]:
-        """The folder made ready for all who write, and locked."""
+        """Prepares the folder for all processes that write, and locks it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._lock():
             if self._overwrite:
@@ -137,22 +139,22 @@ class RunFolder:
             else:
                 self._require_no_progress()
             self._record(notes, environment)
-            self._fold()
+            self._merge_ranks()
             _cut_unfinished_line(self._samples_path)
             yield
 
     def _require_no_progress(self) -> None:
-        """Another process may have written after this one read, and have ended since."""
+        """Raises `ResultsError` if another process has written since this one read the folder."""
         before = _done(self.samples)
-        self._take_in()
+        self._load()
         if _done(self.samples) != before:
             raise ResultsError(
                 f"another process has written to {self.directory} meanwhile; start the same "
-                "command again, and it goes on with what is left"
+                "command again, and it runs the remaining samples"
             )
 
     def _record(self, notes: Sequence[str], environment: Mapping[str, Any]) -> None:
-        """The manifest of a new run; of an earlier one, how it is gone on with, if that differs."""
+        """Writes a new run's manifest, or adds a changed environment to that of a resumed run."""
         now = json.loads(json.dumps({**self._environment, **environment}))  # as it is read back
         if not self._manifest_path.exists():
             self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
@@ -170,19 +172,19 @@ class RunFolder:
             write_json(self._manifest_path, self.manifest)
 
     def merge(self) -> None:
-        """Folds the files of all ranks into ``samples.jsonl``, in the order of the grid.
+        """Merges the files of all ranks into ``samples.jsonl``, in the order of the plan.
 
-        The leader's last act within `open`, when the others have left theirs. With one process
-        there is nothing to fold, and the lines stay in the order in which they were asked.
+        The leader calls it at the end of its `open` block, when the others have left theirs. With
+        one process there is nothing to merge, and the lines stay in the order of running.
         """
         assert self._file is not None, "RunFolder.merge outside of its open block"
         if self._num_ranks > 1:
             self._file.close()
             self._file = None
-            self._fold()
+            self._merge_ranks()
 
-    def _fold(self) -> None:
-        """One file from many. A kill at any moment leaves every sample in at least one of them."""
+    def _merge_ranks(self) -> None:
+        """Makes one file of all; a kill at any moment leaves every sample in at least one file."""
         paths = rank_paths(self.directory)
         if not paths:
             return
@@ -200,7 +202,7 @@ class RunFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Ends with the process, however that ends."""
+        """Locks the folder; the lock ends with the process, however it ends."""
         lock = FileLock(self.directory / LOCK_NAME)
         try:
             lock.acquire(timeout=0)
@@ -215,7 +217,7 @@ class RunFolder:
             lock.release()
 
     def append(self, sample: SampleResult) -> None:
-        """Writes one line at once; within `open` only."""
+        """Writes one line at once; only inside the block of `open`."""
         assert self._file is not None, "RunFolder.append outside of its open block"
         line = (sample.to_json() + "\n").encode("utf-8")
         try:
@@ -224,7 +226,7 @@ class RunFolder:
         except OSError as error:
             raise ResultsError(
                 f"{self.directory} cannot be written to: {error.strerror}. What was written is "
-                "kept; make room, and the same command goes on from here"
+                "kept; free some space, and the same command resumes the run"
             ) from error
         self.samples[sample.sample_id] = sample
 
@@ -234,12 +236,12 @@ class RunFolder:
         return sample is not None and sample.error is None
 
     def results(self) -> Results:
-        """What was there, and what this process wrote; after `merge`, all that the folder holds."""
+        """What was there and what this process wrote; after `merge`, all that the folder holds."""
         return as_results(self.directory, self.manifest, self.samples.values())
 
 
 def _require_writable(directory: Path) -> None:
-    """Says now, before hours of work, that nothing can be written there."""
+    """Raises `ResultsError` before hours of work if the folder cannot be written to."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
@@ -261,7 +263,7 @@ def _rank_path(directory: Path, rank: int) -> Path:
 
 
 def _samples_paths(directory: Path) -> list[Path]:
-    """All files of samples, the oldest lines first."""
+    """All files of samples, those with the oldest lines first."""
     path = directory / SAMPLES_NAME
     return ([path] if path.exists() else []) + rank_paths(directory)
 
@@ -272,7 +274,7 @@ def _cut_unfinished_line(path: Path) -> None:
         return
     with path.open("r+b") as file:
         content = file.read()
-        if not content.endswith(b"\n"):  # else the file keeps its time of change
+        if not content.endswith(b"\n"):  # else the file keeps its modification time
             file.truncate(content.rfind(b"\n") + 1)
 
 
@@ -282,16 +284,16 @@ def _require_same_settings(
     """Raises `RunMismatchError` that names the first setting in which two manifests differ."""
     before, after = flatten(earlier), flatten(json.loads(json.dumps(now)))
     free = {"haystack.name"}
-    if earlier["format_version"] == 1:  # it did not say what later versions say
+    if earlier["format_version"] == 1:  # it lacks these settings
         free |= {"format_version", "axes", "controls", "sample_ids"}
     for name in sorted(before.keys() | after.keys()):
         if name.split(".")[0] in _FREE_SECTIONS or name in free:
             continue
         if name == _CLASS_FIELD and not (name in before and name in after):
-            continue  # version 0.1 named the adapter's class as well, which may have moved since
+            continue  # version 0.1 recorded the adapter's class as well, which may have moved since
         if before.get(name) != after.get(name):
             raise RunMismatchError(
                 f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
-                f"has {short_repr(after.get(name))}; choose another --output, or start anew with "
+                f"has {short_repr(after.get(name))}; choose another --output, or start again with "
                 "--overwrite"
             )

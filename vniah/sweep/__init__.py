@@ -1,1 +1,1 @@
-"""A sweep: every sample of a grid asked once, over one process or many."""
+"""A sweep runs every sample of a grid once, in one process or many."""

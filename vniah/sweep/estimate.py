@@ -1,9 +1,10 @@
-"""What a sweep will take, said before anything runs: memory, operations, time.
+"""Estimates the memory, the operations and the time of a sweep before anything runs.
 
 No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
 many tokens each has, not on what they show.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,15 +24,9 @@ from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, Suffix, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import (
-    AnyModel,
-    DecoderModel,
-    Frames,
-    FrameSegment,
-    TokenSequence,
-)
+from vniah.protocol import AnyModel, DecoderModel, Frames, FrameSegment, TokenSequence
 from vniah.sweep.throughput import Rates, measure_rates
-from vniah.tasks import Task, load_task
+from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.base import haystack_frames
 from vniah.tasks.controls import plan_samples
 
@@ -43,19 +38,19 @@ _MOST_FRAMES = 1 << 40
 
 @dataclass(frozen=True)
 class Memory:
-    """What the largest pass takes, in bytes, per rank.
+    """The memory of the largest pass, in bytes, per rank.
 
     Attributes:
-        weights: of the decoder, on the device; taken already.
-        hidden: rows between two layers, and what goes with them.
-        keys_values: of one layer.
-        chunk: inside of a layer, at the widest moment.
-        chunk_size: its rows.
-        store: keys and values of all layers, kept for later passes.
-        kv_location: where they will lie.
-        device: which memory.
-        free: of it, now.
-        host_weights: of the decoder's layers, in host memory; 0 where they are on the device.
+        weights: the decoder's weights on the device; they are loaded already.
+        hidden: the rows between two layers, and what belongs to them.
+        keys_values: the keys and values of one layer.
+        chunk: the largest tensors of a chunk inside a layer.
+        chunk_size: number of rows of a chunk.
+        store: the keys and values of all layers that are stored for later passes.
+        kv_location: where they will be stored.
+        device: the device that computes.
+        free: the free memory of the device, now.
+        host_weights: weights of layers in host memory; 0 where all weights are on the device.
     """
 
     weights: int
@@ -71,26 +66,26 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """On the device, besides the weights."""
+        """The memory needed on the device, besides the weights."""
         on_device = self.store if self.kv_location == "device" else 0
         return self.hidden + self.keys_values + self.chunk + on_device
 
     @property
     def fits(self) -> bool:
-        """Whether that is less than what a run may take of what is free."""
+        """Whether it is at most the share of the free memory that a run may use."""
         return self.needed <= self.free * USABLE
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed, per rank.
+    """The work of a sweep, per rank.
 
     Attributes:
-        num_passes: forward passes.
-        num_tokens: rows that go through the layers, on all ranks.
-        flops: operations.
-        seconds: how long they take, at the rates that were measured; or how long it takes to fetch
-            the layers' weights for every pass, if that is longer: both go on at the same time.
+        num_passes: number of forward passes.
+        num_tokens: number of rows that go through the layers, on all ranks.
+        flops: number of operations.
+        seconds: how long the operations take at the measured rates; or how long it takes to fetch
+            the layers' weights for every pass, if that is longer, as both happen at the same time.
     """
 
     num_passes: int
@@ -104,19 +99,19 @@ class Estimate:
     """What a sweep will take.
 
     Attributes:
-        model_name: of which model.
-        dtype: of its weights and of everything that is computed.
-        num_samples: all that is asked, controls included.
-        max_tokens: the longest sequence.
-        tokens_per_frame: with whatever the model puts around each.
-        num_ranks: processes that run a pass together.
-        rates: what the times are made of.
-        memory: of the largest pass, with what is kept.
-        shared: the work, common prefixes computed once.
-        alone: the work, every question by itself.
-        max_frames: haystack frames that one pass can hold in the free memory of this device, and
-            in that of as many such devices, by their number.
-        notes: what else there is to know.
+        model_name: the model's name.
+        dtype: the dtype of its weights and of everything that is computed.
+        num_samples: number of samples, controls included.
+        max_tokens: number of tokens of the longest sequence.
+        tokens_per_frame: the average, with the text that the model puts around each frame.
+        num_ranks: number of processes that run a pass together.
+        rates: the rates by which the times are computed.
+        memory: the memory of the largest pass, with what is stored for later passes.
+        shared: the work where common prefixes are computed once.
+        alone: the work where every sample runs by itself.
+        max_frames: by the number of such devices that run a pass together, how many haystack frames
+            fit into their free memory.
+        notes: remarks, such as why nothing is shared.
     """
 
     model_name: str
@@ -148,51 +143,61 @@ def estimate(
 
     Args:
         model: one with a decoder.
-        needles: what will be asked.
-        grid: which cells.
-        task: what is asked, as `vniah.sweep.run.run_sweep`.
+        needles: what is inserted, with its questions and answers.
+        grid: the cells.
+        task: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
-        num_ranks: processes that run each pass together.
+        num_ranks: number of processes that run each pass together.
         attention: as `vniah.sweep.run.run_sweep`.
-        rates: of the device; by default measured, in two seconds.
+        rates: those of the device; by default they are measured, in two seconds.
 
     Raises:
-        InputError: the model has no decoder, there is no rank, or the kernel does not run here.
+        InputError: the model has no decoder, ``num_ranks`` is below 1, or the kernel does not run
+            here.
         ModelError: no sequence of the grid can be run.
     """
-    runnable = require_decoder(model, "estimate")
+    decodable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
-    asked = plan_samples(load_task(task), grid, needles, None, controls)
-    read = SampleSequences()
-    for sample in asked:
-        read.add(compose_candidates(runnable, sample))
-    plan = make_plan(runnable, read.sequences, groups=read.groups)
+    samples = plan_samples(load_task(task), grid, needles, None, controls)
+    return _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
+
+
+def _estimate(
+    model: DecoderModel,
+    needle: Needle,
+    samples: Sequence[Sample],
+    num_ranks: int,
+    attention: str,
+    rates: Rates | None,
+) -> Estimate:
+    composed = SampleSequences()
+    for sample in samples:
+        composed.add(compose_candidates(model, sample))
+    plan = make_plan(model, composed.sequences, groups=composed.groups)
     if not plan.branches:
-        raise ModelError(f"nothing of the grid can be run: {next(iter(plan.refused.values()))}")
-    weight = runnable.decoder.lm_head.weight
-    shape = DecoderShape.of(runnable.decoder)
+        reason = next(iter(plan.refused.values()))
+        raise ModelError(f"no sample of the grid can be run, the first because {reason}")
+    weight, shape = model.decoder.lm_head.weight, DecoderShape.of(model.decoder)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
-        rates = measure_rates(runnable, kernel, num_tokens=max_tokens)
-    _, per_frame = _count_tokens(runnable, needles.needles[0])
-    limits = {
-        ranks: _most_frames(runnable, shape, needles.needles[0], num_ranks=ranks)
-        for ranks in sorted({1, num_ranks, *RING_SIZES})
-    }
+        rates = measure_rates(model, kernel, num_tokens=max_tokens)
     return Estimate(
-        model_name=runnable.name,
+        model_name=model.name,
         dtype=str(weight.dtype).removeprefix("torch."),
-        num_samples=len(asked),
+        num_samples=len(samples),
         max_tokens=max_tokens,
-        tokens_per_frame=float(per_frame),
+        tokens_per_frame=float(_count_tokens(model, needle)[1]),
         num_ranks=num_ranks,
         rates=rates,
-        memory=_memory(shape, plan.branches, read.sequences, weight.device, num_ranks),
+        memory=_memory(shape, plan.branches, composed.sequences, weight.device, num_ranks),
         shared=_work(shape, plan.branches, rates, num_ranks),
         alone=_work(shape, plan.alone, rates, num_ranks),
-        max_frames=limits,
+        max_frames={
+            ranks: _most_frames(model, shape, needle, num_ranks=ranks)
+            for ranks in sorted({1, num_ranks, *RING_SIZES})
+        },
         notes=tuple(_notes(plan)),
     )
 
@@ -250,7 +255,7 @@ def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ran
 
 
 def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fraction]:
-    """Tokens of a sequence without haystack, and for each frame of it: one needle, its answer."""
+    """The tokens of a sequence without haystack frames, and those of each haystack frame."""
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
@@ -264,7 +269,7 @@ def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fracti
 def _most_frames(
     model: DecoderModel, shape: DecoderShape, needle: Needle, *, num_ranks: int
 ) -> int:
-    """Haystack frames of the longest sequence that one pass holds in the free memory."""
+    """The number of haystack frames of the longest sequence that fits into the free memory."""
     free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
     window = sliding_window(model.decoder.model.config)
     fixed, per_frame = _count_tokens(model, needle)
@@ -280,13 +285,7 @@ def _most_frames(
         )
         return needed <= free and (window is None or num_tokens <= window)
 
-    low, high = 0, 1
-    while fits(high) and high < _MOST_FRAMES:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, _MOST_FRAMES), True, key=lambda num: not fits(num))
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""The manifest of a run: everything that is needed to make it again."""
+"""The manifest of a run: everything that is needed to repeat it."""
 
 import hashlib
 import importlib.metadata
@@ -32,18 +32,18 @@ def make_manifest(
     task: Task,
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    """Everything that is needed to make the run again, as JSON values.
+    """Everything that is needed to repeat the run, as JSON values.
 
-    All but ``environment`` has to agree when a run is gone on with.
+    When a run is resumed, everything but ``environment`` has to be the same.
 
     Args:
-        model: what is measured.
-        haystack: on which video.
-        needles: what is inserted and asked.
+        model: the model that is measured.
+        haystack: the video.
+        needles: what is inserted, with its questions and answers.
         grid: numbers of frames, and depths or positions.
-        engine: who reads the candidate answers.
-        task: what is asked.
-        samples: all of it, controls included.
+        engine: reads the candidate answers.
+        task: makes and scores the samples.
+        samples: all samples, controls included.
     """
     dtype = getattr(model, "dtype", None)
     return {
@@ -79,9 +79,9 @@ def make_manifest(
 
 
 def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Sequence[str]) -> str:
-    """Eight hexadecimal digits that are the same for the same settings, to name a folder by.
+    """Eight hexadecimal digits that are the same for the same settings, for a folder's name.
 
-    They are made from what version 0.1 had in a manifest, so that a run that it began is found.
+    They are computed from what version 0.1 had in a manifest, so that runs it began are found.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
     settings = {name: manifest[name] for name in of_version_1 if name in manifest}
@@ -111,7 +111,7 @@ def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment(device: Any) -> dict[str, Any]:
-    """Where the run was made: recorded, but free to differ when it is gone on with."""
+    """Where the run was made: recorded, but free to differ when the run is resumed."""
     name = str(device) if device is not None else None
     if name is not None and name.startswith("cuda"):
         name = f"{name} ({torch.cuda.get_device_name(device)})"
@@ -128,21 +128,12 @@ def _environment(device: Any) -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """The commit of this package's checkout, "-dirty" if files changed; None for a wheel."""
-    here = PACKAGE_DIR
-    if not (here.parent / ".git").exists():
+    if not (PACKAGE_DIR.parent / ".git").exists():
         return None
     try:
         found = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(here),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=PACKAGE_DIR,
             capture_output=True,
             text=True,
             timeout=10,

@@ -1,14 +1,14 @@
 """The processes of a job as a mesh: independent workers, each of one or several processes.
 
-rank           a process's number in the job, 0 is the leader
-data_rank      which worker it belongs to; workers do different work and never wait for each other
-context_rank   which part of its worker's forward pass it computes
+rank           number of a process in the job; 0 is the leader
+data_rank      number of its worker; workers do different work and never wait for each other
+context_rank   which part of its worker's forward pass the process computes
 
-Ranks go along the context first, so that the processes of one worker are neighbours on a machine:
-with ``--context-parallel 2`` and four processes, worker 0 is ranks 0 and 1.
+Consecutive ranks belong to one worker, so that its processes are neighbours on a machine: with
+``--context-parallel 2`` and four processes, worker 0 is ranks 0 and 1.
 
-Workers talk through the job's key-value store only. Collectives need all ranks at the same place
-within minutes; one forward pass, or encoding a film, may take hours.
+Workers communicate only through the job's key-value store. Collectives would time out: they need
+all ranks within minutes, and one forward pass, or the encoding of a video, may take hours.
 """
 
 import itertools
@@ -29,8 +29,8 @@ from vniah.errors import InputError, VniahError
 
 POLL_SECONDS = 0.05
 
-# Who lost the others waits, so that the one with the cause can say it: torchrun ends all processes
-# as soon as one of them has ended.
+# A process that lost the others waits, so that the one with the cause can report it: torchrun ends
+# all processes as soon as one of them has ended.
 _CAUSE_SPEAKS_FIRST_SECONDS = 8.0
 
 _JOB_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -39,16 +39,16 @@ _meshes_opened = itertools.count()
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Where this process stands in its job, and what it shares with the others.
+    """The place of this process in its job, and the store that it shares with the others.
 
-    One process by itself has the same object, with a store of its own. Names of claims and
-    announcements are used once; `fresh` frees them all for the next piece of work.
+    A single process has a mesh as well, with a store of its own. Each name of a claim or an
+    announcement is used once; `fresh` makes all names available again for the next piece of work.
 
     Attributes:
-        device: where this process computes: its model has to be there.
-        data_rank: its worker, in ``[0, data_size)``.
+        device: the device on which this process computes; its model has to be there.
+        data_rank: number of its worker, in ``[0, data_size)``.
         data_size: number of workers.
-        context_rank: its part of each forward pass, in ``[0, context_size)``.
+        context_rank: number of its part of each forward pass, in ``[0, context_size)``.
         context_size: number of processes that compute one forward pass together.
         context_group: process group of its worker; None where it computes alone.
     """
@@ -65,7 +65,7 @@ class Mesh:
 
     @property
     def rank(self) -> int:
-        """This process, in ``[0, size)``."""
+        """Number of this process, in ``[0, size)``."""
         return self.data_rank * self.context_size + self.context_rank
 
     @property
@@ -75,11 +75,11 @@ class Mesh:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is the one process that does what has to be done once."""
+        """Whether this is the one process that does what must be done only once."""
         return self.rank == 0
 
     def fresh(self) -> "Mesh":
-        """The same processes with all names and counters new, for one more piece of work.
+        """The same mesh with unused names and counters at 0, for one more piece of work.
 
         All ranks call it equally often, and in the same order.
         """
@@ -87,38 +87,35 @@ class Mesh:
         return replace(self, _store=store, _used=set(), _turns=itertools.count())
 
     def claim(self, name: str, count: int) -> Iterator[int]:
-        """Numbers from ``0..count-1``, in rising order, each for one worker of the job only.
+        """Numbers from ``0..count-1``, in rising order, each for only one worker of the job.
 
-        A number is taken when it is asked for, so a slow worker gets fewer. All processes of a
-        worker get the same numbers; they have to ask equally often.
+        A number is claimed when the iterator reaches it, so a slow worker gets fewer. All processes
+        of a worker get the same numbers, and all have to iterate equally often.
 
         Args:
-            name: of this list of work; the same on all ranks, once per mesh.
+            name: of this list of work; the same on all ranks, used once per mesh.
             count: length of the list.
         """
         self._use_once(f"claim/{name}")
         return self._claim(f"claim/{name}", count)
 
     def _claim(self, key: str, count: int) -> Iterator[int]:
-        while (number := self._tell(self._next(key))) < count:
+        while (number := self._next(key)) < count:
             yield number
 
     def _next(self, key: str) -> int:
-        """The next number for this worker; its first process asks for all."""
-        return self._add(key, 1) - 1 if self.context_rank == 0 else 0
-
-    def _tell(self, number: int) -> int:
-        """What the first process of this worker says."""
+        """The next number for this worker: its first process claims it and broadcasts it."""
+        number = self._add(key, 1) - 1 if self.context_rank == 0 else 0
         if self.context_group is None:
             return number
-        said = torch.tensor([number])
+        claimed = torch.tensor([number])
         dist.broadcast(
-            said, src=dist.get_global_rank(self.context_group, 0), group=self.context_group
+            claimed, src=dist.get_global_rank(self.context_group, 0), group=self.context_group
         )
-        return int(said.item())
+        return int(claimed.item())
 
     def announce(self, name: str) -> None:
-        """Lets go on all that `wait_for` the name; one rank, once per mesh."""
+        """Releases all ranks that `wait_for` the name; called by one rank, once per mesh."""
         self._use_once(f"said/{name}")
         with _lost_contact():
             self._store.set(f"said/{name}", "yes")
@@ -126,19 +123,19 @@ class Mesh:
     def wait_for(self, name: str) -> None:
         """Returns when some rank has announced the name, however long that takes.
 
-        It asks again and again instead of sleeping in the store: so Ctrl-C works, and no time
-        limit ends a job in which one rank encodes for hours.
+        It polls the store instead of blocking in it. So Ctrl-C works, and no time limit ends a job
+        in which one rank encodes for hours.
         """
         with _lost_contact():
             while not self._store.check([f"said/{name}"]):
                 time.sleep(POLL_SECONDS)
 
     def count(self, name: str, n: int = 0) -> int:
-        """Adds ``n`` to a counter of all ranks and gives its value; counters start at 0."""
+        """Adds ``n`` to a counter that all ranks share, and returns its value; it starts at 0."""
         return self._add(f"count/{name}", n)
 
     def barrier(self) -> None:
-        """Returns when all ranks have come here, however long that takes."""
+        """Returns when all ranks have called it, however long that takes."""
         name = f"barrier-{next(self._turns)}"
         if self.count(name, 1) == self.size:
             self.announce(name)
@@ -154,32 +151,32 @@ class Mesh:
 
 
 def _own_store() -> Store:
-    """A store of one process."""
+    """The store of a single process."""
     store: Store = dist.HashStore()  # type: ignore[attr-defined]  # torch's stubs lack it
     return store
 
 
 @contextmanager
 def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") -> Iterator[Mesh]:
-    """The mesh of the job that this process belongs to; for one process, if it was not torchrun.
+    """The mesh of this process's job; without torchrun, the job is this process alone.
 
-    A job is seen by the variables that torchrun sets: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
-    On CUDA each process has the GPU ``cuda:LOCAL_RANK``, which is made the current one;
-    the caller puts the model on `Mesh.device`. At the end the leader waits for all the others, and
-    no process group is left.
+    torchrun describes a job by the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. On CUDA
+    each process uses the GPU ``cuda:LOCAL_RANK``, which becomes the current one; the caller puts
+    the model on `Mesh.device`. At the end the leader waits for all other processes, and no process
+    group remains.
 
     Args:
-        context_parallel: processes that compute one forward pass together.
-        device: where the model shall be; without an index where there are several processes.
+        context_parallel: number of processes that compute one forward pass together.
+        device: the device of the model; without an index where there are several processes.
 
     Raises:
-        InputError: the processes of the job do not make such a mesh.
-        VniahError: the processes lost each other.
+        InputError: the processes of the job do not form such a mesh.
+        VniahError: a process of the job has ended.
     """
     if context_parallel < 1:
         raise InputError(f"--context-parallel must be at least 1, got {context_parallel}")
     size = int(os.environ["WORLD_SIZE"]) if _is_job() else 1
-    _refuse_impossible(context_parallel, size)
+    _require_divisible(context_parallel, size)
     if size == 1:
         yield Mesh(torch.device(device))
         return
@@ -190,7 +187,7 @@ def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") 
         with _lost_contact():
             yield mesh
     except BaseException:
-        # On CUDA this could wait for ranks that will never come; the process is about to end.
+        # On CUDA this could wait forever for the other ranks; the process is about to end anyway.
         if own_device.type != "cuda":
             dist.destroy_process_group()
         raise
@@ -202,7 +199,7 @@ def _is_job() -> bool:
     return all(name in os.environ for name in _JOB_VARIABLES)
 
 
-def _refuse_impossible(context_parallel: int, size: int) -> None:
+def _require_divisible(context_parallel: int, size: int) -> None:
     if size == 1 and context_parallel > 1:
         raise InputError(
             f"--context-parallel {context_parallel} needs as many processes, this is one; start it "
@@ -217,7 +214,7 @@ def _refuse_impossible(context_parallel: int, size: int) -> None:
 
 
 def _own_device(device: torch.device, context_parallel: int) -> torch.device:
-    """The device of this process among those of its machine."""
+    """The device that this process uses."""
     if device.type == "cpu":
         return device
     if device.type != "cuda":
@@ -240,7 +237,7 @@ def _own_device(device: torch.device, context_parallel: int) -> torch.device:
 
 
 def _connect(device: torch.device, context_parallel: int) -> Mesh:
-    """Meets the other processes; all of them come here."""
+    """Connects this process with the others; all of them call it."""
     if dist.is_initialized():
         raise InputError(
             "torch.distributed already has a process group in this process; vniah opens its own: "
@@ -274,14 +271,15 @@ def _connect(device: torch.device, context_parallel: int) -> Mesh:
 def _job_store() -> tuple[Store, int, int]:
     """The job's store, with this process's rank and the number of processes.
 
-    Kept as long as the process: a second one would meet the end of the first on the same port.
+    It is kept as long as the process, as a second store could not open while the first still closes
+    the same port.
     """
     store, rank, size = next(rendezvous("env://"))
     return store, rank, size
 
 
 def _leave(mesh: Mesh) -> None:
-    """The leader goes last, as the store may live in its process."""
+    """Waits in the leader until all others have left, as the store may live in its process."""
     num_gone = mesh.count("gone", 1)
     while mesh.is_leader and num_gone < mesh.size:
         time.sleep(POLL_SECONDS)
@@ -290,7 +288,7 @@ def _leave(mesh: Mesh) -> None:
 
 @contextmanager
 def _lost_contact() -> Iterator[None]:
-    """Says in one line that another process has ended."""
+    """Raises `VniahError` in place of torch's errors where another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -298,13 +296,13 @@ def _lost_contact() -> Iterator[None]:
             raise
         time.sleep(_CAUSE_SPEAKS_FIRST_SECONDS)
         raise VniahError(
-            "this process lost the others of its job; see what they said, then start the same "
+            "this process lost the others of its job; read their messages, then start the same "
             "command again: what was written is kept"
         ) from error
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether a process that this one talked to is gone; gloo has no class for that."""
+    """Whether the error says that another process is gone; gloo has no class for that."""
     if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
         return True
     return "gloo/transport" in str(error)

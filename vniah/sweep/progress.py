@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+"""Called with (name of the stage, number of steps done, number of all steps)."""
 
 _UNITS = {"sweep": "sample", "encode": "frame", "draw": "s"}
 
 
 class Bars:
-    """A tqdm bar on stderr for the stage that reports; closed when it is full, or by the next one.
+    """A tqdm bar for the current stage; it is closed when it is full or the next stage begins.
 
     Args:
-        is_shown: False for the processes of a job that do not lead it.
+        is_shown: False in the processes of a job that do not lead it.
     """
 
     def __init__(self, is_shown: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A sweep: every sample asked once, one flushed line each, going on where it stopped."""
+"""Runs a sweep: every sample once, with one flushed line for each, and resumes where it stopped."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,23 +56,23 @@ def run_sweep(
     Args:
         model: of any of the three levels of `vniah.protocol`.
         haystack: at least ``grid.max_frames`` frames long.
-        needles: what is inserted and asked.
+        needles: what is inserted, with its questions and answers.
         grid: numbers of frames, and depths or positions.
         output: the run's folder; on a file system that all processes share.
-        task: what is asked: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
+        task: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
         controls: ``"default"`` for those of the task, ``"none"``, or names of
             `vniah.tasks.controls.CONTROLS`.
-        cache: folder for the haystack's embeddings; by default under the user's cache.
-        overwrite: throw away what the folder holds instead of going on.
-        share: ``"tree"`` computes what several samples begin with once, ``"none"`` runs every
-            one by itself; the numbers are the same.
-        attention: the kernel that computes it, by its name in `vniah.options`; ``"auto"`` is
-            the fastest that is right on the model's device.
-        scorer: ``"argmax"`` of the logits at every position of the answer, or ``"generate"``: the
-            text of greedy decoding, with the argmax beside it. Chat models always generate.
-        max_new_tokens: where greedy decoding ends at the latest; as many tokens as the longest
-            accepted answer has are generated in any case.
-        mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default this one alone.
+        cache: folder for the haystack's embeddings; by default one under the user's cache.
+        overwrite: discard what the folder holds instead of resuming the run.
+        share: ``"tree"`` computes common prefixes of samples once, ``"none"`` runs every sample by
+            itself; the numbers are the same.
+        attention: name of the attention kernel, as in `vniah.options`; ``"auto"`` is the fastest
+            that is correct on the model's device.
+        scorer: ``"argmax"`` judges the argmax at every position of the answer, ``"generate"`` the
+            text of greedy decoding, and records the argmax as well. Chat models always generate.
+        max_new_tokens: greedy decoding ends after this many tokens at the latest, but not before it
+            has as many as the longest accepted answer.
+        mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
             several processes on the leader only.
@@ -81,8 +81,8 @@ def run_sweep(
         RunMismatchError: the folder holds a run with other settings.
         HaystackTooShortError: the haystack is shorter than the grid needs.
         InputError: an option is invalid, or the attention kernel does not run here.
-        TaskError: there is no such task, or it gives samples that cannot be asked.
-        CheckError: the forward pass gives other numbers than the model's own.
+        TaskError: there is no such task, or its samples are invalid.
+        CheckError: the forward pass gives other logits than the model's own.
     """
     options = SweepOptions(task, controls, cache, share, attention, scorer, max_new_tokens)
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
@@ -103,7 +103,7 @@ class SweepOptions:
 
 
 class Sweep:
-    """A sweep that is planned, and not run yet.
+    """A planned sweep.
 
     Args:
         model: as `run_sweep`.
@@ -111,15 +111,15 @@ class Sweep:
         needles: as `run_sweep`.
         grid: as `run_sweep`.
         options: how it is run.
-        mesh: the processes of the job; by default this one alone.
+        mesh: the processes of the job; by default only this one.
 
     Attributes:
-        manifest: everything that is needed to make the run again, as JSON values.
-        samples: everything that is asked, controls included.
+        manifest: everything that is needed to repeat the run, as JSON values.
+        samples: all samples, controls included.
 
     Raises:
         InputError: an option is invalid.
-        TaskError: there is no such task, or it gives samples that cannot be asked.
+        TaskError: there is no such task, or its samples are invalid.
     """
 
     def __init__(
@@ -156,11 +156,11 @@ class Sweep:
         self._needles = needles
         self._num_frames = grid.max_frames
         self._options = options
-        self._report: OnProgress = _no_progress
+        self._report: OnProgress = lambda stage, done, total: None
 
     @property
     def default_output(self) -> Path:
-        """A folder for this run, the same for the same settings."""
+        """The folder for this run: the same for the same settings."""
         key = run_key(self.manifest, self._model, controls=self._options.controls)
         return Path("results", f"{slug(self._model.name)}-{self._task.name}-{key}")
 
@@ -172,7 +172,7 @@ class Sweep:
         progress: bool = True,
         on_progress: OnProgress | None = None,
     ) -> Results:
-        """Runs what is missing in the folder, and gives all that it holds; once."""
+        """Runs the samples that the folder lacks, and returns all results; called once."""
         leads = self._mesh.is_leader
         with Bars(progress and on_progress is None and leads) as bars:
             if leads:
@@ -184,27 +184,27 @@ class Sweep:
         if not mesh.is_leader:
             mesh.wait_for("encoded")
         folder = RunFolder(output, self.manifest, overwrite=overwrite)
-        is_wanted = [not folder.has_score(sample.sample_id) for sample in self.samples]
-        if any(is_wanted):
+        is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
+        if any(is_pending):
             self._prepare()
         if mesh.is_leader:
             mesh.announce("encoded")
-        num_batches = engine.plan(self.samples, is_wanted) if any(is_wanted) else 0
+        num_batches = engine.plan(self.samples, is_pending) if any(is_pending) else 0
         environment = {"forward": self._describe()} if num_batches else {}
         if mesh.is_leader and "passes" in environment.get("forward", {}):
-            _LOG.info(_in_words(environment["forward"], len(self.samples), sum(is_wanted)))
-        mesh.barrier()  # all have read the folder as it was
+            _LOG.info(_in_words(environment["forward"], len(self.samples), sum(is_pending)))
+        mesh.barrier()  # all processes have read the folder before anything is written
         if not mesh.is_leader:
             mesh.wait_for("open")
         with _writing(folder, mesh, engine.notes, environment):
-            self._run_batches(folder, num_batches, num_done=len(is_wanted) - sum(is_wanted))
-        mesh.barrier()  # the leader has merged
+            self._run_batches(folder, num_batches, num_done=len(is_pending) - sum(is_pending))
+        mesh.barrier()  # the leader has merged the files of all processes
         if num_batches:
             self._report("sweep", len(self.samples), len(self.samples))
         return folder.results() if mesh.is_leader else load_run(output)
 
     def _prepare(self) -> None:
-        """Makes all pictures ready that samples show."""
+        """Prepares all pictures that samples show."""
         self._engine.prepare(
             self._haystack,
             self._needles,
@@ -214,7 +214,7 @@ class Sweep:
         )
 
     def _describe(self) -> dict[str, Any]:
-        """How the samples are run, for the manifest; tries the model on the way."""
+        """Checks the model, and describes for the manifest how the samples are run."""
         described = dict(self._engine.describe())
         if found := self._engine.check():
             described["check"] = dict(found)
@@ -235,7 +235,7 @@ class Sweep:
 def _writing(
     folder: RunFolder, mesh: Mesh, notes: Sequence[str], environment: Mapping[str, Any]
 ) -> Iterator[None]:
-    """The run's folder, open for the first process of every worker; merged at the end."""
+    """Opens the folder in the first process of every worker; at the end their files are merged."""
     opened: AbstractContextManager[None] = nullcontext()
     if mesh.context_rank == 0:
         opened = folder.open(
@@ -253,7 +253,7 @@ def _writing(
 
 
 def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str:
-    """How the forward pass is run, from its record in the manifest."""
+    """Describes in one line how the forward pass is run, from its record in the manifest."""
     share = record["flops"] / max(1, record["flops_not_shared"])
     why = record.get("not_shared_because")
     place = record.get("keys_and_values_on", "device")
@@ -270,13 +270,9 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
     return "; ".join(parts)
 
 
-def _no_progress(stage: str, done: int, total: int) -> None:
-    pass
-
-
 def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
-    """One line of the results."""
-    asked = SampleResult(
+    """The result of a sample, from its outcome."""
+    result = SampleResult(
         sample_id=sample.sample_id,
         task=task.name,
         cell=sample.cell,
@@ -286,5 +282,5 @@ def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
         fields=sample.fields,
     )
     if isinstance(outcome, str):
-        return replace(asked, error=outcome)
-    return replace(asked, **vars(task.score(sample, outcome)))
+        return replace(result, error=outcome)
+    return replace(result, **vars(task.score(sample, outcome)))

@@ -1,4 +1,4 @@
-"""How many operations per second a device does, measured on the model's own layer."""
+"""Measures how many operations per second a device computes, on the model's own layer."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from vniah.forward.prefill import CHUNK_SIZE
 from vniah.forward.prefix_tree import Cost
 from vniah.protocol import DecoderModel
 
-_MEASURED_SECONDS = 1.0  # for each of both rates
+_MEASURED_SECONDS = 1.0  # for each rate
 
 _MEASURED_KEYS = 16384
 
@@ -30,10 +30,10 @@ class Rates:
     """Operations per second of a device, a multiplication and an addition being two.
 
     Attributes:
-        linear: of the matrices of a layer, with what is done to its rows besides.
-        attention: of a chunk of queries with itself and the keys before it.
-        fetching: bytes per second at which a layer's weights come from host memory, where they lie
-            there.
+        linear: for the matrix products of a layer, with everything but attention.
+        attention: for a chunk of queries that attends to itself and to the keys before it.
+        fetching: bytes per second at which a layer's weights are fetched from host memory; infinite
+            where the weights are on the device.
     """
 
     linear: float
@@ -43,12 +43,12 @@ class Rates:
 
 @torch.inference_mode()
 def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LONG) -> Rates:
-    """The rates of the model's device in the model's dtype, by running some of its work.
+    """Measures the rates of the model's device in the model's dtype.
 
     Args:
-        model: whose first layer is run.
+        model: the model whose first layer is run.
         kernel: computes the attention.
-        num_tokens: length of a sequence, in whose middle lies the chunk that attends.
+        num_tokens: length of a sequence; attention is measured for a chunk in its middle.
     """
     body, weight = model.decoder.model, model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
@@ -56,7 +56,7 @@ def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LON
     rows = weight.new_empty(1, chunk, shape.hidden_size).normal_()
 
     def run_rows(layer: Any) -> Tensor:
-        """All of a layer but attention: what goes with the matrices takes time too."""
+        """All of a layer but attention, as not only the matrix products take time."""
         attention, normed = layer.self_attn, layer.input_layernorm(rows)
         q, _, _ = (part(normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
         between = rows + attention.o_proj(q)
@@ -87,7 +87,7 @@ def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LON
 
 
 def _measure_fetching(body: Any, device: torch.device) -> float:
-    """Bytes per second at which layers come to the device, one after the other."""
+    """Bytes per second at which layers are fetched to the device, one after the other."""
     layers = offloaded(body)
     if layers is None:
         return inf
@@ -101,7 +101,7 @@ def _measure_fetching(body: Any, device: torch.device) -> float:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The median of as many calls as go into the time, after one that warms up."""
+    """The median duration of a call; the calls go on for a fixed time, after one to warm up."""
 
     def clock() -> float:
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Tasks: what is asked in a sweep. One file each; a task of one's own plugs in by its name."""
+"""Tasks make the samples of a sweep and score them; each built-in task is one module."""
 
 from collections.abc import Mapping
 
@@ -17,17 +17,15 @@ def load_task(source: str | Task = "vniah") -> Task:
 
     Args:
         source: one of `TASKS`, ``"package.module:factory"`` for a task of your own, or a task,
-            which is given back as it is.
+            which is returned as it is.
 
     Raises:
-        TaskError: there is no such task, or what the factory returns is none.
+        TaskError: there is no such task, or the factory does not return a task.
     """
     if not isinstance(source, str):
         task: object = source
-    elif source in TASKS:
-        task = call_factory(TASKS[source], {}, TaskError)
-    elif is_factory(source):
-        task = call_factory(source, {}, TaskError)
+    elif source in TASKS or is_factory(source):
+        task = call_factory(TASKS.get(source, source), {}, TaskError)
     else:
         raise TaskError(
             f"there is no task {source!r}; use {', '.join(TASKS)}, or package.module:factory for "

@@ -1,11 +1,11 @@
-"""What a task is: what is asked, and how it is scored.
+"""The interface of tasks. A task makes samples and scores them.
 
 A task turns a grid, needles and a haystack into samples. It knows no model: a sample says which
 frames are shown, as spans of the haystack and pictures of needles, which question is asked, and
-which candidate answers the model is to read. An engine reads each candidate, and the task turns
-what was read into a score.
+which candidate answers the model reads. An engine reads each candidate, and the task turns its
+readings into a score.
 
-A task of one's own is a class with the attributes and methods of `Task`; `load_task` finds it by
+Your own task is a class with the attributes and methods of `Task`; `load_task` finds it by
 ``package.module:factory``.
 """
 
@@ -26,23 +26,23 @@ JSONValue = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One thing asked once.
+    """One question about some frames, with its candidate answers.
 
     Attributes:
-        sample_id: unique in its run and the same whatever else the grid holds. It begins with the
-            number of frames and the depth, ``"-"`` where there is none: ``"600/0.2/red-7"``,
-            ``"600/-/red-7/no-needle"``; without white space.
-        cell: its place on the map; None for samples that have none, such as most controls.
+        sample_id: unique in its run, and independent of what else the grid holds. It begins with
+            the number of frames and the depth, ``"-"`` where there is none: ``"600/0.2/red-7"``,
+            ``"600/-/red-7/no-needle"``. It has no white space.
+        cell: its place on the map; None for samples without one, such as most controls.
         shown: the frames in order, as spans of `vniah.protocol.HAYSTACK` and of
             `vniah.protocol.needle_source`.
-        question: what is asked, verbatim.
+        question: the question, verbatim.
         candidates: the answers that the model reads, each by itself: all accepted answers with
             the main one first, or all options.
         answer: the right answer, for the results; by default the first candidate.
         choices: the options of a multiple-choice question, else None.
         control: None for the test itself; else the name of the control.
         fields: the task's own values, such as ``needle_id``; they become columns of the results.
-            A sample without a cell names its ``num_frames`` here.
+            A sample without a cell has its ``num_frames`` here.
     """
 
     sample_id: str
@@ -58,8 +58,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.sample_id or self.sample_id.split() != [self.sample_id]:
             raise TaskError(
-                f"sample_id {self.sample_id!r} is empty or has white space; use '/' between its "
-                "parts"
+                f"sample_id must have no white space and not be empty, got {self.sample_id!r}; put "
+                "'/' between its parts"
             )
         depth = None if self.cell is None else self.cell.depth
         if not self.sample_id.startswith(start := place_prefix(self.num_frames, depth)):
@@ -74,7 +74,7 @@ class Sample:
 
     @property
     def num_frames(self) -> int | None:
-        """Haystack frames: of its cell, or those that ``fields`` names; else None."""
+        """Number of haystack frames: that of its cell, or the one in ``fields``; else None."""
         if self.cell is not None:
             return self.cell.num_frames
         named = self.fields.get("num_frames")
@@ -83,14 +83,14 @@ class Sample:
 
 @runtime_checkable
 class Task(Protocol):
-    """What is asked in a sweep.
+    """Makes the samples of a sweep, and scores them.
 
     Attributes:
         name: for the manifest and every line of samples.
-        axes: what the two directions of its map are, e.g. ``("num_frames", "depth")``.
+        axes: the names of the two axes of its map, e.g. ``("num_frames", "depth")``.
 
-    An attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says which
-    controls are run by default.
+    An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
+    which controls are run by default.
     """
 
     name: str
@@ -99,40 +99,40 @@ class Task(Protocol):
     def samples(
         self, grid: Grid, needles: NeedleSet, haystack: Haystack | None
     ) -> Iterator[Sample]:
-        """All samples of a grid, without controls, the short ones first.
+        """All samples of a grid without controls, those with few frames first.
 
         Args:
             grid: numbers of frames, and depths or positions.
             needles: the pictures with their questions and answers.
-            haystack: the film; None where nothing is known of it yet, as for ``vniah estimate``.
+            haystack: the video; None where it is not known yet, as for ``vniah estimate``.
         """
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
         """The score of one sample.
 
         Args:
-            sample: one of this task's, or a control made from one.
-            readings: one for each candidate, in the same order; of a chat model one in all.
+            sample: a sample of this task, or a control made from one.
+            readings: one for each candidate, in the same order; for a chat model one in all.
         """
 
 
 def insert_needle(num_frames: int, needle_index: int, needle_id: str) -> tuple[FrameSpan, ...]:
-    """The frames shown: ``num_frames`` of the haystack with the needle inserted among them.
+    """The first ``num_frames`` frames of the haystack, with a needle inserted among them.
 
-    The needle replaces nothing, so there is one frame more than ``num_frames``.
+    The needle replaces no frame, so ``num_frames + 1`` frames are shown.
 
     Args:
         num_frames: haystack frames.
         needle_index: haystack frames before the needle, in ``[0, num_frames]``.
-        needle_id: which needle.
+        needle_id: id of the needle.
     """
-    before, after = _parted(num_frames, needle_index)
+    before, after = _cut(num_frames, needle_index)
     return (*before, FrameSpan(needle_source(needle_id), 0, 1), *after)
 
 
 @lru_cache(maxsize=1 << 12)
-def _parted(num_frames: int, index: int) -> tuple[tuple[FrameSpan, ...], tuple[FrameSpan, ...]]:
-    """The first ``num_frames`` frames of the haystack, cut before one of them."""
+def _cut(num_frames: int, index: int) -> tuple[tuple[FrameSpan, ...], tuple[FrameSpan, ...]]:
+    """The first ``num_frames`` frames of the haystack, cut before the frame ``index``."""
     haystack = haystack_frames(num_frames)
     return haystack[:index].spans, haystack[index:].spans
 
@@ -146,7 +146,7 @@ def require_distinct(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """The samples as a tuple.
 
     Raises:
-        TaskError: there is none, or two have the same ``sample_id``.
+        TaskError: there is no sample, or two samples have the same ``sample_id``.
     """
     found = tuple(samples)
     seen: set[str] = set()

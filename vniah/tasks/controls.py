@@ -1,7 +1,7 @@
-"""Controls: samples that are not the test, but say whether the test can be believed.
+"""Controls are samples outside of the test that show whether its score can be trusted.
 
-A control is made from the samples of any task, so a task of one's own has them as well. Its samples
-are left out of the score and shown in a table of their own.
+They are made from the samples of any task, so your own tasks have them as well. Controls do not
+count in the score; they are shown in a table of their own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,22 +15,22 @@ from vniah.protocol import HAYSTACK, Frames
 from vniah.tasks.base import Sample, Task, require_distinct
 
 Control = Callable[[Iterable[Sample]], Iterator[Sample]]
-"""Called with the samples of a task, gives those of the control."""
+"""Called with the samples of a task; gives the samples of the control."""
 
 
 def no_needle(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Every question on the plain haystack, once at each number of frames.
+    """Every question about the haystack without a needle, once for each number of frames.
 
-    A model that answers right has not read the needle: it knows or guesses the answer, or the
-    haystack gives it away.
+    A model that answers right did not need the needle: it knows or guesses the answer, or the
+    haystack reveals it.
     """
-    asked: set[tuple[object, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     for sample in samples:
         shown = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
         key = (shown, sample.question, sample.candidates)
-        if key in asked:
+        if key in seen:
             continue
-        asked.add(key)
+        seen.add(key)
         needle_id = sample.fields.get("needle_id", "-")
         yield replace(
             sample,
@@ -45,25 +45,25 @@ def no_needle(samples: Iterable[Sample]) -> Iterator[Sample]:
 CONTROLS: Mapping[str, Control] = {"no-needle": no_needle}
 
 
-def choose_controls(task: object, asked: str | Sequence[str]) -> tuple[str, ...]:
-    """The controls of a run.
+def choose_controls(task: object, controls: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the controls of a run.
 
     Args:
-        task: what is asked; its ``controls`` are the default ones.
-        asked: ``"default"``, ``"none"``, or names of `CONTROLS`.
+        task: its attribute ``controls``, if it has one, names the default controls.
+        controls: ``"default"``, ``"none"``, or names of `CONTROLS`.
 
     Raises:
         InputError: there is no control of that name.
     """
-    if isinstance(asked, str):
-        if asked == "default":
+    if isinstance(controls, str):
+        if controls == "default":
             return tuple(getattr(task, "controls", ()))
-        asked = () if asked == "none" else asked.split(",")
-    if unknown := [name for name in asked if name not in CONTROLS]:
+        controls = () if controls == "none" else controls.split(",")
+    if unknown := [name for name in controls if name not in CONTROLS]:
         raise InputError(
             f"there is no control {unknown[0]!r}; use none, default or {', '.join(CONTROLS)}"
         )
-    return tuple(asked)
+    return tuple(controls)
 
 
 def plan_samples(
@@ -73,13 +73,13 @@ def plan_samples(
     haystack: Haystack | None,
     controls: str | Sequence[str] = "default",
 ) -> tuple[Sample, ...]:
-    """Everything that a run asks: the samples of a task, then those of its controls.
+    """All samples of a run: those of a task, then those of its controls.
 
     Args:
-        task: what is asked.
+        task: makes the samples.
         grid: numbers of frames, and depths or positions.
         needles: the pictures with their questions and answers.
-        haystack: the film, if it is known.
+        haystack: the video, if it is known.
         controls: as `choose_controls`.
 
     Raises:
@@ -87,6 +87,6 @@ def plan_samples(
         InputError: there is no control of that name.
     """
     names = choose_controls(task, controls)
-    asked = tuple(task.samples(grid, needles, haystack))
-    more = [sample for name in names for sample in CONTROLS[name](asked)]
-    return require_distinct((*asked, *more))
+    samples = tuple(task.samples(grid, needles, haystack))
+    more = [sample for name in names for sample in CONTROLS[name](samples)]
+    return require_distinct((*samples, *more))

@@ -13,7 +13,7 @@ from vniah.tasks.base import Sample, insert_needle
 
 
 class VisualNeedle:
-    """The task ``vniah``: every needle in every cell, right if the argmax gives its answer."""
+    """The task ``vniah``: every needle in every cell."""
 
     name = "vniah"
     axes = ("num_frames", "depth")
@@ -37,5 +37,5 @@ class VisualNeedle:
                 )
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
-        """As `vniah.tasks.base.Task.score`: right if one of the accepted answers is."""
+        """As `vniah.tasks.base.Task.score`: right if the model gives an accepted answer."""
         return score_accepted(sample.candidates, readings, sample.choices)
