@@ -271,7 +271,7 @@ def test_trunk_that_is_only_gone_on_from_is_not_decoded():
     (of_trunk,) = [batch for batch in engine._batches if batch.branch is None]
     (behind,) = [batch for batch in engine._batches if batch.branch is not None]
     assert [len(rows.generated) for rows in engine._run(behind)] == [3]
-    assert {rows.generated for rows in engine._latest.result.readings} == {None}
+    assert {rows.generated for rows in engine._latest.result.read} == {None}
     assert [len(rows.generated) for rows in engine._run(of_trunk)] == [3, 3]
 
 

@@ -586,4 +586,5 @@ def test_commands_run_on_a_siglip_checkpoint(tmp_path, image_folder, capsys):
     assert manifest["model"]["newline_position"] == "one_token"
     assert manifest["model"]["tokens_per_frame"] == 9
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) % 6 == 0 and not any(sample["error"] for sample in samples)
+    assert {sample["control"] for sample in samples} == {None, "no-needle"}
+    assert not any(sample["error"] for sample in samples)

@@ -273,9 +273,9 @@ class Runs:
     """In place of a `FrameStore`: pieces of up to two frames, whatever they belong to."""
 
     def read_runs(self, frames, *, part=None):
-        rows = torch.cat([*RandomFrames().read_runs(frames)])
+        rows = [*RandomFrames().read_runs(frames)]
         for start in range(0, len(rows), 2):
-            yield rows[start : start + 2]
+            yield torch.cat(rows[start : start + 2])
 
 
 @pytest.mark.parametrize("store", [RandomFrames(), Runs()])
@@ -307,15 +307,15 @@ class OneByOne(InSpans):
         return TokenSequence(sequence.segments, sequence.answer_ids)
 
 
-@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
-def test_what_is_composed_in_spans_and_frame_by_frame_gives_the_same_bits(max_leaf_tokens):
+@pytest.mark.parametrize("max_suffix_tokens", [0, 512])
+def test_what_is_composed_in_spans_and_frame_by_frame_gives_the_same_bits(max_suffix_tokens):
     decoder = build_decoder("qwen2")
     found = []
     for model in (InSpans(decoder), OneByOne(decoder)):
         sequences = sweep_of(model)
-        plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+        plan = make_plan(model, sequences, max_suffix_tokens=max_suffix_tokens)
         assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
-        found.append((plan.cost, run(model, sequences, plan, tile_size=10)))
+        found.append((plan.cost, run(model, sequences, plan, chunk_size=10)))
     (cost, logits), (other_cost, others) = found
     assert cost == other_cost
     assert all(torch.equal(one, other) for one, other in zip(logits, others, strict=True))
@@ -327,18 +327,18 @@ def test_both_ways_to_compose_share_in_one_tree():
     decoder = build_decoder("qwen2")
     sequences = [ask(kind(decoder), n, ("a", 2)) for n in (4, 9) for kind in (InSpans, OneByOne)]
     (root,) = make_plan(InSpans(decoder), sequences).branches
-    assert [leaf.sequences for leaf in root.leaves] == [(0, 1), (2, 3)]
+    assert [suffix.sequences for suffix in root.suffixes] == [(0, 1), (2, 3)]
 
 
 class Promises(DecoderStandIn):
     has_causal_positions = True
 
 
-@pytest.mark.parametrize("max_leaf_tokens", [0, 512])
-def test_broken_promise_about_positions_ends_the_run(max_leaf_tokens):
+@pytest.mark.parametrize("max_suffix_tokens", [0, 512])
+def test_broken_promise_about_positions_ends_the_run(max_suffix_tokens):
     model = Promises(build_decoder("qwen2"), reversed_positions)
     sequences = sweep_of(model)
-    plan = make_plan(model, sequences, max_leaf_tokens=max_leaf_tokens)
+    plan = make_plan(model, sequences, max_suffix_tokens=max_suffix_tokens)
     assert plan.note is None
     with pytest.raises(ModelError, match=r"position ids depend on what follows: those of token 0"):
         run(model, sequences, plan)

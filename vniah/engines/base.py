@@ -285,6 +285,11 @@ def repeat_pictures(needles: NeedleSet) -> RepeatedPictures:
     return RepeatedPictures(f"pictures-of-{needles.name}", pictures, needles.sha256)
 
 
+def trial_directory(cache: Path | None) -> Path | None:
+    """Where embeddings of trial pictures lie in a folder that is for those of a haystack."""
+    return None if cache is None else cache / "trial"
+
+
 def trial_sample(needle: Needle, *, num_frames: int, needle_index: int | None) -> Sample:
     """A short sample to try a model on; without a needle where ``needle_index`` is None."""
     if needle_index is None:

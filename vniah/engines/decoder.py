@@ -22,6 +22,7 @@ from vniah.engines.base import (
     put_into_words,
     read_candidate,
     repeat_pictures,
+    trial_directory,
 )
 from vniah.engines.equivalence import (
     NUM_TRIAL_FRAMES,
@@ -196,7 +197,9 @@ class DecoderEngine:
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
         """As `vniah.engines.base.Engine.examine`: the forward pass against the model's own."""
-        self.prepare(repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=cache)
+        self.prepare(
+            repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=trial_directory(cache)
+        )
         on_prepared()
         assert self._frames is not None
         sequences = trial_sequences(self._model, needles, NUM_TRIAL_FRAMES)

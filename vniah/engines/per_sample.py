@@ -25,6 +25,7 @@ from vniah.engines.base import (
     read_candidate,
     repeat_pictures,
     require_logits,
+    trial_directory,
     trial_sample,
     try_sample,
 )
@@ -106,7 +107,7 @@ class PerSampleEngine(_OneByOne):
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
         """As `vniah.engines.base.Engine.examine`: there is nothing to compare."""
-        self.prepare(repeat_pictures(needles), needles, _TRIAL_FRAMES, cache=cache)
+        self.prepare(repeat_pictures(needles), needles, _TRIAL_FRAMES, cache=trial_directory(cache))
         on_prepared()
         first = next(iter(needles))
         reading = self._read(trial_sample(first, num_frames=_TRIAL_FRAMES, needle_index=2))[0]

@@ -11,6 +11,7 @@ A task of one's own is a class with the attributes and methods of `Task`; `load_
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from vniah.errors import TaskError
@@ -125,9 +126,15 @@ def insert_needle(num_frames: int, needle_index: int, needle_id: str) -> tuple[F
         needle_index: haystack frames before the needle, in ``[0, num_frames]``.
         needle_id: which needle.
     """
+    before, after = _parted(num_frames, needle_index)
+    return (*before, FrameSpan(needle_source(needle_id), 0, 1), *after)
+
+
+@lru_cache(maxsize=1 << 12)
+def _parted(num_frames: int, index: int) -> tuple[tuple[FrameSpan, ...], tuple[FrameSpan, ...]]:
+    """The first ``num_frames`` frames of the haystack, cut before one of them."""
     haystack = haystack_frames(num_frames)
-    needle = FrameSpan(needle_source(needle_id), 0, 1)
-    return (*haystack[:needle_index].spans, needle, *haystack[needle_index:].spans)
+    return haystack[:index].spans, haystack[index:].spans
 
 
 def haystack_frames(num_frames: int) -> Frames:
