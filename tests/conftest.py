@@ -18,7 +18,6 @@ import pytest  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from PIL import Image  # noqa: E402
 
-
 # Files whose tests start several processes each. Two of them at once would fight for the cores.
 PROCESSES = ("test_jobs", "test_mesh", "test_ring", "test_run_folder")
 
