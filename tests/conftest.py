@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 # Tensors are small here, and several threads spend more time on one another than on them. torch
 # reads this when it is imported; processes that tests start inherit it.
@@ -17,26 +18,27 @@ import pytest  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from PIL import Image  # noqa: E402
 
+# Files whose tests start several processes each. Two of them at once would fight for the cores.
+PROCESSES = ("test_jobs", "test_mesh", "test_ring", "test_run_folder")
 
-@pytest.hookimpl(tryfirst=True)
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `pytest -n 2` a worker runs whole files, whose tests share fixtures."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "processes" if Path(file).stem in PROCESSES else file
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says what `pytest -n 2` runs in one worker, and puts first what takes longest.
-
-    A file's tests share its fixtures, so they stay together. Tests that start several processes
-    are one group: two of them at once would fight for the cores.
-    """
-    groups = {}
-    for item in items:
-        name = "processes" if item.get_closest_marker("distributed") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-
-    def is_late(name: str) -> int:
-        if name == "processes":
-            return 0
-        return 1 if any(item.get_closest_marker("slow") for item in groups[name]) else 2
-
-    items[:] = [item for name in sorted(groups, key=is_late) for item in groups[name]]
+    """Puts first what takes longest: one worker should not end long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.stem not in PROCESSES, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)

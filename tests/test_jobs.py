@@ -472,8 +472,20 @@ def test_user_error_of_a_job_is_said_by_every_rank(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+# It loads faster than the tiny checkpoint.
+LIGHT = """
+class Model:
+    name, revision, frame_shape = "light", "1", (1, 2)
+    def encode_frames(self, frames): ...
+    def compose(self, frames, question, answer): ...
+    def answer_logits(self, sequence, embeds): ...
+"""
+
+
 @pytest.mark.slow
 def test_user_error_of_a_job_is_one_line(command, tmp_path):
+    (tmp_path / "light.py").write_text(LIGHT)
+    command[command.index("holding:load")] = "light:Model"
     job = Torchrun(2, [*command, "--haystack", "/nowhere.mp4", "--output", "out"])
     out, err = job.end()
     assert job.process.returncode != 0

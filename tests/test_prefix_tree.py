@@ -13,8 +13,8 @@ from vniah.forward.prefix_tree import (
     build_tree,
     by_themselves,
     cost_of,
-    leading,
 )
+from vniah.forward.segment_parts import leading
 from vniah.protocol import FrameSpan, TextSegment, TokenSequence
 
 LETTERS = "abcd"

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from vniah.errors import ModelError
 from vniah.forward.attention import Kernel, KeyBlock, attend
@@ -119,6 +118,8 @@ def prefill(
         for chunk in chunks:
             attention = _ChunkAttention(keys, chunk, kernel, ring, whole, attends)
             _run(body.layers[index], index, rows, attention)
+
+    from transformers import AttentionInterface  # takes seconds, and not every model has layers
 
     AttentionInterface.register(_ATTENTION_NAME, _attention)
     with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME):

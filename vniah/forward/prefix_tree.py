@@ -19,38 +19,17 @@ Pure: no tensors, and nothing of what the segments are but that they compare by 
 prefix caching (Zheng et al. 2023, "SGLang", section 3), made exact over a list known beforehand.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import accumulate
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+
+from vniah.forward.segment_parts import Parts, num_parts_of
 
 # Up to as many tokens are a suffix, if few of them are computed more than once for it.
 MAX_SUFFIX_TOKENS = 512
 _MAX_REPEATED_TOKENS = 128
 _NUM_RANKED = 4  # segments by whose length sequences are put in order
-
-
-@runtime_checkable
-class Divisible(Protocol):
-    """A segment that is made of parts, between which it can be cut; any other is one part."""
-
-    def num_parts(self) -> int:
-        """How many parts it has, at least one."""
-
-    def part(self, index: int) -> Hashable:
-        """One of them; equal ones are equal, whichever segment they are of."""
-
-    def cut(self, start: int, stop: int) -> tuple[Hashable, ...]:
-        """Segments that are made of its parts ``start`` to ``stop - 1``."""
-
-    def runs_along(self, index: int, other: Any, other_index: int) -> bool:
-        """Whether its parts from ``index`` on are another's, as far as both have any.
-
-        False where that is not known; then the parts are compared.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +232,7 @@ def build_tree(
     for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
         path = paths[order]
         assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
-        tree.insert(_Parts(tuple(filter(size, path.body))), path.tail, order)
+        tree.insert(Parts(tuple(filter(size, path.body))), path.tail, order)
     root = tree.sum_up()
     names = indices or range(len(paths))
     branches = [_branch(child, size, names) for child in root.below if not child.is_suffix]
@@ -263,131 +242,7 @@ def build_tree(
 
 def _rank(segments: Sequence[Hashable]) -> tuple[int, ...]:
     """Brings to the front what begins with segments of many parts, and what has many segments."""
-    return *(-_num_parts(segment) for segment in segments[:_NUM_RANKED]), -len(segments)
-
-
-def leading(
-    segments: Sequence[Hashable], num_tokens: int, size: Callable[[Hashable], int]
-) -> tuple[Hashable, ...]:
-    """What some segments begin with, ``num_tokens`` in all; they end between two parts."""
-    found: list[Hashable] = []
-    missing = num_tokens
-    for segment in segments:
-        if size(segment) > missing:
-            num_parts = range(segment.num_parts() if isinstance(segment, Divisible) else 1)
-            last = bisect_right(num_parts, missing, key=lambda n: _tokens_of(segment, n, size)) - 1
-            found += _cut(segment, 0, last)
-            missing -= _tokens_of(segment, last, size)
-            break
-        found.append(segment)
-        missing -= size(segment)
-    assert missing == 0, "these tokens end inside of a part"
-    return tuple(found)
-
-
-class _Parts:
-    """Some segments, counted in parts.
-
-    Attributes:
-        segments: as given.
-        stops: for each, how many parts there are up to its end.
-    """
-
-    __slots__ = ("segments", "stops")
-
-    def __init__(self, segments: tuple[Hashable, ...]) -> None:
-        self.segments = segments
-        self.stops = list(accumulate(map(_num_parts, segments)))
-
-    def __len__(self) -> int:
-        return self.stops[-1] if self.stops else 0
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether each segment is one part."""
-        return len(self) == len(self.segments)
-
-    def place(self, index: int) -> tuple[int, int]:
-        """Which segment a part is in, and which of its parts it is."""
-        number = bisect_right(self.stops, index)
-        return number, index - (self.stops[number - 1] if number else 0)
-
-    def part(self, index: int) -> Hashable:
-        """One of all parts."""
-        number, inside = self.place(index)
-        return _part(self.segments[number], inside)
-
-    def cut(self, start: int, stop: int) -> tuple[Hashable, ...]:
-        """Segments that are made of the parts ``start`` to ``stop - 1``."""
-        if self.is_plain:
-            return self.segments[start:stop]
-        found: list[Hashable] = []
-        number, inside = self.place(start)
-        while start < stop:
-            end = min(stop, self.stops[number])
-            found += _cut(self.segments[number], inside, inside + end - start)
-            start, inside, number = end, 0, number + 1
-        return tuple(found)
-
-    def num_common(self, other: "_Parts", start: int) -> int:
-        """How many of its first parts are those of another from ``start`` on."""
-        most = min(len(self), len(other) - start)
-        if self.is_plain and other.is_plain:
-            for index in range(most):
-                one, two = self.segments[index], other.segments[start + index]
-                if one is not two and one != two:
-                    return index
-            return most
-        count = number = index = 0
-        other_number, other_index = other.place(start)
-        while count < most:
-            left, other_left = self.stops[number] - count, other.stops[other_number] - start - count
-            one, two = self.segments[number], other.segments[other_number]
-            num_alike = min(left, other_left)
-            if index != other_index or one is not two:
-                num_alike = _num_alike(one, index, two, other_index, num_alike)
-                if not num_alike:
-                    break
-            count += num_alike
-            number, index = (number + 1, 0) if num_alike == left else (number, index + num_alike)
-            is_done = num_alike == other_left
-            other_number, other_index = (
-                (other_number + 1, 0) if is_done else (other_number, other_index + num_alike)
-            )
-        return count
-
-
-@cache
-def _is_divisible(kind: type) -> bool:
-    return issubclass(kind, Divisible)
-
-
-def _num_parts(segment: Any) -> int:
-    return segment.num_parts() if _is_divisible(segment.__class__) else 1
-
-
-def _part(segment: Any, index: int) -> Hashable:
-    part: Hashable = segment.part(index) if _is_divisible(segment.__class__) else segment
-    return part
-
-
-def _cut(segment: Any, start: int, stop: int) -> tuple[Hashable, ...]:
-    """Segments that are made of a segment's parts ``start`` to ``stop - 1``."""
-    if stop - start == _num_parts(segment):
-        return (segment,)
-    return tuple(segment.cut(start, stop)) if start < stop else ()
-
-
-def _tokens_of(segment: Hashable, num_parts: int, size: Callable[[Hashable], int]) -> int:
-    """Tokens of its first parts."""
-    return sum(map(size, _cut(segment, 0, num_parts)))
-
-
-def _num_alike(one: Any, index: int, other: Any, other_index: int, most: int) -> int:
-    """How many parts two segments surely have in common from two of their parts on."""
-    if most > 1 and one.runs_along(index, other, other_index):
-        return most
-    return int(_part(one, index) == _part(other, other_index))
+    return *(-num_parts_of(segment) for segment in segments[:_NUM_RANKED]), -len(segments)
 
 
 _Ends = dict[tuple[Hashable, ...], list[int]]
@@ -403,7 +258,7 @@ class _Track:
         nodes: where something ends or goes on otherwise, in the order of the parts.
     """
 
-    parts: _Parts
+    parts: Parts
     base: "_Node | None"
     nodes: "list[_Node]" = field(default_factory=list)
 
@@ -475,17 +330,17 @@ class _Tree:
     def __init__(self, size: Callable[[Hashable], int], max_suffix_tokens: int) -> None:
         self._size = size
         self._max_suffix_tokens = max_suffix_tokens
-        self._tracks = [_Track(_Parts(()), None)]  # each behind the one that it hangs from
+        self._tracks = [_Track(Parts(()), None)]  # each behind the one that it hangs from
         self._root = self._node_at(self._tracks[0], 0)
 
-    def insert(self, body: _Parts, tail: tuple[Hashable, ...], order: int) -> None:
+    def insert(self, body: Parts, tail: tuple[Hashable, ...], order: int) -> None:
         """Takes in the sequence that appeared as number ``order``."""
         node, position = self._root, 0
         while position < len(body):
             part = body.part(position)
             track = node.tracks.get(part) if node.tracks else None
             if track is None:
-                rest = _Parts(body.cut(position, len(body))) if position else body
+                rest = Parts(body.cut(position, len(body))) if position else body
                 node.tracks = node.tracks or {}
                 track = node.tracks[part] = _Track(rest, node)
                 self._tracks.append(track)

@@ -23,8 +23,9 @@ from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, KVLocation, Span
 from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_of_memory
 from vniah.forward.prefill import prefill
-from vniah.forward.prefix_tree import Branch, Suffix, leading
+from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
+from vniah.forward.segment_parts import leading
 from vniah.forward.suffixes import SuffixRows
 
 
