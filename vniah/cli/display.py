@@ -171,13 +171,17 @@ def format_estimate(found: "Estimate") -> str:
         f"tokens, {found.tokens_per_frame:g} per frame",
         "",
         f"memory{per_rank}",
-        *(f"  {name:<34}{_scaled(value, 'B'):>10}" for name, value in rows),
+        *_indented([(name, _scaled(value, "B")) for name, value in rows]),
         *([] if memory.fits else ["  it does not fit: measure fewer frames"]),
         "",
         f"work{per_rank}",
-        f"  {'':<24}{'passes':>8}{'tokens':>14}{'linear':>14}{'attention':>14}{'at least':>10}",
-        _work_line("common prefixes once", found.shared),
-        _work_line("every one by itself", found.alone),
+        *_indented(
+            [
+                ("", "passes", "tokens", "linear", "attention", "at least"),
+                _work_row("common prefixes once", found.shared),
+                _work_row("every one by itself", found.alone),
+            ]
+        ),
         f"  sharing saves a factor of {found.alone.flops.total / found.shared.flops.total:.2f} in "
         f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
         f"  at {_scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
@@ -201,13 +205,21 @@ def _about_fetching(found: "Estimate") -> list[str]:
     ]
 
 
-def _work_line(name: str, work: "Work") -> str:
-    linear, attention = (
-        _scaled(flops, "FLOP") for flops in (work.flops.linear, work.flops.attention)
-    )
+def _indented(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table whose first column is a name, indented."""
+    widest = max(len(row[0]) for row in rows)
+    named = [(row[0].ljust(widest), *row[1:]) for row in rows]
+    return [f"  {line}" for line in format_columns(named).splitlines()]
+
+
+def _work_row(name: str, work: "Work") -> tuple[str, ...]:
+    flops = (work.flops.linear, work.flops.attention)
     return (
-        f"  {name:<24}{work.num_passes:>8,}{work.num_tokens:>14,}{linear:>14}{attention:>14}"
-        f"{_duration(work.seconds):>10}"
+        name,
+        f"{work.num_passes:,}",
+        f"{work.num_tokens:,}",
+        *(_scaled(value, "FLOP") for value in flops),
+        _duration(work.seconds),
     )
 
 
@@ -226,7 +238,9 @@ def _scaled(value: float, unit: str) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 3.6e6 else f"{seconds / 3600:,.0f} h"
 
 
 @contextmanager
