@@ -34,7 +34,7 @@ from vniah.tasks.base import Sample, haystack_frames, insert_needle
 Outcome = tuple[Reading, ...] | str
 """A reading for each candidate of a sample (one in all for a chat model), or why there is none."""
 
-OnProgress = Callable[[int, int], None]
+OnFramesReady = Callable[[int, int], None]
 """Called with (number of prepared frames, number of all frames)."""
 
 ARGMAX = "argmax at every position of the answer span"
@@ -101,7 +101,7 @@ class Engine(Protocol):
         num_frames: int,
         *,
         cache: Path | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> None:
         """Prepares all pictures that samples show; called first.
 
@@ -170,7 +170,7 @@ class Pictures(Generic[Picture]):
         encode: Callable[[np.ndarray], Picture],
         *,
         notes: list[str],
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> "Pictures[Picture]":
         """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``."""
         frames: list[Picture] = []

@@ -16,7 +16,7 @@ from vniah.engines.base import (
     GENERATED,
     CheckReport,
     EngineOptions,
-    OnProgress,
+    OnFramesReady,
     Outcome,
     decode_by_passes,
     put_into_words,
@@ -118,7 +118,7 @@ class DecoderEngine:
         num_frames: int,
         *,
         cache: Path | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
         self._needles = needles

@@ -15,7 +15,7 @@ from vniah.engines.base import (
     ARGMAX,
     GENERATED,
     CheckReport,
-    OnProgress,
+    OnFramesReady,
     Outcome,
     Pictures,
     decode_by_passes,
@@ -93,7 +93,7 @@ class PerSampleEngine(_OneByOne):
         num_frames: int,
         *,
         cache: Path | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
         self._frames = EncodedFrames.of(
@@ -166,7 +166,7 @@ class ChatEngine(_OneByOne):
         num_frames: int,
         *,
         cache: Path | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: decodes all frames."""
         self._pictures = Pictures.of(

@@ -16,7 +16,7 @@ from typing import Any
 from vniah.engines.base import (
     GENERATED,
     CheckReport,
-    OnProgress,
+    OnFramesReady,
     Outcome,
     Pictures,
     repeat_pictures,
@@ -138,7 +138,7 @@ class ServerEngine:
         num_frames: int,
         *,
         cache: Path | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes every picture as it is sent."""
         self._needles = needles
