@@ -41,7 +41,7 @@ ARGMAX = "argmax at every position of the answer span"
 GENERATED = "generated text"
 """The criteria by which an answer is right, as the manifest names them."""
 
-Picture = TypeVar("Picture")
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Pictures(Generic[Picture]):
+class Pictures(Generic[Shown]):
     """All pictures that samples show, in memory, for models that answer in words.
 
     Attributes:
@@ -158,8 +158,8 @@ class Pictures(Generic[Picture]):
         needles: the picture of each needle, by its source.
     """
 
-    haystack: Sequence[Picture]
-    needles: Mapping[str, Picture]
+    haystack: Sequence[Shown]
+    needles: Mapping[str, Shown]
 
     @classmethod
     def of(
@@ -167,13 +167,13 @@ class Pictures(Generic[Picture]):
         haystack: AnyHaystack,
         needles: NeedleSet,
         num_frames: int,
-        encode: Callable[[np.ndarray], Picture],
+        encode: Callable[[np.ndarray], Shown],
         *,
         notes: list[str],
         on_progress: OnFramesReady | None = None,
-    ) -> "Pictures[Picture]":
+    ) -> "Pictures[Shown]":
         """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``."""
-        frames: list[Picture] = []
+        frames: list[Shown] = []
         for frame in haystack.frames(stop=num_frames, on_damage=notes.append):
             frames.append(encode(frame.image))
             if on_progress is not None:
@@ -181,9 +181,9 @@ class Pictures(Generic[Picture]):
         pictures = {needle_source(n.needle_id): encode(np.array(n.image)) for n in needles}
         return cls(frames, pictures)
 
-    def show(self, spans: Sequence[FrameSpan]) -> list[Picture]:
+    def show(self, spans: Sequence[FrameSpan]) -> list[Shown]:
         """The pictures of some spans, in order."""
-        shown: list[Picture] = []
+        shown: list[Shown] = []
         for span in spans:
             if span.source == HAYSTACK:
                 shown += self.haystack[span.start : span.stop]

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
-from vniah.forward.segment_parts import Parts, num_parts_of
+from vniah.forward.segment_parts import SegmentParts, num_parts_of
 
 # Up to as many tokens are a suffix, if few of them are computed more than once for it.
 MAX_SUFFIX_TOKENS = 512
@@ -232,7 +232,7 @@ def build_tree(
     for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
         path = paths[order]
         assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
-        tree.insert(Parts(tuple(filter(size, path.body))), path.tail, order)
+        tree.insert(SegmentParts(tuple(filter(size, path.body))), path.tail, order)
     root = tree.sum_up()
     names = indices or range(len(paths))
     branches = [_branch(child, size, names) for child in root.below if not child.is_suffix]
@@ -258,7 +258,7 @@ class _Track:
         nodes: where something ends or goes on otherwise, in the order of the parts.
     """
 
-    parts: Parts
+    parts: SegmentParts
     base: "_Node | None"
     nodes: "list[_Node]" = field(default_factory=list)
 
@@ -330,17 +330,17 @@ class _Tree:
     def __init__(self, size: Callable[[Hashable], int], max_suffix_tokens: int) -> None:
         self._size = size
         self._max_suffix_tokens = max_suffix_tokens
-        self._tracks = [_Track(Parts(()), None)]  # each behind the one that it hangs from
+        self._tracks = [_Track(SegmentParts(()), None)]  # each behind the one that it hangs from
         self._root = self._node_at(self._tracks[0], 0)
 
-    def insert(self, body: Parts, tail: tuple[Hashable, ...], order: int) -> None:
+    def insert(self, body: SegmentParts, tail: tuple[Hashable, ...], order: int) -> None:
         """Takes in the sequence that appeared as number ``order``."""
         node, position = self._root, 0
         while position < len(body):
             part = body.part(position)
             track = node.tracks.get(part) if node.tracks else None
             if track is None:
-                rest = Parts(body.cut(position, len(body))) if position else body
+                rest = SegmentParts(body.cut(position, len(body))) if position else body
                 node.tracks = node.tracks or {}
                 track = node.tracks[part] = _Track(rest, node)
                 self._tracks.append(track)

@@ -51,7 +51,7 @@ def leading(
     return tuple(found)
 
 
-class Parts:
+class SegmentParts:
     """Some segments, counted in parts.
 
     Attributes:
@@ -95,7 +95,7 @@ class Parts:
             start, inside, number = end, 0, number + 1
         return tuple(found)
 
-    def num_common(self, other: "Parts", start: int) -> int:
+    def num_common(self, other: "SegmentParts", start: int) -> int:
         """How many of its first parts are those of another from ``start`` on."""
         most = min(len(self), len(other) - start)
         if self.is_plain and other.is_plain:

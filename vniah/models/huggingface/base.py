@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vniah.errors import InputError, ModelError
 from vniah.models.checkpoints import reported
 from vniah.models.families import FAMILIES, LLAVA_TYPES
-from vniah.models.huggingface.folder import Parts, read_parts
+from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.rope import override_rope, rope_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
@@ -48,7 +48,7 @@ class TransformersModel:
     template_token: ClassVar[str]
     is_video: ClassVar[bool] = True
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: FamilyParts) -> None:
         self.name = parts.name
         self.revision = parts.revision
         self._model = parts.model
@@ -251,7 +251,7 @@ class TransformersDecoderModel(TransformersModel):
 
     has_causal_positions = True
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: FamilyParts) -> None:
         self.decoder: Any = SimpleNamespace(
             model=self.find_body(parts.model), lm_head=parts.model.lm_head
         )

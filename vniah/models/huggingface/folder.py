@@ -34,7 +34,7 @@ _DECODER_LAYER = re.compile(
 
 
 @dataclass(frozen=True)
-class Parts:
+class FamilyParts:
     """What was read from a checkpoint folder.
 
     Attributes:
@@ -68,7 +68,7 @@ def read_parts(
     *,
     class_name: str,
     find_body: Callable[[Any], Any],
-) -> Parts:
+) -> FamilyParts:
     """Everything that a checkpoint folder holds, with the weights where they are to be.
 
     Args:
@@ -94,7 +94,7 @@ def read_parts(
         image_processor = _load_image_processor(folder)
     model = _load_weights(folder, class_name, torch_dtype(options))
     _place_weights(model, find_body(model), options)
-    return Parts(
+    return FamilyParts(
         name=name,
         revision=revision or fingerprint(folder),
         model=model,

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.models.huggingface.base import TransformersDecoderModel
-from vniah.models.huggingface.folder import Parts
+from vniah.models.huggingface.folder import FamilyParts
 from vniah.models.padding import pad_to_square
 from vniah.models.vocabulary import append_rows
 
@@ -67,7 +67,7 @@ class LlavaOnevision(TransformersDecoderModel):
     model_class = "LlavaOnevisionForConditionalGeneration"
     placeholder = template_token = "<video>"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: FamilyParts) -> None:
         super().__init__(parts)
         body = self.decoder.model
         self._newline_id = body.embed_tokens.num_embeddings

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vniah.protocol import FrameSpan, Piece, TokenSequence
 
-Rows = NDArray[np.int64]
+PositionRows = NDArray[np.int64]
 
 
 def frames_as_images(sequence: TokenSequence, grid: tuple[int, int]) -> Tensor:
@@ -24,7 +24,7 @@ def frames_as_images(sequence: TokenSequence, grid: tuple[int, int]) -> Tensor:
         sequence: what is read.
         grid: rows and columns of a frame.
     """
-    blocks: list[Rows] = []
+    blocks: list[PositionRows] = []
     position = 0
     for piece in sequence.input_pieces:
         if isinstance(piece, FrameSpan):
@@ -54,7 +54,7 @@ def frames_as_video(sequence: TokenSequence, grid: tuple[int, int], *, interval:
         grid: rows and columns of a frame.
         interval: positions from one frame to the next.
     """
-    blocks: list[Rows] = []
+    blocks: list[PositionRows] = []
     position = begin = number = 0
     was_frame = False
     for piece in _without_text_around(sequence):
@@ -83,12 +83,12 @@ def _without_text_around(sequence: TokenSequence) -> Iterator[Piece]:
             yield piece
 
 
-def _text(position: int, num_tokens: int) -> Rows:
+def _text(position: int, num_tokens: int) -> PositionRows:
     """Positions of text, ``[3, num_tokens]``."""
     return np.tile(np.arange(position, position + num_tokens, dtype=np.int64), (3, 1))
 
 
-def _frame(grid: tuple[int, int]) -> Rows:
+def _frame(grid: tuple[int, int]) -> PositionRows:
     """Positions of a frame's rows from where it begins, ``[3, rows x columns]``."""
     rows, columns = np.indices(grid).reshape(2, -1)
     return np.stack([np.zeros_like(rows), rows, columns]).astype(np.int64)

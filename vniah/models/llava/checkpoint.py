@@ -85,7 +85,7 @@ _DECODER_FOREIGN_PREFIXES = (
 
 
 @dataclass(frozen=True)
-class Parts:
+class CheckpointParts:
     """The modules of a checkpoint.
 
     Attributes:
@@ -103,7 +103,7 @@ class Parts:
     layout: FrameLayout
 
 
-def build_parts(raw: Mapping[str, Any], folder: Path) -> Parts:
+def build_parts(raw: Mapping[str, Any], folder: Path) -> CheckpointParts:
     """The modules that a config.json describes, on the meta device: without weights."""
     config_class, model_class, _ = _DECODERS[llava_type(raw) or raw["model_type"]]
     with _reported(folder):
@@ -116,10 +116,12 @@ def build_parts(raw: Mapping[str, Any], folder: Path) -> Parts:
         newline = nn.ParameterDict()
         if layout.has_newline:
             newline["row"] = nn.Parameter(torch.empty(width))
-    return Parts(decoder, tower, projector, newline, layout)
+    return CheckpointParts(decoder, tower, projector, newline, layout)
 
 
-def load_parts(parts: Parts, raw: Mapping[str, Any], folder: Path, options: LoadOptions) -> None:
+def load_parts(
+    parts: CheckpointParts, raw: Mapping[str, Any], folder: Path, options: LoadOptions
+) -> None:
     """Reads the weights of all parts; the options say where the decoder's layers are kept."""
     dtype = torch_dtype(options) or stored_dtype(folder)
     device = find_device(options.device or "cpu")
