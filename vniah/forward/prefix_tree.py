@@ -1,21 +1,21 @@
-"""Common prefixes of many sequences, computed once: a radix tree over segments, as passes.
+"""Common prefixes of many sequences, computed once: a radix tree over segments, run as passes.
 
-A sequence is a body, which others may share, and a tail, which holds every row that is read and is
-its own. Bodies with equal leading segments share them. The tree is cut into branches, each one
-forward pass that goes on from a prefix of the branch that it hangs from:
+A sequence has a body, which it may share with others, and a tail of its own, which holds every row
+that is read. Sequences whose bodies begin with equal segments share these segments. The tree is cut
+into branches. Each branch is one forward pass that continues a prefix of its parent branch:
 
-    o───o───o───o───o─<      trunk: o segments, < a suffix (what ends here), read in the same pass
+    o───o───o───o───o─<      trunk: o is a segment, < a suffix, which the same pass reads
         │       └───n───o─<─o─<      a branch with two suffixes
         └───n───o─<─o─<
 
-Which child a pass goes on with changes no cost, as every node is computed once; going on with the
-heaviest keeps the branches of branches fewer than log2 of all tokens deep. What is short and hardly
-shared is not worth a pass of its own and becomes a suffix.
+Every node is computed once, whichever child its pass continues with. A pass continues with its
+heaviest child; then a chain of branches of branches is at most log2 of all tokens long. A child that
+is short and hardly shared is not worth a pass of its own and becomes a suffix of its parent's pass.
 
-A segment may be divisible: a thousand frames in one. It is compared by its parts and cut where
-sequences part, so that the tree is that of all parts one by one, at the cost of the segments.
+A segment may be divisible, such as a thousand frames in one. It is compared part by part and cut
+where sequences part, so the tree is that of all parts, at the cost of the segments.
 
-Pure: no tensors, and nothing of what the segments are but that they compare by content. The idea is
+Nothing here uses tensors, or knows of segments more than that they compare by content. The idea is
 prefix caching (Zheng et al. 2023, "SGLang", section 3), made exact over a list known beforehand.
 """
 
@@ -26,7 +26,7 @@ from operator import attrgetter
 
 from vniah.forward.segment_parts import SegmentParts, num_parts_of
 
-# Up to as many tokens are a suffix, if few of them are computed more than once for it.
+# A child of up to so many tokens becomes a suffix, unless that computes more than so many twice.
 MAX_SUFFIX_TOKENS = 512
 _MAX_REPEATED_TOKENS = 128
 _NUM_RANKED = 4  # segments by whose length sequences are put in order
@@ -47,12 +47,12 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """What ends at one place of a branch: equal sequences, read by one group of rows.
+    """The last rows of equal sequences, after a prefix of a branch; the rows that are read.
 
     Attributes:
-        start: tokens before its first.
-        segments: everything behind the branch, at least one token.
-        num_tokens: how many tokens that is.
+        start: number of tokens before it.
+        segments: all segments after the prefix, at least one token.
+        num_tokens: number of its tokens.
         sequences: indices of the sequences that end in it.
     """
 
@@ -72,12 +72,12 @@ class Branch:
     """One forward pass.
 
     Attributes:
-        start: tokens before its first; they are a prefix of the branch that it hangs from.
-        segments: what it computes.
-        num_tokens: how many tokens that is; 0 only where suffixes share no prefix at all.
-        suffixes: what is read in it, by ``start``, all in ``[start, start + num_tokens]``.
-        branches: passes that go on from a prefix of it, by ``start``.
-        is_kept: whether it is kept to its end, for tokens that are decoded behind its suffixes.
+        start: number of tokens before it, a prefix of its parent branch.
+        segments: the segments that it computes.
+        num_tokens: number of their tokens; 0 only if its suffixes share no prefix.
+        suffixes: the suffixes that it reads, by ``start``, in ``[start, start + num_tokens]``.
+        branches: its child branches, which continue a prefix of it, by ``start``.
+        is_kept: True if all its keys and values are kept, for tokens decoded after its suffixes.
     """
 
     start: int
@@ -89,35 +89,35 @@ class Branch:
 
     @property
     def stop(self) -> int:
-        """Tokens before what follows it."""
+        """Number of tokens up to its end."""
         return self.start + self.num_tokens
 
     @property
     def keeps_any(self) -> bool:
-        """Whether something of it is read again."""
+        """True if later passes read some of its keys and values."""
         return self.is_kept or bool(self.branches)
 
     @property
     def keep_until(self) -> int:
-        """So many tokens are read again, by its branches or behind its suffixes; 0 without any."""
+        """Tokens whose keys and values are read again, counted from 0; 0 for none."""
         if self.is_kept:
             return self.stop
         return max((branch.start for branch in self.branches), default=0)
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence that is read in it or behind it."""
+        """Tokens of the longest sequence that it or a descendant reads."""
         own = max((suffix.stop for suffix in self.suffixes), default=self.stop)
         return max([own, *(branch.max_tokens for branch in self.branches)])
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """Indices of all sequences that are read in it or behind it."""
+        """Indices of all sequences that it or a descendant reads."""
         own = [index for suffix in self.suffixes for index in suffix.sequences]
         return (*own, *(index for branch in self.branches for index in branch.sequences))
 
     def passes(self) -> Iterator["Branch"]:
-        """Itself and everything behind it, parents first."""
+        """The branch and all its descendants, parents first."""
         yield self
         for branch in self.branches:
             yield from branch.passes()
@@ -149,13 +149,13 @@ class Cost:
 
 
 def cost_of(branches: Sequence[Branch]) -> Cost:
-    """What some branches and everything behind them compute."""
+    """The cost of some branches and all their descendants."""
     own, in_suffixes = costs_of(branches)
     return own + in_suffixes
 
 
 def costs_of(branches: Sequence[Branch]) -> tuple[Cost, Cost]:
-    """The same of their own rows, and of those of their suffixes."""
+    """The same in two parts: of the branches' own rows, and of their suffixes' rows."""
     passes = [branch for root in branches for branch in root.passes()]
     suffixes = [suffix for branch in passes for suffix in branch.suffixes]
     return _sum_up_rows(passes), _sum_up_rows(suffixes)
@@ -171,7 +171,7 @@ def _sum_up_rows(items: Sequence[Branch | Suffix]) -> Cost:
 
 
 def kept_whole(branches: Sequence[Branch]) -> tuple[Branch, ...]:
-    """The same passes, each kept to its end until its suffixes are done."""
+    """The same branches, with all keys and values kept until their suffixes are decoded."""
     return tuple(
         replace(branch, branches=kept_whole(branch.branches), is_kept=True) for branch in branches
     )
@@ -189,8 +189,8 @@ def by_themselves(
         paths: as `build_tree`.
         size: as `build_tree`.
         indices: as `build_tree`.
-        groups: a number for each sequence. Those with equal numbers are one question with several
-            answers, have one body, and make up one branch.
+        groups: a number for each sequence. Sequences with equal numbers are the candidate answers
+            of one sample: they have one body and make up one branch.
     """
     indices = indices or range(len(paths))
     bodies: dict[int, tuple[Hashable, ...]] = {}
@@ -222,13 +222,13 @@ def build_tree(
         paths: the sequences, in any order, also equal ones.
         size: tokens of a segment.
         indices: what `Suffix.sequences` calls them; by default their places in ``paths``.
-        max_suffix_tokens: what is longer behind a branch gets a pass of its own.
+        max_suffix_tokens: a child with more tokens gets a pass of its own.
 
     Returns:
         One branch for every set of sequences with something in common, in order of appearance.
     """
     tree = _Tree(size, max_suffix_tokens)
-    # In any order the tree is the same. With the longest first, others end or part on their way.
+    # The tree does not depend on the order. With the longest first, fewer tracks are cut.
     for order in sorted(range(len(paths)), key=lambda order: _rank(paths[order].body)):
         path = paths[order]
         assert sum(map(size, path.tail)) >= 1, "a tail holds at least one token"
@@ -241,7 +241,7 @@ def build_tree(
 
 
 def _rank(segments: Sequence[Hashable]) -> tuple[int, ...]:
-    """Brings to the front what begins with segments of many parts, and what has many segments."""
+    """A sort key: sequences with many parts in their first segments first, then long ones."""
     return *(-num_parts_of(segment) for segment in segments[:_NUM_RANKED]), -len(segments)
 
 
@@ -250,12 +250,12 @@ _Ends = dict[tuple[Hashable, ...], list[int]]
 
 @dataclass(eq=False, slots=True)
 class _Track:
-    """What a sequence goes on with behind a node where those before it had gone on otherwise.
+    """The rest of a sequence after the node where it parts from all sequences before it.
 
     Attributes:
         parts: its segments.
-        base: the node from which it hangs; None for the root's, which has no parts.
-        nodes: where something ends or goes on otherwise, in the order of the parts.
+        base: the node where it begins; None for the root's track, which has no parts.
+        nodes: the places where sequences end or part, in the order of the parts.
     """
 
     parts: SegmentParts
@@ -265,23 +265,22 @@ class _Track:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """A node of the radix tree: the parts on the edge to it, and what follows.
+    """A node of the radix tree, with the edge that leads to it.
 
     Attributes:
-        track: on which it lies.
-        end: parts of the track up to it.
-        tracks: those that hang from it, by their first part; None without any.
-        ends: of the sequences whose body ends here, by their tails: their order of appearance;
-            None without any.
-        begin: parts of the track before its edge.
-        num_tokens: on its edge.
-        stop: tokens up to it.
+        track: the track on which it lies.
+        end: number of parts of the track up to it.
+        tracks: the tracks that begin here, by their first part; None for none.
+        ends: the sequences whose body ends here: by tail, their order of appearance; None for none.
+        begin: number of parts of the track before its edge.
+        num_tokens: tokens on its edge.
+        stop: tokens from the root up to it.
         below: its children, in order of appearance.
-        first: when the first of its sequences appeared.
-        weight: tokens on its edge and behind, each once.
-        flat_tokens: the same, counted for each different sequence anew.
-        num_ends: different sequences that end here or behind.
-        is_suffix: whether it rides along with its parent's pass instead of having its own.
+        first: order of appearance of its first sequence.
+        weight: tokens on its edge and below, each counted once.
+        flat_tokens: the same, counted anew for each different sequence.
+        num_ends: different sequences that end here or below.
+        is_suffix: True if its parent's pass reads it as a suffix.
     """
 
     track: _Track
@@ -300,11 +299,11 @@ class _Node:
 
     @property
     def segments(self) -> tuple[Hashable, ...]:
-        """On its edge."""
+        """The segments on its edge."""
         return self.track.parts.cut(self.begin, self.end)
 
     def suffixes(self, size: Callable[[Hashable], int], names: Sequence[int]) -> tuple[Suffix, ...]:
-        """What is read at its end: the sequences that end here, and the children that are short."""
+        """The suffixes at its end: of the sequences that end here, and of the short children."""
         found: list[Suffix] = []
         waiting: list[tuple[_Node, tuple[Hashable, ...]]] = [(self, ())]
         while waiting:
@@ -320,7 +319,7 @@ class _Node:
 
 
 class _Tree:
-    """A radix tree, made of tracks that hang from nodes of other tracks.
+    """A radix tree, made of tracks that begin at nodes of other tracks.
 
     Args:
         size: tokens of a segment.
@@ -330,11 +329,11 @@ class _Tree:
     def __init__(self, size: Callable[[Hashable], int], max_suffix_tokens: int) -> None:
         self._size = size
         self._max_suffix_tokens = max_suffix_tokens
-        self._tracks = [_Track(SegmentParts(()), None)]  # each behind the one that it hangs from
+        self._tracks = [_Track(SegmentParts(()), None)]  # every track comes after its base's
         self._root = self._node_at(self._tracks[0], 0)
 
     def insert(self, body: SegmentParts, tail: tuple[Hashable, ...], order: int) -> None:
-        """Takes in the sequence that appeared as number ``order``."""
+        """Adds the sequence that appeared as number ``order``."""
         node, position = self._root, 0
         while position < len(body):
             part = body.part(position)
@@ -353,14 +352,14 @@ class _Tree:
         node.ends.setdefault(tail, []).append(order)
 
     def _node_at(self, track: _Track, end: int) -> _Node:
-        """The node behind so many parts of a track, made where it is not there."""
+        """The node after ``end`` parts of a track; made if it is not there."""
         place = bisect_left(track.nodes, end, key=attrgetter("end"))
         if place == len(track.nodes) or track.nodes[place].end != end:
             track.nodes.insert(place, _Node(track, end))
         return track.nodes[place]
 
     def sum_up(self) -> _Node:
-        """The root, after every node was told what is before and below it."""
+        """The root, after the counts of all nodes are filled in."""
         for track in self._tracks:
             before, stop = 0, track.base.stop if track.base else 0
             for node in track.nodes:
@@ -376,7 +375,7 @@ class _Tree:
         return self._root
 
     def _sum_up_node(self, node: _Node, below: list[_Node]) -> None:
-        """Fills in the counts, once all children have theirs."""
+        """Fills in the counts of a node whose children have theirs."""
         ends = node.ends or {}
         node.below = tuple(sorted(below, key=lambda child: child.first))
         firsts = [*map(min, ends.values()), *(child.first for child in below)]
@@ -384,16 +383,16 @@ class _Tree:
         in_tails = sum(self._size(segment) for tail in ends for segment in tail)
         node.num_ends = len(ends) + sum(child.num_ends for child in below)
         node.weight = node.num_tokens + in_tails + sum(child.weight for child in below)
-        behind = in_tails + sum(child.flat_tokens for child in below)
-        node.flat_tokens = node.num_tokens * node.num_ends + behind
+        in_children = sum(child.flat_tokens for child in below)
+        node.flat_tokens = node.num_tokens * node.num_ends + in_tails + in_children
         is_short = node.flat_tokens <= self._max_suffix_tokens
         node.is_suffix = is_short and node.flat_tokens - node.weight <= _MAX_REPEATED_TOKENS
 
 
 def _branch(node: _Node, size: Callable[[Hashable], int], names: Sequence[int]) -> Branch:
-    """The pass that begins with a node and goes on with the heaviest child as long as there is one.
+    """The pass that begins at a node and continues with the heaviest child while there is one.
 
-    Recursion is over branches of branches only: each holds at most half of its parent's weight.
+    Recursion is over branches of branches only: each has at most half of its parent's weight.
     """
     start = node.stop - node.num_tokens
     segments: list[Hashable] = []
