@@ -9,8 +9,9 @@ into branches. Each branch is one forward pass that continues a prefix of its pa
         └───n───o─<─o─<
 
 Every node is computed once, whichever child its pass continues with. A pass continues with its
-heaviest child; then a chain of branches of branches is at most log2 of all tokens long. A child that
-is short and hardly shared is not worth a pass of its own and becomes a suffix of its parent's pass.
+heaviest child; then a chain of branches of branches is at most log2 of all tokens long. A child
+that is short and hardly shared is not worth a pass of its own and becomes a suffix of its parent's
+pass.
 
 A segment may be divisible, such as a thousand frames in one. It is compared part by part and cut
 where sequences part, so the tree is that of all parts, at the cost of the segments.
