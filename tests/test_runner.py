@@ -410,9 +410,7 @@ def test_memory_of_a_branch_grows_by_its_rows_and_one_layers_keys_and_values(tmp
         result = runner.run(root)
         number = num_frames * 3
         peaks[number] = allocated_bytes(
-            lambda runner=runner, root=root, result=result: list(
-                runner.run_behind(root, result, 0)
-            ),
+            lambda runner=runner, root=root, result=result: list(runner.run_child(root, result, 0)),
             tmp_path / "trace.json",
         )
     slope = (peaks[2700] - peaks[900]) / 1800

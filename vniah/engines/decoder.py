@@ -281,7 +281,7 @@ class DecoderEngine:
             if batch.branch is None:
                 yield from latest.result.read
             else:
-                yield from self._runner.run_behind(root, latest.result, batch.branch)
+                yield from self._runner.run_child(root, latest.result, batch.branch)
 
     def _read(self, number: int, rows: Mapping[int, SuffixLogits]) -> Outcome:
         """The outcome of a sample; ``rows`` holds the logits of each of its sequences."""

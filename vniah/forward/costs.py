@@ -141,7 +141,7 @@ class DecoderShape:
         return 2 * self.head_dim * self.itemsize
 
     def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
-        """The operations of one rank for some branches and all branches behind them.
+        """The operations of one rank for some branches and all their descendants.
 
         In the last layer rows that are not read end after their queries, keys and values. A ring
         computes these twice for all main rows. Suffixes run on every rank, which share the work of

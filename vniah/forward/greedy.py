@@ -1,7 +1,7 @@
 """Greedy decoding after the prompts of a pass, to confirm what the argmax of the logits says.
 
 The keys and values that a pass stored of its main rows are the KV cache. Each step is a prefill
-without main rows: its suffixes are the last tokens of the prompts, behind the stored ones, and the
+without main rows: its suffixes are the last tokens of the prompts, after the stored ones, and the
 tokens generated so far. All prompts of a pass take a step together, and those whose text has ended
 drop out.
 

@@ -13,7 +13,7 @@ class SequenceInputs(Protocol):
     and which rows they become.
 
     Attributes:
-        num_deepstack_layers: behind so many of the decoder's first layers something is added to
+        num_deepstack_layers: after so many of the decoder's first layers something is added to
             the rows (DeepStack, Meng et al. 2024); 0 for most decoders.
     """
 
@@ -35,7 +35,7 @@ class SequenceInputs(Protocol):
     def add_deepstack(
         self, layer: int, hidden: Tensor, segments: Sequence[Any], start: int, stop: int
     ) -> None:
-        """Adds in place what DeepStack adds behind a layer.
+        """Adds in place what DeepStack adds after a layer.
 
         Args:
             layer: from 0, below ``num_deepstack_layers``.

@@ -145,7 +145,7 @@ class PassMemory:
         return self._kv_location
 
     def choose(self, branches: Sequence[Branch]) -> tuple[int, KVLocation]:
-        """Chooses chunk size and location for some branches and all branches behind them.
+        """Chooses chunk size and location for some branches and all their descendants.
 
         Both stay as they are for all later passes, until memory runs out.
         """
@@ -177,7 +177,7 @@ class PassMemory:
         """
         if not branch.keeps_any:
             return None
-        for location in (self.kv_location, *self._locations_behind(self.kv_location)):
+        for location in (self.kv_location, *self._slower_locations(self.kv_location)):
             try:
                 cache = self._keep_in(location, branch)
             except MEMORY_ERRORS as error:
@@ -215,8 +215,8 @@ class PassMemory:
             nearest.append(self.kv_location)
         if not nearest:
             return False
-        behind = self._locations_behind(min(nearest, key=KV_LOCATIONS.index))
-        return any(self._move(branch, past, location) for location in behind)
+        slower = self._slower_locations(min(nearest, key=KV_LOCATIONS.index))
+        return any(self._move(branch, past, location) for location in slower)
 
     def needed_by(self, branch: Branch) -> str:
         """A sentence for a branch that does not fit: what it needs, what is free, what to do."""
@@ -254,7 +254,7 @@ class PassMemory:
             if branch.keeps_any:
                 self._keep_in(location, branch)  # only to see whether there is room
             for cache in past:
-                if location in self._locations_behind(cache.store.kv_location):
+                if location in self._slower_locations(cache.store.kv_location):
                     cache.store.move(location, like=self._like, directory=self._scratch_dir)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
@@ -264,13 +264,13 @@ class PassMemory:
         return True
 
     def _go_on_with(self, location: KVLocation) -> None:
-        if location in self._locations_behind(self.kv_location):
+        if location in self._slower_locations(self.kv_location):
             self._kv_location = location
             self.note(
                 f"memory ran out: keeping keys and values {NAME_OF_LOCATION[location]} from here"
             )
 
-    def _locations_behind(self, location: KVLocation) -> tuple[KVLocation, ...]:
+    def _slower_locations(self, location: KVLocation) -> tuple[KVLocation, ...]:
         """Slower locations; the host is none of them if it shares its memory with the device."""
-        behind = KV_LOCATIONS[KV_LOCATIONS.index(location) + 1 :]
-        return behind[-1:] if shares_host_memory(self._like.device) else behind
+        slower = KV_LOCATIONS[KV_LOCATIONS.index(location) + 1 :]
+        return slower[-1:] if shares_host_memory(self._like.device) else slower

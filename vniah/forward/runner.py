@@ -115,14 +115,14 @@ class BranchRunner:
         return self._memory.choose(branches)
 
     def run_all(self, branch: Branch, past: Sequence[KeyValueCache] = ()) -> Iterator[SuffixLogits]:
-        """Runs a branch and all branches behind it, parents first."""
+        """Runs a branch and all its descendants, parents first."""
         result = self.run(branch, past)
         yield from result.read
         for number in range(len(branch.branches)):
-            yield from self.run_behind(branch, result, number)
+            yield from self.run_child(branch, result, number)
 
-    def run_behind(self, branch: Branch, result: Pass, number: int) -> Iterator[SuffixLogits]:
-        """Runs one of the child branches of a branch that was run, and all behind it."""
+    def run_child(self, branch: Branch, result: Pass, number: int) -> Iterator[SuffixLogits]:
+        """Runs one of the child branches of a branch that was run, and all its descendants."""
         child = branch.branches[number]
         if number in result.failed:
             yield SuffixLogits(child.sequences, None, 0.0, result.failed[number])
@@ -199,18 +199,18 @@ class BranchRunner:
             add_deepstack=partial(self._add_deepstack_share, branch) if has_deepstack else None,
         )
         logits = [rows.cpu() for rows in read]
-        behind = (*past, cache) if cache is not None else ()
+        kept = (*past, cache) if cache is not None else ()
         generated: Sequence[Generated | None] = (None,) * len(branch.suffixes)
         if self._greedy is not None and branch.is_kept:
             del hidden  # decoding does not need it
-            generated = self._greedy.decode(branch, behind, chunk_size=self._memory.chunk_size)
+            generated = self._greedy.decode(branch, kept, chunk_size=self._memory.chunk_size)
         num_sequences = sum(len(suffix.sequences) for suffix in branch.suffixes)
         seconds = (time.perf_counter() - started) / max(1, num_sequences)
         found = [
             SuffixLogits(suffix.sequences, rows, seconds, generated=tokens)
             for suffix, rows, tokens in zip(branch.suffixes, logits, generated, strict=True)
         ]
-        return Pass(tuple(found), behind if branch.branches else ())
+        return Pass(tuple(found), kept if branch.branches else ())
 
     def _embed_share(self, branch: Branch) -> Tensor:
         """Input embeddings of the main rows that this process computes, ``[n, H]``."""

@@ -36,7 +36,7 @@ class SuffixRows:
         hidden: input embeddings ``[n, H]``.
         position_ids: ``[n]``, or ``[3, n]`` for M-RoPE.
         num_rows: how many rows are read, at the end of the suffix.
-        deepstack: what is added to the first m rows behind each of the first layers,
+        deepstack: what is added to the first m rows after each of the first layers,
             ``[layers, m, H]``.
     """
 
@@ -91,7 +91,7 @@ class SuffixGroup:
         return cls(suffixes, Rows(hidden, angles), shared)
 
     def add_deepstack(self, layer: int) -> None:
-        """Adds what DeepStack adds to the rows behind a layer."""
+        """Adds what DeepStack adds to the rows after a layer."""
         row = 0
         for suffix in self.suffixes:
             added = suffix.deepstack

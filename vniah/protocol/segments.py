@@ -240,13 +240,13 @@ class Frames(Sequence[FrameSegment]):
         """The spans of the frames ``start`` to ``stop - 1``."""
         first = 0
         for span in self.spans:
-            behind = first + span.stop - span.start
-            if first < stop and start < behind:
+            end_of_span = first + span.stop - span.start
+            if first < stop and start < end_of_span:
                 begin = span.start + max(0, start - first)
-                end = span.stop - max(0, behind - stop)
+                end = span.stop - max(0, end_of_span - stop)
                 if begin < end:
                     yield _span(span.source, begin, end)
-            first = behind
+            first = end_of_span
 
 
 class _FrameByFrame:
