@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from runs import PUBLISHED_DIR, cell, make_run, write_run
+from runs import PUBLISHED_DIR, cell, make_run, make_sample, write_run
 
 from vniah.analysis.compare import compare
 from vniah.errors import CannotCompareError, InputError
@@ -287,3 +287,11 @@ def test_compare_does_not_mind_the_order_of_needles():
 def test_compare_takes_results_and_paths_alike(tmp_path):
     path = write_run(tmp_path / "run")
     assert compare(load_results(path), path) == compare(path, load_results(path))
+
+
+def test_compare_when_a_cell_has_other_samples_is_refused():
+    candidate = make_run(num_needles=10)
+    more = make_sample(cell(8, "0"), 10)
+    more = replace(candidate, samples=(*candidate.samples, more))
+    with pytest.raises(CannotCompareError, match="only the candidate has the sample 8/0/needle-10"):
+        compare(make_run(), more)

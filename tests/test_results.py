@@ -74,6 +74,12 @@ def broken(**changes):
             "sample_id is '8/0.5/needle-0', and its cell is '8/0/'",
         ),
         (broken(sample_id=7), "sample_id is 7"),
+        (broken(control="no-needle"), "and its control is 'no-needle'"),
+        (broken(correct=None), r"correct is None, and error is None"),
+        (broken(error="oh"), r"correct is True, and error is 'oh'"),
+        (broken(logprob="x"), "logprob is 'x'"),
+        (broken(logprob=float("nan")), "NaN is not a number of JSON"),
+        (broken(sample_id="drop", needle_index=3), "needle_index is 3, and its cell has 0"),
         (broken(num_frames="drop"), "the field 'num_frames' is missing"),
         (broken(depth=25), "depth must be between 0 and 1, got 25"),
         (broken(depth="1/0"), "Fraction"),
@@ -507,7 +513,10 @@ def test_run_is_complete_only_with_the_planned_samples():
     [
         ({"needle_id": "foreign", "sample_id": "8/0/foreign"}, "the sample '8/0/foreign', which"),
         ({"num_frames": 32, "sample_id": "32/0/needle-0"}, "the sample '32/0/needle-0', which"),
-        ({"depth": 0.5, "sample_id": "8/0.5/needle-0"}, "the sample '8/0.5/needle-0', which"),
+        (
+            {"depth": 0.5, "needle_index": 4, "sample_id": "8/0.5/needle-0"},
+            "the sample '8/0.5/needle-0', which",
+        ),
         ({"task": "niah"}, "the task 'niah', and the run is of 'vniah'"),
     ],
 )
@@ -585,6 +594,7 @@ def test_published_table_as_a_table_of_pandas():
 
 def test_repr_of_results_is_one_short_line():
     results = replace(make_run("8", "0,1"), name="<b>tiny</b>")
+    assert "0 of 20 samples" in replace(results, samples=())._repr_html_(), "before the first line"
     assert repr(results) == "<Results <b>tiny</b>: 20 of 20 samples, 2 cells, average 1.0000>"
     shown = results._repr_html_()
     assert "&lt;b&gt;tiny" in shown and "<b>" not in shown and shown.count("1.00</td>") == 2

@@ -376,3 +376,11 @@ def test_open_when_another_run_of_several_goes_on(tmp_path):
     kill(process)
     with RunFolder(tmp_path, MANIFEST).open():
         pass
+
+
+def test_run_of_other_samples_is_refused_by_the_first_that_differs(tmp_path):
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    other = {**MANIFEST, "sample_ids": MANIFEST["sample_ids"].replace("8/0.5/needle-3", "8/0.5/x")}
+    with pytest.raises(RunMismatchError, match=r"other samples, the first is 8/0\.5/needle-3"):
+        RunFolder(tmp_path, other)

@@ -422,7 +422,7 @@ def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, c
         )
         path = tmp_path / "out" / "samples.jsonl"
         while process.poll() is None:
-            if path.exists() and path.read_bytes().count(b"\n") == 7:
+            if path.exists() and path.read_bytes().count(b"\n") == 7 and server._now == 4:
                 break
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

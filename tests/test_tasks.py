@@ -1,6 +1,7 @@
 """Tasks, controls and the seam between them and the sweep."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from vniah.cli import main
 from vniah.errors import InputError, TaskError
 from vniah.grid import Cell, Grid
+from vniah.haystacks.haystack import open_haystack
+from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
 from vniah.results import load_results
-from vniah.scoring import GeneratedText, LogitsScore, Reading, score_options
+from vniah.scoring import GeneratedText, LogitsScore, Reading, Score, score_options
 from vniah.sweep.run import run_sweep
 from vniah.tasks import Sample, haystack_frames, insert_needle, load_task
 from vniah.tasks.base import require_distinct
@@ -65,7 +68,7 @@ def test_no_needle_asks_each_question_on_the_plain_haystack_once_a_length(needle
         (n, needle.needle_id) for n in (4, 8) for needle in needles
     ]
     for control in controls:
-        assert control.shown == haystack_frames(control.num_frames).spans
+        assert control.shown == haystack_frames(control.num_frames)
         assert (control.cell, control.control) == (None, "no-needle")
     assert {c.question for c in controls} == {needle.question for needle in needles}
 
@@ -107,6 +110,16 @@ def sample(sample_id="8/0.5/a", **changes):
         ({"cell": None}, "must begin with .*: '-/-/'"),
         ({"cell": None, "fields": {"num_frames": 8}}, "must begin with .*: '8/-/'"),
         ({"candidates": ()}, "8/0.5/a has no candidate answer"),
+        ({"candidates": "12"}, "candidates of the sample 8/0.5/a is '12'"),
+        ({"candidates": ["1"]}, r"candidates of the sample 8/0.5/a is \['1'\]"),
+        ({"shown": ("haystack",)}, "shown of the sample"),
+        ({"cell": (8, 0.5)}, "cell of the sample"),
+        ({"fields": None}, "fields of the sample"),
+        ({"fields": {"rank": 5}}, "has a field 'rank', which results have themselves"),
+        ({"fields": {"num_frames": 9}}, "has a field 'num_frames'"),
+        ({"fields": {"x": Fraction(1, 2)}}, "the field 'x' of .* is Fraction"),
+        ({"fields": {"x": float("nan")}}, "the field 'x' of .* is nan"),
+        ({"control": "blind"}, "must end with its name: '/blind'"),
     ],
 )
 def test_sample_that_cannot_be_asked_is_refused(changes, message):
@@ -179,6 +192,11 @@ def test_task_of_the_docs_runs_by_its_name(tmp_path, monkeypatch, capsys):
     results = load_results("halves")
     assert results.manifest["task"] == "which-half" and results.is_complete
     assert {(s.cell.depth, s.answer) for s in results.samples} == {(0, "1"), (1, "2")}
+    assert results.manifest["protocol"]["criterion"] == "the likeliest of two options"
+    by_answer = {answer: set() for answer in "12"}
+    for found in results.control_samples:
+        by_answer[found.answer].add(found.needle_id)
+    assert by_answer["1"] == by_answer["2"] == set(results.manifest["needles"]["ids"])
     for found in results.samples:
         assert found.correct == (found.prediction == found.answer) == (found.margin > 0)
     assert main([*words, "--output", "halves"]) == 0, "it goes on"
@@ -205,9 +223,6 @@ class TwoNeedles(VisualNeedle):
 
 
 def test_task_may_show_any_frames(checkpoint, image_folder, needles, tmp_path):
-    from vniah.haystacks.haystack import open_haystack
-    from vniah.models.loading import load_model
-
     model, haystack = load_model(checkpoint, device="cpu"), open_haystack(image_folder)
     runs = [
         run_sweep(
@@ -226,3 +241,109 @@ def test_task_may_show_any_frames(checkpoint, image_folder, needles, tmp_path):
         assert one.sample_id == other.sample_id and one.predicted_ids == other.predicted_ids
         assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
     assert not runs[0].controls
+
+
+class Odd(VisualNeedle):
+    """Does one thing wrong."""
+
+    name = "odd"
+    controls = ()
+
+    def __init__(self, shown=None, scored=None):
+        self.shown, self.scored = shown, scored
+
+    def samples(self, grid, needles, haystack):
+        for sample in super().samples(grid, needles, haystack):
+            yield sample if self.shown is None else replace(sample, shown=(self.shown,))
+
+    def score(self, sample, readings):
+        return super().score(sample, readings) if self.scored is None else self.scored()
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (FrameSpan(needle_source("a"), 0, 3), "shows frames 0 to 2 of 'needles/a', which has 1"),
+        (FrameSpan(needle_source("zzz"), 0, 1), "of 'needles/zzz', which has 0"),
+        (FrameSpan(HAYSTACK, 0, 9), "shows frames 0 to 8 of 'haystack', which has 8"),
+        (FrameSpan(HAYSTACK, -3, 2), "shows frames -3 to 1"),
+    ],
+)
+def test_frames_that_there_are_not_are_refused(needles, shown, message):
+    with pytest.raises(TaskError, match=message):
+        plan_samples(Odd(shown), Grid.parse("8", "0"), needles, None)
+
+
+@pytest.mark.parametrize("index", [-1, 9])
+def test_needle_outside_of_the_haystack_is_refused(index):
+    with pytest.raises(TaskError, match=f"between 0 and the number of frames, 8, got {index}"):
+        insert_needle(8, index, "a")
+
+
+class Raises(VisualNeedle):
+    def samples(self, grid, needles, haystack):
+        raise KeyError("oh")
+
+
+class Yields(VisualNeedle):
+    def samples(self, grid, needles, haystack):
+        yield "a sample"
+
+
+class WithoutCell(VisualNeedle):
+    def samples(self, grid, needles, haystack):
+        yield Sample("-/-/a", None, haystack_frames(4), "?", ("1",))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Raises(), "of the task vniah failed: KeyError: 'oh'"),
+        (Yields(), "gave 'a sample'; it must give Samples"),
+        (WithoutCell(), "the sample -/-/a has no cell"),
+    ],
+)
+def test_samples_that_fail_are_one_line(needles, task, message):
+    with pytest.raises(TaskError, match=message):
+        plan_samples(task, Grid.parse("8", "0"), needles, None)
+
+
+@pytest.mark.parametrize(
+    ("scored", "message"),
+    [
+        (lambda: 1 / 0, "score() of the task odd failed: ZeroDivisionError: division by zero"),
+        (lambda: None, "score() of the task odd gave None, not a Score"),
+        (
+            lambda: Score("x", (), True, float("nan"), 1, 0.5, 1.0),
+            "score() of the task odd gave a number that is not finite",
+        ),
+        (lambda: Score("x", (), 0.5, 0.0, 1, 0.5, 1.0), "score() of the task odd gave Score"),
+    ],
+)
+def test_score_that_fails_is_the_error_of_its_sample(
+    checkpoint, image_folder, needles, tmp_path, scored, message
+):
+    results = run_sweep(
+        load_model(checkpoint, device="cpu"),
+        open_haystack(image_folder),
+        needles,
+        Grid.parse("3", "0"),
+        output=tmp_path,
+        task=Odd(scored=scored),
+        progress=False,
+    )
+    assert len(results.samples) == 3
+    assert all(sample.error.startswith(message) for sample in results.samples)
+
+
+def test_control_whose_name_would_mean_two_things_is_refused(needles):
+    one, other = (
+        replace(sample, question=question)
+        for sample, question in zip(
+            VisualNeedle().samples(Grid.parse("8", "0,1"), needles.select("a"), None),
+            ("Which?", "Where?"),
+            strict=True,
+        )
+    )
+    with pytest.raises(TaskError, match="cannot name the sample 8/1/a: another one"):
+        list(no_needle([one, other]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vniah.answers import match_answer
-from vniah.errors import ModelError
+from vniah.errors import ModelError, TaskError
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def score_accepted(
 def score_options(options: Sequence[str], readings: Sequence[Reading], answer: str) -> Score:
     """The score of a sample whose candidates are options: is the right one the most probable?
 
-    The model chooses the option with the highest log-probability, the first of equal ones. A chat
-    model chooses the option that its text names.
+    The model chooses the option with the highest log-probability, the first of equal ones. Where it
+    wrote a text, as chat models do, it chooses the option that the text names.
 
     Args:
         options: all candidates.
@@ -134,22 +134,32 @@ def score_options(options: Sequence[str], readings: Sequence[Reading], answer: s
     Returns:
         ``logprob``, ``rank`` and ``margin`` are those of the right option: the rank among the
         options, and its log-probability minus that of the best other one.
+
+    Raises:
+        TaskError: the right option is not among them.
     """
+    if answer not in options:
+        raise TaskError(f"the answer {answer!r} is not among the options {list(options)}")
+    text = readings[0].generated
     if readings[0].logits is None:
         return _score_text([answer], readings[0], list(options))
     logprobs = [one.logits.logprob for one in readings if one.logits is not None]
     right = list(options).index(answer)
     chosen = max(range(len(options)), key=lambda number: logprobs[number])
     others = [logprob for number, logprob in enumerate(logprobs) if number != right]
-    return Score(
+    score = Score(
         prediction=options[chosen],
         predicted_ids=readings[chosen].answer_ids,
         correct=chosen == right,
         logprob=logprobs[right],
         rank=1 + sum(logprob > logprobs[right] for logprob in others),
-        margin=logprobs[right] - max(others, default=-math.inf),
+        margin=logprobs[right] - max(others) if others else None,
         seconds=sum(one.seconds for one in readings),
     )
+    if text is None:
+        return score
+    is_right = match_answer(text.text, [answer], list(options)) is not None
+    return replace(score, prediction=text.text, predicted_ids=text.token_ids, correct=is_right)
 
 
 def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:

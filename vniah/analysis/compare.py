@@ -137,6 +137,7 @@ def compare(
     for role, results in (("baseline", before), ("candidate", after)):
         _require_complete(role, results)
     pairs = tuple(_pair_cells(before, after))
+    _require_same_samples(before, after)
     _require_no_new_errors(before, after)
     if not pairs:
         raise CannotCompareError(
@@ -219,6 +220,19 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
                 "run the candidate on every cell of the baseline"
             )
         yield old, new
+
+
+def _require_same_samples(before: Results, after: Results) -> None:
+    """Requires that the cells of the baseline have the same samples in both runs."""
+    cells = {sample.cell for sample in before.samples}
+    old = {sample.sample_id for sample in before.samples}
+    new = {sample.sample_id for sample in after.samples if sample.cell in cells}
+    if differing := sorted(old ^ new):
+        where = "baseline" if differing[0] in old else "candidate"
+        raise CannotCompareError(
+            f"only the {where} has the sample {differing[0]}; run both with the same task and "
+            "needles"
+        )
 
 
 def _require_no_new_errors(before: Results, after: Results) -> None:

@@ -18,7 +18,7 @@ from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.errors import ModelError
 from vniah.files import cache_dir, hash_settings, slug
 from vniah.haystacks.frames import AnyHaystack, Frame
-from vniah.protocol import HAYSTACK, EncodingModel, class_record, earlier_class, needle_source
+from vniah.protocol import HAYSTACK, EncodingModel, class_path, class_record, needle_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,7 +215,7 @@ def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]
 
 def _default_directory(model: EncodingModel, identity: Mapping[str, str], label: str) -> Path:
     """The folder named by label and identity, or the one that version 0.1 has filled."""
-    earlier = {**identity, "class": earlier_class(model)}
+    earlier = {**identity, "class": class_path(model)}
     folder, old = _folder(identity, label), _folder(earlier, label)
     return old if old.is_dir() and not folder.is_dir() else folder
 

@@ -297,7 +297,7 @@ def trial_directory(cache: Path | None) -> Path | None:
 def trial_sample(needle: Needle, *, num_frames: int, needle_index: int | None) -> Sample:
     """A short sample to try a model on; without a needle where ``needle_index`` is None."""
     if needle_index is None:
-        shown = haystack_frames(num_frames).spans
+        shown = haystack_frames(num_frames)
     else:
         shown = insert_needle(num_frames, needle_index, needle.needle_id)
     return Sample(

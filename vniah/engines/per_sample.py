@@ -170,7 +170,12 @@ class ChatEngine(_OneByOne):
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: decodes all frames."""
         self._pictures = Pictures.of(
-            haystack, needles, num_frames, lambda image: image, notes=self.notes
+            haystack,
+            needles,
+            num_frames,
+            lambda image: image,
+            notes=self.notes,
+            on_progress=on_progress,
         )
 
     def examine(

@@ -8,7 +8,6 @@ from vniah.protocol.models import (
     VisionLanguageModel,
     class_path,
     class_record,
-    earlier_class,
     needed_form,
     require_protocol,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "VisionLanguageModel",
     "class_path",
     "class_record",
-    "earlier_class",
     "joined",
     "needed_form",
     "needle_source",

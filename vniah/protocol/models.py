@@ -92,7 +92,11 @@ class ChatModel(Protocol):
         """The model's answer to the question about the frames (RGB uint8, in order)."""
 
 
-_CLASSES_THAT_MOVED = {"llava 1": "vniah.models.llava.LlavaModel"}
+# Manifests, caches and folder names of version 0.1 hold the names that these classes had then.
+_EARLIER_NAMES = {
+    "vniah.models.llava.model.LlavaModel": "vniah.models.llava.LlavaModel",
+    "vniah.models.server.client.ServerModel": "vniah.models.server.ServerModel",
+}
 
 
 def class_record(model: "AnyModel") -> dict[str, str]:
@@ -106,15 +110,10 @@ def class_record(model: "AnyModel") -> dict[str, str]:
     return {"class": class_path(model)}
 
 
-def earlier_class(model: object) -> str:
-    """The class by which version 0.1 recorded a model, in folder names and caches."""
-    adapter = getattr(model, "encoding", {}).get("adapter", "")
-    return _CLASSES_THAT_MOVED.get(adapter, class_path(model))
-
-
 def class_path(model: object) -> str:
-    """Module and name of an object's class, e.g. ``"my_models.Llava"``."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+    """Module and name of an object's class, e.g. ``"my_models.Llava"``, as version 0.1 knew it."""
+    path = f"{type(model).__module__}.{type(model).__qualname__}"
+    return _EARLIER_NAMES.get(path, path)
 
 
 # The levels that read cached frames; a chat model reads pictures.

@@ -111,7 +111,7 @@ class SampleResult:
         Raises:
             ValueError: the line is cut, or not a result.
         """
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_refuse_constant)
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         if missing := {"task", "question", "answer", "correct"} - record.keys():
@@ -119,6 +119,10 @@ class SampleResult:
         for name, kinds in _FIELD_TYPES.items():
             if name in record and type(record[name]) not in kinds:
                 raise ValueError(f"{name} is {record[name]!r}")
+        if (record["correct"] is None) == (record.get("error") is None):
+            raise ValueError(
+                f"correct is {record['correct']}, and error is {record.get('error')!r}"
+            )
         sample_id = record.pop("sample_id", None)
         if "depth" not in record and (sample_id is None or sample_id.split("/")[1:2] != ["-"]):
             raise ValueError("the field 'depth' is missing")
@@ -130,6 +134,10 @@ class SampleResult:
         found = cls(sample_id=sample_id, cell=cell, fields=record, **known)
         if not sample_id.startswith(place := place_prefix(found.num_frames, found.depth)):
             raise ValueError(f"sample_id is {sample_id!r}, and its cell is {place!r}")
+        if found.control is not None and not sample_id.endswith(f"/{found.control}"):
+            raise ValueError(f"sample_id is {sample_id!r}, and its control is {found.control!r}")
+        if found.control is None and cell is None:
+            raise ValueError("neither a cell nor a control")
         return found
 
 
@@ -145,6 +153,10 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "answer": (str,),
     "correct": (bool, type(None)),
     "predicted_ids": (list,),
+    "logprob": (float, int, type(None)),
+    "rank": (int, type(None)),
+    "margin": (float, int, type(None)),
+    "seconds": (float, int, type(None)),
     "control": (str, type(None)),
     "error": (str, type(None)),
     "prompt_tokens": (int, type(None)),
@@ -153,6 +165,10 @@ _FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "greedy_correct": (bool, type(None)),
 }
 _LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_correct")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _read_cell(record: dict[str, Any]) -> Cell | None:
@@ -169,6 +185,9 @@ def _read_cell(record: dict[str, Any]) -> Cell | None:
 def _sample_id_of_version_1(cell: Cell | None, record: Mapping[str, Any]) -> str:
     if cell is None or not isinstance(record.get("needle_id"), str):
         raise ValueError("the field 'sample_id' is missing")
+    index = record.get("needle_index", cell.needle_index)
+    if index != cell.needle_index:
+        raise ValueError(f"needle_index is {index!r}, and its cell has {cell.needle_index}")
     return cell_sample_id(cell, record["needle_id"])
 
 
@@ -240,11 +259,13 @@ class Results:
 
     def __repr__(self) -> str:
         average = "no average" if self.average is None else f"average {self.average:.4f}"
-        what = "published table" if not self.manifest else f"{self.num_done} of {self.num_planned}"
-        return f"<Results {self.name}: {what} samples, {len(self.cells)} cells, {average}>"
+        what = f"{self.num_done} of {self.num_planned} samples" if self.manifest else "published"
+        return f"<Results {self.name}: {what}, {len(self.cells)} cells, {average}>"
 
     def _repr_html_(self) -> str:
         """The table of cells, for notebooks."""
+        if not self.cells:
+            return f"<p>{html.escape(repr(self))}</p>"
         frame = self.to_pandas(cells=True).pivot(
             index="depth", columns="num_frames", values="score"
         )

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from io import FileIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,13 @@ def _require_same_settings(
         if name == _CLASS_FIELD and not (name in before and name in after):
             continue  # version 0.1 recorded the adapter's class as well, which may have moved since
         if before.get(name) != after.get(name):
+            if name == "sample_ids":
+                planned = (str(ids.get(name)).split() for ids in (before, after))
+                first = next(a or b for a, b in zip_longest(*planned) if a != b)
+                raise RunMismatchError(
+                    f"{directory} holds a run of other samples, the first is {first}; choose "
+                    "another --output, or start anew with --overwrite"
+                )
             raise RunMismatchError(
                 f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
                 f"has {short_repr(after.get(name))}; choose another --output, or start again with "

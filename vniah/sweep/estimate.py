@@ -259,7 +259,7 @@ def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fracti
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
-        shown = Frames.of([*haystack_frames(num_frames).spans, FrameSegment("needle", 0)])
+        shown = Frames.of([*haystack_frames(num_frames), FrameSegment("needle", 0)])
         sequence = model.compose(shown, needle.question, needle.answer)
         counts.append(sequence.num_tokens(size_of_frame(model)))
     per_frame = Fraction(counts[1] - counts[0], many - few)

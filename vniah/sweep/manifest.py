@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from vniah.engines.base import Engine
+from vniah.engines.base import ARGMAX, Engine
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import AnyModel, class_record, earlier_class
+from vniah.protocol import AnyModel, class_path, class_record
 from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
 
@@ -70,7 +70,7 @@ def make_manifest(
         "protocol": {
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
-            "criterion": engine.criterion,
+            "criterion": _criterion(engine, task),
         },
         **({} if engine.decoding is None else {"scorer": _scorer_record(engine.decoding)}),
         "sample_ids": " ".join(sample.sample_id for sample in samples),
@@ -85,10 +85,16 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Seq
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
     settings = {name: manifest[name] for name in of_version_1 if name in manifest}
-    settings |= {"format_version": 1, "model": {"class": earlier_class(model), **manifest["model"]}}
+    settings |= {"format_version": 1, "model": {"class": class_path(model), **manifest["model"]}}
     if controls != "default":
         settings["controls"] = manifest["controls"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _criterion(engine: Engine, task: Task) -> str:
+    """What makes an answer right; a task may have its own where the argmax does not decide."""
+    own = getattr(task, "criterion", engine.criterion)
+    return str(own) if engine.criterion == ARGMAX else engine.criterion
 
 
 def _tokens_per_frame(frame_shape: tuple[int, ...] | None) -> int | None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from vniah.engines.base import EngineOptions, Outcome
 from vniah.engines.choosing import choose_engine
+from vniah.errors import VniahError, first_line, short_repr
 from vniah.files import cache_dir, slug
 from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
@@ -19,6 +21,7 @@ from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
 from vniah.protocol import AnyModel
 from vniah.results import Results, RunFolder, SampleResult, load_run
+from vniah.scoring import Reading, Score
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.progress import Bars, OnProgress
@@ -37,7 +40,7 @@ def run_sweep(
     output: str | Path,
     task: str | Task = "vniah",
     controls: str | Sequence[str] = "default",
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     overwrite: bool = False,
     share: Share = "tree",
     attention: str = "auto",
@@ -95,7 +98,7 @@ class SweepOptions:
 
     task: str | Task = "vniah"
     controls: str | Sequence[str] = "default"
-    cache: Path | None = None
+    cache: str | Path | None = None
     share: Share = "tree"
     attention: str = "auto"
     scorer: Scorer = "argmax"
@@ -209,7 +212,7 @@ class Sweep:
             self._haystack,
             self._needles,
             self._num_frames,
-            cache=self._options.cache,
+            cache=None if self._options.cache is None else Path(self._options.cache),
             on_progress=lambda done, total: self._report("encode", done, total),
         )
 
@@ -281,6 +284,25 @@ def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
         control=sample.control,
         fields=sample.fields,
     )
-    if isinstance(outcome, str):
-        return replace(result, error=outcome)
-    return replace(result, **vars(task.score(sample, outcome)))
+    score = outcome if isinstance(outcome, str) else _score(task, sample, outcome)
+    return (
+        replace(result, error=score) if isinstance(score, str) else replace(result, **vars(score))
+    )
+
+
+def _score(task: Task, sample: Sample, readings: tuple[Reading, ...]) -> Score | str:
+    """The score of a sample; or, in one line, what is wrong with the task."""
+    try:
+        score: object = task.score(sample, readings)
+    except VniahError as error:
+        return first_line(error)
+    except Exception as error:  # noqa: BLE001  # somebody's task: the other samples still run
+        return (
+            f"score() of the task {task.name} failed: {type(error).__name__}: {first_line(error)}"
+        )
+    if not isinstance(score, Score) or type(score.correct) is not bool:
+        return f"score() of the task {task.name} gave {short_repr(score)}, not a Score"
+    numbers = (score.logprob, score.margin, score.seconds)
+    if not all(number is None or isfinite(number) for number in numbers):
+        return f"score() of the task {task.name} gave a number that is not finite: {score}"
+    return score

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from vniah.errors import TaskError
 from vniah.factories import call_factory, is_factory
+from vniah.files import slug
 from vniah.tasks.base import Sample, Task, haystack_frames, insert_needle
 
 __all__ = ["TASKS", "Sample", "Task", "haystack_frames", "insert_needle", "load_task"]
@@ -35,4 +36,13 @@ def load_task(source: str | Task = "vniah") -> Task:
         missing = [n for n in ("name", "axes", "samples", "score") if not hasattr(task, n)]
         name = source if isinstance(source, str) else type(task).__name__
         raise TaskError(f"{name} is not a task: it has no {' and no '.join(missing)}")
+    axes = task.axes
+    if not isinstance(task.name, str) or slug(task.name) != task.name or not task.name:
+        raise TaskError(
+            f"the name of a task must be letters, digits, '-', '_' and '.', got {task.name!r}"
+        )
+    if not isinstance(axes, tuple) or [type(axis) for axis in axes] != [str, str]:
+        raise TaskError(f"axes of the task {task.name} must be two texts in a tuple, got {axes!r}")
+    if isinstance(task, type):
+        raise TaskError(f"the task is the class {task.__name__} itself; give {task.__name__}()")
     return task

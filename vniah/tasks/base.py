@@ -11,10 +11,11 @@ Your own task is a class with the attributes and methods of `Task`; `load_task` 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
-from vniah.errors import TaskError
+from vniah.errors import TaskError, VniahError, short_repr
 from vniah.grid import Cell, Grid, place_prefix
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
@@ -61,6 +62,7 @@ class Sample:
                 f"sample_id must have no white space and not be empty, got {self.sample_id!r}; put "
                 "'/' between its parts"
             )
+        self._require_types()
         depth = None if self.cell is None else self.cell.depth
         if not self.sample_id.startswith(start := place_prefix(self.num_frames, depth)):
             raise TaskError(
@@ -69,8 +71,47 @@ class Sample:
             )
         if not self.candidates:
             raise TaskError(f"the sample {self.sample_id} has no candidate answer; give one")
+        if self.control is not None and not self.sample_id.endswith(f"/{self.control}"):
+            raise TaskError(
+                f"the sample_id {self.sample_id!r} of a control must end with its name: "
+                f"'/{self.control}'"
+            )
         if not self.answer:
             object.__setattr__(self, "answer", self.candidates[0])
+
+    def _require_types(self) -> None:
+        """Raises `TaskError` for a value of another type, which would fail or mislead later."""
+        wrong = [
+            name
+            for name, is_right in (
+                ("cell", self.cell is None or isinstance(self.cell, Cell)),
+                ("shown", _is_tuple_of(FrameSpan, self.shown)),
+                ("question", isinstance(self.question, str)),
+                ("candidates", _is_tuple_of(str, self.candidates)),
+                ("answer", isinstance(self.answer, str)),
+                ("choices", self.choices is None or _is_tuple_of(str, self.choices)),
+                ("fields", isinstance(self.fields, Mapping)),
+            )
+            if not is_right
+        ]
+        if wrong:
+            found = short_repr(getattr(self, wrong[0]))
+            raise TaskError(
+                f"{wrong[0]} of the sample {self.sample_id} is {found}; see vniah.tasks.Sample for "
+                "its type"
+            )
+        reserved = _RESERVED if self.cell is None else _RESERVED | {"num_frames"}
+        for key, value in self.fields.items():
+            if key in reserved:
+                raise TaskError(
+                    f"the sample {self.sample_id} has a field {key!r}, which results have "
+                    "themselves; give it another name"
+                )
+            if type(value) not in (str, int, float, bool, type(None)) or value != value:
+                raise TaskError(
+                    f"the field {key!r} of the sample {self.sample_id} is {short_repr(value)}; it "
+                    "must be text, a number, True, False or None"
+                )
 
     @property
     def num_frames(self) -> int | None:
@@ -79,6 +120,16 @@ class Sample:
             return self.cell.num_frames
         named = self.fields.get("num_frames")
         return named if isinstance(named, int) else None
+
+
+def _is_tuple_of(kind: type, value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
+
+
+# Names of values that a line of results has besides the task's own.
+_RESERVED = {"sample_id", "task", "depth", "question", "answer", "control", "error"} | {
+    score_field.name for score_field in dataclass_fields(Score)
+}
 
 
 @runtime_checkable
@@ -90,7 +141,8 @@ class Task(Protocol):
         axes: the names of the two axes of its map, e.g. ``("num_frames", "depth")``.
 
     An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
-    which controls are run by default.
+    which controls are run by default; an optional text ``criterion`` says what makes an answer
+    right, where that is not the argmax over the answer span.
     """
 
     name: str
@@ -133,13 +185,54 @@ def insert_needle(num_frames: int, needle_index: int, needle_id: str) -> tuple[F
 @lru_cache(maxsize=1 << 12)
 def _cut(num_frames: int, index: int) -> tuple[tuple[FrameSpan, ...], tuple[FrameSpan, ...]]:
     """The first ``num_frames`` frames of the haystack, cut before the frame ``index``."""
-    haystack = haystack_frames(num_frames)
+    if not 0 <= index <= num_frames:
+        raise TaskError(
+            f"needle_index must be between 0 and the number of frames, {num_frames}, got {index}"
+        )
+    haystack = Frames(haystack_frames(num_frames))
     return haystack[:index].spans, haystack[index:].spans
 
 
-def haystack_frames(num_frames: int) -> Frames:
+def haystack_frames(num_frames: int) -> tuple[FrameSpan, ...]:
     """The first ``num_frames`` frames of the haystack."""
-    return Frames((FrameSpan(HAYSTACK, 0, num_frames),))
+    return (FrameSpan(HAYSTACK, 0, num_frames),)
+
+
+def make_samples(
+    task: Task, grid: Grid, needles: NeedleSet, haystack: Haystack | None
+) -> tuple[Sample, ...]:
+    """The samples of a task; each has a cell, and shows frames that there are.
+
+    Raises:
+        TaskError: the task fails, or a sample is not one that can be asked.
+    """
+    try:
+        samples = tuple(task.samples(grid, needles, haystack))
+    except VniahError:
+        raise
+    except Exception as error:  # somebody else's code; the cause stays attached
+        raise TaskError(
+            f"samples() of the task {task.name} failed: {type(error).__name__}: {error}"
+        ) from error
+    pictures = {needle_source(needle_id) for needle_id in needles.ids}
+    for sample in samples:
+        if not isinstance(sample, Sample):
+            raise TaskError(
+                f"samples() of the task {task.name} gave {short_repr(sample)}; it must give Samples"
+            )
+        if sample.cell is None:
+            raise TaskError(
+                f"the sample {sample.sample_id} has no cell, so no table or picture would show it; "
+                "give it one"
+            )
+        for span in sample.shown:
+            last = grid.max_frames if span.source == HAYSTACK else int(span.source in pictures)
+            if not 0 <= span.start < span.stop <= last:
+                raise TaskError(
+                    f"the sample {sample.sample_id} shows frames {span.start} to {span.stop - 1} "
+                    f"of {span.source!r}, which has {last} in this run"
+                )
+    return samples
 
 
 def require_distinct(samples: Iterable[Sample]) -> tuple[Sample, ...]:

@@ -7,12 +7,13 @@ count in the score; they are shown in a table of their own.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from vniah.errors import InputError
+from vniah.errors import InputError, TaskError
+from vniah.files import slug
 from vniah.grid import Grid, place_prefix
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, Frames
-from vniah.tasks.base import Sample, Task, require_distinct
+from vniah.tasks.base import Sample, Task, make_samples, require_distinct
 
 Control = Callable[[Iterable[Sample]], Iterator[Sample]]
 """Called with the samples of a task; gives the samples of the control."""
@@ -24,22 +25,30 @@ def no_needle(samples: Iterable[Sample]) -> Iterator[Sample]:
     A model that answers right did not need the needle: it knows or guesses the answer, or the
     haystack reveals it.
     """
-    seen: set[tuple[object, ...]] = set()
+    made: dict[str, Sample] = {}
     for sample in samples:
         shown = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
-        key = (shown, sample.question, sample.candidates)
-        if key in seen:
-            continue
-        seen.add(key)
-        needle_id = sample.fields.get("needle_id", "-")
-        yield replace(
+        name = sample.sample_id.split("/", 2)[2]
+        if sample.answer != sample.candidates[0]:  # of several options another is right
+            name += f"/answer-{slug(sample.answer)}"
+        fields = {"num_frames": sample.num_frames, "needle_id": sample.fields.get("needle_id")}
+        control = replace(
             sample,
-            sample_id=f"{place_prefix(sample.num_frames, None)}{needle_id}/no-needle",
+            sample_id=f"{place_prefix(sample.num_frames, None)}{name}/no-needle",
             cell=None,
             shown=shown,
             control="no-needle",
-            fields={"num_frames": sample.num_frames, "needle_id": needle_id},
+            fields={key: value for key, value in fields.items() if value is not None},
         )
+        if control.sample_id not in made:
+            made[control.sample_id] = control
+            yield control
+        elif control != made[control.sample_id]:
+            raise TaskError(
+                f"the control no-needle cannot name the sample {sample.sample_id}: another one "
+                "whose id ends like it asks something else. Let ids end with what is asked, such "
+                "as 600/0.2/red-7, or give the task no control"
+            )
 
 
 CONTROLS: Mapping[str, Control] = {"no-needle": no_needle}
@@ -57,13 +66,14 @@ def choose_controls(task: object, controls: str | Sequence[str]) -> tuple[str, .
     """
     if isinstance(controls, str):
         if controls == "default":
-            return tuple(getattr(task, "controls", ()))
-        controls = () if controls == "none" else controls.split(",")
+            controls = getattr(task, "controls", ())
+        if isinstance(controls, str):
+            controls = () if controls == "none" else controls.split(",")
     if unknown := [name for name in controls if name not in CONTROLS]:
         raise InputError(
             f"there is no control {unknown[0]!r}; use none, default or {', '.join(CONTROLS)}"
         )
-    return tuple(controls)
+    return tuple(dict.fromkeys(controls))
 
 
 def plan_samples(
@@ -83,10 +93,11 @@ def plan_samples(
         controls: as `choose_controls`.
 
     Raises:
-        TaskError: there is no sample, or two have the same ``sample_id``.
+        TaskError: the task fails, there is no sample, two have the same ``sample_id``, or one
+            shows frames that there are not.
         InputError: there is no control of that name.
     """
     names = choose_controls(task, controls)
-    samples = tuple(task.samples(grid, needles, haystack))
+    samples = make_samples(task, grid, needles, haystack)
     more = [sample for name in names for sample in CONTROLS[name](samples)]
     return require_distinct((*samples, *more))
