@@ -1,6 +1,7 @@
 """Spans of frames stand for their frames one by one, however they are put together or cut."""
 
 import copy
+import importlib
 import pickle
 from dataclasses import replace
 
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vniah.errors import InputError
-from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence, joined
+from vniah.protocol import (
+    Frames,
+    FrameSegment,
+    FrameSpan,
+    TextSegment,
+    TokenSequence,
+    class_path,
+    joined,
+)
 
 TEXTS = st.sampled_from([(), (1,), (1, 2)])
 SPANS = st.builds(
@@ -110,3 +119,16 @@ def test_frames_of_one_source_are_one_span():
 def test_span_without_frames_is_refused():
     with pytest.raises(InputError, match="a span needs at least one frame, got start 3 and stop 3"):
         FrameSpan("haystack", 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "recorded"),
+    [
+        ("vniah.models.llava.model", "LlavaModel", "vniah.models.llava.LlavaModel"),
+        ("vniah.models.server.client", "ServerModel", "vniah.models.server.ServerModel"),
+    ],
+)
+def test_class_that_has_moved_is_recorded_by_the_name_that_it_had(module, name, recorded):
+    """So that caches and unfinished runs of version 0.1 are taken up."""
+    kind = getattr(importlib.import_module(module), name)
+    assert class_path(kind.__new__(kind)) == recorded
