@@ -73,6 +73,12 @@ def test_no_needle_asks_each_question_on_the_plain_haystack_once_a_length(needle
     assert {c.question for c in controls} == {needle.question for needle in needles}
 
 
+def test_no_needle_is_asked_once_where_depths_are_no_decimals(needles):
+    samples = VisualNeedle().samples(Grid.parse("3,7", positions="0:3:1"), needles, None)
+    ids = [control.sample_id for control in no_needle(samples)]
+    assert ids == [f"{n}/-/{needle}/no-needle" for n in (3, 7) for needle in "abc"]
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [("default", ("no-needle",)), ("none", ()), ("no-needle", ("no-needle",)), ([], ())],

@@ -28,7 +28,8 @@ def no_needle(samples: Iterable[Sample]) -> Iterator[Sample]:
     made: dict[str, Sample] = {}
     for sample in samples:
         shown = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
-        name = sample.sample_id.split("/", 2)[2]
+        depth = None if sample.cell is None else sample.cell.depth
+        name = sample.sample_id.removeprefix(place_prefix(sample.num_frames, depth))
         if sample.answer != sample.candidates[0]:  # of several options another is right
             name += f"/answer-{slug(sample.answer)}"
         fields = {"num_frames": sample.num_frames, "needle_id": sample.fields.get("needle_id")}
