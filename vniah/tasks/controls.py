@@ -25,26 +25,27 @@ def no_needle(samples: Iterable[Sample]) -> Iterator[Sample]:
     A model that answers right did not need the needle: it knows or guesses the answer, or the
     haystack reveals it.
     """
-    made: dict[str, Sample] = {}
+    made: dict[str, tuple[object, ...]] = {}
     for sample in samples:
         shown = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
         depth = None if sample.cell is None else sample.cell.depth
         name = sample.sample_id.removeprefix(place_prefix(sample.num_frames, depth))
         if sample.answer != sample.candidates[0]:  # of several options another is right
             name += f"/answer-{slug(sample.answer)}"
-        fields = {"num_frames": sample.num_frames, "needle_id": sample.fields.get("needle_id")}
-        control = replace(
-            sample,
-            sample_id=f"{place_prefix(sample.num_frames, None)}{name}/no-needle",
-            cell=None,
-            shown=shown,
-            control="no-needle",
-            fields={key: value for key, value in fields.items() if value is not None},
-        )
-        if control.sample_id not in made:
-            made[control.sample_id] = control
-            yield control
-        elif control != made[control.sample_id]:
+        sample_id = f"{place_prefix(sample.num_frames, None)}{name}/no-needle"
+        asked = (shown, sample.question, sample.candidates, sample.answer, sample.choices)
+        if sample_id not in made:
+            made[sample_id] = asked
+            fields = {"num_frames": sample.num_frames, "needle_id": sample.fields.get("needle_id")}
+            yield replace(
+                sample,
+                sample_id=sample_id,
+                cell=None,
+                shown=shown,
+                control="no-needle",
+                fields={key: value for key, value in fields.items() if value is not None},
+            )
+        elif asked != made[sample_id]:
             raise TaskError(
                 f"the control no-needle cannot name the sample {sample.sample_id}: another one "
                 "whose id ends like it asks something else. Let ids end with what is asked, such "
