@@ -109,3 +109,8 @@ def short_repr(value: object) -> str:
     """The repr of a value, cut at 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def quoted(text: str, most: int) -> str:
+    """The text in quotes, cut at ``most`` characters."""
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vniah.checks.findings import Examination, Finding, call, note
 from vniah.engines.inputs import SequenceCheck, positions_of, require_model, segment_size
-from vniah.errors import ModelError
+from vniah.errors import ModelError, quoted
 from vniah.needles import NeedleSet
 from vniah.protocol import DecoderModel, FrameSegment, Segment, TextSegment, TokenSequence
 
@@ -222,8 +222,8 @@ def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
 def _reads_the_question(trial: SequenceTrial) -> Iterator[Finding]:
     if trial.compose().segments == trial.compose(question=trial.other_question).segments:
         yield note(
-            f"compose gives the same prompt for the questions {_quoted(trial.question)} and "
-            f"{_quoted(trial.other_question)}; is the question in it?"
+            f"compose gives the same prompt for the questions {quoted(trial.question, 40)} and "
+            f"{quoted(trial.other_question, 40)}; is the question in it?"
         )
 
 
@@ -233,8 +233,8 @@ def _tells_answers_apart(trial: SequenceTrial) -> Iterator[Finding]:
         ids = trial.compose(answer=answer).answer_ids
         if ids in found:
             yield note(
-                f"compose gives the same tokens {ids} for the answers {_quoted(found[ids])} and "
-                f"{_quoted(answer)}; does the tokenizer know these words?"
+                f"compose gives the same tokens {ids} for the answers {quoted(found[ids], 40)} and "
+                f"{quoted(answer, 40)}; does the tokenizer know these words?"
             )
             return
         found[ids] = answer
@@ -263,15 +263,11 @@ def _decodes_answers(trial: SequenceTrial) -> Iterator[Finding]:
             return
         if words.strip() != answer:
             yield note(
-                f"decode gives {_quoted(words)} for the tokens of the answer {_quoted(answer)}: "
+                f"decode gives {quoted(words, 40)} for the tokens of the answer "
+                f"{quoted(answer, 40)}: "
                 "unknown or special tokens are among them, or white space"
             )
             return
-
-
-def _quoted(text: str) -> str:
-    """The text in quotes, cut off where it is long."""
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 # --- position_ids --------------------------------------------------------------------------------

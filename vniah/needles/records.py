@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from vniah.answers import choice_letters, find_option
-from vniah.errors import NeedleError
+from vniah.errors import NeedleError, quoted
 from vniah.files import hash_text
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,7 +61,7 @@ class Needle:
         width, height = self.image.size
         return (
             f"<Needle {self.needle_id}, {width}x{height} pixels: "
-            f"{_short(self.question)} {_short(self.answer)}>"
+            f"{quoted(self.question, 60)} {quoted(self.answer, 60)}>"
         )
 
     @property
@@ -189,11 +189,6 @@ def _require_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str
                 f"the accepted answer {text!r} does not name the option that the answer "
                 f"{answer!r} names, of {list(choices)}; write its letter, its words, or both."
             )
-
-
-def _short(text: str) -> str:
-    """The text in quotes, cut off where it is long."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _sha256_of_pixels(image: Image.Image) -> str:
