@@ -20,7 +20,7 @@ FLOORS = {
     4: ("forward", "tasks", "embeddings", "results"),
     3: ("haystacks", "needles", "grid", "protocol", "scoring"),
     2: ("options", "factories", "answers"),
-    1: ("errors", "files"),
+    1: ("errors", "files", "schema"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -86,8 +86,17 @@ def _flush_folder(folder: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that people can read, whole or not at all (see `atomic_path`)."""
     with atomic_path(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(to_json(content, indent=2) + b"\n")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> bytes:
+    """The value as JSON in UTF-8. A lone surrogate, which UTF-8 does not have, is escaped.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def hash_file(path: Path) -> str:
@@ -97,8 +106,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_text(text: str) -> str:
-    """The sha256 of a text's UTF-8 bytes in hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The sha256 of a text's UTF-8 bytes in hexadecimal digits; lone surrogates have bytes too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,177 @@
+"""JSON from outside, read in one place: bounded, every key once, and of the declared type.
+
+Manifests, lines of samples, needle metadata, checkpoint configurations and server replies may hold
+anything. Each room declares what it expects as types, with bounds (`typing.TypedDict`,
+`msgspec.Meta`); this module reads a text by such a type, or says in one line what is wrong with it:
+
+    >>> from typing import Annotated, TypedDict
+    >>> class Film(TypedDict):
+    ...     name: str
+    ...     seconds: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+    >>> parse_json('{"name": "sea", "seconds": "1"}', Film, ValueError, "film.json")
+    Traceback (most recent call last):
+    ValueError: film.json: seconds must be a whole number, got '1'
+"""
+
+import json
+import re
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+T = TypeVar("T")
+
+MOST_BYTES = 64 * 2**20
+"""How large a file of JSON may be, unless its reader says otherwise."""
+
+_MOST_NESTED = 64
+_INT_BOUND = 2**63
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxlevel = 2
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object in braces",
+    "null": "null",
+}
+_AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
+_GOT = re.compile(r", got `.*`")
+_NAMED = re.compile(r"`([^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|(\[\.\.\.\])")
+
+
+def read_json(
+    path: Path, kind: type[T], error: type[Exception], *, most_bytes: int = MOST_BYTES
+) -> T:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: the declared type; keys that it does not name are kept.
+        error: the class of the error that is raised, with one line that begins with the path.
+        most_bytes: a larger file is refused before it is read.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(most_bytes + 1)
+    except (OSError, ValueError) as cause:  # ValueError: a zero byte in the path
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{str(path)!r} cannot be read: {reason}") from cause
+    if len(text) > most_bytes:
+        raise error(f"{path} is larger than {most_bytes:,} bytes, which is no file of this kind")
+    return parse_json(text, kind, error, str(path))
+
+
+def parse_json(text: str | bytes, kind: type[T], error: type[Exception], where: str) -> T:
+    """What a JSON text holds.
+
+    Args:
+        text: the text; bytes are UTF-8, with or without a byte order mark.
+        kind: the declared type; keys that it does not name are kept.
+        error: the class of the error that is raised, with one line that begins with ``where``.
+        where: names the text in that line, such as a path or ``"metadata.jsonl line 3"``.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        _require_bounded(value)
+    except RecursionError as cause:
+        raise error(f"{where} is nested too deeply to be read as JSON") from cause
+    except ValueError as cause:
+        raise error(f"{where} cannot be read as JSON: {cause}") from cause
+    return require_type(value, kind, error, where)
+
+
+def require_type(value: object, kind: type[T], error: type[Exception], where: str) -> T:
+    """The value itself, if it is of the declared type; keys that the type does not name stay.
+
+    Args:
+        value: what `json.loads` gives.
+        kind: the declared type.
+        error: the class of the error that is raised otherwise, with one line that begins with
+            ``where`` and names the field, what it must be and what it is.
+        where: names the value in that line.
+    """
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as cause:
+        raise error(f"{where}: {_explain(str(cause), value)}") from cause
+    return cast("T", value)
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_SHORT.repr(repeated)} is given twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _require_bounded(value: object) -> None:
+    """Raises ValueError for deep nesting, and for numbers that no computation can hold."""
+    level: list[object] = [value]
+    for _ in range(_MOST_NESTED):
+        inner: list[object] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                inner.extend(cast("dict[str, object]", item).values())
+            elif kind is list:
+                inner.extend(cast("list[object]", item))
+            elif kind is int and not -_INT_BOUND <= cast("int", item) < _INT_BOUND:
+                raise ValueError(f"the number {_SHORT.repr(item)} is too large")
+            elif kind is float and abs(cast("float", item)) == float("inf"):
+                raise ValueError("a number is too large")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested more than {_MOST_NESTED} levels deep")
+
+
+def _explain(message: str, value: object) -> str:
+    """A message of msgspec in the words of this package, with the value that was found."""
+    match = _AT.fullmatch(message)
+    assert match is not None
+    what, steps = match[1], match[2] or ""
+    name, found = _follow(steps, value)
+    if missing := _MISSING.fullmatch(what):
+        return f"the field {'.'.join(filter(None, (name, missing[1])))!r} is missing"
+    what = _GOT.sub("", what)
+    if what.startswith("Expected "):
+        words = _NAMED.sub(lambda kind: _WORDS.get(kind[1], kind[1]), what)
+        what = "must be " + words.removeprefix("Expected ").replace("|", "or")
+    elif what.startswith("Invalid enum value"):
+        what = "has an unknown value"
+    return f"{name or 'the content'} {what}{found}"
+
+
+def _follow(steps: str, value: object) -> tuple[str, str]:
+    """The name of the place that msgspec's path leads to, and ``", got ..."`` where it is known."""
+    known: object | None = value
+    for step in _STEP.finditer(steps):
+        try:
+            if step[1] is not None:
+                known = cast("dict[str, object]", known)[step[1]]
+            elif step[2] is not None:
+                known = cast("list[object]", known)[int(step[2])]
+            else:
+                return steps.lstrip("."), ""
+        except (KeyError, IndexError, TypeError):
+            return steps.lstrip("."), ""
+    return steps.lstrip("."), f", got {_SHORT.repr(known)}"
