@@ -105,8 +105,9 @@ def trial_sequences(
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
-    So there is something to share, and suffixes of several lengths follow one place. The needles
-    are those with the longest answers, so that several rows are read if any answer has several.
+    Their passes share prefixes, and suffixes of several lengths follow the same token. The needles
+    are those with the longest answers, so that answers of several tokens are tried if there are
+    any.
 
     Args:
         model: composes the sequences.

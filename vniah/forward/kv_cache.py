@@ -71,11 +71,11 @@ class Layout:
         return Layout(tuple(tuple(span.clip(0, stop) for span in held) for held in self.spans))
 
     def followed_by(self, other: "Layout") -> "Layout":
-        """On every rank these rows and then the other's."""
+        """The layout in which every rank holds its rows of this one, then its rows of the other."""
         return Layout(tuple(a + b for a, b in zip(self.spans, other.spans, strict=True)))
 
     def located(self, rank: int) -> Iterator[tuple[Span, int]]:
-        """Every span of a rank, with the row at which it begins."""
+        """Every span of tokens that a rank holds, with the index of its first row there."""
         lengths = (span.num_tokens for span in self.spans[rank])
         yield from zip(self.spans[rank], accumulate(lengths, initial=0), strict=False)
 

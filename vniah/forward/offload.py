@@ -96,9 +96,9 @@ def require_host_room(layers: nn.Module, dtype: torch.dtype) -> None:
 
 
 def move_all_but_layers(model: nn.Module, layers: nn.Module, device: torch.device) -> None:
-    """Brings everything that a model holds to a device, except for its decoder's layers."""
+    """Moves all parameters and buffers to a device, except for those of the decoder's layers."""
     inside = {id(module) for module in layers.modules()}
-    moved: dict[int, nn.Parameter] = {}  # what is tied stays so
+    moved: dict[int, nn.Parameter] = {}  # weights that are tied stay tied
     for module in model.modules():
         if id(module) in inside:
             continue
@@ -164,19 +164,18 @@ class OffloadedLayers:
         self._layers[index].use(self._latest.views)
 
     def leave(self, index: int) -> None:
-        """Has a layer hold its weights in host memory again."""
+        """Points the parameters of a layer to its weights in host memory again."""
         self._layers[index].put_back()
 
     def _fetch(self, index: int) -> None:
-        """Copies a layer's weights to the place whose layer has done its work."""
+        """Copies a layer's weights into the buffer whose layer was computed last but one."""
         layer, slot = self._layers[index], self._next
-        slot.index = None  # whatever comes: it does not hold what it held
+        slot.index = None  # if the copy fails, the buffer must not be taken for its old layer
         target = slot.buffer[: layer.num_bytes]
         if self._stream is None:
             target.copy_(layer.flat)
         else:
-            # All that was asked of the device so far: nothing that still reads this place comes
-            # later.
+            # The copy waits for all work that was queued so far, which may still read this buffer.
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._stream):
                 target.copy_(layer.flat, non_blocking=True)

@@ -128,7 +128,7 @@ class Ring:
         return out.to(q.dtype)
 
     def smallest(self, number: int) -> int:
-        """The smallest of the numbers with which the ranks call it."""
+        """The smallest of the numbers that the ranks pass to this call."""
         numbers: list[int] = [0] * self.size
         dist.all_gather_object(numbers, number, group=self._group)
         return min(numbers)

@@ -229,7 +229,7 @@ class BranchRunner:
                 self._inputs.add_deepstack(layer, hidden[rows], branch.segments, *inside)
 
     def _share(self, branch: Branch) -> Iterator[tuple[slice, Span]]:
-        """The rows of this process, each run of them with the tokens of the branch that it is."""
+        """The rows of this process: slices of them, each with the span of tokens that they hold."""
         if self._ring is None:
             yield slice(0, branch.num_tokens), Span(0, branch.num_tokens)
             return
@@ -250,7 +250,7 @@ class BranchRunner:
 
 
 def _ends(branch: Branch) -> list[int]:
-    """Where its suffixes and its child branches begin."""
+    """The tokens at which its suffixes and its child branches begin."""
     return [*(x.start for x in branch.suffixes), *(x.start for x in branch.branches)]
 
 

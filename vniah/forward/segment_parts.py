@@ -1,4 +1,4 @@
-"""Segments that are made of parts: compared by their parts, and cut between them.
+"""Segments made of parts are compared part by part, and are cut between parts only.
 
 A thousand frames may be one segment. The prefix tree (`vniah.forward.prefix_tree`) compares
 segments part by part and cuts them where sequences part, at the cost of the segments, not of the
@@ -20,22 +20,22 @@ class Divisible(Protocol):
         """How many parts it has, at least one."""
 
     def part(self, index: int) -> Hashable:
-        """One of them; equal ones are equal, whichever segment they are of."""
+        """One part; parts with equal content compare as equal, also those of different segments."""
 
     def cut(self, start: int, stop: int) -> tuple[Hashable, ...]:
         """Segments that are made of its parts ``start`` to ``stop - 1``."""
 
     def runs_along(self, index: int, other: Any, other_index: int) -> bool:
-        """Whether its parts from ``index`` on are another's, as far as both have any.
+        """Whether all parts from ``index`` on equal those of ``other`` from ``other_index`` on.
 
-        False where that is not known; then the parts are compared.
+        The longer of the two may go on. False also means "not known": then parts are compared.
         """
 
 
 def leading(
     segments: Sequence[Hashable], num_tokens: int, size: Callable[[Hashable], int]
 ) -> tuple[Hashable, ...]:
-    """What some segments begin with, ``num_tokens`` in all; they end between two parts."""
+    """The first ``num_tokens`` tokens of some segments, which must end between two parts."""
     found: list[Hashable] = []
     missing = num_tokens
     for segment in segments:
@@ -74,12 +74,12 @@ class SegmentParts:
         return len(self) == len(self.segments)
 
     def place(self, index: int) -> tuple[int, int]:
-        """Which segment a part is in, and which of its parts it is."""
+        """The index of a part's segment, and the index of the part in it."""
         number = bisect_right(self.stops, index)
         return number, index - (self.stops[number - 1] if number else 0)
 
     def part(self, index: int) -> Hashable:
-        """One of all parts."""
+        """The part with that index, counted over all segments."""
         number, inside = self.place(index)
         return _part(self.segments[number], inside)
 
@@ -96,7 +96,7 @@ class SegmentParts:
         return tuple(found)
 
     def num_common(self, other: "SegmentParts", start: int) -> int:
-        """How many of its first parts are those of another from ``start`` on."""
+        """How many parts, from the first on, equal those of ``other`` from ``start`` on."""
         most = min(len(self), len(other) - start)
         if self.is_plain and other.is_plain:
             for index in range(most):

@@ -129,7 +129,7 @@ def suffix_groups(
 
 
 def shared_spans(seen: Sequence[Sequence[Span]]) -> Iterator[tuple[Span, tuple[int, ...]]]:
-    """Disjoint spans that make up all the given ones, each with all of those who see it.
+    """Splits spans of keys into disjoint ones, each with the numbers of all suffixes that see it.
 
     >>> list(shared_spans([[Span(0, 4)], [Span(0, 9)], [Span(0, 4), Span(7, 9)]]))
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -137,7 +137,7 @@ def shared_spans(seen: Sequence[Sequence[Span]]) -> Iterator[tuple[Span, tuple[i
      (Span(start=7, stop=9), (1, 2))]
 
     Args:
-        seen: the spans of each, ascending and disjoint.
+        seen: for each suffix the spans that it sees, ascending and disjoint.
     """
     changes: dict[int, list[int]] = {}
     for number, spans in enumerate(seen):

@@ -134,7 +134,7 @@ class FrameSpan:
         )
 
     def runs_along(self, index: int, other: object, other_index: int) -> bool:
-        """Whether its parts from ``index`` on are another's, as far as both have any."""
+        """Whether all parts from ``index`` on equal those of ``other`` from ``other_index`` on."""
         return (
             isinstance(other, FrameSpan)
             and self.source == other.source
@@ -190,7 +190,7 @@ class Frames(Sequence[FrameSegment]):
 
     @classmethod
     def of(cls, frames: Iterable[FrameSegment | FrameSpan]) -> "Frames":
-        """Frames and spans one after the other; of spans the frames alone."""
+        """These frames in their order; the text around the frames of a span is left out."""
         if isinstance(frames, Frames):
             return frames
         bare = (
@@ -250,7 +250,7 @@ class Frames(Sequence[FrameSegment]):
 
 
 class _FrameByFrame:
-    """A field that is given in any pieces, is kept in few, and is read frame by frame."""
+    """A field that takes single frames or spans, stores spans, and is read frame by frame."""
 
     def __get__(self, sequence: "TokenSequence | None", owner: type) -> tuple[Segment, ...]:
         if sequence is None:
@@ -263,7 +263,7 @@ class _FrameByFrame:
 
 
 class _Kept:
-    """What a token sequence holds."""
+    """The stored fields of `TokenSequence`; its field ``segments`` is computed from them."""
 
     __slots__ = ("answer_ids", "pieces")
     pieces: tuple[Piece, ...]
