@@ -15,6 +15,14 @@ from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptio
 from vniah.protocol import AnyModel, require_protocol
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_EMBEDDED = {
+    "reference-anyres": "a182d7c933ae6667",
+    "reference-long": "7b9015325a36bc8a",
+    "reference-short": "d0002325f4628258",
+    "reference-short-large-base": "cc51677b48881b88",
+}
+"""The models that come with vniah, with their `vniah.models.checkpoints.fingerprint`."""
+
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -93,8 +101,8 @@ def open_model(
         return open_server(source, server)
     if server is not None:
         raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {source!r}")
-    if source in embedded_models():
-        return load_folder(embedded_dir("models", source), name=source, options=options)
+    if source in _EMBEDDED:
+        return _load_embedded(source, options)
     if source and Path(source).is_dir():
         return load_folder(Path(source), name=Path(source).resolve().name, options=options)
     if is_factory(source):
@@ -149,8 +157,27 @@ def load_folder(
 
 def embedded_models() -> tuple[str, ...]:
     """The names of the models that come with vniah."""
-    root = embedded_dir("models")
-    return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
+    return tuple(sorted(_EMBEDDED))
+
+
+def _load_embedded(name: str, options: LoadOptions) -> AnyModel:
+    """A model that comes with vniah, if its files are those that were released."""
+    from vniah.models.checkpoints import fingerprint
+
+    folder, expected = embedded_dir("models", name), _EMBEDDED[name]
+    try:
+        found = fingerprint(folder)
+    except (ModelError, OSError) as error:
+        raise ModelError(
+            f"the model {name}, which comes with vniah, is damaged: {first_line(error)}. Install "
+            "vniah again"
+        ) from error
+    if found != expected:
+        raise ModelError(
+            f"the model {name}, which comes with vniah, is damaged: the hash of the files in "
+            f"{folder} is {found}, expected {expected}. Install vniah again"
+        )
+    return load_folder(folder, name=name, revision=found, options=options)
 
 
 def _download(hub_id: str) -> tuple[Path, str]:

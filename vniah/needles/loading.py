@@ -20,7 +20,13 @@ from vniah.errors import NeedleError, first_line
 from vniah.files import embedded_dir
 from vniah.needles.records import Needle, NeedleSet, require_id, require_texts
 
-EMBEDDED_SETS = ("cards", "counterfactual")
+_EMBEDDED = {
+    "cards": "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd",
+    "counterfactual": "49fdbc6d902da78733c77a17f9e9c17ddb9d946defce9a682b28667f67e414fc",
+}
+"""The sets that come with vniah, with the sha256 that identifies them (`NeedleSet.sha256`)."""
+
+EMBEDDED_SETS = tuple(_EMBEDDED)
 
 _METADATA_NAME = "metadata.jsonl"
 _PUBLISHED_NAME = "dataset.json"
@@ -49,13 +55,12 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     folder = Path(source)
     if str(source).startswith("~/"):
         folder = folder.expanduser()
-    embedded = source in EMBEDDED_SETS  # a folder of that name is written ./cards
-    if embedded:
+    if source in EMBEDDED_SETS:  # a folder of that name is written ./cards
         folder = embedded_dir("needles", str(source))
+        return _load_embedded(str(source), folder)
     if folder.is_dir() and str(source).strip():
         folder = folder.resolve()
-        needles = _read_folder(folder, is_embedded=embedded)
-        return NeedleSet(folder.name, str(source if embedded else folder), needles)
+        return NeedleSet(folder.name, str(folder), _read_folder(folder, is_embedded=False))
     if folder.is_file():
         raise NeedleError(f"needle set {str(source)!r} is a file; give the folder that it lies in.")
     if isinstance(source, str) and _HUB_ID_PATTERN.fullmatch(source):
@@ -65,6 +70,23 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         f"there is no needle set {str(source)!r}; give a folder with {_METADATA_NAME}, "
         f"one of {', '.join(EMBEDDED_SETS)}, or a hub id such as lmms-lab/v_niah_needles."
     )
+
+
+def _load_embedded(name: str, folder: Path) -> NeedleSet:
+    """A set that comes with vniah, if it is the one that was released."""
+    try:
+        needles = NeedleSet(name, name, _read_folder(folder, is_embedded=True))
+    except NeedleError as error:
+        raise NeedleError(
+            f"the needle set {name}, which comes with vniah, is damaged: {first_line(error)}. "
+            "Install vniah again"
+        ) from error
+    if needles.sha256 != _EMBEDDED[name]:
+        raise NeedleError(
+            f"the needle set {name}, which comes with vniah, is damaged: its sha256 is "
+            f"{needles.sha256}, expected {_EMBEDDED[name]}. Install vniah again"
+        )
+    return needles
 
 
 @dataclass(frozen=True)
