@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help install demo test lint pytest train clean
+.PHONY: help install demo test lint pytest docs train clean
 
 help:
 	@echo "make demo   install, then measure the embedded model and draw its heatmap"
 	@echo "make test   install, then ruff, mypy and pytest; WORKERS=8 for more than two processes"
+	@echo "make docs   install, then build the documentation in site/; strict: no broken link or reference"
 	@echo "make train  install, then train the embedded reference models from scratch; SEED=1 for another seed"
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -34,8 +35,12 @@ test: install
 pytest: install
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+docs: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 train: install
 	$(BIN)/python -m training
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

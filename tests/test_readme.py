@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, its plug-in class works, its commands parse."""
+"""The README and the pages are true: Python runs, the plug-in class works, commands parse."""
 
 import json
 import re
@@ -27,6 +27,8 @@ from vniah.results import load_results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -36,24 +38,31 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def commands() -> list[str]:
+    """The commands of vniah in all pages, also those that torchrun or srun start."""
     lines = [
         line.split(" #")[0].strip()
-        for path in ("README.md", "haystacks/README.md")
-        for block in blocks("sh", (ROOT / path).read_text(encoding="utf-8"))
-        for line in block.splitlines()
+        for path in (ROOT / "README.md", *PAGES)
+        for block in blocks("sh", path.read_text(encoding="utf-8"))
+        for line in block.replace("\\\n", " ").splitlines()
     ]
-    return [line for line in lines if line.startswith("vniah ")]
+    found = [re.search(r"(?:^|-m )vniah (.*)", line) for line in lines]
+    return sorted({match[1] for match in found if match})
 
 
 def test_readme_names_the_two_commands_and_stays_short():
     assert "make demo" in README and "make test" in README
-    assert len(README.splitlines()) <= 250
+    assert len(README.splitlines()) <= 180
 
 
 @pytest.mark.parametrize("command", commands())
-def test_command_of_the_readme_parses(command):
-    options = build_parser().parse_args(shlex.split(command)[1:])
+def test_command_of_the_pages_parses(command):
+    options = build_parser().parse_args(shlex.split(command))
     assert callable(options.command)
+
+
+def test_commands_of_the_pages_are_found():
+    assert len(commands()) > 20
+    assert any(command.startswith("run --context-parallel") for command in commands())
 
 
 @pytest.mark.usefixtures("film")
@@ -179,10 +188,10 @@ def test_plug_in_of_the_readme_equals_the_models_own_forward(plug_in, llava_fold
     assert torch.equal(logits.argmax(-1), plain.argmax(-1))
 
 
-def test_second_level_of_the_readme_equals_the_first(plug_in, llava_folder):
+def test_second_level_of_the_page_equals_the_first(plug_in, llava_folder):
     from vniah.engines.inputs import decoder_logits
 
-    addition = next(block for block in blocks("python") if "self.decoder" in block)
+    addition = next(block for block in blocks("python", MODELS) if "self.decoder" in block)
     constructor, method = addition.split("\n\n")
     body = "\n".join(line[8:] for line in constructor.splitlines())
     names = {"torch": torch}

@@ -26,15 +26,19 @@ def normalized(name: str) -> str:
 
 
 def declared(*, with_extras: bool) -> set[str]:
-    """The distributions that setup.cfg names; of the extras all but those for developers."""
+    """The distributions that setup.cfg names; of the extras all but those for developers.
+
+    An extra that names others, such as ``vniah[server]``, adds none of its own.
+    """
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     groups = [config["options"]["install_requires"]]
     if with_extras:
         extras = config["options.extras_require"]
-        groups += [text for extra, text in extras.items() if extra != "dev"]
+        groups += [text for extra, text in extras.items() if extra not in ("dev", "docs")]
     lines = [line for group in groups for line in group.split("\n") if line.strip()]
-    return {normalized(re.split(r"[<>=!~;\[ ]", line.strip())[0]) for line in lines}
+    names = {normalized(re.split(r"[<>=!~;\[ ]", line.strip())[0]) for line in lines}
+    return names - {"vniah"}
 
 
 def imported(source: str, *, at_import: bool = False) -> set[str]:

@@ -88,10 +88,11 @@ class Grid:
         positions: needle indices, each at least 0, ascending; empty where depths are given. The
             first is at most the smallest number of frames.
 
-    >>> Grid.parse("200:600:200", "0:1:0.5").frames
-    (200, 400, 600)
-    >>> [cell.needle_index for cell in Grid.of([2, 5], positions=[0, 4]).cells]
-    [0, 0, 4]
+    Examples:
+        >>> Grid.parse("200:600:200", "0:1:0.5").frames
+        (200, 400, 600)
+        >>> [cell.needle_index for cell in Grid.of([2, 5], positions=[0, 4]).cells]
+        [0, 0, 4]
     """
 
     frames: tuple[int, ...]

@@ -1,0 +1,49 @@
+"""Hooks of mkdocs: the files of the repository's root as pages, and links that leave ``docs/``.
+
+Links in the repository are such that they work where the files are read: relative ones in
+``docs/``, absolute ones in the files of the root, which also appear on package indexes. On the
+site both lead to pages of the site where there is one.
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+PICTURE = "results/long_context_transfer.png"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages and the picture that lie in the root of the repository."""
+    for name, page in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, PICTURE, abs_src_path=str(ROOT / PICTURE)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrites links to files of the repository: to pages of the site, or to the repository."""
+    repository = f"{config.repo_url.rstrip('/')}/blob/main/"
+    raw = repository.replace("//github.com/", "//raw.githubusercontent.com/").replace("/blob", "")
+
+    def target(match: re.Match[str]) -> str:
+        path, anchor = match["path"], match["anchor"] or ""
+        if path in PAGES:
+            return f"]({PAGES[path]}{anchor})"
+        if path == PICTURE:
+            return f"]({path})"
+        if path.startswith("docs/"):
+            return f"]({path.removeprefix('docs/')}{anchor})"
+        return f"]({repository}{path}{anchor})"
+
+    outside = "|".join(map(re.escape, (repository, raw, "../")))
+    return re.sub(rf"\]\((?:{outside})(?P<path>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)", target, markdown)
