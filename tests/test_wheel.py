@@ -1,35 +1,116 @@
-"""The wheel is whole: installed elsewhere it finds its needles and its model inside the package.
+"""What is built is whole: the source distribution holds what git tracks, and the wheel runs.
 
 An editable install is a plain path.
 """
 
+import email
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+EGG_INFO = "vniah.egg-info"
 
 
-@pytest.fixture
-def source(tmp_path):
-    """A copy of what an installation is made from; links stay links."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("vniah", "needles"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True)
+def tracked() -> list[str]:
+    """The files of the repository, as git knows them, or as a source distribution lists them."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    names = done.stdout.split("\0") if done.returncode == 0 else []
+    if not any(names):
+        names = (ROOT / EGG_INFO / "SOURCES.txt").read_text(encoding="utf-8").splitlines()
+    return [name for name in names if name and os.path.lexists(ROOT / name)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the repository; links stay links."""
+    source = tmp_path_factory.mktemp("source")
+    for name in tracked():
+        if not name.startswith(EGG_INFO):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name, follow_symlinks=False)
     return source
+
+
+@pytest.fixture(scope="module")
+def sdist(source, tmp_path_factory):
+    """The unpacked source distribution, beside what a run and an installation leave behind."""
+    for name in ("results/demo/samples.jsonl", "training/work/seed-0/text.npy", ".venv/x.py"):
+        (source / name).parent.mkdir(parents=True)
+        (source / name).write_text("")
+    folder = tmp_path_factory.mktemp("sdist")
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    return unpacked
+
+
+def files_below(folder: Path) -> set[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+def test_source_distribution_holds_what_git_tracks(sdist):
+    expected = {"PKG-INFO"}
+    for name in tracked():
+        inside = ROOT / name
+        linked = files_below(inside) if inside.is_dir() else {""}  # vniah/data/needles is a link
+        expected |= {f"{name}/{file}".rstrip("/") for file in linked}
+    found = {name for name in files_below(sdist) if not name.startswith(EGG_INFO)}
+    assert found == {name for name in expected if not name.startswith(EGG_INFO)}
+
+
+@pytest.mark.slow
+def test_tests_run_from_the_source_distribution(sdist):
+    files = ("test_docs.py", "test_layering.py", "test_requirements.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(sdist)}
+    done = subprocess.run(
+        [*command, *(f"tests/{name}" for name in files)],
+        cwd=sdist,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_metadata_is_complete(sdist):
+    metadata = email.message_from_string((sdist / "PKG-INFO").read_text(encoding="utf-8"))
+    assert metadata["Name"] == "vniah"
+    assert metadata["Author"] == "The vniah developers"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata["Keywords"]
+    labels = {line.split(",")[0] for line in metadata.get_all("Project-URL")}
+    assert {"Homepage", "Documentation", "Source", "Issues", "Changelog"} <= labels
+    versions = [
+        line.rpartition(":: ")[2]
+        for line in metadata.get_all("Classifier")
+        if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert versions == ["3.11", "3.12", "3.13"]
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata.get_payload().lstrip().startswith("# vniah")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("film")
-def test_wheel_runs_in_an_empty_folder(source, tmp_path):
+def test_wheel_of_the_source_distribution_runs_in_an_empty_folder(sdist, tmp_path):
+    source = shutil.copytree(sdist, tmp_path / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -53,7 +134,7 @@ def test_wheel_runs_in_an_empty_folder(source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "over 2 cells" in done.stdout
     assert (empty / "out" / "heatmap.png").exists()
-    for package in ("training", "tests", "benchmarks"):
+    for package in ("training", "tests", "benchmarks", "docs"):
         assert not (tmp_path / "installed" / package).exists()
 
 
