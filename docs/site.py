@@ -32,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrites links to files of the repository: to pages of the site, or to the repository."""
-    repository = f"{config.repo_url.rstrip('/')}/blob/main/"
+    repository = f"{config.extra['repository']}/blob/main/"
     raw = repository.replace("//github.com/", "//raw.githubusercontent.com/").replace("/blob", "")
 
     def target(match: re.Match[str]) -> str:

@@ -100,7 +100,8 @@ def test_links_of_root_files_are_absolute(name):
 def test_the_address_of_the_repository_is_one():
     urls = setup()["metadata"]["project_urls"]
     assert set(re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", urls)) == {REPOSITORY}
-    assert yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["repo_url"] == REPOSITORY
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert site["extra"]["repository"] == REPOSITORY
     for name in ("CITATION.cff", *ALL):
         text = (ROOT / name).read_text(encoding="utf-8")
         named = set(re.findall(r"https://github\.com/vniah[\w./-]*", text))

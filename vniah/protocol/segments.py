@@ -176,10 +176,11 @@ class Frames(Sequence[FrameSegment]):
     Args:
         spans: without text around their frames.
 
-    >>> haystack = Frames.of([FrameSpan("haystack/3f2a", 0, 1000)])
-    >>> shown = Frames.of([*haystack[:200].spans, FrameSpan("needles/a", 0, 1)])
-    >>> len(shown), shown[199], len(shown.spans)
-    (201, FrameSegment(source='haystack/3f2a', index=199), 2)
+    Examples:
+        >>> haystack = Frames.of([FrameSpan("haystack/3f2a", 0, 1000)])
+        >>> shown = Frames.of([*haystack[:200].spans, FrameSpan("needles/a", 0, 1)])
+        >>> len(shown), shown[199], len(shown.spans)
+        (201, FrameSegment(source='haystack/3f2a', index=199), 2)
     """
 
     __slots__ = ("_length", "spans")
