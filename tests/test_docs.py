@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import vniah
+
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/vniah/vniah"
 # Files of the root that the site shows as pages (docs/site.py), by their name there.
@@ -141,3 +143,14 @@ def test_extras_that_are_named_exist():
         for extra in group.split(",")
     }
     assert {"dev", "docs", "server"} <= named <= extras
+
+
+def test_citation_agrees_with_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    metadata = setup()["metadata"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == vniah.__version__
+    assert citation["license"] == metadata["license_expression"]
+    assert [author["name"] for author in citation["authors"]] == [metadata["author"]]
+    assert citation["repository-code"] == REPOSITORY
