@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from caches import SHAPE, MeanModel, filled_cache, numbers
 from runs import files_up_to
 
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
@@ -14,32 +15,7 @@ from vniah.embeddings.encode import BATCH_SIZE, encode_haystack, encode_needles
 from vniah.errors import CacheError, HaystackTooShortError, ModelError
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
-from vniah.protocol import FrameSegment, TextSegment, TokenSequence
-
-SHAPE = (2, 3)
-
-
-class MeanModel:
-    """Encodes a frame as its mean colour, and remembers what it was asked."""
-
-    name, revision, frame_shape = "mean", "1", SHAPE
-
-    def __init__(self, *, fail_after: int | None = None):
-        self.batches = []
-        self.fail_after = fail_after
-
-    def encode_frames(self, frames):
-        if self.fail_after is not None and len(self.batches) >= self.fail_after:
-            raise KeyboardInterrupt
-        self.batches.append(len(frames))
-        means = torch.tensor(np.stack([frame.mean((0, 1)) for frame in frames])).float()
-        return means[:, None].repeat(1, 2, 1)
-
-    def compose(self, frames, question, answer):
-        return TokenSequence((TextSegment((0,)), *frames), (1,))
-
-    def answer_logits(self, sequence, embeds):
-        return torch.zeros(1, 2)
+from vniah.protocol import FrameSegment
 
 
 @pytest.fixture
@@ -48,18 +24,6 @@ def small_shards(monkeypatch):
     import vniah.embeddings.encode
 
     monkeypatch.setattr(vniah.embeddings.encode, "_MAX_SHARD_FRAMES", BATCH_SIZE)
-
-
-def numbers(start: int, stop: int) -> torch.Tensor:
-    return torch.arange(start, stop).float()[:, None, None].expand(-1, *SHAPE).clone()
-
-
-def filled_cache(folder, *sizes, **identity) -> EmbeddingCache:
-    cache = EmbeddingCache(folder, {"model": "m", **identity}, SHAPE)
-    for size in sizes:
-        start = cache.num_frames
-        cache.append(numbers(start, start + size), [float(k) for k in range(size)], [])
-    return cache
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 10), (3, 4), (2, 9), (9, 10), (4, 6)])
@@ -86,14 +50,6 @@ def test_shard_of_another_shape_is_refused(tmp_path):
     filled_cache(tmp_path, 4)
     with pytest.raises(CacheError, match=r"holds a tensor of shape \(4, 2, 3\), expected \(4, 9\)"):
         EmbeddingCache(tmp_path, {"model": "m"}, (9,))
-
-
-def test_truncated_shard_is_named(tmp_path):
-    cache = filled_cache(tmp_path, 4)
-    (path,) = cache.directory.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CacheError, match=f"{path.name} cannot be read as safetensors"):
-        filled_cache(tmp_path)
 
 
 def test_append_when_the_disk_is_full_is_one_line_and_goes_on_later(tmp_path):
@@ -182,7 +138,7 @@ def test_longer_encode_writes_a_partial_shard_anew(image_folder):
     assert long.directory == short.directory
     assert long.num_frames == 40
     assert torch.equal(long.read(0, 20), short.read(0, 20))
-    sizes = [last - first for first, last, _ in long._shards]
+    sizes = [shard.last - shard.first for shard in long._chain]
     assert sizes == [16, 16, 8], "shards begin at whole batches, whatever was there before"
 
 

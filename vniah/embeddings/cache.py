@@ -1,28 +1,36 @@
-"""Encoded frames on disk: safetensors shards of consecutive frames, read in slices.
+"""Encoded frames on disk: shards of consecutive frames, read in slices.
 
 A cache belongs to one identity: model, preprocessing, dtype and source. Every shard holds it, and a
 cache with another identity is refused. There are no partly written shards, so encoding can be
 stopped at any moment and continues with the next shard.
+
+What is read was verified (see `vniah.embeddings.shards`). A damaged shard is renamed to
+``*.damaged``, which is never read again, and its frames are encoded again, also in the middle of a
+run. Several processes that meet it at once each do so, and write the same bytes.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vniah.errors import CacheError, first_line
-from vniah.files import atomic_path
+from vniah.embeddings.shards import (
+    DamagedShardError,
+    Shard,
+    frames_of_name,
+    shard_path,
+    write_shard,
+)
+from vniah.errors import CacheError
 from vniah.protocol import Frames, FrameSegment
 
-FORMAT_VERSION = "1"
+DAMAGED_SUFFIX = ".damaged"
 
-_TENSOR = "frames"
-_SHARD_NAME = re.compile(r"frames-(\d{8})-(\d{8})\.safetensors")
+_LOG = logging.getLogger("vniah")
 
 
 class EmbeddingCache:
@@ -33,6 +41,10 @@ class EmbeddingCache:
         identity: everything that determines the embeddings, as text.
         frame_shape: the shape of one encoded frame.
 
+    Attributes:
+        refill: encodes the frames that the cache lacks of the first n; None if it cannot be filled.
+            Then a damaged shard that is met while reading is an error.
+
     Raises:
         CacheError: the folder holds frames with another identity; the message names the field.
     """
@@ -42,40 +54,68 @@ class EmbeddingCache:
     ) -> None:
         self.directory = directory
         self.frame_shape = frame_shape
-        self._identity = {"format_version": FORMAT_VERSION, **identity}
-        self._shards = self._find_shards()
+        self.refill: Callable[[int], None] | None = None
+        # safetensors holds UTF-8, which has no lone surrogates; file names may have some.
+        self._identity = {
+            field: value.encode("utf-8", "backslashreplace").decode()
+            for field, value in identity.items()
+        }
+        self._refilled: set[int] = set()
+        self._latest: Shard | None = None
+        self._found: dict[int, Shard] = {}
+        self._chain: list[Shard] = []
+        self._find_shards()
 
     @property
     def num_frames(self) -> int:
         """The number of frames from frame 0 on, without a gap."""
-        return self._shards[-1][1] if self._shards else 0
+        return self._chain[-1].last if self._chain else 0
+
+    def next_start(self, multiple_of: int) -> int | None:
+        """The first frame behind the gap at `num_frames` that has a shard, if there is one.
+
+        Args:
+            multiple_of: shards that start at no multiple of this number do not count.
+        """
+        starts = (first for first in self._found if first % multiple_of == 0)
+        return min((first for first in starts if first > self.num_frames), default=None)
 
     def read(self, start: int, stop: int, *, part: int | None = None) -> Tensor:
         """The frames [start, stop) on the CPU, ``[stop - start, *frame_shape]``.
 
         Only the bytes of these frames are read. With ``part``, only this index of each frame's
         first dimension is read, and the result lacks that dimension.
+
+        Raises:
+            CacheError: these frames are not there, or damaged and cannot be encoded again.
         """
         if not 0 <= start < stop <= self.num_frames:
             raise CacheError(
                 f"{self.directory} holds {self.num_frames} frames, got the range "
                 f"[{start}, {stop}); encode more frames, or read fewer"
             )
-        parts = []
-        for first, last, path in self._shards:
-            if first < stop and start < last:
-                with _open_shard(path) as shard:
-                    frames = slice(max(start, first) - first, stop - first)
-                    stored = shard.get_slice(_TENSOR)
-                    parts.append(stored[frames] if part is None else stored[frames, part])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        pieces: list[Tensor] = []
+        while start < stop:
+            shard = next(shard for shard in self._chain if start < shard.last)
+            end = min(stop, shard.last)
+            try:
+                pieces.append(self._take(shard).read(start, end, part))
+            except DamagedShardError as damage:
+                self._repair(shard, damage)
+            else:
+                start = end
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def notes(self) -> tuple[str, ...]:
-        """Remarks made while encoding, such as damage in the video."""
-        notes: dict[str, None] = {}
-        for _, _, path in self._shards:
-            with _open_shard(path) as shard:
-                notes |= dict.fromkeys(json.loads(shard.metadata().get("notes", "[]")))
+        """Remarks made while encoding, such as damage in the video, and on missing checksums."""
+        notes = dict.fromkeys(note for shard in self._chain for note in shard.header.notes)
+        without = sum(not shard.header.checksums for shard in self._chain)
+        if without:
+            notes[
+                f"{without} of {len(self._chain)} shards of encoded frames were written by an "
+                "earlier version of vniah and carry no checksums, so damage to them cannot be "
+                "noticed; to have them encoded again, delete that embedding cache"
+            ] = None
         return tuple(notes)
 
     def append(self, frames: Tensor, pts_seconds: Sequence[float], notes: Sequence[str]) -> None:
@@ -87,57 +127,94 @@ class EmbeddingCache:
             notes: remarks that are kept with them.
         """
         assert frames.shape[1:] == self.frame_shape and len(pts_seconds) == len(frames)
-        first, last = self.num_frames, self.num_frames + len(frames)
-        path = self.directory / f"frames-{first:08d}-{last:08d}.safetensors"
-        metadata = {
-            **self._identity,
-            "pts_seconds": json.dumps([round(time, 6) for time in pts_seconds]),
-            "notes": json.dumps(list(notes)),
-        }
-        try:
-            with atomic_path(path) as temporary:
-                save_file({_TENSOR: frames.contiguous().cpu()}, temporary, metadata=metadata)
-        except (SafetensorError, OSError) as error:
-            raise CacheError(
-                f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
-                "free some space, or choose another --cache"
-            ) from error
-        self._shards.append((first, last, path))
+        first = self.num_frames
+        path = shard_path(self.directory, first, first + len(frames))
+        write_shard(path, frames, identity=self._identity, pts_seconds=pts_seconds, notes=notes)
+        self._found[first] = self._shard(path)
+        self._link()
 
     def drop_partial(self, shard_frames: int) -> None:
         """Drops a last shard of fewer than ``shard_frames`` frames, so that it is written again."""
-        if self._shards and self._shards[-1][1] - self._shards[-1][0] < shard_frames:
-            self._shards.pop()
+        if self._chain and self._chain[-1].last - self._chain[-1].first < shard_frames:
+            del self._found[self._chain.pop().first]
 
-    def _find_shards(self) -> list[tuple[int, int, Path]]:
-        """The shards from frame 0 on; of several that start at the same frame, the longest."""
-        longest: dict[int, tuple[int, int, Path]] = {}
+    def mark_used(self) -> None:
+        """Sets the time of the folder to now, by which `vniah cache` tells when it was used."""
+        with suppress(OSError):  # it may be read-only, or not there yet
+            os.utime(self.directory)
+
+    def _shard(self, path: Path) -> Shard:
+        return Shard(path, self._identity, self.frame_shape)
+
+    def _take(self, shard: Shard) -> Shard:
+        """The shard; the one that was read before is closed. So at most one file is mapped."""
+        if self._latest is not shard:
+            if self._latest is not None:
+                self._latest.close()
+            self._latest = shard
+        return shard
+
+    def _find_shards(self) -> None:
+        """Finds the shards; of several that start at the same frame, the longest counts."""
+        known = {shard.path: shard for shard in self._found.values()}
+        self._found, self._chain = {}, []
         for path in sorted(self.directory.glob("frames-*.safetensors")):
-            if match := _SHARD_NAME.fullmatch(path.name):
-                first, last = int(match[1]), int(match[2])
-                longest[first] = (first, last, path)  # sorted: the longest comes last
-        chain: list[tuple[int, int, Path]] = []
-        while (found := longest.get(chain[-1][1] if chain else 0)) is not None:
-            self._require_match(found)
-            chain.append(found)
-        return chain
+            if frames := frames_of_name(path.name):  # sorted: the longest comes last
+                self._found[frames[0]] = known.get(path) or self._shard(path)
+        self._link()
 
-    def _require_match(self, found: tuple[int, int, Path]) -> None:
-        first, last, path = found
-        with _open_shard(path) as shard:
-            metadata = shard.metadata() or {}
-            shape = tuple(shard.get_slice(_TENSOR).get_shape())
-        for field, value in self._identity.items():
-            if metadata.get(field) != value:
-                raise CacheError(
-                    f"the cache {self.directory} was made with {field} = {metadata.get(field)!r}, "
-                    f"now it is {value!r}; choose another --cache or delete that folder"
-                )
-        if shape != (last - first, *self.frame_shape):
+    def _link(self) -> None:
+        """Extends the chain by the shards that are there; damaged ones are set aside."""
+        while (shard := self._found.get(self.num_frames)) is not None:
+            try:
+                self._take(shard).load()
+            except DamagedShardError as damage:
+                _set_aside(shard, damage)
+                del self._found[shard.first]
+            else:
+                self._chain.append(shard)
+
+    def _repair(self, shard: Shard, damage: DamagedShardError) -> None:
+        """Sets a shard aside, and encodes its frames again unless another process has done so."""
+        num_frames = self.num_frames
+        _set_aside(shard, damage)
+        self._find_shards()
+        if num_frames <= self.num_frames:
+            return
+        if self.refill is None:
+            raise CacheError(f"{damage}; it was set aside, and the next run encodes it again")
+        if shard.first in self._refilled:
             raise CacheError(
-                f"{path} holds a tensor of shape {shape}, expected "
-                f"{(last - first, *self.frame_shape)}; delete it, and it is made again"
+                f"{damage}, although it was encoded again just now; check the disk and the memory "
+                "of this machine, or choose another --cache"
             )
+        self._refilled.add(shard.first)
+        self.refill(num_frames)
+
+
+def _set_aside(shard: Shard, damage: DamagedShardError) -> None:
+    """Renames a damaged shard, unless another process has replaced it already; says so.
+
+    Raises:
+        CacheError: it cannot be renamed.
+    """
+    path = shard.path
+    aside = path.with_name(path.name + DAMAGED_SUFFIX)
+    try:
+        if not shard.is_unchanged:
+            _LOG.warning(f"{damage}; its frames are encoded again")
+            return
+        for older in path.parent.glob(f"frames-*{DAMAGED_SUFFIX}"):
+            older.unlink(missing_ok=True)  # one is enough to look into
+        path.replace(aside)
+    except FileNotFoundError:
+        pass  # another process was faster
+    except OSError as error:
+        raise CacheError(
+            f"{damage}, and cannot be renamed: {error.strerror}; delete it, or choose another "
+            "--cache"
+        ) from error
+    _LOG.warning(f"{damage}; it is set aside as {aside.name}, and its frames are encoded again")
 
 
 class FrameStore:
@@ -167,12 +244,3 @@ class FrameStore:
             for start in range(span.start, span.stop, most):
                 stop = min(start + most, span.stop)
                 yield cache.read(offset + start, offset + stop, part=part)
-
-
-def _open_shard(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise CacheError(
-            f"{path} cannot be read as safetensors ({error}); delete it, and it is made again"
-        ) from error

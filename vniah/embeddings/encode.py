@@ -5,11 +5,11 @@ batch is filled up with copies of its last frame. So a frame's embedding does no
 in its last bit, on where an earlier run stopped encoding.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -109,12 +109,7 @@ def encode_haystack(
     identity = _identity(model, {f"haystack_{k}": v for k, v in haystack.identity().items()})
     directory = directory or _default_directory(model, identity, f"{model.name}-{haystack.name}")
     cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
-    if cache.num_frames < num_frames:
-        shard_frames = _frames_per_shard(model)
-        cache.drop_partial(shard_frames)
-        notes: list[str] = []
-        frames = haystack.frames(start=cache.num_frames, stop=num_frames, on_damage=notes.append)
-        _fill(cache, model, frames, num_frames, shard_frames, notes, on_progress)
+    _complete(cache, model, haystack.frames, num_frames, on_progress)
     return cache
 
 
@@ -129,28 +124,59 @@ def encode_needles(
         model, identity, f"{model.name}-needles-{needles.name}"
     )
     cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
-    if cache.num_frames < len(needles):
-        shard_frames = _frames_per_shard(model)
-        cache.drop_partial(shard_frames)
-        frames = (
-            Frame(index, 0.0, np.array(needle.image))
-            for index, needle in enumerate(needles)
-            if index >= cache.num_frames
-        )
-        _fill(cache, model, frames, len(needles), shard_frames, [], None)
+
+    def pictures(
+        *, start: int, stop: int, on_damage: Callable[[str], None] | None
+    ) -> Iterator[Frame]:
+        for index, needle in islice(enumerate(needles), start, stop):
+            yield Frame(index, 0.0, np.array(needle.image))
+
+    _complete(cache, model, pictures, len(needles), None)
     return cache
+
+
+class _ReadsFrames(Protocol):
+    """As `Haystack.frames`."""
+
+    def __call__(
+        self, *, start: int, stop: int, on_damage: Callable[[str], None] | None
+    ) -> Iterator[Frame]: ...
+
+
+def _complete(
+    cache: EmbeddingCache,
+    model: EncodingModel,
+    read: _ReadsFrames,
+    num_frames: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Encodes the frames that the cache lacks, and lets it do so again for a damaged shard."""
+    shard_frames = _frames_per_shard(model)
+    while cache.num_frames < num_frames:
+        cache.drop_partial(shard_frames)
+        start, behind = cache.num_frames, cache.next_start(BATCH_SIZE)
+        stop = num_frames if behind is None else min(behind, num_frames)
+        notes: list[str] = []
+        frames = read(start=start, stop=stop, on_damage=notes.append)
+        _fill(cache, model, frames, (stop, num_frames), shard_frames, notes, on_progress)
+    cache.refill = lambda missing: _complete(cache, model, read, missing, None)
+    cache.mark_used()
 
 
 def _fill(
     cache: EmbeddingCache,
     model: EncodingModel,
     frames: Iterable[Frame],
-    num_frames: int,
+    goal: tuple[int, int],
     shard_frames: int,
     notes: list[str],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Encodes frames batch by batch, and writes each shard as soon as it is full."""
+    """Encodes frames batch by batch, and writes each shard as soon as it is full.
+
+    ``goal`` are the number of the frame after the last, and the number of frames in all.
+    """
+    stop, num_frames = goal
     waiting: list[Tensor] = []
     times: list[float] = []
     done = cache.num_frames
@@ -161,10 +187,10 @@ def _fill(
         done += len(batch)
         if on_progress is not None:
             on_progress(done, num_frames)
-        if len(times) >= shard_frames or done == num_frames:
+        if len(times) >= shard_frames or done == stop:
             cache.append(torch.cat(waiting), times, notes)
             waiting, times = [], []
-    assert not waiting and cache.num_frames >= num_frames
+    assert not waiting and cache.num_frames >= stop
 
 
 def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
