@@ -1,27 +1,52 @@
-"""The log as the command line shows it."""
+"""The log, and the progress, as the command line shows them."""
 
+import io
 import logging
+import sys
 
 from runs import make_run
 
 from vniah.cli.display import format_average, shown_log
+from vniah.sweep import progress
 from vniah.sweep.progress import Bars
 
 
-def test_warnings_are_lines_on_stderr_while_they_are_shown(capsys):
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def be_on_terminal(monkeypatch):
+    """Makes stderr a terminal; called in the test itself, since pytest replaces it before."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+def test_warnings_are_lines_on_stderr_while_they_are_shown(monkeypatch):
+    terminal = be_on_terminal(monkeypatch)
     log = logging.getLogger("vniah")
     with shown_log(), Bars() as bars:
         bars.show("sweep", 1, 4)
         log.warning("memory ran out: 100 % of it")
         log.info("one tree for all")
         log.debug("nothing of interest")
-    written = capsys.readouterr()
-    assert written.out == ""
-    lines = written.err.replace("\r", "\n").splitlines()
+    lines = terminal.getvalue().replace("\r", "\n").splitlines()
     assert "vniah: warning: memory ran out: 100 % of it" in lines
     assert "vniah: one tree for all" in lines
-    assert "nothing of interest" not in written.err
+    assert any("1/4" in line for line in lines), "the bar"
+    assert "nothing of interest" not in terminal.getvalue()
     assert log.handlers == [] and log.level == logging.NOTSET
+
+
+def test_quiet_log_has_warnings_only(capsys):
+    log = logging.getLogger("vniah")
+    with shown_log(is_quiet=True):
+        log.info("one tree for all")
+        log.warning("short of memory")
+    assert capsys.readouterr().err == "vniah: warning: short of memory\n"
 
 
 def test_other_processes_of_a_job_say_who_they_are(capsys):
@@ -30,16 +55,38 @@ def test_other_processes_of_a_job_say_who_they_are(capsys):
     assert capsys.readouterr().err == "vniah: warning in process 3: short of memory\n"
 
 
-def test_bar_that_is_full_is_closed_and_stays_so(capsys):
+def test_bar_that_is_full_is_closed_and_stays_so(monkeypatch):
+    terminal = be_on_terminal(monkeypatch)
     with Bars() as bars:
         bars.show("encode", 30, 40)
         bars.show("encode", 40, 40)
-        closed = capsys.readouterr().err
+        closed = terminal.getvalue()
         assert closed.endswith("\n") and "40/40" in closed
         bars.show("encode", 40, 40)
-        assert capsys.readouterr().err == ""
+        assert terminal.getvalue() == closed
         bars.show("sweep", 1, 2)
-    assert "1/2" in capsys.readouterr().err
+    assert "1/2" in terminal.getvalue()
+
+
+def test_progress_in_a_log_file_is_a_few_lines(capsys, monkeypatch):
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(seconds)))
+    with Bars() as bars:
+        for done in range(101):
+            bars.show("encode", done, 100)
+        bars.show("draw", 1, 2)
+    written = capsys.readouterr().err
+    lines = written.splitlines()
+    assert "\r" not in written and len(lines) < 10
+    assert lines[0].startswith("vniah: encode: 0 of 100 frames")
+    assert lines[-2].startswith("vniah: encode: 100 of 100 frames, ")
+    assert lines[-1].startswith("vniah: draw: 1 of 2 s")
+
+
+def test_progress_that_is_not_to_be_shown_writes_nothing(capsys):
+    with Bars(False) as bars:
+        bars.show("encode", 1, 2)
+    assert capsys.readouterr().err == ""
 
 
 def test_average_counts_only_the_cells_that_have_a_score():

@@ -19,7 +19,7 @@ FLOORS = {
     5: ("models", "analysis"),
     4: ("forward", "tasks", "embeddings", "results"),
     3: ("haystacks", "needles", "grid", "protocol", "scoring"),
-    2: ("options", "factories", "answers"),
+    2: ("options", "factories", "answers", "paths"),
     1: ("errors", "files", "schema"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -114,3 +114,19 @@ def short_repr(value: object) -> str:
 def quoted(text: str, most: int) -> str:
     """The text in quotes, cut at ``most`` characters."""
     return repr(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
+def printable(text: str) -> str:
+    r"""The text in one line, with every character that cannot be seen written as an escape.
+
+    Text from servers, manifests and file names may hold escapes that move the cursor or rename the
+    terminal, marks that turn the order of letters around, line ends, or lone surrogates, which no
+    stream can write. What `repr` escapes is escaped here: ``"\x1b[2J"``, ``"\u202e"``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -1,15 +1,81 @@
 """Finds a user's own model or task by its name, ``package.module:factory``."""
 
 import importlib
+import importlib.abc
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
 from operator import attrgetter
+from types import ModuleType
 from typing import Any, cast
 
 from vniah.errors import InputError, VniahError
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class _LocalFinder(importlib.abc.MetaPathFinder):
+    """Finds modules in a folder, but only those that `find_factory` imports, and what they import.
+
+    The folder is not on `sys.path`, where every import of every package would find what happens to
+    lie there. Whoever imports is told by the frame that the import statement runs in.
+
+    Args:
+        folder: where the modules lie.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._packages = {__name__}  # whose imports are looked up in the folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module in the folder, if one of `_packages` imports it and nothing else has it."""
+        if path is not None or _package(_importer()) not in self._packages:
+            return None
+        spec = PathFinder.find_spec(fullname, [self._folder], target)
+        if spec is not None:
+            self._packages.add(fullname)
+        return spec
+
+
+def _importer() -> str:
+    """The name of the module that imports just now."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (
+        frame.f_code is _LocalFinder.find_spec.__code__
+        or frame.f_code is _importer.__code__
+        or frame.f_globals.get("__name__", "").startswith("importlib.")
+        or frame.f_globals.get("__name__") == "importlib"
+    ):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__"))
+
+
+def _package(module: str) -> str:
+    return module if module == __name__ else module.partition(".")[0]
+
+
+@contextmanager
+def local_modules(folder: str) -> Iterator[None]:
+    """Lets factories lie in a folder: ``my_model:load`` is then found as ``my_model.py`` in it.
+
+    Installed modules of the same name come first. Modules that are found so find one another as
+    well, also later, when one of their functions imports something. Nothing else is found there.
+
+    Args:
+        folder: the absolute path of the folder.
+    """
+    finder = _LocalFinder(folder)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def is_factory(source: str) -> bool:

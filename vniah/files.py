@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,10 +30,20 @@ def embedded_dir(*parts: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """The root of all caches: ``$VNIAH_CACHE``, else ``vniah`` in the user's cache folder."""
-    if chosen := os.environ.get("VNIAH_CACHE"):
+    """The root of all caches: ``$VNIAH_CACHE``, else ``vniah`` in the user's cache folder.
+
+    A relative ``$XDG_CACHE_HOME`` is ignored, as its specification says. For a user without a home
+    it is a folder for temporary files.
+    """
+    if chosen := os.environ.get("VNIAH_CACHE", "").strip():
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vniah"
+    common = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not common.is_absolute():
+        try:
+            common = Path.home() / ".cache"
+        except RuntimeError:
+            return Path(tempfile.gettempdir(), f"vniah-{os.getuid()}")
+    return common / "vniah"
 
 
 @contextmanager

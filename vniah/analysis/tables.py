@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
+from vniah.errors import printable
+
 _GAP = "  "
 
 
@@ -17,10 +19,11 @@ def format_columns(
     Args:
         rows: all with equally many cells; the first may be a heading.
         justify: fills a cell up to its column's width, such as `str.ljust`.
-        width: the most characters of a line, as far as the words in the cells allow it: the widest
-            columns are made narrower, and their cells go on in further lines. By default every
-            row is one line.
+        width: the most characters of a line, as far as the words in the cells allow it: columns
+            are made narrower where that costs the fewest lines, and their cells go on in further
+            lines. By default every row is one line.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     if width is not None:
@@ -35,15 +38,30 @@ def format_columns(
 
 
 def _narrow(widths: list[int], columns: Sequence[Sequence[str]], total: int) -> None:
-    """Takes characters from the widest columns until they fit, but never breaks a word."""
+    """Takes characters from columns until they fit, but never breaks a word.
+
+    Each is taken from the column that makes the rows grow least, of equals from the widest.
+    """
     least = [
         max(len(word) for cell in column for word in ("", *cell.split())) for column in columns
     ]
+
+    def num_lines(widths: Sequence[int]) -> int:
+        heights = (
+            max(len(_wrap(cell, size)) for cell, size in zip(row, widths, strict=True))
+            for row in zip(*columns, strict=True)
+        )
+        return sum(heights)
+
+    def narrower(index: int) -> tuple[int, int]:
+        size = widths[index] - 1
+        return num_lines([*widths[:index], size, *widths[index + 1 :]]), -size
+
     while sum(widths) > total:
         wide = [index for index, size in enumerate(widths) if size > least[index]]
         if not wide:
             return
-        widths[max(wide, key=lambda index: widths[index])] -= 1
+        widths[min(wide, key=narrower)] -= 1
 
 
 def _wrap(cell: str, size: int) -> list[str]:

@@ -10,29 +10,33 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vniah.cli.arguments import build_parser
+from vniah.cli import printing
+from vniah.cli.arguments import parse
 from vniah.cli.display import shown_log
-from vniah.errors import CannotCompareError, VniahError
+from vniah.cli.environment import own_environment
+from vniah.errors import CannotCompareError, InputError, VniahError
+from vniah.factories import local_modules
+from vniah.sweep.launchers import require_known_launcher
 
 _LEADER_SPEAKS_FIRST_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # so that --model mymodule:factory finds ./mymodule.py
+    if arguments is None:  # the process is this command
+        sys.excepthook = printing.show_traceback
     try:
-        options = build_parser().parse_args(arguments)
-        if _rank() != "0" and not options.by_all_processes:
-            return 0  # the first process runs it
-        with shown_log(_where()):
-            return int(options.command(options))
+        with own_environment():
+            code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except CannotCompareError as error:
         return _fail(f"cannot compare: {error}")
     except VniahError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of the pipe has gone
+        printing.reader_has_gone()
         return 2
     except (FileExistsError, NotADirectoryError) as error:
         return _fail(f"{error.filename} is a file where a folder is needed")
@@ -40,8 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:
         if _rank() == "0":
-            print("\nvniah: stopped; the same command goes on from here", file=sys.stderr)
+            printing.tell("stopped; the same command goes on from here")
         return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = parse(arguments)
+    if _rank() != "0" and not options.by_all_processes:
+        return 0  # the first process runs it
+    require_known_launcher()
+    printing.set_quiet(options.quiet)
+    with local_modules(_working_folder()), shown_log(_where(), is_quiet=options.quiet):
+        return int(options.command(options))
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError as error:
+        raise InputError("the working folder does not exist any more; change to another") from error
 
 
 def _fail(message: str) -> int:
@@ -52,7 +73,7 @@ def _fail(message: str) -> int:
     """
     if _where():
         time.sleep(_LEADER_SPEAKS_FIRST_SECONDS)
-    print(f"vniah: error{_where()}: {' '.join(message.split())}", file=sys.stderr)
+    printing.tell(f"error{_where()}: {message}")
     return 2
 
 

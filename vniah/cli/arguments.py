@@ -1,13 +1,15 @@
 """The arguments of every command, and the errors for invalid ones."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, get_args
 
 from vniah.cli import commands, values
+from vniah.cli.printing import write_lines
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
+from vniah.grid import MAX_FRAMES
 from vniah.options import (
     ATTENTION_NAMES,
     DEFAULT_MODEL,
@@ -25,8 +27,15 @@ DEFAULT_DEPTHS = "0:1:0.2"
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are raised, and printed in one line like all others."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.set_defaults(prog=self.prog)  # of the command that was given, the innermost
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See: {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write_lines(message, file)
 
 
 # Options of a model of which ``run`` takes several, and those that are not plain text.
@@ -38,12 +47,24 @@ _TYPES: Mapping[str, Callable[[str], Any]] = {
 }
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; ``options.command`` is the function of the command.
+
+    Raises:
+        InputError: a command, an option or a value is invalid.
+    """
+    options, unknown = build_parser().parse_known_args(arguments)
+    if unknown:  # the outer parser, which finds them, does not know whose options they are not
+        raise InputError(f"unrecognized arguments: {' '.join(unknown)}. See: {options.prog} --help")
+    return options
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line; ``options.command`` is the function of the command."""
+    """The parser of the command line."""
     from vniah import __version__
 
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
-    parser.set_defaults(by_all_processes=False)
+    parser.set_defaults(by_all_processes=False, quiet=False)
     parser.add_argument("--version", action="version", version=f"vniah {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for add in (
@@ -60,6 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print only results, paths, warnings and errors: no progress, no remarks on the way",
+    )
+
+
 def _add_run(verbs: Any) -> None:
     run = verbs.add_parser("run", help="measure a grid of frames x depths and draw the heatmap")
     _add_model_options(run)
@@ -67,6 +96,7 @@ def _add_run(verbs: Any) -> None:
     _add_haystack_options(run)
     run.add_argument(
         "--needles",
+        type=values.source,
         metavar="S",
         help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
         "embedded model, counterfactual for others",
@@ -101,12 +131,13 @@ def _add_run(verbs: Any) -> None:
     )
     run.add_argument(
         "--max-new-tokens",
-        type=values.whole,
+        type=values.whole(100_000),
         metavar="N",
         help="with --scorer generate: the most tokens of an answer; default 32",
     )
     _add_job_options(run)
     _add_server_options(run)
+    _add_quiet_option(run)
     run.set_defaults(command=run_command, by_all_processes=True)
 
 
@@ -121,6 +152,7 @@ def _add_encode(verbs: Any) -> None:
         metavar="GRID",
         help="encode as many frames as the largest number in this grid",
     )
+    _add_quiet_option(encode)
     encode.set_defaults(command=commands.encode)
 
 
@@ -141,13 +173,13 @@ def _add_plot(verbs: Any) -> None:
     plot.add_argument("--output", type=values.path, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
-        type=values.whole,
+        type=values.whole(10**12),
         metavar="TOKENS",
         help="draw a dotted line at this training length of the language model",
     )
     plot.add_argument(
         "--tokens-per-frame",
-        type=values.whole,
+        type=values.whole(10**6),
         metavar="N",
         help="tokens of a frame, for results that do not say it, such as published tables "
         "(LongVA: 144)",
@@ -164,7 +196,7 @@ def _add_compare(verbs: Any) -> None:
     compare.add_argument("candidate", type=values.path, metavar="CANDIDATE")
     compare.add_argument(
         "--max-drop",
-        type=values.real,
+        type=values.real(100),
         default=0.0,
         metavar="X",
         help="by how much the score of a cell may fall, in [0, 1]; default 0",
@@ -179,14 +211,14 @@ def _add_haystack(verbs: Any) -> None:
         "make", help="draw a video of random scenes; the same seed gives the same video"
     )
     make.add_argument("path", type=values.path, metavar="PATH", help="an .mp4 file")
-    for name, default, metavar, text in (
-        ("seconds", None, "N", "length of the video"),
-        ("seed", 0, "S", "which video is drawn; default 0"),
-        ("fps", 8, "N", "frames per second; default 8"),
+    for name, default, most, metavar, text in (
+        ("seconds", None, MAX_FRAMES, "N", "length of the video"),
+        ("seed", 0, 2**63 - 1, "S", "which video is drawn; default 0"),
+        ("fps", 8, 1000, "N", "frames per second; default 8"),
     ):
         make.add_argument(
             f"--{name}",
-            type=values.whole,
+            type=values.whole(most),
             required=default is None,
             default=default,
             metavar=metavar,
@@ -200,6 +232,7 @@ def _add_haystack(verbs: Any) -> None:
         help="width and height in pixels; default 96x96",
     )
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    _add_quiet_option(make)
     make.set_defaults(command=commands.make_haystack)
 
 
@@ -212,11 +245,13 @@ def _add_check(verbs: Any) -> None:
     _add_cache_option(check)
     check.add_argument(
         "--needles",
+        type=values.source,
         metavar="S",
         help="needle set whose pictures are shown to the model; as for run",
     )
     _add_job_options(check)
     _add_server_options(check)
+    _add_quiet_option(check)
     check.set_defaults(command=commands.check, by_all_processes=True)
 
 
@@ -225,17 +260,20 @@ def _add_estimate(verbs: Any) -> None:
         "estimate", help="estimate the memory, operations and time that a grid takes"
     )
     _add_model_options(estimate)
-    estimate.add_argument("--needles", metavar="S", help="needle set; as for run")
+    estimate.add_argument(
+        "--needles", type=values.source, metavar="S", help="needle set; as for run"
+    )
     _add_task_options(estimate)
     _add_grid_options(estimate)
     _add_job_options(estimate)
+    _add_quiet_option(estimate)
     estimate.set_defaults(command=commands.estimate)
 
 
 def _add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context-parallel",
-        type=values.whole,
+        type=values.whole(4096),
         default=1,
         metavar="N",
         help="split each forward pass over N of the processes that torchrun started; default 1",
@@ -289,6 +327,7 @@ def _grid_help(what: str) -> str:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
+        type=values.source,
         default=DEFAULT_MODEL,
         metavar="M",
         help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind "
@@ -316,32 +355,32 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument(
         "--max-tokens",
-        type=values.whole,
+        type=values.whole(10**6),
         metavar="N",
         help="the most tokens of an answer; default 128",
     )
     server.add_argument(
         "--concurrency",
-        type=values.whole,
+        type=values.whole(1000),
         metavar="N",
         help="the most requests at the same time; default 4",
     )
     server.add_argument(
         "--max-requests",
-        type=values.whole,
+        type=values.whole(10**9),
         metavar="N",
         help="stop after this number of HTTP requests, retries included; the same command goes on",
     )
     server.add_argument(
         "--request-timeout",
-        type=values.real,
+        type=values.real(10**6),
         dest="timeout_seconds",
         metavar="S",
         help="the most seconds that an answer may take; default 600",
     )
     server.add_argument(
         "--request-retries",
-        type=values.whole,
+        type=values.whole(1000),
         dest="num_retries",
         metavar="N",
         help="how often a question without an answer is sent again; default 5",
@@ -374,6 +413,7 @@ def _add_cache_option(parser: argparse.ArgumentParser) -> None:
 def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--haystack",
+        type=values.path,
         nargs="+",
         metavar="H",
         help="a video file, several that are joined in this order, or a folder of images; "

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.display import format_average, format_estimate, format_families
+from vniah.cli.environment import load_plot
 from vniah.cli.inputs import (
+    load_libraries,
     load_named_model,
     needles_name,
     open_job,
     open_named_haystack,
     parse_grid,
 )
+from vniah.cli.printing import chat, show, show_lines
 from vniah.cli.run import HEATMAP_NAME
 from vniah.errors import InputError
 from vniah.grid import Grid
@@ -29,13 +32,14 @@ if TYPE_CHECKING:
 
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
+    num_frames, rope = Grid.parse(options.frames, "0").max_frames, _only_rope(options)
+    load_libraries()
     from vniah.embeddings.encode import encode_haystack
     from vniah.engines.choosing import require_encoder
     from vniah.sweep.progress import Bars
 
-    num_frames = Grid.parse(options.frames, "0").max_frames
-    with Bars() as bars:
-        model = require_encoder(load_named_model(options, _only_rope(options)))
+    with Bars(not options.quiet) as bars:
+        model = require_encoder(load_named_model(options, rope))
         haystack = open_named_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
 
@@ -48,12 +52,12 @@ def encode(options: argparse.Namespace) -> int:
         )
         seconds = time.perf_counter() - started
     if len(encoded) == 1:
-        print(f"nothing to do: {cache.num_frames:,} frames are already encoded")
+        chat(f"nothing to do: {cache.num_frames:,} frames are already encoded")
     else:
-        print(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
+        chat(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
     for note in cache.notes():
-        print(f"note: {note}")
-    print(f"cache: {cache.directory}")
+        show(f"note: {note}")
+    show(f"cache: {cache.directory}")
     return 0
 
 
@@ -82,13 +86,15 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
 def check(options: argparse.Namespace) -> int:
     """Says what a model lacks, then compares vniah's forward pass with the model's own."""
+    rope = _only_rope(options)
+    load_libraries()
     from vniah.checks.model import check_model
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
-        model = load_named_model(options, _only_rope(options), mesh, load_any=True)
+        model = load_named_model(options, rope, mesh, load_any=True)
         # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
@@ -104,7 +110,7 @@ def check(options: argparse.Namespace) -> int:
         )
     if mesh.is_leader:
         for line in report.lines:
-            print(line)
+            show(line)
     return 0 if report.passed else 1
 
 
@@ -113,15 +119,16 @@ def models(options: argparse.Namespace) -> int:
     from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(format_families(FAMILIES.values(), width=width))
-    print(
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else None
+    show_lines(format_families(FAMILIES.values(), width=width))
+    show_lines(
         "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
         "The tests compare the logits of llava_* with the rules of the original package,\n"
         "written again, and those of all others with their own forward pass on pixels.\n"
     )
-    print(f"embedded: {', '.join(embedded_models())}")
-    print("any other: package.module:factory")
+    show(f"embedded: {', '.join(embedded_models())}")
+    show("any other: package.module:factory")
     return 0
 
 
@@ -132,7 +139,7 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
     if mesh.is_leader:
         found = examine(model, needles)
         for line in found.lines:
-            print(line)
+            show(line)
         mesh.count("not conforming", not found.passed)
         mesh.announce("examined")
     mesh.wait_for("examined")
@@ -141,12 +148,14 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 
 def estimate(options: argparse.Namespace) -> int:
     """Prints the memory, operations and time that a run will take."""
+    grid, rope = parse_grid(options), _only_rope(options)
+    load_libraries()
     from vniah.needles import load_needles
     from vniah.sweep.estimate import estimate
 
-    grid, needles = parse_grid(options), load_needles(needles_name(options))
+    needles = load_needles(needles_name(options))
     found = estimate(
-        load_named_model(options, _only_rope(options)),
+        load_named_model(options, rope),
         needles,
         grid,
         task=options.task,
@@ -154,14 +163,13 @@ def estimate(options: argparse.Namespace) -> int:
         num_ranks=options.context_parallel,
         attention=options.attn,
     )
-    print(format_estimate(found))
+    show_lines(format_estimate(found))
     return 0 if found.memory.fits else 1
 
 
 def plot(options: argparse.Namespace) -> int:
     """Draws the heatmaps of runs or published tables."""
     from vniah.analysis.labels import rope_remarks
-    from vniah.analysis.plot import save_heatmaps
     from vniah.results import load_results
 
     runs = [load_results(path) for path in options.results]
@@ -169,15 +177,15 @@ def plot(options: argparse.Namespace) -> int:
     if output is None:
         first = runs[0].path
         output = first / HEATMAP_NAME if first.is_dir() and len(runs) == 1 else Path(HEATMAP_NAME)
-    picture = save_heatmaps(
+    picture = load_plot().save_heatmaps(
         runs,
         output,
         training_tokens=options.training_length,
         tokens_per_frame=options.tokens_per_frame,
     )
     for results, remark in zip(runs, rope_remarks(runs), strict=True):
-        print(f"{results.name}{remark and f', {remark}'}: {format_average(results)}")
-    print(f"heatmap: {picture}")
+        show(f"{results.name}{remark and f', {remark}'}: {format_average(results)}")
+    show(f"heatmap: {picture}")
     return 0
 
 
@@ -187,8 +195,8 @@ def compare(options: argparse.Namespace) -> int:
 
     comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
     if comparison.fallen:
-        print(comparison.table())
-    print(comparison.summary())
+        show_lines(comparison.table())
+    show(comparison.summary())
     return 0 if comparison.passed else 1
 
 
@@ -197,7 +205,7 @@ def make_haystack(options: argparse.Namespace) -> int:
     from vniah.haystacks.haystack import make_haystack
     from vniah.sweep.progress import Bars
 
-    with Bars() as bars:
+    with Bars(not options.quiet) as bars:
         path = make_haystack(
             options.path,
             seconds=options.seconds,
@@ -207,5 +215,5 @@ def make_haystack(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             on_progress=lambda done, total: bars.show("draw", done, total),
         )
-    print(f"haystack: {path}")
+    show(f"haystack: {path}")
     return 0

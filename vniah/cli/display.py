@@ -1,13 +1,15 @@
 """What the commands print: tables, averages, estimates, and the lines of the log."""
 
 import logging
-import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
+from vniah.cli.printing import tell
+from vniah.errors import printable
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
@@ -167,8 +169,8 @@ def format_estimate(found: "Estimate") -> str:
         (f"free on {memory.device}", memory.free),
     ]
     lines = [
-        f"{found.model_name}: {found.num_samples:,} samples of up to {found.max_tokens:,} "
-        f"tokens, {found.tokens_per_frame:g} per frame",
+        f"{printable(found.model_name)}: {found.num_samples:,} samples of up to "
+        f"{found.max_tokens:,} tokens, {found.tokens_per_frame:g} per frame",
         "",
         f"memory{per_rank}",
         *_indented([(name, _scaled(value, "B")) for name, value in rows]),
@@ -191,7 +193,7 @@ def format_estimate(found: "Estimate") -> str:
         "",
         "frames that fit into the free memory: "
         + ", ".join(_limit(*limit) for limit in found.max_frames.items()),
-        *(f"note: {note}" for note in found.notes),
+        *(f"note: {printable(note)}" for note in found.notes),
     ]
     return "\n".join(lines)
 
@@ -244,32 +246,37 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown_log(where: str = "") -> Iterator[None]:
-    """Shows the messages and warnings of vniah as lines on stderr, above the progress bars.
+def shown_log(where: str = "", *, is_quiet: bool = False) -> Iterator[None]:
+    """Shows the messages of vniah and all warnings as lines on stderr, above the progress bars.
 
     Args:
         where: names the process of a job in warnings, such as ``" in process 1"``.
+        is_quiet: True shows warnings only.
     """
     log, handler = logging.getLogger("vniah"), _Lines(where)
-    level = log.level
+    level, show_warning = log.level, warnings.showwarning
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if is_quiet else logging.INFO)
+    warnings.showwarning = handler.show_warning
     try:
         yield
     finally:
+        warnings.showwarning = show_warning
         log.setLevel(level)
         log.removeHandler(handler)
 
 
 class _Lines(logging.Handler):
-    """Prints log records through tqdm, which moves its bars out of the way."""
+    """Prints log records as lines on stderr."""
 
     def __init__(self, where: str) -> None:
         super().__init__(logging.INFO)
         self._where = where
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
         kind = f"warning{self._where}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"vniah: {kind}{record.getMessage()}", file=sys.stderr)
+        tell(f"{kind}{record.getMessage()}")
+
+    def show_warning(self, message: Warning | str, *_: object, **__: object) -> None:
+        """In place of `warnings.showwarning`."""
+        tell(f"warning{self._where}: {message}")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
+from vniah.cli.environment import explained_imports
+from vniah.cli.printing import working
 from vniah.errors import InputError
 from vniah.grid import Grid
 from vniah.options import LoadOptions
@@ -24,6 +26,21 @@ _SERVER_FIELDS = (
     *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
     *("key_variable", "needs_usage"),
 )
+
+
+def load_libraries() -> None:
+    """Imports torch and transformers, which takes seconds; a terminal is told so at once.
+
+    Raises:
+        InputError: one of them cannot be imported.
+    """
+    with working("loading torch and transformers"), explained_imports():
+        import torch
+        import transformers
+
+        assert torch
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
 
 
 def parse_grid(options: argparse.Namespace) -> Grid:
@@ -66,14 +83,10 @@ def load_named_model(
         mesh: the processes of the job.
         load_any: True accepts whatever a factory returns, so that it can be checked.
     """
-    import transformers
-
     from vniah.factories import is_factory
     from vniah.models.loading import load_plug_in, open_model, takes_option
     from vniah.models.server.client import is_server
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     device = options.device
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
@@ -83,9 +96,11 @@ def load_named_model(
     if is_server(options.model):
         chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`
     load_options = LoadOptions(**chosen)
-    if load_any and is_factory(options.model):
-        return cast("AnyModel", load_plug_in(options.model, load_options))
-    return open_model(options.model, load_options, server=_server_options(options))
+    server = _server_options(options)
+    with working(f"loading {options.model}"):
+        if load_any and is_factory(options.model):
+            return cast("AnyModel", load_plug_in(options.model, load_options))
+        return open_model(options.model, load_options, server=server)
 
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions | None":

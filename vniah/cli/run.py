@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.display import (
     format_agreement,
@@ -14,13 +14,16 @@ from vniah.cli.display import (
     format_controls,
     format_table,
 )
+from vniah.cli.environment import load_plot
 from vniah.cli.inputs import (
+    load_libraries,
     load_named_model,
     needles_name,
     open_job,
     open_named_haystack,
     parse_grid,
 )
+from vniah.cli.printing import chat, show, show_lines
 from vniah.errors import InputError
 from vniah.files import hash_text, slug
 from vniah.options.rope import RopeChoice, rope_choices
@@ -37,11 +40,12 @@ HEATMAP_NAME = "heatmap.png"
 
 def run(options: argparse.Namespace) -> int:
     """Measures a grid, prints the table and draws the heatmap, for each RoPE that is given."""
+    grid, choices = parse_grid(options), rope_choices(options.rope_theta, options.rope_scaling)
+    load_libraries()
     from vniah.needles import load_needles
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep, SweepOptions
 
-    grid, choices = parse_grid(options), rope_choices(options.rope_theta, options.rope_scaling)
     is_one = len(choices) == 1
     how = SweepOptions(
         task=options.task,
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     )
     needles = load_needles(needles_name(options))
     outcomes: list[_Outcome] = []
-    with open_job(options) as mesh, Bars(mesh.is_leader) as bars:
+    with open_job(options) as mesh, Bars(mesh.is_leader and not options.quiet) as bars:
         model = load_named_model(options, choices[0], mesh)
         if not is_one:  # a model that cannot have one of them is refused before anything runs
             for choice in choices:
@@ -74,8 +78,9 @@ def run(options: argparse.Namespace) -> int:
                 output = options.output if is_one else options.output / choice.folder_name
             if mesh.is_leader:
                 name = model.name if is_one else f"{model.name}, {choice.label},"
-                print("\n" * bool(outcomes), end="")
-                print(
+                if outcomes:
+                    show()
+                chat(
                     f"{name} on {haystack.name}: "
                     f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
                 )
@@ -113,14 +118,14 @@ def _compare_ropes(
 
     The picture goes into ``output``, or into a folder that is named after the runs.
     """
-    from vniah.analysis.plot import save_heatmaps
-
     if output is None:
         key = hash_text("\n".join(str(results.path) for results in runs))[:8]
         output = Path("results", f"{slug(runs[0].name)}-{task}-rope-{key}")
-    picture = save_heatmaps(runs, output / HEATMAP_NAME)
-    print(f"\n{format_comparison([choice.label for choice in choices], runs)}\n")
-    print(f"heatmap: {picture}")
+    picture = load_plot().save_heatmaps(runs, output / HEATMAP_NAME)
+    show()
+    show_lines(format_comparison([choice.label for choice in choices], runs))
+    show()
+    show(f"heatmap: {picture}")
     return 0 if all(results.average is not None for results in runs) else 1
 
 
@@ -142,13 +147,13 @@ class _Outcome:
 
     def show(self) -> int:
         """Prints the results and draws their heatmap; returns the exit code."""
-        print()
+        chat()
         if self.num_run is not None:
-            print(f"{self.num_run} samples in {self.seconds:.0f} s")
+            chat(f"{self.num_run} samples in {self.seconds:.0f} s")
         else:
-            print("nothing to do: every sample of this run is there already")
+            chat("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
-            print(f"note: {note}")
+            show(f"note: {note}")
         return _print_results(self.results, draw_heatmap(self.results, self.output))
 
 
@@ -160,9 +165,7 @@ def draw_heatmap(results: "Results", output: Path) -> Path:
         path.stat().st_mtime_ns < picture.stat().st_mtime_ns for path in written
     ):
         return picture
-    from vniah.analysis.plot import save_heatmaps
-
-    return save_heatmaps([results], picture)
+    return cast("Path", load_plot().save_heatmaps([results], picture))
 
 
 def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> _Outcome:
@@ -191,15 +194,18 @@ def _max_new_tokens(options: argparse.Namespace) -> int:
 
 
 def _print_results(results: "Results", picture: Path) -> int:
-    print(f"\n{format_table(results)}\n")
+    show()
+    show_lines(format_table(results))
+    show()
     if results.controls:
-        print(f"{format_controls(results)}\n")
+        show_lines(format_controls(results))
+        show()
     everything = (*results.samples, *results.control_samples)
     failed = [sample for sample in everything if sample.error is not None]
     if failed:
-        print(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
-    print(format_average(results))
+        show(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
+    show(format_average(results))
     for line in format_agreement(results):
-        print(line)
-    print(f"heatmap: {picture}")
+        show(line)
+    show(f"heatmap: {picture}")
     return 0 if results.average is not None else 1

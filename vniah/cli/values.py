@@ -13,6 +13,7 @@ from typing import Any
 from vniah.errors import InputError
 from vniah.grid import parse_range
 from vniah.options.rope import read_scalings, require_theta
+from vniah.paths import user_path
 
 
 def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -27,15 +28,24 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
+_MOST_DIGITS = 100  # of one number
+
+
 @_checked
 def path(text: str) -> Path:
     """A path; a tilde at its beginning is the user's folder."""
-    if not text:
-        raise InputError("a path is needed, got an empty text")
-    return Path(text).expanduser()
+    return user_path(text)
+
+
+@_checked
+def source(text: str) -> str:
+    """A path or a name, as a model or a needle set is given."""
+    return str(user_path(text, "a name")) if text.startswith("~") or not text.strip() else text
 
 
 def _number(text: str) -> Fraction:
+    if len(text) > _MOST_DIGITS:
+        raise InputError(f"must be one number, got a text of {len(text):,} characters")
     try:
         (value,) = parse_range(text, "it")
     except ValueError as error:  # not a number, or several
@@ -52,19 +62,30 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@_checked
-def whole(text: str) -> int:
-    """One whole number, which may be written like ``1e3``."""
-    value = _number(text)
-    if value.denominator != 1:
-        raise InputError(f"must be one whole number, got {text!r}")
-    return int(value)
+def whole(most: int) -> Callable[[str], int]:
+    """The type of one whole number of at most ``most``, which may be written like ``1e3``."""
+
+    def convert(text: str) -> int:
+        value = _number(text)
+        if value.denominator != 1:
+            raise InputError(f"must be one whole number, got {text!r}")
+        if abs(value) > most:
+            raise InputError(f"must be at most {most:,}, got {text!r}")
+        return int(value)
+
+    return _checked(convert)
 
 
-@_checked
-def real(text: str) -> float:
-    """One number."""
-    return float(_number(text))
+def real(most: float) -> Callable[[str], float]:
+    """The type of one number of at most ``most``."""
+
+    def convert(text: str) -> float:
+        value = _number(text)
+        if abs(value) > most:
+            raise InputError(f"must be at most {most:g}, got {text!r}")
+        return float(value)
+
+    return _checked(convert)
 
 
 @_checked

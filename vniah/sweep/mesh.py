@@ -26,6 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from vniah.errors import InputError, VniahError
+from vniah.sweep.launchers import job_size, require_known_launcher
 
 POLL_SECONDS = 0.05
 
@@ -33,7 +34,6 @@ POLL_SECONDS = 0.05
 # all processes as soon as one of them has ended.
 _CAUSE_SPEAKS_FIRST_SECONDS = 8.0
 
-_JOB_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _meshes_opened = itertools.count()
 
 
@@ -170,12 +170,14 @@ def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") 
         device: the device of the model; without an index where there are several processes.
 
     Raises:
-        InputError: the processes of the job do not form such a mesh.
+        InputError: the processes of the job do not form such a mesh, or were not started by
+            torchrun.
         VniahError: a process of the job has ended.
     """
     if context_parallel < 1:
         raise InputError(f"--context-parallel must be at least 1, got {context_parallel}")
-    size = int(os.environ["WORLD_SIZE"]) if _is_job() else 1
+    require_known_launcher()
+    size = job_size()
     _require_divisible(context_parallel, size)
     if size == 1:
         yield Mesh(torch.device(device))
@@ -193,10 +195,6 @@ def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") 
         raise
     dist.destroy_process_group()
     _leave(mesh)
-
-
-def _is_job() -> bool:
-    return all(name in os.environ for name in _JOB_VARIABLES)
 
 
 def _require_divisible(context_parallel: int, size: int) -> None:
