@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import vniah
+from tests.test_layering import FLOORS
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/vniah/vniah"
@@ -154,3 +155,12 @@ def test_citation_agrees_with_the_package():
     assert citation["license"] == metadata["license_expression"]
     assert [author["name"] for author in citation["authors"]] == [metadata["author"]]
     assert citation["repository-code"] == REPOSITORY
+
+
+def test_the_page_on_the_package_is_true():
+    text = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", text, re.MULTILINE)
+    floors = {int(floor): set(re.findall(r"(?:^| · )`(\w+)`", rooms)) for floor, rooms in rows}
+    assert floors == {floor: set(rooms) for floor, rooms in FLOORS.items()}
+    for path in re.findall(r"`(\w+/\w+\.py)`", text):
+        assert (ROOT / path).exists() or (ROOT / "vniah" / path).exists(), path

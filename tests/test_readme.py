@@ -31,21 +31,21 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str, text: str = README) -> list[str]:
-    """The fenced blocks of one language; fences are taken in pairs."""
+def blocks(languages: str, text: str = README) -> list[str]:
+    """The fenced blocks of some languages; fences are taken in pairs."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [content for name, content in fenced if name == language]
+    return [content for name, content in fenced if name in (languages.split() or [""])]
 
 
 def commands() -> list[str]:
-    """The commands of vniah in all pages, also those that torchrun or srun start."""
+    """The commands of vniah in all pages, also those of scripts for jobs."""
     lines = [
         line.split(" #")[0].strip()
         for path in (ROOT / "README.md", *PAGES)
-        for block in blocks("sh", path.read_text(encoding="utf-8"))
+        for block in blocks("sh bash console yaml", path.read_text(encoding="utf-8"))
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    found = [re.search(r"(?:^|-m )vniah (.*)", line) for line in lines]
+    found = [re.search(r"(?:^|-m |run: |\$ )vniah (.*)", line) for line in lines]
     return sorted({match[1] for match in found if match})
 
 
