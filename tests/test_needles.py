@@ -402,7 +402,7 @@ def test_wrong_published_folder_is_refused(tmp_path: Path, records: object, mess
 # --- which set is meant ---
 
 
-@pytest.mark.parametrize("source", ["", " ", "no-such-set", "a/b/c", "./cards", Path("owner/name")])
+@pytest.mark.parametrize("source", ["no-such-set", "a/b/c", "./cards", Path("owner/name")])
 def test_unknown_set_is_refused_without_the_network(source: str | Path) -> None:
     with pytest.raises(NeedleError, match=r"no needle set .*; give a folder .* counterfactual"):
         load_needles(source)

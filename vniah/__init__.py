@@ -12,9 +12,12 @@ number of frames.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# Not from typing: `python -m vniah` runs this while the working folder is still searched first.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vniah.analysis.compare import compare
     from vniah.analysis.plot import heatmap, save_heatmaps
     from vniah.errors import VniahError
@@ -56,7 +59,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Looks a public name up when it is first used, so that ``import vniah`` stays light."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vniah' has no attribute {name!r}")

@@ -30,6 +30,7 @@ from vniah.analysis.labels import rope_remarks
 from vniah.errors import InputError
 from vniah.files import atomic_path
 from vniah.grid import Cell
+from vniah.paths import user_path
 from vniah.results import CellScore, Results
 
 COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
@@ -145,6 +146,7 @@ def save_heatmaps(
         InputError: the suffix is unknown, there are no results, or the number of tokens of a frame
             is not known.
     """
+    path = user_path(path, "a picture")
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(
             f"a heatmap cannot be saved as {path.name!r}: use one of {', '.join(_SUFFIXES)}"

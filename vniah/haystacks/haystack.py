@@ -21,6 +21,7 @@ from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
 from vniah.haystacks.video.sampling import longva_schedule
 from vniah.options import Decoder, Sampling
+from vniah.paths import user_path
 
 __all__ = ["Frame", "Haystack", "generated_haystack", "make_haystack", "open_haystack"]
 
@@ -175,7 +176,7 @@ def open_haystack(
         VideoDamagedError: a video lacks the part without which it cannot be opened.
     """
     given = (source,) if isinstance(source, (str, Path)) else tuple(source)
-    paths = tuple(Path(path).expanduser() for path in given)
+    paths = tuple(user_path(path, "a haystack") for path in given)
     if not paths:
         raise InputError("a haystack needs a video file or a folder of images, got none.")
     for path in paths:
@@ -310,7 +311,7 @@ def make_haystack(
             exist, or a file exists and ``overwrite`` is False.
         HaystackError: a file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, "a haystack")
     if path.suffix.lower() != ".mp4":
         raise InputError(f"a haystack is written as .mp4, got {path.name!r}. Name it FILM.mp4.")
     if not path.parent.is_dir():

@@ -12,6 +12,7 @@ from vniah.files import embedded_dir
 from vniah.models.families import FAMILIES, find_family
 from vniah.models.server.client import ServerOptions, is_server, open_server
 from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptions, Offload
+from vniah.paths import user_path
 from vniah.protocol import AnyModel, require_protocol
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -103,15 +104,16 @@ def open_model(
         raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {source!r}")
     if source in _EMBEDDED:
         return _load_embedded(source, options)
-    if source and Path(source).is_dir():
-        return load_folder(Path(source), name=Path(source).resolve().name, options=options)
+    folder = user_path(source, "a model")
+    if folder.is_dir():
+        return load_folder(folder, name=folder.resolve().name, options=options)
     if is_factory(source):
         model = load_plug_in(source, options)
         require_protocol(model)
         return cast("AnyModel", model)
     if _HUB_ID.fullmatch(source):
-        folder, commit = _download(source)
-        return load_folder(folder, name=source, revision=commit, options=options)
+        downloaded, commit = _download(source)
+        return load_folder(downloaded, name=source, revision=commit, options=options)
     raise ModelError(
         f"there is no model {source!r}: give a checkpoint folder, a hub id (owner/name), "
         f"package.module:factory, openai:BASE_URL#MODEL, or one of {', '.join(embedded_models())}"

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from vniah.errors import NeedleError, first_line
 from vniah.files import embedded_dir
 from vniah.needles.records import Needle, NeedleSet, require_id, require_texts
+from vniah.paths import user_path
 
 _EMBEDDED = {
     "cards": "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd",
@@ -51,14 +52,13 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
 
     Raises:
         NeedleError: there is no such set, or a needle in it is invalid; the message names its line.
+        InputError: the text is empty, or can be no path.
     """
-    folder = Path(source)
-    if str(source).startswith("~/"):
-        folder = folder.expanduser()
+    folder = user_path(source, "a needle set")
     if source in EMBEDDED_SETS:  # a folder of that name is written ./cards
         folder = embedded_dir("needles", str(source))
         return _load_embedded(str(source), folder)
-    if folder.is_dir() and str(source).strip():
+    if folder.is_dir():
         folder = folder.resolve()
         return NeedleSet(folder.name, str(folder), _read_folder(folder, is_embedded=False))
     if folder.is_file():

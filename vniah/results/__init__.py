@@ -7,6 +7,7 @@ score of a cell is always computed from its samples and never stored.
 from pathlib import Path
 
 from vniah.errors import ResultsError
+from vniah.paths import user_path
 from vniah.results.plan import grid_record, read_depth, read_grid
 from vniah.results.published import load_published
 from vniah.results.reading import (
@@ -50,8 +51,9 @@ def load_results(path: str | Path) -> Results:
 
     Raises:
         ResultsError: there is no such file, or it is neither of the two.
+        InputError: the text is empty, or can be no path.
     """
-    path = Path(path)
+    path = user_path(path, "a result")
     if path.is_dir():
         return load_run(path)
     if path.is_file():

@@ -19,9 +19,11 @@ from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
+from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import Results, RunFolder, SampleResult, load_run
 from vniah.scoring import Reading, Score
+from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.progress import Bars, OnProgress
@@ -87,9 +89,10 @@ def run_sweep(
         TaskError: there is no such task, or its samples are invalid.
         CheckError: the forward pass gives other logits than the model's own.
     """
+    folder = user_path(output, "the output")
     options = SweepOptions(task, controls, cache, share, attention, scorer, max_new_tokens)
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
-    return sweep.run(Path(output), overwrite=overwrite, progress=progress, on_progress=on_progress)
+    return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Sweep:
         samples: all samples, controls included.
 
     Raises:
-        InputError: an option is invalid.
+        InputError: an option is invalid, or there are other processes of which it was told nothing.
         TaskError: there is no such task, or its samples are invalid.
     """
 
@@ -136,6 +139,8 @@ class Sweep:
         mesh: Mesh | None = None,
     ) -> None:
         options = options or SweepOptions()
+        if mesh is None:
+            require_known_launcher()
         self._mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
         self._engine = choose_engine(
             model,
@@ -208,11 +213,12 @@ class Sweep:
 
     def _prepare(self) -> None:
         """Prepares all pictures that samples show."""
+        cache = self._options.cache
         self._engine.prepare(
             self._haystack,
             self._needles,
             self._num_frames,
-            cache=None if self._options.cache is None else Path(self._options.cache),
+            cache=None if cache is None else user_path(cache, "the cache"),
             on_progress=lambda done, total: self._report("encode", done, total),
         )
 
