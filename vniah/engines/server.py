@@ -5,6 +5,7 @@ frame (`vniah.engines.prompt_tokens`). Later the number of prompt tokens of ever
 with theirs. A server that drops frames is not measured.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from vniah.engines.base import (
     trial_sample,
 )
 from vniah.engines.prompt_tokens import Growth, TokenCount, before_end, short_lengths
-from vniah.errors import CheckError, ModelError, RequestLimitError, first_line
+from vniah.errors import CheckError, InputError, ModelError, RequestLimitError, first_line
 from vniah.haystacks.frames import AnyHaystack
 from vniah.models.server.client import ServerModel
 from vniah.models.server.responses import Reply
@@ -31,6 +32,8 @@ from vniah.needles import NeedleSet
 from vniah.options import Decoding
 from vniah.scoring import GeneratedText, Reading
 from vniah.tasks.base import Sample
+
+_LOG = logging.getLogger("vniah")
 
 # Numbers of frames in a trial; many servers drop all frames after the first 32.
 _TRIAL_LENGTHS = (4, 16, 40)
@@ -130,6 +133,8 @@ class ServerEngine:
         self._needles: NeedleSet | None = None
         self._pending: Sequence[Sample] = ()
         self._growth: Growth | None = None
+        self._num_answers = self._num_cut = 0
+        self._counting = threading.Lock()
 
     def prepare(
         self,
@@ -152,8 +157,18 @@ class ServerEngine:
         )
 
     def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
-        """As `vniah.engines.base.Engine.plan`."""
+        """As `vniah.engines.base.Engine.plan`.
+
+        Raises:
+            InputError: an answer would be hidden as a part of the key, and so be taken for wrong.
+        """
         self._pending = list(compress(samples, is_pending))
+        answers = {text for s in self._pending for text in (*s.candidates, *(s.choices or ()))}
+        if any(map(self._model.key_is_in, answers)):
+            raise InputError(
+                "an answer to the questions looks like a part of the server's key, and would be "
+                "hidden in what the model says; use another key"
+            )
         return 1
 
     def check(self) -> Mapping[str, Any]:
@@ -173,6 +188,7 @@ class ServerEngine:
         elif complaint := found.growth.complaint():
             raise CheckError(f"{complaint}. Nothing was measured")
         self._growth = found.growth
+        self.notes += self._model.notes()
         return found.record()
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
@@ -191,6 +207,15 @@ class ServerEngine:
             raise
         finally:
             workers.stopped.set()
+            self._warn_of_cut_answers()
+
+    def _warn_of_cut_answers(self) -> None:
+        if self._num_cut:
+            _LOG.warning(
+                f"{self._num_cut:,} of {self._num_answers:,} answers were cut off after "
+                f"{self._model.options.max_tokens:,} tokens (finish_reason length) and scored as "
+                "they are; raise --max-tokens if they should be longer"
+            )
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
@@ -204,6 +229,7 @@ class ServerEngine:
         on_prepared()
         found = self._probe(_TRIAL_LENGTHS)
         lines = [f"{self._model.name} answers in words, e.g. {found.words!r}"]
+        lines += self._model.notes()
         lines += [f"refused at {n} frames: {why}" for n, why in sorted(found.refused.items())]
         if found.growth is None:
             return CheckReport((*lines, NO_USAGE), not self._model.options.needs_usage)
@@ -226,6 +252,9 @@ class ServerEngine:
             reply = self._model.ask(shown, sample.question, stopped=stopped)
         except ModelError as error:
             return first_line(error)
+        with self._counting:
+            self._num_answers += 1
+            self._num_cut += reply.is_cut
         if self._growth is not None:
             if reply.prompt_tokens is None:
                 return "this answer of the server's gives no usage.prompt_tokens"

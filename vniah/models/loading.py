@@ -68,7 +68,7 @@ def load_model(
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
         InputError: an argument is not valid, or a factory does not take it.
-        MissingDependencyError: ``load_in`` needs bitsandbytes, a server the package openai.
+        MissingDependencyError: ``load_in`` needs bitsandbytes, a server the package httpx2.
     """
     options = LoadOptions(
         dtype=dtype,
@@ -91,7 +91,7 @@ def open_model(
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
         InputError: an option is not for this model.
-        MissingDependencyError: ``load_in`` needs bitsandbytes, a server the package openai.
+        MissingDependencyError: ``load_in`` needs bitsandbytes, a server the package httpx2.
     """
     if is_server(source):
         if given := options.given():

@@ -224,8 +224,9 @@ class Sweep:
 
     def _describe(self) -> dict[str, Any]:
         """Checks the model, and describes for the manifest how the samples are run."""
+        found = self._engine.check()  # which may change how a server is asked
         described = dict(self._engine.describe())
-        if found := self._engine.check():
+        if found:
             described["check"] = dict(found)
         return {**described, "processes": self._mesh.size}
 

@@ -19,25 +19,25 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vniah.errors import InputError, MissingDependencyError, RequestLimitError, ServerError
+from vniah.errors import InputError, RequestLimitError, ServerError
+from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
+from vniah.models.server.connection import Connection, NoResponse
 from vniah.models.server.messages import FrameFormat
 from vniah.models.server.responses import Refused, Reply, ResponseParser, TryAgain
+from vniah.models.server.wording import Wording
 
 if TYPE_CHECKING:
     import numpy as np
-    import openai
 
 _LOG = logging.getLogger("vniah")
 
 PREFIX = "openai:"
 
 _FORM = "openai:BASE_URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct"
-_SEED = 0
 
 # A server that demands a longer wait is taken as one that failed.
 _LONGEST_WAIT_SECONDS = 600.0
@@ -55,7 +55,7 @@ class ServerOptions:
         concurrency: the most requests at the same time.
         max_requests: the most HTTP requests that this process sends in all; retries count too, as
             they may be billed. None is no limit.
-        timeout_seconds: how long an answer may take.
+        timeout_seconds: how long a request may take in all, to the last byte of its answer.
         num_retries: how often a question without an answer is sent again.
         backoff_seconds: about the wait before the first retry; it doubles for each further one. If
             the server says how long to wait, that is done instead.
@@ -100,8 +100,9 @@ def open_server(source: str, options: ServerOptions | None = None) -> "ServerMod
         options: how requests are sent.
 
     Raises:
-        InputError: the address has another form or holds a secret, or there is no key.
-        MissingDependencyError: the package openai is not installed.
+        InputError: the address has another form or holds a secret, there is no key, or a proxy or
+            certificates that the environment names cannot be used.
+        MissingDependencyError: the package httpx2 is not installed.
     """
     base_url, model_id = _parse(source)
     return ServerModel(base_url, model_id, options or ServerOptions())
@@ -139,7 +140,12 @@ class ServerModel:
         name: the model id.
         revision: always ``"as served"``, since only the server knows it.
         options: as given.
-        settings: everything that the content of requests depends on, for the manifest.
+        settings: everything that the content of requests depends on, for the manifest; `record`
+            says how requests were changed for a server that refuses some of it.
+
+    Raises:
+        InputError: as `open_server`.
+        MissingDependencyError: as `open_server`.
     """
 
     def __init__(self, base_url: str, model_id: str, options: ServerOptions) -> None:
@@ -153,12 +159,18 @@ class ServerModel:
             "temperature": 0,
         }
         self._key = ApiKey.read(options.key_variable)
-        self._parser = ResponseParser(base_url, model_id, self._key, options.timeout_seconds)
+        if self._key.hide_in_answer(f"{base_url} {model_id}") != f"{base_url} {model_id}":
+            raise InputError(
+                f"the address of the server or the name of the model holds a part of the key in "
+                f"{self._key.variable}; both are written into files"
+            )
+        self._connection = Connection(base_url, self._key, timeout_seconds=options.timeout_seconds)
+        self._parser = ResponseParser(self._connection.address, model_id, self._key)
         self._budget = _Budget(options.max_requests)
+        self._responds = False
         self._has_answered = False
-        # Fields to which some servers give another name, or which they do not know.
-        self._wording: Mapping[str, int] = {"max_tokens": options.max_tokens, "seed": _SEED}
-        self._client = _open_client(base_url, self._key, options.timeout_seconds)
+        self._wording = Wording.first(options.max_tokens)
+        self._rewording = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<ServerModel {self.name} at {self.settings['base_url']}>"
@@ -191,16 +203,18 @@ class ServerModel:
         tries = itertools.count()
         while not stopped.is_set():
             self._budget.take()
+            wording = self._wording
+            started = time.perf_counter()
             try:
-                return self._ask_once(content)
+                return self._ask_once(content, wording)
             except Refused as refusal:
-                if not self._reword(refusal.text):
+                if not self._reword(wording, refusal):
                     raise refusal.error from None
             except TryAgain as failure:
                 seconds = self._wait_seconds(next(tries), failure)
                 if seconds is None:
                     raise failure.error from None
-                if seconds >= _WORTH_SAYING_SECONDS:
+                if time.perf_counter() - started + seconds >= _WORTH_SAYING_SECONDS:
                     _LOG.info(f"{failure.error}; trying again in {seconds:.0f} s")
                 stopped.wait(seconds)
         raise ServerError("stopped")
@@ -209,42 +223,41 @@ class ServerModel:
         """How requests are sent besides `settings`, for the manifest; after the first answer."""
         return {
             "concurrency": self.options.concurrency,
-            "request": dict(self._wording),
-            "openai": importlib.metadata.version("openai"),
+            "request": dict(self._wording.fields),
+            "httpx2": importlib.metadata.version("httpx2"),
         }
 
-    def _ask_once(self, content: list[dict[str, Any]]) -> Reply:
-        import openai
+    def notes(self) -> list[str]:
+        """What the server refused of a request, and what that means; after the first answer."""
+        return self._wording.notes()
 
+    def key_is_in(self, text: str) -> bool:
+        """True if a text holds a part of the key, which would be hidden in an answer."""
+        return self._key.hide_in_answer(text) != text
+
+    def _ask_once(self, content: list[dict[str, Any]], wording: Wording) -> Reply:
+        request = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            **wording.fields,
+            **self.options.frames.extra_body,
+        }
         started = time.perf_counter()
         try:
-            response = self._completions.create(
-                model=self.name,
-                messages=cast("Any", [{"role": "user", "content": content}]),
-                temperature=0,
-                extra_body={**self._wording, **self.options.frames.extra_body},
-            )
-            body = response.text
-        except openai.APIStatusError as error:
-            self._has_answered = True
-            raise self._parser.failure(error) from None
-        except openai.OpenAIError as error:
-            # Without its cause, which holds the request with the key.
-            raise self._parser.failure(error) from None
+            response = self._connection.post(to_json(request))
+        except NoResponse as failure:
+            raise self._parser.no_response(failure) from None
+        self._responds = True
+        reply = self._parser.read(response, time.perf_counter() - started)
         self._has_answered = True
-        return self._parser.read(body, time.perf_counter() - started)
-
-    @cached_property
-    def _completions(self) -> Any:
-        """Sends requests and gives raw bodies: the client would accept any body as an answer."""
-        return self._client.chat.completions.with_raw_response
+        return reply
 
     def _wait_seconds(self, num_tries: int, failure: TryAgain) -> float | None:
         """How long to wait before the next try; None if there shall be none.
 
         A server that has never answered anything is most likely not running: it is not retried.
         """
-        is_missing = isinstance(failure.error, ServerError) and not self._has_answered
+        is_missing = isinstance(failure.error, ServerError) and not self._responds
         if num_tries >= self.options.num_retries or is_missing:
             return None
         if failure.retry_after_seconds is not None:
@@ -255,30 +268,22 @@ class ServerModel:
             0.75, 1.25
         )  # so that threads that failed together do not retry together
 
-    def _reword(self, reason: str) -> bool:
-        """True if a request that was rejected for this reason could be changed to be accepted."""
-        wording = dict(self._wording)
-        if "max_completion_tokens" in reason and "max_tokens" in wording:
-            wording["max_completion_tokens"] = wording.pop("max_tokens")
-        elif re.search(r"\bseed\b", reason) and "seed" in wording:
-            del wording["seed"]
-        else:
-            return False
-        self._wording = wording
-        return True
+    def _reword(self, wording: Wording, refusal: Refused) -> bool:
+        """True if a request that was refused may be accepted in the words of `_wording`.
 
-
-def _open_client(base_url: str, key: ApiKey, timeout_seconds: float) -> "openai.OpenAI":
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingDependencyError("openai", extra="server", purpose="--model openai:") from error
-    return openai.OpenAI(
-        base_url=base_url,
-        api_key=key.value,
-        timeout=timeout_seconds,
-        max_retries=0,  # retries are made here, so that they are counted and end at Ctrl-C
-    )
+        Args:
+            wording: of the refused request; another thread may have changed it since.
+            refusal: what the server said.
+        """
+        with self._rewording:
+            if self._wording is not wording:
+                return True
+            other = wording.reworded(refusal.text, refusal.fields)
+            # All answers of a run are given at one temperature.
+            if other is None or (self._has_answered and other.temperature != wording.temperature):
+                return False
+            self._wording = other
+            return True
 
 
 class _Budget:

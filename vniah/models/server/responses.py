@@ -1,27 +1,76 @@
-"""Parses the responses of a server: a reply, a failure to be retried, or one of two errors.
+"""Reads the responses of a server: a reply, a failure to be retried, or one of two errors.
 
-a text                                               `Reply`
+a text                                                   `Reply`
 no response, 408, 409, 429, 5xx, a reply without text    `TryAgain`: sent again after a while
-400, 413, 422 and the like, no text within the limit     `ModelError`: this question fails
-401, 403, 404, no money left                             `ServerError`: the run stops
+400, 422                                                 `Refused`: perhaps sent in other words
+413 and the like, no text within the limit               `ModelError`: this question fails
+3xx, 401, 403, 404, no money left                        `ServerError`: the run stops
+
+Some servers send an error with HTTP 200; then its code counts as the status. Nothing that is
+raised here shows the key, and all of it is one line of printable characters.
 """
 
 import email.utils
-import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, TypedDict, cast
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
 
 from vniah.errors import ModelError, ServerError, VniahError
+from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
-
-if TYPE_CHECKING:
-    import openai
+from vniah.models.server.connection import NoResponse, Response
+from vniah.schema import parse_json, require_type
 
 _MAX_TEXT = 300
 _TRANSIENT = (408, 409, 429)
+_REWORDABLE = (400, 422)
+_NO_MONEY = re.compile(r"insufficient_quota|billing|credit", re.IGNORECASE)
+_PATH = "/chat/completions"
+
+# What the code or the type of an error means where it is no number.
+_STATUS_OF_WORDS = (
+    (429, re.compile(r"rate.?limit|too.?many|quota|billing|credit", re.I)),
+    (401, re.compile(r"authentication|api.?key|unauthorized", re.I)),
+    (403, re.compile(r"permission|forbidden", re.I)),
+    (404, re.compile(r"not.?found", re.I)),
+    (400, re.compile(r"invalid|bad.?request|unsupported|unknown|context|too.?large", re.I)),
+)
+_UNKNOWN_STATUS = 500
+
+_TEXT_PARTS = ("text", "output_text")  # others hold what a model thought, or pictures
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+
+class _Usage(TypedDict, total=False):
+    prompt_tokens: Tokens | None
+
+
+class _Message(TypedDict, total=False):
+    content: str | list[dict[str, Any]] | None
+    refusal: Any
+    tool_calls: Any
+    reasoning: Any
+    reasoning_content: Any
+
+
+class _Choice(TypedDict, total=False):
+    message: _Message | None
+    text: str | None  # of the older API
+    finish_reason: Any
+    error: Any
+
+
+class _Body(TypedDict, total=False):
+    choices: list[_Choice] | None
+    usage: _Usage | None
+    error: Any
 
 
 @dataclass(frozen=True)
@@ -32,11 +81,13 @@ class Reply:
         text: the text that the model wrote.
         prompt_tokens: how many tokens the server read, if it says so.
         seconds: from the request to the answer.
+        is_cut: True if the answer was not at its end when the largest number of tokens was reached.
     """
 
     text: str
     prompt_tokens: int | None = None
     seconds: float = 0.0
+    is_cut: bool = False
 
 
 class TryAgain(Exception):
@@ -59,12 +110,29 @@ class Refused(Exception):
     Args:
         error: what to raise if the request cannot be changed.
         text: the server's reason.
+        fields: names of the fields that the server complains of, if it lists them.
     """
 
-    def __init__(self, error: ModelError, text: str) -> None:
+    def __init__(self, error: ModelError, text: str, fields: tuple[str, ...]) -> None:
         super().__init__(str(error))
         self.error = error
         self.text = text
+        self.fields = fields
+
+
+@dataclass(frozen=True)
+class _Complaint:
+    """What a server says is wrong.
+
+    Attributes:
+        text: a sentence.
+        code: numbers and names of the kind of error; empty if there are none.
+        fields: as `Refused`.
+    """
+
+    text: str
+    code: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,109 +140,197 @@ class ResponseParser:
     """Turns the responses of a server into replies and exceptions, none of which shows the key.
 
     Attributes:
-        base_url: the address of the server.
+        address: of the server, as messages name it.
         model_id: the model that requests name.
         key: the key that requests carry; it is hidden in all texts.
-        timeout_seconds: how long a response may take.
     """
 
-    base_url: str
+    address: str
     model_id: str
     key: ApiKey
-    timeout_seconds: float
 
-    def failure(self, error: "openai.OpenAIError") -> Exception:
-        """The exception to raise for an error of the client."""
-        import openai
+    def no_response(self, failure: NoResponse) -> Exception:
+        """The exception to raise for a request without a response."""
+        reason = self._line(str(failure))
+        if not failure.is_connected:
+            hint = "SSL_CERT_FILE names more" if "CERTIFICATE" in reason else "Does the server run?"
+            return TryAgain(ServerError(f"cannot connect to {self.address}: {reason}. {hint}"))
+        error = ModelError(f"{self.address}: {reason}")
+        return TryAgain(error) if failure.may_pass else error
 
-        if isinstance(error, openai.APITimeoutError):
-            return TryAgain(
-                ModelError(f"no answer from {self.base_url} within {self.timeout_seconds:g} s")
-            )
-        if isinstance(error, openai.APIConnectionError):
-            cause = error.__cause__ or error
-            reason = self._line(str(cause) or type(cause).__name__)
-            if type(cause).__name__ == "ConnectError":
-                text = f"cannot connect to {self.base_url}: {reason}. Does the server run?"
-                return TryAgain(ServerError(text))
-            return TryAgain(ModelError(f"{self.base_url} broke off the connection: {reason}"))
-        if isinstance(error, openai.APIStatusError):
-            return self._of_status(error)
-        return ModelError(f"{self.base_url} could not be asked: {self._line(str(error))}")
+    def read(self, response: Response, seconds: float) -> Reply:
+        """The answer in a response.
 
-    def _of_status(self, error: "openai.APIStatusError") -> Exception:
-        status, text = error.status_code, self._line(_reason(error))
-        if status == 401:  # what servers say here often shows a part of the key
-            return ServerError(
-                f"{self.base_url} refuses the key in {self.key.variable} (HTTP 401)"
-                if self.key.is_set
-                else f"{self.base_url} wants a key (HTTP 401): set {self.key.variable}"
-            )
-        if status == 403:
-            return ServerError(f"{self.base_url} refuses to answer (HTTP 403): {text}")
-        if status == 404:
-            return ServerError(
-                f"{self.base_url} has no model {self.model_id!r}, or is not the address of an "
-                f"API (HTTP 404): {text}"
-            )
-        if status == 429 and error.code == "insufficient_quota":
-            return ServerError(f"{self.base_url} answers no more (HTTP 429): {text}")
-        failed = ModelError(f"HTTP {status} from {self.base_url}: {text}")
-        if status in _TRANSIENT or status >= 500:
-            return TryAgain(failed, _retry_after(error.response.headers))
-        return Refused(failed, text) if status in (400, 422) else failed
-
-    def read(self, body: str, seconds: float) -> Reply:
-        """The answer in the body of a response.
+        Args:
+            response: of any status.
+            seconds: how long it took.
 
         Raises:
-            TryAgain: the body holds no answer.
-            ModelError: the body holds no answer, and a further request would not help.
+            TryAgain: it is none, but the next one may be.
+            Refused: the server wants another request.
+            ModelError: it is none, and a further request would not help.
+            ServerError: the server answers no request.
         """
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError):
-            raise self._no_text(f"gave something that is no JSON: {self._line(body)!r}") from None
-        content = content if isinstance(content, dict) else {}
-        choices = content.get("choices")
-        first = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(first, dict):
+        status = response.status
+        if 300 <= status < 400:
+            raise self._redirected(response)
+        if not 200 <= status < 300:
+            complaint = _complaint(_any_json(response.body))
+            raise self._failed(status, f"HTTP {status}", complaint, response)
+        if response.body.lstrip()[:5] == b"data:":
+            raise ModelError(f"{self.address} sent a stream of events, which nobody asked for")
+        body = self._parse(response.body)
+        choices = body.get("choices") or []
+        error = body.get("error") or (choices[0].get("error") if choices else None)
+        if not choices and not error and body.keys() & {"message", "detail"}:
+            error = body
+        if error:
+            complaint = _complaint(error)
+            where = f"HTTP {status} with an error ({complaint.code or 'without a code'})"
+            raise self._failed(_status_of(complaint.code), where, complaint, response)
+        if not choices:
             raise self._no_text("gave no choices")
-        message = first.get("message")
-        words = message.get("content") if isinstance(message, dict) else None
-        finish = first.get("finish_reason")
-        if not words and finish == "length":
+        tokens = (body.get("usage") or {}).get("prompt_tokens")
+        is_cut = choices[0].get("finish_reason") == "length"
+        return Reply(self._text(choices[0]), tokens or None, seconds, is_cut)
+
+    def _parse(self, body: bytes) -> _Body:
+        try:
+            content = parse_json(body, cast("type[Any]", Any), ValueError, "the answer")
+            # The key is hidden before a message cuts a text, and shows half of it.
+            content = self.key.hide_in_json(content)
+            return require_type(content, _Body, ValueError, "the answer")
+        except ValueError as error:
+            what = str(error)
+        if body.lstrip()[:1] not in (b"{", b"["):
+            what = f"the answer is no JSON: {self._line(_plain_text(body))!r}"
+        raise self._no_text(f"cannot be understood: {what}")
+
+    def _text(self, choice: _Choice) -> str:
+        """What the model wrote for the user; what it thought before is no part of it."""
+        message, finish = choice.get("message") or {}, choice.get("finish_reason")
+        content = message.get("content")
+        if content is None and "message" not in choice:
+            content = choice.get("text")
+        if isinstance(content, list):
+            parts = [part.get("text") for part in content if part.get("type") in _TEXT_PARTS]
+            content = "".join(part for part in parts if isinstance(part, str))
+        if finish == "content_filter":
+            raise ModelError(f"{self.address} held the answer back: content_filter")
+        if content:
+            return content
+        if finish == "length":
             raise ModelError(
                 f"{self.model_id} used up its tokens before its first word; raise --max-tokens"
             )
-        if not words and finish == "content_filter":
-            raise ModelError(f"{self.base_url} held the answer back: content_filter")
-        if not isinstance(words, str):
-            raise self._no_text(f"gave content of type {type(words).__name__}, not text")
-        return Reply(self.key.hide_in_answer(words), _prompt_tokens(content), seconds)
+        if isinstance(refusal := message.get("refusal"), str) and refusal:
+            raise ModelError(f"{self.model_id} refuses to answer: {self._line(refusal)}")
+        if message.get("tool_calls"):
+            raise ModelError(f"{self.model_id} calls a tool instead of answering")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        raise self._no_text("gave a reasoning without an answer" if thought else "gave no text")
+
+    def _failed(
+        self, status: int, where: str, complaint: _Complaint, response: Response
+    ) -> Exception:
+        text = self._line(complaint.text)
+        if status == 401:  # what servers say here often shows a part of the key
+            return ServerError(
+                f"{self.address} refuses the key in {self.key.variable} (HTTP 401)"
+                if self.key.is_set
+                else f"{self.address} wants a key (HTTP 401): set {self.key.variable}"
+            )
+        if status == 403:
+            return ServerError(f"{self.address} refuses to answer (HTTP 403): {text}")
+        if status == 404:
+            return ServerError(
+                f"{self.address} has no model {self.model_id!r}, or is not the address of an "
+                f"API (HTTP 404): {text}"
+            )
+        if status == 402 or (status == 429 and _NO_MONEY.search(complaint.code)):
+            return ServerError(f"{self.address} answers no more (HTTP {status}): {text}")
+        failed = ModelError(f"{self._line(where)} from {self.address}: {text}")
+        if status in _TRANSIENT or status >= 500:
+            return TryAgain(failed, _retry_after(response.headers))
+        if status in _REWORDABLE:
+            return Refused(failed, complaint.text, complaint.fields)
+        return failed
+
+    def _redirected(self, response: Response) -> ServerError:
+        """Frames and key are sent nowhere but to the address that was given."""
+        place = response.headers.get("location", "")
+        try:
+            # Without user, password and query, which may be secrets.
+            parts = urlsplit(urljoin(self.address.split(" ")[0] + _PATH, place))
+            target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        except ValueError:
+            target = ""
+        there = self._line(target.removesuffix(_PATH)) if place and target else "no address"
+        return ServerError(
+            f"{self.address} redirects to {there} (HTTP {response.status}), which is not followed; "
+            "if that is your server, give its address by --model"
+        )
 
     def _no_text(self, what: str) -> TryAgain:
-        return TryAgain(ModelError(f"{self.base_url} {what}"))
+        return TryAgain(ModelError(f"{self.address} {self._line(what)}"))
 
     def _line(self, text: str) -> str:
-        """The text in one line of bounded length; the key is hidden before the text is cut."""
-        line = " ".join(self.key.hide(text).split())
+        """The text in one printable line of bounded length; the key is hidden before it is cut."""
+        line = " ".join(self.key.hide(text[: 100 * _MAX_TEXT]).split())
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
         return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}..."
 
 
-def _reason(error: "openai.APIStatusError") -> str:
-    """The message of the server, without what the client adds."""
-    body = error.body
-    if isinstance(body, Mapping):
-        message = body.get("message") or body.get("detail")
-        return message if isinstance(message, str) else json.dumps(body)
-    return body if isinstance(body, str) and body else error.message
+def _any_json(body: bytes) -> Any:
+    """What the body of an error holds: JSON, or text."""
+    try:
+        return parse_json(body, cast("type[Any]", Any), ValueError, "")
+    except ValueError:
+        return _plain_text(body)
 
 
-def _prompt_tokens(content: Mapping[str, Any]) -> int | None:
-    usage = content.get("usage")
-    tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-    return tokens if type(tokens) is int and tokens > 0 else None
+def _plain_text(body: bytes) -> str:
+    """The text of a body that is no JSON; of a page in HTML, what a reader would see."""
+    text = body[: 100 * _MAX_TEXT].decode("utf-8", "replace")
+    if not text.lstrip().startswith("<"):
+        return text
+    text = re.sub(r"(?is)<(script|style)\b.*?</\1>", " ", text[: 20 * _MAX_TEXT])
+    return f"a page in HTML: {' '.join(re.sub(r'<[^<>]*>', ' ', text).split())}"
+
+
+def _complaint(content: Any) -> _Complaint:
+    """What is wrong, by the content of an error; servers put it into different places."""
+    if isinstance(content, str):
+        return _Complaint(content)
+    if isinstance(content, list):
+        found = [_complaint(item) for item in content[:10]]
+        texts = "; ".join(one.text for one in found)
+        return _Complaint(texts, "", tuple(name for one in found for name in one.fields))
+    if not isinstance(content, Mapping):
+        return _Complaint("no reason is given" if content is None else str(content))
+    code = " ".join(str(v) for k in ("code", "type", "status") if (v := content.get(k)) is not None)
+    fields = [content.get("param"), *_last(content.get("loc"))]
+    names = tuple(name for name in fields if isinstance(name, str) and name)
+    inner = next((v for k in ("error", "message", "detail", "msg") if (v := content.get(k))), None)
+    if inner is None:
+        return _Complaint(to_json(content).decode("utf-8"), code, names)
+    said = _complaint(inner)
+    text = f"{names[-1]}: {said.text}" if "loc" in content and names else said.text
+    return _Complaint(text, said.code or code, (*names, *said.fields))
+
+
+def _last(place: object) -> list[Any]:
+    """The field at the end of a path such as ``["body", "seed"]``."""
+    return place[-1:] if isinstance(place, list) else []
+
+
+def _status_of(code: str) -> int:
+    """The HTTP status that an error's code means; 500, which is tried again, if it is unknown."""
+    if number := re.search(r"(?<!\w)[45]\d\d(?!\w)", code):
+        return int(number[0])
+    return next(
+        (status for status, words in _STATUS_OF_WORDS if words.search(code)), _UNKNOWN_STATUS
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
