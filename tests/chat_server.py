@@ -7,9 +7,11 @@ every picture it is sent and names the first colour that it sees. What it saw is
 import base64
 import io
 import json
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -214,3 +216,56 @@ def serve(**changes: Any) -> Iterator[ChatServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@dataclass
+class RawServer:
+    """A server that sends whatever bytes a test wants.
+
+    Attributes:
+        url: the base URL of its API.
+        requests: the head of every request, in order.
+    """
+
+    url: str = ""
+    requests: list[bytes] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """What --model takes."""
+        return f"openai:{self.url}#{MODEL}"
+
+
+@contextmanager
+def serve_raw(
+    respond: Callable[[socket.socket], None], *, host: str = "127.0.0.1", reads_body: bool = True
+) -> Iterator[RawServer]:
+    """A server that reads a request and calls ``respond`` with the connection, then closes it."""
+    server = RawServer()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = b"".join(iter(self.rfile.readline, b"\r\n"))
+            server.requests.append(head)
+            lengths = [line for line in head.splitlines() if line.lower().startswith(b"content-l")]
+            if reads_body and lengths:
+                self.rfile.read(int(lengths[0].partition(b":")[2]))
+            with suppress(OSError):  # the client may not wait
+                respond(self.connection)
+
+    class Server(socketserver.ThreadingTCPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+        block_on_close = False
+
+    listening = Server((host, 0), Handler)
+    shown = f"[{host}]" if ":" in host else host
+    server.url = f"http://{shown}:{listening.server_address[1]}/v1"
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()

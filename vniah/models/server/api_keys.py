@@ -51,7 +51,7 @@ class ApiKey:
         Raises:
             InputError: the given variable is not set, or its value cannot be a key.
         """
-        name = variable or DEFAULT_KEY_VARIABLE
+        name = DEFAULT_KEY_VARIABLE if variable is None else variable
         value = os.environ.get(name, "").strip() if "\0" not in name else ""
         if not value:
             if variable is None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vniah.errors import InputError, RequestLimitError, ServerError
+from vniah.errors import InputError, RequestLimitError, ServerError, VniahError
 from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.connection import Connection, NoResponse
@@ -205,18 +205,22 @@ class ServerModel:
             self._budget.take()
             wording = self._wording
             started = time.perf_counter()
+            seconds: float | None = 0.0
+            error: VniahError | None = None
             try:
                 return self._ask_once(content, wording)
             except Refused as refusal:
                 if not self._reword(wording, refusal):
-                    raise refusal.error from None
+                    error = refusal.error
             except TryAgain as failure:
                 seconds = self._wait_seconds(next(tries), failure)
                 if seconds is None:
-                    raise failure.error from None
-                if time.perf_counter() - started + seconds >= _WORTH_SAYING_SECONDS:
+                    error = failure.error
+                elif time.perf_counter() - started + seconds >= _WORTH_SAYING_SECONDS:
                     _LOG.info(f"{failure.error}; trying again in {seconds:.0f} s")
-                stopped.wait(seconds)
+            if error is not None:
+                raise error  # not above, where its context holds what the server sent
+            stopped.wait(seconds)
         raise ServerError("stopped")
 
     def record(self) -> Mapping[str, Any]:
@@ -243,10 +247,9 @@ class ServerModel:
             **self.options.frames.extra_body,
         }
         started = time.perf_counter()
-        try:
-            response = self._connection.post(to_json(request))
-        except NoResponse as failure:
-            raise self._parser.no_response(failure) from None
+        response = self._connection.post(to_json(request))
+        if isinstance(response, NoResponse):
+            raise self._parser.no_response(response)
         self._responds = True
         reply = self._parser.read(response, time.perf_counter() - started)
         self._has_answered = True

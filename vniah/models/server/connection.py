@@ -16,7 +16,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -48,8 +48,8 @@ class Response:
     """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class NoResponse(Exception):
@@ -108,20 +108,16 @@ class Connection:
             self.address += f" (through the proxy {self._proxy.shown})"
         _keep_headers_out_of_logs()
 
-    def post(self, body: bytes) -> Response:
-        """The response to a request with this body of JSON.
+    def post(self, body: bytes) -> "Response | NoResponse":
+        """The response to a request with this body of JSON, or why there is none.
 
-        Raises:
-            NoResponse: there is none.
+        That is returned, not raised: what follows from it has no cause with the key in it.
         """
         future = asyncio.run_coroutine_threadsafe(self._post(body), _event_loop(os.getpid()))
         try:
-            outcome = future.result()
+            return future.result()
         finally:
             future.cancel()  # does nothing unless Ctrl-C ended the wait
-        if isinstance(outcome, NoResponse):
-            raise outcome  # not where the error was met, which holds the request with the key
-        return outcome
 
     async def _post(self, body: bytes) -> Response | NoResponse:
         import httpx2
@@ -142,8 +138,8 @@ class Connection:
                     },
                 )
                 return await _read(await client.send(request, stream=True))
-        except NoResponse as outcome:
-            return outcome
+        except NoResponse as failure:
+            return failure
         except TimeoutError:
             return NoResponse(f"no answer within {self._timeout_seconds:g} s")
         except httpx2.ConnectTimeout:
