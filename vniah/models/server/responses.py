@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from vniah.errors import ModelError, ServerError, VniahError
+from vniah.errors import ModelError, ServerError, VniahError, printable
 from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.connection import NoResponse, Response
@@ -277,7 +277,7 @@ class ResponseParser:
     def _line(self, text: str) -> str:
         """The text in one printable line of bounded length; the key is hidden before it is cut."""
         line = " ".join(self.key.hide(text[: 100 * _MAX_TEXT]).split())
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        line = printable(line)
         return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}..."
 
 
