@@ -154,11 +154,16 @@ def _explain(message: str, value: object) -> str:
         return f"the field {'.'.join(filter(None, (name, missing[1])))!r} is missing"
     what = _GOT.sub("", what)
     if what.startswith("Expected "):
-        words = _NAMED.sub(lambda kind: _WORDS.get(kind[1], kind[1]), what)
-        what = "must be " + words.removeprefix("Expected ").replace("|", "or")
+        words = _NAMED.sub(lambda kinds: _in_words(kinds[1]), what)
+        what = "must be " + words.removeprefix("Expected ")
     elif what.startswith("Invalid enum value"):
         what = "has an unknown value"
     return f"{name or 'the content'} {what}{found}"
+
+
+def _in_words(kinds: str) -> str:
+    """The name that msgspec gives a type, or several: ``"str | null"`` is ``"text or null"``."""
+    return " or ".join(_WORDS.get(kind, kind) for kind in kinds.split(" | "))
 
 
 def _follow(steps: str, value: object) -> tuple[str, str]:
