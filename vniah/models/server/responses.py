@@ -197,14 +197,16 @@ class ResponseParser:
     def _parse(self, body: bytes) -> _Body:
         try:
             content = parse_json(body, cast("type[Any]", Any), ValueError, "the answer")
-            # The key is hidden before a message cuts a text, and shows half of it.
-            content = self.key.hide_in_json(content)
+        except ValueError as error:
+            is_json = body.lstrip()[:1] in (b"{", b"[")
+            what = str(error) if is_json else f"the answer is no JSON: {_plain_text(body)!r}"
+            raise self._no_text(f"cannot be understood: {what}") from None
+        # The key is hidden before a message cuts a text, and shows half of it.
+        content = self.key.hide_in_json(content)
+        try:
             return require_type(content, _Body, ValueError, "the answer")
         except ValueError as error:
-            what = str(error)
-        if body.lstrip()[:1] not in (b"{", b"["):
-            what = f"the answer is no JSON: {self._line(_plain_text(body))!r}"
-        raise self._no_text(f"cannot be understood: {what}")
+            raise self._no_text(f"cannot be understood: {error}") from None
 
     def _text(self, choice: _Choice) -> str:
         """What the model wrote for the user; what it thought before is no part of it."""
@@ -301,7 +303,7 @@ def _plain_text(body: bytes) -> str:
 def _complaint(content: Any) -> _Complaint:
     """What is wrong, by the content of an error; servers put it into different places."""
     if isinstance(content, str):
-        return _Complaint(content)
+        return _Complaint(content.strip() or "no reason is given")
     if isinstance(content, list):
         found = [_complaint(item) for item in content[:10]]
         texts = "; ".join(one.text for one in found)
