@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vniah.embeddings.cache import EmbeddingCache
+from vniah.embeddings.shards import WITHOUT_CHECKSUMS
 from vniah.protocol import TextSegment, TokenSequence
 
 SHAPE = (2, 3)
@@ -55,3 +58,12 @@ def flip_bit(path: Path, position: int, bit: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << bit
     path.write_bytes(content)
+
+
+def as_earlier_version(path: Path, **changes: str) -> None:
+    """Writes a shard again as version 0.1 wrote it, without checksums."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensor = file.metadata(), file.get_tensor("frames")
+    kept = {key: text for key, text in metadata.items() if not key.startswith("xxh3")}
+    del kept["first_frame"]
+    save_file({"frames": tensor}, path, {**kept, "format_version": WITHOUT_CHECKSUMS, **changes})

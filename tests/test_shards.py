@@ -5,7 +5,14 @@ import shutil
 
 import pytest
 import torch
-from caches import MeanModel, filled_cache, flip_bit, numbers, only_shard
+from caches import (
+    MeanModel,
+    as_earlier_version,
+    filled_cache,
+    flip_bit,
+    numbers,
+    only_shard,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -14,7 +21,7 @@ import vniah.embeddings.encode
 import vniah.embeddings.shards
 from vniah.embeddings.cache import EmbeddingCache
 from vniah.embeddings.encode import encode_haystack, encode_needles
-from vniah.embeddings.shards import WITHOUT_CHECKSUMS, read_header
+from vniah.embeddings.shards import read_header
 from vniah.errors import CacheError
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
@@ -38,15 +45,6 @@ def parts_cache(folder):
         frames = torch.arange(4 * 24).reshape(4, *PARTS).to(torch.bfloat16)
         cache.append(frames, [0.0] * 4, ["the film is damaged"])
     return cache
-
-
-def as_earlier_version(path, **changes):
-    """Writes a shard again as version 0.1 wrote it, without checksums."""
-    with safe_open(path, framework="pt") as file:
-        metadata, tensor = file.metadata(), file.get_tensor("frames")
-    kept = {key: text for key, text in metadata.items() if not key.startswith("xxh3")}
-    del kept["first_frame"]
-    save_file({"frames": tensor}, path, {**kept, "format_version": WITHOUT_CHECKSUMS, **changes})
 
 
 def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path):

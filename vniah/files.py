@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_TEMPORARY_SUFFIX = ".vniah.tmp"
+TEMPORARY_SUFFIX = ".vniah.tmp"
 _ABANDONED_SECONDS = 24 * 3600
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -63,7 +63,7 @@ def atomic_path(path: Path, *, is_locked: bool = False) -> Iterator[Path]:
     _remove_abandoned(path.parent)
     # Not a process id: processes on two machines that share a folder may have the same one.
     owner = "" if is_locked else f".{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}{owner}{_TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}{owner}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         with temporary.open("r+b") as file:
@@ -76,7 +76,7 @@ def atomic_path(path: Path, *, is_locked: bool = False) -> Iterator[Path]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    for temporary in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+    for temporary in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         with suppress(FileNotFoundError):  # its process may rename it just now
             if temporary.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
                 temporary.unlink()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, get_args
 
-from vniah.cli import commands, values
+from vniah.cli import caches, commands, values
 from vniah.cli.printing import write_lines
 from vniah.cli.run import run as run_command
 from vniah.errors import InputError
@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_plot,
         _add_compare,
         _add_haystack,
+        _add_cache,
     ):
         add(verbs)
     return parser
@@ -234,6 +235,35 @@ def _add_haystack(verbs: Any) -> None:
     make.add_argument("--overwrite", action="store_true", help="replace an existing file")
     _add_quiet_option(make)
     make.set_defaults(command=commands.make_haystack)
+
+
+def _add_cache(verbs: Any) -> None:
+    cache = verbs.add_parser("cache", help="list or remove cached frames and generated films")
+    cache_verbs = cache.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    show = cache_verbs.add_parser("list", help="what is cached, how large it is, when it was used")
+    show.add_argument(
+        "--verify", action="store_true", help="read every byte and compare it with its checksum"
+    )
+    show.set_defaults(command=caches.list_caches)
+    prune = cache_verbs.add_parser("prune", help="remove cached files that vniah wrote")
+    which = prune.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--older-than", type=values.real(1e6), metavar="DAYS", help="what was last used before that"
+    )
+    which.add_argument(
+        "--damaged",
+        action="store_true",
+        help="files that are damaged, and those that were set aside; reads every byte",
+    )
+    which.add_argument("--all", action="store_true", help="everything")
+    prune.add_argument(
+        "--dry-run", action="store_true", help="only say what would be removed and freed"
+    )
+    prune.set_defaults(command=caches.prune_caches)
+    for verb in (show, prune):
+        verb.add_argument(
+            "--cache", type=values.path, metavar="DIR", help="folder; default: the user's cache"
+        )
 
 
 def _add_check(verbs: Any) -> None:

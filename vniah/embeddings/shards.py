@@ -33,6 +33,7 @@ WITHOUT_CHECKSUMS = "1"
 _TENSOR = "frames"
 _NAME = re.compile(r"frames-(\d{8})-(\d{8})\.safetensors", re.ASCII)
 _MOST_PARTS = 64
+_FRAMES_AT_ONCE = 16
 _VERSION_KEY, _FIRST_KEY = "format_version", "first_frame"
 _BLOCKS_KEY, _HEADER_KEY = "xxh3_64_of_blocks", "xxh3_64_of_header"
 
@@ -88,6 +89,21 @@ def read_header(path: Path) -> Header:
         CacheError: it cannot be read, or was not written by vniah.
     """
     return _header_of(path, _open(path))
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a shard, found by reading all of it; None if nothing is.
+
+    Raises:
+        CacheError: it cannot be read, or was not written by vniah.
+    """
+    try:
+        shard = Shard(path, {}, read_header(path).shape[1:])
+        for start in range(shard.first, shard.last, _FRAMES_AT_ONCE):
+            shard.read(start, min(start + _FRAMES_AT_ONCE, shard.last), None)
+    except DamagedShardError as damage:
+        return damage.reason
+    return None
 
 
 class Shard:

@@ -3,17 +3,31 @@
 A film is kept as one file, or in parts, so that it can be made longer without making it anew.
 Every file is drawn under a name of this process alone and then renamed: several processes may draw
 the same film at once, and one that is killed leaves nothing that is mistaken for whole.
+
+The manifest gives the sha256 of every file. A part that has other bytes is drawn again before it is
+used; a film that somebody made as a file is refused.
 """
 
 import json
+import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from vniah.files import atomic_path, hash_file
+from vniah.errors import HaystackError
+from vniah.files import hash_file, write_json
+from vniah.schema import parse_json, read_json
 
 PART_SECONDS = 256
+MANIFEST_NAME = "manifest.json"
+
+_GENERATOR: Literal["vniah.synthetic"] = "vniah.synthetic"
+_MOST_MANIFEST_BYTES = 2**20
+
+_LOG = logging.getLogger("vniah")
 
 DrawProgress = Callable[[int, int], None]
 
@@ -43,6 +57,53 @@ class Recipe:
     def to_json(self) -> str:
         """The recipe as JSON on one line, with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+class FilmManifest(TypedDict):
+    """How a film was made, and the sha256 of its files by their names."""
+
+    generator: Literal["vniah.synthetic"]
+    recipe: dict[str, Any]
+    sha256: dict[str, str]
+
+
+def read_manifest(path: Path) -> FilmManifest:
+    """The manifest of a generated film.
+
+    Raises:
+        HaystackError: it is missing, or not such a manifest.
+    """
+    return read_json(path, FilmManifest, HaystackError, most_bytes=_MOST_MANIFEST_BYTES)
+
+
+def require_as_drawn(path: Path, sha256: str) -> None:
+    """Raises if a manifest of `make_haystack` lies beside a video, and gives another sha256.
+
+    Args:
+        path: a video file.
+        sha256: of its bytes.
+
+    Raises:
+        HaystackError: the video or its manifest is damaged.
+    """
+    beside = path.with_suffix(".json")
+    try:
+        with beside.open("rb") as file:
+            text = file.read(_MOST_MANIFEST_BYTES)
+    except (OSError, ValueError):
+        return
+    if f'"{_GENERATOR}"'.encode() not in text:
+        return  # some other JSON
+    again = f"Make the film again (vniah haystack make --overwrite), or remove {beside.name}."
+    try:
+        expected = parse_json(text, FilmManifest, HaystackError, str(beside))["sha256"]
+    except HaystackError as error:
+        raise HaystackError(f"{error}. {again}") from error
+    if expected.get(path.name, sha256) != sha256:
+        raise HaystackError(
+            f"{path} is not the film that {beside.name} describes: its sha256 is {sha256}, "
+            f"expected {expected[path.name]}. One of the two is damaged. {again}"
+        )
 
 
 def draw_film(
@@ -75,13 +136,9 @@ def draw_parts(
         on_progress: called with (seconds drawn, seconds to draw), only if something is missing.
     """
     paths = tuple(folder / f"part-{part:03d}.mp4" for part in range(-(-seconds // PART_SECONDS)))
-    manifest = folder / "manifest.json"
-    known = _read_digests(manifest, recipe)
-    missing = [
-        part
-        for part, path in enumerate(paths)
-        if path.name not in known or not path.is_file() or known[path.name] != hash_file(path)
-    ]
+    manifest = folder / MANIFEST_NAME
+    known = _read_digests(manifest, recipe, on_damage=_LOG.warning)
+    missing = [part for part, path in enumerate(paths) if not _is_whole(path, known)]
     for done, part in enumerate(missing):
         digest = _draw(
             paths[part],
@@ -95,7 +152,18 @@ def draw_parts(
         _write_manifest(
             manifest, recipe, {**_read_digests(manifest, recipe), paths[part].name: digest}
         )
+    with suppress(OSError):  # it may be read-only
+        os.utime(folder)  # by which `vniah cache` tells when it was used
     return paths
+
+
+def _is_whole(path: Path, known: dict[str, str]) -> bool:
+    if path.name not in known or not path.is_file():
+        return False
+    if known[path.name] == hash_file(path):
+        return True
+    _LOG.warning(f"{path} is damaged: its sha256 is not the one in its manifest; it is drawn again")
+    return False
 
 
 def _shifted(on_progress: DrawProgress | None, before: int, total: int) -> DrawProgress | None:
@@ -104,24 +172,28 @@ def _shifted(on_progress: DrawProgress | None, before: int, total: int) -> DrawP
     return lambda done, _: on_progress(before + done, total)
 
 
-def _read_digests(manifest: Path, recipe: Recipe) -> dict[str, str]:
+def _read_digests(
+    manifest: Path, recipe: Recipe, *, on_damage: Callable[[str], None] = lambda line: None
+) -> dict[str, str]:
+    """The sha256 of the parts that are there; parts that no manifest lists are drawn again."""
+    if not manifest.exists():
+        return {}
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        if content["recipe"] == json.loads(recipe.to_json()):
-            return dict(content["sha256"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass  # parts that no manifest lists are drawn again
-    return {}
+        content = read_manifest(manifest)
+    except HaystackError as error:
+        on_damage(f"{error}; the generated film is drawn again")
+        return {}
+    if content["recipe"] != json.loads(recipe.to_json()):
+        on_damage(f"{manifest} gives another recipe; the generated film is drawn again")
+        return {}
+    return content["sha256"]
 
 
 def _write_manifest(path: Path, recipe: Recipe, digests: dict[str, str]) -> None:
-    content: dict[str, Any] = {
-        "generator": "vniah.synthetic",
-        "recipe": asdict(recipe),
-        "sha256": dict(sorted(digests.items())),
-    }
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = FilmManifest(
+        generator=_GENERATOR, recipe=asdict(recipe), sha256=dict(sorted(digests.items()))
+    )
+    write_json(path, content)
 
 
 def _draw(
