@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 WORKERS ?= 2
 
 .PHONY: help install demo test lint pytest docs train clean
@@ -35,8 +36,11 @@ test: install
 pytest: install
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-docs: install
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCS_INSTALLED)
+
+docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 train: install

@@ -146,6 +146,27 @@ def test_extras_that_are_named_exist():
     assert {"dev", "docs", "server"} <= named <= extras
 
 
+def test_readme_explains_every_extra():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    explained = readme[readme.index("Extras add") : readme.index("## In Python")]
+    assert set(setup()["options.extras_require"]) - {"dev", "docs"} == set(
+        re.findall(r"`(\w+)`", explained)
+    )
+
+
+def test_all_holds_the_extras_that_need_no_compiler():
+    extras = {
+        name: {line.split(";")[0].strip() for line in text.splitlines() if line.strip()}
+        for name, text in setup()["options.extras_require"].items()
+    }
+    named = {line for line in extras["all"] if line.startswith("vniah[")}
+    inside = {extra for line in named for extra in re.findall(r"\w+", line)[1:]}
+    held = (extras["all"] - named).union(*(extras[extra] for extra in inside))
+    needed = (extras[name] for name in extras.keys() - {"all", "dev", "docs", "flash"})
+    assert held == set().union(*needed)
+    assert "vniah[all]" in extras["dev"]
+
+
 def test_citation_agrees_with_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     metadata = setup()["metadata"]
