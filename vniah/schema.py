@@ -27,8 +27,10 @@ T = TypeVar("T")
 MOST_BYTES = 64 * 2**20
 """How large a file of JSON may be, unless its reader says otherwise."""
 
+INT_BOUND = 2**63
+"""Whole numbers must be smaller, unless a reader says otherwise: what 64 bits hold."""
+
 _MOST_NESTED = 64
-_INT_BOUND = 2**63
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -51,7 +53,12 @@ _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|(\[\.\.\.\])")
 
 
 def read_json(
-    path: Path, kind: type[T], error: type[Exception], *, most_bytes: int = MOST_BYTES
+    path: Path,
+    kind: type[T],
+    error: type[Exception],
+    *,
+    most_bytes: int = MOST_BYTES,
+    int_bound: int = INT_BOUND,
 ) -> T:
     """The content of a JSON file.
 
@@ -60,6 +67,7 @@ def read_json(
         kind: the declared type; keys that it does not name are kept.
         error: the class of the error that is raised, with one line that begins with the path.
         most_bytes: a larger file is refused before it is read.
+        int_bound: whole numbers must be smaller, for files whose authors write huge ones.
     """
     try:
         with path.open("rb") as file:
@@ -69,10 +77,17 @@ def read_json(
         raise error(f"{str(path)!r} cannot be read: {reason}") from cause
     if len(text) > most_bytes:
         raise error(f"{path} is larger than {most_bytes:,} bytes, which is no file of this kind")
-    return parse_json(text, kind, error, str(path))
+    return parse_json(text, kind, error, str(path), int_bound=int_bound)
 
 
-def parse_json(text: str | bytes, kind: type[T], error: type[Exception], where: str) -> T:
+def parse_json(
+    text: str | bytes,
+    kind: type[T],
+    error: type[Exception],
+    where: str,
+    *,
+    int_bound: int = INT_BOUND,
+) -> T:
     """What a JSON text holds.
 
     Args:
@@ -80,12 +95,13 @@ def parse_json(text: str | bytes, kind: type[T], error: type[Exception], where: 
         kind: the declared type; keys that it does not name are kept.
         error: the class of the error that is raised, with one line that begins with ``where``.
         where: names the text in that line, such as a path or ``"metadata.jsonl line 3"``.
+        int_bound: whole numbers must be smaller.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
-        _require_bounded(value)
+        _require_bounded(value, int_bound)
     except RecursionError as cause:
         raise error(f"{where} is nested too deeply to be read as JSON") from cause
     except ValueError as cause:
@@ -123,7 +139,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _require_bounded(value: object) -> None:
+def _require_bounded(value: object, int_bound: int) -> None:
     """Raises ValueError for deep nesting, and for numbers that no computation can hold."""
     level: list[object] = [value]
     for _ in range(_MOST_NESTED):
@@ -134,7 +150,7 @@ def _require_bounded(value: object) -> None:
                 inner.extend(cast("dict[str, object]", item).values())
             elif kind is list:
                 inner.extend(cast("list[object]", item))
-            elif kind is int and not -_INT_BOUND <= cast("int", item) < _INT_BOUND:
+            elif kind is int and not -int_bound <= cast("int", item) < int_bound:
                 raise ValueError(f"the number {_SHORT.repr(item)} is too large")
             elif kind is float and abs(cast("float", item)) == float("inf"):
                 raise ValueError("a number is too large")
