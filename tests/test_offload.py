@@ -33,8 +33,8 @@ from vniah.forward.prefill import answer_logits
 from vniah.forward.ring import Ring
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
-from vniah.models.checkpoints import load_weights
 from vniah.models.loading import load_model
+from vniah.models.weights import load_weights
 from vniah.needles import load_needles
 from vniah.results import load_results
 from vniah.sweep.run import run_sweep

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from vniah.errors import InputError, ModelError, first_line
 from vniah.factories import accepts, call_factory, find_factory, is_factory
-from vniah.files import embedded_dir
+from vniah.files import embedded_dir, hash_text
 from vniah.models.families import FAMILIES, find_family
 from vniah.models.server.client import ServerOptions, is_server, open_server
 from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptions, Offload
@@ -126,7 +126,8 @@ def load_folder(
     """The model in a checkpoint folder, by the adapter of its family.
 
     Args:
-        folder: holds config.json, safetensors and tokenizer files.
+        folder: holds config.json, safetensors and tokenizer files; or an adapter of peft, whose
+            adapter_config.json names the model that it was trained for.
         name: for titles and manifests.
         revision: tells versions of the weights apart; by default a hash over the files.
         options: how it is loaded.
@@ -134,11 +135,16 @@ def load_folder(
     Raises:
         ModelError: its family is not known, or the folder cannot be loaded.
         InputError: an option is not for this family.
-        MissingDependencyError: ``load_in`` needs bitsandbytes.
+        MissingDependencyError: ``load_in`` needs bitsandbytes, an adapter of peft needs peft.
     """
-    from vniah.models.checkpoints import find_device, read_config
+    from vniah.models.adapters import find_adapter, require_adapter
+    from vniah.models.checkpoints import find_device
+    from vniah.models.configs import read_config
     from vniah.models.quantization import require_bitsandbytes
 
+    adapter = find_adapter(folder)
+    if adapter is not None and not (folder / "config.json").is_file():
+        folder, revision = _find_base(folder, revision)
     config = read_config(folder)
     family = find_family(config)
     if family is None:
@@ -148,13 +154,53 @@ def load_folder(
         )
     if options.load_in is not None:
         require_bitsandbytes(options.load_in)  # before anything is read
+    if adapter is not None:
+        require_adapter(adapter)
     device = find_device(options.device)
     dtype = options.dtype
     if dtype is None and device.type == "cpu":
         dtype = "float32"
     options = replace(options, device=str(device), dtype=dtype)
-    adapter = family.load_adapter()
-    return cast("AnyModel", adapter.load(folder, name=name, revision=revision, options=options))
+    loaded = family.load_adapter().load(
+        folder, name=name, revision=revision, options=options, adapter=adapter
+    )
+    return cast("AnyModel", loaded)
+
+
+def _find_base(adapter: Path, revision: str | None) -> tuple[Path, str]:
+    """The folder of the model that an adapter in a folder of its own was trained for.
+
+    Args:
+        adapter: the folder of the adapter.
+        revision: of the adapter; by default a hash over its files.
+
+    Returns:
+        The folder, and a revision that tells versions of both apart.
+
+    Raises:
+        ModelError: there is no such model, or it is an adapter as well.
+    """
+    from vniah.models.adapters import adapter_fingerprint, base_of, find_adapter, require_adapter
+    from vniah.models.contents import fingerprint
+
+    require_adapter(adapter)
+    base = base_of(adapter)
+    if Path(base).is_dir():
+        folder, commit = Path(base), None
+    elif _HUB_ID.fullmatch(base):
+        folder, commit = _download(base)
+    else:
+        raise ModelError(
+            f"{adapter} holds an adapter for {base!r}, which is no folder here and no hub id; "
+            "write into base_model_name_or_path of its adapter_config.json where the model lies"
+        )
+    if find_adapter(folder) is not None:
+        raise ModelError(
+            f"{adapter} holds an adapter for {base!r}, which has an adapter itself; merge that one "
+            "into its model first"
+        )
+    both = f"{commit or fingerprint(folder)} {revision or adapter_fingerprint(adapter)}"
+    return folder, hash_text(both)[:16]
 
 
 def embedded_models() -> tuple[str, ...]:

@@ -34,28 +34,24 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
         with reported(folder, "the tokenizer in"), warnings.catch_warnings():
             # a tokenizer does not need config.json's rope_scaling, of which transformers 5 warns
             warnings.filterwarnings("ignore", ".*rope_scaling", FutureWarning)
-            return transformers.AutoTokenizer.from_pretrained(folder, **options)
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, **options
+            )
     finally:
         transformers.logging.set_verbosity(verbosity)
 
 
-def find_stop_ids(folder: Path, tokenizer: Any, *configs: Mapping[str, Any]) -> tuple[int, ...]:
+def find_stop_ids(tokenizer: Any, *configs: Mapping[str, Any]) -> tuple[int, ...]:
     """The tokens that end an answer: those that configurations name, and the tokenizer's.
 
     Args:
-        folder: for messages.
         tokenizer: of transformers.
         configs: each may have an ``eos_token_id``, a number or a list of numbers.
-
-    Raises:
-        ModelError: a stop token is not a number.
     """
     found = [tokenizer.eos_token_id]
     for config in configs:
         ids = config.get("eos_token_id")
         found += ids if isinstance(ids, list | tuple) else [ids]
-    if unknown := [token for token in found if not isinstance(token, int | None)]:
-        raise ModelError(f"{folder} has eos_token_id = {unknown[0]!r}; it must be a number")
     return tuple(sorted({token for token in found if token is not None}))
 
 

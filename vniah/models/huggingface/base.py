@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import InputError, ModelError
 from vniah.models.checkpoints import reported
+from vniah.models.contents import require_supported
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
@@ -33,6 +34,7 @@ class TransformersModel:
         frame_shape: of one cached frame; the last two are tokens and hidden size.
         encoding: what else an encoded frame depends on, for the cache's identity.
         stop_ids: tokens that end an answer.
+        generation_note: what of its generation_config.json greedy decoding does not apply.
 
     Class attributes of a family:
         model_class: its class in transformers.
@@ -76,6 +78,8 @@ class TransformersModel:
         }
         self._tokens_with_text = self._count_with_text()  # raises if the template cannot be used
         self._load_in = parts.load_in
+        self._adapter = parts.adapter
+        self.generation_note = parts.generation_note
         self.stop_ids = parts.stop_ids
 
     @classmethod
@@ -86,6 +90,7 @@ class TransformersModel:
         name: str,
         revision: str | None = None,
         options: LoadOptions = LOAD_DEFAULTS,
+        adapter: Path | None = None,
     ) -> Self:
         """The model in a checkpoint folder, as `vniah.models.loading.load_folder` finds its class.
 
@@ -94,6 +99,7 @@ class TransformersModel:
             name: for titles and manifests.
             revision: tells versions of the weights apart; by default a hash over the files.
             options: how it is loaded; here no dtype means as stored, and no device the CPU.
+            adapter: the folder of an adapter to merge into the weights.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
@@ -105,8 +111,15 @@ class TransformersModel:
                 f"prompt_template is for checkpoints of {', '.join(LLAVA_TYPES)}; {name} has a "
                 "chat template of its own: leave prompt_template out"
             )
+        require_supported(folder, name)
         parts = read_parts(
-            folder, name, revision, options, class_name=cls.model_class, find_body=cls.find_body
+            folder,
+            name,
+            revision,
+            options,
+            class_name=cls.model_class,
+            find_body=cls.find_body,
+            adapter=adapter,
         )
         with reported(folder, "the model in"):  # its constructor encodes a blank frame
             model = cls(parts)
@@ -122,6 +135,7 @@ class TransformersModel:
             "tokens_per_frame_with_text": self._tokens_with_text,
             **rope_settings(self.find_body(self._model)),
             **({} if self._load_in is None else {"load_in": self._load_in}),
+            **({} if self._adapter is None else {"adapter_weights": self._adapter}),
         }
 
     def override_rope(

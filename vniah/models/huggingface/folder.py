@@ -11,18 +11,13 @@ import transformers
 
 from vniah.errors import ModelError
 from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
-from vniah.models.checkpoints import (
-    count_stored,
-    find_device,
-    fingerprint,
-    read_config,
-    reported,
-    torch_dtype,
-    weight_files,
-)
-from vniah.models.huggingface.prompt import read_chat_template
+from vniah.models.adapters import adapter_record, merge_adapter, without_adapter
+from vniah.models.checkpoints import find_device, reported, torch_dtype
+from vniah.models.contents import fingerprint, generation_note
+from vniah.models.huggingface.templates import read_chat_template
 from vniah.models.quantization import quantize_layers
 from vniah.models.vocabulary import find_stop_ids, load_tokenizer
+from vniah.models.weights import count_stored
 from vniah.options import LoadOptions
 
 _MOST_MISSING = 1.5  # tied weights are stored once
@@ -47,6 +42,8 @@ class FamilyParts:
         stop_ids: tokens that end an answer.
         frame_size: width and height in pixels that the user chose; None for the usual size.
         load_in: how the matrices of the decoder's layers are quantized, if they are.
+        adapter: name and hash of the adapter that is merged into the weights, if there is one.
+        generation_note: what of its generation_config.json is not applied, in a sentence.
     """
 
     name: str
@@ -58,6 +55,8 @@ class FamilyParts:
     stop_ids: tuple[int, ...]
     frame_size: tuple[int, int] | None = None
     load_in: str | None = None
+    adapter: str | None = None
+    generation_note: str | None = None
 
 
 def read_parts(
@@ -68,31 +67,30 @@ def read_parts(
     *,
     class_name: str,
     find_body: Callable[[Any], Any],
+    adapter: Path | None = None,
 ) -> FamilyParts:
     """Everything that a checkpoint folder holds, with the weights where they are to be.
 
     Args:
-        folder: holds config.json, safetensors, tokenizer and preprocessor files.
+        folder: holds config.json, safetensors, tokenizer and preprocessor files, and has passed
+            `vniah.models.contents.require_supported`.
         name: for titles and manifests.
         revision: tells versions of the weights apart; by default a hash over the files.
         options: how it is loaded; here no dtype means as stored, and no device the CPU.
         class_name: of the model, in transformers.
         find_body: gives the decoder's stack of layers in the model.
+        adapter: the folder of an adapter to merge into the weights.
 
     Raises:
         ModelError: something is missing or does not fit; the message names it.
         MissingDependencyError: ``load_in`` needs bitsandbytes.
     """
-    if read_config(folder).get("quantization_config"):
-        raise ModelError(
-            f"{folder}/config.json has a quantization_config: its weights are quantized, which "
-            "vniah cannot read; use the full checkpoint, with --load-in 8bit or 4bit"
-        )
-    weight_files(folder)
     tokenizer = load_tokenizer(folder)
     with reported(folder, "the image processor in"):
         image_processor = _load_image_processor(folder)
     model = _load_weights(folder, class_name, torch_dtype(options))
+    if adapter is not None:
+        merge_adapter(model, adapter)
     _place_weights(model, find_body(model), options)
     return FamilyParts(
         name=name,
@@ -101,9 +99,11 @@ def read_parts(
         tokenizer=tokenizer,
         image_processor=image_processor,
         template=read_chat_template(folder, tokenizer),
-        stop_ids=find_stop_ids(folder, tokenizer, model.generation_config.to_dict()),
+        stop_ids=find_stop_ids(tokenizer, model.generation_config.to_dict()),
         frame_size=options.frame_size,
         load_in=options.load_in,
+        adapter=None if adapter is None else adapter_record(adapter),
+        generation_note=generation_note(folder),
     )
 
 
@@ -124,7 +124,9 @@ def _load_image_processor(folder: Path) -> Any:
     """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
-    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return transformers.AutoImageProcessor.from_pretrained(
+        folder, backend="pil", trust_remote_code=False, local_files_only=True
+    )
 
 
 def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> Any:
@@ -133,14 +135,16 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
         raise ModelError(f"{folder} needs a newer transformers: this one has no {class_name}")
     with reported(folder, "the checkpoint"):
         _require_sizes(folder, model_class)
-        model, found = model_class.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # named below; the error of transformers only counts them
-        )
+        with without_adapter(folder) as base:
+            model, found = model_class.from_pretrained(
+                base,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # named below; transformers only counts them
+            )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         _require_no_keys(folder, what.replace("_", " "), found.get(what) or ())
     # Unused weights may be left over from training; unused layers mean that it is another model.
@@ -151,6 +155,7 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
         if (layer := _DECODER_LAYER.match(key)) and int(layer[1]) >= num_layers
     ]
     _require_no_keys(folder, "layers that its config.json does not count", surplus)
+    _require_tied_head(folder, model)
     return model.requires_grad_(False).eval()
 
 
@@ -161,13 +166,28 @@ def _require_sizes(folder: Path, model_class: Any) -> None:
     of them would be initialized at random before an error could name the missing ones.
     """
     with torch.device("meta"):
-        model = model_class(transformers.AutoConfig.from_pretrained(folder))
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        model = model_class(config)
     num_described = sum(parameter.numel() for parameter in model.parameters())
     num_stored = count_stored(folder)
     if num_described > _MOST_MISSING * num_stored:
         raise ModelError(
             f"{folder}/config.json describes {num_described:,} weights, its safetensors hold "
             f"{num_stored:,}: config.json lacks the sizes of a part, or the weights lack a part"
+        )
+
+
+def _require_tied_head(folder: Path, model: Any) -> None:
+    """Raises `ModelError` if the head is said to be tied, and other weights are stored for it."""
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return
+    table = model.get_input_embeddings().weight
+    if model.lm_head.weight is not table and not torch.equal(model.lm_head.weight, table):
+        raise ModelError(
+            f"{folder}/config.json has tie_word_embeddings = True, but the weights of lm_head and "
+            "of the embeddings differ; write false if the head is one of its own"
         )
 
 

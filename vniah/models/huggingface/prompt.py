@@ -6,17 +6,14 @@ token, on whose two sides a tokenizer works alike whether one or many of it foll
 the pieces are the very tokens that the family's own processor gives.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
-from vniah.errors import ModelError, first_line
+from vniah.errors import ModelError
+from vniah.models.huggingface.templates import render
 from vniah.protocol import Frames, FrameSpan, TextSegment
 
 Pieces = tuple[tuple[int, ...], ...]
@@ -136,18 +133,7 @@ class Prompt:
         chat: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
         if reply is not None:
             chat.append(reply)
-        try:
-            text = self._tokenizer.apply_chat_template(
-                chat,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=reply is None,
-            )
-        except (TemplateError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"the chat template cannot write a question: {first_line(error)}"
-            ) from error
-        return str(text)
+        return render(self._tokenizer, self._template, chat, asks=reply is None)
 
     def _cut(self, text: str, frames: range) -> Pieces:
         """The tokens of the template's text with some frames, cut at their placeholders."""
@@ -168,28 +154,6 @@ class Prompt:
                 f"chat template nor a question may add a {self._placeholder!r}"
             )
         return tuple(pieces)
-
-
-def read_chat_template(folder: Path, tokenizer: Any) -> str:
-    """The chat template of a checkpoint folder.
-
-    Raises:
-        ModelError: there is none.
-    """
-    beside = folder / "chat_template.json"  # where processors kept it before there was a .jinja
-    if beside.is_file():
-        try:
-            template = json.loads(beside.read_text(encoding="utf-8"))["chat_template"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{beside} holds no chat template") from error
-        return str(template)
-    own = folder / "chat_template.jinja"
-    template = own.read_text(encoding="utf-8") if own.is_file() else tokenizer.chat_template
-    if not isinstance(template, str):
-        raise ModelError(
-            f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)"
-        )
-    return template
 
 
 def _special_id(tokenizer: Any, token: str) -> int:

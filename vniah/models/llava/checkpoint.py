@@ -13,15 +13,13 @@ whatever config.json says, so checkpoints that it saved have none. Where somebod
 since, ``none`` as rope_scaling gives what that class would read.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     LlamaConfig,
@@ -33,20 +31,16 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from vniah.errors import ModelError, first_line
+from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.offload import keeps_in_host, offload_layers, require_host_room
-from vniah.models.checkpoints import (
-    find_device,
-    load_weights,
-    read_config,
-    stored_dtype,
-    torch_dtype,
-)
+from vniah.models.adapters import merge_adapter
+from vniah.models.checkpoints import find_device, reported, torch_dtype
 from vniah.models.families import llava_type
 from vniah.models.llava.frame_layout import FrameLayout, build_projector, read_layout
 from vniah.models.llava.towers import Tower, build_tower
 from vniah.models.quantization import quantize_layers
 from vniah.models.rope import stored_parameters
+from vniah.models.weights import load_weights, stored_dtype
 from vniah.options import LoadOptions
 
 _DECODERS: Mapping[str, tuple[type[Any], type[Any], str]] = {
@@ -106,11 +100,11 @@ class CheckpointParts:
 def build_parts(raw: Mapping[str, Any], folder: Path) -> CheckpointParts:
     """The modules that a config.json describes, on the meta device: without weights."""
     config_class, model_class, _ = _DECODERS[llava_type(raw) or raw["model_type"]]
-    with _reported(folder):
+    with reported(folder, "the model that config.json describes in"):
         tower = build_tower(raw, folder)
     layout = _find_layout(raw, folder, tower)
-    with torch.device("meta"), _reported(folder):
-        decoder = model_class(_decoder_config(raw, config_class))
+    with torch.device("meta"), reported(folder, "the model that config.json describes in"):
+        decoder = model_class(_decoder_config(raw, config_class, folder))
         width = decoder.config.hidden_size
         projector = build_projector(raw, folder, tower.hidden_size, width)
         newline = nn.ParameterDict()
@@ -120,9 +114,16 @@ def build_parts(raw: Mapping[str, Any], folder: Path) -> CheckpointParts:
 
 
 def load_parts(
-    parts: CheckpointParts, raw: Mapping[str, Any], folder: Path, options: LoadOptions
+    parts: CheckpointParts,
+    raw: Mapping[str, Any],
+    folder: Path,
+    options: LoadOptions,
+    adapter: Path | None = None,
 ) -> None:
-    """Reads the weights of all parts; the options say where the decoder's layers are kept."""
+    """Reads the weights of all parts; the options say where the decoder's layers are kept.
+
+    An adapter, if its folder is given, is merged into the decoder before its layers are moved.
+    """
     dtype = torch_dtype(options) or stored_dtype(folder)
     device = find_device(options.device or "cpu")
     decoder, tower, layout = parts.decoder, parts.tower, parts.layout
@@ -149,6 +150,8 @@ def load_parts(
     _require_newline(parts.newline, layout, folder)
     _finish_decoder(decoder, raw, folder, device)
     tower.finish(device)
+    if adapter is not None:
+        merge_adapter(decoder, adapter)
     if is_offloaded:
         offload_layers(decoder.model, device)
     elif options.load_in is not None:
@@ -169,7 +172,6 @@ def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
         "s2": (False, (False, None)),
         "mm_use_im_start_end": (False, (False, None)),
         "mm_use_im_patch_token": (False, (False, None)),
-        "quantization_config": (None, (None,)),
     }
     for key, (default, readable) in expected.items():
         if raw.get(key, default) not in readable:
@@ -194,22 +196,7 @@ def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLay
     )
 
 
-def generation_config(folder: Path) -> dict[str, Any]:
-    """The content of generation_config.json; empty if there is no such file."""
-    name = "generation_config.json"
-    return read_config(folder, name) if (folder / name).is_file() else {}
-
-
-@contextmanager
-def _reported(folder: Path) -> Iterator[None]:
-    """Turns errors of transformers about impossible sizes into a `ModelError` with one line."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
-        raise ModelError(f"{folder}/config.json describes no model: {first_line(error)}") from error
-
-
-def _decoder_config(raw: Mapping[str, Any], config_class: type[Any]) -> Any:
+def _decoder_config(raw: Mapping[str, Any], config_class: type[Any], folder: Path) -> Any:
     """The decoder's configuration, out of the checkpoint's flat one."""
     values = {
         key: value
@@ -219,7 +206,10 @@ def _decoder_config(raw: Mapping[str, Any], config_class: type[Any]) -> Any:
     if config_class is MistralConfig:
         values["sliding_window"] = None  # these checkpoints were trained and published without
     config = config_class(**values)
-    config.rope_parameters = stored_parameters(config, raw)
+    try:
+        config.rope_parameters = stored_parameters(config, raw)
+    except InputError as error:  # here the value is not the user's
+        raise ModelError(f"{folder}/config.json cannot be used: {first_line(error)}") from error
     return config
 
 
@@ -231,6 +221,13 @@ def _finish_decoder(
         if not raw.get("tie_word_embeddings", False):
             raise ModelError(f"{folder} lacks the weight 'lm_head.weight'")
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    elif raw.get("tie_word_embeddings") and not torch.equal(
+        decoder.lm_head.weight, decoder.model.embed_tokens.weight
+    ):
+        raise ModelError(
+            f"{folder}/config.json has tie_word_embeddings = True, but the weights of lm_head and "
+            "of the embeddings differ; write false if the head is one of its own"
+        )
     body = decoder.model
     body.rotary_emb = type(body.rotary_emb)(decoder.config).to(device)
     assert body.rotary_emb.inv_freq.dtype == torch.float32

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from vniah.errors import InputError, ModelError
-from vniah.models.checkpoints import fingerprint, read_config
+from vniah.models.adapters import adapter_record
+from vniah.models.configs import read_beside, read_config
+from vniah.models.contents import fingerprint, generation_note, require_supported
 from vniah.models.llava.checkpoint import (
     build_parts,
     config_for_tokenizer,
-    generation_config,
     load_parts,
     require_readable,
     usual_template,
@@ -53,6 +54,7 @@ class LlavaModel:
         decoder: the transformers causal language model.
         encoding: what else an encoded frame depends on, for the cache's identity.
         stop_ids: tokens that end an answer.
+        generation_note: what of its generation_config.json greedy decoding does not apply.
     """
 
     has_causal_positions = True
@@ -71,6 +73,8 @@ class LlavaModel:
         template: str,
         stop_ids: tuple[int, ...],
         load_in: LoadIn | None = None,
+        adapter: str | None = None,
+        generation_note: str | None = None,
     ) -> None:
         self.name = name
         self.revision = revision
@@ -83,6 +87,8 @@ class LlavaModel:
         self._template_name = template
         self._template = find_template(template)
         self._load_in = load_in
+        self._adapter = adapter
+        self.generation_note = generation_note
         self.frame_shape: tuple[int, ...] = (layout.num_rows, int(decoder.config.hidden_size))
         self.encoding = {
             "adapter": f"llava {ADAPTER_VERSION}",
@@ -104,6 +110,7 @@ class LlavaModel:
         name: str,
         revision: str | None = None,
         options: LoadOptions = LOAD_DEFAULTS,
+        adapter: Path | None = None,
     ) -> "LlavaModel":
         """The model in a checkpoint folder.
 
@@ -112,6 +119,7 @@ class LlavaModel:
             name: for titles and manifests.
             revision: tells versions of the weights apart; by default a hash over the files.
             options: how it is loaded; here no dtype means as stored, and no device the CPU.
+            adapter: the folder of an adapter to merge into the decoder's weights.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
@@ -125,9 +133,10 @@ class LlavaModel:
             )
         raw = read_config(folder)
         require_readable(raw, folder)
+        require_supported(folder, name)
         parts = build_parts(raw, folder)
         override_rope(parts.decoder.model, theta=options.rope_theta, scaling=options.rope_scaling)
-        load_parts(parts, raw, folder, options)
+        load_parts(parts, raw, folder, options, adapter)
         tokenizer = load_tokenizer(folder, config=config_for_tokenizer(raw))
         template = choose_template(options.prompt_template, usual_template(raw), tokenizer)
         return cls(
@@ -140,8 +149,10 @@ class LlavaModel:
             newline=parts.newline["row"] if parts.layout.has_newline else None,
             tokenizer=tokenizer,
             template=template,
-            stop_ids=find_stop_ids(folder, tokenizer, raw, generation_config(folder)),
+            stop_ids=find_stop_ids(tokenizer, raw, read_beside(folder, "generation_config.json")),
             load_in=options.load_in,
+            adapter=None if adapter is None else adapter_record(adapter),
+            generation_note=generation_note(folder),
         )
 
     @property
@@ -152,6 +163,8 @@ class LlavaModel:
             own["newline_position"] = self._layout.newline
         if self._load_in is not None:
             own["load_in"] = self._load_in
+        if self._adapter is not None:
+            own["adapter_weights"] = self._adapter
         return {
             "prompt_template": self._template_name,
             **rope_settings(self.decoder.model),

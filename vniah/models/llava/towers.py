@@ -9,7 +9,6 @@ The code of LLaVA-NeXT (``llava/model/multimodal_encoder/siglip_encoder.py``) th
 layer and its pooling head away when it loads a tower, so its checkpoints hold neither.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,10 @@ try:
 except ImportError:  # transformers before it had two
     from transformers import CLIPImageProcessor, SiglipImageProcessor
 
-from vniah.errors import ModelError, first_line
+from vniah.errors import ModelError
+from vniah.models.checkpoints import reported
+from vniah.models.configs import read_config
+from vniah.models.contents import require_preprocessing, tower_folder
 from vniah.models.padding import pad_to_square
 
 # The sizes of the published towers, so that a checkpoint that only names one can be loaded offline.
@@ -147,9 +149,8 @@ def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
     name = raw.get("mm_vision_tower")
     if not name:
         raise ModelError(f"{folder}/config.json names no mm_vision_tower: it is a text model")
-    name = str(name)
-    inside = folder / name
-    if inside.is_dir():
+    inside = tower_folder(folder, name)
+    if inside is not None:
         is_siglip = _holds_siglip(inside)
         config, processor = _read_tower(inside, is_siglip)
     elif name in _KNOWN_CLIP:
@@ -169,7 +170,7 @@ def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
             "the checkpoint"
         )
     if is_siglip:
-        return _build_siglip(config, processor, inside)
+        return _build_siglip(config, processor, inside or folder)
     layer = _find_feature_layer(raw, folder, num_layers=config.num_hidden_layers)
     with torch.device("meta"):
         return Tower(CLIPVisionModel(config), processor, layer, is_siglip=False)
@@ -196,33 +197,24 @@ def _build_siglip(config: Any, processor: Any, folder: Path) -> Tower:
 
 def _holds_siglip(folder: Path) -> bool:
     """True if a tower's folder holds SigLIP; its config.json may describe vision and text."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/config.json cannot be read: {first_line(error)}") from error
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    return isinstance(kind, str) and kind in ("siglip", "siglip_vision_model")
+    return read_config(folder).get("model_type") in ("siglip", "siglip_vision_model")
 
 
 def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
     """The configuration and the image processor in a tower's folder."""
     config_class = SiglipVisionConfig if is_siglip else CLIPVisionConfig
     processor_class = SiglipImageProcessor if is_siglip else CLIPImageProcessor
-    try:
-        return config_class.from_pretrained(folder), processor_class.from_pretrained(folder)
-    except OSError as error:
-        raise ModelError(
-            f"the vision tower in {folder} cannot be read: {first_line(error)}"
-        ) from error
+    require_preprocessing(folder)
+    with reported(folder, "the vision tower in"):
+        return (
+            config_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+            processor_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+        )
 
 
 def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
     """The index of the hidden states that are the features, usually -2."""
-    layer = raw.get("mm_vision_select_layer", -2)
-    if type(layer) is not int:
-        raise ModelError(
-            f"{folder}/config.json has mm_vision_select_layer = {layer!r}; it must be a number"
-        )
+    layer: int = raw.get("mm_vision_select_layer", -2)
     if not -num_layers <= layer <= num_layers:
         raise ModelError(
             f"{folder}/config.json takes layer {layer} of a vision tower that has {num_layers}"

@@ -1,0 +1,180 @@
+"""The JSON files of a checkpoint folder, read by declared types.
+
+The types name what vniah itself reads, and the sizes that decide how large a model is: these have
+bounds, so that no number in a file makes a command allocate memory or loop without end. All other
+keys are kept; transformers checks those that it reads.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, TypeVar, cast
+
+from msgspec import Meta
+
+from vniah.errors import ModelError
+from vniah.schema import INT_BOUND, read_json
+
+T = TypeVar("T")
+
+# Tokenizers without a largest length write 10**30, as a float's digits.
+_LIMIT_BOUND = 10**31
+
+_Width = Annotated[int, Meta(ge=1, le=2**18)] | None
+_Count = Annotated[int, Meta(ge=1, le=2**12)] | None
+_FromZero = Annotated[int, Meta(ge=0, le=2**12)] | None
+_Pixels = Annotated[int, Meta(ge=1, le=2**13)]
+_Sides = _Pixels | list[_Pixels] | None
+_Length = Annotated[int, Meta(ge=1, le=2**40)] | None
+_Share = Annotated[float, Meta(gt=0, le=1)] | None
+_TokenId = int | None
+
+
+class Sizes(TypedDict, total=False):
+    """How large a decoder or a tower is, and its RoPE; also in ``text_config`` and the like."""
+
+    hidden_size: _Width
+    intermediate_size: _Width
+    moe_intermediate_size: _Width
+    embed_dim: _Width
+    out_hidden_size: _Width
+    projection_dim: _Width
+    num_hidden_layers: _Count
+    depth: _Count
+    num_attention_heads: _Count
+    num_heads: _Count
+    num_key_value_heads: _Count
+    head_dim: _Width
+    num_experts: _FromZero
+    num_experts_per_tok: _FromZero
+    num_local_experts: _FromZero
+    num_channels: _Count
+    in_channels: _Count
+    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] | None
+    image_size: _Sides
+    patch_size: _Sides
+    temporal_patch_size: _Count
+    spatial_merge_size: _Count
+    num_position_embeddings: Annotated[int, Meta(ge=1, le=2**24)] | None
+    max_position_embeddings: _Length
+    tokens_per_second: Annotated[float, Meta(gt=0, le=2**16)] | None
+    rope_theta: float | None
+    rope_scaling: dict[str, Any] | None
+    rope_parameters: dict[str, Any] | None
+    partial_rotary_factor: _Share
+    rms_norm_eps: float | None
+    tie_word_embeddings: bool | None
+    eos_token_id: _TokenId | list[int]
+
+
+class ModelConfig(Sizes, total=False):
+    """A config.json; the fields ``mm_...`` are those of the original LLaVA layout."""
+
+    model_type: str
+    architectures: list[str] | None
+    auto_map: dict[str, Any] | None
+    text_config: Sizes | None
+    vision_config: Sizes | None
+    mm_vision_tower: str | None
+    mm_vision_select_layer: int
+    mm_projector_type: str
+    mm_spatial_pool_mode: str | None
+    mm_spatial_pool_stride: int | None
+    mm_newline_position: str | None
+    mm_patch_merge_type: str | None
+
+
+class GenerationConfig(TypedDict, total=False):
+    """A generation_config.json."""
+
+    eos_token_id: _TokenId | list[int]
+
+
+class TokenizerConfig(TypedDict, total=False):
+    """A tokenizer_config.json."""
+
+    auto_map: dict[str, Any] | None
+    tokenizer_class: str | None
+
+
+_Extent = Annotated[int, Meta(ge=1, le=2**31)]
+_Extents = _Extent | list[_Extent] | dict[str, _Extent | None] | None
+_Channels = Annotated[list[float], Meta(min_length=1, max_length=16)] | float | None
+
+
+class ImageProcessorConfig(TypedDict, total=False):
+    """A preprocessor_config.json, or what a processor_config.json says of the image processor."""
+
+    auto_map: dict[str, Any] | None
+    image_processor_type: str | None
+    size: _Extents
+    crop_size: _Extents
+    image_mean: _Channels
+    image_std: _Channels
+    rescale_factor: float | None
+    patch_size: _Sides
+    merge_size: _Count
+    temporal_patch_size: _Count
+
+
+class ProcessorConfig(TypedDict, total=False):
+    """A processor_config.json."""
+
+    auto_map: dict[str, Any] | None
+    image_processor: ImageProcessorConfig | None
+
+
+class ChatTemplateFile(TypedDict):
+    """A chat_template.json."""
+
+    chat_template: str
+
+
+class AdapterConfig(TypedDict, total=False):
+    """An adapter_config.json, as peft writes it."""
+
+    peft_type: str
+    base_model_name_or_path: str | None
+    r: Annotated[int, Meta(ge=1, le=2**13)] | None
+    target_modules: Annotated[str, Meta(max_length=2000)] | list[str] | None
+    layer_replication: list[Any] | None
+
+
+# Files that vniah or transformers read of every checkpoint folder that has them.
+FILES: Mapping[str, Any] = {
+    "config.json": ModelConfig,
+    "generation_config.json": GenerationConfig,
+    "tokenizer_config.json": TokenizerConfig,
+    "special_tokens_map.json": dict,
+    "added_tokens.json": dict,
+    "preprocessor_config.json": ImageProcessorConfig,
+    "video_preprocessor_config.json": ImageProcessorConfig,
+    "processor_config.json": ProcessorConfig,
+    "chat_template.json": ChatTemplateFile,
+    "adapter_config.json": AdapterConfig,
+}
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint folder, or another one of `FILES`.
+
+    Raises:
+        ModelError: it is missing, no JSON or of another form; the message names the field.
+    """
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder} has no {name}: it is not a checkpoint folder")
+    return cast("dict[str, Any]", read_file(folder / name, FILES[name]))
+
+
+def read_beside(folder: Path, name: str) -> dict[str, Any]:
+    """The content of one of `FILES`; empty if the folder does not have it."""
+    return read_config(folder, name) if (folder / name).is_file() else {}
+
+
+def read_file(path: Path, kind: type[T]) -> T:
+    """The content of a JSON file, which must be of the declared type.
+
+    Raises:
+        ModelError: it cannot be read, or is of another form.
+    """
+    bound = _LIMIT_BOUND if path.name == "tokenizer_config.json" else INT_BOUND
+    return read_json(path, kind, ModelError, int_bound=bound)
