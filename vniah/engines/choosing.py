@@ -29,6 +29,13 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     if options.share not in get_args(Share):
         raise InputError(f"share must be tree or none, got {options.share!r}")
     decoding = choose_decoding(model, options)
+    engine = _make_engine(model, options, decoding)
+    if decoding is not None and (note := getattr(model, "generation_note", None)):
+        engine.notes.append(note)
+    return engine
+
+
+def _make_engine(model: AnyModel, options: EngineOptions, decoding: Decoding | None) -> Engine:
     if isinstance(model, DecoderModel):
         return DecoderEngine(model, options, decoding)
     if options.attention != "auto":

@@ -5,6 +5,7 @@ then it is merged into the weights, so that every way to run the decoder sees pl
 """
 
 import importlib.util
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from vniah.models.weights import ADAPTER_WEIGHTS, read_header
 
 _CONFIG_NAME = "adapter_config.json"
 _PICKLED = ("adapter_model.bin", "adapter_model.pt")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 # Kinds that add rows to the prompt instead of changing weights cannot be merged.
 _PROMPT_KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
 
@@ -54,6 +56,17 @@ def base_of(folder: Path) -> str:
     return str(base)
 
 
+def require_own_template(adapter: Path, base: Path) -> None:
+    """Raises `ModelError` if an adapter's folder has another chat template than its model."""
+    for name in _TEMPLATES:
+        own, other = adapter / name, base / name
+        if own.is_file() and not (other.is_file() and own.read_bytes() == other.read_bytes()):
+            raise ModelError(
+                f"the adapter in {adapter} has a {name} that its model in {base} does not have; "
+                "put the adapter beside the weights of its model, with the template that is right"
+            )
+
+
 def require_adapter(folder: Path) -> None:
     """Raises an error, before anything is loaded, if an adapter cannot be applied.
 
@@ -79,7 +92,7 @@ def require_adapter(folder: Path) -> None:
         hint = "" if pickled is None else f" ({pickled} is a pickle, which vniah never loads)"
         raise ModelError(f"{folder} has {_CONFIG_NAME}, but no {ADAPTER_WEIGHTS}{hint}")
     read_header(folder / ADAPTER_WEIGHTS)
-    if importlib.util.find_spec("peft") is None:
+    if not _has_peft():
         raise MissingDependencyError(
             "peft", extra="adapters", purpose=f"the adapter beside the weights in {folder}"
         )
@@ -95,8 +108,12 @@ def merge_adapter(model: Any, folder: Path) -> None:
     Raises:
         ModelError: a weight of the adapter has no place in the model, or is missing.
     """
+    # It says on being imported that it lacks kernels, and peft imports it where it is installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with reported(folder, "the adapter in"):
-        found = model.load_adapter(str(folder), local_files_only=True, use_safetensors=True)
+        found = model.load_adapter(
+            str(folder), use_safetensors=True, adapter_kwargs={"local_files_only": True}
+        )
         for what in ("unexpected_keys", "missing_keys", "mismatched_keys", "error_msgs"):
             if wrong := sorted(map(str, getattr(found, what, None) or ())):
                 raise ModelError(
@@ -132,6 +149,10 @@ def without_adapter(folder: Path) -> Iterator[Path]:
             if path.is_file() and not path.name.startswith("adapter_"):
                 (Path(place) / path.name).symlink_to(path.resolve())
         yield Path(place)
+
+
+def _has_peft() -> bool:
+    return importlib.util.find_spec("peft") is not None
 
 
 def _merge(model: nn.Module) -> None:

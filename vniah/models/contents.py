@@ -28,7 +28,7 @@ _QUANTIZATION_FILES = (
     "qmodel.pt",
 )
 _TRAINED_FILES = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
-_DELTA = re.compile(r"(?:^|[-_.])delta(?:[-_.]v?\d[\w.]*)?$", re.IGNORECASE)
+_DELTA = re.compile(r"(?:^|[-_.])delta(?:[-_.]v?\d[\w.-]*)?$", re.IGNORECASE)
 _MOST_BYTES = 2**30  # of a tokenizer file; the largest published ones have 40 MB
 
 # Settings of generate that change what greedy decoding gives, with the values that do not.

@@ -180,7 +180,13 @@ def _find_base(adapter: Path, revision: str | None) -> tuple[Path, str]:
     Raises:
         ModelError: there is no such model, or it is an adapter as well.
     """
-    from vniah.models.adapters import adapter_fingerprint, base_of, find_adapter, require_adapter
+    from vniah.models.adapters import (
+        adapter_fingerprint,
+        base_of,
+        find_adapter,
+        require_adapter,
+        require_own_template,
+    )
     from vniah.models.contents import fingerprint
 
     require_adapter(adapter)
@@ -199,6 +205,7 @@ def _find_base(adapter: Path, revision: str | None) -> tuple[Path, str]:
             f"{adapter} holds an adapter for {base!r}, which has an adapter itself; merge that one "
             "into its model first"
         )
+    require_own_template(adapter, folder)
     both = f"{commit or fingerprint(folder)} {revision or adapter_fingerprint(adapter)}"
     return folder, hash_text(both)[:16]
 

@@ -20,8 +20,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from vniah.errors import ModelError, first_line, quoted
 from vniah.models.configs import read_beside
 
+if sys.platform != "win32":
+    import resource
+
 _MOST_CHARACTERS = 2**20  # of a template; the longest published ones have 20,000
-_MOST_STEPS = 10_000_000  # lines run; a chat of 10,000 frames takes some 100,000
+_MOST_STEPS = 5_000_000  # lines run; a chat of 10,000 images takes some 600,000
 _MOST_BYTES = 2**30  # of memory that a process may grow by
 _MOST_OUTPUT = 2**28  # characters
 _LARGEST_NUMBER = 10**6
@@ -119,7 +122,7 @@ class _Watch:
         self._num_steps += 1
         if self._num_steps > _MOST_STEPS:
             self._end(f"it runs more than {_MOST_STEPS:,} lines")
-        if self._num_steps % 4 == 0 and _peak_bytes() > self._peak + _MOST_BYTES:
+        if self._num_steps % 8 == 0 and _peak_bytes() > self._peak + _MOST_BYTES:
             self._end(f"it takes more than {_MOST_BYTES // 2**30} GB of memory")
         return self
 
@@ -132,8 +135,6 @@ def _peak_bytes() -> int:
     """The most memory that this process has had."""
     if sys.platform == "win32":
         return 0
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
 
 
