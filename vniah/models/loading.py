@@ -217,7 +217,7 @@ def embedded_models() -> tuple[str, ...]:
 
 def _load_embedded(name: str, options: LoadOptions) -> AnyModel:
     """A model that comes with vniah, if its files are those that were released."""
-    from vniah.models.checkpoints import fingerprint
+    from vniah.models.contents import fingerprint
 
     folder, expected = embedded_dir("models", name), _EMBEDDED[name]
     try:
