@@ -97,9 +97,15 @@ def test_factory_is_asked_for_what_it_takes():
     assert not takes_option("my_plug_in:Model", "device")
 
 
-@pytest.mark.parametrize("source", ["nonsense", "/no/such/folder", "a b", ""])
+@pytest.mark.parametrize("source", ["nonsense", "/no/such/folder", "a b"])
 def test_unknown_model_names_the_ways_to_give_one(source):
     with pytest.raises(ModelError, match=r"give a checkpoint folder, a hub id"):
+        load_model(source)
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_empty_name_of_a_model_is_refused(source):
+    with pytest.raises(InputError, match="a model must not be empty"):
         load_model(source)
 
 
