@@ -1,5 +1,8 @@
 """The README and the pages are true: Python runs, the plug-in class works, commands parse."""
 
+import argparse
+import ast
+import importlib
 import json
 import re
 import runpy
@@ -58,6 +61,41 @@ def test_readme_names_the_two_commands_and_stays_short():
 def test_command_of_the_pages_parses(command):
     options = build_parser().parse_args(shlex.split(command))
     assert callable(options.command)
+
+
+# Options of other programs that pages name.
+FOREIGN = {"--limit-mm-per-prompt"}
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The long options of a parser and of its commands."""
+    found = {text for action in parser._actions for text in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(options_of, action.choices.values()))
+    return found
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
+def test_options_that_pages_name_exist(path):
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"`(?:vniah )?(?:[a-z]+ )?(--[a-z][a-z-]*)", text)
+    assert set(named) - FOREIGN <= options_of(build_parser())
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
+def test_code_of_pages_is_python_and_imports_what_there_is(path):
+    for block in blocks("python", path.read_text(encoding="utf-8")):
+        try:
+            tree = ast.parse(block)
+        except IndentationError:  # the inside of a class, as the page says
+            tree = ast.parse(f"class Part:\n    def __init__(self):\n{block}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vniah":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), block
+    for block in blocks("json", path.read_text(encoding="utf-8")):
+        assert json.loads(block)
 
 
 def test_commands_of_the_pages_are_found():
