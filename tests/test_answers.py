@@ -4,9 +4,24 @@ import doctest
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import vniah.answers
-from vniah.answers import choice_letters, find_option, match_answer, normalize, read_choice
+from vniah.answers import (
+    choice_letters,
+    find_ambiguous,
+    find_option,
+    folding,
+    is_readable,
+    match_answer,
+    matching,
+    normalize,
+    read_choice,
+    strip_invisible,
+    wrappers,
+)
+from vniah.errors import NeedleError
+from vniah.needles.records import require_texts
 
 ANIMALS = ("Cat", "Dog", "A fox", "An owl")
 
@@ -202,8 +217,10 @@ def test_multiple_choice_is_never_right_by_an_article(text):
     assert match_answer(text, ["A"], ANIMALS) is None
 
 
-def test_examples_of_the_docstrings_hold():
-    assert doctest.testmod(vniah.answers).failed == 0
+@pytest.mark.parametrize("module", [folding, matching, wrappers])
+def test_examples_of_the_docstrings_hold(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize(
@@ -219,3 +236,283 @@ def test_text_of_a_model_that_runs_on_is_read_in_no_time(text):
 def test_lead_ins_are_four_at_most():
     assert match_answer("Answer: " * 4 + "B", ["B"], ANIMALS) == "B"
     assert match_answer("Answer: " * 5 + "B", ["B"], ANIMALS) is None
+
+
+# --- characters that nobody sees, and forms of one character ---
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        *"\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\u202a\u2069\u061c\ufe0f\U000e0041\u180e\x00\x1b"
+    ],
+)
+def test_hidden_characters_do_not_count_on_either_side(hidden):
+    for text in (f"{hidden}yellow", f"yel{hidden}low", f"{hidden} yellow{hidden}."):
+        assert match_answer(text, ["yellow"]) == "yellow"
+        assert match_answer("yellow", [text]) == text
+    assert match_answer(hidden, ["yellow"]) is None
+    assert read_choice(f"({hidden}B{hidden})", ANIMALS) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("７３０", "730"),
+        ("ﬁg", "fig"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("𝐘𝐞𝐥𝐥𝐨𝐰", "yellow"),
+        ("3．5", "3.5"),
+        ("5\u00a0%", "5 %"),
+        ("don\u2019t", "don't"),
+        ("\u22125", "-5"),
+        ("5\u20137", "5-7"),
+        ("Ⅶ", "VII"),
+        ("“yellow”", "yellow"),
+        ("「yellow」。", "yellow"),
+    ],
+)
+def test_forms_of_one_character_are_equal(one, other):
+    assert normalize(one) == normalize(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("10²", "102"),
+        ("H₂", "H2"),
+        ("½", "12"),
+        ("①", "1"),
+        ("e\u0301", "e"),
+        ("\u22125", "5"),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🏴"),
+        ("👩\u200d🔬", "👩🔬"),
+    ],
+)
+def test_different_texts_stay_different(one, other):
+    assert normalize(one) != normalize(other)
+
+
+def test_answers_are_stripped_of_what_cannot_be_meant():
+    assert strip_invisible("\ufeff 7\u200b3\u00ad0 \u200f\n") == "730"
+    assert strip_invisible("می\u200cخواهم") == "می\u200cخواهم"
+    assert strip_invisible("\u200b\u200c") == ""
+    assert strip_invisible("a b") == "a b"
+
+
+# --- one equality for options ---
+
+
+@pytest.mark.parametrize(
+    ("choices", "ambiguous"),
+    [
+        (("Cat", "cat"), ("Cat", "cat")),
+        (("fox", "A fox"), ("fox", "A fox")),
+        (("the dog", "Dog", "Cat"), ("the dog", "Dog")),
+        (("Cat.", "Cat"), ("Cat.", "Cat")),
+        (("7", "７"), ("7", "７")),
+        (("yel\u200blow", "yellow"), ("yel\u200blow", "yellow")),
+        (("B", "A"), ("B", "A")),
+        (("x", "a"), ("A", "a")),
+        (("A. Cat", "A. Dog"), ("A. Dog", "A. Dog")),
+        (("Cat", "A. Cat"), ("A. Cat", "Cat")),
+        (("$5$", "5"), ("$5$", "5")),
+        (("B. Smith", "Jones"), ("B. Smith", "B. Smith")),
+    ],
+)
+def test_options_that_no_text_can_name_are_found(choices, ambiguous):
+    assert find_ambiguous(choices) == ambiguous
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ANIMALS,
+        ("10", "12", "13", "24"),
+        ("-5", "5", "0.5", ".5"),
+        ("A", "B", "C", "D"),
+        ("C", "D"),
+        ("(C) Cat", "(D) Dog"),
+        ("A sharp", "B flat"),
+        ("J. Smith", "B. Jones"),
+        ("1. Cat", "2. Dog"),
+        ("not yellow", "yellow"),
+        tuple(f"after {n} seconds" for n in range(60)),
+    ],
+)
+def test_options_that_differ_are_told_apart(choices):
+    assert find_ambiguous(choices) is None
+
+
+WORDS = st.from_regex(
+    r"A|a|B|b\.|\(C\)|A\.|B\)|the|The|an|cat|Cat|CAT\.|dog|\ufb01sh|fish|x|\*\*x\*\*|\$7\$|7|\uff17|-5|5"
+    r"|not|Answer:|it|is|\u00e9|e\u0301|\u200b",
+    fullmatch=True,
+)
+OPTIONS = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
+
+
+@given(st.lists(OPTIONS, min_size=2, max_size=5, unique=True), st.data())
+def test_text_of_an_option_is_right_only_for_the_answer(choices, data):
+    """Holds for every set that can be loaded, whatever its options."""
+    letters = choice_letters(choices)
+    answer = data.draw(st.sampled_from([*choices, *letters]))
+    try:
+        require_texts("Which?", answer, tuple(choices))
+    except NeedleError:
+        return
+    right = find_option(answer, choices)
+    for index, choice in enumerate(choices):
+        for text in (choice, letters[index], f"({letters[index]})", f"Answer: {letters[index]}"):
+            assert (match_answer(text, [answer], choices) is not None) == (index == right)
+
+
+def test_article_is_not_right_for_another_option():
+    """The set is refused on loading; a task of one's own might still ask for it."""
+    for text in ("fox", "A fox", "the fox"):
+        assert match_answer(text, ["A fox"], ["fox", "A fox"]) is None
+
+
+# --- wrappers ---
+
+WRAPPED = [
+    "<think>Is it 3 or 8? \\boxed{3}</think>\n\n{}",
+    "it might be 3.</think>{}",
+    "<think></think>{}",
+    "◁think▷3◁/think▷{}",
+    "[THINK]3[/THINK]{}",
+    "<seed:think>3</seed:think>{}",
+    "<|channel|>analysis<|message|>3<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    "{}<|im_end|>",
+    "{}<|eot_id|>",
+    "{}</s>",
+    "<s> {}</s>",
+    "{}<end_of_turn>\n",
+    "{}<|endoftext|><|endoftext|>",
+    "{}<｜end▁of▁sentence｜>",
+    "{}<|im_end|>\n<|im_start|>user\n3",
+    "<|im_start|>assistant\n{}<|im_end|>",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
+    "\\boxed{{}}",
+    "$\\boxed{{}}$.",
+    "$$\\boxed{\\text{{}}}$$",
+    "\\\\boxed{{}}",
+    "\\({}\\)",
+    "The answer is $\\boxed{{}}$.",
+    "The final answer is: **\\boxed{{}}**",
+    "<|begin_of_box|>{}<|end_of_box|>",
+    "<box>{}</box>",
+    "<answer>{}</answer>",
+    "<answer><|begin_of_box|>{}<|end_of_box|></answer><|user|>",
+    "<think>3</think><answer>Answer: {}</answer>",
+    "Answer: <b>{}</b>",
+    '{"answer": "{}"}',
+    '{"final_answer": "{}"}',
+    '```json\n{"answer": "{}"}\n```',
+    "```\n{}\n```",
+    "```{}```",
+    "~~~text\n{}.\n~~~",
+    "**{}**",
+    "`{}`",
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.parametrize("answer", ["7", "yellow one"])
+def test_wrappers_around_an_answer_are_taken_off(wrapper, answer):
+    text = wrapper.replace("{}", answer)
+    assert match_answer(text, [answer]) == answer
+    assert match_answer(wrapper.replace("{}", f"not {answer}"), [answer]) is None
+    assert is_readable(text, ["8"] if answer == "7" else ["green"])
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.parametrize("said", ["B", "(B)", "B. Dog", "dog"])
+def test_wrappers_around_an_option_are_taken_off(wrapper, said):
+    text = wrapper.replace("{}", said)
+    assert read_choice(text, ANIMALS) == 1
+    assert match_answer(text, ["B"], ANIMALS) == "B"
+    assert match_answer(text, ["A"], ANIMALS) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>7",
+        "<think>7\n7",
+        "<think>It is 7. \\boxed{7}",
+        "<think>\\boxed{7}</think>",
+        "<think>7</think>8",
+        "7<think>no, 8</think>",
+        "7 <think> or is it",
+        "<think>a</think>7<think>b</think>8",
+        "[THINK]7",
+        "<|channel|>analysis<|message|>7<|end|>",
+        "<|im_end|>7",
+        "8<|im_end|>7",
+        "It is not \\boxed{7}",
+        "\\boxed{7} or \\boxed{8}",
+        "\\boxed{7}\\boxed{8}",
+        "\\boxed{not 7}",
+        "<b>7</b> or <b>8</b>",
+        "<answer>7</answer><answer>8</answer>",
+        '{"answer": "7", "other": "8"}',
+        '{"answer": "8", "answer": "7"}',
+        '{"reasoning": "7"}',
+        '{"thought": "7"}',
+        '{"not": "7"}',
+        '{"answer": null}',
+        '{"answer": {"answer": "7"}}',
+        "{" * 5000 + "}" * 5000,
+        "$7$ or $8$",
+        "```\n7\n```\n```\n8\n```",
+        "$7",
+    ],
+)
+def test_reasoning_is_never_read_and_only_whole_texts_are_unwrapped(text):
+    assert match_answer(text, ["7"]) is None
+    assert read_choice(text.replace("7", "B").replace("8", "C"), ANIMALS) in (None, 2)
+
+
+def test_number_in_json_is_read_as_it_is_written():
+    assert match_answer('{"digit": 7}', ["7"]) == "7"
+    assert match_answer('{"value": 7.50}', ["7.50"]) == "7.50"
+    assert match_answer('{"value": 7.50}', ["7.5"]) is None
+
+
+def test_wrapped_text_of_a_model_that_runs_on_is_read_in_no_time():
+    started = time.perf_counter()
+    for text in (
+        "\\boxed{" * 9000,
+        "<answer>" * 9000,
+        "<think>" * 90000,
+        "```" * 30000,
+        "$" * 90000,
+    ):
+        assert match_answer(text, ["B"], ANIMALS) is None
+        assert match_answer(text, ["7"]) is None
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "choices", "expected"),
+    [
+        ("8", ["7"], None, True),
+        ("Answer: 45", ["7"], None, True),
+        ("$12", ["7"], None, True),
+        ("I cannot see the video.", ["7"], None, False),
+        ("The digit on the card is 7.", ["7"], None, False),
+        ("7" * 32, ["7"], None, False),
+        ("", ["7"], None, False),
+        ("<think>7", ["7"], None, False),
+        ("red", ["Blue"], None, True),
+        ("a light greyish blue", ["Blue"], None, True),
+        ("Sorry, I cannot find any such sign here", ["Blue"], None, False),
+        ("...", ["Blue"], None, False),
+        ("C", ["A"], ANIMALS, True),
+        ("B or C", ["A"], ANIMALS, False),
+        ("a bird", ["A"], ANIMALS, False),
+    ],
+)
+def test_readable_is_what_has_the_form_of_an_answer(text, answers, choices, expected):
+    assert is_readable(text, answers, choices) is expected

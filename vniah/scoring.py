@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vniah.answers import match_answer
-from vniah.errors import ModelError, TaskError
+from vniah.answers import find_ambiguous, match_answer
+from vniah.errors import ModelError, TaskError, quoted, short_repr
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ def score_accepted(
         answers: the accepted answers, the main one first.
         readings: one for each answer, in the same order; for a chat model one in all.
         choices: the options of a multiple-choice question.
+
+    Raises:
+        TaskError: the model wrote a text, and the rules of `vniah.answers` cannot tell the options
+            apart.
     """
     first = readings[0]
     if first.logits is None:
@@ -112,7 +116,7 @@ def score_accepted(
         score,
         prediction=text,
         predicted_ids=token_ids,
-        correct=match_answer(text, answers, choices) is not None,
+        correct=_match(text, answers, choices) is not None,
         argmax_correct=score.correct,
         greedy_correct=any(
             token_ids[: len(reading.answer_ids)] == reading.answer_ids for reading in readings
@@ -136,13 +140,14 @@ def score_options(options: Sequence[str], readings: Sequence[Reading], answer: s
         options, and its log-probability minus that of the best other one.
 
     Raises:
-        TaskError: the right option is not among them.
+        TaskError: the right option is not among them; or the model wrote a text, and the rules of
+            `vniah.answers` cannot tell the options apart.
     """
     if answer not in options:
         raise TaskError(f"the answer {answer!r} is not among the options {list(options)}")
     text = readings[0].generated
     if readings[0].logits is None:
-        return _score_text([answer], readings[0], list(options))
+        return _score_text([answer], readings[0], options)
     logprobs = [one.logits.logprob for one in readings if one.logits is not None]
     right = list(options).index(answer)
     chosen = max(range(len(options)), key=lambda number: logprobs[number])
@@ -158,13 +163,13 @@ def score_options(options: Sequence[str], readings: Sequence[Reading], answer: s
     )
     if text is None:
         return score
-    is_right = match_answer(text.text, [answer], list(options)) is not None
+    is_right = _match(text.text, [answer], options) is not None
     return replace(score, prediction=text.text, predicted_ids=text.token_ids, correct=is_right)
 
 
 def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:
     assert reading.generated is not None, "a reading has logits or text"
-    matched = match_answer(reading.generated.text, answers, choices)
+    matched = _match(reading.generated.text, answers, choices)
     return Score(
         prediction=reading.generated.text,
         predicted_ids=(),
@@ -176,6 +181,16 @@ def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str]
         prompt_tokens=reading.prompt_tokens,
         variant=matched if len(answers) > 1 else None,
     )
+
+
+def _match(text: str, answers: Sequence[str], choices: Sequence[str] | None) -> str | None:
+    """As `match_answer`; raises `TaskError` where no text could name one of the options."""
+    if choices is not None and (ambiguous := find_ambiguous(tuple(choices))):
+        raise TaskError(
+            f"the options {short_repr(list(choices))} cannot be told apart in generated text: "
+            f"{quoted(ambiguous[0], 60)} may mean {quoted(ambiguous[1], 60)}; word one differently"
+        )
+    return match_answer(text, answers, choices)
 
 
 def _best_by_logits(answers: Sequence[str], readings: Sequence[Reading]) -> Score:

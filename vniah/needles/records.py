@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
-from vniah.answers import choice_letters, find_option
-from vniah.errors import NeedleError, quoted
+from vniah.answers import choice_letters, find_ambiguous, find_option, strip_invisible, visible
+from vniah.errors import NeedleError, quoted, short_repr
 from vniah.files import hash_text
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_ID = 200
+_LONGEST_QUESTION = 100_000
+_LONGEST_ANSWER = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Needle:
         needle_id: unique within a set; letters, digits, ``-``, ``_`` and ``.`` only.
         question: what the model is asked, verbatim.
         answer: the text that is scored, every character of it; so there is no white space around
-            it.
+            it, nor are there characters that nobody sees.
         choices: the options of a multiple-choice question, else None. The answer is one of them
-            or the letter of one.
+            or the letter of one. The rules of `vniah.answers` can tell all of them apart.
         image: the picture, mode ``RGB``, upright.
         accepted: further correct answers, such as other spellings. Each is scored separately, and
             the best one counts. With choices, all of them name the same option as ``answer``.
@@ -134,10 +137,11 @@ class NeedleSet:
 
 def require_id(needle_id: str) -> None:
     """Raises `NeedleError` unless the id can be part of a sample's id."""
-    if not _ID_PATTERN.fullmatch(needle_id):
+    if not _ID_PATTERN.fullmatch(needle_id) or len(needle_id) > _LONGEST_ID:
         raise NeedleError(
-            f"needle_id {needle_id!r} cannot be part of a sample's id; use letters, digits, '-', "
-            "'_' and '.' only, and begin with a letter or a digit."
+            f"needle_id {short_repr(needle_id)} cannot be part of a sample's id; use letters, "
+            f"digits, '-', '_' and '.' only, at most {_LONGEST_ID}, and begin with a letter or a "
+            "digit."
         )
 
 
@@ -145,40 +149,66 @@ def require_texts(
     question: str, answer: str, choices: tuple[str, ...] | None, accepted: tuple[str, ...] = ()
 ) -> None:
     """Raises `NeedleError` unless the texts make a question that can be asked and scored."""
-    if not question.strip():
-        raise NeedleError(
-            f"the question is empty: got {question!r}. Write what the model is asked."
-        )
+    _require_text("question", question, most=_LONGEST_QUESTION)
     for what, text in (("answer", answer), *(("accepted answer", text) for text in accepted)):
-        if not text.strip():
-            raise NeedleError(f"the {what} is empty: got {text!r}. Write the text that is scored.")
-        if text != text.strip():
+        _require_text(what, text, most=_LONGEST_ANSWER)
+        if text != strip_invisible(text):
             raise NeedleError(
-                f"the {what} {text!r} has white space around it; remove it, because every "
-                "character of an answer is scored."
+                f"the {what} {short_repr(text)} has white space around it, or characters that "
+                "nobody sees; remove them, because every character of an answer is scored."
             )
     answers = (answer, *accepted)
     if repeated := [text for text in accepted if answers.count(text) > 1]:
         raise NeedleError(
-            f"the answer {repeated[0]!r} is given twice; 'accepted' lists further answers, each "
-            "once and none equal to 'answer'."
+            f"the answer {short_repr(repeated[0])} is given twice; 'accepted' lists further "
+            "answers, each once and none equal to 'answer'."
         )
     if choices is not None:
         _require_choices(answer, choices)
         _require_accepted(answer, accepted, choices)
 
 
-def _require_choices(answer: str, choices: tuple[str, ...]) -> None:
-    if len(choices) < 2 or len(set(choices)) < len(choices) or not all(map(str.strip, choices)):
+def _require_text(what: str, text: str, *, most: int) -> None:
+    """Raises `NeedleError` unless a text can be read and written, and is neither empty nor huge."""
+    if not visible(text).strip():
         raise NeedleError(
-            f"the choices {list(choices)} are not a choice; give two or more different texts, or "
-            "none for an open question."
+            f"the {what} is empty: got {short_repr(text)}. Write "
+            + ("what the model is asked." if what == "question" else "the text that is scored.")
         )
+    if len(text) > most:
+        raise NeedleError(
+            f"the {what} has {len(text):,} characters, and {most:,} are allowed: {quoted(text, 60)}"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise NeedleError(
+            f"the {what} {short_repr(text)} holds half of a character (a lone surrogate), which no "
+            "tokenizer reads; write the whole character."
+        ) from error
+
+
+def _require_choices(answer: str, choices: tuple[str, ...]) -> None:
+    shown = short_repr(list(choices))
+    is_empty = [not visible(choice).strip() for choice in choices]
+    if len(choices) < 2 or len(set(choices)) < len(choices) or any(is_empty):
+        raise NeedleError(
+            f"the choices {shown} are not a choice; give two or more different texts, or none for "
+            "an open question."
+        )
+    for choice in choices:
+        _require_text("option", choice, most=_LONGEST_ANSWER)
     letters = choice_letters(choices)
     if answer not in (*choices, *letters):
         raise NeedleError(
-            f"the answer {answer!r} is not among the choices {list(choices)}; "
+            f"the answer {short_repr(answer)} is not among the choices {shown}; "
             f"write one of them or its letter ({', '.join(letters)})."
+        )
+    if ambiguous := find_ambiguous(choices):
+        raise NeedleError(
+            f"the choices {shown} cannot be told apart in generated text, where case, articles and "
+            f"punctuation do not count: {quoted(ambiguous[0], 60)} may mean "
+            f"{quoted(ambiguous[1], 60)}; word one of them differently."
         )
 
 
@@ -186,8 +216,9 @@ def _require_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str
     for text in accepted:
         if find_option(text, choices) != find_option(answer, choices):
             raise NeedleError(
-                f"the accepted answer {text!r} does not name the option that the answer "
-                f"{answer!r} names, of {list(choices)}; write its letter, its words, or both."
+                f"the accepted answer {short_repr(text)} does not name the option that the answer "
+                f"{short_repr(answer)} names, of {short_repr(list(choices))}; write its letter, "
+                "its words, or both."
             )
 
 
