@@ -1,6 +1,7 @@
 """The depth x frames heatmap, in the published look. Imported only when something is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -13,6 +14,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -131,7 +133,8 @@ def save_heatmaps(
 ) -> Path:
     """Draws one heatmap per result, side by side, into a PNG, PDF or SVG file.
 
-    The file is whole or not there; pyplot and its backend are not touched.
+    The file is whole or not there; pyplot and its backend are not touched. The settings of
+    matplotlib are its defaults, so that a run gives the same picture everywhere.
 
     Args:
         results: at least one.
@@ -161,6 +164,25 @@ def save_heatmaps(
         _training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
+    with _own_settings():
+        figure = _draw_figure(results, titles, positions)
+        _write(figure, path)
+    return path
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """The defaults of matplotlib, whatever the user or the folder chose: one run, one picture."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.hashsalt": "vniah", "pdf.fonttype": 42})
+        yield
+
+
+def _draw_figure(
+    results: Sequence[Results], titles: Sequence[str], positions: Sequence[float | None]
+) -> Figure:
+    """A figure with one heatmap per result, on a canvas of its own."""
     widths, heights = _panel_sizes([_resolve(result) for result in results])
     figure = Figure(
         figsize=(
@@ -170,6 +192,7 @@ def save_heatmaps(
         layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
         facecolor="white",
     )
+    FigureCanvasAgg(figure)
     axes = figure.subplots(
         len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
     )
@@ -178,8 +201,7 @@ def save_heatmaps(
             heatmap(results[k], ax, title=titles[k], training_frames=positions[k])
         else:
             ax.set_axis_off()
-    _write(figure, path)
-    return path
+    return figure
 
 
 def _resolve(results: Results) -> _Table:
@@ -429,10 +451,7 @@ def _write(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower()[1:]
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
     try:
-        with (
-            matplotlib.rc_context({"svg.hashsalt": "vniah", "pdf.fonttype": 42}),
-            atomic_path(path) as temporary,
-        ):
+        with atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
     finally:
         figure.clear()

@@ -249,18 +249,22 @@ def _duration(seconds: float) -> str:
 def shown_log(where: str = "", *, is_quiet: bool = False) -> Iterator[None]:
     """Shows the messages of vniah and all warnings as lines on stderr, above the progress bars.
 
+    Those of other packages, which logging would write by itself, are shown in the same way.
+
     Args:
         where: names the process of a job in warnings, such as ``" in process 1"``.
         is_quiet: True shows warnings only.
     """
     log, handler = logging.getLogger("vniah"), _Lines(where)
-    level, show_warning = log.level, warnings.showwarning
+    level, show_warning, last_resort = log.level, warnings.showwarning, logging.lastResort
     log.addHandler(handler)
     log.setLevel(logging.WARNING if is_quiet else logging.INFO)
     warnings.showwarning = handler.show_warning
+    logging.lastResort = handler
     try:
         yield
     finally:
+        logging.lastResort = last_resort
         warnings.showwarning = show_warning
         log.setLevel(level)
         log.removeHandler(handler)

@@ -1,6 +1,7 @@
 """Opens what a command's options name: the model, the haystack, the needles, the processes."""
 
 import argparse
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
@@ -41,6 +42,10 @@ def load_libraries() -> None:
         assert torch
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        for name in ("transformers", "huggingface_hub"):  # `shown_log` shows what they log
+            log = logging.getLogger(name)
+            log.handlers.clear()
+            log.propagate = True
 
 
 def parse_grid(options: argparse.Namespace) -> Grid:
