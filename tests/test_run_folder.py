@@ -154,12 +154,12 @@ def test_load_run_when_files_are_folded_meanwhile_sees_every_sample(
     other = RunFolder(tmp_path, MANIFEST)
     read, calls = reading._read_samples, []
 
-    def read_and_fold(path, manifest, ids):
+    def read_and_fold(path, members):
         calls.append(path)
         if len(calls) == num_read + 1:
             with other.open():
                 pass
-        return read(path, manifest, ids)
+        return read(path, members)
 
     monkeypatch.setattr(reading, "_read_samples", read_and_fold)
     assert len(load_results(tmp_path).samples) == 20
@@ -382,5 +382,5 @@ def test_run_of_other_samples_is_refused_by_the_first_that_differs(tmp_path):
     with RunFolder(tmp_path, MANIFEST).open():
         pass
     other = {**MANIFEST, "sample_ids": MANIFEST["sample_ids"].replace("8/0.5/needle-3", "8/0.5/x")}
-    with pytest.raises(RunMismatchError, match=r"other samples, the first is 8/0\.5/needle-3"):
+    with pytest.raises(RunMismatchError, match=r"other samples, the first is '8/0\.5/needle-3'"):
         RunFolder(tmp_path, other)

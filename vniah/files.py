@@ -72,7 +72,7 @@ def atomic_path(path: Path, *, is_locked: bool = False) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -82,7 +82,7 @@ def _remove_abandoned(folder: Path) -> None:
                 temporary.unlink()
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Puts a rename in this folder on the disk, where the system can be asked to (not Windows)."""
     if not hasattr(os, "O_DIRECTORY"):
         return

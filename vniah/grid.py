@@ -1,20 +1,27 @@
 """The cells of a sweep: numbers of frames x depths or positions, in exact arithmetic."""
 
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, localcontext
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import floor
 
-from vniah.errors import InputError
+from vniah.errors import InputError, short_repr
 
 Number = int | float | str | Decimal | Fraction
 
+_LOG = logging.getLogger("vniah")
+
 MAX_FRAMES = 1_000_000
+MAX_CELLS = 1_000_000
 _MAX_VALUES = 100_000
 _MAX_EXPONENT = 100  # Fraction(Decimal("1e999999999")) would write out all its digits
+_MAX_DIGITS = 200
+_RATIO = re.compile(r"([0-9]{1,100})/([0-9]{1,100})")
 
 
 def as_depth(value: Number) -> Fraction:
@@ -29,6 +36,20 @@ def as_depth(value: Number) -> Fraction:
         hint = f": write {format_depth(depth / 100)}, not {given}" if 2 <= depth <= 100 else ""
         raise InputError(f"depth must be between 0 and 1, got {given}. Depth is a fraction{hint}.")
     return depth
+
+
+def read_depth(value: float | str) -> Fraction:
+    """The exact depth that a file holds: a number, its digits, or a ratio such as ``"1/3"``.
+
+    Raises:
+        InputError: it is none of these, or not in [0, 1].
+    """
+    ratio = _RATIO.fullmatch(value) if isinstance(value, str) else None
+    if ratio is None:
+        return as_depth(value)
+    if int(ratio[2]) == 0:
+        raise InputError(f"depth must be between 0 and 1, got {value!r}, which divides by 0")
+    return as_depth(Fraction(int(ratio[1]), int(ratio[2])))
 
 
 def needle_index(num_frames: int, depth: Fraction) -> int:
@@ -47,7 +68,8 @@ def format_depth(depth: Fraction) -> str:
             denominator //= prime
     if denominator != 1:
         return str(depth)
-    return format((Decimal(depth.numerator) / Decimal(depth.denominator)).normalize(), "f")
+    with localcontext(prec=_MAX_DIGITS):
+        return format((Decimal(depth.numerator) / Decimal(depth.denominator)).normalize(), "f")
 
 
 @dataclass(frozen=True, order=True)
@@ -62,10 +84,15 @@ class Cell:
     num_frames: int
     depth: Fraction
 
-    @property
+    @cached_property
     def needle_index(self) -> int:
         """floor(depth x num_frames): the number of haystack frames before the needle."""
         return needle_index(self.num_frames, self.depth)
+
+    @cached_property
+    def prefix(self) -> str:
+        """The beginning of the ids of its samples, as `place_prefix` gives it."""
+        return place_prefix(self.num_frames, self.depth)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -112,6 +139,12 @@ class Grid:
             raise InputError(
                 f"frames must be at most {MAX_FRAMES:,}, eleven days of video, "
                 f"got {self.frames[-1]:,}"
+            )
+        num_rows = len(self.positions or self.depths)
+        if len(self.frames) * num_rows > MAX_CELLS:
+            raise InputError(
+                f"{len(self.frames):,} numbers of frames with {num_rows:,} depths or positions are "
+                f"more than {MAX_CELLS:,} cells; use larger steps"
             )
         if self.positions:
             self._require_positions()
@@ -196,7 +229,7 @@ def parse_range(text: str, what: str) -> tuple[Fraction, ...]:
     """
     parts = text.split(":")
     if len(parts) == 1:
-        return tuple(_exact(part.strip(), what) for part in text.split(","))
+        return _listed_numbers(text, what)
     if len(parts) != 3:
         raise InputError(f"{what} must be start:stop:step or a comma list, got {text!r}")
     start, stop, step = (_exact(part.strip(), what) for part in parts)
@@ -213,6 +246,19 @@ def parse_range(text: str, what: str) -> tuple[Fraction, ...]:
     if values[-1] != stop:
         values.append(stop)
     return tuple(values)
+
+
+def _listed_numbers(text: str, what: str) -> tuple[Fraction, ...]:
+    """The numbers of a comma list; a note says which of them are given twice."""
+    if text.count(",") >= _MAX_VALUES:
+        raise InputError(f"{what} names more than {_MAX_VALUES:,} values; name fewer")
+    spelling_of: dict[Fraction, str] = {}
+    numbers = []
+    for part in map(str.strip, text.split(",")):
+        numbers.append(number := _exact(part, what))
+        if (earlier := spelling_of.setdefault(number, part)) != part:
+            _LOG.info("%s: %s and %s are the same number, which counts once", what, earlier, part)
+    return tuple(numbers)
 
 
 def _whole_numbers(values: Iterable[Number], what: str, *, at_least: int) -> tuple[int, ...]:
@@ -247,10 +293,30 @@ def _exact(value: Number, what: str) -> Fraction:
     """The exact number of the decimal digits of ``value``; a float has those of its repr."""
     try:
         if isinstance(value, Fraction):
+            _require_writable(value)
             return value
-        number = Decimal(str(value))
+        text = str(value)
+        if len(text) > _MAX_DIGITS:
+            raise ValueError("too many digits")
+        number = Decimal(text)
         if number.is_finite() and abs(int(number.as_tuple().exponent)) > _MAX_EXPONENT:
             raise ValueError("out of bounds")
         return Fraction(number)
     except (InvalidOperation, ValueError, OverflowError) as error:
-        raise InputError(f"{what} must be numbers, got {value!r}") from error
+        raise InputError(f"{what} must be numbers, got {_shortened(value)}") from error
+
+
+def _require_writable(number: Fraction) -> None:
+    """Raises ValueError for a fraction that `read_depth` would not read back."""
+    if number.denominator > 10**_MAX_EXPONENT:
+        raise ValueError("too many digits")
+    text = format_depth(number)
+    if "/" not in text and len(text.partition(".")[2]) > _MAX_EXPONENT:
+        raise ValueError("too many digits")
+
+
+def _shortened(value: Number) -> str:
+    """The value for a message; Python refuses to write an integer of more than 4,300 digits."""
+    if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
+        return "an integer of too many digits"
+    return short_repr(value)

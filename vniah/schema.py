@@ -49,7 +49,7 @@ _AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
 _GOT = re.compile(r", got `.*`")
 _NAMED = re.compile(r"`([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|(\[\.\.\.\])")
+_INDEX = re.compile(r"\[([0-9]+)\]")
 
 
 def read_json(
@@ -100,7 +100,7 @@ def parse_json(
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        value = _DECODER.decode(text)
         _require_bounded(value, int_bound)
     except RecursionError as cause:
         raise error(f"{where} is nested too deeply to be read as JSON") from cause
@@ -139,6 +139,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+
+
 def _require_bounded(value: object, int_bound: int) -> None:
     """Raises ValueError for deep nesting, and for numbers that no computation can hold."""
     level: list[object] = [value]
@@ -146,6 +149,8 @@ def _require_bounded(value: object, int_bound: int) -> None:
         inner: list[object] = []
         for item in level:
             kind = type(item)
+            if kind is str or kind is bool or item is None:  # the most common ones first
+                continue
             if kind is dict:
                 inner.extend(cast("dict[str, object]", item).values())
             elif kind is list:
@@ -184,15 +189,16 @@ def _in_words(kinds: str) -> str:
 
 def _follow(steps: str, value: object) -> tuple[str, str]:
     """The name of the place that msgspec's path leads to, and ``", got ..."`` where it is known."""
-    known: object | None = value
-    for step in _STEP.finditer(steps):
-        try:
-            if step[1] is not None:
-                known = cast("dict[str, object]", known)[step[1]]
-            elif step[2] is not None:
-                known = cast("list[object]", known)[int(step[2])]
-            else:
-                return steps.lstrip("."), ""
-        except (KeyError, IndexError, TypeError):
-            return steps.lstrip("."), ""
-    return steps.lstrip("."), f", got {_SHORT.repr(known)}"
+    name, rest, known = steps.lstrip("."), steps, value
+    while rest:
+        if isinstance(known, dict):  # a key may itself hold a dot
+            keys = [key for key in known if re.match(rf"\.{re.escape(key)}(?=[.\[]|$)", rest)]
+            if not keys:
+                return name, ""
+            key = max(keys, key=len)
+            known, rest = known[key], rest[1 + len(key) :]
+        elif isinstance(known, list) and (index := _INDEX.match(rest)):
+            known, rest = known[int(index[1])], rest[index.end() :]
+        else:
+            return name, ""
+    return name, f", got {_SHORT.repr(known)}"

@@ -8,23 +8,20 @@ from pathlib import Path
 
 from vniah.errors import ResultsError
 from vniah.paths import user_path
-from vniah.results.plan import grid_record, read_depth, read_grid
-from vniah.results.published import load_published
-from vniah.results.reading import (
+from vniah.results.manifests import (
     ENVIRONMENT_KEY,
     FORMAT_VERSION,
     MANIFEST_NAME,
-    SAMPLES_NAME,
+    NOTES_KEY,
     flatten,
-    load_run,
 )
-from vniah.results.records import (
-    CellScore,
-    ControlScore,
-    Results,
-    SampleResult,
-)
-from vniah.results.run_folder import NOTES_KEY, RunFolder
+from vniah.results.membership import contradiction
+from vniah.results.plan import grid_record, read_grid
+from vniah.results.published import load_published
+from vniah.results.reading import SAMPLES_NAME, load_run
+from vniah.results.records import CellScore, ControlScore, Results
+from vniah.results.run_folder import RunFolder
+from vniah.results.samples import SampleResult
 
 __all__ = [
     "ENVIRONMENT_KEY",
@@ -37,11 +34,11 @@ __all__ = [
     "Results",
     "RunFolder",
     "SampleResult",
+    "contradiction",
     "flatten",
     "grid_record",
     "load_results",
     "load_run",
-    "read_depth",
     "read_grid",
 ]
 

@@ -1,28 +1,72 @@
 """The plan of a run as its manifest holds it: the grid, and the ids of all samples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from vniah.grid import Cell, Grid, as_depth, format_depth, place_prefix
+from msgspec import Meta
+
+from vniah.errors import InputError
+from vniah.grid import MAX_FRAMES, Cell, Grid, format_depth, read_depth
+
+_MAX_SAMPLES = 10_000_000
+
+DepthRecord = float | Annotated[str, Meta(max_length=220)]
+
+
+class GridRecord(TypedDict):
+    """The grid in a manifest: numbers of frames, and depths or positions."""
+
+    frames: Annotated[list[Annotated[int, Meta(ge=1, le=MAX_FRAMES)]], Meta(min_length=1)]
+    depths: NotRequired[Annotated[list[DepthRecord], Meta(min_length=1)]]
+    positions: NotRequired[Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]]
 
 
 def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The ``sample_id`` of every sample of a run, with its place in the plan.
 
     A manifest of version 1 does not list them: its run has every needle in every cell.
+
+    Raises:
+        InputError: there are more than ten million.
     """
     if "sample_ids" in manifest:
         ids = str(manifest["sample_ids"]).split()
     else:
-        cells = read_grid(manifest["grid"]).cells
-        ids = [cell_sample_id(cell, n) for cell in cells for n in manifest["needles"]["ids"]]
+        cells, needles = read_grid(manifest["grid"]).cells, manifest["needles"]["ids"]
+        if len(cells) * len(needles) > _MAX_SAMPLES:
+            raise InputError(
+                f"{len(cells):,} cells with {len(needles):,} needles are more than "
+                f"{_MAX_SAMPLES:,} samples"
+            )
+        ids = [cell_sample_id(cell, needle_id) for cell in cells for needle_id in needles]
     return {sample_id: place for place, sample_id in enumerate(ids)}
+
+
+def planned_cells(manifest: Mapping[str, Any]) -> frozenset[Cell]:
+    """The cells of a run's grid that its plan has a sample for."""
+    cells = read_grid(manifest["grid"]).cells
+    if "sample_ids" not in manifest:
+        return frozenset(cells)
+    cell_at = {cell.prefix: cell for cell in cells}
+    return frozenset(
+        cell_at[place]
+        for sample_id in str(manifest["sample_ids"]).split()
+        for place in _places(sample_id)
+        if place in cell_at
+    )
+
+
+def _places(sample_id: str) -> Iterator[str]:
+    """The beginnings of an id that may be its place; a depth such as 1/3 has a slash itself."""
+    parts = sample_id.split("/", 3)
+    for number in (2, 3):
+        yield "/".join(parts[:number]) + "/"
 
 
 def cell_sample_id(cell: Cell, needle_id: str) -> str:
     """The ``sample_id`` of a needle in a cell: ``"600/0.2/red-7"``."""
-    return place_prefix(cell.num_frames, cell.depth) + needle_id
+    return cell.prefix + needle_id
 
 
 def grid_record(grid: Grid) -> dict[str, Any]:
@@ -37,21 +81,10 @@ def read_grid(record: Mapping[str, Any]) -> Grid:
     """The grid that a manifest holds.
 
     Raises:
-        ValueError: it has both depths and positions, neither, or invalid values.
-        ArithmeticError: the denominator of a depth is 0.
+        InputError: it has both depths and positions, neither, or invalid values.
     """
     depths = [read_depth(depth) for depth in record.get("depths", ())]
     return Grid.of(record["frames"], depths, positions=record.get("positions", ()))
-
-
-def read_depth(value: float | str) -> Fraction:
-    """The exact depth that a manifest or a line of samples holds.
-
-    Raises:
-        ValueError: it is not a number, or not in [0, 1].
-        ArithmeticError: its denominator is 0.
-    """
-    return as_depth(Fraction(str(value)))
 
 
 def json_depth(depth: Fraction) -> float | str:

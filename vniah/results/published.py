@@ -1,50 +1,66 @@
 """Reads the published ``all_accuracies.json`` tables, so that they can be drawn and compared."""
 
-import json
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypedDict
+
+from msgspec import Meta
 
 from vniah.errors import ResultsError
 from vniah.grid import Cell, as_depth
-from vniah.results.records import CellScore, Results
+from vniah.results.records import CellScore, Results, require_table_size
+from vniah.schema import read_json, require_type
 
-_PUBLISHED_KEYS = (("Num. Frame", "Frame Depth"), ("Context Length", "Document Depth"))
+_Count = Annotated[int, Meta(ge=1)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_VisualEntry = TypedDict(
+    "_VisualEntry", {"Num. Frame": _Count, "Frame Depth": float, "Score": _Share}
+)
+_TextEntry = TypedDict(
+    "_TextEntry", {"Context Length": _Count, "Document Depth": float, "Score": _Share}
+)
+
+_HINT = "expected a run folder, or a list of {Num. Frame, Frame Depth, Score}"
 
 
 def load_published(path: Path) -> Results:
-    """The cell means in a file of the published scripts, in which depths are in percent."""
-    hint = "expected a run folder, or a list of {Num. Frame, Frame Depth, Score}"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ResultsError(f"{path} cannot be read as JSON: {hint}") from error
+    """The cell means in a file of the published scripts, in which depths are in percent.
+
+    Raises:
+        ResultsError: it is not such a file.
+    """
+    rows: Any = read_json(path, object, ResultsError)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ResultsError(f"{path} is not a table of results: {hint}")
-    keys = next((keys for keys in _PUBLISHED_KEYS if set(keys) <= rows[0].keys()), None)
+        raise ResultsError(f"{path} is not a table of results: {_HINT}")
+    axis: Literal["frames", "tokens"] = "tokens" if "Context Length" in rows[0] else "frames"
     scores: dict[Cell, list[float]] = {}
     for number, row in enumerate(rows):
-        if keys is None or not {*keys, "Score"} <= row.keys():
-            raise ResultsError(f"{path}, entry {number}: {hint}, got {json.dumps(row)[:80]}")
-        if type(row["Score"]) not in (int, float) or not 0 <= row["Score"] <= 1:
-            raise ResultsError(
-                f"{path}, entry {number}: Score must be between 0 and 1, got {row['Score']!r}"
-            )
-        if type(row[keys[0]]) is not int or row[keys[0]] < 1:
-            raise ResultsError(
-                f"{path}, entry {number}: {keys[0]} must be a whole number of at least 1, "
-                f"got {row[keys[0]]!r}"
-            )
-        try:
-            cell = Cell(row[keys[0]], as_depth(Fraction(str(row[keys[1]])) / 100))
-        except (ValueError, TypeError, ArithmeticError) as error:
-            raise ResultsError(f"{path}, entry {number}: {error}") from error
-        scores.setdefault(cell, []).append(float(row["Score"]))
+        cell, score = _read_entry(row, axis, f"{path}, entry {number}")
+        scores.setdefault(cell, []).append(score)
     cells = tuple(
         CellScore(cell, sum(values) / len(values), num_samples=None)
         for cell, values in sorted(scores.items())
     )
     # The published scripts call every table all_accuracies.json; the folder has the model's name.
     name = path.resolve().parent.name if path.stem == "all_accuracies" else path.stem
-    axis: Literal["frames", "tokens"] = "frames" if keys == _PUBLISHED_KEYS[0] else "tokens"
-    return Results(name, path, {}, published=cells, axis=axis)
+    return require_table_size(Results(name, path, {}, published=cells, axis=axis))
+
+
+def _read_entry(
+    row: Mapping[str, Any], axis: Literal["frames", "tokens"], where: str
+) -> tuple[Cell, float]:
+    """The cell of an entry, and its score."""
+    kind: Any
+    if axis == "frames":
+        kind, count, depth = _VisualEntry, "Num. Frame", "Frame Depth"
+    else:
+        kind, count, depth = _TextEntry, "Context Length", "Document Depth"
+    if not {count, depth, "Score"} <= row.keys():
+        raise ResultsError(f"{where} has other fields: {_HINT}")
+    require_type(row, kind, ResultsError, where)
+    try:
+        cell = Cell(row[count], as_depth(Fraction(str(row[depth])) / 100))
+    except ValueError as error:
+        raise ResultsError(f"{where}: {error}") from error
+    return cell, float(row["Score"])

@@ -1,194 +1,23 @@
-"""The results of samples, of cells, of controls, and of a whole run."""
+"""The results of cells, of controls, and of a whole run."""
 
 import html
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.grid import Cell, Grid, place_prefix
-from vniah.results.plan import cell_sample_id, json_depth, planned_ids, read_depth, read_grid
+from vniah.errors import ResultsError
+from vniah.grid import Cell, Grid
+from vniah.results.plan import planned_cells, planned_ids, read_grid
+from vniah.results.samples import SampleResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class SampleResult:
-    """The result of one sample: one line of ``samples.jsonl``, enough to repeat the sample.
-
-    Attributes:
-        sample_id: identifies the sample in its run, such as ``"600/0.2/red-7"``.
-        task: name of the task, e.g. ``"vniah"``.
-        cell: the square of the map that the sample belongs to; None if it belongs to none. In the
-            line it is ``num_frames`` and ``depth``.
-        question: the question, verbatim.
-        answer: the right answer; of several accepted answers the main one.
-        control: None for the test itself; else the name of the control.
-        fields: the task's own values, such as ``needle_id`` and ``needle_index``; in the line,
-            each under its own name.
-        prediction: the text of the argmax tokens over the answer span, or the text that was
-            generated.
-        predicted_ids: the argmax token at every position of the answer span.
-        correct: whether every position is right; None if the sample could not be run.
-        logprob: natural logarithm of the answer's probability, summed over its tokens.
-        rank: the worst rank of an answer token; 1 is the argmax, a token that ties with it has 2.
-        margin: smallest difference, in logits, between the right token and the best other one.
-        seconds: wall-clock time of the forward pass.
-        error: why there is no score; None where there is one.
-        prompt_tokens: number of prompt tokens as a server counted them; None for other models.
-        variant: where several answers are accepted, the one that logprob, rank and margin belong to
-            (and predicted_ids, unless an answer was generated): among the right ones, or among all
-            if none is right, the one with the highest logprob. For a chat model, the answer that
-            its text matches. None where only one answer is accepted.
-        argmax_correct: where ``correct`` judges generated text, whether the argmax is right at
-            every position of an accepted answer; then predicted_ids are the generated tokens.
-        greedy_correct: likewise, whether the generated tokens begin with an accepted answer; it
-            equals argmax_correct except for ties.
-
-    The fields after ``error`` are left out of the line where they are None.
-    """
-
-    sample_id: str
-    task: str
-    cell: Cell | None
-    question: str
-    answer: str
-    control: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    prediction: str | None = None
-    predicted_ids: tuple[int, ...] = ()
-    correct: bool | None = None
-    logprob: float | None = None
-    rank: int | None = None
-    margin: float | None = None
-    seconds: float | None = None
-    error: str | None = None
-    prompt_tokens: int | None = None
-    variant: str | None = None
-    argmax_correct: bool | None = None
-    greedy_correct: bool | None = None
-
-    @property
-    def num_frames(self) -> int | None:
-        """Number of haystack frames; None if the task does not record it."""
-        return self.fields.get("num_frames") if self.cell is None else self.cell.num_frames
-
-    @property
-    def depth(self) -> Fraction | None:
-        """The exact depth, in [0, 1]; None for samples without a cell."""
-        return None if self.cell is None else self.cell.depth
-
-    @property
-    def needle_id(self) -> str | None:
-        """The needle's id; None if the task has no needle."""
-        return self.fields.get("needle_id")
-
-    def record(self) -> dict[str, Any]:
-        """All values by name, as in the line."""
-        record: dict[str, Any] = {"sample_id": self.sample_id, "task": self.task}
-        if self.cell is not None:
-            record["num_frames"] = self.cell.num_frames
-            record["depth"] = json_depth(self.cell.depth)
-        record |= self.fields
-        record |= {name: getattr(self, name) for name in _VALUES}
-        for name in _LEFT_OUT_WHERE_NONE:
-            if record[name] is None:
-                del record[name]
-        return record
-
-    def to_json(self) -> str:
-        """The line, without the newline."""
-        return json.dumps(self.record(), ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, line: str) -> "SampleResult":
-        """The result in a line. Lines of version 0.1, without ``sample_id``, are read as well.
-
-        Raises:
-            ValueError: the line is cut, or not a result.
-        """
-        record = json.loads(line, parse_constant=_refuse_constant)
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        if missing := {"task", "question", "answer", "correct"} - record.keys():
-            raise ValueError(f"the field {min(missing)!r} is missing")
-        for name, kinds in _FIELD_TYPES.items():
-            if name in record and type(record[name]) not in kinds:
-                raise ValueError(f"{name} is {record[name]!r}")
-        if (record["correct"] is None) == (record.get("error") is None):
-            raise ValueError(
-                f"correct is {record['correct']}, and error is {record.get('error')!r}"
-            )
-        sample_id = record.pop("sample_id", None)
-        if "depth" not in record and (sample_id is None or sample_id.split("/")[1:2] != ["-"]):
-            raise ValueError("the field 'depth' is missing")
-        cell = _read_cell(record)
-        known = {name: record.pop(name) for name in ("task", *_VALUES) if name in record}
-        known["predicted_ids"] = tuple(known.get("predicted_ids", ()))
-        if sample_id is None:
-            sample_id = _sample_id_of_version_1(cell, record)
-        found = cls(sample_id=sample_id, cell=cell, fields=record, **known)
-        if not sample_id.startswith(place := place_prefix(found.num_frames, found.depth)):
-            raise ValueError(f"sample_id is {sample_id!r}, and its cell is {place!r}")
-        if found.control is not None and not sample_id.endswith(f"/{found.control}"):
-            raise ValueError(f"sample_id is {sample_id!r}, and its control is {found.control!r}")
-        if found.control is None and cell is None:
-            raise ValueError("neither a cell nor a control")
-        return found
-
-
-# The values of a line besides sample_id, task, cell and the task's own fields, in their order.
-_VALUES = tuple(
-    f.name for f in fields(SampleResult) if f.name not in ("sample_id", "task", "cell", "fields")
-)
-_FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
-    "sample_id": (str,),
-    "task": (str,),
-    "num_frames": (int,),
-    "question": (str,),
-    "answer": (str,),
-    "correct": (bool, type(None)),
-    "predicted_ids": (list,),
-    "logprob": (float, int, type(None)),
-    "rank": (int, type(None)),
-    "margin": (float, int, type(None)),
-    "seconds": (float, int, type(None)),
-    "control": (str, type(None)),
-    "error": (str, type(None)),
-    "prompt_tokens": (int, type(None)),
-    "variant": (str, type(None)),
-    "argmax_correct": (bool, type(None)),
-    "greedy_correct": (bool, type(None)),
-}
-_LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_correct")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _read_cell(record: dict[str, Any]) -> Cell | None:
-    """Removes the cell from a line's values; without a depth ``num_frames`` stays there."""
-    if record.get("num_frames", 1) < 1:
-        raise ValueError(f"num_frames is {record['num_frames']}")
-    if "depth" not in record:
-        return None
-    if "num_frames" not in record:
-        raise ValueError("the field 'num_frames' is missing")
-    return Cell(record.pop("num_frames"), read_depth(record.pop("depth")))
-
-
-def _sample_id_of_version_1(cell: Cell | None, record: Mapping[str, Any]) -> str:
-    if cell is None or not isinstance(record.get("needle_id"), str):
-        raise ValueError("the field 'sample_id' is missing")
-    index = record.get("needle_index", cell.needle_index)
-    if index != cell.needle_index:
-        raise ValueError(f"needle_index is {index!r}, and its cell has {cell.needle_index}")
-    return cell_sample_id(cell, record["needle_id"])
+_MAX_TABLE_SIZE = 10_000_000
+_MAX_NAME = 100  # characters of a name in tables and pictures
 
 
 @dataclass(frozen=True)
@@ -260,16 +89,20 @@ class Results:
     def __repr__(self) -> str:
         average = "no average" if self.average is None else f"average {self.average:.4f}"
         what = f"{self.num_done} of {self.num_planned} samples" if self.manifest else "published"
-        return f"<Results {self.name}: {what}, {len(self.cells)} cells, {average}>"
+        return f"<Results {self.short_name}: {what}, {self.coverage}, {average}>"
 
     def _repr_html_(self) -> str:
         """The table of cells, for notebooks."""
+        about = html.escape(repr(self).encode(errors="backslashreplace").decode())
         if not self.cells:
-            return f"<p>{html.escape(repr(self))}</p>"
-        frame = self.to_pandas(cells=True).pivot(
-            index="depth", columns="num_frames", values="score"
-        )
-        return f"<p>{html.escape(repr(self))}</p>{frame.to_html(float_format='{:.2f}'.format)}"
+            return f"<p>{about}</p>"
+        frame = self.to_pandas(cells=True)
+        row = "depth"
+        if self.has_positions:
+            row = "position"
+            frame[row] = [found.cell.needle_index for found in self.cells]
+        table = frame.pivot(index=row, columns="num_frames", values="score")
+        return f"<p>{about}</p>{table.to_html(float_format='{:.2f}'.format)}"
 
     def to_pandas(self, *, cells: bool = False) -> "pd.DataFrame":
         """A data frame with a row for each sample, controls included; or with a row for each cell.
@@ -279,17 +112,27 @@ class Results:
                 ``num_correct`` and ``num_errors`` instead. A published table has only these.
 
         Returns:
-            The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1].
+            The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1]. Whole
+            numbers and truth values that some rows lack, such as ``needle_index``, which most
+            controls do not have, are in pandas' nullable types ``Int64`` and ``boolean``.
         """
         import pandas as pd
 
         if cells or self.published:
-            rows = [{**vars(found.cell), **vars(found)} for found in self.cells]
+            rows = [
+                {"num_frames": found.cell.num_frames, "depth": found.cell.depth, **vars(found)}
+                for found in self.cells
+            ]
         else:
             rows = [sample.record() for sample in (*self.samples, *self.control_samples)]
         frame = pd.DataFrame(rows).drop(columns="cell", errors="ignore")
         if "depth" in frame:
             frame["depth"] = frame["depth"].map(lambda depth: float(Fraction(depth)), "ignore")
+        for name in frame.columns[frame.isna().any()]:
+            values = [row.get(name) for row in rows]
+            kinds = {type(value) for value in values if value is not None}
+            if kinds in ({int}, {bool}):
+                frame[name] = pd.array(values, dtype="Int64" if int in kinds else "boolean")
         return frame
 
     @cached_property
@@ -325,6 +168,45 @@ class Results:
         scores = [cell.score for cell in self.cells if cell.score is not None]
         return sum(scores) / len(scores) if scores else None
 
+    @cached_property
+    def num_planned_cells(self) -> int:
+        """Number of cells that the run measures when it is complete, and those it has besides."""
+        measured = {found.cell for found in self.cells}
+        return len(measured | planned_cells(self.manifest)) if self.manifest else len(measured)
+
+    @property
+    def num_scored_cells(self) -> int:
+        """Number of cells that have a score: the average is over these."""
+        return sum(found.score is not None for found in self.cells)
+
+    @property
+    def num_partial_cells(self) -> int:
+        """Number of cells whose score leaves out samples that could not be run."""
+        return sum(found.score is not None and found.num_errors > 0 for found in self.cells)
+
+    @property
+    def coverage(self) -> str:
+        """What the average is over, in words: ``"6 cells"``, or ``"5 of 6 cells"``."""
+        scored, planned = self.num_scored_cells, self.num_planned_cells
+        part = f"{scored} of " if scored != planned else ""
+        return f"{part}{planned} {'cell' if planned == 1 else 'cells'}"
+
+    @property
+    def short_name(self) -> str:
+        """The name, cut where it is very long."""
+        if len(self.name) <= _MAX_NAME:
+            return self.name
+        return f"{self.name[: _MAX_NAME - 3]}..."
+
+    @property
+    def has_positions(self) -> bool:
+        """True if the rows of the map are positions, and not depths."""
+        return bool(self.manifest) and "positions" in self.manifest["grid"]
+
+    def row_of(self, cell: Cell) -> Fraction:
+        """The row of the map that a cell stands in: its depth, or its position."""
+        return Fraction(cell.needle_index) if self.has_positions else cell.depth
+
     @property
     def grid(self) -> Grid | None:
         """The grid of the run; None for a published table."""
@@ -353,6 +235,22 @@ class Results:
         """Number of tokens that the model reads for a frame; None if the manifest lacks it."""
         tokens = self.manifest.get("model", {}).get("tokens_per_frame")
         return int(tokens) if tokens is not None else None
+
+
+def require_table_size(results: Results) -> Results:
+    """The results, if their cells fit into a table that can be shown.
+
+    Raises:
+        ResultsError: there are too many different numbers of frames and depths.
+    """
+    num_columns = len({found.cell.num_frames for found in results.cells})
+    num_rows = len({results.row_of(found.cell) for found in results.cells})
+    if num_columns * num_rows > _MAX_TABLE_SIZE:
+        raise ResultsError(
+            f"{results.path} has cells at {num_columns:,} numbers of {results.axis} and "
+            f"{num_rows:,} depths, and a table has at most {_MAX_TABLE_SIZE:,} places"
+        )
+    return results
 
 
 def _score(cell: Cell, samples: Sequence[SampleResult]) -> CellScore:

@@ -1,40 +1,45 @@
 """The folder of a run that is being written: new, or resumed."""
 
-import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from io import FileIO
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vniah.errors import ResultsError, RunMismatchError, short_repr
-from vniah.files import atomic_path, write_json
-from vniah.results.reading import (
+from vniah.errors import ResultsError
+from vniah.files import atomic_path, flush_folder, write_json
+from vniah.results.manifests import (
+    DAMAGED_NAME,
     ENVIRONMENT_KEY,
+    LATER_KEY,
     MANIFEST_NAME,
+    NOTES_KEY,
+    as_read_back,
+    is_cut,
+    kept_sections,
+    read_manifest,
+    require_manifest,
+    require_same_settings,
+)
+from vniah.results.reading import (
     RANK_SAMPLES_GLOB,
     SAMPLES_NAME,
     as_results,
-    flatten,
+    has_lines,
     in_order,
     rank_paths,
     read_all_samples,
-    read_manifest,
 )
-from vniah.results.records import Results, SampleResult
+from vniah.results.records import Results
+from vniah.results.sample_file import SampleFile, count_lines, cut_unfinished_line, writing_to
+from vniah.results.samples import SampleResult
+
+_LOG = logging.getLogger("vniah")
 
 LOCK_NAME = ".lock"
-
-LATER_KEY = "later_starts"
-NOTES_KEY = "notes"
-_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
-"""Sections of the manifest that may differ when a run is resumed."""
-
-_CLASS_FIELD = "model.class"
 
 
 class RunFolder:
@@ -55,20 +60,26 @@ class RunFolder:
 
     Raises:
         RunMismatchError: the folder holds a run with other settings; the message names the first.
+        ResultsError: the folder cannot be written to, holds something that is not a run, or the
+            manifest could not be read back.
     """
 
     def __init__(
         self, directory: Path, manifest: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
         self.directory = directory
-        self.manifest = manifest
-        self._environment = manifest.get(ENVIRONMENT_KEY, {})
+        self.manifest: Mapping[str, Any] = require_manifest(
+            as_read_back(manifest), "the manifest of this run"
+        )
+        self._settings = self.manifest
+        self._environment = self.manifest.get(ENVIRONMENT_KEY, {})
         self.samples: dict[str, SampleResult] = {}
         self._manifest_path = directory / MANIFEST_NAME
         self._samples_path = directory / SAMPLES_NAME
         self._overwrite = overwrite
         self._is_upgraded = False
-        self._file: FileIO | None = None
+        self._is_cut = False
+        self._file: SampleFile | None = None
         self._num_ranks = 1
         _require_writable(directory)
         if not overwrite:
@@ -76,17 +87,22 @@ class RunFolder:
 
     def _load(self) -> None:
         """Reads what an earlier start wrote."""
-        if self._manifest_path.exists():
+        has_manifest = self._manifest_path.exists()
+        self._is_cut = has_manifest and is_cut(self._manifest_path)
+        if has_manifest and not self._is_cut:
             earlier = read_manifest(self._manifest_path)
-            _require_same_settings(earlier, self.manifest, self.directory)
-            self._is_upgraded = earlier["format_version"] != self.manifest["format_version"]
-            kept = {name: earlier[name] for name in _FREE_SECTIONS if name in earlier}
-            self.manifest = {**self.manifest, **kept} if self._is_upgraded else earlier
+            require_same_settings(earlier, self._settings, self.directory)
+            self._is_upgraded = earlier["format_version"] != self._settings["format_version"]
+            self.manifest = (
+                {**self._settings, **kept_sections(earlier)} if self._is_upgraded else earlier
+            )
             self.samples = read_all_samples(self.directory, self.manifest)
-        elif files := _samples_paths(self.directory):
+        elif has_lines(self.directory):
+            found = f"an empty or cut {MANIFEST_NAME}" if self._is_cut else f"no {MANIFEST_NAME}"
             raise ResultsError(
-                f"{self.directory} has {files[0].name} but no {MANIFEST_NAME}, so its settings are "
-                "unknown; choose another --output or add --overwrite"
+                f"{self.directory} has {_samples_paths(self.directory)[0].name} but {found}, so "
+                f"its settings are unknown: put the {MANIFEST_NAME} back, choose another --output "
+                "or add --overwrite"
             )
 
     @contextmanager
@@ -122,26 +138,32 @@ class RunFolder:
         self._num_ranks = num_ranks
         path = self._samples_path if num_ranks == 1 else _rank_path(self.directory, rank)
         with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
-            _cut_unfinished_line(path)
+            with writing_to(self.directory):
+                file = self._file = SampleFile(path)
             try:
-                with path.open("ab", buffering=0) as self._file:
-                    yield
+                yield
             finally:
                 self._file = None
+                with writing_to(self.directory):
+                    file.close()
 
     @contextmanager
     def _lead(self, notes: Sequence[str], environment: Mapping[str, Any]) -> Iterator[None]:
         """Prepares the folder for all processes that write, and locks it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing_to(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            flush_folder(self.directory.parent)
         with self._lock():
-            if self._overwrite:
-                for path in (*_samples_paths(self.directory), self._manifest_path):
-                    path.unlink(missing_ok=True)
-            else:
-                self._require_no_progress()
-            self._record(notes, environment)
-            self._merge_ranks()
-            _cut_unfinished_line(self._samples_path)
+            with writing_to(self.directory):
+                if self._overwrite:
+                    for path in (*_samples_paths(self.directory), self._manifest_path):
+                        path.unlink(missing_ok=True)
+                else:
+                    self._require_no_progress()
+                self._record(notes, environment)
+                if rank_paths(self.directory):
+                    self._merge_files()
+                cut_unfinished_line(self._samples_path)
             yield
 
     def _require_no_progress(self) -> None:
@@ -156,7 +178,9 @@ class RunFolder:
 
     def _record(self, notes: Sequence[str], environment: Mapping[str, Any]) -> None:
         """Writes a new run's manifest, or adds a changed environment to that of a resumed run."""
-        now = json.loads(json.dumps({**self._environment, **environment}))  # as it is read back
+        now = as_read_back({**self._environment, **environment})
+        if self._is_cut and not self._overwrite:
+            self._set_aside()
         if not self._manifest_path.exists():
             self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
             write_json(self._manifest_path, self.manifest)
@@ -172,32 +196,40 @@ class RunFolder:
         if changed:
             write_json(self._manifest_path, self.manifest)
 
+    def _set_aside(self) -> None:
+        """Gives a manifest that was cut another name, so that a new one can be written."""
+        if self._manifest_path.stat().st_size:
+            self._manifest_path.replace(self.directory / DAMAGED_NAME)
+        else:
+            self._manifest_path.unlink()
+        _LOG.warning(
+            "%s was empty or cut, as after a power cut, and there was no sample: the run starts "
+            "anew",
+            self._manifest_path,
+        )
+
     def merge(self) -> None:
         """Merges the files of all ranks into ``samples.jsonl``, in the order of the plan.
 
-        The leader calls it at the end of its `open` block, when the others have left theirs. With
-        one process there is nothing to merge, and the lines stay in the order of running.
+        The leader calls it at the end of its `open` block, when the others have left theirs. The
+        file then holds one line for each sample: an error is gone whose sample was run again. With
+        one process and no such error the lines stay in the order of running.
         """
         assert self._file is not None, "RunFolder.merge outside of its open block"
-        if self._num_ranks > 1:
-            self._file.close()
-            self._file = None
-            self._merge_ranks()
+        with writing_to(self.directory):
+            is_repeated = count_lines(self._samples_path) > len(self.samples)
+            if self._num_ranks > 1 or is_repeated:
+                self._file.close()
+                self._file = None
+                self._merge_files()
 
-    def _merge_ranks(self) -> None:
+    def _merge_files(self) -> None:
         """Makes one file of all; a kill at any moment leaves every sample in at least one file."""
         paths = rank_paths(self.directory)
-        if not paths:
-            return
         self.samples = read_all_samples(self.directory, self.manifest)
-        lines = (
-            sample.to_json() + "\n" for sample in in_order(self.samples.values(), self.manifest)
-        )
-        with (
-            atomic_path(self._samples_path, is_locked=True) as path,
-            path.open("w", encoding="utf-8") as file,
-        ):
-            file.writelines(lines)
+        ordered = in_order(self.samples.values(), self.manifest)
+        with atomic_path(self._samples_path, is_locked=True) as path, path.open("wb") as file:
+            file.writelines(map(_line, ordered))
         for path in paths:
             path.unlink()
 
@@ -218,17 +250,14 @@ class RunFolder:
             lock.release()
 
     def append(self, sample: SampleResult) -> None:
-        """Writes one line at once; only inside the block of `open`."""
+        """Writes one line at once; only inside the block of `open`.
+
+        Raises:
+            ResultsError: the disk is full or cannot be written to, or the folder is gone.
+        """
         assert self._file is not None, "RunFolder.append outside of its open block"
-        line = (sample.to_json() + "\n").encode("utf-8")
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise ResultsError(
-                f"{self.directory} cannot be written to: {error.strerror}. What was written is "
-                "kept; free some space, and the same command resumes the run"
-            ) from error
+        with writing_to(self.directory):
+            self._file.append(_line(sample))
         self.samples[sample.sample_id] = sample
 
     def has_score(self, sample_id: str) -> bool:
@@ -255,6 +284,10 @@ def _require_writable(directory: Path) -> None:
         ) from error
 
 
+def _line(sample: SampleResult) -> bytes:
+    return sample.to_json().encode() + b"\n"
+
+
 def _done(samples: Mapping[str, SampleResult]) -> set[str]:
     return {key for key, sample in samples.items() if sample.error is None}
 
@@ -267,41 +300,3 @@ def _samples_paths(directory: Path) -> list[Path]:
     """All files of samples, those with the oldest lines first."""
     path = directory / SAMPLES_NAME
     return ([path] if path.exists() else []) + rank_paths(directory)
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    """Removes what follows the last newline: a line that a kill cut in the middle."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):  # else the file keeps its modification time
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _require_same_settings(
-    earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path
-) -> None:
-    """Raises `RunMismatchError` that names the first setting in which two manifests differ."""
-    before, after = flatten(earlier), flatten(json.loads(json.dumps(now)))
-    free = {"haystack.name"}
-    if earlier["format_version"] == 1:  # it lacks these settings
-        free |= {"format_version", "axes", "controls", "sample_ids"}
-    for name in sorted(before.keys() | after.keys()):
-        if name.split(".")[0] in _FREE_SECTIONS or name in free:
-            continue
-        if name == _CLASS_FIELD and not (name in before and name in after):
-            continue  # version 0.1 recorded the adapter's class as well, which may have moved since
-        if before.get(name) != after.get(name):
-            if name == "sample_ids":
-                planned = (str(ids.get(name)).split() for ids in (before, after))
-                first = next(a or b for a, b in zip_longest(*planned) if a != b)
-                raise RunMismatchError(
-                    f"{directory} holds a run of other samples, the first is {first}; choose "
-                    "another --output, or start anew with --overwrite"
-                )
-            raise RunMismatchError(
-                f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
-                f"has {short_repr(after.get(name))}; choose another --output, or start again with "
-                "--overwrite"
-            )

@@ -1,0 +1,212 @@
+"""The manifest of a run: which fields its readers rely on, and of which types they must be."""
+
+import json
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from vniah.errors import ResultsError, RunMismatchError, short_repr
+from vniah.files import to_json
+from vniah.results.plan import GridRecord, planned_ids, read_grid
+from vniah.schema import parse_json, read_json, require_type
+
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
+
+MANIFEST_NAME = "manifest.json"
+DAMAGED_NAME = "manifest.damaged"
+
+# This section of the manifest may differ when a run is resumed.
+ENVIRONMENT_KEY = "environment"
+LATER_KEY = "later_starts"
+NOTES_KEY = "notes"
+_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
+
+_CLASS_FIELD = "model.class"
+
+_MOST_BYTES = 2**28
+"""A manifest lists all samples: this is enough for ten million of them."""
+
+
+class ModelRecord(TypedDict):
+    """What was measured; a model adds settings of its own."""
+
+    name: str
+    dtype: NotRequired[str | None]
+    tokens_per_frame: NotRequired[Annotated[int, Meta(ge=1)] | None]
+    rope_theta: NotRequired[Annotated[float, Meta(gt=0)]]
+    rope_scaling: NotRequired[str]
+
+
+class NeedlesRecord(TypedDict):
+    """The needle set."""
+
+    ids: Annotated[list[str], Meta(min_length=1)]
+    name: NotRequired[str]
+    sha256: NotRequired[str]
+
+
+class ScorerRecord(TypedDict):
+    """How answers were generated."""
+
+    max_new_tokens: NotRequired[Annotated[int, Meta(ge=1)] | None]
+    stop_ids: NotRequired[list[int]]
+
+
+class EnvironmentRecord(TypedDict):
+    """Where the run was started, and where it was started again."""
+
+    later_starts: NotRequired[list[dict[str, Any]]]
+    forward: NotRequired[dict[str, Any]]
+
+
+class _OfAllVersions(TypedDict):
+    """The fields of a manifest that are read; it may have others."""
+
+    model: ModelRecord
+    haystack: dict[str, Any]
+    needles: NeedlesRecord
+    grid: GridRecord
+    protocol: dict[str, Any]
+    scorer: NotRequired[ScorerRecord]
+    environment: NotRequired[EnvironmentRecord]
+    notes: NotRequired[list[str]]
+
+
+class ManifestOfVersion1(_OfAllVersions):
+    """A manifest of version 0.1."""
+
+    task: NotRequired[str]
+
+
+class Manifest(_OfAllVersions):
+    """Since version 2 a manifest lists all samples."""
+
+    task: str
+    sample_ids: str
+    axes: NotRequired[Annotated[list[str], Meta(min_length=2, max_length=2)]]
+    controls: NotRequired[list[str]]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file.
+
+    Raises:
+        ResultsError: it is not the manifest of a run, or it has a later format version.
+    """
+    return require_manifest(
+        read_json(path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES), str(path)
+    )
+
+
+def require_manifest(manifest: dict[str, Any], where: str) -> dict[str, Any]:
+    """The manifest, if everything that is read of it has the declared type.
+
+    Args:
+        manifest: as JSON gives it.
+        where: names it in a message.
+
+    Raises:
+        ResultsError: it is not the manifest of a run, or it has a later format version.
+    """
+    version = manifest.get("format_version")
+    if type(version) is not int or version not in _READ_VERSIONS:
+        raise ResultsError(
+            f"{where} has format_version {short_repr(version)}; this vniah reads "
+            f"{' and '.join(map(str, _READ_VERSIONS))}"
+        )
+    require_type(manifest, Manifest if version > 1 else ManifestOfVersion1, ResultsError, where)
+    try:
+        read_grid(manifest["grid"])
+        planned_ids(manifest)
+    except ValueError as error:
+        raise ResultsError(f"{where}: grid: {error}") from error
+    return manifest
+
+
+def as_read_back(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file of JSON gives them: lists for tuples, and text as it can be written.
+
+    Raises:
+        ResultsError: JSON cannot hold them.
+    """
+    try:
+        text = to_json(content)
+    except (TypeError, ValueError) as error:
+        raise ResultsError(
+            f"the settings of this run cannot be written as JSON: {error}"
+        ) from error
+    if len(text) > _MOST_BYTES:
+        raise ResultsError(
+            f"the manifest of this run has {len(text):,} bytes, and at most {_MOST_BYTES:,} can be "
+            "read: measure fewer samples"
+        )
+    return parse_json(text, dict[str, Any], ResultsError, "the manifest of this run")
+
+
+def is_cut(path: Path) -> bool:
+    """True if a manifest is what a power cut leaves of it: empty, zeros, or JSON that is cut."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES).strip(b"\0 \t\r\n")
+    if not content.startswith(b"{"):
+        return not content
+    try:
+        json.loads(content)
+    except RecursionError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, such as ``model.name``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def kept_sections(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that a resumed run keeps from its first start."""
+    return {name: manifest[name] for name in _FREE_SECTIONS if name in manifest}
+
+
+def require_same_settings(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path
+) -> None:
+    """Raises `RunMismatchError` that names the first setting in which two manifests differ.
+
+    Args:
+        earlier: the manifest in the folder.
+        now: that of this start, as it would be read back.
+        directory: the folder, for the message.
+    """
+    before, after = flatten(earlier), flatten(now)
+    free = {"haystack.name"}
+    if earlier["format_version"] == 1:  # it lacks these settings
+        free |= {"format_version", "axes", "controls", "sample_ids"}
+    for name in sorted(before.keys() | after.keys()):
+        if name.split(".")[0] in _FREE_SECTIONS or name in free:
+            continue
+        if name == _CLASS_FIELD and not (name in before and name in after):
+            continue  # version 0.1 recorded the adapter's class as well, which may have moved since
+        if before.get(name) != after.get(name):
+            if name == "sample_ids":
+                planned = (str(ids.get(name)).split() for ids in (before, after))
+                first = next(a or b for a, b in zip_longest(*planned) if a != b)
+                raise RunMismatchError(
+                    f"{directory} holds a run of other samples, the first is {short_repr(first)}; "
+                    "choose another --output, or start anew with --overwrite"
+                )
+            raise RunMismatchError(
+                f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
+                f"has {short_repr(after.get(name))}; choose another --output, or start again with "
+                "--overwrite"
+            )

@@ -1,0 +1,111 @@
+"""Does a line of samples belong to the run in whose folder it is, and does it agree with itself?"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from vniah.errors import ResultsError, short_repr
+from vniah.grid import Cell, format_depth, place_prefix
+from vniah.results.plan import planned_ids
+from vniah.results.samples import SampleResult
+
+_VNIAH = "vniah"
+
+
+class _Placed(Protocol):
+    """What samples and their results have in common."""
+
+    @property
+    def sample_id(self) -> str: ...
+    @property
+    def cell(self) -> Cell | None: ...
+    @property
+    def num_frames(self) -> int | None: ...
+    @property
+    def control(self) -> str | None: ...
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+
+
+def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> str | None:
+    """What a sample says about its needle that its id or its cell contradicts; None if nothing.
+
+    ``needle_index`` has one meaning in all results: floor(depth x num_frames). ``needle_id`` is the
+    needle that ``sample_id`` names. A task that means something else calls its field otherwise.
+
+    Args:
+        sample: a sample, or the result of one.
+        task: the name of its task; lines of the task ``vniah`` must have both fields.
+        needle_ids: the ids of the run's needles.
+    """
+    fields, cell = sample.fields, sample.cell
+    is_own = task == _VNIAH
+    if cell is not None and ("needle_index" in fields or is_own):
+        index = fields.get("needle_index", "missing")
+        if type(index) is not int or index != cell.needle_index:
+            return (
+                f"needle_index is {short_repr(index)}, and {cell.num_frames} frames at depth "
+                f"{format_depth(cell.depth)} have {cell.needle_index}"
+            )
+    if "needle_id" in fields or is_own:
+        needle_id = fields.get("needle_id", "missing")
+        place = place_prefix(sample.num_frames, None) if cell is None else cell.prefix
+        name = sample.sample_id.removeprefix(place)
+        if sample.control is not None:
+            name = name.removesuffix(f"/{sample.control}")
+        if needle_id != name and (is_own or name in needle_ids):
+            return f"needle_id is {short_repr(needle_id)}, and sample_id names {short_repr(name)}"
+    return None
+
+
+class Membership:
+    """Says of one line after the other whether it belongs to a run.
+
+    Args:
+        manifest: of the run.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self._ids = planned_ids(manifest)
+        self._task = manifest.get("task")
+        self._needle_ids = frozenset(manifest["needles"]["ids"])
+        self._asked: dict[object, tuple[str, str]] = {}
+
+    def require(self, sample: SampleResult, where: str) -> None:
+        """Raises `ResultsError` unless a line belongs to the run.
+
+        Args:
+            sample: what the line holds.
+            where: file and line, for the message.
+        """
+        if found := self._fault(sample):
+            raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")
+
+    def _fault(self, sample: SampleResult) -> str | None:
+        if sample.task != self._task:
+            return f"the task {short_repr(sample.task)}, and the run is of {self._task!r}"
+        if sample.sample_id not in self._ids:
+            return (
+                f"the sample {short_repr(sample.sample_id)}, which is not part of this run's plan"
+            )
+        if found := contradiction(sample, sample.task, self._needle_ids):
+            return f"a contradiction: {found}"
+        return self._fault_of_vniah(sample) if sample.task == _VNIAH else None
+
+    def _fault_of_vniah(self, sample: SampleResult) -> str | None:
+        """What can be told of the task of this package: a needle has one question and one answer.
+
+        The rank of the answer is 1 exactly where the argmax is right at every position.
+        """
+        asked = sample.question, sample.answer
+        first = self._asked.setdefault(sample.fields["needle_id"], asked)
+        if asked != first:
+            now, before = next(pair for pair in zip(asked, first, strict=True) if len({*pair}) > 1)
+            return (
+                f"{short_repr(now)} as the question or answer of a needle for which an earlier "
+                f"line has {short_repr(before)}"
+            )
+        is_right = sample.correct if sample.argmax_correct is None else sample.argmax_correct
+        if sample.rank is not None and sample.error is None and is_right != (sample.rank == 1):
+            name = "correct" if sample.argmax_correct is None else "argmax_correct"
+            return f"a contradiction: {name} is {is_right}, and the answer has rank {sample.rank}"
+        return None
