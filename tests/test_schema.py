@@ -89,3 +89,20 @@ def test_whatever_text_holds_can_be_written_and_read(value: Any):
 def test_lone_surrogates_can_be_written_and_read():
     value = {"name": "\ud800 \udc80 é"}
     assert parse_json(to_json(value), Film, ValueError, "it") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "\\ud800", "seconds": 1}', None),
+        ('{"name": "sea", "seconds": 1, "\\udfff": ["\\ud800"]}', None),
+        ('{"name": "sea", "seconds": "\\ud800"}', r"seconds must be a whole number"),
+        ('{"\\ud800": 1}', "the field 'name' is missing"),
+    ],
+)
+def test_lone_surrogates_are_texts(text, message):
+    if message is None:
+        assert parse_json(text, Film, ValueError, "film.json") == json.loads(text)
+        return
+    with pytest.raises(ValueError, match=message):
+        parse_json(text, Film, ValueError, "film.json")

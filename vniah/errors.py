@@ -101,8 +101,12 @@ class CannotCompareError(ResultsError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or the name of its class if it has none.
+
+    Cut at 400 characters: libraries quote whatever they were given.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 400 else f"{line[:397]}..."
 
 
 def short_repr(value: object) -> str:

@@ -120,10 +120,24 @@ def require_type(value: object, kind: type[T], error: type[Exception], where: st
         where: names the value in that line.
     """
     try:
-        msgspec.convert(value, kind)
+        try:
+            msgspec.convert(value, kind)
+        except UnicodeEncodeError:  # msgspec takes no lone surrogates, which JSON may hold
+            msgspec.convert(_without_surrogates(value), kind)
     except msgspec.ValidationError as cause:
         raise error(f"{where}: {_explain(str(cause), value)}") from cause
     return cast("T", value)
+
+
+def _without_surrogates(value: object) -> object:
+    """A copy with other characters in the place of lone surrogates: of the same types."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    return value
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
