@@ -379,15 +379,6 @@ def test_what_is_kept_of_a_damaged_video_is_always_the_same(tmp_path):
     np.testing.assert_array_equal([f.image for f in source.frames(start=8)], first[8:])
 
 
-def test_a_clock_that_jumps_back_is_damage(tmp_path):
-    part = write_video(tmp_path / "part.ts", at_rate(25, 150)).read_bytes()
-    path = tmp_path / "film.ts"
-    path.write_bytes(part + part)
-    with pytest.raises(VideoDamagedError, match=r"its clock jumps back at 6\.0 s"):
-        open_source(path)
-    assert numbers_of(path, keep_damaged=True) == [0, 25, 50, 75, 100, 125]
-
-
 # ------------------------------------------------------------------------- what is no video
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 HEIGHT, WIDTH, BLOCK = 48, 64, 16
 NTSC_FILM = Fraction(24000, 1001)
@@ -132,3 +133,76 @@ def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
     start = data.index(b"tkhd") + 4 + 40
     data[start : start + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
     path.write_bytes(data)
+
+
+def write_streams(path: Path, *streams: Mapping[str, object], seconds: int = 4) -> Path:
+    """Writes several video streams with pictures of their own into one file.
+
+    Each stream may give ``first``, its first number (picture i shows the number ``first`` + i);
+    ``size``, (width, height); ``num_pictures``, by default ``seconds`` at 5 pictures a second;
+    ``codec`` and ``disposition``.
+    """
+    with av.open(str(path), "w") as container:
+        made = []
+        for choices in streams:
+            codec = str(choices.get("codec", "libx264"))
+            stream = container.add_stream(codec, rate=5)
+            stream.width, stream.height = choices.get("size", (WIDTH, HEIGHT))
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.thread_count = 1
+            if codec == "libx264":
+                stream.options = {"preset": "veryfast", "bf": "0"}
+            if "disposition" in choices:
+                stream.disposition = Disposition[str(choices["disposition"])]
+            made.append((stream, choices))
+        for number in range(5 * seconds):
+            for stream, choices in made:
+                if number < choices.get("num_pictures", 5 * seconds):
+                    image = draw_number(choices.get("first", 0) + number)
+                    picture = av.VideoFrame.from_ndarray(image)
+                    picture = picture.reformat(stream.width, stream.height, stream.pix_fmt)
+                    picture.pts, picture.time_base = number, Fraction(1, 5)
+                    container.mux(stream.encode(picture))
+        for stream, _ in made:
+            container.mux(stream.encode())
+    return path
+
+
+def set_edits(path: Path, edits: Sequence[tuple[float, float | None]]) -> None:
+    """Gives an MP4 file an edit list: (length, where it starts) in seconds; None shows nothing."""
+    data = path.read_bytes()
+    moov, size = _find_box(data, b"moov", 0, len(data))
+    assert moov + size == len(data), "the index has to be at the end"
+    trak, trak_size = _find_box(data, b"trak", moov + 8, moov + size)
+    mdhd = data.index(b"mdhd")
+    movie_ticks = int.from_bytes(data[data.index(b"mvhd") + 16 :][:4])
+    media_ticks = int.from_bytes(data[mdhd + 16 : mdhd + 20])
+    entries = b"".join(
+        round(length * movie_ticks).to_bytes(4)
+        + (-1 if start is None else round(start * media_ticks)).to_bytes(4, signed=True)
+        + (1 << 16).to_bytes(4)
+        for length, start in edits
+    )
+    table = bytes(4) + len(edits).to_bytes(4) + entries
+    edts = _box(b"edts", _box(b"elst", table))
+    track, at = b"", trak + 8
+    while at < trak + trak_size:
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        track += edts * (kind == b"mdia")
+        track += data[at : at + length] * (kind != b"edts")
+        at += length
+    rest = data[moov + 8 : trak], data[trak + trak_size :]
+    path.write_bytes(data[:moov] + _box(b"moov", rest[0] + _box(b"trak", track) + rest[1]))
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + kind + content
+
+
+def _find_box(data: bytes, kind: bytes, start: int, stop: int) -> tuple[int, int]:
+    while start < stop:
+        size = int.from_bytes(data[start : start + 4])
+        if data[start + 4 : start + 8] == kind:
+            return start, size
+        start += size
+    raise AssertionError(f"no box {kind!r}")

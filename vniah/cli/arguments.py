@@ -463,6 +463,20 @@ def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
         help="library that decodes the video; default: %(default)s",
     )
     parser.add_argument(
+        "--stream",
+        type=values.whole(0),
+        metavar="N",
+        help="which video stream of the file is read, counted from 0 among its video streams; "
+        "default: the one that players choose",
+    )
+    parser.add_argument(
+        "--assume-fps",
+        type=values.rate,
+        metavar="F",
+        help="pictures per second, such as 25 or 24000/1001, of a bare stream (.h264, .obu, "
+        ".mjpeg), which holds no time stamps",
+    )
+    parser.add_argument(
         "--keep-damaged",
         action="store_true",
         help="accept a damaged video; the results say so in a note",

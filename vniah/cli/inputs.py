@@ -134,9 +134,11 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
 
     if options.haystack is None:
         chosen = (options.sampling, options.decoder, options.keep_damaged)
-        if chosen != ("clock", "pyav", False):
+        of_files = (options.stream, options.assume_fps)
+        if chosen != ("clock", "pyav", False) or of_files != (None, None):
             raise InputError(
-                "--sampling, --decoder and --keep-damaged are for your own videos: add --haystack"
+                "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for your own "
+                "videos: add --haystack"
             )
         return generated_haystack(
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
@@ -146,4 +148,6 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
         sampling=options.sampling,
         decoder=options.decoder,
         keep_damaged=options.keep_damaged,
+        stream=options.stream,
+        assume_fps=options.assume_fps,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from vniah.errors import InputError
 from vniah.grid import parse_range
+from vniah.haystacks.video.sampling import read_rate
 from vniah.options.rope import read_scalings, require_theta
 from vniah.paths import user_path
 
@@ -95,3 +96,4 @@ def rope_thetas(text: str) -> tuple[float, ...]:
 
 
 rope_scalings = _checked(read_scalings)
+rate = _checked(read_rate)

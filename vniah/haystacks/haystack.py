@@ -1,8 +1,8 @@
 """The haystack: the pictures among which the needle is hidden.
 
-A haystack is a video file, several video files one after the other, or a folder of images in plain
-name order. Videos are read at 1 frame per second and never looped. Who has no video uses a
-generated film, which everybody can draw again.
+A haystack is a video file, several video files one after the other, or a folder of images in the
+order of their numbers or names. Videos are read at 1 frame per second and never looped. Who has no
+video uses a generated film, which everybody can draw again.
 
     >>> haystack = open_haystack("film.mp4")
     >>> next(haystack.frames(start=60, stop=61)).image.shape
@@ -10,18 +10,25 @@ generated film, which everybody can draw again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from vniah.errors import HaystackError, HaystackTooShortError, InputError
+from vniah.errors import HaystackTooShortError, InputError
 from vniah.files import cache_dir, hash_file, hash_text
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
-from vniah.haystacks.video.sampling import longva_schedule
+from vniah.haystacks.paths import explained, hash_films, join_digests, read_paths
+from vniah.haystacks.video.sampling import longva_schedule, read_rate
 from vniah.options import Decoder, Sampling
 from vniah.paths import user_path
+
+if TYPE_CHECKING:
+    from vniah.haystacks.video.streams import VideoSummary
+
+MOST_SECONDS = 1_000_000
+"""The longest film that is drawn: eleven days."""
 
 __all__ = ["Frame", "Haystack", "generated_haystack", "make_haystack", "open_haystack"]
 
@@ -40,6 +47,12 @@ class Haystack:
         decoder: the library that decodes videos.
         keep_damaged: whether a damaged source is read as far as possible instead of refused.
         recipe: the recipe of a generated film as JSON; else empty.
+        streams: for each video file the position of the film among its video streams, from 0.
+        stream_choice: which of how many video streams are read; empty where there is no choice.
+        assume_fps: pictures per second of bare streams, which hold no time stamps; else None.
+        order: how the images of a folder are ordered: by ``name``, or by ``number`` where that is
+            another order.
+        notes: what a reader of the results should know, one line each.
     """
 
     name: str
@@ -50,6 +63,11 @@ class Haystack:
     decoder: Decoder = "pyav"
     keep_damaged: bool = False
     recipe: str = ""
+    streams: tuple[int, ...] = ()
+    stream_choice: str = ""
+    assume_fps: Fraction | None = None
+    order: Literal["name", "number"] = "name"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Requires known choices, and for images none of those that only videos have."""
@@ -74,7 +92,14 @@ class Haystack:
             "decoder": self.decoder,
             "keep_damaged": str(self.keep_damaged).lower(),
         }
-        return {**identity, "recipe": self.recipe} if self.recipe else identity
+        # Named only where they matter, so that the caches of older versions are found.
+        of_some = {
+            "recipe": self.recipe,
+            "video_stream": self.stream_choice,
+            "assume_fps": "" if self.assume_fps is None else str(self.assume_fps),
+            "order": "" if self.order == "name" else self.order,
+        }
+        return identity | {name: value for name, value in of_some.items() if value}
 
     def frames(
         self,
@@ -92,8 +117,9 @@ class Haystack:
         Args:
             start: the first frame.
             stop: the frame after the last; by default all frames.
-            on_damage: if damage is kept, called with one line for each damaged file, before the
-                last frame of that file is given.
+            on_damage: called with one line for each note of this haystack, before the first frame;
+                if damage is kept, also with one line for each damaged file, before the last frame
+                of that file.
 
         Raises:
             InputError: not 0 <= start <= stop.
@@ -109,7 +135,11 @@ class Haystack:
         self, start: int, stop: int | None, on_damage: Callable[[str], None] | None
     ) -> Iterator[Frame]:
         offset = 0
-        for source in self._sources(stop):
+        sources = self._sources(stop)
+        if on_damage is not None:
+            for note in self.notes:
+                on_damage(note)
+        for source in sources:
             num_frames = source.num_frames
             first = max(0, start - offset)
             last = num_frames if stop is None else min(num_frames, stop - offset)
@@ -146,8 +176,10 @@ class Haystack:
         from vniah.haystacks.video.pyav import VideoSource
 
         make = VideoSource if self.decoder == "pyav" else DecordSource
-        for path in self.paths:
-            yield make(index_video(path), self.sampling, self.keep_damaged)
+        for position, path in enumerate(self.paths):
+            stream = self.streams[position] if self.streams else None
+            index = index_video(path, stream, self.assume_fps)
+            yield make(index, self.sampling, self.keep_damaged)
 
 
 def open_haystack(
@@ -156,6 +188,8 @@ def open_haystack(
     sampling: Sampling = "clock",
     decoder: Decoder = "pyav",
     keep_damaged: bool = False,
+    stream: int | None = None,
+    assume_fps: int | str | Fraction | None = None,
 ) -> Haystack:
     """A haystack from your own videos or images.
 
@@ -167,47 +201,60 @@ def open_haystack(
             after the first one; ``longva``: every round(fps)-th picture, as in the published runs.
         decoder: what decodes videos: ``pyav``, or ``decord`` in a process of its own.
         keep_damaged: read what can be decoded of a damaged source instead of refusing it.
+        stream: which video stream of the files is read, counted from 0 among the video streams. By
+            default it is chosen as players do (see `vniah.haystacks.video.streams`).
+        assume_fps: pictures per second of bare streams such as ``.h264``, which hold no time
+            stamps: a whole number, a `Fraction`, or a text such as ``24000/1001`` or ``23.976``.
 
     Raises:
-        InputError: no source, an unknown choice, a sampling that this video does not allow, or a
-            choice for videos with a folder of images.
+        InputError: no source, the same film twice, an unknown choice, a sampling or stream that
+            this video does not allow, or a choice for videos with a folder of images.
         MissingDependencyError: the decoder is decord, and it is not installed.
-        HaystackError: a path is missing, unreadable, or neither a video nor a folder of images.
+        HaystackError: a path is missing, unreadable, or neither a video nor a folder of images; or
+            a video holds no time stamps, and no rate is given.
         VideoDamagedError: a video lacks the part without which it cannot be opened.
     """
-    given = (source,) if isinstance(source, (str, Path)) else tuple(source)
-    paths = tuple(user_path(path, "a haystack") for path in given)
-    if not paths:
-        raise InputError("a haystack needs a video file or a folder of images, got none.")
-    for path in paths:
-        _require_path(path, alone=len(paths) == 1)
-    _require_known_choices(sampling, decoder, is_video=not paths[0].is_dir())
-    with _explained("read", paths[0]):
-        if paths[0].is_dir():
-            from vniah.haystacks.images import list_images
+    paths = read_paths(source)
+    is_folder = paths[0].is_dir()
+    _require_known_choices(sampling, decoder, is_video=not is_folder)
+    rate = None if assume_fps is None else read_rate(assume_fps)
+    if is_folder:
+        if stream is not None or rate is not None:
+            raise InputError("stream and assume_fps are for videos, not for a folder of images.")
+        with explained("read", paths[0]):
+            return _open_images(paths[0], keep_damaged)
+    with explained("read", paths[0]):
+        from vniah.haystacks.video.streams import describe_streams
 
-            images = list_images(paths[0])
-            name = paths[0].resolve().name or "images"
-            digest = _hash_files(images)
-            return Haystack(name, images, "images", digest, keep_damaged=keep_damaged)
-        for path in paths:
-            _require_video(path, sampling, decoder)
+        summaries = [_require_video(path, sampling, decoder, stream, rate) for path in paths]
         name = paths[0].name + (f"+{len(paths) - 1}" if len(paths) > 1 else "")
-        digest = _hash_files(paths)
-        return Haystack(name, paths, "video", digest, sampling, decoder, keep_damaged)
+        return Haystack(
+            name,
+            paths,
+            "video",
+            hash_films(paths),
+            sampling,
+            decoder,
+            keep_damaged,
+            streams=tuple(summary.stream for summary in summaries),
+            stream_choice=describe_streams(summaries),
+            assume_fps=rate,
+        )
 
 
-def _require_path(path: Path, *, alone: bool) -> None:
-    if path.is_dir():
-        if not alone:
-            raise InputError(
-                f"{path} is a folder among several paths. A haystack is one folder of images, or "
-                "video files."
-            )
-    elif not path.exists():
-        raise HaystackError(f"there is no file {path}. Give a video file or a folder of images.")
-    elif not path.is_file():
-        raise HaystackError(f"{path} is neither a file nor a folder. Give a video file.")
+def _open_images(folder: Path, keep_damaged: bool) -> Haystack:
+    from vniah.haystacks.images import list_images
+
+    listing = list_images(folder)
+    return Haystack(
+        folder.resolve().name or "images",
+        listing.paths,
+        "images",
+        join_digests([hash_file(path) for path in listing.paths]),
+        keep_damaged=keep_damaged,
+        order=listing.order,
+        notes=listing.notes,
+    )
 
 
 def _require_known_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
@@ -224,37 +271,20 @@ def _require_known_choices(sampling: str, decoder: str, *, is_video: bool) -> No
             )
 
 
-def _require_video(path: Path, sampling: Sampling, decoder: Decoder) -> None:
-    from vniah.haystacks.video.packets import summarize_video
+def _require_video(
+    path: Path, sampling: Sampling, decoder: Decoder, stream: int | None, rate: Fraction | None
+) -> "VideoSummary":
+    from vniah.haystacks.video.streams import require_clock, summarize_video
 
-    summary = summarize_video(path)
+    summary = summarize_video(path, stream)
+    require_clock(path, summary, rate)
     if sampling == "longva":
-        longva_schedule(1, average_rate=summary.average_rate)
+        longva_schedule(1, average_rate=rate or summary.average_rate)
     if decoder == "decord":
         from vniah.haystacks.video.decord import require_decord
 
-        require_decord(path, summary.format_name)
-
-
-@contextmanager
-def _explained(verb: str, path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a HaystackError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or path
-        raise HaystackError(
-            f"cannot {verb} {where}: {error.strerror or error}. Check its permissions and the "
-            "space on the disk."
-        ) from error
-
-
-def _hash_files(paths: Sequence[Path]) -> str:
-    """The sha256 of one file; of several files, the sha256 of their digests, one on each line."""
-    digests = [hash_file(path) for path in paths]
-    if len(digests) == 1:
-        return digests[0]
-    return hash_text("".join(f"{digest}\n" for digest in digests))
+        require_decord(path, summary)
+    return summary
 
 
 def generated_haystack(
@@ -271,15 +301,14 @@ def generated_haystack(
         on_progress: called with (seconds drawn, seconds to draw), only if something is missing.
 
     Raises:
-        InputError: ``num_frames`` is less than 1.
+        InputError: ``num_frames`` is less than 1, or more than a million.
         HaystackError: the cache cannot be written.
     """
-    if num_frames < 1:
-        raise InputError(f"num_frames must be at least 1, got {num_frames}.")
+    _require_seconds("num_frames", num_frames)
     recipe = Recipe(seed)
     name = f"generated-v{recipe.generator_version}-seed{seed}"
     folder = cache_dir() / "haystacks" / name
-    with _explained("write", folder):
+    with explained("write", folder):
         paths = draw_parts(folder, recipe, seconds=num_frames, on_progress=on_progress)
     text = recipe.to_json()
     return Haystack(name, paths, "generated", hash_text(text), recipe=text)
@@ -320,8 +349,16 @@ def make_haystack(
     for existing in (path, manifest):
         if existing.exists() and not overwrite:
             raise InputError(f"{existing} exists. Choose another name, or pass --overwrite.")
-    if seconds < 1:
-        raise InputError(f"seconds must be at least 1, got {seconds}.")
-    with _explained("write", path):
+    _require_seconds("seconds", seconds)
+    with explained("write", path):
         draw_film(path, manifest, Recipe(seed, fps, size), seconds=seconds, on_progress=on_progress)
     return path
+
+
+def _require_seconds(name: str, seconds: int) -> None:
+    if seconds < 1:
+        raise InputError(f"{name} must be at least 1, got {seconds}.")
+    if seconds > MOST_SECONDS:
+        raise InputError(
+            f"{name} must be at most {MOST_SECONDS:,} for a generated film, got {seconds:,}."
+        )

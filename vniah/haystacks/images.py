@@ -1,9 +1,16 @@
-"""A folder of images as frames, in the plain order of their names."""
+"""A folder of images as frames, in the order of their numbers or names."""
 
-from collections.abc import Callable, Iterator
+import mimetypes
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,33 +18,164 @@ from numpy.typing import NDArray
 from vniah.errors import HaystackError, VideoDamagedError
 from vniah.haystacks.frames import Frame
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MOST_BYTES = 1_000_000_000
+"""The largest file that is read as an image."""
+MOST_PIXELS = 178_000_000
+"""The largest image that is decoded: about 0.5 GB."""
+
+# Formats of Pillow that are no photographs: documents, which may run programs, data, films, icons,
+# and those of which Pillow knows only the name.
+_NO_IMAGES = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC", "FLI", "ICO", "CUR"}
+_NO_IMAGES |= {"ICNS", "GBR", "PCD", "XVTHUMB", "MCIDAS", "FPX", "MIC", "WAL", "PALM"}
+
+# The suffixes of other pictures, apart from those that Python's table of file types calls images.
+_OTHER_PICTURES = {
+    ".avifs",
+    ".heic",
+    ".heif",
+    ".hif",
+    ".jxl",
+    ".exr",
+    ".hdr",
+    ".eps",
+    ".wmf",
+    ".emf",
+}
+_OTHER_PICTURES |= {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".emf"}
+
+_COMMON_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
+
+# What Pillow raises on damaged files.
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, MemoryError),
+    *(OverflowError, RuntimeError, AssertionError, struct.error, zlib.error),
+)
 
 
-def list_images(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder in plain name order, where ``10.png`` comes before ``9.png``.
+@dataclass(frozen=True)
+class ImageListing:
+    """The images of a folder.
 
-    Sub-folders, hidden files and files with other suffixes are left out.
+    Attributes:
+        paths: the images in their order.
+        order: by ``name``; by ``number`` if that is another order.
+        notes: one line about what was left out and may be a picture, or nothing.
+    """
+
+    paths: tuple[Path, ...]
+    order: Literal["name", "number"]
+    notes: tuple[str, ...]
+
+
+def list_images(folder: Path) -> ImageListing:
+    """The images of a folder, in the order of their numbers or names.
+
+    Where all names have one pattern with one number in it, as in ``frame_9.png``, ``frame_10.png``,
+    they come in the order of that number. Else they come in plain name order, where ``10.png``
+    comes before ``9.png``. Sub-folders, hidden files and files that are no images are left out.
 
     Raises:
-        HaystackError: the folder holds no image.
+        HaystackError: the folder holds no image, one that cannot be read here, or one that is
+            larger than a gigabyte.
     """
-    images = sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not path.name.startswith(".")
-            and path.is_file()
-        ),
-        key=lambda path: path.name,
-    )
-    if not images:
+    found: list[Path] = []
+    left_out: list[str] = []
+    file_types = mimetypes.MimeTypes()  # Python's own table, the same on every system
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        suffix = path.suffix.lower()
+        kind = file_types.guess_type(f"name{suffix}")[0] or ""
+        is_image = suffix in _suffixes()
+        if path.is_dir():
+            continue
+        if path.name.startswith("."):
+            if _begins_like_an_image(path):
+                left_out.append(path.name)
+        elif is_image or kind.startswith("image/") or suffix in _OTHER_PICTURES:
+            _require_readable(path, is_image=is_image)
+            found.append(path)
+        elif kind.startswith("video/") or (not kind and _begins_like_an_image(path)):
+            left_out.append(path.name)
+    if not found:
         raise HaystackError(
-            f"the folder {folder} holds no images ({' '.join(IMAGE_SUFFIXES)}). Give a folder of "
-            "images, or name the video files themselves."
+            f"the folder {folder} holds no images (.bmp .gif .jpg .png .tif .webp and others "
+            "that Pillow reads). Give a folder of images, or name the video files themselves."
         )
-    return tuple(images)
+    notes = [f"the images of {folder.name}: {_name_some(left_out)} left out"] if left_out else []
+    in_order = _by_number(found)
+    if in_order is None or in_order == found:
+        return ImageListing(tuple(found), "name", tuple(notes))
+    return ImageListing(tuple(in_order), "number", tuple(notes))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats in which images are read, as Pillow calls them."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _NO_IMAGES))
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    from PIL import Image
+
+    formats = set(_formats())
+    names = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in names.items() if name in formats)
+
+
+def _require_readable(path: Path, *, is_image: bool) -> None:
+    if not is_image:
+        raise HaystackError(
+            f"the image {path} is of a kind that is not read here ({path.suffix}). Convert it to "
+            "PNG or JPEG, or move it out of the folder."
+        )
+    if not path.is_file():
+        raise HaystackError(
+            f"the image {path} is no file (perhaps a link to nothing). Remove it, or mend the link."
+        )
+    if (num_bytes := path.stat().st_size) > MOST_BYTES:
+        raise HaystackError(
+            f"the image {path} has {num_bytes:,} bytes, and at most {MOST_BYTES:,} are read. Move "
+            "it out of the folder."
+        )
+
+
+def _begins_like_an_image(path: Path) -> bool:
+    """True for a file in which Pillow finds an image, whatever its name."""
+    from PIL import Image
+
+    if not path.is_file():
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path, formats=_COMMON_FORMATS).close()
+    except Image.DecompressionBombError:
+        return True
+    except _DAMAGE:
+        return False
+    return True
+
+
+def _name_some(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:3]]
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{', '.join(shown)}{more}"
+
+
+def _by_number(paths: Sequence[Path]) -> list[Path] | None:
+    """The paths in the order of the only number that differs in their names; None without one."""
+    parts = [(*re.split(r"([0-9]+)", path.stem), path.suffix) for path in paths]
+    if len({len(part) for part in parts}) != 1:
+        return None
+    different = [at for at, texts in enumerate(zip(*parts, strict=True)) if len(set(texts)) > 1]
+    if len(different) != 1 or not parts[0][different[0]][:1].isdigit() or not different[0] % 2:
+        return None
+    (at,) = different
+    numbered = sorted(zip(parts, paths, strict=True), key=lambda pair: (int(pair[0][at]), pair[1]))
+    return [path for _, path in numbered]
 
 
 @dataclass(frozen=True)
@@ -66,7 +204,8 @@ class ImageSource:
 
         Raises:
             VideoDamagedError: an image cannot be read, and damage is not kept; or no image can.
-            HaystackError: an image has more than 8 bits a channel, which RGB would clip.
+            HaystackError: an image has more than 8 bits a channel, which RGB would clip; it holds
+                several pictures, as animations do; or it is too large.
         """
         damaged: list[str] = []
         positions = range(self.num_frames)[start:stop]
@@ -98,15 +237,39 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            _require_8_bits(path, image.mode)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual metadata, and of sizes that are read
+            with Image.open(path, formats=_formats()) as image:
+                _require_one_picture(path, image)
+                _require_8_bits(path, image.mode)
+                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(path) from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise VideoDamagedError(
             f"the image {path} cannot be read: {reason}. Replace it, or go on without it: "
             "--keep-damaged (keep_damaged=True)."
         ) from error
+
+
+def _require_one_picture(path: Path, image: Any) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise _too_many_pixels(path)
+    # The further pictures of a camera's MPO file are previews or other views of the first.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise HaystackError(
+            f"the image {path} holds several pictures, and in a folder every file is one frame. "
+            "Save them one by one, or give an animation as the haystack itself."
+        )
+
+
+def _too_many_pixels(path: Path) -> HaystackError:
+    return HaystackError(
+        f"the image {path} has more than {MOST_PIXELS:,} pixels, which is not read. Make it "
+        "smaller."
+    )
 
 
 def _require_8_bits(path: Path, mode: str) -> None:

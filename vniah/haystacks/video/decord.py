@@ -25,13 +25,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import HaystackError, MissingDependencyError
 from vniah.haystacks.frames import Frame, IndexedVideo
+
+if TYPE_CHECKING:  # this process must not load PyAV and its FFmpeg
+    from vniah.haystacks.video.streams import VideoSummary
 
 _ANSWER_SECONDS = 120
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -52,7 +55,7 @@ class DecordSource(IndexedVideo):
     def __post_init__(self) -> None:
         """Requires a video that decord can read, before a process is started."""
         super().__post_init__()
-        require_decord(self.index.path, self.index.format_name)
+        require_decord(self.index.path, self.index.summary)
 
     def frames(
         self,
@@ -98,19 +101,29 @@ class DecordSource(IndexedVideo):
             )
 
 
-def require_decord(path: Path, format_name: str) -> None:
-    """Requires decord, which is not loaded, and a container that it can read.
+def require_decord(path: Path, summary: "VideoSummary") -> None:
+    """Requires decord, which is not loaded, and a file that it reads as PyAV does.
 
     Raises:
         MissingDependencyError: decord is not installed.
-        HaystackError: decord is known to misread this kind of file.
+        HaystackError: decord is known to misread this kind of file, or may read another stream.
     """
     if find_spec("decord") is None:
         raise MissingDependencyError("decord", extra="decord", purpose="--decoder decord")
-    if format_name in _WRONG_FORMATS:
+    if summary.format_name in _WRONG_FORMATS:
         raise HaystackError(
-            f"{path}: decord shows wrong pictures of MPEG streams ({format_name}). "
+            f"{path}: decord shows wrong pictures of MPEG streams ({summary.format_name}). "
             "Use --decoder pyav."
+        )
+    if summary.num_films > 1:
+        raise HaystackError(
+            f"{path} has {summary.num_films} video streams, and decord cannot be told which to "
+            "read. Use --decoder pyav."
+        )
+    if not summary.has_clock:
+        raise HaystackError(
+            f"{path} is a bare stream ({summary.format_name}), and decord assumes a rate of its "
+            "own. Use --decoder pyav."
         )
 
 

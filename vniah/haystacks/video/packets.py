@@ -5,36 +5,39 @@ file declares its length, or if its last packet is cut. What goes unnoticed is d
 `vniah.haystacks.video.pyav`.
 """
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import av
 
 from vniah.errors import HaystackError, VideoDamagedError
+from vniah.haystacks.video.completeness import (
+    Extent,
+    Mp4Layout,
+    declares_one_length,
+    end_mark_damage,
+    length_damage,
+)
+from vniah.haystacks.video.mpegts import MOST_PACKET_BYTES, cut_packet_damage, find_joints
 from vniah.haystacks.video.sampling import clock_schedule, longva_schedule
+from vniah.haystacks.video.streams import VideoSummary, open_video, require_clock, summarize_video
+from vniah.haystacks.video.timeline import Timeline, may_restart
 from vniah.options import Sampling
-
-# Playlists refer to other files, which this file's hash does not cover. The others are pictures or
-# text.
-_REFUSED_FORMATS = {"hls", "dash", "concat", "imf", "sdp", "image2", "ico", "tty", "lavfi"}
 
 # In these codecs one packet is one picture. So a picture that is not decoded was lost, and pictures
 # that no other one refers to may be skipped.
 _EXACT_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"}
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _HOLE_BYTES = 512
-
-_SYNC_BYTE = 0x47
-# (bytes per packet, where its sync byte is): plain, with a time before it, with a checksum after it
-_TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
-_TRANSPORT_TAIL_BYTES = 32 * 204
+_MOST_SECONDS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,10 @@ class VideoIndex:
 
     Attributes:
         path: the file.
+        summary: what the header of the file says.
         pts: the time stamp of every picture in ticks, in the order in which they are shown.
         end: when the last picture leaves the screen, in ticks.
         time_base: seconds per tick.
-        average_rate: pictures per second, as the file declares it.
-        format_name: the container, as FFmpeg calls it.
         num_packets: how many packets of the stream to read.
         in_order: decoded pictures carry no usable time; the n-th decoded one has ``pts[n]``.
         is_exact: every packet is one picture.
@@ -56,11 +58,10 @@ class VideoIndex:
     """
 
     path: Path
+    summary: VideoSummary
     pts: tuple[int, ...]
     end: int
     time_base: Fraction
-    average_rate: Fraction | None
-    format_name: str
     num_packets: int
     in_order: bool
     is_exact: bool
@@ -69,11 +70,17 @@ class VideoIndex:
     def schedule(self, sampling: Sampling) -> Sequence[int]:
         """For every frame the ordinal of its picture."""
         if sampling == "longva":
-            return longva_schedule(len(self.pts), average_rate=self.average_rate)
+            return longva_schedule(len(self.pts), average_rate=self.summary.average_rate)
         return self._clock_schedule
 
     @cached_property
     def _clock_schedule(self) -> list[int]:
+        length = (self.end - self.pts[0]) * self.time_base
+        if length > _MOST_SECONDS:
+            raise HaystackError(
+                f"{self.path}: its times reach {float(length):,.0f} s, and at most "
+                f"{_MOST_SECONDS:,} s are read. Cut it into shorter files."
+            )
         return clock_schedule(self.pts, end=self.end, time_base=self.time_base)
 
     def seconds(self, pts: int) -> float:
@@ -99,124 +106,85 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
 
 
-@contextmanager
-def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """An open video as (container, video stream).
-
-    Raises:
-        HaystackError: the file is not a video, or not one that can be decoded here.
-        VideoDamagedError: it is an MP4 file without its index.
-    """
-    try:
-        container = av.open(str(path.absolute()), metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise _not_a_video(path, error) from error
-    with container:
-        name = container.format.name
-        if name in _REFUSED_FORMATS or name.endswith("_pipe"):
-            raise HaystackError(
-                f"{path} is no video but a file of the kind {name!r}. A haystack is a video file, "
-                "several of them, or a folder of images."
-            )
-        videos = [s for s in container.streams.video if not _is_cover_picture(s)]
-        if not videos:
-            kinds = sorted({s.type for s in container.streams if s.type != "video"})
-            raise HaystackError(
-                f"{path} has no video stream, only {' and '.join(kinds) or 'a still picture'}. "
-                "Give a file with moving pictures."
-            )
-        stream = videos[0]
-        if stream.codec_context is None or not stream.codec_context.width:
-            raise HaystackError(
-                f"{path}: its video stream cannot be decoded here (unknown codec or no picture "
-                "size). Convert it to H.264 in MP4."
-            )
-        yield container, stream
-
-
-def _is_cover_picture(stream: Any) -> bool:
-    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)  # not in PyAV 14.0
-
-
-def _not_a_video(path: Path, error: av.error.FFmpegError) -> HaystackError:
-    with path.open("rb") as file:
-        start = file.read(12)
-    if not start:
-        return HaystackError(f"{path} is empty (0 bytes). Copy or download it again.")
-    if start[4:8] == b"ftyp":
-        return VideoDamagedError(
-            f"{path} is an MP4 file without a readable index (moov): its end is probably missing. "
-            "Copy or download it again."
-        )
-    return HaystackError(
-        f"{path} cannot be read as a video: {error.strerror}. Give a video file that plays, or a "
-        "folder of images."
-    )
-
-
-@dataclass(frozen=True)
-class VideoSummary:
-    """What the header of a video file says."""
-
-    format_name: str
-    average_rate: Fraction | None
-
-
-def summarize_video(path: Path) -> VideoSummary:
-    """Reads the header of a video file, and nothing else of it.
-
-    Raises:
-        HaystackError: the file is not a video.
-        VideoDamagedError: its index is missing.
-    """
-    with open_video(path) as (container, stream):
-        return VideoSummary(container.format.name, stream.average_rate)
-
-
-def video_packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a stream in the order of the file.
-
-    Empty ones, as AVI has them, are left out: a decoder takes them for the end of the film.
-    """
-    return (packet for packet in container.demux(stream) if packet.size)
-
-
-def index_video(path: Path) -> VideoIndex:
+def index_video(
+    path: Path, stream: int | None = None, assume_fps: Fraction | None = None
+) -> VideoIndex:
     """Lists the packets of a video.
 
+    Args:
+        path: the file.
+        stream: the position of the film among the video streams; by default it is chosen.
+        assume_fps: pictures per second of a bare stream, which holds no time stamps.
+
     Raises:
+        InputError: ``stream`` names no film, or ``assume_fps`` is given for a file with a clock.
         HaystackError: the file is not a video, or its pictures have no time stamps.
         VideoDamagedError: it has no keyframe to start from. Other damage is noted in the index.
     """
-    with open_video(path) as (container, stream):
-        listing = _Listing(stream.time_base)
-        listing.read(container, stream)
+    summary = summarize_video(path, stream)
+    require_clock(path, summary, assume_fps)
+    if assume_fps is not None:
+        return _index_bare_stream(path, replace(summary, average_rate=assume_fps))
+    with open_video(path, summary.stream) as (container, film):
+        name = container.format.name
+        layout = Mp4Layout.read(path) if "mp4" in name else Mp4Layout()
+        listing = _Listing(film.time_base)
+        listing.read(container, film, layout)
         if not listing.times:
             if listing.has_times:
                 raise VideoDamagedError(f"{path} has no keyframe. Copy or download it again.")
             raise HaystackError(
-                f"{path} has no pictures with time stamps. If it is a bare codec stream, put it "
-                "into a container such as MP4."
+                f"{path} has no pictures with time stamps. Convert it to H.264 in MP4."
             )
+        if name == "mpegts":
+            listing.judge_joints(path, film)
         pts = sorted(listing.times)
-        rate: Fraction | None = stream.average_rate
-        end = _find_end(container, stream, pts, listing.latest[1])
-        codec = stream.codec_context
+        end = _find_end(container, film, pts, listing.latest[1])
+        extent = Extent(
+            pts[0], end, listing.end_of_all_seconds, listing.num_packets, listing.num_restarts > 0
+        )
+        codec = film.codec_context
         return VideoIndex(
             path=path,
+            summary=summary,
             pts=tuple(pts),
             end=end,
-            time_base=stream.time_base,
-            average_rate=rate,
-            format_name=container.format.name,
+            time_base=film.time_base,
             num_packets=listing.num_packets,
-            in_order=not listing.has_pts or container.format.name == "avi",
+            in_order=not listing.has_pts or name == "avi",
             is_exact=codec.name in _EXACT_CODECS and _is_progressive(codec),
             damage=(
                 *listing.damage(),
-                *_wrong_length(container, stream, pts[0], end, listing.num_packets),
-                *(_cut_packet(path) if container.format.name == "mpegts" else ()),
+                *length_damage(container, film, extent, layout),
+                *(cut_packet_damage(path) if name == "mpegts" else ()),
+                *end_mark_damage(path, name),
             ),
+        )
+
+
+def _index_bare_stream(path: Path, summary: VideoSummary) -> VideoIndex:
+    """The index of a stream without time stamps: its pictures are decoded to count them."""
+    num_packets = num_pictures = 0
+    with open_video(path, summary.stream) as (container, film):
+        film.thread_type = "AUTO"
+        with suppress(av.error.FFmpegError):  # noted when the pictures are read
+            for packet in chain(Timeline(container, film), [None]):
+                num_packets += packet is not None
+                with suppress(av.error.FFmpegError):
+                    num_pictures += len(film.decode(packet))
+        if not num_pictures:
+            raise VideoDamagedError(f"{path} has no picture that can be decoded here.")
+        assert summary.average_rate is not None
+        return VideoIndex(
+            path=path,
+            summary=summary,
+            pts=tuple(range(num_pictures)),
+            end=num_pictures,
+            time_base=1 / summary.average_rate,
+            num_packets=num_packets,
+            in_order=True,
+            is_exact=False,
+            damage=(),
         )
 
 
@@ -254,44 +222,86 @@ class _Listing:
     has_times: bool = False
     has_pts: bool = False
     holes: list[int] = field(default_factory=list)
+    pauses: dict[int, int | None] = field(default_factory=dict)
+    step: int = 0  # between the decoding times of the last two packets
+    num_restarts: int = 0
+    end_of_all_seconds: Fraction = Fraction(0)
     stopped: str = ""
 
-    def read(self, container: Any, stream: Any) -> None:
+    def read(self, container: Any, stream: Any, layout: Mp4Layout) -> None:
         # FFmpeg skips silently what it cannot parse in these formats. So the bytes of all packets
         # are counted, those of the sound included, to find what was skipped.
         is_matroska = "matroska" in container.format.name
-        is_fragmented = "mp4" in container.format.name and not stream.frames
-        by_bytes = is_matroska or is_fragmented
-        packets = container.demux() if by_bytes else video_packets(container, stream)
+        by_bytes = is_matroska or layout.has_fragments
+        is_any_end = declares_one_length(container, stream) and not may_restart(container)
+        reads_all = by_bytes or is_any_end
+        timeline = Timeline(container, stream)
+        packets = container.demux() if reads_all else timeline
         follows_hole, end_byte = False, 0
         try:
             for packet in packets:
                 if by_bytes and packet.size and packet.pos is not None:
                     follows_hole |= is_matroska and packet.pos > end_byte + _HOLE_BYTES
-                    end_byte = max(end_byte, packet.pos + packet.size)
+                    end_byte = max(end_byte, packet.pos + _num_bytes(packet))
+                if reads_all and packet.pts is not None and packet.size:
+                    seconds = (packet.pts + (packet.duration or 0)) * packet.time_base
+                    self.end_of_all_seconds = max(self.end_of_all_seconds, seconds)
                 if packet.stream_index == stream.index and packet.size:
+                    self._note_keyframe(packet, timeline.num_restarts)
                     if self._jumps_back(packet):
                         return
                     self._add(packet, follows_hole=follows_hole)
                     follows_hole = False
-                elif packet.is_corrupt:
+                elif by_bytes and packet.is_corrupt:
                     self.corrupt.append(self.latest[0])
         except av.error.FFmpegError as error:
             self.stopped = f"reading stops at {self._seconds(self.latest[0])}: {error.strerror}"
             return
-        unread = container.size - end_byte
-        if is_fragmented and unread > max(_HOLE_BYTES, container.size // 20):
+        unread = layout.end_of_pictures - end_byte
+        if layout.cut:
+            self.stopped = f"the file ends inside its last part ({layout.cut})"
+        elif layout.has_fragments and unread > max(_HOLE_BYTES, container.size // 20):
             self.stopped = (
                 f"reading stops at {self._seconds(self.latest[0])}, {unread:,} bytes before the end"
             )
 
+    def judge_joints(self, path: Path, stream: Any) -> None:
+        """Tells whole parts of MPEG-TS that were joined from lost packets.
+
+        FFmpeg calls a packet corrupt where counters start anew.
+        """
+        if not self.corrupt:
+            return
+        places = sorted(self.pauses)
+        parts = []
+        for joint in find_joints(path, stream.id):
+            at = places[max(0, bisect(places, joint + MOST_PACKET_BYTES) - 1)]
+            if abs(at - joint) >= MOST_PACKET_BYTES:
+                return  # it does not begin with a keyframe
+            parts.append(at)
+        if parts:
+            self.corrupt.clear()
+            self.holes.extend(time for at in parts if (time := self.pauses[at]) is not None)
+
+    def _note_keyframe(self, packet: Any, num_restarts: int) -> None:
+        """Notes after which picture there is a pause before this keyframe, or None."""
+        if not packet.is_keyframe or packet.pos is None:
+            return
+        gap = 0 if None in (packet.dts, self.last_dts) else packet.dts - self.last_dts
+        is_restart = num_restarts > self.num_restarts
+        self.num_restarts = num_restarts
+        is_pause = not is_restart and 2 * gap > 3 * max(self.step, packet.duration or 0)
+        self.pauses[packet.pos] = self.latest[0] if is_pause else None
+
     def _jumps_back(self, packet: Any) -> bool:
-        if packet.dts is None:
-            return False
+        if packet.dts is None or packet.is_discard:
+            return False  # what an edit list cuts off is not part of the clock
         if self.last_dts is not None and (packet.dts - self.last_dts) * self.time_base < -1:
             at = self._seconds(self.latest[0])
             self.stopped = f"its clock jumps back at {at}, and nothing after that is used"
             return True
+        if self.last_dts is not None:
+            self.step = packet.dts - self.last_dts
         self.last_dts = packet.dts
         return False
 
@@ -332,59 +342,8 @@ class _Listing:
             yield self.stopped
 
 
-def _wrong_length(
-    container: Any, stream: Any, first: int, end: int, num_packets: int
-) -> Iterator[str]:
-    """Damage that shows in the duration: each kind of container declares it in its own way."""
-    tick = stream.time_base
-    span = (end - min(first, stream.start_time or first)) * tick
-    tolerance = Fraction(1)
-    if stream.duration:
-        declared = stream.duration * tick
-        if 0 < stream.frames <= num_packets:
-            return  # MP4 counts its pictures, and all are there
-        if "mp4" in container.format.name:
-            tolerance = Fraction(1, 2)
-    else:
-        # Other containers count from time 0 of the file, which need not be the first picture.
-        span = max(span, end * tick)
-        declared = _matroska_seconds(stream.metadata.get("DURATION", ""))
-        if declared is None:
-            declared = Fraction(container.duration or 0, av.time_base)
-            if len(container.streams) > 1:  # the sound may go on after the last picture
-                tolerance = max(2 * tolerance, declared / 100)
-    if span < declared - tolerance:
-        yield f"it holds {float(span):.1f} s of the declared {float(declared):.1f} s"
-    elif declared and (end - first) * tick > 2 * declared + 60:
-        length = float((end - first) * tick)
-        yield f"its times reach {length:.1f} s, but {float(declared):.1f} s are declared"
-
-
-def _matroska_seconds(text: str) -> Fraction | None:
-    hours, _, rest = text.partition(":")
-    minutes, _, seconds = rest.partition(":")
-    try:
-        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-    except ValueError:
-        return None
-
-
-def _cut_packet(path: Path) -> Iterator[str]:
-    """The damage of an MPEG-TS file that ends in the middle of a packet.
-
-    Only the end is looked at, because a recording may well start in the middle of a packet. If the
-    last packets have no regular sync bytes, nothing can be said.
-    """
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TRANSPORT_TAIL_BYTES))
-        tail = file.read()
-    for packet_size, sync_at in _TRANSPORT_PACKETS:
-        rests = [
-            (len(tail) - first + sync_at) % packet_size
-            for first in range(min(packet_size, len(tail) // 2))
-            if set(tail[first::packet_size]) == {_SYNC_BYTE}
-        ]
-        if rests:
-            if rest := min(rests):
-                yield f"its last MPEG-TS packet is cut: {rest} of {packet_size} bytes"
-            return
+def _num_bytes(packet: Any) -> int:
+    """The bytes of a packet in the file, with those that WebM keeps beside it (transparency)."""
+    sizes = getattr(packet, "iter_sidedata", tuple)  # not in older versions of PyAV
+    beside: int = sum(side_data.buffer_size for side_data in sizes())
+    return int(packet.size) + beside

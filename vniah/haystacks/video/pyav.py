@@ -28,14 +28,10 @@ from numpy.typing import NDArray
 
 from vniah.errors import VideoDamagedError
 from vniah.haystacks.frames import Frame, IndexedVideo
-from vniah.haystacks.video.packets import (
-    VideoIndex,
-    count,
-    damaged_error,
-    open_video,
-    video_packets,
-)
+from vniah.haystacks.video.packets import VideoIndex, count, damaged_error
 from vniah.haystacks.video.sampling import show_at
+from vniah.haystacks.video.streams import open_video
+from vniah.haystacks.video.timeline import Timeline
 
 _COUNT_ON_SECONDS = 300
 """After damage that is refused, so much more is decoded, to say how much damage there is."""
@@ -90,7 +86,7 @@ class VideoSource(IndexedVideo):
         index = self.index
         may_skip = index.is_exact and not index.in_order and not self.keep_damaged
         num_pictures = 0
-        with open_video(index.path) as (container, stream):
+        with open_video(index.path, index.summary.stream) as (container, stream):
             stream.thread_type = "AUTO"
             if self.keep_damaged:
                 stream.codec_context.thread_count = 1  # else broken bytes may decode differently
@@ -101,7 +97,10 @@ class VideoSource(IndexedVideo):
                 try:
                     pictures = stream.decode(packet)
                 except av.error.FFmpegError:
-                    damage.add("undecodable packet", packet.pts if packet else index.pts[-1])
+                    at = packet.pts if packet else index.pts[-1]
+                    if index.in_order:
+                        at = index.pts[min(num_pictures, len(index.pts) - 1)]
+                    damage.add("undecodable packet", at)
                     continue
                 for picture in pictures:
                     pts = picture.pts
@@ -115,7 +114,7 @@ class VideoSource(IndexedVideo):
 
     def _packets_and_end(self, container: Any, stream: Any) -> Iterator[Any]:
         with suppress(av.error.FFmpegError):  # noted in the index already
-            yield from islice(video_packets(container, stream), self.index.num_packets)
+            yield from islice(Timeline(container, stream), self.index.num_packets)
         yield None
 
 

@@ -4,14 +4,42 @@ Time stamps (pts) are whole numbers of ticks of ``time_base`` seconds, in the or
 pictures are shown. A schedule lists, for every frame of the haystack, the ordinal of its picture.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import TypeVar
 
-from vniah.errors import InputError
+from vniah.errors import InputError, short_repr
+
+_MOST_PICTURES_PER_SECOND = 1000
 
 Picture = TypeVar("Picture")
+
+
+def read_rate(value: int | str | Fraction) -> Fraction:
+    """Pictures per second, exactly.
+
+        >>> read_rate("24000/1001"), read_rate("12.5")
+        (Fraction(24000, 1001), Fraction(25, 2))
+
+    Raises:
+        InputError: the value is no rate, or not more than 0 and at most 1,000.
+    """
+    # Written out, because a short text such as 1e999999999 may be a number of a billion digits.
+    pattern = r"[0-9]{1,9}(\.[0-9]{1,9}|/[0-9]{1,9})?"
+    rate = None
+    if isinstance(value, Fraction):
+        rate = value
+    elif re.fullmatch(pattern, str(value)):
+        numerator, _, denominator = str(value).partition("/")
+        rate = Fraction(numerator) / int(denominator or 1) if int(denominator or 1) else None
+    if rate is None or not 0 < rate <= _MOST_PICTURES_PER_SECOND:
+        raise InputError(
+            "pictures per second must be a number such as 25, 23.976 or 24000/1001, more than 0 "
+            f"and at most {_MOST_PICTURES_PER_SECOND:,}, got {short_repr(value)}."
+        )
+    return rate
 
 
 def clock_schedule(pts: Sequence[int], *, end: int, time_base: Fraction) -> list[int]:
