@@ -377,6 +377,12 @@ def test_a_generated_haystack_can_be_read_as_published(short_parts):
     assert haystack.identity()["sampling"] == "longva"
 
 
+@pytest.mark.parametrize("num_frames", [10**6 + 1, 10**100])
+def test_a_film_of_years_is_refused_before_it_is_drawn(num_frames):
+    with pytest.raises(InputError, match=r"num_frames must be at most 1,000,000 for a generated"):
+        generated_haystack(num_frames)
+
+
 def test_no_frames_at_all_are_refused():
     with pytest.raises(InputError, match="num_frames must be at least 1, got 0"):
         generated_haystack(0)
@@ -424,6 +430,7 @@ def test_make_haystack_replaces_only_when_told(tmp_path):
         ("film", {}, r"written as \.mp4, got 'film'"),
         ("no/film.mp4", {}, "there is no folder .*no for film.mp4"),
         ("film.mp4", {"seconds": 0}, "seconds must be at least 1, got 0"),
+        ("film.mp4", {"seconds": 10**9}, "seconds must be at most 1,000,000"),
         ("film.mp4", {"fps": 0}, "fps"),
         ("film.mp4", {"size": (63, 48)}, "size"),
     ],

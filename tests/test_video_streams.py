@@ -1,3 +1,4 @@
+import json
 from fractions import Fraction
 from importlib.util import find_spec
 
@@ -5,6 +6,7 @@ import pytest
 from PIL import Image
 from videos import NTSC_FILM, at_rate, draw_number, read_number, write_streams, write_video
 
+from vniah.cli import main
 from vniah.errors import HaystackError, InputError
 from vniah.haystacks.haystack import open_haystack
 from vniah.haystacks.video.sampling import read_rate
@@ -173,3 +175,32 @@ def test_a_rate_is_read_exactly():
 def test_what_is_no_rate_is_refused(value):
     with pytest.raises(InputError, match="pictures per second must be a number such as 25"):
         read_rate(value)
+
+
+# ------------------------------------------------------------------------------ the command line
+
+
+def test_a_run_says_which_stream_it_read_and_at_which_rate(tmp_path, capsys):
+    films = [
+        (write_streams(tmp_path / "film.mp4", FILM, OTHER), ["--stream", "1"]),
+        (write_bare(tmp_path / "film.h264", *BARE[0][1:]), ["--assume-fps", "24000/1001"]),
+    ]
+    recorded = []
+    for film, options in films:
+        output = tmp_path / film.suffix
+        grid = ["--frames", "1", "--depths", "0", "--controls", "none", "--needles", "cards"]
+        where = ["--output", str(output), "--cache", str(tmp_path / f"cache{film.suffix}")]
+        assert main(["run", "--haystack", str(film), *options, *grid, *where]) == 0
+        recorded.append(json.loads((output / "manifest.json").read_text())["haystack"])
+    assert recorded[0]["video_stream"] == "index 1 of 2"
+    assert recorded[1]["assume_fps"] == "24000/1001"
+
+
+@pytest.mark.parametrize(
+    "options", [["--stream", "0"], ["--assume-fps", "25"], ["--assume-fps", "1e999999999"]]
+)
+def test_options_of_videos_need_a_video(options, capsys):
+    assert main(["run", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "add --haystack" in error or "pictures per second must be a number" in error

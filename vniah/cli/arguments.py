@@ -464,7 +464,7 @@ def _add_haystack_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stream",
-        type=values.whole(0),
+        type=values.whole(1000),
         metavar="N",
         help="which video stream of the file is read, counted from 0 among its video streams; "
         "default: the one that players choose",
