@@ -115,9 +115,13 @@ def test_wheel_of_the_source_distribution_runs_in_an_empty_folder(sdist, tmp_pat
     subprocess.run([*pip, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    for path in (ROOT / "needles").rglob("*"):
-        installed = tmp_path / "installed" / "vniah" / "data" / path.relative_to(ROOT)
-        assert path.is_dir() or installed.read_bytes() == path.read_bytes(), path
+    in_package = {name for name in files_below(sdist) if name.startswith("vniah/")}
+    assert {name for name in files_below(tmp_path / "installed") if "dist-info" not in name} == (
+        in_package
+    )
+    for name in files_below(ROOT / "needles"):
+        installed = tmp_path / "installed" / "vniah" / "data" / "needles" / name
+        assert installed.read_bytes() == (ROOT / "needles" / name).read_bytes(), name
     shutil.rmtree(source)
 
     empty = tmp_path / "empty"
