@@ -63,7 +63,7 @@ def flip_bit(path: Path, position: int, bit: int = 0) -> None:
 def as_earlier_version(path: Path, **changes: str) -> None:
     """Writes a shard again as version 0.1 wrote it, without checksums."""
     with safe_open(path, framework="pt") as file:
-        metadata, tensor = file.metadata(), file.get_tensor("frames")
+        metadata, tensor = file.metadata(), file.get_tensor("frames").clone()
     kept = {key: text for key, text in metadata.items() if not key.startswith("xxh3")}
     del kept["first_frame"]
     save_file({"frames": tensor}, path, {**kept, "format_version": WITHOUT_CHECKSUMS, **changes})
