@@ -10,6 +10,7 @@ from vniah.errors import InputError, ModelError, first_line
 from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir, hash_text
 from vniah.models.families import FAMILIES, find_family
+from vniah.models.hub import download
 from vniah.models.server.client import ServerOptions, is_server, open_server
 from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptions, Offload
 from vniah.paths import user_path
@@ -23,8 +24,6 @@ _EMBEDDED = {
     "reference-short-large-base": "cc51677b48881b88",
 }
 """The models that come with vniah, with their `vniah.models.checkpoints.fingerprint`."""
-
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def load_model(
@@ -112,7 +111,7 @@ def open_model(
         require_protocol(model)
         return cast("AnyModel", model)
     if _HUB_ID.fullmatch(source):
-        downloaded, commit = _download(source)
+        downloaded, commit = download(source)
         return load_folder(downloaded, name=source, revision=commit, options=options)
     raise ModelError(
         f"there is no model {source!r}: give a checkpoint folder, a hub id (owner/name), "
@@ -194,7 +193,7 @@ def _find_base(adapter: Path, revision: str | None) -> tuple[Path, str]:
     if Path(base).is_dir():
         folder, commit = Path(base), None
     elif _HUB_ID.fullmatch(base):
-        folder, commit = _download(base)
+        folder, commit = download(base)
     else:
         raise ModelError(
             f"{adapter} holds an adapter for {base!r}, which is no folder here and no hub id; "
@@ -233,20 +232,6 @@ def _load_embedded(name: str, options: LoadOptions) -> AnyModel:
             f"{folder} is {found}, expected {expected}. Install vniah again"
         )
     return load_folder(folder, name=name, revision=found, options=options)
-
-
-def _download(hub_id: str) -> tuple[Path, str]:
-    """The local folder of a hub repository, downloaded without pickles, and its commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{hub_id!r} is no folder here, and the hub does not give it: {first_line(error)}"
-        ) from error
-    return folder, folder.name
 
 
 def load_plug_in(source: str, options: LoadOptions) -> Any:
