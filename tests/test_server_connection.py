@@ -250,7 +250,19 @@ def test_file_without_certificates_is_one_line(monkeypatch, tmp_path):
         open_server("openai:https://127.0.0.1:9/v1#m")
 
 
-@pytest.mark.parametrize("url", ["http://\x7f\x00host/v1", "http://[::1/v1", "http://ho%zzst:1/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://\x7f\x00host/v1",
+        "http://[::1/v1",
+        "http://[v1.x]/v1",
+        "http://ho%zzst:1/v1",
+        "http://\udcff/v1",
+        "http://127.0.0.1:1/\udcff/v1",
+        f"http://{'a' * 70_000}/v1",
+        f"http://{'a' * 70}..invalid/v1",
+    ],
+)
 def test_address_that_cannot_be_one_is_one_line(url):
     with pytest.raises(VniahError) as caught:
         ask(f"openai:{url}#m")

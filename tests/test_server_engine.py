@@ -592,3 +592,123 @@ def test_sample_with_prompt_tokens_is_read_back():
     assert SampleResult.from_json(sample.to_json()) == sample
     with pytest.raises(ValueError, match="prompt_tokens is '812'"):
         SampleResult.from_json(f'{line}{defaults}, "prompt_tokens": "812"}}')
+
+
+def without(*names):
+    """A server that refuses these fields."""
+
+    def fault(request):
+        for name in names:
+            if name in request.body:
+                error = {"message": f"'{name}' is not supported", "param": name}
+                return Fault(400, json.dumps({"error": error}))
+        return None
+
+    return fault
+
+
+def test_manifest_says_what_a_server_refuses_of_a_request(sweep, tmp_path, caplog):
+    with serve(fault=without("temperature", "max_tokens")) as server:
+        results = sweep(server)
+        assert results.average == 1.0
+        bodies = [request.body for request in server.requests]
+        assert ["temperature" in body for body in bodies].count(True) == 1
+        assert ["max_tokens" in body for body in bodies].count(True) == 2
+        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        assert manifest["model"]["temperature"] == 0, "what was asked for first"
+        forward = manifest["environment"]["forward"]
+        assert forward["request"] == {"max_completion_tokens": 128, "seed": 0}
+        sampled, renamed = manifest["notes"]
+        assert "refuses temperature 0: its answers are sampled" in sampled
+        assert "sent as max_completion_tokens" in renamed
+        assert sweep(server).is_complete
+    assert len(server.requests) == len(bodies), "the finished run asks nothing"
+
+
+@pytest.mark.parametrize("names", [("temperature",), ("max_tokens", "seed"), ()])
+def test_run_over_a_server_that_refuses_fields_goes_on(sweep, names):
+    def fault(request):
+        return Fault(401) if request.number >= NUM_PROBES + 8 else without(*names)(request)
+
+    with serve(fault=fault) as server:
+        with pytest.raises(ServerError):
+            sweep(server, concurrency=1)
+        server.fault = without(*names)
+        results = sweep(server)
+    assert results.is_complete and results.average == 1.0
+
+
+def test_answers_that_are_cut_are_counted_in_a_warning(sweep, caplog):
+    def fault(request):
+        if request.number < NUM_PROBES or "blue" not in request.labels:
+            return None
+        return Fault(body=answer("The card is", 20 + 100 * len(request.labels) + 34, "length"))
+
+    with serve(fault=fault) as server:
+        results = sweep(server)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("6 of 18 answers were cut off after 128 tokens")
+    assert "raise --max-tokens" in warning
+    assert sum(not sample.correct for sample in results.samples) == 6
+
+
+@pytest.mark.parametrize("value", ["sk-a-key-of-red-green-blue", "greenish-secret", "x" * 20])
+def test_answer_that_would_be_hidden_as_a_part_of_the_key_is_refused(
+    folders, tmp_path, sweep, monkeypatch, value
+):
+    """Short answers are never hidden; long ones that are a part of the key cannot be told."""
+    monkeypatch.setenv("OPENAI_API_KEY", value)
+    with serve() as server:
+        assert sweep(server).average == 1.0
+        needles = folders[1]
+        row = {"file_name": "red.png", "needle_id": "red", "question": "q?", "answer": value[:10]}
+        other = tmp_path / "needles"
+        other.mkdir()
+        (other / "red.png").write_bytes((needles / "red.png").read_bytes())
+        (other / "metadata.jsonl").write_text(json.dumps(row))
+        model = open_server(server.model, ServerOptions())
+        with pytest.raises(InputError, match="looks like a part of the server's key") as caught:
+            run_sweep(
+                model,
+                open_haystack(folders[0]),
+                load_needles(other),
+                GRID,
+                output=tmp_path / "other",
+                controls="none",
+            )
+    assert value[:10] not in str(caught.value)
+
+
+def test_huge_counts_of_tokens_are_errors_of_the_server(sweep):
+    def fault(request):
+        if request.number >= NUM_PROBES and "blue" in request.labels:
+            text = answer("Blue", 77).replace("77", "1e999" if request.number % 2 else "-77")
+            return Fault(body=text)
+        return None
+
+    with serve(fault=fault) as server:
+        results = sweep(server, num_retries=0)
+    failed = [sample for sample in results.samples if sample.error]
+    assert len(failed) == 6 and {sample.needle_id for sample in failed} == {"blue"}
+    assert all("cannot be understood" in sample.error for sample in failed)
+
+
+def test_command_behind_variables_of_other_programs(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "socks://127.0.0.1:1")
+    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_LOG", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, "debug")
+    with serve() as server:
+        assert main(command(server)) == 0
+    assert "average: 1.0000 over 6 cells" in capsys.readouterr().out
+
+
+def test_command_prints_what_servers_say_without_controls(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    body = json.dumps({"error": {"message": "no\x1b]0;title\x07 \u202e \ud800 entry"}})
+    with serve(fault=lambda request: Fault(403, body)) as server:
+        assert main(command(server)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vniah: error: ") and error.isprintable()
+    assert r"no\x1b]0;title\x07 \u202e \ud800 entry" in error

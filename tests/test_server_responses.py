@@ -4,9 +4,14 @@ import json
 
 import pytest
 from chat_server import Fault, answer, serve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vniah.errors import ModelError, ServerError
+from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.client import ServerOptions, open_server
+from vniah.models.server.connection import Response
+from vniah.models.server.responses import Refused, Reply, ResponseParser, TryAgain
 
 
 def replies(fault, **changes):
@@ -232,3 +237,44 @@ def test_odd_time_to_wait_is_no_crash(value):
     fault = Fault(429, headers={"Retry-After": value})
     with pytest.raises(ModelError, match="HTTP 429"):
         replies(fault, num_retries=1)
+
+
+NAMES = ["choices", "message", "content", "text", "type", "usage", "prompt_tokens", "error", "code"]
+NAMES += ["finish_reason", "detail", "loc", "param", "refusal", "reasoning", "tool_calls"]
+WORDS = ["length", "content_filter", "text", "429", "\ud800", "\x1b", "", "400", "stop"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+BODIES = st.builds(
+    lambda choice, rest: json.dumps({**rest, "choices": [choice]}).encode(),
+    st.dictionaries(st.sampled_from(NAMES), VALUES),
+    st.dictionaries(st.sampled_from(NAMES), VALUES),
+)
+GOOD = answer("Red", 120).encode()
+CUT = st.builds(
+    lambda start, noise, end: GOOD[:start] + noise + GOOD[end:],
+    st.integers(0, len(GOOD)),
+    st.binary(max_size=4),
+    st.integers(0, len(GOOD)),
+)
+PARSER = ResponseParser("http://h", "http://h", "m", ApiKey("KEY", "sk-0123456789", is_set=True))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    body=BODIES | VALUES.map(lambda value: json.dumps(value).encode()) | CUT | st.binary(),
+    status=st.sampled_from([200, 200, 200, 302, 400, 401, 404, 429, 500, 999, 101]),
+    headers=st.dictionaries(st.sampled_from(["retry-after", "location"]), st.text()),
+)
+def test_any_response_is_a_reply_or_one_line(body, status, headers):
+    try:
+        reply = PARSER.read(Response(status, headers, body), 0.1)
+    except (ModelError, ServerError, TryAgain, Refused) as error:
+        assert str(error).isprintable() and len(str(error)) < 1000
+        return
+    assert isinstance(reply, Reply) and isinstance(reply.text, str) and reply.text
+    assert reply.prompt_tokens is None or 0 < reply.prompt_tokens <= 10**9

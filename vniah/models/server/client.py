@@ -165,7 +165,7 @@ class ServerModel:
                 f"{self._key.variable}; both are written into files"
             )
         self._connection = Connection(base_url, self._key, timeout_seconds=options.timeout_seconds)
-        self._parser = ResponseParser(self._connection.address, model_id, self._key)
+        self._parser = ResponseParser(base_url, self._connection.address, model_id, self._key)
         self._budget = _Budget(options.max_requests)
         self._responds = False
         self._has_answered = False

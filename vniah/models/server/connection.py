@@ -148,6 +148,8 @@ class Connection:
             return NoResponse(_innermost(error), is_connected=False)
         except httpx2.HTTPError as error:
             return NoResponse(f"the connection broke off: {_innermost(error)}")
+        except (OSError, ValueError) as error:  # ValueError: a name that no host can have
+            return NoResponse(_innermost(error), is_connected=False)
 
     def _client(self) -> "httpx2.AsyncClient":
         import httpx2
@@ -217,6 +219,8 @@ def _innermost(error: BaseException) -> str:
         if inner is None or not str(inner):
             break
         error = inner
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
 
 

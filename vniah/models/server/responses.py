@@ -22,8 +22,14 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from vniah.errors import ModelError, ServerError, VniahError, printable
-from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
+from vniah.models.server.complaints import (
+    Complaint,
+    any_json,
+    plain_text,
+    read_complaint,
+    status_of,
+)
 from vniah.models.server.connection import NoResponse, Response
 from vniah.schema import parse_json, require_type
 
@@ -33,23 +39,13 @@ _REWORDABLE = (400, 422)
 _NO_MONEY = re.compile(r"insufficient_quota|billing|credit", re.IGNORECASE)
 _PATH = "/chat/completions"
 
-# What the code or the type of an error means where it is no number.
-_STATUS_OF_WORDS = (
-    (429, re.compile(r"rate.?limit|too.?many|quota|billing|credit", re.I)),
-    (401, re.compile(r"authentication|api.?key|unauthorized", re.I)),
-    (403, re.compile(r"permission|forbidden", re.I)),
-    (404, re.compile(r"not.?found", re.I)),
-    (400, re.compile(r"invalid|bad.?request|unsupported|unknown|context|too.?large", re.I)),
-)
-_UNKNOWN_STATUS = 500
-
 _TEXT_PARTS = ("text", "output_text")  # others hold what a model thought, or pictures
 
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
 class _Usage(TypedDict, total=False):
-    prompt_tokens: Tokens | None
+    prompt_tokens: _Tokens | None
 
 
 class _Message(TypedDict, total=False):
@@ -121,30 +117,17 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class _Complaint:
-    """What a server says is wrong.
-
-    Attributes:
-        text: a sentence.
-        code: numbers and names of the kind of error; empty if there are none.
-        fields: as `Refused`.
-    """
-
-    text: str
-    code: str = ""
-    fields: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ResponseParser:
     """Turns the responses of a server into replies and exceptions, none of which shows the key.
 
     Attributes:
-        address: of the server, as messages name it.
+        base_url: of the server.
+        address: the same, as messages name it.
         model_id: the model that requests name.
         key: the key that requests carry; it is hidden in all texts.
     """
 
+    base_url: str
     address: str
     model_id: str
     key: ApiKey
@@ -175,9 +158,9 @@ class ResponseParser:
         if 300 <= status < 400:
             raise self._redirected(response)
         if not 200 <= status < 300:
-            complaint = _complaint(_any_json(response.body))
+            complaint = read_complaint(any_json(response.body))
             raise self._failed(status, f"HTTP {status}", complaint, response)
-        if response.body.lstrip()[:5] == b"data:":
+        if response.body.lstrip().startswith((b"data:", b"event:")):
             raise ModelError(f"{self.address} sent a stream of events, which nobody asked for")
         body = self._parse(response.body)
         choices = body.get("choices") or []
@@ -185,9 +168,9 @@ class ResponseParser:
         if not choices and not error and body.keys() & {"message", "detail"}:
             error = body
         if error:
-            complaint = _complaint(error)
+            complaint = read_complaint(error)
             where = f"HTTP {status} with an error ({complaint.code or 'without a code'})"
-            raise self._failed(_status_of(complaint.code), where, complaint, response)
+            raise self._failed(status_of(complaint.code), where, complaint, response)
         if not choices:
             raise self._no_text("gave no choices")
         tokens = (body.get("usage") or {}).get("prompt_tokens")
@@ -199,7 +182,7 @@ class ResponseParser:
             content = parse_json(body, cast("type[Any]", Any), ValueError, "the answer")
         except ValueError as error:
             is_json = body.lstrip()[:1] in (b"{", b"[")
-            what = str(error) if is_json else f"the answer is no JSON: {_plain_text(body)!r}"
+            what = str(error) if is_json else f"the answer is no JSON: {plain_text(body)!r}"
             raise self._no_text(f"cannot be understood: {what}") from None
         # The key is hidden before a message cuts a text, and shows half of it.
         content = self.key.hide_in_json(content)
@@ -233,7 +216,7 @@ class ResponseParser:
         raise self._no_text("gave a reasoning without an answer" if thought else "gave no text")
 
     def _failed(
-        self, status: int, where: str, complaint: _Complaint, response: Response
+        self, status: int, where: str, complaint: Complaint, response: Response
     ) -> Exception:
         text = self._line(complaint.text)
         if status == 401:  # what servers say here often shows a part of the key
@@ -263,7 +246,7 @@ class ResponseParser:
         place = response.headers.get("location", "")
         try:
             # Without user, password and query, which may be secrets.
-            parts = urlsplit(urljoin(self.address.split(" ")[0] + _PATH, place))
+            parts = urlsplit(urljoin(self.base_url + _PATH, place))
             target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         except ValueError:
             target = ""
@@ -278,61 +261,8 @@ class ResponseParser:
 
     def _line(self, text: str) -> str:
         """The text in one printable line of bounded length; the key is hidden before it is cut."""
-        line = " ".join(self.key.hide(text[: 100 * _MAX_TEXT]).split())
-        line = printable(line)
+        line = printable(" ".join(self.key.hide(text[: 100 * _MAX_TEXT]).split()))
         return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}..."
-
-
-def _any_json(body: bytes) -> Any:
-    """What the body of an error holds: JSON, or text."""
-    try:
-        return parse_json(body, cast("type[Any]", Any), ValueError, "")
-    except ValueError:
-        return _plain_text(body)
-
-
-def _plain_text(body: bytes) -> str:
-    """The text of a body that is no JSON; of a page in HTML, what a reader would see."""
-    text = body[: 100 * _MAX_TEXT].decode("utf-8", "replace")
-    if not text.lstrip().startswith("<"):
-        return text
-    text = re.sub(r"(?is)<(script|style)\b.*?</\1>", " ", text[: 20 * _MAX_TEXT])
-    return f"a page in HTML: {' '.join(re.sub(r'<[^<>]*>', ' ', text).split())}"
-
-
-def _complaint(content: Any) -> _Complaint:
-    """What is wrong, by the content of an error; servers put it into different places."""
-    if isinstance(content, str):
-        return _Complaint(content.strip() or "no reason is given")
-    if isinstance(content, list):
-        found = [_complaint(item) for item in content[:10]]
-        texts = "; ".join(one.text for one in found)
-        return _Complaint(texts, "", tuple(name for one in found for name in one.fields))
-    if not isinstance(content, Mapping):
-        return _Complaint("no reason is given" if content is None else str(content))
-    code = " ".join(str(v) for k in ("code", "type", "status") if (v := content.get(k)) is not None)
-    fields = [content.get("param"), *_last(content.get("loc"))]
-    names = tuple(name for name in fields if isinstance(name, str) and name)
-    inner = next((v for k in ("error", "message", "detail", "msg") if (v := content.get(k))), None)
-    if inner is None:
-        return _Complaint(to_json(content).decode("utf-8"), code, names)
-    said = _complaint(inner)
-    text = f"{names[-1]}: {said.text}" if "loc" in content and names else said.text
-    return _Complaint(text, said.code or code, (*names, *said.fields))
-
-
-def _last(place: object) -> list[Any]:
-    """The field at the end of a path such as ``["body", "seed"]``."""
-    return place[-1:] if isinstance(place, list) else []
-
-
-def _status_of(code: str) -> int:
-    """The HTTP status that an error's code means; 500, which is tried again, if it is unknown."""
-    if number := re.search(r"(?<!\w)[45]\d\d(?!\w)", code):
-        return int(number[0])
-    return next(
-        (status for status, words in _STATUS_OF_WORDS if words.search(code)), _UNKNOWN_STATUS
-    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
