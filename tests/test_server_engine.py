@@ -14,7 +14,14 @@ from chat_server import MODEL, Fault, answer, serve, write_haystack, write_needl
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.engines.server import ServerEngine
-from vniah.errors import CheckError, InputError, ModelError, RequestLimitError, ServerError
+from vniah.errors import (
+    CheckError,
+    InputError,
+    ModelError,
+    RequestLimitError,
+    ResultsError,
+    ServerError,
+)
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.server.client import ServerOptions, open_server
@@ -572,26 +579,55 @@ def test_check_tells_what_is_wrong(folders, changes, line, holds):
     assert any(found.startswith(line) for found in report.lines)
 
 
+LINE = (
+    '{"task": "vniah", "num_frames": 4, "depth": 0.5, "needle_index": 2, "needle_id": "a", '
+    '"question": "q", "answer": "7", "prediction": "7", "predicted_ids": [7], "correct": true, '
+    '"logprob": -0.5, "rank": 1, "margin": 2.0, "control": null, "seconds": 0.25, "error": null}'
+)
+
+
 def test_sample_without_prompt_tokens_has_the_line_that_it_always_had():
-    line = (
-        '{"task": "vniah", "num_frames": 4, "depth": 0.5, "needle_index": 2, "needle_id": "a", '
-        '"question": "q", "answer": "7", "prediction": "7", "predicted_ids": [7], "correct": true, '
-        '"logprob": -0.5, "rank": 1, "margin": 2.0, "control": null, "seconds": 0.25, '
-        '"error": null}'
-    )
-    sample = SampleResult.from_json(line)
+    sample = SampleResult.from_json(LINE)
     assert sample.prompt_tokens is None
-    assert json.loads(sample.to_json()) == {"sample_id": "4/0.5/a", **json.loads(line)}
+    assert json.loads(sample.to_json()) == {"sample_id": "4/0.5/a", **json.loads(LINE)}
 
 
 def test_sample_with_prompt_tokens_is_read_back():
-    line = '{"task": "vniah", "num_frames": 4, "depth": 1, "needle_id": "a", "correct": true'
-    defaults = ', "needle_index": 4, "question": "q", "answer": "7"'
-    sample = SampleResult.from_json(f'{line}{defaults}, "prompt_tokens": 812}}')
+    sample = SampleResult.from_json(LINE.replace("}", ', "prompt_tokens": 812}'))
     assert sample.prompt_tokens == 812
     assert SampleResult.from_json(sample.to_json()) == sample
-    with pytest.raises(ValueError, match="prompt_tokens is '812'"):
-        SampleResult.from_json(f'{line}{defaults}, "prompt_tokens": "812"}}')
+    with pytest.raises(ResultsError, match="prompt_tokens must be a whole number or null"):
+        SampleResult.from_json(LINE.replace("}", ', "prompt_tokens": "812"}'))
+
+
+HOSTILE = ["\ud800", "Red \udcff\x1b[2J\x07", "\u202eder", "a\u2028b\x85c\0", "\ud83d"]
+
+
+def test_answers_and_errors_with_odd_characters_are_kept_and_taken_up(sweep, tmp_path):
+    """Lone surrogates, controls and line separators, in answers and in reasons of errors."""
+
+    def fault(request):
+        number = request.number - NUM_PROBES
+        if number < 0 or number >= 2 * len(HOSTILE):
+            return None
+        text = HOSTILE[number // 2]
+        if number % 2:
+            return Fault(400, json.dumps({"error": {"message": f"bad {text} end"}}))
+        return Fault(body=answer(text, 20 + 100 * len(request.labels) + len(request.question)))
+
+    with serve(fault=fault) as server:
+        first = sweep(server, concurrency=1)
+        kept = {s.sample_id: s for s in load_results(tmp_path / "run").samples}
+        assert [s.prediction for s in first.samples if s.prediction in HOSTILE] == HOSTILE
+        errors = [s.error for s in kept.values() if s.error]
+        assert len(errors) == len(HOSTILE) and all(map(str.isprintable, errors))
+        assert all(error.endswith(" end") for error in errors)
+        assert {s.prediction for s in kept.values()} >= set(HOSTILE)
+        again = sweep(server)
+    assert not any(s.error for s in again.samples) and again.is_complete
+    assert {s.prediction for s in again.samples} >= set(HOSTILE)
+    lines = (tmp_path / "run" / "samples.jsonl").read_bytes().decode("utf-8").split("\n")
+    assert all(json.loads(line) for line in lines[:-1]) and not lines[-1]
 
 
 def without(*names):
