@@ -347,7 +347,62 @@ def test_check_hands_options_to_a_plug_in_that_takes_them(in_folder, material, c
 WRONG = {
     "no command": ([], "COMMAND"),
     "unknown command": (["fly"], "invalid choice: 'fly'"),
-    "unknown option": (["run", "--speed", "9"], "unrecognized arguments: --speed 9"),
+    "unknown option": (
+        ["run", "--speed", "9"],
+        "unrecognized arguments: --speed 9. See: vniah run --help",
+    ),
+    "unknown option of compare": (["compare", "a", "b", "--x"], "--x. See: vniah compare --help"),
+    "unknown option of a verb": (
+        ["haystack", "make", "a.mp4", "--seconds", "1", "--x"],
+        "--x. See: vniah haystack make --help",
+    ),
+    "frames without end": (["run", "--frames", "1:1e999999999:1"], "frames must be numbers"),
+    "frames without end or step": (["run", "--frames", "1:1e999999999"], "start:stop:step or"),
+    "depths without end": (["run", "--depths", "0:1:1e-9"], "use a larger step"),
+    "cells without end": (
+        ["estimate", "--frames", "1:100000:1", "--depths", "0:1:1e-4"],
+        "more than 1,000,000 cells",
+    ),
+    "frames of many digits": (["run", "--frames", "9" * 5000], "frames must be numbers, got '999"),
+    "film without end": (["haystack", "make", "a.mp4", "--seconds", "1e9"], "at most 1,000,000"),
+    "film of many digits": (
+        ["haystack", "make", "a.mp4", "--seconds", "9" * 5000],
+        "must be one number, got a text of 5,000 characters",
+    ),
+    "film too fast": (["haystack", "make", "a.mp4", "--seconds", "1", "--fps", "1e9"], "1,000"),
+    "seed of many digits": (
+        ["haystack", "make", "a.mp4", "--seconds", "1", "--seed", "1e99"],
+        "at most 9,223,372,036,854,775,807",
+    ),
+    "rope theta without end": (["run", "--rope-theta", "1e999"], "must be one number, got '1e999'"),
+    "rope theta of many digits": (["run", "--rope-theta", "9" * 400], "a text of 400 characters"),
+    "many rope thetas": (
+        ["run", "--rope-theta", ",".join(map(str, range(2, 500)))],
+        "names 498 values, at most 100",
+    ),
+    "rope scaling without end": (["run", "--rope-scaling", "yarn:1e999"], "must be a number above"),
+    "rope scaling of many digits": (
+        ["run", "--rope-scaling", '{"type":"yarn","factor":' + "9" * 5000 + "}"],
+        "cannot be read as JSON",
+    ),
+    "rope scaling nested": (
+        ["run", "--rope-scaling", '{"a":' * 5000 + "1" + "}" * 5000],
+        "nested",
+    ),
+    "tokens without end": (
+        ["run", "--scorer", "generate", "--max-new-tokens", "1e12"],
+        "at most 100,000",
+    ),
+    "processes without end": (["estimate", "--context-parallel", "1e50"], "at most 4,096"),
+    "requests without end": (["run", "--concurrency", "1e9"], "at most 1,000"),
+    "patience without end": (["run", "--request-timeout", "1e99"], "at most 1e+06"),
+    "long name of a model": (["run", "--model", "x" * 200_000], "is too long for a path"),
+    "long name of needles": (["run", "--needles", "x" * 200_000], "is too long for a path"),
+    "device that is a plug-in": (["encode", "--device", "privateuseone"], "cannot be used here"),
+    "device of another maker": (["encode", "--device", "hpu"], "device 'hpu' cannot be used here"),
+    "device out of use": (["encode", "--device", "mkldnn"], "cannot be used here"),
+    "device without number": (["encode", "--device", "cuda:99"], "cannot be used here"),
+    "frame too large": (["run", "--frame-size", "99999x99999"], "each at most 8,192"),
     "frames are words": (["run", "--frames", "many"], "frames must be numbers, got 'many'"),
     "frames are 0": (["run", "--frames", "0"], "frames must be whole numbers of at least 1"),
     "frames are halves": (["run", "--frames", "2.5"], "frames must be whole numbers"),
@@ -379,7 +434,7 @@ WRONG = {
     "rope scaling": (["run", "--rope-scaling", "su:4"], "must be of a kind default, linear, dyn"),
     "rope scaling half": (["run", "--rope-scaling", "yarn"], "Missing required keys"),
     "rope scaling words": (["run", "--rope-scaling", "yarn:x"], "a kind and its factor such as"),
-    "rope scaling JSON": (["run", "--rope-scaling", '{"rope_type"'], "is not JSON"),
+    "rope scaling JSON": (["run", "--rope-scaling", '{"rope_type"'], "cannot be read as JSON"),
     "rope factor": (["run", "--rope-scaling", "none,yarn:0.5"], "must be at least 1, got 0.5"),
     "rope scaling twice": (["run", "--rope-scaling", "none,default"], "no scaling is given twice"),
     "several whole numbers": (
@@ -439,7 +494,7 @@ def test_wrong_input_is_one_line_and_exit_2(in_folder, capsys, case):
     lines = [line for line in output.err.splitlines() if line.strip()]
     assert code == 2
     assert len(lines) == 1, output.err
-    assert lines[0].startswith("vniah: error: ")
+    assert lines[0].startswith("vniah: error: ") and len(lines[0]) < 2100
     assert message in lines[0]
     assert list(in_folder.iterdir()) == [], "nothing half-written"
 

@@ -262,7 +262,7 @@ def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
 
 def test_frame_size_must_fit_the_patches(tmp_path):
     folder = build("qwen2_vl").save(tmp_path / "checkpoint")
-    with pytest.raises(ModelError, match="multiples of 28 pixels for tiny, got 100x56"):
+    with pytest.raises(ModelError, match=r"of 28 pixels .* got 100x56; the nearest is 112x56"):
         load_folder(folder, name="tiny", options=LoadOptions(frame_size=(100, 56)))
 
 

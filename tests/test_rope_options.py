@@ -62,7 +62,7 @@ def test_scaling_is_read(written, expected):
         ({"factor": 4}, "got None"),
         ("yarn:", "must be a kind and its factor such as yarn:4"),
         ("yarn:four", "got 'yarn:four'"),
-        ('{"rope_type": "yarn"', "is not JSON"),
+        ('{"rope_type": "yarn"', "cannot be read as JSON"),
         ("yarn:0.5", "the factor of rope_scaling must be at least 1, got 0.5"),
         ("yarn:0", "factor of rope_scaling must be a number above 0, got 0.0"),
         ("yarn:nan", "must be a number above 0, got nan"),

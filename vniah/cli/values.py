@@ -5,15 +5,15 @@ Each function is a ``type`` for argparse, which shows the message of its error b
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vniah.errors import InputError
 from vniah.grid import parse_range
 from vniah.haystacks.video.sampling import read_rate
-from vniah.options.rope import read_scalings, require_theta
+from vniah.options.rope import Scaling, read_scalings, require_theta
 from vniah.paths import user_path
 
 
@@ -30,6 +30,8 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 _MOST_DIGITS = 100  # of one number
+_MOST_ROPES = 100
+_T = TypeVar("_T")
 
 
 @_checked
@@ -92,8 +94,20 @@ def real(most: float) -> Callable[[str], float]:
 @_checked
 def rope_thetas(text: str) -> tuple[float, ...]:
     """One RoPE base, or several separated by commas."""
-    return tuple(require_theta(float(_number(part))) for part in text.split(","))
+    return tuple(require_theta(float(_number(part))) for part in _few(text.split(",")))
 
 
-rope_scalings = _checked(read_scalings)
 rate = _checked(read_rate)
+
+
+@_checked
+def rope_scalings(text: str) -> tuple[Scaling, ...]:
+    """One RoPE scaling, or several separated by commas."""
+    return tuple(_few(read_scalings(text)))
+
+
+def _few(values: Sequence[_T]) -> Sequence[_T]:
+    """The values, each of which is a run of its own."""
+    if len(values) > _MOST_ROPES:
+        raise InputError(f"names {len(values):,} values, at most {_MOST_ROPES} are possible")
+    return values

@@ -1,13 +1,17 @@
 """What loading any checkpoint needs: device and dtype by name, and errors of one line."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from vniah.errors import InputError, ModelError, VniahError, first_line
+from vniah.errors import InputError, ModelError, VniahError, first_line, quoted
 from vniah.options import LoadOptions
+
+# What torch raises for a device that is not there; the module of a backend may be missing as well.
+_NO_DEVICE = (RuntimeError, AssertionError, ImportError, AttributeError, ValueError, TypeError)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -19,12 +23,14 @@ def find_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch once had
+            device = torch.device(name)
         torch.empty(1, device=device).fill_(1)
         if device.type == "meta" or (device.type == "cpu" and device.index):
             raise RuntimeError("not a device that computes")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {name!r} cannot be used here; try cpu") from error
+    except _NO_DEVICE as error:
+        raise InputError(f"device {quoted(name, 60)} cannot be used here; try cpu") from error
     return device
 
 

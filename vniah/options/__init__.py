@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from vniah.errors import InputError
+from vniah.errors import InputError, short_repr
 from vniah.options.rope import read_scaling, require_theta
 
 ANYWHERE = ("auto", "plain")
@@ -36,6 +36,8 @@ Sampling = Literal["clock", "longva"]
 Decoder = Literal["pyav", "decord"]
 
 Scorer = Literal["argmax", "generate"]
+
+_MAX_SIDE = 8192
 
 MAX_NEW_TOKENS = 32
 
@@ -171,9 +173,10 @@ LOAD_DEFAULTS = LoadOptions()
 
 def _require_size(size: Any) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, list | tuple) else ()
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MAX_SIDE for side in sides):
         raise InputError(
-            f"frame_size must be a width and a height in pixels, such as (392, 392), got {size!r}"
+            "frame_size must be a width and a height in pixels, such as (392, 392), each at most "
+            f"{_MAX_SIDE:,}, got {short_repr(size)}"
         )
     return sides[0], sides[1]
 

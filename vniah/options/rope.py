@@ -17,8 +17,9 @@ from itertools import product
 from math import isfinite
 from typing import Any
 
-from vniah.errors import InputError
+from vniah.errors import InputError, quoted
 from vniah.files import hash_text
+from vniah.schema import parse_json
 
 ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 OFF = "default"  # the kind without scaling
@@ -182,11 +183,7 @@ def _read_text(text: str) -> Scaling:
     if text in ("none", OFF):
         return {"rope_type": OFF}
     if text.startswith("{"):
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"rope_scaling {text!r} is not JSON: {error}") from error
-        return dict(found)
+        return parse_json(text, dict[str, Any], InputError, f"rope_scaling {quoted(text, 60)}")
     kind, colon, factor = text.partition(":")
     try:
         return {"rope_type": kind, "factor": float(factor)} if colon else {"rope_type": kind}

@@ -44,10 +44,12 @@ class _AnySize(TransformersDecoderModel):
         return side, side
 
     def _check_size(self) -> None:
-        if any(side % self._factor or side < self._factor for side in self.frame_size):
+        factor, (width, height) = self._factor, self.frame_size
+        nearest = [max(1, round(side / factor)) * factor for side in (width, height)]
+        if nearest != [width, height]:
             raise ModelError(
-                f"the frame size must be multiples of {self._factor} pixels for {self.name}, got "
-                f"{self.frame_size[0]}x{self.frame_size[1]}"
+                f"the frame size must be multiples of {factor} pixels for {self.name}, got "
+                f"{width}x{height}; the nearest is {nearest[0]}x{nearest[1]}"
             )
 
     def _preprocessing(self) -> str:
