@@ -23,8 +23,8 @@ from videos import (
     write_video,
 )
 
-from vniah.errors import VideoDamagedError
-from vniah.haystacks.video.completeness import Mp4Layout
+from vniah.errors import HaystackError, VideoDamagedError
+from vniah.haystacks.video.mp4 import Mp4Layout
 from vniah.haystacks.video.mpegts import find_joints
 from vniah.haystacks.video.packets import index_video
 from vniah.haystacks.video.pyav import VideoSource
@@ -74,6 +74,13 @@ def test_pictures_before_an_edit_are_decoded_and_not_shown(tmp_path):
     numbers = numbers_of(path)
     assert numbers[:3] == [25, 50, 75]
     assert numbers[-3:] == [315, 340, 365]
+
+
+def test_an_edit_list_with_a_pause_in_it_is_refused(tmp_path):
+    path = write_video(tmp_path / "film.mp4", at_rate(25, 400), options=NO_B_FRAMES)
+    set_edits(path, [(2, 0), (1, None), (2, 8)])  # FFmpeg would show the first second again
+    with pytest.raises(HaystackError, match=r"film\.mp4 has an edit list with a pause"):
+        open_source(path)
 
 
 def test_an_edited_film_with_missing_pictures_is_damaged(tmp_path):
@@ -168,6 +175,19 @@ def test_segments_of_hls_are_a_film(tmp_path):
     assert numbers_of(join(tmp_path / "film.ts", segments)) == list(range(0, 300, 25))
     with pytest.raises(VideoDamagedError, match=r"is damaged: 1 gap, after \d\.\d s"):
         open_source(join(tmp_path / "gap.ts", [*segments[:2], *segments[3:]]))
+
+
+@pytest.mark.parametrize("num_lost", range(1, 4))
+def test_a_missing_part_is_noticed_where_counters_fit_by_chance(tmp_path, part, num_lost):
+    path = join(tmp_path / "film.ts", [part(Fraction(0)), part(Fraction(4 + num_lost))])
+    data = bytearray(path.read_bytes())
+    for number, at in enumerate(places_of_video(data)):
+        data[at + 3] = (data[at + 3] & 0xF0) | (number & 15)
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert not any(packet.is_corrupt for packet in container.demux(video=0))
+    with pytest.raises(VideoDamagedError, match=r"1 gap, after 4\.0 s"):
+        open_source(path)
 
 
 def test_a_part_that_is_missing_is_a_gap(tmp_path, part):
@@ -286,6 +306,22 @@ def test_fragments_are_whole_or_cut(tmp_path, movflags):
         assert len(numbers_of(path)) == 8
     path.write_bytes(whole[: layout.end_of_pictures - 10])
     with pytest.raises(VideoDamagedError, match=r"the file ends inside its last part \(mdat\)"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_fragment_that_is_missing_is_a_gap(tmp_path, lost):
+    path = write_video(
+        tmp_path / "film.mp4",
+        at_rate(25, 200),
+        options=NO_B_FRAMES,
+        container_options={"movflags": FRAGMENTED["movflags"] + "+skip_trailer"},
+    )
+    data = path.read_bytes()
+    starts = [at - 4 for at in range(len(data)) if data[at : at + 4] == b"moof"]
+    assert len(starts) > 3
+    path.write_bytes(data[: starts[lost]] + data[starts[lost + 1] :])
+    with pytest.raises(VideoDamagedError, match=r"1 gap, after \d\.\d s"):
         open_source(path)
 
 

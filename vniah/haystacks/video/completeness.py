@@ -12,10 +12,10 @@ from typing import Any
 
 import av
 
+from vniah.haystacks.video.mp4 import Mp4Layout
 from vniah.haystacks.video.timeline import may_restart
 
-_MOST_BOXES = 1_000_000
-_PADDING_BYTES = 65536
+_TAIL_BYTES = 65536
 _END_MARKS = {"gif": b"\0;", "apng": b"IEND\xaeB`\x82"}
 
 
@@ -38,9 +38,7 @@ class Extent:
     is_joined: bool
 
 
-def length_damage(
-    container: Any, stream: Any, extent: Extent, layout: "Mp4Layout"
-) -> Iterator[str]:
+def length_damage(container: Any, stream: Any, extent: Extent, layout: Mp4Layout) -> Iterator[str]:
     """Damage that shows in the length: each kind of container declares it in its own way."""
     if stream.frames and "mp4" in container.format.name and not layout.has_fragments:
         entries = getattr(stream, "index_entries", None)  # not in older versions of PyAV
@@ -90,59 +88,13 @@ def _matroska_seconds(text: str) -> Fraction | None:
         return None
 
 
-@dataclass(frozen=True)
-class Mp4Layout:
-    """The boxes at the top level of an MP4 file, as far as they follow one another.
-
-    Attributes:
-        has_fragments: pictures are described beside them, in fragments.
-        end_of_pictures: the end of the last box that may hold pictures.
-        cut: the last box if the file ends inside it, such as ``mdat``; else empty.
-    """
-
-    has_fragments: bool = False
-    end_of_pictures: int = 0
-    cut: str = ""
-
-    @classmethod
-    def read(cls, path: Path) -> "Mp4Layout":
-        """Reads the headers of the boxes, and nothing in between."""
-        size, start, end_of_pictures, kinds = path.stat().st_size, 0, 0, set()
-        with path.open("rb") as file:
-            for _ in range(_MOST_BOXES):
-                file.seek(start)
-                header = file.read(16)
-                length, kind = int.from_bytes(header[:4]), header[4:8]
-                if length == 1:
-                    length = int.from_bytes(header[8:16])
-                elif length == 0:
-                    length = size - start
-                if len(header) < 8 or length < 8 or not kind.isalnum():
-                    break
-                kinds.add(kind)
-                if kind in (b"moof", b"mdat"):
-                    end_of_pictures = min(start + length, size)
-                if start + length > size:
-                    is_known = kind in (b"moof", b"mdat", b"moov")
-                    return cls(b"moof" in kinds, size, kind.decode() if is_known else "")
-                start += length
-        has_more = start < size and b"moof" in kinds and not _is_padding(path, start)
-        return cls(b"moof" in kinds, size if has_more else end_of_pictures)
-
-
-def _is_padding(path: Path, start: int) -> bool:
-    with path.open("rb") as file:
-        file.seek(start)
-        return not file.read(_PADDING_BYTES).strip(b"\0")
-
-
 def end_mark_damage(path: Path, format_name: str) -> Iterator[str]:
     """The damage of a GIF or PNG animation without the mark that follows its last picture."""
     mark = _END_MARKS.get(format_name)
     if mark is None:
         return
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _PADDING_BYTES))
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         tail = file.read().rstrip(b"\0\r\n")
         if not tail.endswith(mark):
             yield "it ends inside a picture"

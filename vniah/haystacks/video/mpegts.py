@@ -63,6 +63,18 @@ def find_joints(path: Path, pid: int) -> tuple[int, ...]:
     return tuple(joints)
 
 
+def find_table_restarts(path: Path) -> tuple[int, ...]:
+    """The positions in bytes of program tables whose counter does not follow the one before."""
+    found: list[int] = []
+    with path.open("rb") as file:
+        for packets in _read_packets(file, 0):
+            tables = np.flatnonzero(packets.pids == 0)
+            counters = packets.rows[tables, 3] & 15
+            breaks = np.flatnonzero(counters[1:] != (counters[:-1] + 1) & 15)
+            found.extend(packets.positions[tables[breaks + 1]].tolist())
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class _Packets:
     """Transport packets in the order of the file.

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from vniah.errors import VideoDamagedError
 from vniah.haystacks.frames import Frame, IndexedVideo
-from vniah.haystacks.video.packets import VideoIndex, count, damaged_error
+from vniah.haystacks.video.listing import count
+from vniah.haystacks.video.packets import VideoIndex, damaged_error
 from vniah.haystacks.video.sampling import show_at
 from vniah.haystacks.video.streams import open_video
 from vniah.haystacks.video.timeline import Timeline
