@@ -11,6 +11,7 @@ run. Several processes that meet it at once each do so, and write the same bytes
 
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -96,7 +97,7 @@ class EmbeddingCache:
             )
         pieces: list[Tensor] = []
         while start < stop:
-            shard = next(shard for shard in self._chain if start < shard.last)
+            shard = self._chain[bisect_right(self._chain, start, key=lambda one: one.last)]
             end = min(stop, shard.last)
             try:
                 pieces.append(self._take(shard).read(start, end, part))
