@@ -9,7 +9,7 @@ import vniah.haystacks.generated as films
 from vniah.errors import HaystackError
 from vniah.files import hash_file
 from vniah.haystacks.generated import Recipe, draw_parts, require_as_drawn
-from vniah.haystacks.haystack import make_haystack
+from vniah.haystacks.haystack import make_haystack, open_haystack
 
 
 @pytest.fixture
@@ -86,6 +86,14 @@ def test_a_made_film_is_the_one_that_its_manifest_describes(made):
     flip_bit(made, -1)
     with pytest.raises(HaystackError, match=r"made.mp4 is not the film that made.json describes"):
         require_as_drawn(made, hash_file(made))
+
+
+@pytest.mark.parametrize("position", [-1, 5000])
+def test_a_damaged_made_film_is_refused_as_a_haystack(made, position):
+    assert open_haystack(made).kind == "video"
+    flip_bit(made, position)
+    with pytest.raises(HaystackError, match="One of the two is damaged"):
+        open_haystack(made)
 
 
 @pytest.mark.parametrize("cut", [60, 200])

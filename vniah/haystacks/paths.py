@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vniah.errors import HaystackError, InputError
 from vniah.files import hash_file, hash_text
+from vniah.haystacks.generated import require_as_drawn
 from vniah.paths import user_path
 
 
@@ -64,9 +65,12 @@ def hash_films(paths: Sequence[Path]) -> str:
 
     Raises:
         InputError: two films have the same bytes.
+        HaystackError: a film of `make_haystack` is not what its manifest describes.
     """
     digests = [hash_file(path) for path in paths]
     _require_distinct(paths, digests)
+    for path, digest in zip(paths, digests, strict=True):
+        require_as_drawn(path, digest)
     return join_digests(digests)
 
 
