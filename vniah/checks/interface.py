@@ -31,6 +31,7 @@ _OPTIONAL = (
     "decode",
     "encoding",
     "has_causal_positions",
+    "max_new_tokens",
     "settings",
     "shares_prefixes",
     "stop_ids",
@@ -111,7 +112,7 @@ def _attribute(model: Any, name: str) -> Iterator[Finding]:
     value = getattr(model, name)
     if name in _PARAMETERS:
         yield from _method(name, value)
-    elif name in (*_OF_EVERY_MODEL, "frame_shape", "stop_ids"):
+    elif name in (*_OF_EVERY_MODEL, "frame_shape", "max_new_tokens", "stop_ids"):
         form = needed_form(name, value)
         if form is None and value == "":
             form = "text"

@@ -134,7 +134,8 @@ def _add_run(verbs: Any) -> None:
         "--max-new-tokens",
         type=values.whole(100_000),
         metavar="N",
-        help="with --scorer generate: the most tokens of an answer; default 32",
+        help="with --scorer generate: the most tokens of an answer; default 32, and for the "
+        "embedded models 1, as they never end a text",
     )
     _add_job_options(run)
     _add_server_options(run)

@@ -183,11 +183,9 @@ def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> 
     return _Outcome(results, output, num_run, time.perf_counter() - started)
 
 
-def _max_new_tokens(options: argparse.Namespace) -> int:
-    from vniah.options import MAX_NEW_TOKENS
-
+def _max_new_tokens(options: argparse.Namespace) -> int | None:
     if options.max_new_tokens is None:
-        return MAX_NEW_TOKENS
+        return None
     if options.scorer != "generate":
         raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
     return int(options.max_new_tokens)

@@ -20,7 +20,7 @@ from vniah.forward.memory import is_out_of_memory
 from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.images import RepeatedPictures
 from vniah.needles import Needle, NeedleSet
-from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
+from vniah.options import Decoding, Scorer, Share
 from vniah.protocol import (
     HAYSTACK,
     EncodingModel,
@@ -52,7 +52,8 @@ class EngineOptions:
         share: whether common prefixes of samples are computed once.
         attention: name of the attention kernel, one of `vniah.options.ATTENTION_NAMES`.
         scorer: whether the argmax or the generated text decides.
-        max_new_tokens: generated text ends after this many tokens at the latest.
+        max_new_tokens: generated text ends after this many tokens at the latest; by default what
+            the model's attribute of this name says, else 32.
         group: the processes that run each forward pass together; None for this one alone.
         num_processes: number of processes of the whole job.
         scratch_dir: folder for keys and values that do not fit into memory.
@@ -61,7 +62,7 @@ class EngineOptions:
     share: Share = "tree"
     attention: str = "auto"
     scorer: Scorer = "argmax"
-    max_new_tokens: int = MAX_NEW_TOKENS
+    max_new_tokens: int | None = None
     group: ProcessGroup | None = None
     num_processes: int = 1
     scratch_dir: Path | None = None

@@ -9,7 +9,7 @@ from vniah.engines.per_sample import ChatEngine, PerSampleEngine
 from vniah.engines.server import ServerEngine
 from vniah.errors import InputError, ModelError
 from vniah.models.server.client import ServerModel
-from vniah.options import Decoding, Scorer, Share
+from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
 from vniah.protocol import AnyModel, DecoderModel, EncodingModel, needed_form
 
 
@@ -64,18 +64,20 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
     """How a model's answers are generated; None for chat models and for the scorer ``"argmax"``.
 
     Args:
-        model: its attribute ``stop_ids``, a tuple of token ids, says where its answers end.
+        model: its attribute ``stop_ids``, a tuple of token ids, says where its answers end, and
+            its attribute ``max_new_tokens`` how long they are by default.
         options: with the scorer ``"generate"`` the model generates answers.
 
     Raises:
         InputError: an option is invalid, or the model has no method ``decode``.
-        ModelError: its ``stop_ids`` are not token ids.
+        ModelError: its ``stop_ids`` are not token ids, or its ``max_new_tokens`` is no whole number
+            from 1.
     """
     if options.scorer not in get_args(Scorer):
         raise InputError(f"scorer must be argmax or generate, got {options.scorer!r}")
     if options.scorer == "argmax" or not isinstance(model, EncodingModel):
         return None
-    if options.max_new_tokens < 1:
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be 1 or more, got {options.max_new_tokens}")
     if not callable(getattr(model, "decode", None)):
         raise InputError(
@@ -85,7 +87,10 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
     stop_ids = getattr(model, "stop_ids", ())
     if form := needed_form("stop_ids", stop_ids):
         raise ModelError(f"stop_ids of {model.name} must be {form}, got {stop_ids!r}")
-    return Decoding(options.max_new_tokens, stop_ids)
+    own = getattr(model, "max_new_tokens", MAX_NEW_TOKENS)
+    if form := needed_form("max_new_tokens", own):
+        raise ModelError(f"max_new_tokens of {model.name} must be {form}, got {own!r}")
+    return Decoding(options.max_new_tokens or own, stop_ids)
 
 
 def require_encoder(model: AnyModel) -> EncodingModel:

@@ -25,6 +25,10 @@ _EMBEDDED = {
 }
 """The models that come with vniah, with their `vniah.models.checkpoints.fingerprint`."""
 
+# They were trained on answers of one word, which is one token, and not to end a text: after it they
+# repeat it without end.
+_EMBEDDED_ANSWER_TOKENS = 1
+
 
 def load_model(
     source: str | Path = DEFAULT_MODEL,
@@ -163,6 +167,8 @@ def load_folder(
     loaded = family.load_adapter().load(
         folder, name=name, revision=revision, options=options, adapter=adapter
     )
+    if loaded.revision in _EMBEDDED.values():
+        loaded.max_new_tokens = _EMBEDDED_ANSWER_TOKENS
     return cast("AnyModel", loaded)
 
 

@@ -40,6 +40,7 @@ Scorer = Literal["argmax", "generate"]
 _MAX_SIDE = 8192
 
 MAX_NEW_TOKENS = 32
+"""How long a generated answer may be, unless the model or the user says otherwise."""
 
 
 def _shown(text: str, *, choices: Any = None, metavar: str | None = None) -> dict[str, Any]:

@@ -128,11 +128,13 @@ def needed_form(name: str, value: object) -> str | None:
     'a tuple of token ids'
 
     Args:
-        name: ``"name"``, ``"revision"``, ``"frame_shape"`` or ``"stop_ids"``.
+        name: ``"name"``, ``"revision"``, ``"frame_shape"``, ``"max_new_tokens"`` or ``"stop_ids"``.
         value: what the model has.
     """
     if name in ("name", "revision"):
         return None if isinstance(value, str) else "text"
+    if name == "max_new_tokens":
+        return None if type(value) is int and value >= 1 else "a whole number from 1"
     numbers = value if isinstance(value, tuple) and all(type(n) is int for n in value) else None
     if name == "stop_ids":
         return "a tuple of token ids" if numbers is None else None

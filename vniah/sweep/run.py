@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from vniah.engines.base import EngineOptions, Outcome
+from vniah.engines.base import GENERATED, EngineOptions, Outcome
 from vniah.engines.choosing import choose_engine
-from vniah.errors import VniahError, first_line, short_repr
+from vniah.errors import ResultsError, VniahError, first_line, short_repr
 from vniah.files import cache_dir, slug
 from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
@@ -21,12 +21,14 @@ from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
-from vniah.results import Results, RunFolder, SampleResult, load_run
+from vniah.results import MANIFEST_NAME, Results, RunFolder, SampleResult, load_run
+from vniah.results.reading import read_manifest
 from vniah.scoring import Reading, Score
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.progress import Bars, OnProgress
+from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import plan_samples
 
@@ -47,7 +49,7 @@ def run_sweep(
     share: Share = "tree",
     attention: str = "auto",
     scorer: Scorer = "argmax",
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -76,7 +78,8 @@ def run_sweep(
         scorer: ``"argmax"`` judges the argmax at every position of the answer, ``"generate"`` the
             text of greedy decoding, and records the argmax as well. Chat models always generate.
         max_new_tokens: greedy decoding ends after this many tokens at the latest, but not before it
-            has as many as the longest accepted answer.
+            has as many as the longest accepted answer; by default after 32, or after as many as the
+            model's attribute ``max_new_tokens`` says.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -105,7 +108,7 @@ class SweepOptions:
     share: Share = "tree"
     attention: str = "auto"
     scorer: Scorer = "argmax"
-    max_new_tokens: int = MAX_NEW_TOKENS
+    max_new_tokens: int | None = None
 
 
 class Sweep:
@@ -191,6 +194,8 @@ class Sweep:
         mesh, engine = self._mesh, self._engine
         if not mesh.is_leader:
             mesh.wait_for("encoded")
+        if not overwrite:
+            self._keep_earlier_length(output)
         folder = RunFolder(output, self.manifest, overwrite=overwrite)
         is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
         if any(is_pending):
@@ -209,7 +214,23 @@ class Sweep:
         mesh.barrier()  # the leader has merged the files of all processes
         if num_batches:
             self._report("sweep", len(self.samples), len(self.samples))
-        return folder.results() if mesh.is_leader else load_run(output)
+        if not mesh.is_leader:
+            return load_run(output)
+        results = folder.results()
+        if engine.criterion == GENERATED and (warning := warn_of_unreadable(self.samples, results)):
+            _LOG.warning(warning)
+        return results
+
+    def _keep_earlier_length(self, output: Path) -> None:
+        """Takes up a run of an embedded model that began when 32 tokens were everyone's default."""
+        decoding, scorer = self._engine.decoding, None
+        if decoding is None or self._options.max_new_tokens is not None:
+            return
+        with suppress(ResultsError):  # there is no run, or one that the folder itself refuses
+            scorer = read_manifest(output / MANIFEST_NAME).get("scorer")
+        if scorer == {**self.manifest["scorer"], "max_new_tokens": MAX_NEW_TOKENS}:
+            self._engine.decoding = replace(decoding, max_new_tokens=MAX_NEW_TOKENS)
+            self.manifest = {**self.manifest, "scorer": scorer}
 
     def _prepare(self) -> None:
         """Prepares all pictures that samples show."""
