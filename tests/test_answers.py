@@ -338,6 +338,8 @@ def test_options_that_no_text_can_name_are_found(choices, ambiguous):
         ("1. Cat", "2. Dog"),
         ("not yellow", "yellow"),
         tuple(f"after {n} seconds" for n in range(60)),
+        ("<s>", "<b>", "</s>"),
+        ("{x}", "`x y`", "$7$"),
     ],
 )
 def test_options_that_differ_are_told_apart(choices):
@@ -379,6 +381,7 @@ WRAPPED = [
     "<think>Is it 3 or 8? \\boxed{3}</think>\n\n{}",
     "it might be 3.</think>{}",
     "<think></think>{}",
+    "<think>" + "Is it 3? " * 9000 + "</think>{}",
     "◁think▷3◁/think▷{}",
     "[THINK]3[/THINK]{}",
     "<seed:think>3</seed:think>{}",
@@ -472,6 +475,12 @@ def test_wrappers_around_an_option_are_taken_off(wrapper, said):
 def test_reasoning_is_never_read_and_only_whole_texts_are_unwrapped(text):
     assert match_answer(text, ["7"]) is None
     assert read_choice(text.replace("7", "B").replace("8", "C"), ANIMALS) in (None, 2)
+
+
+@pytest.mark.parametrize("text", ["<s>", "<b>x</b>", "red <s> card", "\\boxed{7}", '{"a": 1}'])
+def test_answers_that_look_like_wrappers_are_themselves(text):
+    assert match_answer(text, [text]) == text
+    assert match_answer(f"{text} or not", [text]) is None
 
 
 def test_number_in_json_is_read_as_it_is_written():

@@ -12,7 +12,10 @@ from tests.test_prefill import build_decoder
 from vniah.analysis.compare import compare
 from vniah.cli import main
 from vniah.cli.display import format_agreement
-from vniah.errors import CannotCompareError, InputError, RunMismatchError
+from vniah.engines.base import EngineOptions
+from vniah.engines.choosing import choose_decoding
+from vniah.errors import CannotCompareError, InputError, ModelError, RunMismatchError
+from vniah.files import embedded_dir
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
@@ -273,6 +276,126 @@ def test_trunk_that_is_only_gone_on_from_is_not_decoded():
     assert [len(rows.generated) for rows in engine._run(behind)] == [3]
     assert {rows.generated for rows in engine._latest.result.read} == {None}
     assert [len(rows.generated) for rows in engine._run(of_trunk)] == [3, 3]
+
+
+@pytest.mark.parametrize("text", [None, 7, b"7", "7" * 1_000_001])
+def test_words_that_are_no_text_are_an_error_of_each_sample(haystack, needles, tmp_path, text):
+    model, chat = Mute(), Chat()
+    model.decode = lambda ids: text
+    chat.answer = lambda frames, question: text
+    for number, (one, scorer) in enumerate([(model, "generate"), (chat, "argmax")]):
+        results = sweep(one, haystack, needles, tmp_path / str(number), scorer=scorer)
+        (error,) = {s.error for s in results.samples}
+        assert "gave" in error and len(error) < 100
+    if text is not None:
+        results = sweep(model, haystack, needles, tmp_path / "argmax")
+        assert results.average is None
+
+
+@pytest.mark.parametrize("text", ["\ud800", "7\udfff", "\x1b[2J\x00"])
+def test_half_characters_and_escapes_are_kept_and_read_again(haystack, needles, tmp_path, text):
+    model, chat = Mute(), Chat()
+    model.decode = lambda ids: text
+    chat.answer = lambda frames, question: text
+    for number, one in enumerate([model, chat]):
+        first = sweep(one, haystack, needles, tmp_path / str(number))
+        again = sweep(one, haystack, needles, tmp_path / str(number))
+        assert {s.prediction for s in again.samples} == {text}
+        assert again.samples == first.samples
+
+
+# --- how long answers are ---
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_model("reference-short", device="cpu")
+
+
+def test_embedded_model_is_as_right_by_its_words_as_by_the_argmax(embedded, haystack, tmp_path):
+    cards = load_needles("cards").select(["card-red-7", "place-house-47", "sign-star-blue"])
+    results = sweep(embedded, haystack, cards, tmp_path, scorer="generate")
+    assert results.manifest["scorer"]["max_new_tokens"] == 1
+    assert {s.correct for s in results.samples} == {True}
+    assert all(s.correct == s.argmax_correct == s.greedy_correct for s in results.samples)
+
+
+def test_embedded_model_is_known_by_its_files_whatever_its_name(embedded):
+    copy = load_model(embedded_dir("models", "reference-short"), device="cpu")
+    assert copy.max_new_tokens == embedded.max_new_tokens == 1
+    asked = EngineOptions(scorer="generate", max_new_tokens=5)
+    assert choose_decoding(copy, asked).max_new_tokens == 5
+
+
+def test_run_that_began_with_the_earlier_length_is_taken_up_with_it(embedded, haystack, tmp_path):
+    cards = load_needles("cards").select(["card-red-7"])
+    options = {"scorer": "generate", "max_new_tokens": 32}
+    first = sweep(embedded, haystack, cards, tmp_path, **options)
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(path.read_bytes()[:1500])
+    again = sweep(embedded, haystack, cards, tmp_path, scorer="generate")
+    assert without_seconds(again) == without_seconds(first)
+    assert again.manifest["scorer"]["max_new_tokens"] == 32
+    with pytest.raises(RunMismatchError, match=r"scorer.max_new_tokens = 32, this one has 1"):
+        sweep(embedded, haystack, cards, tmp_path, scorer="generate", max_new_tokens=1)
+    anew = sweep(embedded, haystack, cards, tmp_path, scorer="generate", overwrite=True)
+    assert anew.manifest["scorer"]["max_new_tokens"] == 1
+
+
+def test_model_says_how_long_its_answers_are():
+    model = Mute()
+    model.decode = str
+    options = EngineOptions(scorer="generate")
+    assert choose_decoding(model, options).max_new_tokens == 32
+    model.max_new_tokens = 4
+    assert choose_decoding(model, options).max_new_tokens == 4
+    for wrong in (0, "4", True, None):
+        model.max_new_tokens = wrong
+        with pytest.raises(ModelError, match="max_new_tokens of mute must be a whole number from"):
+            choose_decoding(model, options)
+
+
+# --- replies that cannot be read ---
+
+
+def replying(text):
+    """A chat model that always says the same."""
+    chat = Chat()
+    chat.answer = lambda frames, question: text
+    return chat
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I am sorry, but I cannot see any card here.",
+        "<think>Let me look at all the frames",
+        "\x1b[2J" * 9999,
+        "",
+    ],
+)
+def test_replies_that_are_no_answers_are_warned_of(haystack, tmp_path, caplog, text):
+    results = sweep(replying(text), haystack, load_needles("cards"), tmp_path)
+    assert results.average == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "only 0 of 40 replies could be read as an answer" in message
+    assert repr(text[:20])[:-1] in message and message.isprintable() and len(message) < 500
+
+
+@pytest.mark.parametrize("text", ["<think>3</think>7", "8", "\\boxed{blue}"])
+def test_wrong_answers_are_not_warned_of(haystack, tmp_path, caplog, text):
+    sweep(replying(text), haystack, load_needles("cards"), tmp_path)
+    assert not caplog.records
+
+
+def test_few_replies_are_not_warned_of(haystack, needles, tmp_path, caplog):
+    assert (
+        len(needles) == 3
+        and not run_sweep(
+            replying("I cannot see."), haystack, needles, Grid.of([4], [0]), output=tmp_path
+        ).average
+    )
+    assert not caplog.records
 
 
 # --- what is printed ---

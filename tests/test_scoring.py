@@ -8,9 +8,9 @@ import torch
 from tests.decoder_models import make_samples
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.per_sample import PerSampleEngine
-from vniah.errors import ModelError
+from vniah.errors import ModelError, TaskError
 from vniah.protocol import TextSegment, TokenSequence
-from vniah.scoring import score_logits
+from vniah.scoring import GeneratedText, Reading, score_accepted, score_logits, score_options
 
 
 def rows(*values):
@@ -107,3 +107,18 @@ def test_wrong_number_of_rows_is_refused(shape):
 
     assert "one row for each answer token" in outcome(OneShapeModel(shape))
     assert outcome(OneShapeModel((2, 5)))[0].logits.predicted_ids == (0, 0)
+
+
+def test_options_that_no_text_can_tell_apart_are_an_error_and_not_wrong():
+    said = Reading(0.1, generated=GeneratedText("Cat"))
+    assert score_options(["Cat", "Dog"], [said], "Cat").correct
+    for options in (["Cat", "cat"], ["Cat", "the cat", "Dog"], ["B", "Cat"], ["7", "７"]):
+        with pytest.raises(TaskError, match=r"cannot be told apart in generated text: .* may mean"):
+            score_options(options, [said], options[0])
+        with pytest.raises(TaskError, match="cannot be told apart"):
+            score_accepted(["A"], [said], options)
+
+
+def test_options_are_judged_by_the_logits_however_alike_they_are():
+    readings = [Reading(0.1, (1,), score_logits(rows([0, value]), (1,))) for value in (3.0, 1.0)]
+    assert score_options(["Cat", "cat"], readings, "Cat").correct

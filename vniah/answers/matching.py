@@ -25,8 +25,8 @@ _LEAD_IN = re.compile(
 # "The final answer is: **Answer:** Option B" has three; a model that runs on writes no end of them.
 _MOST_LEAD_INS = 4
 _MOST_WRAPPERS = 8
-# No answer is as long; longer texts of models that run on are not worth the time.
-_MOST_CHARACTERS = 100_000
+# No answer is as long; models that run on write longer texts.
+_MOST_CHARACTERS = 20_000
 
 _BY_LETTER = re.compile(
     r"[\s*_`'\"]*[(\[]?(?P<letter>[A-Za-z])(?P<mark>[)\].:,*_`'\"]*)(?P<rest>\s.*|)",
@@ -55,7 +55,7 @@ def match_answer(
     >>> match_answer("(B) dog", ["B"], ["Cat", "Dog"])
     'B'
     """
-    readings = {reading for form in _forms(text) for reading in _readings(form)}
+    readings = _readings(text).union(*map(_readings, _forms(text)))
     same = next((answer for answer in answers if normalize(answer) in readings), None)
     if choices is None:
         return same
@@ -140,7 +140,7 @@ def is_readable(text: str, answers: Sequence[str], choices: Sequence[str] | None
 
 def _named(text: str, choices: Sequence[str]) -> set[int]:
     """The places of all options that a text can mean; none where it contradicts itself."""
-    found: set[int] = set()
+    found = _said_in(text, choices)  # an option may itself look like a wrapper: "<s>"
     for form in _forms(text):
         options = _options_of(form, choices)
         if options is None:
@@ -167,30 +167,34 @@ def _forms(text: str) -> Iterator[str]:
 
 def _readings(form: str) -> set[str]:
     """All that a text may be once what does not count is gone."""
+    if len(form) > _MOST_CHARACTERS:
+        return set()
     article = re.sub(r"^\s*A(?=\s)", "a", form)
-    return {normalize(form), normalize(article), fold(form, drops_articles=False)}
+    return {normalize(form), normalize(article), fold(form, drops_articles=False)} - {""}
 
 
 def _options_of(form: str, choices: Sequence[str]) -> set[int] | None:
     """Places of the options that a text can be; None if its letter and its words contradict."""
-    letters, options_by_words = _letters_and_words(tuple(choices))
-
-    def said_in(text: str) -> set[int]:
-        return {i for reading in _readings(text) for i in options_by_words.get(reading, ())}
-
-    found = said_in(form)
+    letters, _ = _letters_and_words(tuple(choices))
+    found = _said_in(form, choices)
     if match := _BY_LETTER.fullmatch(form):
         option = _index_of(match["letter"], letters)
         if option is not None:
-            if not match["rest"].strip() or option in said_in(match["rest"]):
+            if not match["rest"].strip() or option in _said_in(match["rest"], choices):
                 found.add(option)
             elif match["mark"] and option not in found:
                 return None
     if match := _LETTER_BEHIND.fullmatch(form):
         option = _index_of(match["letter"], letters)
-        if option is not None and option in said_in(match["words"]):
+        if option is not None and option in _said_in(match["words"], choices):
             found.add(option)
     return found
+
+
+def _said_in(text: str, choices: Sequence[str]) -> set[int]:
+    """The places of the options whose words a text is."""
+    _, options_by_words = _letters_and_words(tuple(choices))
+    return {place for reading in _readings(text) for place in options_by_words.get(reading, ())}
 
 
 @lru_cache(maxsize=1 << 10)

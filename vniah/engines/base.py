@@ -43,6 +43,8 @@ GENERATED = "generated text"
 
 Shown = TypeVar("Shown")
 
+_MOST_CHARACTERS = 1_000_000
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -223,12 +225,15 @@ def read_candidate(
         generated: what the model wrote, if it generated an answer.
 
     Raises:
-        ModelError: the logits have another shape, or hold NaN or infinity.
+        ModelError: the logits have another shape, or hold NaN or infinity; or ``decode`` does not
+            return text.
     """
     require_logits(model, sequence, logits)
     score = score_logits(logits, sequence.answer_ids)
     decode = getattr(model, "decode", None)
     prediction = None if decode is None else decode(score.predicted_ids)
+    if prediction is not None:
+        prediction = require_text(prediction, f"decode of {model.name}")
     return Reading(seconds, sequence.answer_ids, score, prediction, generated)
 
 
@@ -253,9 +258,24 @@ def put_into_words(
         ModelError: the model's ``decode`` does not return text.
     """
     text = model.decode(decoding.without_stop(token_ids))  # type: ignore[union-attr]
+    return GeneratedText(require_text(text, f"decode of {model.name}"), token_ids)
+
+
+def require_text(text: object, what: str) -> str:
+    """The text that a model gave.
+
+    Args:
+        text: what the method returned.
+        what: names the method and the model in errors, e.g. ``"decode of my-model"``.
+
+    Raises:
+        ModelError: it is no text, or too long to be kept.
+    """
     if not isinstance(text, str):
-        raise ModelError(f"decode of {model.name} gave {type(text).__name__}, not text")
-    return GeneratedText(text, token_ids)
+        raise ModelError(f"{what} gave {type(text).__name__}, not text")
+    if len(text) > _MOST_CHARACTERS:
+        raise ModelError(f"{what} gave {len(text):,} characters; {_MOST_CHARACTERS:,} are kept")
+    return text
 
 
 def decode_by_passes(

@@ -23,12 +23,12 @@ from vniah.engines.base import (
     read_candidate,
     repeat_pictures,
     require_logits,
+    require_text,
     trial_directory,
     trial_sample,
     try_sample,
 )
 from vniah.engines.inputs import compose_candidates
-from vniah.errors import ModelError
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
@@ -194,7 +194,5 @@ class ChatEngine(_OneByOne):
         return (Reading(time.perf_counter() - started, generated=GeneratedText(words)),)
 
     def _answer(self, pictures: Sequence[np.ndarray], question: str) -> str:
-        words = self._model.answer(pictures, question)
-        if not isinstance(words, str):
-            raise ModelError(f"answer of {self._model.name} gave {type(words).__name__}, not text")
-        return words
+        words: object = self._model.answer(pictures, question)
+        return require_text(words, f"answer of {self._model.name}")

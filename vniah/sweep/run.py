@@ -22,7 +22,7 @@ from vniah.options import MAX_NEW_TOKENS, Scorer, Share
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import MANIFEST_NAME, Results, RunFolder, SampleResult, load_run
-from vniah.results.reading import read_manifest
+from vniah.results.manifests import read_manifest
 from vniah.scoring import Reading, Score
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
