@@ -1,12 +1,18 @@
+import csv
+import io
 import json
 import os
+import random
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -14,6 +20,7 @@ from vniah.errors import NeedleError
 from vniah.files import embedded_dir
 from vniah.needles import Needle, NeedleSet, load_needles
 from vniah.needles.loading import EMBEDDED_SETS
+from vniah.needles.pictures import read_picture
 
 LETTERED = {
     "question": "Which?\nA. Cat\nB. Dog\nAnswer with the option's letter.",
@@ -566,3 +573,273 @@ def test_progress_bars_of_datasets_are_left_as_they_were(tmp_path: Path) -> None
     datasets.enable_progress_bars()
     load_needles(folder)
     assert not datasets.are_progress_bars_disabled()
+
+
+# --- metadata as CSV and Parquet ---
+
+
+def write_table(folder: Path, suffix: str, columns: dict[str, list[object]]) -> Path:
+    """A set whose metadata are a table; lists are written as JSON in CSV."""
+    for seed, name in enumerate(dict.fromkeys(columns["file_name"])):
+        picture(seed).save(folder / str(name))
+    if suffix == "parquet":
+        pq.write_table(pa.table(columns), folder / "metadata.parquet")
+        return folder
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow([json.dumps(v) if isinstance(v, list) else v for v in row])
+    return folder
+
+
+TABLE: dict[str, list[object]] = {
+    "file_name": ["b.png", "a.png"],
+    "needle_id": ["one", "two"],
+    "question": ['Which, "exactly"?\nOne word.', "Which?"],
+    "answer": ["007", "B"],
+    "choices": [None, ["Cat, black", "Dog"]],
+    "accepted": [["7"], None],
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_metadata_as_a_table_is_the_same_set(tmp_path: Path, suffix: str) -> None:
+    one, other = tmp_path / "table", tmp_path / "lines"
+    one.mkdir()
+    records = [dict(zip(TABLE, row, strict=True)) for row in zip(*TABLE.values(), strict=True)]
+    loaded = load_needles(write_table(one, suffix, TABLE))
+    assert loaded.ids == ("one", "two")
+    assert loaded.sha256 == load_needles(write_set(other, records)).sha256
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_table_may_hold_numbers_and_ids_and_an_image_column(tmp_path: Path, suffix: str) -> None:
+    columns = {
+        "file_name": ["a.png"],
+        "id": [4],
+        "question": ["q"],
+        "answer": [730],
+        "image": ["x"],
+        "weight": [0.5],
+    }
+    (found,) = load_needles(write_table(tmp_path, suffix, columns))
+    assert (found.needle_id, found.answer, found.choices) == ("4", "730", None)
+
+
+def test_lines_come_before_tables_in_one_folder(tmp_path: Path) -> None:
+    write_table(tmp_path, "csv", TABLE)
+    write_set(tmp_path, [line("mine")])
+    assert load_needles(tmp_path).ids == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows"),
+        ("file_name,needle_id,question,answer\n", "has no rows"),
+        (
+            "file_name,needle_id,question,answer\na.png,a,q\n",
+            "row 2 has 3 cells, and the first",
+        ),
+        ('file_name,needle_id,question,answer\na.png,a,"q\n', r"row \d is not CSV"),
+        ("file_name,answer,question,answer\n", "row 1: the column 'answer' is given twice"),
+        ("needle_id,question,answer\na,q,x\n", "row 2 has no 'file_name'"),
+        ("file_name,needle_id,question,answer\na.png,a,q,\n", "row 2 has no 'answer'"),
+        (
+            "file_name,needle_id,question,answer,choices\na.png,a,q,A,Cat|Dog\n",
+            "row 2: 'choices' cannot be read as JSON",
+        ),
+        (
+            'file_name,needle_id,question,answer,choices\na.png,a,q,A,"[1, 2]"\n',
+            r"row 2: choices\[0\] must be text, got 1",
+        ),
+    ],
+)
+def test_wrong_csv_is_refused_with_its_row(tmp_path: Path, text: str, message: str) -> None:
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(NeedleError, match=message) as caught:
+        load_needles(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answer": [7.5, 8.5]}, "parquet row 1: answer must be text or null, got 7.5"),
+        ({"answer": [b"7", b"8"]}, "parquet row 1: answer must be text or null"),
+        ({"choices": ["A", "B"]}, "parquet row 1: choices must be a list or null, got 'A'"),
+        (
+            {"needle_id": ["a", "a"]},
+            "parquet row 2: needle_id 'a' is taken by metadata.parquet",
+        ),
+    ],
+)
+def test_wrong_parquet_is_refused_with_its_row(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    with pytest.raises(NeedleError, match=message):
+        load_needles(write_table(tmp_path, "parquet", {**TABLE, **columns}))
+
+
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1" + b"x" * 100 + b"PAR1")
+    with pytest.raises(NeedleError, match=r"cannot be read as Parquet: ") as caught:
+        load_needles(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- names of pictures ---
+
+
+@pytest.mark.parametrize("columns", [{"image": "x"}, {"image": 1}, {"image_file_name": "a.png"}])
+def test_column_that_datasets_would_make_itself_is_allowed(
+    tmp_path: Path, columns: dict[str, object]
+) -> None:
+    assert load_needles(write_set(tmp_path, [line("a", **columns)])).ids == ("a",)
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_are_found_however_they_are_normalized(
+    tmp_path: Path, written: str, on_disk: str
+) -> None:
+    name = "caf\u00e9/\u00dcn\u00ef.png"
+    folder = write_set(tmp_path, [line("a", file_name=unicodedata.normalize(on_disk, name))])
+    record = line("a", file_name=unicodedata.normalize(written, name))
+    (folder / "metadata.jsonl").write_text(json.dumps(record))
+    (found,) = load_needles(folder)
+    assert np.array_equal(found.image, picture(0))
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_names_that_differ_in_normalization_only_are_refused(tmp_path: Path, written: str) -> None:
+    for seed, form in enumerate(("NFC", "NFD")):
+        picture(seed).save(tmp_path / unicodedata.normalize(form, "\u00e9.png"))
+    record = line("a", file_name=unicodedata.normalize(written, "\u00e9.png"))
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(record))
+    with pytest.raises(NeedleError, match=r"line 1: .* means 2 pictures .* rename one of them"):
+        load_needles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 200_000, "a" * 300, "\u00e9" * 3000, "a\0.png", "\ud800.png", "/etc/passwd", "."]
+)
+def test_name_that_no_picture_has_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line("a", file_name=name)))
+    with pytest.raises(NeedleError, match=r"metadata\.jsonl line 1: 'file_name'") as caught:
+        load_needles(tmp_path)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["a.png", "missing.png", "/dev/zero"])
+def test_link_to_no_file_is_no_picture(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a.png").symlink_to(target)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line("a")))
+    with pytest.raises(NeedleError, match=r"line 1: 'file_name': there is no picture 'a.png'"):
+        load_needles(tmp_path)
+
+
+# --- pictures that are no needle, texts that cannot be asked ---
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tiff"])
+def test_animated_picture_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    folder = write_set(tmp_path, [line("a"), line("b", file_name=f"b{suffix}")])
+    picture(1).save(folder / f"b{suffix}", save_all=True, append_images=[picture(2), picture(3)])
+    with pytest.raises(NeedleError, match=rf"line 2: the picture 'b{suffix}' is animated"):
+        load_needles(folder)
+
+
+def test_photograph_with_a_preview_behind_it_is_one_picture(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [line("a", file_name="a.jpg")])
+    picture(1).save(folder / "a.jpg", format="MPO", save_all=True, append_images=[picture(2)])
+    assert load_needles(folder).needles[0].image.size == picture(1).size
+
+
+@pytest.mark.parametrize("side", [10_000, 14_000])
+def test_picture_of_too_many_pixels_is_refused_by_name(tmp_path: Path, side: int) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    Image.new("1", (side, side)).save(folder / "a.png")
+    with pytest.raises(NeedleError, match=r"line 1: the picture 'a.png' has more than 89,478,485"):
+        load_needles(folder)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp", "tiff", "bmp", "jpeg"])
+def test_damaged_picture_is_one_line(suffix: str) -> None:
+    made, rng = io.BytesIO(), random.Random(suffix)
+    picture(0, (40, 30)).save(made, suffix)
+    for _ in range(60):
+        content = bytearray(made.getvalue())
+        for _ in range(rng.randint(1, 6)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        try:
+            assert read_picture(bytes(content), where="row 3").mode == "RGB"
+        except NeedleError as error:
+            assert str(error).startswith("row 3: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": "\u200b\ufeff"}, "line 1: the answer is empty"),
+        ({"question": "\u200b\n\u00ad"}, "line 1: the question is empty"),
+        ({"choices": ["\u2060", "x"], "answer": "x"}, "are not a choice"),
+        ({"choices": ["Cat", "cat"], "answer": "A"}, r"'Cat' may mean 'cat'; word one of them"),
+        ({"choices": ["fox", "A fox"], "answer": "A fox"}, r"'fox' may mean 'A fox'"),
+        ({"choices": ["7", "\uff17"], "answer": "7"}, "cannot be told apart in generated text"),
+        ({"choices": ["B", "A"], "answer": "B"}, "'B' may mean 'A'"),
+        ({"question": "q\ud800"}, r"the question 'q\\ud800' holds half of a character"),
+        ({"answer": "\udc00"}, r"the answer '\\udc00' holds half of a character"),
+        ({"choices": ["\ud800", "x"], "answer": "x"}, "the option .* holds half of a character"),
+        ({"needle_id": "a" * 201}, "cannot be part of a sample's id; .* at most 200"),
+        ({"question": "a" * 100_001}, "the question has 100,001 characters, and 100,000 are"),
+        ({"answer": "a" * 10_001}, "the answer has 10,001 characters, and 10,000 are allowed"),
+        ({"choices": [str(n) for n in range(1001)], "answer": "5"}, "choices must be a list of le"),
+    ],
+)
+def test_text_that_cannot_be_asked_or_scored_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    folder = write_set(tmp_path, [line("a", **changes)])
+    with pytest.raises(NeedleError, match=message) as caught:
+        load_needles(folder)
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_hidden_characters_of_answers_are_removed(tmp_path: Path) -> None:
+    record = line("a", answer="\ufeff7\u200b0 ", accepted=["seven\u00adty"], question="\ufeffq")
+    (found,) = load_needles(write_set(tmp_path, [record]))
+    assert (found.answer, found.accepted, found.question) == ("70", ("seventy",), "\ufeffq")
+    with pytest.raises(NeedleError, match="characters that nobody sees; remove them"):
+        needle(answer="7\u200b")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('"x": ' + "9" * 5000, "line 1 cannot be read as JSON: "),
+        ('"x": ' + "[" * 1000 + "]" * 1000, "line 1 is nested too deeply"),
+        ('"needle_id": "b"', "the key 'needle_id' is given twice"),
+        ('"x": NaN', "NaN is not a number of JSON"),
+        ('"x": 1e999', "a number is too large"),
+    ],
+)
+def test_json_that_no_reader_agrees_on_is_refused(tmp_path: Path, more: str, message: str) -> None:
+    folder = write_set(tmp_path, [line("a")])
+    (folder / "metadata.jsonl").write_text(json.dumps(line("a"))[:-1] + f", {more}}}")
+    with pytest.raises(NeedleError, match=message) as caught:
+        load_needles(folder)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata.jsonl", "metadata.csv", "metadata.parquet", "dataset.json"]
+)
+def test_metadata_of_a_terabyte_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(10**12)  # sparse: it takes no place on the disk
+    with pytest.raises(
+        NeedleError, match=r"is larger than 67,108,864 bytes|cannot be read as Parq"
+    ):
+        load_needles(tmp_path)

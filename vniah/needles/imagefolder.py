@@ -4,6 +4,7 @@ import glob
 import os
 import tempfile
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,12 @@ def require_imagefolder(metadata: Path, rows: Sequence[Row]) -> None:
     showed_progress = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory(prefix="vniah-needles-") as cache_dir:
+        with (
+            tempfile.TemporaryDirectory(prefix="vniah-needles-") as cache_dir,
+            warnings.catch_warnings(),
+        ):
+            # it reads the first rows of a CSV file and leaves closing it to Python
+            warnings.simplefilter("ignore", ResourceWarning)
             files = {"test": [glob.escape(str(path)) for path in paths]}
             builder = ImageFolder(cache_dir=cache_dir, data_files=files)
             builder.download_and_prepare()
