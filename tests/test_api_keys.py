@@ -7,8 +7,9 @@ import traceback
 import urllib.parse
 
 import pytest
-from chat_server import Fault, answer, serve, serve_raw
+from chat_server import Fault, answer, serve, serve_raw, write_haystack, write_needles
 
+from vniah.cli import main
 from vniah.errors import InputError, VniahError
 from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.client import ServerOptions, open_server
@@ -150,6 +151,12 @@ def test_key_in_the_address_or_the_name_of_the_model_is_refused(source):
     assert not shows(str(caught.value))
 
 
+def test_server_that_is_called_like_its_placeholder_can_be_asked(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "lm-studio")
+    model = open_server("openai:http://lm-studio.local:1234/v1#m")
+    assert model.settings["base_url"] == "http://lm-studio.local:1234/v1"
+
+
 def raised(server, caplog):
     """All that can be seen of a request that fails: the error, its causes, logs, and the model."""
     caplog.set_level(logging.DEBUG)
@@ -222,3 +229,33 @@ def test_answers_that_echo_the_key_do_not_show_it():
     with serve(fault=lambda request: Fault(body=answer(echoes[request.number], 10))) as server:
         model = open_server(server.model, ServerOptions())
         assert not any(shows(model.ask([], "Which colour?").text) for _ in echoes)
+
+
+def test_run_over_a_server_that_echoes_the_key_in_all_ways_writes_and_prints_none(
+    tmp_path, capfd, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    write_haystack(tmp_path / "grey", 12)
+    write_needles(tmp_path / "colours")
+    echoes = list(ECHOES.values())
+
+    def fault(request):
+        number = request.number - 4  # after the prompts that show how tokens grow
+        if not 0 <= number < 2 * len(echoes):
+            return None
+        if number % 2:
+            return Fault(400, json.dumps({"error": {"message": echoes[number // 2]}}))
+        num_tokens = 20 + 100 * len(request.labels) + len(request.question)
+        return Fault(body=answer(echoes[number // 2], num_tokens))
+
+    with serve(fault=fault) as server:
+        words = ["run", "--model", server.model, "--output", str(tmp_path / "out")]
+        words += ["--haystack", str(tmp_path / "grey"), "--needles", str(tmp_path / "colours")]
+        words += ["--frames", "3:12:1", "--depths", "0,0.5,1", "--frame-size", "16x16"]
+        main([*words, "--controls", "none", "--concurrency", "1"])
+        assert len(server.requests) == 4 + 90
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"manifest.json", "samples.jsonl"} <= {path.name for path in files}
+    texts = [path.read_text("utf-8", "replace") for path in files]
+    assert sum(text.count("[key]") for text in texts) >= 2 * len(echoes)
+    assert not any(map(shows, (*texts, *capfd.readouterr(), caplog.text)))

@@ -246,6 +246,8 @@ def test_waits_grow_and_end():
     assert all(0.75 * 2**k <= wait <= 1.25 * 2**k for k, wait in enumerate(waits))
     assert model._wait_seconds(5, failure) is None
     assert model._wait_seconds(0, TryAgain(ModelError("no"), 30.0)) == 30
+    patient = open_server("openai:http://127.0.0.1:9/v1#m", options(num_retries=10**6))
+    assert 45 <= patient._wait_seconds(5000, failure) <= 75
 
 
 def test_every_http_request_counts_for_the_budget():
@@ -422,6 +424,7 @@ def test_options_of_a_server_are_refused_for_others():
     ("given", "message"),
     [
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
+        ({"concurrency": 10**6}, "concurrency must be at most 1,000, got 1,000,000"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"num_retries": -1}, "num_retries must be at least 0, got -1"),
         ({"max_requests": 0}, "max_requests must be at least 1, got 0"),

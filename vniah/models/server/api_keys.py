@@ -20,6 +20,8 @@ _HIDDEN = "[key]"
 _SHOWN_LENGTH = 6
 _LEAST_MASKED = 3
 
+_LEAST_LONG_LENGTH = 16
+
 # What belongs to a part of a key that was found: the rest of it, or what masks the rest.
 _BEHIND = re.compile(r"[\w*.+/=-]*")
 _BEFORE = re.compile(r"[\w*+-]")
@@ -68,6 +70,11 @@ class ApiKey:
                 "white space or characters beyond ASCII in it"
             )
         return cls(name, value, is_set=True)
+
+    @property
+    def is_long(self) -> bool:
+        """False for keys such as lm-studio, which name a program and are no secret."""
+        return len(self.value) >= _LEAST_LONG_LENGTH
 
     @cached_property
     def _search(self) -> KeySearch | None:

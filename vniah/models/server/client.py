@@ -39,6 +39,9 @@ PREFIX = "openai:"
 
 _FORM = "openai:BASE_URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct"
 
+# Each has a thread and a connection, and most systems allow a process some 1,000 files.
+_MOST_CONCURRENT = 1_000
+
 # A server that demands a longer wait is taken as one that failed.
 _LONGEST_WAIT_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 60.0
@@ -77,6 +80,10 @@ class ServerOptions:
     needs_usage: bool = True
 
     def __post_init__(self) -> None:
+        if self.concurrency > _MOST_CONCURRENT:
+            raise InputError(
+                f"concurrency must be at most {_MOST_CONCURRENT:,}, got {self.concurrency:,}"
+            )
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("num_retries", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -159,10 +166,10 @@ class ServerModel:
             "temperature": 0,
         }
         self._key = ApiKey.read(options.key_variable)
-        if self._key.hide_in_answer(f"{base_url} {model_id}") != f"{base_url} {model_id}":
+        if self._key.is_long and self.key_is_in(f"{base_url} {model_id}"):
             raise InputError(
                 f"the address of the server or the name of the model holds a part of the key in "
-                f"{self._key.variable}; both are written into files"
+                f"{self._key.variable}, and both are written into files; use another key or address"
             )
         self._connection = Connection(base_url, self._key, timeout_seconds=options.timeout_seconds)
         self._parser = ResponseParser(base_url, self._connection.address, model_id, self._key)
@@ -266,7 +273,9 @@ class ServerModel:
         if failure.retry_after_seconds is not None:
             wanted = failure.retry_after_seconds
             return wanted if wanted <= _LONGEST_WAIT_SECONDS else None
-        seconds = min(self.options.backoff_seconds * 2.0**num_tries, _LONGEST_BACKOFF_SECONDS)
+        seconds = min(
+            self.options.backoff_seconds * 2.0 ** min(num_tries, 100), _LONGEST_BACKOFF_SECONDS
+        )
         return seconds * random.uniform(
             0.75, 1.25
         )  # so that threads that failed together do not retry together
