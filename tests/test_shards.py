@@ -350,6 +350,17 @@ def test_what_can_be_seen_in_an_earlier_shard_is_encoded_again(film, tmp_path, o
     assert model.batches == [16]
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, ""])
+def test_long_metadata_are_cut_in_messages(tmp_path, value):
+    filled_cache(tmp_path, 3)
+    path = only_shard(tmp_path)
+    as_earlier_version(path, model=value)
+    with pytest.raises(CacheError, match="was made with model =") as caught:
+        filled_cache(tmp_path)
+    assert len(str(caught.value)) < 600
+    assert path.exists(), "it may be the cache of another model"
+
+
 def test_identity_with_a_lone_surrogate_can_be_stored(tmp_path):
     filled_cache(tmp_path, 3, name="caf\udce9")
     assert filled_cache(tmp_path, name="caf\udce9").num_frames == 3

@@ -81,7 +81,8 @@ class EncodedFrames:
             needle_source(needle_id): (pictures, index)
             for index, needle_id in enumerate(needles.ids)
         }
-        return cls(FrameStore(places), num_frames, frames.notes())
+        notes = dict.fromkeys((*frames.notes(), *pictures.notes()))
+        return cls(FrameStore(places), num_frames, tuple(notes))
 
 
 def encode_haystack(

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vniah.errors import CacheError, first_line
+from vniah.errors import CacheError, first_line, short_repr
 from vniah.files import atomic_path
 from vniah.schema import parse_json
 
@@ -203,17 +203,17 @@ class Shard:
 
     def _require_match(self, header: Header) -> None:
         for field, value in self._identity.items():
-            if header.metadata.get(field) != value:
+            found = header.metadata.get(field)
+            if found != value:
                 raise CacheError(
-                    f"the cache {self.path.parent} was made with {field} = "
-                    f"{header.metadata.get(field)!r}, now it is {value!r}; choose another --cache "
-                    "or delete that folder"
+                    f"the cache {self.path.parent} was made with {field} = {short_repr(found)}, "
+                    f"now it is {short_repr(value)}; choose another --cache or delete that folder"
                 )
         expected = (self.last - self.first, *self._frame_shape)
         if header.shape != expected:
             raise CacheError(
-                f"{self.path} holds a tensor of shape {header.shape}, expected {expected}; delete "
-                "it, and it is made again"
+                f"{self.path} holds a tensor of shape {short_repr(header.shape)}, expected "
+                f"{expected}; delete it, and it is made again"
             )
 
 
@@ -309,13 +309,15 @@ def _require_whole(
         raise DamagedShardError(path, "its header is not what was written")
     if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} was written by another version of vniah (format_version {version!r}, this "
-            f"version reads {FORMAT_VERSION!r}); use that version, or choose another --cache"
+            f"{path} was written by another version of vniah (format_version "
+            f"{short_repr(version)}, this version reads {FORMAT_VERSION!r}); use that version, or "
+            "choose another --cache"
         )
     frames = frames_of_name(path.name)
-    if frames is not None and metadata.get(_FIRST_KEY) != str(frames[0]):
+    first = metadata.get(_FIRST_KEY)
+    if frames is not None and first != str(frames[0]):
         raise DamagedShardError(
-            path, f"it holds the frames from {metadata.get(_FIRST_KEY)} on, not those of its name"
+            path, f"it holds the frames from {short_repr(first)} on, not those of its name"
         )
 
 
