@@ -57,6 +57,9 @@ THOUGHT = "The card is blue. Or is it red?"
             ),
             "Red",
         ),
+        (with_message(content=""), ""),
+        (with_message(content="", reasoning=THOUGHT), ""),
+        (with_message(content=[{"type": "text", "text": ""}]), ""),
         (with_message(content="Red", finish={"type": "stop"}), "Red"),
         (with_message(content="Red", finish=None), "Red"),
         (Fault(body='{"choices": [{"text": "Red", "finish_reason": "stop"}]}'), "Red"),
@@ -94,9 +97,16 @@ def test_answer_that_would_be_the_same_again_is_asked_for_once(fault, message):
             with_message(content=None, reasoning_content=THOUGHT),
             "gave a reasoning without an answer",
         ),
-        (with_message(content="", reasoning=THOUGHT), "gave a reasoning without an answer"),
         (with_message(content=[{"type": "thinking", "thinking": THOUGHT}]), "gave no text"),
         (with_message(content=[]), "gave no text"),
+        (
+            with_message(content="Re", finish="error"),
+            "broke off the answer: finish_reason is error",
+        ),
+        (
+            with_message(content="Re", finish="abort"),
+            "broke off the answer: finish_reason is abort",
+        ),
         (with_message(content=7), "content must be text or a list or null, got 7"),
         (with_message(content=["Red"]), r"content\[0\]|must be an object"),
         (Fault(body='{"choices": {"0": 1}}'), "choices must be a list or null"),
@@ -276,5 +286,5 @@ def test_any_response_is_a_reply_or_one_line(body, status, headers):
     except (ModelError, ServerError, TryAgain, Refused) as error:
         assert str(error).isprintable() and len(str(error)) < 1000
         return
-    assert isinstance(reply, Reply) and isinstance(reply.text, str) and reply.text
+    assert isinstance(reply, Reply) and isinstance(reply.text, str)
     assert reply.prompt_tokens is None or 0 < reply.prompt_tokens <= 10**9

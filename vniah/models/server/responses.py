@@ -199,9 +199,12 @@ class ResponseParser:
             content = choice.get("text")
         if isinstance(content, list):
             parts = [part.get("text") for part in content if part.get("type") in _TEXT_PARTS]
-            content = "".join(part for part in parts if isinstance(part, str))
+            texts = [part for part in parts if isinstance(part, str)]
+            content = "".join(texts) if texts else None
         if finish == "content_filter":
             raise ModelError(f"{self.address} held the answer back: content_filter")
+        if finish in ("error", "abort"):
+            raise self._no_text(f"broke off the answer: finish_reason is {finish}")
         if content:
             return content
         if finish == "length":
@@ -212,6 +215,8 @@ class ResponseParser:
             raise ModelError(f"{self.model_id} refuses to answer: {self._line(refusal)}")
         if message.get("tool_calls"):
             raise ModelError(f"{self.model_id} calls a tool instead of answering")
+        if content is not None:  # the model ended at once: an answer, and a wrong one
+            return content
         thought = message.get("reasoning_content") or message.get("reasoning")
         raise self._no_text("gave a reasoning without an answer" if thought else "gave no text")
 
