@@ -51,12 +51,6 @@ def change_line(directory, number, **changes):
             "'Which colour has the card.' as the question",
         ),
         ({"answer": "3"}, "'3' as the question or answer of a needle for which .* has '7'"),
-        ({"rank": 2}, "correct is True, and the answer has rank 2"),
-        ({"rank": 1, "correct": False}, "correct is False, and the answer has rank 1"),
-        (
-            {"rank": 1, "argmax_correct": False},
-            "argmax_correct is False, and the answer has rank 1",
-        ),
         ({"error": "out of memory"}, "correct is True and error is 'out of memory'"),
         ({"correct": None}, "correct is None and error is None"),
         ({"correct": "drop", "is_correct": True}, "the field 'correct' is missing"),

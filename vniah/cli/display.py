@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from vniah.results import Results, SampleResult
     from vniah.sweep.estimate import Estimate, Work
 
+_MAX_GAPS = 5
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -25,19 +25,20 @@ def format_table(results: "Results") -> str:
 
     A dot stands where there is no score, nothing where the haystack ends before the position.
     """
-    has_positions = results.grid is not None and bool(results.grid.positions)
-    by_place: dict[tuple[int, Fraction], float | None] = {}
-    for found in results.cells:
-        row = Fraction(found.cell.needle_index) if has_positions else found.cell.depth
-        by_place[found.cell.num_frames, row] = found.score
+    has_positions = results.has_positions
+    by_place = {
+        (found.cell.num_frames, results.row_of(found.cell)): found for found in results.cells
+    }
     counts = sorted({count for count, _ in by_place})
     lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
     for row in sorted({row for _, row in by_place}):
         line = [f"{int(row):,}" if has_positions else format_depth(row)]
         for count in counts:
-            score = by_place.get((count, row))
-            blank = "" if has_positions and row > count else "."
-            line.append(blank if score is None else f"{score:.2f}")
+            found = by_place.get((count, row))
+            if found is None or found.score is None:
+                line.append("" if has_positions and row > count else ".")
+            else:
+                line.append(f"{found.score:.2f}")
         lines.append(line)
     lines.append(["mean", *_means(results, counts)])
     return format_columns(lines)
@@ -60,10 +61,15 @@ def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
     average over the cells.
     """
     counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
+    # What an average is over is said of all runs as soon as it is not the whole grid in one.
+    is_whole = all(map(_is_whole, runs))
     lines = [["mean over depth", *(f"{count:,}" for count in counts), "average"]]
     for name, results in zip(names, runs, strict=True):
         average = "." if results.average is None else f"{results.average:.4f}"
         lines.append([name, *_means(results, counts), average])
+    if not is_whole:
+        for line, over in zip(lines, ("over", *map(_over, runs)), strict=True):
+            line.append(over)
     return format_columns(lines)
 
 
@@ -75,6 +81,36 @@ def _means(results: "Results", counts: Sequence[int]) -> list[str]:
         column = [score.score for score in found if score.score is not None]
         means.append(f"{sum(column) / len(column):.2f}" if column else ".")
     return means
+
+
+def _is_whole(results: "Results") -> bool:
+    return results.num_scored_cells == results.num_planned_cells and not results.num_partial_cells
+
+
+def _over(results: "Results") -> str:
+    """What an average is over: the cells with a score, and those of them that lack samples."""
+    if not results.num_partial_cells:
+        return results.coverage
+    return (
+        f"{results.coverage}, {results.num_partial_cells} of them without the samples that could "
+        "not be run"
+    )
+
+
+def format_gaps(results: "Results") -> list[str]:
+    """Lines that say where the means of the table are over less than was planned."""
+    lines = []
+    for count in sorted({found.cell.num_frames for found in results.cells}):
+        column = [found for found in results.cells if found.cell.num_frames == count]
+        num_errors = sum(found.num_errors for found in column)
+        if num_errors:
+            num_scored = sum(found.score is not None for found in column)
+            lines.append(
+                f"at {count:,} frames the mean is over {num_scored} of {len(column)} cells, "
+                f"without {num_errors} samples that could not be run"
+            )
+    hidden = len(lines) - _MAX_GAPS
+    return lines if hidden <= 0 else [*lines[:_MAX_GAPS], f"and so at {hidden} other lengths"]
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
@@ -94,14 +130,15 @@ def format_families(families: "Iterable[Family]", *, width: int | None = None) -
 
 
 def format_average(results: "Results") -> str:
-    """The mean over the cells that have a score, and a Wilson interval over all samples."""
+    """The mean over the cells that have a score, and a Wilson interval over all samples.
+
+    It says over how many of how many cells, and in how many of these samples are missing.
+    """
     from vniah.analysis.statistics import wilson_interval
 
     if results.average is None:
         return "average: none, no sample could be scored"
-    num_cells, num_blank = len(results.cells), sum(s.score is None for s in results.cells)
-    over = f"{num_cells - num_blank} of {num_cells}" if num_blank else f"{num_cells}"
-    text = f"average: {results.average:.4f} over {over} cells"
+    text = f"average: {results.average:.4f} over {_over(results)}"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)
     if size:  # else the mean over cells is not the share of samples, and the interval not its own
@@ -258,7 +295,7 @@ def shown_log(where: str = "", *, is_quiet: bool = False) -> Iterator[None]:
     log, handler = logging.getLogger("vniah"), _Lines(where)
     level, show_warning, last_resort = log.level, warnings.showwarning, logging.lastResort
     log.addHandler(handler)
-    log.setLevel(logging.WARNING if is_quiet else logging.INFO)
+    log.setLevel(logging.WARNING if is_quiet or where else logging.INFO)
     warnings.showwarning = handler.show_warning
     logging.lastResort = handler
     try:

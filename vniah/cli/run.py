@@ -12,6 +12,7 @@ from vniah.cli.display import (
     format_average,
     format_comparison,
     format_controls,
+    format_gaps,
     format_table,
 )
 from vniah.cli.environment import load_plot
@@ -31,7 +32,7 @@ from vniah.results import MANIFEST_NAME, SAMPLES_NAME
 
 if TYPE_CHECKING:
     from vniah.protocol import AnyModel
-    from vniah.results import Results
+    from vniah.results import Results, SampleResult
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep
 
@@ -124,9 +125,11 @@ def _compare_ropes(
     picture = load_plot().save_heatmaps(runs, output / HEATMAP_NAME)
     show()
     show_lines(format_comparison([choice.label for choice in choices], runs))
+    if len({tuple(cell.cell for cell in run.cells if cell.score is not None) for run in runs}) > 1:
+        show("these averages are over different cells, so they cannot be compared")
     show()
     show(f"heatmap: {picture}")
-    return 0 if all(results.average is not None for results in runs) else 1
+    return 0 if all(results.average is not None and not _failed(results) for results in runs) else 1
 
 
 @dataclass(frozen=True)
@@ -191,19 +194,26 @@ def _max_new_tokens(options: argparse.Namespace) -> int | None:
     return int(options.max_new_tokens)
 
 
+def _failed(results: "Results") -> "list[SampleResult]":
+    """The samples that could not be run, controls included."""
+    everything = (*results.samples, *results.control_samples)
+    return [sample for sample in everything if sample.error is not None]
+
+
 def _print_results(results: "Results", picture: Path) -> int:
     show()
     show_lines(format_table(results))
+    for line in format_gaps(results):
+        show(line)
     show()
     if results.controls:
         show_lines(format_controls(results))
         show()
-    everything = (*results.samples, *results.control_samples)
-    failed = [sample for sample in everything if sample.error is not None]
-    if failed:
+    if failed := _failed(results):
         show(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
+        show(f"that was {failed[0].sample_id}; the same command runs them again, and only them")
     show(format_average(results))
     for line in format_agreement(results):
         show(line)
     show(f"heatmap: {picture}")
-    return 0 if results.average is not None else 1
+    return 0 if results.average is not None and not failed else 1

@@ -92,20 +92,13 @@ class Membership:
         return self._fault_of_vniah(sample) if sample.task == _VNIAH else None
 
     def _fault_of_vniah(self, sample: SampleResult) -> str | None:
-        """What can be told of the task of this package: a needle has one question and one answer.
-
-        The rank of the answer is 1 exactly where the argmax is right at every position.
-        """
+        """What can be told of the task of this package: a needle has one question and answer."""
         asked = sample.question, sample.answer
         first = self._asked.setdefault(sample.fields["needle_id"], asked)
-        if asked != first:
-            now, before = next(pair for pair in zip(asked, first, strict=True) if len({*pair}) > 1)
-            return (
-                f"{short_repr(now)} as the question or answer of a needle for which an earlier "
-                f"line has {short_repr(before)}"
-            )
-        is_right = sample.correct if sample.argmax_correct is None else sample.argmax_correct
-        if sample.rank is not None and sample.error is None and is_right != (sample.rank == 1):
-            name = "correct" if sample.argmax_correct is None else "argmax_correct"
-            return f"a contradiction: {name} is {is_right}, and the answer has rank {sample.rank}"
-        return None
+        if asked == first:
+            return None
+        now, before = next(pair for pair in zip(asked, first, strict=True) if len({*pair}) > 1)
+        return (
+            f"{short_repr(now)} as the question or answer of a needle for which an earlier line "
+            f"has {short_repr(before)}"
+        )
