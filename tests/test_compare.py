@@ -295,3 +295,29 @@ def test_compare_when_a_cell_has_other_samples_is_refused():
     more = replace(candidate, samples=(*candidate.samples, more))
     with pytest.raises(CannotCompareError, match="only the candidate has the sample 8/0/needle-10"):
         compare(make_run(), more)
+
+
+def test_compare_with_a_baseline_that_has_errors_warns_and_counts_them():
+    baseline = make_run(outcome=lambda c, k: "out of memory" if c.num_frames > 8 else True)
+    comparison = compare(baseline, make_run())
+    assert comparison.warning.startswith("30 samples and with them 3 cells are left out, because")
+    assert "average 1.0000 -> 1.0000 over 3 of 6 cells" in comparison.summary()
+    assert compare(make_run(), make_run()).warning == ""
+    assert " over " not in compare(make_run(), make_run()).summary()
+
+
+def test_compare_takes_the_samples_that_both_could_run():
+    """The baseline's only wrong answer of a cell must not be weighed against other samples."""
+    baseline = make_run(outcome=lambda c, k: "timeout" if k == 0 else k != 1)
+    same = make_run(outcome=lambda c, k: k not in (0, 1))
+    (first, *_) = changes = compare(baseline, same).changes
+    assert {(c.before, c.after) for c in changes} == {(Fraction(8, 9), Fraction(8, 9))}
+    assert (first.num_before, first.num_after) == (9, 9)
+    better = make_run(outcome=lambda c, k: k != 1)
+    assert compare(baseline, better).changes == changes
+    assert compare(baseline, better).warning.startswith("6 samples are left out")
+
+
+def test_compare_counts_errors_that_both_have():
+    run = make_run(outcome=lambda c, k: "timeout" if k == 0 and c.depth == 0 else True)
+    assert compare(run, run).num_left_out == 2 and compare(run, run).passed

@@ -6,7 +6,7 @@ import sys
 
 from runs import make_run
 
-from vniah.cli.display import format_average, shown_log
+from vniah.cli.display import format_average, format_comparison, format_gaps, shown_log
 from vniah.sweep import progress
 from vniah.sweep.progress import Bars
 
@@ -92,3 +92,40 @@ def test_progress_that_is_not_to_be_shown_writes_nothing(capsys):
 def test_average_counts_only_the_cells_that_have_a_score():
     run = make_run("3,4", "0,1", outcome=lambda c, k: "too long" if c.num_frames == 4 else True)
     assert format_average(run) == "average: 1.0000 over 2 of 4 cells"
+
+
+def test_average_says_how_many_cells_lack_samples():
+    run = make_run(
+        "3,4", "0,1", outcome=lambda c, k: "oh" if k == 0 and c.num_frames == 4 else True
+    )
+    assert format_average(run) == (
+        "average: 1.0000 over 4 cells, 2 of them without the samples that could not be run"
+    )
+    assert format_gaps(run) == [
+        "at 4 frames the mean is over 2 of 2 cells, without 2 samples that could not be run"
+    ]
+    assert format_gaps(make_run()) == []
+
+
+def test_average_of_a_run_that_was_stopped_counts_the_planned_cells():
+    run = make_run("3,4,5", "0,1", outcome=lambda c, k: True if c.num_frames < 5 else None)
+    assert format_average(run).startswith("average: 1.0000 over 4 of 6 cells")
+    assert "4 of 6 cells" in repr(run)
+
+
+def test_gaps_of_many_lengths_are_counted():
+    frames = ",".join(map(str, range(1, 10)))
+    run = make_run(frames, "0", num_needles=1, outcome=lambda c, k: "out of memory")
+    lines = format_gaps(run)
+    assert len(lines) == 6 and lines[-1] == "and so at 4 other lengths"
+    assert lines[0].startswith("at 1 frames the mean is over 0 of 1 cells, without 1 samples")
+
+
+def test_comparison_says_what_averages_are_over_if_not_all_are_over_all_cells():
+    whole = make_run("3,4", "0,1")
+    part = make_run("3,4", "0,1", outcome=lambda c, k: "oh" if c.num_frames == 4 else True)
+    assert "over" not in format_comparison(["a", "b"], [whole, whole]).replace(
+        "mean over depth", ""
+    )
+    lines = format_comparison(["a", "b"], [whole, part]).splitlines()
+    assert lines[1].endswith("1.0000       4 cells") and lines[2].endswith("1.0000  2 of 4 cells")

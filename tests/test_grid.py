@@ -14,6 +14,7 @@ from vniah.grid import (
     format_depth,
     needle_index,
     parse_range,
+    read_depth,
 )
 
 
@@ -271,3 +272,44 @@ def test_grid_when_there_are_depths_and_positions():
 def test_grid_when_there_are_neither_depths_nor_positions(make):
     with pytest.raises(InputError, match="depths must name at least one value, got none"):
         make()
+
+
+def test_two_spellings_of_a_number_are_one_and_a_note_says_so(caplog):
+    with caplog.at_level("INFO", "vniah"):
+        assert Grid.parse("1000,1e3,2000", "0.5,0.50,1").frames == (1000, 2000)
+    assert caplog.messages == [
+        "frames: 1000 and 1e3 are the same number, which counts once",
+        "depths: 0.5 and 0.50 are the same number, which counts once",
+    ]
+    caplog.clear()
+    Grid.parse("8,16", "0:1:0.5")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "depth",
+    ["1e999999999", "1e-999999999", "9" * 500, 10**6000, Fraction(1, 2**400), float("nan")],
+    ids=range(6),
+)
+def test_depth_that_would_cost_endless_work_is_refused_at_once(depth):
+    with pytest.raises(InputError, match="depth must be numbers, got"):
+        as_depth(depth)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1/0", pytest.param("1/" + "9" * 5000, id="digits"), "1e999999999", "2/1", "-1/2", "1/2/3"],
+)
+def test_read_depth_refuses_what_no_run_writes(text):
+    with pytest.raises(InputError, match="depth must be"):
+        read_depth(text)
+
+
+def test_depth_with_many_digits_is_written_exactly():
+    depth = Fraction("0.1234567890123456789012345678901234567")
+    assert read_depth(format_depth(depth)) == depth
+
+
+def test_grid_of_too_many_cells_is_refused():
+    with pytest.raises(InputError, match="are more than 1,000,000 cells; use larger steps"):
+        Grid.parse("1:20000:1", "0:1:0.001")

@@ -17,7 +17,7 @@ from runs import PUBLISHED_DIR, make_run
 
 from vniah.analysis.labels import rope_remarks
 from vniah.analysis.plot import COLORS, heatmap, save_heatmaps
-from vniah.errors import InputError
+from vniah.errors import InputError, ResultsError
 from vniah.grid import Cell, Grid
 from vniah.results import CellScore, Results, load_results
 
@@ -528,3 +528,38 @@ def test_long_remarks_are_broken_into_lines(tmp_path, monkeypatch):
     )
     first = titles_of(runs, tmp_path, monkeypatch)[0]
     assert first == "tiny\nyarn:4, original_max_position_embeddings\n64 (average 1.0000)"
+
+
+def test_title_says_over_how_many_cells_the_average_is():
+    run = make_run("8,16", "0,1", outcome=lambda c, k: "oh" if c.num_frames == 16 else True)
+    ax = heatmap(run, new_axes())
+    assert ax.get_title() == "tiny\n(average 1.0000 over 2 of 4 cells)"
+    stopped = make_run("8,16", "0,1", outcome=lambda c, k: True if c.num_frames == 8 else None)
+    assert "over 2 of 4 cells" in heatmap(stopped, new_axes()).get_title()
+    assert heatmap(make_run(), new_axes()).get_title() == "tiny (average 1.0000)"
+
+
+@pytest.mark.parametrize(
+    "name", ["\ud800", "a\x00b", "\x1b[2J", "x" * 200_000, "\u202eevil", "a\nb"]
+)
+def test_odd_names_are_drawn(tmp_path, name):
+    run = replace(make_run("8", "0", num_needles=1), name=name)
+    title = heatmap(run, new_axes()).get_title()
+    assert title.isprintable() and len(title) < 150
+    assert save_heatmaps([run], tmp_path / "map.svg", titles=[name[:99]]).exists()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ("yarn", "cannot be read as JSON"),
+        ("[1]", "must be an object"),
+        ('{"rope_type": 3}', "rope_type must be text"),
+        ('{"rope_type": "yarn", "factor": "4"}', "factor must be a number"),
+        ("[" * 5000, "nested too deeply|is nested more"),
+    ],
+)
+def test_rope_of_a_manifest_that_cannot_be_read_is_one_line(scaling, message):
+    odd = make_run(model__rope_theta=1e6, model__rope_scaling=scaling)
+    with pytest.raises(ResultsError, match=f"model.rope_scaling of its manifest.*({message})"):
+        rope_remarks([odd, make_run(model__rope_theta=1e6)])

@@ -602,3 +602,40 @@ def test_repr_of_results_is_one_short_line():
     assert repr(results) == "<Results <b>tiny</b>: 20 of 20 samples, 2 cells, average 1.0000>"
     shown = results._repr_html_()
     assert "&lt;b&gt;tiny" in shown and "<b>" not in shown and shown.count("1.00</td>") == 2
+
+
+def test_whole_numbers_that_controls_lack_stay_whole_in_pandas():
+    results = make_run("8", "0.5", num_needles=2, outcome=lambda c, k: True if k else "oh")
+    control = replace(
+        results.samples[1],
+        sample_id="8/-/needle-1/no-needle",
+        cell=None,
+        control="no-needle",
+        fields={"num_frames": 8, "needle_id": "needle-1"},
+    )
+    frame = replace(results, control_samples=(control,)).to_pandas()
+    assert str(frame["needle_index"].dtype) == "Int64" and str(frame["correct"].dtype) == "boolean"
+    assert list(frame["needle_index"].fillna(-1)) == [4, 4, -1]
+    assert frame["correct"].mean() == 1.0
+    assert str(results.to_pandas()["needle_index"].dtype) == "int64"
+
+
+def test_repr_of_a_run_with_positions_shows_positions():
+    shown = make_run("3,7", positions="0,2")._repr_html_()
+    assert "position" in shown and "<th>2</th>" in shown and "0.2857" not in shown
+
+
+def test_repr_of_results_with_a_long_or_odd_name():
+    results = replace(make_run("8", "0"), name="x" * 200_000 + "\ud800")
+    assert len(repr(results)) < 200
+    replace(results, name="\ud800")._repr_html_().encode()
+
+
+def test_cells_of_the_plan_count_in_the_coverage_of_a_run(tmp_path):
+    directory = tmp_path / "run"
+    write_run(directory, "8,16", "0,1", outcome=lambda c, k: True if c.depth == 0 else None)
+    run = load_results(directory)
+    assert (run.num_scored_cells, run.num_planned_cells, run.coverage) == (2, 4, "2 of 4 cells")
+    thirds = make_run("3", positions="0,1", outcome=lambda c, k: True if c.depth == 0 else None)
+    assert thirds.coverage == "1 of 2 cells"
+    assert make_run("8", "0").coverage == "1 cell"

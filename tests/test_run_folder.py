@@ -1,6 +1,7 @@
 """Runs that several processes write: real processes, killed at the worst moments."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from runs import cell, files_up_to, make_manifest, make_sample, write_run
 
+from vniah.analysis.plot import save_heatmaps
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.grid import Grid
 from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results, reading
@@ -384,3 +386,168 @@ def test_run_of_other_samples_is_refused_by_the_first_that_differs(tmp_path):
     other = {**MANIFEST, "sample_ids": MANIFEST["sample_ids"].replace("8/0.5/needle-3", "8/0.5/x")}
     with pytest.raises(RunMismatchError, match=r"other samples, the first is '8/0\.5/needle-3'"):
         RunFolder(tmp_path, other)
+
+
+# --- power cuts, and folders that change under a run ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 4096, b'{\n  "format_version": 2,\n  "task": "vni', b"{\0\0\0", b"  \n"],
+)
+def test_manifest_that_a_power_cut_left_is_a_run_that_has_not_begun(tmp_path, content, caplog):
+    (tmp_path / MANIFEST_NAME).write_bytes(content)
+    (tmp_path / SAMPLES_NAME).write_bytes(b"\0" * 100)
+    with pytest.raises(ResultsError, match=r"empty or cut, .*: this run has not begun; start it"):
+        load_results(tmp_path)
+    folder = RunFolder(tmp_path, MANIFEST)
+    with folder.open():
+        append_all(folder, ALL)
+    assert caplog.messages == [
+        f"{tmp_path / MANIFEST_NAME} was empty or cut, as after a power cut, and there was no "
+        "sample: the run starts anew"
+    ]
+    assert load_results(tmp_path).is_complete
+    kept = tmp_path / "manifest.damaged"
+    assert (kept.read_bytes() if content else b"") == content
+
+
+def test_manifest_that_is_cut_beside_samples_is_an_error_that_says_what_to_do(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / MANIFEST_NAME
+    path.write_bytes(path.read_bytes()[:100])
+    before = path.read_bytes()
+    with pytest.raises(
+        ResultsError, match=r"samples.jsonl but an empty or cut manifest.json.*put the.*--overwrite"
+    ):
+        RunFolder(tmp_path, MANIFEST)
+    assert path.read_bytes() == before
+    with RunFolder(tmp_path, MANIFEST, overwrite=True).open():
+        pass
+    assert load_results(tmp_path).num_done == 0
+
+
+def test_file_that_is_no_manifest_is_left_alone(tmp_path):
+    (tmp_path / MANIFEST_NAME).write_text("my notes")
+    with pytest.raises(ResultsError, match="cannot be read as JSON"):
+        RunFolder(tmp_path, MANIFEST)
+    assert (tmp_path / MANIFEST_NAME).read_text() == "my notes"
+
+
+def test_zeros_after_the_last_line_are_cut_off(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / SAMPLES_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 3_000_000)
+    assert load_results(tmp_path).is_complete
+    with RunFolder(tmp_path, MANIFEST).open():
+        pass
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_errors_are_gone_from_the_file_when_their_samples_were_run_again(tmp_path, num_ranks):
+    write_run(tmp_path, outcome=lambda c, k: "timeout" if k < 2 else True)
+    todo = [(c, k) for c, k in ALL if k < 2]
+    leader = RunFolder(tmp_path, MANIFEST)
+    with leader.open(num_ranks=num_ranks):
+        append_all(leader, todo)
+        leader.merge()
+    lines = (tmp_path / SAMPLES_NAME).read_bytes().splitlines()
+    assert len(lines) == 60 and not any(b"timeout" in line for line in lines)
+    assert load_results(tmp_path) == leader.results()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "file removed", "manifest removed"])
+def test_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path, how):
+    directory = tmp_path / "run"
+    folder = RunFolder(directory, MANIFEST)
+    with (
+        pytest.raises(ResultsError, match="was deleted or moved while the run was writing to it"),
+        folder.open(),
+    ):
+        append_all(folder, ALL[:3])
+        if how == "removed":
+            shutil.rmtree(directory)
+        elif how == "moved":
+            directory.rename(tmp_path / "elsewhere")
+        elif how == "file removed":
+            (directory / SAMPLES_NAME).unlink()
+        else:
+            (directory / MANIFEST_NAME).unlink()
+        append_all(folder, ALL[3:4])
+    assert len(folder.samples) == 3
+
+
+def test_folder_that_vanishes_before_the_end_is_one_line(tmp_path):
+    directory = tmp_path / "run"
+    folder = RunFolder(directory, MANIFEST)
+    with pytest.raises(ResultsError, match="was deleted or moved while"), folder.open(num_ranks=2):
+        append_all(folder, ALL[:3])
+        directory.rename(tmp_path / "elsewhere")
+        folder.merge()
+    assert not directory.exists()
+    assert len(load_results(tmp_path / "elsewhere").samples) == 3
+
+
+def test_full_disk_leaves_no_half_line(tmp_path):
+    write_run(tmp_path, outcome=lambda c, k: True if k < 3 else None)
+    path = tmp_path / SAMPLES_NAME
+    folder = RunFolder(tmp_path, MANIFEST)
+    with (
+        pytest.raises(ResultsError, match="cannot be written to: File too large"),
+        folder.open(),
+        files_up_to(path.stat().st_size + 100),
+    ):
+        append_all(folder, ALL)
+    assert path.read_bytes().endswith(b"}\n") and len(path.read_bytes().splitlines()) == 18
+
+
+def test_lines_are_put_on_the_disk_once_a_second(tmp_path, monkeypatch):
+    synced, now = [], [0.0]
+    monkeypatch.setattr("os.fsync", synced.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    folder = RunFolder(tmp_path, MANIFEST)
+    with folder.open():
+        before = len(synced)
+        assert before >= 3, "the manifest, and the folder of both files"
+        append_all(folder, ALL[:5])
+        assert len(synced) == before
+        now[0] = 1.5
+        append_all(folder, ALL[5:9])
+        assert len(synced) == before + 1
+    assert len(synced) == before + 2
+
+
+def test_manifest_that_could_not_be_read_back_is_refused_at_the_start(tmp_path):
+    with pytest.raises(ResultsError, match=r"manifest of this run: model.name must be text, got 7"):
+        RunFolder(tmp_path / "run", make_manifest(GRID, model__name=7))
+    with pytest.raises(ResultsError, match=r"cannot be written as JSON: .*not JSON"):
+        RunFolder(tmp_path / "run", make_manifest(GRID, model__scale=float("nan")))
+    assert not (tmp_path / "run").exists()
+
+
+# --- text that is not UTF-8 ----------------------------------------------------------------------
+
+
+def test_lone_surrogates_are_written_and_read_back(tmp_path):
+    """As in a file name, an answer or an error from outside."""
+    odd = "tiny \udcff \ud800 \x1b[2J"
+    manifest = make_manifest(GRID, model__name=odd, haystack__name=odd, notes=[odd])
+    samples = [
+        make_sample(*ALL[0], prediction=odd),
+        make_sample(*ALL[1], odd),
+        make_sample(*ALL[2], fields={**make_sample(*ALL[2]).fields, "mood": odd}),
+    ]
+    for start in range(3):
+        folder = RunFolder(tmp_path, manifest)
+        assert [folder.samples[s.sample_id] for s in samples[:start]] == samples[:start]
+        with folder.open([odd], environment={"forward": {"kernel": odd}}, num_ranks=1 + start % 2):
+            folder.append(samples[start])
+            folder.merge()
+    results = load_results(tmp_path)
+    assert results.name == odd and results.samples == tuple(samples)
+    (tmp_path / SAMPLES_NAME).read_bytes().decode("utf-8")
+    results._repr_html_().encode("utf-8")
+    picture = save_heatmaps([results], tmp_path / "map.png", titles=None)
+    assert picture.stat().st_size > 1000

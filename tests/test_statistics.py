@@ -124,3 +124,15 @@ def test_effective_length_when_cells_have_no_score():
 def test_effective_length_when_the_threshold_cannot_be_meant(threshold):
     with pytest.raises(InputError, match=f"between 0 and 1, got {threshold}: write 0.9"):
         effective_length([], threshold=threshold)
+
+
+def test_effective_length_counts_samples_that_could_not_be_run_as_wrong():
+    def failed(num_frames, right, scored, errors):
+        score = right / scored if scored else None
+        return CellScore(Cell(num_frames, Fraction(0)), score, scored, right, errors)
+
+    assert effective_length([failed(8, 9, 9, 1), failed(16, 8, 8, 2)]) == 8
+    assert (
+        effective_length([cell_score(8, 0, 10), failed(16, 0, 0, 10), cell_score(32, 0, 10)]) == 8
+    )
+    assert effective_length([failed(8, 10, 10, 0)]) == 8

@@ -1,7 +1,7 @@
 """The regression gate: is a run as good as an earlier one, cell by cell?"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,8 @@ class Comparison:
         max_drop: the largest drop of a cell's score that is accepted, in [0, 1].
         changes: every cell of the baseline that has a score, by number of frames, then depth.
         axis: what `Cell.num_frames` counts, as in `Results`.
+        num_left_out: samples that are not compared, because the baseline could not run them.
+        num_blank: cells that are not compared, because the baseline has only such samples there.
     """
 
     baseline: str
@@ -61,6 +63,20 @@ class Comparison:
     max_drop: float
     changes: tuple[CellChange, ...]
     axis: Literal["frames", "tokens"] = "frames"
+    num_left_out: int = 0
+    num_blank: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What the comparison leaves out, in one sentence; empty if nothing."""
+        if not self.num_left_out:
+            return ""
+        blank = f" and with them {_cells(self.num_blank)}" if self.num_blank else ""
+        return (
+            f"{self.num_left_out} samples{blank} are left out, because the baseline could not run "
+            "them; both averages are over what both runs have. Run the baseline again to compare "
+            "everything"
+        )
 
     @property
     def fallen(self) -> tuple[CellChange, ...]:
@@ -77,7 +93,7 @@ class Comparison:
     def summary(self) -> str:
         """One sentence: the verdict, how many cells fell, and both averages."""
         fallen, num_cells = len(self.fallen), len(self.changes)
-        total = "1 cell" if num_cells == 1 else f"{num_cells} cells"
+        total = _cells(num_cells)
         before = sum(change.before for change in self.changes) / len(self.changes)
         after = sum(change.after for change in self.changes) / len(self.changes)
         verdict = (
@@ -85,9 +101,10 @@ class Comparison:
             if self.passed
             else f"regression: {fallen} of {total} fell"
         )
+        over = f" over {num_cells} of {_cells(num_cells + self.num_blank)}" * bool(self.num_blank)
         return (
             f"{verdict} by more than {self.max_drop:g}, average {float(before):.4f} -> "
-            f"{float(after):.4f} ({self.baseline} -> {self.candidate})"
+            f"{float(after):.4f}{over} ({self.baseline} -> {self.candidate})"
         )
 
     def table(self) -> str:
@@ -117,7 +134,8 @@ def compare(
 
     Two runs may differ in the model and in how it was run, and the candidate may have more cells.
     What is asked must be the same: the task, the haystack with its sampling and decoder, the
-    protocol, the needles, and the length at which generated answers are cut off.
+    protocol, the needles, and the length at which generated answers are cut off. Samples that the
+    baseline could not run are left out of both; `Comparison.warning` counts them.
 
     Args:
         baseline: the earlier results, or their path.
@@ -139,6 +157,9 @@ def compare(
     pairs = tuple(_pair_cells(before, after))
     _require_same_samples(before, after)
     _require_no_new_errors(before, after)
+    left_out = {sample.sample_id for sample in before.samples if sample.error is not None}
+    if left_out:
+        pairs = tuple(_pair_cells(_without(before, left_out), _without(after, left_out)))
     if not pairs:
         raise CannotCompareError(
             f"the baseline {before.path} has no cell with a score; run it again"
@@ -149,6 +170,16 @@ def compare(
         max_drop,
         changes=tuple(_cell_change(old, new) for old, new in pairs),
         axis=before.axis,
+        num_left_out=len(left_out),
+        num_blank=len(before.cells) - len(pairs),
+    )
+
+
+def _without(results: Results, left_out: Collection[str]) -> Results:
+    """The results without some samples, so that both runs have the same ones in each cell."""
+    return replace(
+        results,
+        samples=tuple(sample for sample in results.samples if sample.sample_id not in left_out),
     )
 
 
@@ -250,6 +281,10 @@ def _cell_change(old: CellScore, new: CellScore) -> CellChange:
     before, after = exact_score(old), exact_score(new)
     assert before is not None and after is not None
     return CellChange(old.cell, before, after, old.num_samples, new.num_samples)
+
+
+def _cells(number: int) -> str:
+    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _sample_count(number: int | None) -> str:

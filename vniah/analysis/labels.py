@@ -1,10 +1,17 @@
 """Labels that tell several runs of one model apart where they are shown side by side."""
 
-import json
 from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
+from vniah.errors import ResultsError
 from vniah.options.rope import OFF, Scaling, scaling_label, theta_label
-from vniah.results.records import Results
+from vniah.results import Results
+from vniah.schema import parse_json
+
+
+class _ScalingRecord(TypedDict):
+    rope_type: str
+    factor: NotRequired[float]
 
 
 def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
@@ -12,6 +19,9 @@ def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
 
     For example ``("RoPE base 3e6", "RoPE base 1e9")``, or ``("no scaling", "yarn:4")``. Results
     whose manifest does not name the RoPE, such as published tables, are left without a remark.
+
+    Raises:
+        ResultsError: a manifest holds a scaling that cannot be read.
     """
     groups: dict[str, list[tuple[float, Scaling]]] = {}
     for result in results:
@@ -26,7 +36,11 @@ def _rope_of(result: Results) -> tuple[float, Scaling] | None:
     if "rope_theta" not in model:
         return None
     text = model.get("rope_scaling")
-    return float(model["rope_theta"]), {"rope_type": OFF} if text is None else json.loads(text)
+    if text is None:
+        return float(model["rope_theta"]), {"rope_type": OFF}
+    where = f"{result.path}, model.rope_scaling of its manifest"
+    scaling = parse_json(text, _ScalingRecord, ResultsError, where)
+    return float(model["rope_theta"]), dict(scaling)
 
 
 def _remark(rope: tuple[float, Scaling] | None, group: Sequence[tuple[float, Scaling]]) -> str:

@@ -29,7 +29,7 @@ from vniah.analysis.axes import (
     depth_label,
 )
 from vniah.analysis.labels import rope_remarks
-from vniah.errors import InputError
+from vniah.errors import InputError, printable
 from vniah.files import atomic_path
 from vniah.grid import Cell
 from vniah.paths import user_path
@@ -114,7 +114,7 @@ def heatmap(
     text = _default_title(results) if title is None else title
     if text:
         ax.set_title(
-            text,
+            "\n".join(map(printable, text.split("\n"))),
             fontsize=_LABEL_SIZE + 1,
             color=_INK,
             pad=8 if position is None else 17,
@@ -207,10 +207,9 @@ def _draw_figure(
 def _resolve(results: Results) -> _Table:
     """The table of all cells that have a sample, and of those in the run's grid."""
     grid = results.grid
-    has_positions = grid is not None and bool(grid.positions)
 
     def place(cell: Cell) -> tuple[Fraction, int]:
-        return Fraction(cell.needle_index) if has_positions else cell.depth, cell.num_frames
+        return results.row_of(cell), cell.num_frames
 
     scores = {place(found.cell): found.score for found in results.cells}
     places = scores.keys() | {place(cell) for cell in (() if grid is None else grid.cells)}
@@ -223,7 +222,7 @@ def _resolve(results: Results) -> _Table:
             if score is not None:
                 values[k, column] = score
     caption = _caption(results, results.cells)
-    return _Table(tuple(frames), tuple(rows), values, caption, has_positions)
+    return _Table(tuple(frames), tuple(rows), values, caption, results.has_positions)
 
 
 def _colors() -> LinearSegmentedColormap:
@@ -310,11 +309,16 @@ def _caption(results: Results, scores: Sequence[CellScore]) -> str:
 
 
 def _default_title(results: Results, remark: str = "") -> str:
-    average = results.average
-    of_average = "" if average is None else f" (average {average:.4f})"
+    name, average = printable(results.short_name), results.average
+    if average is None:
+        return f"{name}\n{fill(remark, _TITLE_WIDTH)}" if remark else name
+    of_average = f"(average {average:.4f})"
+    if results.num_scored_cells != results.num_planned_cells:
+        of_average = f"(average {average:.4f} over {results.coverage})"
+        return f"{name}\n{fill(f'{remark} {of_average}'.strip(), _TITLE_WIDTH)}"
     if not remark:
-        return results.name + of_average
-    return f"{results.name}\n{fill(remark + of_average, _TITLE_WIDTH)}"
+        return f"{name} {of_average}"
+    return f"{name}\n{fill(f'{remark} {of_average}', _TITLE_WIDTH)}"
 
 
 def _label(ax: Axes, table: _Table, *, axis: str) -> None:

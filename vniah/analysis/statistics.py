@@ -72,12 +72,20 @@ def exact_score(score: CellScore) -> Fraction | None:
     return Fraction(score.score).limit_denominator(_MAX_SAMPLES_PER_CELL)
 
 
+def _least_score(score: CellScore) -> Fraction | None:
+    """The score that a cell has at least, whatever its samples that could not be run had given."""
+    if not score.num_errors:
+        return exact_score(score)
+    return Fraction(score.num_correct or 0, (score.num_samples or 0) + score.num_errors)
+
+
 def effective_length(cells: Iterable[CellScore], *, threshold: float = 0.9) -> int | None:
     """The largest number of frames up to which the model finds the needle; None if there is none.
 
     At this length, and at every shorter one that was measured, the mean over depths is at least
-    ``threshold``. Cells without a score are left out; a length that has only such cells counts as
-    not measured. Scores are compared as exact fractions.
+    ``threshold``. Samples that could not be run count as wrong here, so that the length holds
+    whatever they would have given. Cells without any sample are left out; a length that has only
+    such cells counts as not measured. Scores are compared as exact fractions.
 
     Raises:
         InputError: the threshold is not in [0, 1].
@@ -86,7 +94,7 @@ def effective_length(cells: Iterable[CellScore], *, threshold: float = 0.9) -> i
         raise InputError(f"threshold must be between 0 and 1, got {threshold}: write 0.9")
     lengths: dict[int, list[Fraction]] = {}
     for cell_score in cells:
-        score = exact_score(cell_score)
+        score = _least_score(cell_score)
         if score is not None:
             lengths.setdefault(cell_score.cell.num_frames, []).append(score)
     longest = None

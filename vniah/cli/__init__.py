@@ -1,6 +1,6 @@
 """The command line: arguments, printing, exit codes.
 
-Exit codes: 0 done, 1 regression (`compare`) or no sample could be run, 2 an error in what was
+Exit codes: 0 done, 1 regression (`compare`) or a sample could not be run, 2 an error in what was
 given, 130 stopped by Ctrl-C.
 """
 

@@ -18,7 +18,7 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.printing import chat, show, show_lines
+from vniah.cli.printing import chat, show, show_lines, tell
 from vniah.cli.run import HEATMAP_NAME
 from vniah.errors import InputError
 from vniah.grid import Grid
@@ -194,6 +194,8 @@ def compare(options: argparse.Namespace) -> int:
     from vniah.analysis.compare import compare
 
     comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
+    if comparison.warning:
+        tell(f"warning: {comparison.warning}")
     if comparison.fallen:
         show_lines(comparison.table())
     show(comparison.summary())

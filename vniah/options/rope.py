@@ -175,7 +175,10 @@ def rope_choices(
     names = [choice.folder_name for choice in choices]
     for index, choice in enumerate(choices):
         if choice.folder_name in names[:index]:
-            raise InputError(f"{choice.label} is given twice; name every RoPE once")
+            raise InputError(
+                f"{choice.label} is given twice; name every RoPE once (two spellings of a number, "
+                "such as 10000 and 1e4, are one)"
+            )
     return choices
 
 

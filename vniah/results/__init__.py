@@ -21,12 +21,13 @@ from vniah.results.published import load_published
 from vniah.results.reading import SAMPLES_NAME, load_run
 from vniah.results.records import CellScore, ControlScore, Results
 from vniah.results.run_folder import RunFolder
-from vniah.results.samples import SampleResult
+from vniah.results.samples import MOST_LINE_BYTES, SampleResult
 
 __all__ = [
     "ENVIRONMENT_KEY",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
+    "MOST_LINE_BYTES",
     "NOTES_KEY",
     "SAMPLES_NAME",
     "CellScore",

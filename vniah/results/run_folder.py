@@ -139,7 +139,7 @@ class RunFolder:
         path = self._samples_path if num_ranks == 1 else _rank_path(self.directory, rank)
         with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
             with writing_to(self.directory):
-                file = self._file = SampleFile(path)
+                file = self._file = SampleFile(path, self._manifest_path)
             try:
                 yield
             finally:
@@ -216,6 +216,7 @@ class RunFolder:
         one process and no such error the lines stay in the order of running.
         """
         assert self._file is not None, "RunFolder.merge outside of its open block"
+        self._file.require_in_place()
         with writing_to(self.directory):
             is_repeated = count_lines(self._samples_path) > len(self.samples)
             if self._num_ranks > 1 or is_repeated:

@@ -25,12 +25,14 @@ class SampleFile(FileIO):
 
     Args:
         path: the file; what a kill has left of a last line is removed.
+        manifest: a file that must stay beside it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, manifest: Path) -> None:
         cut_unfinished_line(path)
         super().__init__(path, "ab")
         self._path = path
+        self._manifest = manifest
         flush_folder(path.parent)
         self._last_sync = time.monotonic()
 
@@ -51,7 +53,7 @@ class SampleFile(FileIO):
             with suppress(OSError):
                 self.truncate(size)
             raise
-        self._require_in_place()
+        self.require_in_place()
 
     def close(self) -> None:
         """Puts all lines on the disk and closes the file."""
@@ -69,19 +71,19 @@ class SampleFile(FileIO):
                 raise
         self._last_sync = time.monotonic()
 
-    def _require_in_place(self) -> None:
-        """Raises `ResultsError` if the file was deleted or its folder moved.
+    def require_in_place(self) -> None:
+        """Raises `ResultsError` if the file or the manifest was deleted, or their folder moved.
 
         Writing to a deleted file succeeds, and all of it is lost when the file is closed.
         """
         own = os.fstat(self.fileno())
         with suppress(OSError):
             found = self._path.stat()
-            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+            if os.path.samestat(found, own) and self._manifest.exists():
                 return
         raise ResultsError(
-            f"{self._path} was deleted or moved while the run was writing to it; put its folder "
-            "back, and the same command resumes the run, or start it again"
+            f"{self._path} or its manifest was deleted or moved while the run was writing to it; "
+            "put the folder back, and the same command resumes the run, or start it again"
         )
 
 

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def make_manifest(
         "controls": list(dict.fromkeys(s.control for s in samples if s.control is not None)),
         "model": {
             "name": model.name,
-            "revision": model.revision,
+            "revision": None if model.revision is None else str(model.revision),
             **class_record(model),
             "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
             "tokens_per_frame": _tokens_per_frame(getattr(model, "frame_shape", None)),
@@ -113,7 +114,14 @@ def _scorer_record(decoding: Decoding) -> dict[str, Any]:
 
 
 def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v if isinstance(v, str | int | float | bool) else str(v) for k, v in values.items()}
+    """Settings as JSON values; what JSON cannot hold, or a reader would refuse, is text."""
+    return {str(name): v if _is_plain(v) else str(v) for name, v in values.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _environment(device: Any) -> dict[str, Any]:

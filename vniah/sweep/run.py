@@ -4,15 +4,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vniah.engines.base import GENERATED, EngineOptions, Outcome
+from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.errors import ResultsError, VniahError, first_line, short_repr
+from vniah.errors import ResultsError, TaskError, short_repr
 from vniah.files import cache_dir, slug
 from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
@@ -21,18 +20,20 @@ from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
-from vniah.results import MANIFEST_NAME, Results, RunFolder, SampleResult, load_run
+from vniah.results import MANIFEST_NAME, Results, RunFolder, contradiction, load_run
 from vniah.results.manifests import read_manifest
-from vniah.scoring import Reading, Score
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
+from vniah.sweep.outcomes import result_of
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import plan_samples
 
 _LOG = logging.getLogger("vniah")
+
+_MAX_IN_FOLDER_NAME = 60  # characters, each of up to four bytes
 
 
 def run_sweep(
@@ -159,6 +160,7 @@ class Sweep:
         )
         self._task = load_task(options.task)
         self.samples = plan_samples(self._task, grid, needles, haystack, options.controls)
+        _require_readable(self._task.name, self.samples, needles)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )
@@ -173,7 +175,8 @@ class Sweep:
     def default_output(self) -> Path:
         """The folder for this run: the same for the same settings."""
         key = run_key(self.manifest, self._model, controls=self._options.controls)
-        return Path("results", f"{slug(self._model.name)}-{self._task.name}-{key}")
+        names = (_folder_name(self._model.name), _folder_name(self._task.name))
+        return Path("results", "-".join((*names, key)))
 
     def run(
         self,
@@ -258,7 +261,7 @@ class Sweep:
         for batch in mesh.claim("batches", num_batches):
             for sample, outcome in self._engine.run(batch):
                 if mesh.context_rank == 0:
-                    folder.append(_result(self._task, sample, outcome))
+                    folder.append(result_of(self._task, sample, outcome))
                     self._report("sweep", num_done + mesh.count("done", 1), num_samples)
 
 
@@ -301,36 +304,23 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
     return "; ".join(parts)
 
 
-def _result(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
-    """The result of a sample, from its outcome."""
-    result = SampleResult(
-        sample_id=sample.sample_id,
-        task=task.name,
-        cell=sample.cell,
-        question=sample.question,
-        answer=sample.answer,
-        control=sample.control,
-        fields=sample.fields,
-    )
-    score = outcome if isinstance(outcome, str) else _score(task, sample, outcome)
-    return (
-        replace(result, error=score) if isinstance(score, str) else replace(result, **vars(score))
-    )
+def _folder_name(name: str) -> str:
+    """The name as a part of a folder's name, which file systems take no longer than 255 bytes."""
+    return slug(name)[:_MAX_IN_FOLDER_NAME]
 
 
-def _score(task: Task, sample: Sample, readings: tuple[Reading, ...]) -> Score | str:
-    """The score of a sample; or, in one line, what is wrong with the task."""
-    try:
-        score: object = task.score(sample, readings)
-    except VniahError as error:
-        return first_line(error)
-    except Exception as error:  # noqa: BLE001  # somebody's task: the other samples still run
-        return (
-            f"score() of the task {task.name} failed: {type(error).__name__}: {first_line(error)}"
-        )
-    if not isinstance(score, Score) or type(score.correct) is not bool:
-        return f"score() of the task {task.name} gave {short_repr(score)}, not a Score"
-    numbers = (score.logprob, score.margin, score.seconds)
-    if not all(number is None or isfinite(number) for number in numbers):
-        return f"score() of the task {task.name} gave a number that is not finite: {score}"
-    return score
+def _require_readable(task: str, samples: Sequence[Sample], needles: NeedleSet) -> None:
+    """Raises `TaskError` for a sample whose line would be refused when the run is read."""
+    needle_ids = frozenset(needles.ids)
+    for sample in samples:
+        if found := contradiction(sample, task, needle_ids):
+            raise TaskError(
+                f"the sample {short_repr(sample.sample_id)} of the task {task} contradicts itself: "
+                f"{found}; give a field that means something else another name"
+            )
+        for name, value in sample.fields.items():
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise TaskError(
+                    f"the field {short_repr(name)} of the sample {short_repr(sample.sample_id)} is "
+                    "a whole number of more than 64 bits; write it as text"
+                )

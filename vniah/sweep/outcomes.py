@@ -1,0 +1,63 @@
+"""From the outcome of a sample to its line: scored by its task, and such that it is read back."""
+
+from dataclasses import fields, replace
+from math import isfinite
+
+from vniah.engines.base import Outcome
+from vniah.errors import ResultsError, VniahError, first_line, short_repr
+from vniah.results import MOST_LINE_BYTES, SampleResult
+from vniah.scoring import Reading, Score
+from vniah.tasks import Sample, Task
+
+_SCORE_FIELDS = tuple(field.name for field in fields(Score))
+_MAX_ERROR = 10_000  # characters
+
+
+def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
+    """The result of a sample, from its outcome; what cannot be written is an error of its task."""
+    result = SampleResult(
+        sample_id=sample.sample_id,
+        task=task.name,
+        cell=sample.cell,
+        question=sample.question,
+        answer=sample.answer,
+        control=sample.control,
+        fields=sample.fields,
+    )
+    score = outcome if isinstance(outcome, str) else _score(task, sample, outcome)
+    if not isinstance(score, str):
+        scored = replace(result, **{name: getattr(score, name) for name in _SCORE_FIELDS})
+        if (fault := _fault_of_line(scored)) is None:
+            return scored
+        score = f"the task {task.name} gave a score that cannot be written: {fault}"
+    return replace(result, error=score[:_MAX_ERROR] or "an error without a message")
+
+
+def _fault_of_line(result: SampleResult) -> str | None:
+    """Why the line of a result could not be read back; None if it can."""
+    try:
+        line = result.to_json()
+        if len(line.encode()) >= MOST_LINE_BYTES:
+            return f"its line has {len(line):,} characters"
+        SampleResult.from_json(line, "its line")
+    except (TypeError, ValueError, ResultsError) as error:
+        return first_line(error)
+    return None
+
+
+def _score(task: Task, sample: Sample, readings: tuple[Reading, ...]) -> Score | str:
+    """The score of a sample; or, in one line, what is wrong with the task."""
+    try:
+        score: object = task.score(sample, readings)
+    except VniahError as error:
+        return first_line(error)
+    except Exception as error:  # noqa: BLE001  # somebody's task: the other samples still run
+        return (
+            f"score() of the task {task.name} failed: {type(error).__name__}: {first_line(error)}"
+        )
+    if not isinstance(score, Score) or type(score.correct) is not bool:
+        return f"score() of the task {task.name} gave {short_repr(score)}, not a Score"
+    numbers = (score.logprob, score.margin, score.seconds)
+    if not all(isfinite(number) for number in numbers if isinstance(number, int | float)):
+        return f"score() of the task {task.name} gave a number that is not finite: {score}"
+    return score
