@@ -598,3 +598,57 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
     assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)
     assert not list(in_folder.iterdir()), "nothing was run"
+
+
+def test_quiet_run_prints_results_only(in_folder, material, capsys):
+    assert main(["run", *material, "--output", "out", "--quiet"]) == 0
+    loud = main(["run", *material, "--output", "loud"])
+    assert loud == 0
+    capsys.readouterr()
+    assert main(["run", *material, "--output", "out", "--quiet"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert re.match(r"\ndepth +4 +12\n", output.out)
+    assert output.out.endswith("heatmap: out/heatmap.png\n")
+    assert "nothing to do" not in output.out and " needles -> " not in output.out
+    assert main(["encode", *without_needles(material), "--quiet"]) == 0
+    output = capsys.readouterr()
+    assert output.err == "" and re.fullmatch(r"cache: \S+\n", output.out)
+    assert main(["haystack", "make", "film.mp4", "--seconds", "2", "--quiet"]) == 0
+    assert capsys.readouterr() == ("haystack: film.mp4\n", "")
+
+
+def test_models_fit_into_80_columns_of_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 50, "columns are made narrower where that costs few lines"
+
+
+def test_reader_that_has_gone_is_no_traceback(tmp_path):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        f"{sys.executable} -m vniah run --help | true; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 2)
+
+
+def test_working_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main(["models"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "vniah: error: the working folder does not exist any more; change to another"

@@ -12,35 +12,20 @@ from vniah.grid import format_depth
 TICK_SIZE = 9.0  # points
 
 _POINTS_PER_INCH = 72.0
-_MAX_DEPTH_DIGITS = 4
+_MAX_DEPTH_DIGITS = 6
 
 
 def depth_label(depth: Fraction) -> str:
-    """The depth in percent, with at most four digits after the point; 1/3 stays a fraction."""
-    text = format_depth(depth * 100)
-    if "/" in text:
-        return format_depth(depth)
-    return text + "%" if len(text.partition(".")[2]) <= _MAX_DEPTH_DIGITS else _rounded(depth)
+    """The depth as in tables, with at most six digits after the point; 1/3 stays a fraction."""
+    text = format_depth(depth)
+    if len(text.partition(".")[2]) <= _MAX_DEPTH_DIGITS:
+        return text
+    return f"{float(depth):.{_MAX_DEPTH_DIGITS}f}".rstrip("0").rstrip(".")
 
 
-def _rounded(depth: Fraction) -> str:
-    return f"{float(depth * 100):.{_MAX_DEPTH_DIGITS}f}".rstrip("0").rstrip(".") + "%"
-
-
-def count_labels(counts: Sequence[int], *, axis: str) -> tuple[str, ...]:
-    """Counts as in the published plots: 200, 800, 1.0K, 3.0K; token counts as 32K.
-
-    Counts are never rounded: 1,250 stays as it is.
-    """
-
-    def label(count: int) -> str:
-        if axis == "tokens" and count % 1000 == 0:
-            return f"{count // 1000:,}K"
-        if count >= 1000 and count % 100 == 0:
-            return f"{count / 1000:,.1f}K"
-        return f"{count:,}" if count >= 10_000 else str(count)
-
-    return tuple(label(count) for count in counts)
+def count_labels(counts: Sequence[int]) -> tuple[str, ...]:
+    """Counts as in tables, never rounded: 200, 1,250, 32,000."""
+    return tuple(f"{count:,}" for count in counts)
 
 
 class ThinnedLocator(FixedLocator):
@@ -61,8 +46,9 @@ class ThinnedLocator(FixedLocator):
         self._places = [k + 0.5 for k in range(len(labels))] if places is None else list(places)
         super().__init__(self._places)
         self._horizontal = horizontal
-        longest = max((len(label) for label in labels), default=1)
-        # A digit is about 0.64 of the font size wide. One more digit keeps neighbours apart.
+        longest = max((len(label) - label.count(",") / 2 for label in labels), default=1)
+        # A digit is about 0.64 of the font size wide, a comma half as much. One more digit keeps
+        # neighbours apart.
         self._needed = TICK_SIZE * (0.64 * (longest + 1) if horizontal else 1.3)
 
     def __call__(self) -> list[float]:

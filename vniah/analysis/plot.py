@@ -19,7 +19,6 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import PercentFormatter
 
 from vniah.analysis.axes import (
     TICK_SIZE,
@@ -49,11 +48,11 @@ _DEPTH_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _COLORBAR: dict[str, Any] = {"ticks": (0, 0.25, 0.5, 0.75, 1), "pad": 0.02, "aspect": 22}
 
 # The figure of `save_heatmaps`, in inches.
-_CELL_SIZE = 0.42
+_CELL_SIZE = 0.46
 _MIN_AXES = (2.4, 1.7)
 _MAX_AXES = (7.6, 5.2)
 _MARGINS = (1.55, 1.25)
-_MAX_WIDTH = 20.0
+_MAX_WIDTH = 21.0
 
 
 @dataclass(frozen=True)
@@ -322,14 +321,13 @@ def _default_title(results: Results, remark: str = "") -> str:
 
 
 def _label(ax: Axes, table: _Table, *, axis: str) -> None:
-    counts = count_labels(table.frames, axis=axis)
+    counts = count_labels(table.frames)
     ax.xaxis.set_major_locator(ThinnedLocator(counts, horizontal=True))
     ax.xaxis.set_major_formatter(ColumnFormatter(counts))
     if table.has_positions:
-        percent = PercentFormatter(1.0, decimals=0)
-        labels = [f"{depth:.0%}" for depth in _DEPTH_TICKS]
+        labels = [f"{depth:g}" for depth in _DEPTH_TICKS]
         ax.yaxis.set_major_locator(ThinnedLocator(labels, horizontal=False, places=_DEPTH_TICKS))
-        ax.yaxis.set_major_formatter(percent)
+        ax.yaxis.set_major_formatter("{x:g}")
     else:
         depths = [depth_label(depth) for depth in table.rows]
         ax.yaxis.set_major_locator(ThinnedLocator(depths, horizontal=False))

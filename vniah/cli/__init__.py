@@ -26,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # the process is this command
         sys.excepthook = printing.show_traceback
     try:
-        with own_environment():
-            code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        try:
+            with own_environment():
+                return _run(arguments)
+        finally:  # also after --help; where the reader of a pipe has gone, this finds out
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except CannotCompareError as error:
         return _fail(f"cannot compare: {error}")
     except VniahError as error:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.cli.display import format_average, format_estimate, format_families
@@ -127,7 +128,8 @@ def models(options: argparse.Namespace) -> int:
         "The tests compare the logits of llava_* with the rules of the original package,\n"
         "written again, and those of all others with their own forward pass on pixels.\n"
     )
-    show(f"embedded: {', '.join(embedded_models())}")
+    embedded = f"embedded: {', '.join(embedded_models())}"
+    show_lines(embedded if width is None else fill(embedded, width, break_on_hyphens=False))
     show("any other: package.module:factory")
     return 0
 
