@@ -3,10 +3,13 @@
 import ast
 import builtins
 import json
+import random
 import shutil
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,7 +21,7 @@ from tests.families import build
 from vniah.cli import main
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.errors import MissingDependencyError, ModelError
+from vniah.errors import MissingDependencyError, ModelError, VniahError
 from vniah.models.loading import load_model
 from vniah.protocol import FrameSegment
 
@@ -325,6 +328,141 @@ def test_generation_settings_that_are_not_applied_are_said(written, values, name
     notes = choose_engine(model, EngineOptions(scorer="generate")).notes
     assert len(notes) == (named is not None)
     assert named is None or named.replace("'", "") in notes[0].replace("'", "")
+
+
+# Odd values and damaged bytes.
+
+ODD_VALUES = [
+    None, True, -1, 0, 7, 10**9, 10**18, 10**30, 0.5, 1e308, "", "x", "\ud800", "x" * 100_000,
+    [], [[1]], {}, {"height": 10**9, "width": 10**9}, {"a": "\ud800"},
+]  # fmt: skip
+
+
+def places(value, so_far=()):
+    """The ways to all values in an object or a list."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for step, item in inner if isinstance(value, dict | list) else ():
+        yield (*so_far, step)
+        if isinstance(item, dict | list):
+            yield from places(item, (*so_far, step))
+
+
+def damage(folder: Path, generator: random.Random) -> None:
+    """Puts an odd value or odd bytes into one file of a checkpoint folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = generator.choice(files)
+    if path.suffix == ".json" and generator.random() < 0.7:
+        content = json.loads(path.read_text())
+        *way, last = generator.choice(list(places(content)))
+        inner = content
+        for step in way:
+            inner = inner[step]
+        inner[last] = generator.choice(ODD_VALUES)
+        path.write_text(json.dumps(content))
+        return
+    content = bytearray(path.read_bytes())
+    at = generator.randrange(min(len(content), 8000))
+    odd = [b"", b"\xff", b"\0", b"[" * 1000, b'{"a":' * 1000, b"9" * 5000, b"\\ud800"]
+    content[at : at + generator.choice([0, 1, 100])] = generator.choice(odd)
+    path.write_bytes(content)
+
+
+def use(folder: Path) -> None:
+    """All that a command does with a checkpoint before it reads a film."""
+    model = load_model(folder, device="cpu")
+    sequence = model.compose([FrameSegment("film", 0)], "is ?", "7")
+    model.decode(sequence.answer_ids)
+    model.encode_frames([np.zeros((40, 24, 3), np.uint8)])
+    json.dumps({**model.settings, **model.encoding})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_folder_is_used_or_refused_in_one_line(written, seed, tmp_path):
+    kind = "transformers" if seed % 4 == 0 else "original"
+    folder = Path(shutil.copytree(written[kind], tmp_path / "checkpoint"))
+    damage(folder, random.Random(seed))
+    started = time.process_time()
+    try:
+        use(folder)
+    except VniahError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 1500
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_hidden_layers", 10_000_000),
+        ("num_hidden_layers", 1000),
+        ("hidden_size", 10**18),
+        ("intermediate_size", 10**17),
+        ("vocab_size", -1),
+        ("head_dim", 0),
+        ("num_attention_heads", 0),
+        ("rope_theta", float("nan")),
+        ("rope_theta", "\ud800"),
+        ("max_position_embeddings", 10**18),
+        ("tie_word_embeddings", "yes"),
+        ("architectures", {"a": 1}),
+    ],
+)
+def test_size_that_no_model_has_is_refused_before_anything_is_built(
+    written, field, value, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_, **__: pytest.fail("it builds"))
+    for kind, folder in written.items():
+        copied = Path(shutil.copytree(folder, tmp_path / kind))
+        text = json.loads((copied / "config.json").read_text()).get("text_config")
+        if text is None or field == "architectures":
+            change_config(copied, **{field: value})
+        else:
+            change_config(copied, text_config=text | {field: value})
+        assert field in refusal(copied) or "NaN" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 1000 + "]" * 1000),
+        ("config.json", '{"model_type": "llava", "model_type": "qwen2_vl"}'),
+        ("tokenizer_config.json", '{"a":' * 1000 + "1" + "}" * 1000),
+        ("tokenizer.json", '{"added_tokens": [{"id": 1, "content": "a", "\x1b[31m": true}]}'),
+        ("tokenizer.json", "[" * 100_000),
+        ("tokenizer.json", "\xff"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}'),
+        ("generation_config.json", '{"eos_token_id": [1, "2"]}'),
+        ("generation_config.json", "9" * 5000),
+    ],
+)
+def test_malformed_file_is_one_line(folder, name, content):
+    (folder / name).write_text(content, encoding="latin-1")
+    assert name in refusal(folder)
+
+
+def test_mean_that_fits_no_picture_is_refused(written, tmp_path):
+    for number, changes in enumerate(
+        [{"image_mean": 0}, {"image_std": [0.0, 0.0, 0.0]}, {"crop_size": 10**9}, {"size": 10**6}]
+    ):
+        for kind, inner in (("original", "vision_tower"), ("transformers", ".")):
+            folder = Path(shutil.copytree(written[kind], tmp_path / f"{kind}{number}"))
+            change(folder / inner / "preprocessor_config.json", **changes)
+            refusal(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "patch_embedding" in name)
+    weights[name][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "numbers that are not finite" in refusal(folder)
+
+
+def test_token_of_the_frames_is_that_of_the_weights(written, tmp_path):
+    folder = Path(shutil.copytree(written["transformers"], tmp_path / "checkpoint"))
+    change_config(folder, image_token_index=7)
+    assert "config.json says that frames stand at 7" in refusal(folder)
 
 
 # Adapters.

@@ -520,7 +520,7 @@ def test_newline_that_the_checkpoint_lacks_is_named(tmp_path, position):
     [
         ("config.json", "{", "vision_tower(/config.json cannot| has no config.json)"),
         ("config.json", None, "vision_tower(/config.json cannot| has no config.json)"),
-        ("preprocessor_config.json", None, "the vision tower in .* cannot be read"),
+        ("preprocessor_config.json", None, "the vision tower in .* cannot be loaded"),
         (
             "preprocessor_config.json",
             json.dumps({"size": {"height": 30, "width": 30}}),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, cast
 
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from vniah.errors import ModelError
 from vniah.schema import INT_BOUND, read_json
@@ -89,11 +89,30 @@ class GenerationConfig(TypedDict, total=False):
     eos_token_id: _TokenId | list[int]
 
 
+class AddedToken(Struct, forbid_unknown_fields=True):
+    """A token of a tokenizer_config.json; of other fields the tokenizers library only prints."""
+
+    content: str
+    lstrip: bool = False
+    normalized: bool = True
+    rstrip: bool = False
+    single_word: bool = False
+    special: bool = False
+    id: int | None = None
+    type: str | None = field(default=None, name="__type")
+
+
 class TokenizerConfig(TypedDict, total=False):
     """A tokenizer_config.json."""
 
     auto_map: dict[str, Any] | None
     tokenizer_class: str | None
+    model_max_length: float | None
+    added_tokens_decoder: dict[str, AddedToken] | None
+    bos_token: str | AddedToken | None
+    eos_token: str | AddedToken | None
+    unk_token: str | AddedToken | None
+    pad_token: str | AddedToken | None
 
 
 _Extent = Annotated[int, Meta(ge=1, le=2**31)]

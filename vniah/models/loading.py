@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from vniah.errors import InputError, ModelError, first_line
+from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir, hash_text
 from vniah.models.families import FAMILIES, find_family
@@ -141,7 +141,7 @@ def load_folder(
         MissingDependencyError: ``load_in`` needs bitsandbytes, an adapter of peft needs peft.
     """
     from vniah.models.adapters import find_adapter, require_adapter
-    from vniah.models.checkpoints import find_device
+    from vniah.models.checkpoints import find_device, reported
     from vniah.models.configs import read_config
     from vniah.models.quantization import require_bitsandbytes
 
@@ -151,8 +151,9 @@ def load_folder(
     config = read_config(folder)
     family = find_family(config)
     if family is None:
+        found = short_repr(config.get("model_type"))
         raise ModelError(
-            f"{folder}/config.json has model_type {config.get('model_type')!r}; supported are "
+            f"{folder}/config.json has model_type {found}; supported are "
             f"{', '.join(FAMILIES)}. Any other model plugs in as package.module:factory"
         )
     if options.load_in is not None:
@@ -164,9 +165,9 @@ def load_folder(
     if dtype is None and device.type == "cpu":
         dtype = "float32"
     options = replace(options, device=str(device), dtype=dtype)
-    loaded = family.load_adapter().load(
-        folder, name=name, revision=revision, options=options, adapter=adapter
-    )
+    loader = family.load_adapter()
+    with reported(folder, "the model in"):
+        loaded = loader.load(folder, name=name, revision=revision, options=options, adapter=adapter)
     if loaded.revision in _EMBEDDED.values():
         loaded.max_new_tokens = _EMBEDDED_ANSWER_TOKENS
     return cast("AnyModel", loaded)

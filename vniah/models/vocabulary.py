@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
 from torch import Tensor, nn
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, first_line
 from vniah.models.checkpoints import reported
+from vniah.models.configs import AddedToken
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -27,6 +29,7 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
     """
     if not any((folder / name).is_file() for name in _FILES):
         raise ModelError(f"{folder} has no tokenizer files (tokenizer.json and the like)")
+    _require_added_tokens(folder / "tokenizer.json")
     options = {} if config is None else {"config": config}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it warns of an unknown model_type
@@ -39,6 +42,21 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
             )
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+class _TokenizerFile(msgspec.Struct):
+    """A tokenizer.json, which the tokenizers library checks, but for the fields of its tokens."""
+
+    added_tokens: list[AddedToken] = []
+
+
+def _require_added_tokens(path: Path) -> None:
+    """Raises `ModelError` for fields that the tokenizers library would only print and pass over."""
+    if path.is_file():
+        try:
+            msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def find_stop_ids(tokenizer: Any, *configs: Mapping[str, Any]) -> tuple[int, ...]:

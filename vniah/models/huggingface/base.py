@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import InputError, ModelError
-from vniah.models.checkpoints import reported
 from vniah.models.contents import require_supported
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
+from vniah.models.preprocessing import encode_blank, require_small_pictures
 from vniah.models.rope import override_rope, rope_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
@@ -70,8 +70,11 @@ class TransformersModel:
             )
         self.frame_size = parts.frame_size or self._usual_size()
         self._check_size()
-        blank = np.zeros((*self.frame_size[::-1], 3), np.uint8)
-        self.frame_shape: tuple[int, ...] = tuple(self.encode_frames([blank]).shape[1:])
+        self._require_placeholder()
+        if not self.takes_frame_size:
+            require_small_pictures(parts.name, parts.image_processor)
+        rows = encode_blank(parts.name, self.encode_frames)
+        self.frame_shape: tuple[int, ...] = tuple(rows.shape[1:])
         self.encoding: Mapping[str, str] = {
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
@@ -121,8 +124,7 @@ class TransformersModel:
             find_body=cls.find_body,
             adapter=adapter,
         )
-        with reported(folder, "the model in"):  # its constructor encodes a blank frame
-            model = cls(parts)
+        model = cls(parts)
         if options.rope_theta is not None or options.rope_scaling is not None:
             model.override_rope(options.rope_theta, options.rope_scaling)
         return model
@@ -205,6 +207,19 @@ class TransformersModel:
 
     def _check_size(self) -> None:
         """Raises `ModelError` for a frame size that the tower cannot read."""
+
+    def _require_placeholder(self) -> None:
+        """Raises `ModelError` if config.json and tokenizer disagree which token frames replace."""
+        config = self._model.config
+        ids = (getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))
+        known = {token for token in ids if token is not None}
+        found = self._tokenizer.convert_tokens_to_ids(self.placeholder)
+        if known and found not in known:
+            raise ModelError(
+                f"{self.name} has {self.placeholder!r} as token {found}, and config.json says that "
+                f"frames stand at {' or '.join(map(str, sorted(known)))}; its tokenizer and its "
+                "weights are of different checkpoints"
+            )
 
     def _preprocessing(self) -> str:
         """How a frame is prepared for the tower, for the cache's identity."""

@@ -31,7 +31,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from vniah.errors import InputError, ModelError, first_line
+from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.forward.offload import keeps_in_host, offload_layers, require_host_room
 from vniah.models.adapters import merge_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
@@ -176,7 +176,8 @@ def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
     for key, (default, readable) in expected.items():
         if raw.get(key, default) not in readable:
             raise ModelError(
-                f"{folder}/config.json has {key} = {raw[key]!r}; this adapter reads {readable[0]!r}"
+                f"{folder}/config.json has {key} = {short_repr(raw[key])}; this adapter "
+                f"reads {readable[0]!r}"
             )
 
 

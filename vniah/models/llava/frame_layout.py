@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, short_repr
 
 PoolMode = Literal["average", "max", "bilinear"]
 NewlinePosition = Literal["grid", "frame", "one_token", "no_token"]
@@ -124,15 +124,15 @@ def read_layout(
     mode: PoolMode | None = raw.get("mm_spatial_pool_mode") or usual_mode
     if mode is None or mode not in get_args(PoolMode):
         raise ModelError(
-            f"{folder}/config.json has mm_spatial_pool_mode = {mode!r}; this adapter reads "
-            f"{_listed(get_args(PoolMode))}"
+            f"{folder}/config.json has mm_spatial_pool_mode = {short_repr(mode)}; this adapter "
+            f"reads {_listed(get_args(PoolMode))}"
         )
     stride = raw.get("mm_spatial_pool_stride")
     stride = _USUAL_STRIDE if stride is None else stride
     if type(stride) is not int or not 1 <= stride <= side:
         raise ModelError(
-            f"{folder}/config.json has mm_spatial_pool_stride = {stride!r}; it must be a number "
-            f"from 1 to {side}, the patches in a row of its vision tower"
+            f"{folder}/config.json has mm_spatial_pool_stride = {short_repr(stride)}; it must be a "
+            f"number from 1 to {side}, the patches in a row of its vision tower"
         )
     return FrameLayout(side, mode, stride, _read_newline(raw, folder, usual=usual_newline))
 
@@ -143,8 +143,8 @@ def _read_newline(
     newline: NewlinePosition = raw.get("mm_newline_position") or usual
     if newline not in get_args(NewlinePosition):
         raise ModelError(
-            f"{folder}/config.json has mm_newline_position = {newline!r}; this adapter reads "
-            f"{_listed(get_args(NewlinePosition))}"
+            f"{folder}/config.json has mm_newline_position = {short_repr(newline)}; this "
+            f"adapter reads {_listed(get_args(NewlinePosition))}"
         )
     merge = str(raw.get("mm_patch_merge_type") or "flat")
     if not merge.startswith("spatial") or (newline == "one_token" and "unpad" not in merge):
@@ -176,8 +176,8 @@ def build_projector(
     mlp = _MLP.fullmatch(str(kind))
     if mlp is None:
         raise ModelError(
-            f"{folder}/config.json has mm_projector_type = {kind!r}; this adapter reads 'linear', "
-            "'mlp2x_gelu' and the like"
+            f"{folder}/config.json has mm_projector_type = {short_repr(kind)}; this adapter reads "
+            "'linear', 'mlp2x_gelu' and the like"
         )
     layers: list[nn.Module] = [nn.Linear(tower_width, decoder_width)]
     for _ in range(1, int(mlp[1])):

@@ -33,6 +33,7 @@ from vniah.models.llava.checkpoint import (
 from vniah.models.llava.frame_layout import FrameLayout
 from vniah.models.llava.prompts import choose_template, find_template, question_line
 from vniah.models.llava.towers import Tower
+from vniah.models.preprocessing import encode_blank
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer
 from vniah.options import LOAD_DEFAULTS, LoadIn, LoadOptions
@@ -139,7 +140,7 @@ class LlavaModel:
         load_parts(parts, raw, folder, options, adapter)
         tokenizer = load_tokenizer(folder, config=config_for_tokenizer(raw))
         template = choose_template(options.prompt_template, usual_template(raw), tokenizer)
-        return cls(
+        model = cls(
             name=name,
             revision=revision or fingerprint(folder),
             decoder=parts.decoder,
@@ -154,6 +155,9 @@ class LlavaModel:
             adapter=None if adapter is None else adapter_record(adapter),
             generation_note=generation_note(folder),
         )
+        encode_blank(name, model.encode_frames)
+        model.compose((), "?", "0")  # raises if the tokenizer cannot be used
+        return model
 
     @property
     def settings(self) -> dict[str, str | float]:

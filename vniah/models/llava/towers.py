@@ -28,11 +28,12 @@ try:
 except ImportError:  # transformers before it had two
     from transformers import CLIPImageProcessor, SiglipImageProcessor
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, quoted
 from vniah.models.checkpoints import reported
 from vniah.models.configs import read_config
 from vniah.models.contents import require_preprocessing, tower_folder
 from vniah.models.padding import pad_to_square
+from vniah.models.preprocessing import require_small_pictures
 
 # The sizes of the published towers, so that a checkpoint that only names one can be loaded offline.
 _KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {
@@ -165,7 +166,7 @@ def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
         processor = SiglipImageProcessor(size={"height": size, "width": size})
     else:
         raise ModelError(
-            f"{folder}/config.json names the vision tower {name!r}; this adapter knows "
+            f"{folder}/config.json names the vision tower {quoted(name, 80)}; this adapter knows "
             f"{', '.join((*_KNOWN_CLIP, *_KNOWN_SIGLIP))} and towers whose config.json lies in "
             "the checkpoint"
         )
@@ -206,10 +207,14 @@ def _read_tower(folder: Path, is_siglip: bool) -> tuple[Any, Any]:
     processor_class = SiglipImageProcessor if is_siglip else CLIPImageProcessor
     require_preprocessing(folder)
     with reported(folder, "the vision tower in"):
-        return (
-            config_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
-            processor_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+        config = config_class.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
         )
+        processor = processor_class.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    require_small_pictures(str(folder), processor)
+    return config, processor
 
 
 def _find_feature_layer(raw: Mapping[str, Any], folder: Path, *, num_layers: int) -> int:
