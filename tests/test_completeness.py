@@ -375,3 +375,25 @@ def test_noise_in_a_joined_film_is_damage(tmp_path, part):
     for at in (0.2, 0.49, 0.7):
         with pytest.raises(VideoDamagedError, match="is damaged"):
             numbers_of(overwrite(path, at, 3000, tmp_path / "film.ts"))
+
+
+def test_a_film_with_huge_pictures_is_refused(tmp_path):
+    path = tmp_path / "film.gif"
+    picture = Image.fromarray(draw_number(1))
+    picture.save(path, save_all=True, append_images=[Image.fromarray(draw_number(2))])
+    data = bytearray(path.read_bytes())
+    data[6:10] = 2 * (20_000).to_bytes(2, "little")  # width and height
+    path.write_bytes(data)
+    with pytest.raises(HaystackError, match=r"pictures of 20000 x 20000 pixels, and at most 178,0"):
+        numbers_of(path)
+
+
+def test_streams_that_appear_while_a_file_is_read_are_no_error(tmp_path):
+    path = tmp_path / "film.flv"
+    write_video(path, at_rate(10, 60), options=NO_B_FRAMES)
+    data = path.read_bytes()
+    body = b"\xaf\x01" + bytes(20)  # sound, which neither the header nor the beginning has
+    tag = b"\x08" + len(body).to_bytes(3) + bytes(7) + body
+    tags = (tag + len(tag).to_bytes(4)) * 3
+    path.write_bytes(data + tags)
+    assert numbers_of(path) == [0, 10, 20, 30, 40, 50]

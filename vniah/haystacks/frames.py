@@ -12,6 +12,9 @@ from vniah.options import Sampling
 if TYPE_CHECKING:  # decord's process must not load PyAV and its FFmpeg
     from vniah.haystacks.video.packets import VideoIndex
 
+MOST_PIXELS = 178_000_000
+"""The largest picture that is decoded: about 0.5 GB."""
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -16,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vniah.errors import HaystackError, VideoDamagedError
-from vniah.haystacks.frames import Frame
+from vniah.haystacks.frames import MOST_PIXELS, Frame
 
 MOST_BYTES = 1_000_000_000
 """The largest file that is read as an image."""
-MOST_PIXELS = 178_000_000
-"""The largest image that is decoded: about 0.5 GB."""
 
 # Formats of Pillow that are no photographs: documents, which may run programs, data, films, icons,
 # and those of which Pillow knows only the name.

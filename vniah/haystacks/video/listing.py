@@ -12,7 +12,7 @@ import av
 from vniah.haystacks.video.completeness import declares_one_length
 from vniah.haystacks.video.mp4 import Mp4Layout
 from vniah.haystacks.video.mpegts import MOST_PACKET_BYTES, find_joints, find_table_restarts
-from vniah.haystacks.video.timeline import Timeline, may_restart
+from vniah.haystacks.video.timeline import Timeline, demux, may_restart
 
 _HOLE_BYTES = 512
 
@@ -50,10 +50,11 @@ class Listing:
         # are counted, those of the sound included, to find what was skipped.
         is_matroska = "matroska" in container.format.name
         by_bytes = is_matroska or layout.has_fragments
-        is_any_end = declares_one_length(container, stream) and not may_restart(container)
+        is_stream_of_parts = may_restart(container)
+        is_any_end = declares_one_length(container, stream) and not is_stream_of_parts
         reads_all = by_bytes or is_any_end
         timeline = Timeline(container, stream)
-        packets = container.demux() if reads_all else timeline
+        packets = demux(container) if reads_all else timeline
         follows_hole, end_byte = False, 0
         try:
             for packet in packets:
@@ -67,7 +68,8 @@ class Listing:
                     seconds = (packet.pts + (packet.duration or 0)) * packet.time_base
                     self.end_of_all_seconds = max(self.end_of_all_seconds, seconds)
                 if packet.stream_index == stream.index and packet.size:
-                    self._note_keyframe(packet, timeline.num_restarts)
+                    if is_stream_of_parts:
+                        self._note_keyframe(packet, timeline.num_restarts)
                     if self._jumps_back(packet):
                         return
                     self._add(packet, follows_hole=follows_hole)

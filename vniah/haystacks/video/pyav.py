@@ -8,10 +8,10 @@ Nothing is decoded ahead of the consumer.
 Limits: pictures keep the size in which they are stored, whatever their pixel aspect ratio. Damage
 is found where the container or the decoder notices it; a few changed bytes may decode to a picture
 with a blemish. A missing end is found if the file declares its length and lacks more than a second
-or two of it (with sound, a hundredth of the film; in fragmented MP4, a twentieth of the file).
+or two of it (with sound, a hundredth of the film), or if fragmented MP4 ends inside a fragment.
 MPEG-TS does not declare its length: there only a cut in the middle of a packet is found. A file
 that was cut between two packets is taken for a shorter film, and so is a Matroska file of a live
-recording.
+recording. What counts as damage is described in `vniah.haystacks.video.completeness`.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ from vniah.haystacks.frames import Frame, IndexedVideo
 from vniah.haystacks.video.listing import count
 from vniah.haystacks.video.packets import VideoIndex, damaged_error
 from vniah.haystacks.video.sampling import show_at
-from vniah.haystacks.video.streams import open_video
+from vniah.haystacks.video.streams import open_video, require_size
 from vniah.haystacks.video.timeline import Timeline
 
 _COUNT_ON_SECONDS = 300
@@ -71,6 +71,7 @@ class VideoSource(IndexedVideo):
                 continue
             if position == len(times) - 1 and damage.summary() and on_damage is not None:
                 on_damage(f"{index.path.name}: {damage.summary()}")
+            require_size(index.path, picture)
             seconds = float(pts * index.time_base)
             yield Frame(index=start + position, pts_seconds=seconds, image=_to_upright_rgb(picture))
         if damage.counts and not self.keep_damaged:

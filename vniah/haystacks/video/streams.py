@@ -20,6 +20,8 @@ from typing import Any
 import av
 
 from vniah.errors import HaystackError, InputError, VideoDamagedError
+from vniah.haystacks.frames import MOST_PIXELS
+from vniah.haystacks.video.timeline import demux
 
 # Playlists refer to other files, which this file's hash does not cover. The others are pictures or
 # text.
@@ -73,8 +75,9 @@ def summarize_video(path: Path, stream: int | None = None) -> VideoSummary:
         HaystackError: the file is not a video, or not one that can be decoded here.
         VideoDamagedError: its index is missing.
     """
-    chosen = _choose_stream(path) if stream is None else stream
-    with open_video(path, chosen) as (container, film):
+    with _open_container(path) as container:
+        chosen = _choose_stream(container) if stream is None else stream
+        film = _get_film(path, container, chosen)
         name = container.format.name
         return VideoSummary(
             format_name=name,
@@ -97,24 +100,42 @@ def open_video(path: Path, stream: int) -> Iterator[tuple[Any, Any]]:
         VideoDamagedError: it is an MP4 file without its index.
     """
     with _open_container(path) as container:
-        videos = container.streams.video
-        if not 0 <= stream < len(videos):
-            raise InputError(
-                f"{path} has no video stream {stream}: it has {len(videos)}, numbered from 0. "
-                "Choose another --stream."
-            )
-        film = videos[stream]
-        if _disposition(film) & _NO_FILM:
-            raise InputError(
-                f"video stream {stream} of {path} is a cover picture or thumbnail. Choose another "
-                "--stream."
-            )
-        if not _can_be_decoded(film):
-            raise HaystackError(
-                f"{path}: its video stream cannot be decoded here (unknown codec or no picture "
-                "size). Convert it to H.264 in MP4."
-            )
-        yield container, film
+        yield container, _get_film(path, container, stream)
+
+
+def _get_film(path: Path, container: Any, stream: int) -> Any:
+    videos = container.streams.video
+    if not 0 <= stream < len(videos):
+        raise InputError(
+            f"{path} has no video stream {stream}: it has {len(videos)}, numbered from 0. Choose "
+            "another --stream."
+        )
+    film = videos[stream]
+    if _disposition(film) & _NO_FILM:
+        raise InputError(
+            f"video stream {stream} of {path} is a cover picture or thumbnail. Choose another "
+            "--stream."
+        )
+    if not _can_be_decoded(film):
+        raise HaystackError(
+            f"{path}: its video stream cannot be decoded here (unknown codec or no picture size). "
+            "Convert it to H.264 in MP4."
+        )
+    require_size(path, film.codec_context)
+    return film
+
+
+def require_size(path: Path, picture: Any) -> None:
+    """Requires a picture, or a codec that says its size, of not more than ``MOST_PIXELS``.
+
+    Raises:
+        HaystackError: it is larger.
+    """
+    if picture.width * picture.height > MOST_PIXELS:
+        raise HaystackError(
+            f"{path} has pictures of {picture.width} x {picture.height} pixels, and at most "
+            f"{MOST_PIXELS:,} pixels are read. Make them smaller."
+        )
 
 
 @contextmanager
@@ -155,16 +176,15 @@ def _not_a_video(path: Path, error: av.error.FFmpegError) -> HaystackError:
     )
 
 
-def _choose_stream(path: Path) -> int:
-    """The position of the film among the video streams."""
-    with _open_container(path) as container:
-        streams = _film_streams(container)
-        streams = [stream for stream in streams if _can_be_decoded(stream)] or streams
-        if len(streams) > 1:
-            moving = _with_several_pictures(container, streams) or streams
-            streams = sorted(moving, key=_preference_among(moving), reverse=True)  # stable
-        positions = [stream.index for stream in container.streams.video]
-        return positions.index(streams[0].index)
+def _choose_stream(container: Any) -> int:
+    """The position of the film among the video streams. Of several it reads some packets."""
+    streams = _film_streams(container)
+    streams = [stream for stream in streams if _can_be_decoded(stream)] or streams
+    if len(streams) > 1:
+        moving = _with_several_pictures(container, streams) or streams
+        streams = sorted(moving, key=_preference_among(moving), reverse=True)  # stable
+    positions = [stream.index for stream in container.streams.video]
+    return positions.index(streams[0].index)
 
 
 def _film_streams(container: Any) -> list[Any]:
@@ -184,7 +204,7 @@ def _with_several_pictures(container: Any, streams: list[Any]) -> list[Any]:
     counts: Counter[int] = Counter()
     waiting = {stream.index for stream in streams if stream.frames != 1}
     with suppress(av.error.FFmpegError):  # damage is found when the packets are listed
-        for packet in container.demux(streams):
+        for packet in demux(container, *streams):
             counts[packet.stream_index] += bool(packet.size)
             if counts[packet.stream_index] > 1:
                 waiting.discard(packet.stream_index)

@@ -17,6 +17,18 @@ def may_restart(container: Any) -> bool:
     return bool(int(container.format.flags) & _CLOCK_MAY_RESTART)
 
 
+def demux(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of some streams, or of all, in the order of the file."""
+    packets = container.demux(*streams)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, IndexError):
+            # PyAV raises an IndexError after the last packet if more streams appeared meanwhile.
+            return
+        yield packet
+
+
 @dataclass
 class Timeline:
     """Iterates over the packets of a stream once, and puts them on one clock.
@@ -32,7 +44,7 @@ class Timeline:
     num_restarts: int = 0
 
     def __iter__(self) -> Iterator[Any]:
-        packets = (packet for packet in self.container.demux(self.stream) if packet.size)
+        packets = (packet for packet in demux(self.container, self.stream) if packet.size)
         return self._on_one_clock(packets) if may_restart(self.container) else packets
 
     def _on_one_clock(self, packets: Iterator[Any]) -> Iterator[Any]:
