@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import unicodedata
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -565,6 +566,38 @@ def test_wrong_hub_set_is_refused_with_its_row(
     columns = {"image": [picture(0)], "question": ["q"], "answer": ["x"], **changes}
     serve(monkeypatch, {key: values for key, values in columns.items() if values is not None})
     with pytest.raises(NeedleError, match=message):
+        load_needles("owner/name", split="validation")
+
+
+def test_pictures_of_a_hub_set_may_lie_in_archives_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(0).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "inner/a.png")
+    paths = [str(tmp_path / "a.png"), f"zip://inner/a.png::{tmp_path}/b.zip"]
+    images = [{"bytes": None, "path": path} for path in paths]
+    serve(monkeypatch, {"image": images, "question": ["q", "q"], "answer": ["x", "x"]})
+    for found in load_needles("owner/name", split="validation"):
+        assert np.array_equal(found.image, picture(0))
+
+
+@pytest.mark.parametrize("path", ["no.png", "zip://a.png::/no.zip", "nothing://x"])
+def test_picture_of_a_hub_set_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    image = {"bytes": None, "path": path}
+    serve(monkeypatch, {"image": [image], "question": ["q"], "answer": ["x"]})
+    with pytest.raises(NeedleError, match=r"row 0: the picture .* cannot be read"):
+        load_needles("owner/name", split="validation")
+
+
+def test_animated_picture_of_a_hub_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = io.BytesIO()
+    picture(1).save(made, "gif", save_all=True, append_images=[picture(2)])
+    image = {"bytes": made.getvalue(), "path": None}
+    serve(monkeypatch, {"image": [image], "question": ["q"], "answer": ["x"]})
+    with pytest.raises(NeedleError, match="row 0: the picture is animated"):
         load_needles("owner/name", split="validation")
 
 

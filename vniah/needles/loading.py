@@ -7,8 +7,9 @@ A set comes from a folder in the Hugging Face *imagefolder* layout (``metadata.j
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vniah.errors import NeedleError, first_line, quoted
 from vniah.files import embedded_dir
@@ -154,8 +155,25 @@ def _hub_rows(hub_id: str, *, split: str) -> Iterator[Row]:
         where = f"{hub_id} row {index}"
         record = with_numbers_as_text(dataset[index])
         require_type(record, NeedleRecord, NeedleError, where)
-        picture = record["image"]
-        if picture is None or (picture["bytes"] is None and picture["path"] is None):
-            raise NeedleError(f"{where} has no picture; every needle needs one.")
-        source = picture["bytes"] if picture["bytes"] is not None else Path(picture["path"])
-        yield make_row(record, source, where=where, default_id=str(index))
+        picture = _find_stored(record["image"] or {}, where=where)
+        yield make_row(record, picture, where=where, default_id=str(index))
+
+
+def _find_stored(image: Mapping[str, Any], *, where: str) -> Path | bytes:
+    """A picture as the datasets library stores it: in the table, in a file, or in an archive."""
+    content, path = image.get("bytes"), image.get("path")
+    if isinstance(content, bytes):
+        return content
+    if not isinstance(path, str):
+        raise NeedleError(f"{where} has no picture; every needle needs one.")
+    if Path(path).is_file():
+        return Path(path)
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            return bytes(file.read())
+    except Exception as error:  # each kind of archive and server has errors of its own
+        raise NeedleError(
+            f"{where}: the picture {quoted(path, 100)} cannot be read: {first_line(error)}"
+        ) from error

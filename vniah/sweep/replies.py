@@ -29,15 +29,17 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
         for result in results.samples
         if result.prediction is not None and result.sample_id in by_id
     ]
-    unread = [
-        text for text, sample in replies if not is_readable(text, sample.candidates, sample.choices)
-    ]
-    num_read = len(replies) - len(unread)
-    if len(replies) < _FEWEST_REPLIES or num_read >= _LEAST_SHARE * len(replies):
+    if len(replies) < _FEWEST_REPLIES:
         return None
-    examples = " and ".join(
-        quoted(text, _SHOWN_CHARACTERS) for text in list(dict.fromkeys(unread))[:2]
-    )
+    num_read, unread = 0, dict[str, None]()
+    for text, sample in replies:
+        if is_readable(text, sample.candidates, sample.choices):
+            num_read += 1
+        else:
+            unread[text] = None
+        if num_read >= _LEAST_SHARE * len(replies):
+            return None
+    examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(unread)[:2])
     return (
         f"only {num_read} of {len(replies)} replies could be read as an answer, right or wrong, so "
         f"the score says little about what the model sees; it wrote {examples}. Let the questions "
