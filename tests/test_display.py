@@ -117,7 +117,7 @@ def test_gaps_of_many_lengths_are_counted():
     frames = ",".join(map(str, range(1, 10)))
     run = make_run(frames, "0", num_needles=1, outcome=lambda c, k: "out of memory")
     lines = format_gaps(run)
-    assert len(lines) == 6 and lines[-1] == "and so at 4 other lengths"
+    assert len(lines) == 6 and lines[-1] == "and so at 4 other places"
     assert lines[0].startswith("at 1 frames the mean is over 0 of 1 cells, without 1 samples")
 
 

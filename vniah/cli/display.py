@@ -109,8 +109,14 @@ def format_gaps(results: "Results") -> list[str]:
                 f"at {count:,} frames the mean is over {num_scored} of {len(column)} cells, "
                 f"without {num_errors} samples that could not be run"
             )
+    lines += [
+        f"the control {found.control} at {found.num_frames or 0:,} frames is without "
+        f"{found.num_errors} samples that could not be run"
+        for found in results.controls
+        if found.num_errors
+    ]
     hidden = len(lines) - _MAX_GAPS
-    return lines if hidden <= 0 else [*lines[:_MAX_GAPS], f"and so at {hidden} other lengths"]
+    return lines if hidden <= 0 else [*lines[:_MAX_GAPS], f"and so at {hidden} other places"]
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
