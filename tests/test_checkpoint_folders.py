@@ -4,6 +4,7 @@ import ast
 import builtins
 import json
 import random
+import re
 import shutil
 import sys
 import time
@@ -67,7 +68,8 @@ def loading_calls() -> list[tuple[str, ast.Call]]:
     return [
         (f"{path.name}:{node.lineno}", node)
         for path in sorted(Path(vniah.__file__).parent.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        if any(loader in (text := path.read_text()) for loader in LOADERS)
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in LOADERS
@@ -86,9 +88,7 @@ def test_every_call_that_loads_a_folder_refuses_its_code():
 
 def test_pickles_are_read_nowhere():
     for path in Path(vniah.__file__).parent.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        names = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        assert not names & {"torch.load", "pickle.load", "pickle.loads", "joblib.load"}, path
+        assert not re.search(r"torch\.load\(|import (pickle|joblib|dill)", path.read_text()), path
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_template_that_takes_much_memory_is_stopped(written, tmp_path, monkeypat
     ("values", "named"),
     [
         ({"repetition_penalty": 1.05}, "repetition_penalty = 1.05"),
-        ({"suppress_tokens": [7, 8]}, "suppress_tokens = '[7, 8]'"),
+        ({"suppress_tokens": [7, 8]}, "suppress_tokens = [7, 8]"),
         ({"min_new_tokens": 3, "forced_eos_token_id": 1}, "forced_eos_token_id = 1, min_new"),
         ({"temperature": 0.1, "top_p": 0.5, "do_sample": True, "repetition_penalty": 1.0}, None),
     ],
@@ -327,7 +327,7 @@ def test_generation_settings_that_are_not_applied_are_said(written, values, name
     assert choose_engine(model, EngineOptions(scorer="argmax")).notes == []
     notes = choose_engine(model, EngineOptions(scorer="generate")).notes
     assert len(notes) == (named is not None)
-    assert named is None or named.replace("'", "") in notes[0].replace("'", "")
+    assert named is None or named in notes[0]
 
 
 # Odd values and damaged bytes.
@@ -377,7 +377,7 @@ def use(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_damaged_folder_is_used_or_refused_in_one_line(written, seed, tmp_path):
     kind = "transformers" if seed % 4 == 0 else "original"
     folder = Path(shutil.copytree(written[kind], tmp_path / "checkpoint"))

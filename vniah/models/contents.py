@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vniah.errors import ModelError, quoted
+from vniah.errors import ModelError, quoted, short_repr
 from vniah.files import hash_file, hash_text
 from vniah.models.configs import FILES, read_beside, read_config
 from vniah.models.weights import ADAPTER_WEIGHTS, stored_tensors, weight_files
@@ -116,7 +116,7 @@ def generation_note(folder: Path) -> str | None:
     """What of generation_config.json greedy decoding does not apply, in a sentence; else None."""
     values = read_beside(folder, "generation_config.json")
     found = [
-        f"{key} = {quoted(str(values[key]), 60)}"
+        f"{key} = {short_repr(values[key])}"
         for key, neutral in _GENERATION.items()
         if values.get(key) not in neutral
     ]

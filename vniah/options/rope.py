@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite
 from typing import Any
 
 from vniah.errors import InputError, quoted
@@ -42,6 +41,7 @@ SCALING_KEYS = frozenset(
 """The keys that belong to a scaling; all others that transformers knows belong to the decoder."""
 
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
+_TOO_LARGE = 2.0**1000  # whole numbers may be larger than any float
 _LARGE = 1e5  # from here on a base is written with an exponent, where that is shorter
 
 Scaling = dict[str, Any]
@@ -53,7 +53,7 @@ def require_theta(theta: float) -> float:
     Raises:
         InputError: the base is not a number above 1.
     """
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 < theta < 2.0**1000:
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 < theta < _TOO_LARGE:
         raise InputError(f"rope_theta must be a number above 1, got {theta}")
     return float(theta)
 
@@ -217,7 +217,7 @@ def _plain(key: str, value: Any) -> Any:
 
 def _positive(key: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or value <= 0:
+    if not is_number or not 0 < value < _TOO_LARGE:
         raise InputError(f"{key} of rope_scaling must be a number above 0, got {value!r}")
     return float(value)
 
