@@ -64,7 +64,7 @@ def test_command_of_the_pages_parses(command):
 
 
 # Options of other programs that pages name.
-FOREIGN = {"--limit-mm-per-prompt"}
+FOREIGN = {"--limit-mm-per-prompt", "--ntasks", "--requeue"}
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
