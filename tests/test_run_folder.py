@@ -549,5 +549,6 @@ def test_lone_surrogates_are_written_and_read_back(tmp_path):
     assert results.name == odd and results.samples == tuple(samples)
     (tmp_path / SAMPLES_NAME).read_bytes().decode("utf-8")
     results._repr_html_().encode("utf-8")
+    assert results.to_pandas()["prediction"][0] == "tiny \\udcff \\ud800 \x1b[2J"
     picture = save_heatmaps([results], tmp_path / "map.png", titles=None)
     assert picture.stat().st_size > 1000

@@ -82,7 +82,7 @@ class Membership:
 
     def _fault(self, sample: SampleResult) -> str | None:
         if sample.task != self._task:
-            return f"the task {short_repr(sample.task)}, and the run is of {self._task!r}"
+            return f"the task {short_repr(sample.task)}, and the run is of {short_repr(self._task)}"
         if sample.sample_id not in self._ids:
             return (
                 f"the sample {short_repr(sample.sample_id)}, which is not part of this run's plan"

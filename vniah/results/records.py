@@ -114,7 +114,8 @@ class Results:
         Returns:
             The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1]. Whole
             numbers and truth values that some rows lack, such as ``needle_index``, which most
-            controls do not have, are in pandas' nullable types ``Int64`` and ``boolean``.
+            controls do not have, are in pandas' nullable types ``Int64`` and ``boolean``. Lone
+            surrogates in texts are escaped.
         """
         import pandas as pd
 
@@ -124,7 +125,11 @@ class Results:
                 for found in self.cells
             ]
         else:
-            rows = [sample.record() for sample in (*self.samples, *self.control_samples)]
+            everything = (*self.samples, *self.control_samples)
+            rows = [
+                {_as_utf8(name): _as_utf8(value) for name, value in sample.record().items()}
+                for sample in everything
+            ]
         frame = pd.DataFrame(rows).drop(columns="cell", errors="ignore")
         if "depth" in frame:
             frame["depth"] = frame["depth"].map(lambda depth: float(Fraction(depth)), "ignore")
@@ -235,6 +240,13 @@ class Results:
         """Number of tokens that the model reads for a frame; None if the manifest lacks it."""
         tokens = self.manifest.get("model", {}).get("tokens_per_frame")
         return int(tokens) if tokens is not None else None
+
+
+def _as_utf8(value: Any) -> Any:
+    """A text as pandas can hold it, which knows no lone surrogates: they are escaped."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 def require_table_size(results: Results) -> Results:
