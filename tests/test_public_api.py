@@ -51,7 +51,7 @@ def test_unknown_name_is_an_attribute_error():
     [
         "import vniah",
         "import vniah; vniah.Grid; vniah.load_results; vniah.compare",
-        "import vniah.cli; vniah.cli.build_parser()",
+        "from vniah.cli.arguments import build_parser; build_parser()",
     ],
 )
 def test_import_is_light(statement):
