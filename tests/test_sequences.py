@@ -10,6 +10,7 @@ from runs import cell, make_sample
 from tests.decoder_models import DecoderStandIn, make_samples, open_engine
 from tests.test_prefill import build_decoder
 from vniah.engines.planning import SampleSequences
+from vniah.errors import ResultsError
 from vniah.forward.runner import SuffixLogits
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
@@ -115,7 +116,7 @@ def test_line_of_a_sample_has_some_fields_only_where_they_say_something():
     full = make_sample(cell(1, "0"), 0, variant="X", argmax_correct=False, greedy_correct=False)
     assert list(json.loads(full.to_json()))[-3:] == ["variant", "argmax_correct", "greedy_correct"]
     assert [SampleResult.from_json(s.to_json()) for s in (plain, full)] == [plain, full]
-    with pytest.raises(ValueError, match="variant is 7"):
+    with pytest.raises(ResultsError, match="variant must be text or null, got 7"):
         SampleResult.from_json(full.to_json().replace('"X"', "7"))
 
 
