@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import vniah.embeddings.encode
 import vniah.haystacks.generated
 from vniah.cli import main
-from vniah.cli.caches import format_bytes
+from vniah.cli.display import scaled
 from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.embeddings.inventory import find_cached
 from vniah.haystacks.generated import Recipe, draw_parts
@@ -178,5 +178,5 @@ def test_invalid_arguments_are_one_line(capsys, encoded, arguments, message):
     ("number", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_600, "1 MB"), (4_250_000, "4.25 MB")],
 )
-def test_format_bytes(number, text):
-    assert format_bytes(number) == text
+def test_bytes_have_three_digits_and_a_prefix(number, text):
+    assert scaled(number, "B") == text

@@ -407,3 +407,11 @@ def test_an_error_of_pyav_after_the_last_packet_is_the_end():
             raise IndexError("list index out of range")
 
     assert list(demux(Container(), 1, 2)) == [1, 2]
+
+
+def test_an_edit_list_that_is_cut_has_no_pause(tmp_path):
+    track = b"trak vide elst"
+    for end in range(9, len(track) + 1):
+        path = tmp_path / f"{end}.mp4"
+        path.write_bytes((8 + end).to_bytes(4) + b"moov" + track[:end])
+        assert not Mp4Layout.read(path).has_pause

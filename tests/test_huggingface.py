@@ -102,13 +102,13 @@ def test_table_names_every_family_that_is_tested():
 
 
 @pytest.mark.parametrize("row", FAMILIES.values(), ids=FAMILIES)
-def test_row_of_the_table_agrees_with_its_adapter(row):
-    adapter = row.load_adapter()
+def test_row_of_the_table_agrees_with_its_class(row):
+    model_class = row.import_class()
     if row.model_type in LLAVA_TYPES:
-        assert adapter is LlavaModel
+        assert model_class is LlavaModel
         return
-    assert issubclass(adapter, TransformersModel)
-    assert issubclass(adapter, TransformersDecoderModel) == row.has_decoder
+    assert issubclass(model_class, TransformersModel)
+    assert issubclass(model_class, TransformersDecoderModel) == row.has_decoder
     assert (row.sharing == "none") == (not row.has_decoder)
 
 

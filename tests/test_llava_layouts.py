@@ -483,7 +483,7 @@ def test_type_llava_of_another_layout_is_another_model(architectures):
         ({"mm_spatial_pool_stride": 0}, "mm_spatial_pool_stride = 0; it must be a number from 1"),
         ({"mm_spatial_pool_stride": 6}, "mm_spatial_pool_stride = 6; it must be .* 1 to 5,"),
         ({"mm_spatial_pool_stride": 1.5}, r"mm_spatial_pool_stride must be a whole .* got 1\.5"),
-        ({"mm_newline_position": "row"}, "mm_newline_position = 'row'; this adapter reads 'grid'"),
+        ({"mm_newline_position": "row"}, "mm_newline_position = 'row'; vniah reads 'grid'"),
         ({"mm_resampler_type": "perceiver"}, "mm_resampler_type = 'perceiver'"),
         ({"mm_projector_type": "pooler"}, "mm_projector_type = 'pooler'; .* 'mlp2x_gelu'"),
         ({"mm_projector_type": "mlp0x_gelu"}, "mm_projector_type = 'mlp0x_gelu'"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
+from vniah.cli.display import scaled
 from vniah.cli.printing import show, show_lines
 from vniah.errors import InputError
 from vniah.files import cache_dir
@@ -32,7 +33,7 @@ def list_caches(options: argparse.Namespace) -> int:
                 one.model or "(film)",
                 one.source,
                 f"{one.num_frames:,}",
-                format_bytes(size_of(one.everything)),
+                scaled(size_of(one.everything), "B"),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(one.last_used)),
                 _about_checksums(one, is_verified=options.verify),
                 _name(one, root),
@@ -43,7 +44,7 @@ def list_caches(options: argparse.Namespace) -> int:
     show_lines(format_columns(rows, justify=str.ljust))
     total = sum(size_of(one.everything) for one in found)
     show()
-    show(f"{format_bytes(total)} in {len(found)} folder{'s' * (len(found) != 1)}")
+    show(f"{scaled(total, 'B')} in {len(found)} folder{'s' * (len(found) != 1)}")
     return 0
 
 
@@ -67,18 +68,10 @@ def prune_caches(options: argparse.Namespace) -> int:
         num_bytes = size_of(files) if options.dry_run else remove(files, one.path)
         verb = "would remove" if options.dry_run else "removed"
         plural = "s" * (len(files) != 1)
-        show(f"{verb} {len(files)} file{plural}, {format_bytes(num_bytes)}: {_name(one, root)}")
+        show(f"{verb} {len(files)} file{plural}, {scaled(num_bytes, 'B')}: {_name(one, root)}")
         freed += num_bytes
-    show(f"{'would free' if options.dry_run else 'freed'} {format_bytes(freed)}")
+    show(f"{'would free' if options.dry_run else 'freed'} {scaled(freed, 'B')}")
     return 0
-
-
-def format_bytes(number: int) -> str:
-    """A number of bytes for people, in powers of 1,000."""
-    value, units = float(number), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"
 
 
 def _root(options: argparse.Namespace) -> Path:

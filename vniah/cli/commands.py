@@ -19,7 +19,7 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.printing import chat, show, show_lines, tell
+from vniah.cli.printing import comment, show, show_lines, tell
 from vniah.cli.run import HEATMAP_NAME
 from vniah.errors import InputError
 from vniah.grid import Grid
@@ -53,9 +53,9 @@ def encode(options: argparse.Namespace) -> int:
         )
         seconds = time.perf_counter() - started
     if len(encoded) == 1:
-        chat(f"nothing to do: {cache.num_frames:,} frames are already encoded")
+        comment(f"nothing to do: {cache.num_frames:,} frames are already encoded")
     else:
-        chat(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
+        comment(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
     for note in cache.notes():
         show(f"note: {note}")
     show(f"cache: {cache.directory}")

@@ -216,7 +216,7 @@ def format_estimate(found: "Estimate") -> str:
         f"{found.max_tokens:,} tokens, {found.tokens_per_frame:g} per frame",
         "",
         f"memory{per_rank}",
-        *_indented([(name, _scaled(value, "B")) for name, value in rows]),
+        *_indented([(name, scaled(value, "B")) for name, value in rows]),
         *([] if memory.fits else ["  it does not fit: measure fewer frames"]),
         "",
         f"work{per_rank}",
@@ -229,8 +229,8 @@ def format_estimate(found: "Estimate") -> str:
         ),
         f"  sharing saves a factor of {found.alone.flops.total / found.shared.flops.total:.2f} in "
         f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
-        f"  at {_scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
-        f"{_scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
+        f"  at {scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
+        f"{scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
         "encoding frames and all small operations come on top",
         *_about_fetching(found),
         "",
@@ -245,7 +245,7 @@ def _about_fetching(found: "Estimate") -> list[str]:
     if not found.memory.host_weights:
         return []
     return [
-        f"  every pass fetches the layers' weights, at {_scaled(found.rates.fetching, 'B/s')}, "
+        f"  every pass fetches the layers' weights, at {scaled(found.rates.fetching, 'B/s')}, "
         "while it computes: times are no less than that"
     ]
 
@@ -263,7 +263,7 @@ def _work_row(name: str, work: "Work") -> tuple[str, ...]:
         name,
         f"{work.num_passes:,}",
         f"{work.num_tokens:,}",
-        *(_scaled(value, "FLOP") for value in flops),
+        *(scaled(value, "FLOP") for value in flops),
         _duration(work.seconds),
     )
 
@@ -272,10 +272,10 @@ def _limit(num_ranks: int, num_frames: int) -> str:
     return f"{num_frames:,}" + (f" on {num_ranks}" if num_ranks > 1 else " here")
 
 
-def _scaled(value: float, unit: str) -> str:
-    """Three digits and a prefix: ``"20.7 GB"``."""
+def scaled(value: float, unit: str) -> str:
+    """Three digits and a prefix, in powers of 1,000: ``"20.7 GB"``."""
     for size, prefix in _PREFIXES:
-        if value >= size:
+        if value >= 0.9995 * size:  # rounded to three digits it is one
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
 

@@ -16,20 +16,19 @@ from vniah.errors import printable
 
 _MOST_IN_A_MESSAGE = 2000
 
+_is_quiet = False
+
 _working = ""
 """What stands in the last line of the terminal and is to be erased; empty if nothing does."""
 
 
-_is_quiet = False
-
-
 def set_quiet(is_quiet: bool) -> None:
-    """Whether `chat` and `working` write nothing from now on."""
+    """Whether `comment` and `working` write nothing from now on."""
     global _is_quiet
     _is_quiet = is_quiet
 
 
-def chat(text: str = "") -> None:
+def comment(text: str = "") -> None:
     """Writes one line to stdout that is no result, unless the command is to be quiet."""
     if not _is_quiet:
         show(text)

@@ -24,7 +24,7 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.printing import chat, show, show_lines
+from vniah.cli.printing import comment, show, show_lines
 from vniah.errors import InputError
 from vniah.files import hash_text, slug
 from vniah.options.rope import RopeChoice, rope_choices
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
                 name = model.name if is_one else f"{model.name}, {choice.label},"
                 if outcomes:
                     show()
-                chat(
+                comment(
                     f"{name} on {haystack.name}: "
                     f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
                 )
@@ -150,11 +150,11 @@ class _Outcome:
 
     def show(self) -> int:
         """Prints the results and draws their heatmap; returns the exit code."""
-        chat()
+        comment()
         if self.num_run is not None:
-            chat(f"{self.num_run} samples in {self.seconds:.0f} s")
+            comment(f"{self.num_run} samples in {self.seconds:.0f} s")
         else:
-            chat("nothing to do: every sample of this run is there already")
+            comment("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
         return _print_results(self.results, draw_heatmap(self.results, self.output))

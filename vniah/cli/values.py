@@ -16,6 +16,10 @@ from vniah.haystacks.video.sampling import read_rate
 from vniah.options.rope import Scaling, read_scalings, require_theta
 from vniah.paths import user_path
 
+_MOST_DIGITS = 100  # of one number
+_MOST_ROPES = 100
+_T = TypeVar("_T")
+
 
 def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     """A type for argparse that shows the message of an `InputError`."""
@@ -27,11 +31,6 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return convert
-
-
-_MOST_DIGITS = 100  # of one number
-_MOST_ROPES = 100
-_T = TypeVar("_T")
 
 
 @_checked

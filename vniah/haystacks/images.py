@@ -39,7 +39,7 @@ _OTHER_PICTURES = {
     ".wmf",
     ".emf",
 }
-_OTHER_PICTURES |= {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".emf"}
+_OTHER_PICTURES |= {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
 
 _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 

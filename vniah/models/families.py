@@ -1,7 +1,7 @@
 """Which checkpoints vniah loads: one row for every ``model_type`` of a config.json.
 
-This is data only, so that it can be listed without loading torch. The adapter named in a row says
-how a frame is encoded, which text stands around the frames, and which positions the rows have.
+This is data only, so that it can be listed without loading torch. The class named in a row says how
+a frame is encoded, which text stands around the frames, and which positions the rows have.
 """
 
 import importlib
@@ -23,7 +23,7 @@ class Family:
 
     Attributes:
         model_type: as config.json says it.
-        adapter: module and class in `vniah.models`; the class loads a folder by its ``load``.
+        class_name: module and class in `vniah.models`; the class loads a folder by its ``load``.
         frame_unit: what one frame of the haystack is to the model.
         tokens: tokens of a frame in the published checkpoints, without the text around it.
         sharing: which samples may share computation: ``"tree"`` for common prefixes, ``"none"`` if
@@ -33,15 +33,15 @@ class Family:
     """
 
     model_type: str
-    adapter: str
+    class_name: str
     frame_unit: str
     tokens: str
     sharing: str = "tree"
     has_decoder: bool = True
 
-    def load_adapter(self) -> Any:
+    def import_class(self) -> Any:
         """The class that loads and runs these checkpoints."""
-        module, _, name = self.adapter.partition(":")
+        module, _, name = self.class_name.partition(":")
         return getattr(importlib.import_module(f"vniah.models.{module}"), name)
 
 
@@ -95,7 +95,7 @@ _ROWS = (
 )
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ROWS}
-LLAVA_TYPES = tuple(name for name, family in FAMILIES.items() if family.adapter == _LLAVA)
+LLAVA_TYPES = tuple(name for name, family in FAMILIES.items() if family.class_name == _LLAVA)
 """The types of the original LLaVA layout."""
 
 # Some checkpoints of the original layout say "llava", as those of transformers' own layout do.
@@ -116,6 +116,6 @@ def llava_type(raw: Mapping[str, Any]) -> str | None:
 
 
 def find_family(raw: Mapping[str, Any]) -> Family | None:
-    """The family that a config.json describes; None if vniah has no adapter for it."""
+    """The family that a config.json describes; None if vniah has no class for it."""
     name = llava_type(raw) or raw.get("model_type")
     return FAMILIES.get(name) if isinstance(name, str) else None

@@ -23,7 +23,7 @@ _EMBEDDED = {
     "reference-short": "d0002325f4628258",
     "reference-short-large-base": "cc51677b48881b88",
 }
-"""The models that come with vniah, with their `vniah.models.checkpoints.fingerprint`."""
+"""The models that come with vniah, with their `vniah.models.contents.fingerprint`."""
 
 # They were trained on answers of one word, which is one token, and not to end a text: after it they
 # repeat it without end.
@@ -126,7 +126,7 @@ def open_model(
 def load_folder(
     folder: Path, *, name: str, revision: str | None = None, options: LoadOptions = LOAD_DEFAULTS
 ) -> AnyModel:
-    """The model in a checkpoint folder, by the adapter of its family.
+    """The model in a checkpoint folder, by the class of its family.
 
     Args:
         folder: holds config.json, safetensors and tokenizer files; or an adapter of peft, whose
@@ -165,9 +165,11 @@ def load_folder(
     if dtype is None and device.type == "cpu":
         dtype = "float32"
     options = replace(options, device=str(device), dtype=dtype)
-    loader = family.load_adapter()
+    model_class = family.import_class()
     with reported(folder, "the model in"):
-        loaded = loader.load(folder, name=name, revision=revision, options=options, adapter=adapter)
+        loaded = model_class.load(
+            folder, name=name, revision=revision, options=options, adapter=adapter
+        )
     if loaded.revision in _EMBEDDED.values():
         loaded.max_new_tokens = _EMBEDDED_ANSWER_TOKENS
     return cast("AnyModel", loaded)

@@ -102,7 +102,7 @@ _EARLIER_NAMES = {
 def class_record(model: "AnyModel") -> dict[str, str]:
     """The class of a plug-in model, for the manifest and the identity of caches.
 
-    A model whose ``encoding`` names its adapter and the adapter's version (``"llava 1"``) is
+    A model of vniah's own, whose ``encoding`` has an ``adapter`` with a version (``"llava 1"``), is
     recorded by that, so that its class can move; then there is nothing to add here.
     """
     if "adapter" in getattr(model, "encoding", {}):

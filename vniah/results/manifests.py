@@ -19,11 +19,12 @@ _READ_VERSIONS = (1, 2)
 MANIFEST_NAME = "manifest.json"
 DAMAGED_NAME = "manifest.damaged"
 
-# This section of the manifest may differ when a run is resumed.
 ENVIRONMENT_KEY = "environment"
-LATER_KEY = "later_starts"
 NOTES_KEY = "notes"
+# These sections may differ when a run is resumed.
 _FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
+# In the environment: where the run was started again.
+LATER_KEY = "later_starts"
 
 _CLASS_FIELD = "model.class"
 

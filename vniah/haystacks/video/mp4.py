@@ -68,7 +68,7 @@ def _has_pause(moov: bytes) -> bool:
         at = track.find(b"elst")
         if at < 0 or b"vide" not in track:
             continue
-        is_long = track[at + 4] == 1
+        is_long = track[at + 4 : at + 5] == b"\1"
         entry_bytes, start_at, start_bytes = (20, 8, 8) if is_long else (12, 4, 4)
         stop = at + 12 + int.from_bytes(track[at + 8 : at + 12]) * entry_bytes
         starts = [

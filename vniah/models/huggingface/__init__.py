@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of transformers: what all have in common (`base`) and one adapter each.
+"""Checkpoints in the layout of transformers: what all have in common (`base`) and one class each.
 
-`vniah.models.families` says which adapter a ``model_type`` has.
+`vniah.models.families` says which class a ``model_type`` has.
 """

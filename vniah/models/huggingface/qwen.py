@@ -123,7 +123,7 @@ class Qwen3VL(_AnySize):
     to them: ``(1 + layers, tokens, hidden size)``. The chat template puts vision_start and
     vision_end around a video. transformers 5.23 keeps these and writes a pair around every frame
     as well. The authors' processor, and transformers up to 4.57, write only the pairs around
-    frames, and so does this adapter.
+    frames, and so does this class.
     """
 
     model_class = "Qwen3VLForConditionalGeneration"

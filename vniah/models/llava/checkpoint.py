@@ -164,7 +164,7 @@ def usual_template(raw: Mapping[str, Any]) -> str:
 
 
 def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
-    """Raises `ModelError` if config.json describes something that this adapter does not support."""
+    """Raises `ModelError` if config.json describes something that vniah does not support."""
     expected: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
         "mm_vision_select_feature": ("patch", ("patch",)),
         "mm_resampler_type": (None, (None, "spatial_pool")),
@@ -176,7 +176,7 @@ def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
     for key, (default, readable) in expected.items():
         if raw.get(key, default) not in readable:
             raise ModelError(
-                f"{folder}/config.json has {key} = {short_repr(raw[key])}; this adapter "
+                f"{folder}/config.json has {key} = {short_repr(raw[key])}; vniah "
                 f"reads {readable[0]!r}"
             )
 

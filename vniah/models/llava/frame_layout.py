@@ -119,12 +119,12 @@ def read_layout(
         usual_newline: where the newline is inserted if config.json does not say it.
 
     Raises:
-        ModelError: a field has a value that this adapter does not read.
+        ModelError: a field has a value that vniah does not read.
     """
     mode: PoolMode | None = raw.get("mm_spatial_pool_mode") or usual_mode
     if mode is None or mode not in get_args(PoolMode):
         raise ModelError(
-            f"{folder}/config.json has mm_spatial_pool_mode = {short_repr(mode)}; this adapter "
+            f"{folder}/config.json has mm_spatial_pool_mode = {short_repr(mode)}; vniah "
             f"reads {_listed(get_args(PoolMode))}"
         )
     stride = raw.get("mm_spatial_pool_stride")
@@ -143,8 +143,8 @@ def _read_newline(
     newline: NewlinePosition = raw.get("mm_newline_position") or usual
     if newline not in get_args(NewlinePosition):
         raise ModelError(
-            f"{folder}/config.json has mm_newline_position = {short_repr(newline)}; this "
-            f"adapter reads {_listed(get_args(NewlinePosition))}"
+            f"{folder}/config.json has mm_newline_position = {short_repr(newline)}; vniah "
+            f"reads {_listed(get_args(NewlinePosition))}"
         )
     merge = str(raw.get("mm_patch_merge_type") or "flat")
     if not merge.startswith("spatial") or (newline == "one_token" and "unpad" not in merge):
@@ -168,7 +168,7 @@ def build_projector(
         decoder_width: the decoder's hidden size.
 
     Raises:
-        ModelError: the configured kind is not one that this adapter reads.
+        ModelError: the configured kind is not one that vniah reads.
     """
     kind = raw.get("mm_projector_type", "mlp2x_gelu")
     if kind == "linear":
@@ -176,7 +176,7 @@ def build_projector(
     mlp = _MLP.fullmatch(str(kind))
     if mlp is None:
         raise ModelError(
-            f"{folder}/config.json has mm_projector_type = {short_repr(kind)}; this adapter reads "
+            f"{folder}/config.json has mm_projector_type = {short_repr(kind)}; vniah reads "
             "'linear', 'mlp2x_gelu' and the like"
         )
     layers: list[nn.Module] = [nn.Linear(tower_width, decoder_width)]

@@ -166,7 +166,7 @@ def build_tower(raw: Mapping[str, Any], folder: Path) -> Tower:
         processor = SiglipImageProcessor(size={"height": size, "width": size})
     else:
         raise ModelError(
-            f"{folder}/config.json names the vision tower {quoted(name, 80)}; this adapter knows "
+            f"{folder}/config.json names the vision tower {quoted(name, 80)}; vniah knows "
             f"{', '.join((*_KNOWN_CLIP, *_KNOWN_SIGLIP))} and towers whose config.json lies in "
             "the checkpoint"
         )

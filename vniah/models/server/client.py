@@ -276,9 +276,8 @@ class ServerModel:
         seconds = min(
             self.options.backoff_seconds * 2.0 ** min(num_tries, 100), _LONGEST_BACKOFF_SECONDS
         )
-        return seconds * random.uniform(
-            0.75, 1.25
-        )  # so that threads that failed together do not retry together
+        # Threads that failed together do not retry together.
+        return seconds * random.uniform(0.75, 1.25)
 
     def _reword(self, wording: Wording, refusal: Refused) -> bool:
         """True if a request that was refused may be accepted in the words of `_wording`.
