@@ -53,6 +53,12 @@ ECHOES = {
     "in base32": base64.b32encode(f"Bearer {KEY}".encode()).decode(),
     "in hexadecimal digits": KEY.encode().hex(),
     "in capital hexadecimal digits": KEY.encode().hex(":").upper(),
+    "escaped in octal digits": "".join(f"\\{ord(c):03o}" for c in KEY),
+    "escaped for Python at length": "".join(f"\\U{ord(c):08x}" for c in KEY),
+    "escaped for HTML with zeros": "".join(f"&#{ord(c):07d};" for c in KEY),
+    "in octal digits": " ".join(f"{ord(c):03o}" for c in KEY),
+    "in binary digits": " ".join(f"{ord(c):08b}" for c in KEY),
+    "UTF-16 in hexadecimal digits": KEY.encode("utf-16-le").hex(),
     "dumped": " ".join(f"0x{ord(c):02x}," for c in KEY),
     "in wide letters": "".join(chr(ord(c) + 0xFEE0) for c in KEY),
     "as bytes of UTF-16": repr(KEY.encode("utf-16-le")),
@@ -251,9 +257,9 @@ def test_run_over_a_server_that_echoes_the_key_in_all_ways_writes_and_prints_non
     with serve(fault=fault) as server:
         words = ["run", "--model", server.model, "--output", str(tmp_path / "out")]
         words += ["--haystack", str(tmp_path / "grey"), "--needles", str(tmp_path / "colours")]
-        words += ["--frames", "3:12:1", "--depths", "0,0.5,1", "--frame-size", "16x16"]
+        words += ["--frames", "3:12:1", "--depths", "0,0.4,0.7,1", "--frame-size", "16x16"]
         main([*words, "--controls", "none", "--concurrency", "1"])
-        assert len(server.requests) == 4 + 90
+        assert len(server.requests) == 4 + 120
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {"manifest.json", "samples.jsonl"} <= {path.name for path in files}
     texts = [path.read_text("utf-8", "replace") for path in files]

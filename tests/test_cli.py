@@ -229,7 +229,9 @@ def test_run_with_placement_and_kernel_of_ones_own_gives_the_same_scores(
 def test_other_processes_of_a_job_leave_to_the_first_what_it_does_alone(
     in_folder, material, capsys, monkeypatch
 ):
-    monkeypatch.setenv("RANK", "1")
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "RANK": "1"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
     assert main(["plot", str(in_folder / "nowhere")]) == 0
     monkeypatch.setenv("RANK", "0")
     assert main(["plot", str(in_folder / "nowhere")]) == 2

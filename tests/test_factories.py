@@ -96,6 +96,24 @@ def test_module_that_imports_what_is_not_there_is_one_line(tmp_path, forget, mon
     assert "'lacking_one' cannot be imported: No module named 'nothing_of_this_name'" in line
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("x = 1 / 0", "ZeroDivisionError in PATH, line 1: division by zero"),
+        ("def factory(:", "SyntaxError in PATH, line 1: "),
+        ("x = {}['a']", "KeyError in PATH, line 1: nothing is called 'a'"),
+    ],
+)
+def test_module_that_fails_is_one_line_with_its_place(tmp_path, forget, source, reason):
+    write(tmp_path, failing_one=source)
+    with (
+        local_modules(str(tmp_path)),
+        pytest.raises(ModelError, match="'failing_one' cannot be imported: ") as caught,
+    ):
+        find_factory("failing_one:factory", ModelError)
+    assert reason.replace("PATH", str(tmp_path / "failing_one.py")) in str(caught.value)
+
+
 TRAPS = ("scipy", "pydot", "json", "typing", "matplotlib", "numpy", "argparse", "statsmodels")
 
 

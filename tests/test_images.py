@@ -67,6 +67,36 @@ def test_other_pictures_come_in_plain_name_order(tmp_path, names):
     }
 
 
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["frame_9.jpg", "frame_10.JPG"], "frame_10.JPG comes before frame_9.jpg"),
+        (["cover.png", "f1.png", "f2.png", "f10.png"], "f10.png comes before f2.png"),
+        (["2024-9-30.png", "2024-10-1.png"], "2024-10-1.png comes before 2024-9-30.png"),
+        (["t1.5.png", "t1.25.png"], "t1.5.png comes before t1.25.png"),
+        (["scene1.9.png", "scene1.10.png"], "scene1.9.png comes before scene1.10.png"),
+    ],
+)
+def test_an_order_that_may_not_be_meant_is_noted(tmp_path, names, note):
+    (found,) = open_haystack(save(tmp_path / "film", *names)).notes
+    assert f"film: {note}, as" in found and found.isprintable()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["f.9.png", "f.10.png"],
+        ["t1.25.png", "t1.50.png"],
+        ["a-1.png", "a1.png"],
+        ["a10.png", "b9.png"],
+        ["001_9.png", "002_8.png"],
+        ["2024-09-30.png", "2024-10-01.png"],
+    ],
+)
+def test_an_order_that_is_meant_is_not_worth_a_note(tmp_path, names):
+    assert open_haystack(save(tmp_path / "film", *names)).notes == ()
+
+
 def test_another_order_is_another_haystack(tmp_path):
     by_number = save(tmp_path / "a", "f1.png", "f9.png", "f10.png")
     by_name = save(tmp_path / "b", "f01.png", "f09.png", "f10.png")

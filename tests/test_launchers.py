@@ -35,6 +35,12 @@ SEVERAL = {
         {"RANK": "0", "WORLD_SIZE": "2"},
         "MASTER_ADDR and MASTER_PORT",
     ),
+    "torchrun with an odd port": ({**TORCHRUN, "MASTER_PORT": "abc"}, "MASTER_PORT='abc' must be"),
+    "torchrun with a large port": ({**TORCHRUN, "MASTER_PORT": "99999"}, "a number up to 65535"),
+    "torchrun without a port": (
+        {name: value for name, value in TORCHRUN.items() if name != "MASTER_PORT"},
+        "MASTER_PORT is not set",
+    ),
     "torchrun with words": ({**TORCHRUN, "WORLD_SIZE": "two"}, "must be whole numbers"),
     "torchrun with a rank too many": ({**TORCHRUN, "RANK": "2"}, "RANK below WORLD_SIZE"),
 }
@@ -88,6 +94,13 @@ def test_processes_of_torchrun_are_taken(around, monkeypatch):
     set_all(monkeypatch, {**around, **TORCHRUN})
     require_known_launcher()
     assert job_size() == 2
+
+
+@pytest.mark.parametrize("job", [{"RANK": "1"}, {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "x"}])
+def test_a_rank_without_a_job_does_not_keep_a_command_from_running(job, monkeypatch, capsys):
+    set_all(monkeypatch, job)
+    assert main(["compare", "nowhere", "nowhere"]) == 2
+    assert "vniah: error: cannot compare" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -242,6 +242,13 @@ def test_certificates_that_are_not_there_are_one_line(monkeypatch, tmp_path):
         open_server("openai:https://127.0.0.1:9/v1#m")
 
 
+def test_log_of_secrets_for_other_programs_is_not_opened(monkeypatch, tmp_path):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("SSLKEYLOGFILE", "/no/such/folder/log")
+    open_server("openai:https://127.0.0.1:9/v1#m")
+
+
 def test_file_without_certificates_is_one_line(monkeypatch, tmp_path):
     path = tmp_path / "bad.pem"
     path.write_text("no certificate\n")

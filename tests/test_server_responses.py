@@ -174,8 +174,29 @@ def test_usage_that_is_no_object_is_an_error_of_the_server(words):
         replies(with_usage(words))
 
 
-def test_answer_that_was_cut_says_so():
-    reply = replies(Fault(body=answer("The colour of the", 9, "length")))
+def test_numbers_that_are_not_read_may_be_large():
+    choice = {"message": {"content": "Red"}, "finish_reason": "stop", "seed": 2**64 - 1}
+    assert replies(Fault(body=json.dumps({"choices": [choice]}))).text == "Red"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"code": 50501, "msg": "out of order", "data": None},
+        {"base_resp": {"status_code": 1008, "status_msg": "out of order"}, "choices": None},
+        {"success": False, "errors": [{"code": 7003, "message": "out of order"}]},
+        {"choices": [], "reason": "out of order"},
+    ],
+)
+def test_body_without_an_answer_shows_the_reason_wherever_it_stands(content):
+    with pytest.raises(ModelError, match="out of order") as caught:
+        replies(Fault(body=json.dumps(content)))
+    assert len(str(caught.value)) < 450
+
+
+@pytest.mark.parametrize("finish", ["length", "MAX_TOKENS", "max_tokens", "model_length"])
+def test_answer_that_was_cut_says_so(finish):
+    reply = replies(Fault(body=answer("The colour of the", 9, finish)))
     assert reply.is_cut and reply.text == "The colour of the"
 
 

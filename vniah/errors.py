@@ -105,6 +105,8 @@ def first_line(error: BaseException) -> str:
 
     Cut at 400 characters: libraries quote whatever they were given.
     """
+    if isinstance(error, KeyError) and error.args:
+        return f"nothing is called {quoted(str(error.args[0]), 100)}"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 400 else f"{line[:397]}..."
 

@@ -5,6 +5,7 @@ import importlib.abc
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
@@ -12,7 +13,7 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any, cast
 
-from vniah.errors import InputError, VniahError
+from vniah.errors import InputError, VniahError, first_line
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -95,6 +96,13 @@ def find_factory(source: str, error: type[VniahError]) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as cause:
         raise error(f"{source}: the module {module_name!r} cannot be imported: {cause}") from cause
+    except VniahError:
+        raise
+    except Exception as cause:  # the module may raise anything; the cause stays attached
+        raise error(
+            f"{source}: the module {module_name!r} cannot be imported: {type(cause).__name__} in "
+            f"{_place(cause)}: {first_line(cause)}"
+        ) from cause
     try:
         factory = attrgetter(factory_name)(module)
     except AttributeError as cause:
@@ -102,6 +110,14 @@ def find_factory(source: str, error: type[VniahError]) -> Callable[..., Any]:
     if not callable(factory):
         raise error(f"{source}: {factory_name} is not callable; give a function or a class")
     return cast("Callable[..., Any]", factory)
+
+
+def _place(cause: Exception) -> str:
+    """The file and line in which an import failed."""
+    if isinstance(cause, SyntaxError):
+        return f"{cause.filename}, line {cause.lineno}"
+    last = traceback.extract_tb(cause.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
 
 
 def call_factory(source: str, options: Mapping[str, Any], error: type[VniahError]) -> Any:

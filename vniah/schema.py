@@ -49,6 +49,7 @@ _AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
 _GOT = re.compile(r", got `.*`")
 _NAMED = re.compile(r"`([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+_MANY_DIGITS = re.compile(r"Exceeds the limit \(")
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
 
@@ -105,7 +106,10 @@ def parse_json(
     except RecursionError as cause:
         raise error(f"{where} is nested too deeply to be read as JSON") from cause
     except ValueError as cause:
-        raise error(f"{where} cannot be read as JSON: {cause}") from cause
+        reason = str(cause)
+        if _MANY_DIGITS.match(reason):  # the words of Python, which are for its programmers
+            reason = "a number in it has thousands of digits"
+        raise error(f"{where} cannot be read as JSON: {reason}") from cause
     return require_type(value, kind, error, where)
 
 

@@ -16,7 +16,7 @@ from vniah.cli.display import shown_log
 from vniah.cli.environment import own_environment
 from vniah.errors import CannotCompareError, InputError, VniahError
 from vniah.factories import local_modules
-from vniah.sweep.launchers import require_known_launcher
+from vniah.sweep.launchers import job_size, require_known_launcher
 
 _LEADER_SPEAKS_FIRST_SECONDS = 5.0
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = parse(arguments)
+    job_size()
     if _rank() != "0" and not options.by_all_processes:
         return 0  # the first process runs it
     require_known_launcher()
@@ -79,8 +80,8 @@ def _fail(message: str) -> int:
 
 
 def _rank() -> str:
-    """The number of this process in its job, as set by torchrun."""
-    return os.environ.get("RANK", "0")
+    """The number of this process in its job, as torchrun sets it together with WORLD_SIZE."""
+    return (os.environ.get("WORLD_SIZE") and os.environ.get("RANK")) or "0"
 
 
 def _where() -> str:

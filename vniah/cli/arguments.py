@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
         self.set_defaults(prog=self.prog)  # of the command that was given, the innermost
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}. See: {self.prog} --help")
+        raise InputError(f"{message.removesuffix('.')}. See: {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         write_lines(message, file)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,8 @@ class ImageListing:
     Attributes:
         paths: the images in their order.
         order: by ``name``; by ``number`` if that is another order.
-        notes: one line about what was left out and may be a picture, or nothing.
+        notes: one line about what was left out and may be a picture, and one about an order that
+            may be another than that of the pictures; or nothing.
     """
 
     paths: tuple[Path, ...]
@@ -100,6 +101,12 @@ def list_images(folder: Path) -> ImageListing:
         )
     notes = [f"the images of {folder.name}: {_name_some(left_out)} left out"] if left_out else []
     in_order = _by_number(found)
+    if pair := _odd_neighbours(in_order or found, are_decimals=in_order is not None):
+        notes.append(
+            f"the images of {folder.name}: {_name_some(pair[:1])} comes before "
+            f"{_name_some(pair[1:])}, as images come in the order of their numbers only where all "
+            "names have one pattern with one whole number in it"
+        )
     if in_order is None or in_order == found:
         return ImageListing(tuple(found), "name", tuple(notes))
     return ImageListing(tuple(in_order), "number", tuple(notes))
@@ -174,6 +181,30 @@ def _by_number(paths: Sequence[Path]) -> list[Path] | None:
     (at,) = different
     numbered = sorted(zip(parts, paths, strict=True), key=lambda pair: (int(pair[0][at]), pair[1]))
     return [path for _, path in numbered]
+
+
+def _odd_neighbours(paths: Sequence[Path], *, are_decimals: bool) -> tuple[str, str] | None:
+    """The names of the first two neighbours of which the first has the larger number; else None.
+
+    Args:
+        paths: in their order.
+        are_decimals: take only the digits after a point for a number, as those of a fraction.
+    """
+    for before, after in pairwise(path.name for path in paths):
+        first, second = (re.split(r"([0-9]+)", name) for name in (before, after))
+        at = next(
+            (i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), 0
+        )
+        if not at % 2:  # they differ in letters
+            continue
+        if are_decimals:
+            is_fraction = at >= 3 and first[at - 1] == "."
+            is_odd = is_fraction and first[at] > second[at]
+        else:
+            is_odd = int(first[at]) > int(second[at])
+        if is_odd:
+            return before, after
+    return None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ import os
 import re
 from dataclasses import dataclass
 
-from vniah.errors import InputError
+from vniah.errors import InputError, quoted
 
 JOB_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets in every process."""
 
 _FIRST_SPECIAL_STEP = 4294967280
 """Slurm's steps with such numbers are a batch script or a shell, which is one process."""
+
+
+_LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,21 @@ def job_size() -> int:
     rank, size = numbers.values()
     if rank is None or size is None or not 0 <= rank < size:
         raise InputError(
-            f"RANK={given['RANK']!r} and WORLD_SIZE={given['WORLD_SIZE']!r} must be whole numbers, "
-            "RANK below WORLD_SIZE, as torchrun sets them; unset them for a single process"
+            f"RANK={quoted(given['RANK'], 40)} and WORLD_SIZE={quoted(given['WORLD_SIZE'], 40)} "
+            "must be whole numbers, RANK below WORLD_SIZE, as torchrun sets them; unset them for a "
+            "single process"
+        )
+    port = _number(given.get("MASTER_PORT"))
+    if size > 1 and "MASTER_PORT" in given and (port is None or port > _LARGEST_PORT):
+        raise InputError(
+            f"MASTER_PORT={quoted(given['MASTER_PORT'], 40)} must be a number up to "
+            f"{_LARGEST_PORT}, as torchrun sets it; unset WORLD_SIZE for a single process"
         )
     if size > 1 and (missing := [name for name in JOB_VARIABLES if name not in given]):
         raise InputError(
             f"WORLD_SIZE={size} says that there are {size} processes, but {' and '.join(missing)} "
-            "is not set: start them with torchrun, or unset WORLD_SIZE for a single process"
+            f"{'is' if len(missing) == 1 else 'are'} not set: start them with torchrun, or unset "
+            "WORLD_SIZE for a single process"
         )
     return size
 

@@ -147,7 +147,10 @@ class Connection:
         except (httpx2.ConnectError, httpx2.ProxyError) as error:
             return NoResponse(_innermost(error), is_connected=False)
         except httpx2.HTTPError as error:
-            return NoResponse(f"the connection broke off: {_innermost(error)}")
+            reason = _innermost(error).rstrip(".")
+            return NoResponse(
+                f"the connection broke off: {reason} (the request had {len(body):,} bytes)"
+            )
         except (OSError, ValueError) as error:  # ValueError: a name that no host can have
             return NoResponse(_innermost(error), is_connected=False)
 
@@ -232,12 +235,17 @@ def _certificates(*, is_needed: bool) -> ssl.SSLContext:
     """
     import httpx2
 
+    none_trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not is_needed:
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts none
+        return none_trusted
+    place = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
     try:
-        return httpx2.create_ssl_context()
+        if place is None:
+            return httpx2.create_ssl_context(trust_env=False)
+        kind = "cafile" if place == "SSL_CERT_FILE" else "capath"
+        none_trusted.load_verify_locations(**{kind: os.environ[place]})
+        return none_trusted
     except OSError as error:  # ssl.SSLError is one of them
-        place = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
         if place is None:
             raise InputError(f"the system's certificates cannot be read: {error}") from error
         raise InputError(

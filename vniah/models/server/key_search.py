@@ -23,10 +23,12 @@ _LEAST_LETTERS = 6
 
 _MOST_LEVELS = 3
 _ESCAPE = re.compile(
-    r"%([0-9a-f]{2})|\\+u\{?([0-9a-f]{4})\}?|\\+x([0-9a-f]{2})|\b0x([0-9a-f]{2})\b|&#x([0-9a-f]{2,4});"
-    r"|=([0-9a-f]{2})|&#([0-9]{2,4});",
+    r"%([0-9a-f]{2})|\\+u\{?(?:0000)?([0-9a-f]{4})\}?|\\+x([0-9a-f]{2})|\b0x([0-9a-f]{2})\b"
+    r"|&#x0*([0-9a-f]{2,4});"
+    r"|=([0-9a-f]{2})|\\+([0-7]{3})|&#0*([0-9]{2,4});",
     re.IGNORECASE,
 )
+_BASE_OF_GROUP = {7: 8, 8: 10}  # of the others: 16
 _PUNCTUATION = re.compile(r"[^\w\s-]+|[xX]{3,}|_{3,}")
 _MASK = re.compile(r"[*\u2022\u25cf\u00b7\u2026#]|\.\.|[xX]{3}|_{3}")
 _BASES: Sequence[tuple[Callable[[bytes], bytes], int, int]] = (
@@ -112,12 +114,15 @@ def _letters(text: str) -> Iterator[str]:
 
 
 def _spellings(part: str) -> Iterator[str]:
-    """A part of a key as it is, backwards, as numbers of characters, and within encoded text."""
+    """A part of a key as it is, backwards, as numbers of its letters, and within encoded text."""
     data = part.encode("ascii")
     yield part
     yield part[::-1]
     yield data.hex()
     yield "".join(map(str, data))
+    yield "".join(f"{byte:03o}" for byte in data)
+    yield "".join(f"{byte:08b}" for byte in data)
+    yield data.decode("ascii").encode("utf-16-le").hex()
     for encode, num_bits, num_shifts in _BASES:
         for shift in range(num_shifts):
             # The first and the last character of an encoded text depend on what stands around.
@@ -135,7 +140,7 @@ def _decode(characters: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, 
         decoded += characters[done : match.start()]
         done = match.end()
         assert match.lastindex is not None
-        number = int(match[match.lastindex], 10 if match[7] else 16)
+        number = int(match[match.lastindex], _BASE_OF_GROUP.get(match.lastindex, 16))
         decoded.append((chr(number), characters[match.start()][1], characters[done - 1][2]))
     return [*decoded, *characters[done:]]
 

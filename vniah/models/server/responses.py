@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from vniah.errors import ModelError, ServerError, VniahError, printable
+from vniah.files import to_json
 from vniah.models.server.api_keys import ApiKey
 from vniah.models.server.complaints import (
     Complaint,
@@ -39,7 +40,13 @@ _REWORDABLE = (400, 422)
 _NO_MONEY = re.compile(r"insufficient_quota|billing|credit", re.IGNORECASE)
 _PATH = "/chat/completions"
 
+# What servers call an answer that had reached the largest number of tokens.
+_CUT = ("length", "max_tokens", "model_length")
+
 _TEXT_PARTS = ("text", "output_text")  # others hold what a model thought, or pictures
+
+# Numbers that are not read may be larger than 64 bits with a sign hold, such as seeds.
+_INT_BOUND = 10**31
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
@@ -165,21 +172,23 @@ class ResponseParser:
         body = self._parse(response.body)
         choices = body.get("choices") or []
         error = body.get("error") or (choices[0].get("error") if choices else None)
-        if not choices and not error and body.keys() & {"message", "detail"}:
+        if not choices and not error and body.keys() & {"message", "detail", "msg"}:
             error = body
         if error:
             complaint = read_complaint(error)
             where = f"HTTP {status} with an error ({complaint.code or 'without a code'})"
             raise self._failed(status_of(complaint.code), where, complaint, response)
         if not choices:
-            raise self._no_text("gave no choices")
+            raise self._no_text(f"gave no choices: {to_json(body).decode()}")
         tokens = (body.get("usage") or {}).get("prompt_tokens")
-        is_cut = choices[0].get("finish_reason") == "length"
+        is_cut = str(choices[0].get("finish_reason")).lower() in _CUT
         return Reply(self._text(choices[0]), tokens or None, seconds, is_cut)
 
     def _parse(self, body: bytes) -> _Body:
         try:
-            content = parse_json(body, cast("type[Any]", Any), ValueError, "the answer")
+            content = parse_json(
+                body, cast("type[Any]", Any), ValueError, "the answer", int_bound=_INT_BOUND
+            )
         except ValueError as error:
             is_json = body.lstrip()[:1] in (b"{", b"[")
             what = str(error) if is_json else f"the answer is no JSON: {plain_text(body)!r}"
@@ -207,7 +216,7 @@ class ResponseParser:
             raise self._no_text(f"broke off the answer: finish_reason is {finish}")
         if content:
             return content
-        if finish == "length":
+        if str(finish).lower() in _CUT:
             raise ModelError(
                 f"{self.model_id} used up its tokens before its first word; raise --max-tokens"
             )
