@@ -25,7 +25,8 @@ def tracked() -> list[str]:
     )
     names = done.stdout.split("\0") if done.returncode == 0 else []
     if not any(names):
-        names = (ROOT / EGG_INFO / "SOURCES.txt").read_text(encoding="utf-8").splitlines()
+        lines = (ROOT / EGG_INFO / "SOURCES.txt").read_text(encoding="utf-8").splitlines()
+        names = [Path(line).as_posix() for line in lines if line]  # some begin with ./
     return [name for name in names if name and os.path.lexists(ROOT / name)]
 
 
