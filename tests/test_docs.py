@@ -184,5 +184,5 @@ def test_the_page_on_the_package_is_true():
     rows = re.findall(r"^\| (\d) \| (.*) \|$", text, re.MULTILINE)
     floors = {int(floor): set(re.findall(r"(?:^| · )`(\w+)`", rooms)) for floor, rooms in rows}
     assert floors == {floor: set(rooms) for floor, rooms in FLOORS.items()}
-    for path in re.findall(r"`(\w+/\w+\.py)`", text):
+    for path in re.findall(r"`([\w/]+/\w+\.py)`", text):
         assert (ROOT / path).exists() or (ROOT / "vniah" / path).exists(), path

@@ -639,3 +639,12 @@ def test_cells_of_the_plan_count_in_the_coverage_of_a_run(tmp_path):
     thirds = make_run("3", positions="0,1", outcome=lambda c, k: True if c.depth == 0 else None)
     assert thirds.coverage == "1 of 2 cells"
     assert make_run("8", "0").coverage == "1 cell"
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "manifest.json"])
+def test_load_results_of_a_file_in_the_folder_of_a_run(tmp_path, name):
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(
+        ResultsError, match=f"{name} is a file of a run: give the folder, {tmp_path}"
+    ):
+        load_results(tmp_path / name)

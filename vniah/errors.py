@@ -122,6 +122,11 @@ def quoted(text: str, most: int) -> str:
     return repr(text if len(text) <= most else f"{text[: most - 3]}...")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: ``"3 packets"``, ``"1 packet"``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""The text in one line, with every character that cannot be seen written as an escape.
 

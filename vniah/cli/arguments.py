@@ -194,8 +194,12 @@ def _add_compare(verbs: Any) -> None:
         "compare",
         help="compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
     )
-    compare.add_argument("baseline", type=values.path, metavar="BASELINE")
-    compare.add_argument("candidate", type=values.path, metavar="CANDIDATE")
+    compare.add_argument(
+        "baseline", type=values.path, metavar="BASELINE", help="folder of a run, or published table"
+    )
+    compare.add_argument(
+        "candidate", type=values.path, metavar="CANDIDATE", help="the same, to compare with it"
+    )
     compare.add_argument(
         "--max-drop",
         type=values.real(100),

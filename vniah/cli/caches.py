@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vniah.analysis.tables import format_columns
 from vniah.cli.display import scaled
 from vniah.cli.printing import show, show_lines
-from vniah.errors import InputError
+from vniah.errors import InputError, counted
 from vniah.files import cache_dir
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_caches(options: argparse.Namespace) -> int:
     show_lines(format_columns(rows, justify=str.ljust))
     total = sum(size_of(one.everything) for one in found)
     show()
-    show(f"{scaled(total, 'B')} in {len(found)} folder{'s' * (len(found) != 1)}")
+    show(f"{scaled(total, 'B')} in {counted(len(found), 'folder')}")
     return 0
 
 
@@ -67,8 +67,8 @@ def prune_caches(options: argparse.Namespace) -> int:
             continue
         num_bytes = size_of(files) if options.dry_run else remove(files, one.path)
         verb = "would remove" if options.dry_run else "removed"
-        plural = "s" * (len(files) != 1)
-        show(f"{verb} {len(files)} file{plural}, {scaled(num_bytes, 'B')}: {_name(one, root)}")
+        what = f"{counted(len(files), 'file')}, {scaled(num_bytes, 'B')}"
+        show(f"{verb} {what}: {_name(one, root)}")
         freed += num_bytes
     show(f"{'would free' if options.dry_run else 'freed'} {scaled(freed, 'B')}")
     return 0

@@ -25,7 +25,7 @@ from vniah.cli.inputs import (
     parse_grid,
 )
 from vniah.cli.printing import comment, show, show_lines
-from vniah.errors import InputError
+from vniah.errors import InputError, counted
 from vniah.files import hash_text, slug
 from vniah.options.rope import RopeChoice, rope_choices
 from vniah.results import MANIFEST_NAME, SAMPLES_NAME
@@ -81,9 +81,10 @@ def run(options: argparse.Namespace) -> int:
                 name = model.name if is_one else f"{model.name}, {choice.label},"
                 if outcomes:
                     show()
+                cells = counted(len(grid.cells), "cell")
                 comment(
-                    f"{name} on {haystack.name}: "
-                    f"{len(grid.cells)} cells x {len(needles)} needles -> {output}"
+                    f"{name} on {haystack.name}: {cells} x {counted(len(needles), 'needle')} -> "
+                    f"{output}"
                 )
             outcome = _measure(sweep, output, bars, overwrite=options.overwrite)
             outcomes.append(outcome)

@@ -54,6 +54,8 @@ def load_results(path: str | Path) -> Results:
     path = user_path(path, "a result")
     if path.is_dir():
         return load_run(path)
+    if path.name == MANIFEST_NAME or path.suffix == ".jsonl":
+        raise ResultsError(f"{path} is a file of a run: give the folder, {path.parent}")
     if path.is_file():
         return load_published(path)
     raise ResultsError(f"no results at {path}: give a run folder or an all_accuracies.json")

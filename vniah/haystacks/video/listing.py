@@ -9,17 +9,13 @@ from typing import Any
 
 import av
 
+from vniah.errors import counted
 from vniah.haystacks.video.completeness import declares_one_length
 from vniah.haystacks.video.mp4 import Mp4Layout
 from vniah.haystacks.video.mpegts import MOST_PACKET_BYTES, find_joints, find_table_restarts
 from vniah.haystacks.video.timeline import Timeline, demux, may_restart
 
 _HOLE_BYTES = 512
-
-
-def count(number: int, what: str) -> str:
-    """``3 packets``, ``1 packet``."""
-    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 @dataclass
@@ -170,10 +166,10 @@ class Listing:
         if self.corrupt:
             where = "the first at" if len(self.corrupt) > 1 else "at"
             at = self._seconds(self.corrupt[0])
-            yield f"{count(len(self.corrupt), 'incomplete packet')}, {where} {at}"
+            yield f"{counted(len(self.corrupt), 'incomplete packet')}, {where} {at}"
         if self.holes:
             where = "the first after" if len(self.holes) > 1 else "after"
-            yield f"{count(len(self.holes), 'gap')}, {where} {self._seconds(self.holes[0])}"
+            yield f"{counted(len(self.holes), 'gap')}, {where} {self._seconds(self.holes[0])}"
         if self.stopped:
             yield self.stopped
 

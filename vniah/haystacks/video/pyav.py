@@ -26,9 +26,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from vniah.errors import VideoDamagedError
+from vniah.errors import VideoDamagedError, counted
 from vniah.haystacks.frames import Frame, IndexedVideo
-from vniah.haystacks.video.listing import count
 from vniah.haystacks.video.packets import VideoIndex, damaged_error
 from vniah.haystacks.video.sampling import show_at
 from vniah.haystacks.video.streams import open_video, require_size
@@ -140,7 +139,7 @@ class _Damage:
         parts = list(self.index.damage)
         for kind, number in self.counts.items():
             where = "the first near" if number > 1 else "near"
-            parts.append(f"{count(number, kind)}, {where} {self.firsts[kind]:.1f} s")
+            parts.append(f"{counted(number, kind)}, {where} {self.firsts[kind]:.1f} s")
         return "; ".join(parts)
 
 
