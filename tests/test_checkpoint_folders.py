@@ -176,6 +176,36 @@ def test_weights_trained_beside_an_adapter_are_refused(folder):
     assert "has a non_lora_trainables.bin" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["adapters.safetensors", "pytorch_lora_weights.safetensors", "model-delta.safetensors"],
+)
+def test_safetensors_that_change_the_weights_are_refused_by_name(folder, name):
+    save_file({"a": torch.zeros(2)}, folder / name)
+    assert f"has a {name}" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["bias", "lora_A.weight", "weight_scale_inv"])
+def test_weights_in_the_layers_that_the_model_has_no_place_for_are_refused(folder, name):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    first = next(key for key in weights if key.endswith("layers.0.self_attn.o_proj.weight"))
+    weights[first.removesuffix("weight") + name] = torch.ones(2)
+    save_file(weights, path, metadata={"format": "pt"})
+    assert name in refusal(folder)
+
+
+def test_left_over_modules_and_old_buffers_are_no_error(written, tmp_path):
+    folder = Path(shutil.copytree(written["transformers"], tmp_path / "checkpoint"))
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    layer = next(key for key in weights if ".layers.0.self_attn." in key).rpartition("self_attn")[0]
+    weights[layer + "self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    weights["value_head.weight"] = torch.ones(2)
+    save_file(weights, path, metadata={"format": "pt"})
+    load_model(folder, device="cpu")
+
+
 # One set of weights.
 
 

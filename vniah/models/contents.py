@@ -28,6 +28,8 @@ _QUANTIZATION_FILES = (
     "qmodel.pt",
 )
 _TRAINED_FILES = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
+# Adapters as other programs than peft name them, and differences to the weights.
+_CHANGES = re.compile(r"(?:^|[-_.])(?:lora|adapters?|delta)(?:[-_.]|$)", re.IGNORECASE)
 _DELTA = re.compile(r"(?:^|[-_.])delta(?:[-_.]v?\d[\w.-]*)?$", re.IGNORECASE)
 _MOST_BYTES = 2**30  # of a tokenizer file; the largest published ones have 40 MB
 
@@ -168,6 +170,14 @@ def _require_whole_model(folder: Path, name: str) -> None:
             f"{name} holds delta weights by its name: differences to another model, to which they "
             "have to be added first; if it is the whole model, rename its folder"
         )
+    used = {ADAPTER_WEIGHTS, *(path.name for path in weight_files(folder))}
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in used and _CHANGES.search(path.stem):
+            raise ModelError(
+                f"{folder} has a {path.name}: by its name an adapter or a difference to the "
+                "weights, which is not applied; merge it into the model, or remove it if it was "
+                "merged"
+            )
     for trained in _TRAINED_FILES:
         if (folder / trained).exists():
             raise ModelError(

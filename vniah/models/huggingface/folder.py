@@ -26,6 +26,11 @@ _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _DECODER_LAYER = re.compile(
     r"(?:model|(?:model\.)?(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\."
 )
+# Adapters that were saved with the weights, not merged into them.
+_OF_ADAPTER = re.compile(
+    r"\.(?:lora_\w+|base_layer|modules_to_save|ia3_\w+|hada_\w+|lokr_\w+)(?:\.|$)"
+)
+_OLD_BUFFERS = (".inv_freq", ".position_ids")
 
 
 @dataclass(frozen=True)
@@ -147,16 +152,28 @@ def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> A
             )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         _require_no_keys(folder, what.replace("_", " "), found.get(what) or ())
-    # Unused weights may be left over from training; unused layers mean that it is another model.
-    num_layers = model.config.get_text_config().num_hidden_layers
-    surplus = [
-        key
-        for key in found.get("unexpected_keys") or ()
-        if (layer := _DECODER_LAYER.match(key)) and int(layer[1]) >= num_layers
-    ]
-    _require_no_keys(folder, "layers that its config.json does not count", surplus)
+    _require_no_surplus(folder, model, list(map(str, found.get("unexpected_keys") or ())))
     _require_tied_head(folder, model)
     return model.requires_grad_(False).eval()
+
+
+def _require_no_surplus(folder: Path, model: Any, unexpected: list[str]) -> None:
+    """Raises `ModelError` if stored weights that the model has no place for would change it.
+
+    Whole modules may be left over from training, such as the head of a tower that is not used.
+    Weights in the layers of the decoder (biases, scales, layers that are not counted) and those of
+    an adapter anywhere are parts of another model.
+    """
+    num_layers = model.config.get_text_config().num_hidden_layers
+    layer_of = {key: layer for key in unexpected if (layer := _DECODER_LAYER.match(key))}
+    surplus = [key for key, layer in layer_of.items() if int(layer[1]) >= num_layers]
+    _require_no_keys(folder, "layers that its config.json does not count", surplus)
+    extra = [
+        key
+        for key in unexpected
+        if _OF_ADAPTER.search(key) or (key in layer_of and not key.endswith(_OLD_BUFFERS))
+    ]
+    _require_no_keys(folder, "weights that the model of its config.json does not have", extra)
 
 
 def _require_sizes(folder: Path, model_class: Any) -> None:
