@@ -52,6 +52,10 @@ def change_line(directory, number, **changes):
         ),
         ({"answer": "3"}, "'3' as the question or answer of a needle for which .* has '7'"),
         ({"error": "out of memory"}, "correct is True and error is 'out of memory'"),
+        ({"rank": 2}, "correct is True, and rank is 2"),
+        ({"rank": 1, "correct": False}, "correct is False, and rank is 1"),
+        ({"rank": 3, "argmax_correct": True}, "argmax_correct is True, and rank is 3"),
+        ({"rank": 1, "correct": None, "error": "no"}, "rank is 1 and error is 'no'"),
         ({"correct": None}, "correct is None and error is None"),
         ({"correct": "drop", "is_correct": True}, "the field 'correct' is missing"),
         ({"error": "drop", "failure": None}, "the field 'error' is missing"),
@@ -66,6 +70,19 @@ def change_line(directory, number, **changes):
 def test_line_that_contradicts_itself_is_named(directory, changes, message):
     change_line(directory, 3, **changes)
     with pytest.raises(ResultsError, match=f"{SAMPLES_NAME}, line [35],? .*{message}"):
+        load_results(directory)
+
+
+def test_sample_that_is_right_in_one_line_and_wrong_in_another_is_refused(directory):
+    path = directory / SAMPLES_NAME
+    first = path.read_text().splitlines()[0]
+    other = json.dumps(json.loads(first) | {"correct": False, "rank": None})
+    with path.open("a") as file:
+        file.write(f"{first}\n")
+    assert load_results(directory).is_complete, "the same result twice is one"
+    with path.open("a") as file:
+        file.write(f"{other}\n")
+    with pytest.raises(ResultsError, match=r"line 10, holds the sample '8/0/needle-0' twice, once"):
         load_results(directory)
 
 

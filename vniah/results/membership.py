@@ -92,7 +92,14 @@ class Membership:
         return self._fault_of_vniah(sample) if sample.task == _VNIAH else None
 
     def _fault_of_vniah(self, sample: SampleResult) -> str | None:
-        """What can be told of the task of this package: a needle has one question and answer."""
+        """What can be told of the task of this package.
+
+        A needle has one question and answer, and the argmax is right exactly where the rank is 1.
+        """
+        by_argmax = sample.correct if sample.argmax_correct is None else sample.argmax_correct
+        if sample.rank is not None and by_argmax is not (sample.rank == 1):
+            name = "correct" if sample.argmax_correct is None else "argmax_correct"
+            return f"a contradiction: {name} is {by_argmax}, and rank is {sample.rank}"
         asked = sample.question, sample.answer
         first = self._asked.setdefault(sample.fields["needle_id"], asked)
         if asked == first:

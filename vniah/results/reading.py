@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vniah.errors import ResultsError
+from vniah.errors import ResultsError, short_repr
 from vniah.results.manifests import MANIFEST_NAME, is_cut, read_manifest
 from vniah.results.membership import Membership
 from vniah.results.plan import planned_ids
@@ -83,13 +83,26 @@ def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, 
     main = _read_samples(directory / SAMPLES_NAME, members)
     samples: dict[str, SampleResult] = {}
     for sample in itertools.chain(main.values(), *(found.values() for found in of_ranks)):
-        _keep(samples, sample)
+        _keep(samples, sample, f"{directory}")
     return samples
 
 
-def _keep(samples: dict[str, SampleResult], sample: SampleResult) -> None:
+def _keep(samples: dict[str, SampleResult], sample: SampleResult, where: str) -> None:
+    """Adds a sample; of several lines for one a score is preferred to an error.
+
+    Raises:
+        ResultsError: two lines disagree on whether the sample is right. No run writes both.
+    """
     earlier = samples.get(sample.sample_id)
-    if earlier is None or earlier.error is not None or sample.error is None:
+    if earlier is None or earlier.error is not None:
+        samples[sample.sample_id] = sample
+    elif sample.error is None:
+        if sample.correct != earlier.correct:
+            raise ResultsError(
+                f"{where} holds the sample {short_repr(sample.sample_id)} twice, once right and "
+                "once wrong, as if lines of two runs were in one file; remove the line that does "
+                "not belong to this run"
+            )
         samples[sample.sample_id] = sample
 
 
@@ -121,5 +134,5 @@ def _read_samples(path: Path, members: Membership) -> dict[str, SampleResult]:
                     "same command runs its sample again"
                 ) from error
             members.require(sample, f"{path}, line {number},")
-            _keep(samples, sample)
+            _keep(samples, sample, f"{path}, line {number},")
     raise AssertionError("a file has an end")

@@ -170,6 +170,11 @@ def _from_record(record: dict[str, Any]) -> SampleResult:
             f"correct is {record['correct']} and error is {short_repr(record['error'])}, and one "
             "of them must be null"
         )
+    if record["error"] is not None and record["rank"] is not None:
+        raise ValueError(
+            f"rank is {record['rank']} and error is {short_repr(record['error'])}, and a sample "
+            "with an error has no score"
+        )
     sample_id = record.pop("sample_id", None)
     if "depth" not in record and (sample_id is None or sample_id.split("/", 2)[1:2] != ["-"]):
         raise ValueError("the field 'depth' is missing")
