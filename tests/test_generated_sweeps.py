@@ -388,6 +388,18 @@ def test_wrong_answers_are_not_warned_of(haystack, tmp_path, caplog, text):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("form", "warned"), [("I see {}", True), ("{}", False), ("x{}", False)])
+def test_right_answers_among_other_words_are_warned_of(haystack, tmp_path, caplog, form, warned):
+    cards = load_needles("cards")
+    answers = {needle.question: needle.answer for needle in cards}
+    chat = Chat()
+    chat.answer = lambda frames, question: form.format(answers[question])
+    sweep(chat, haystack, cards, tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warned
+    assert not warned or "40 of 40 replies hold the right answer among other" in messages[0]
+
+
 def test_few_replies_are_not_warned_of(haystack, needles, tmp_path, caplog):
     assert (
         len(needles) == 3

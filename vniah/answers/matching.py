@@ -29,7 +29,8 @@ _MOST_WRAPPERS = 8
 _MOST_CHARACTERS = 20_000
 
 _BY_LETTER = re.compile(
-    r"[\s*_`'\"]*[(\[]?(?P<letter>[A-Za-z])(?P<mark>[)\].:,*_`'\"]*)(?P<rest>\s.*|)",
+    r"[\s*_`'\"]*[(\[]?(?P<letter>[A-Za-z])(?P<mark>[)\].:,*_`'\"]*(?:\s+[-\u2014](?=\s))?)"
+    r"(?P<rest>\s.*|)",
     re.DOTALL,
 )
 _LETTER_BEHIND = re.compile(r"(?P<words>.*\S)\s*[(\[](?P<letter>[A-Z])[)\]]\W*", re.DOTALL)

@@ -5,8 +5,9 @@ r"""Wrappers: what models and their templates write around an answer without it 
 | reasoning before the answer | ``<think>3 or 7?</think>7`` | ``7`` |
 | reasoning that does not end | ``<think>3 or 7? It is 7`` | nothing: there is no answer |
 | tokens that begin or end a turn | ``7<|im_end|>``, ``<s>7</s>`` | ``7``, up to the first end |
+| any token in bars at the very end | ``7<|end_of_response|>`` | ``7`` |
 | boxes | ``\boxed{7}``, ``<|begin_of_box|>7<|end_of_box|>`` | ``7`` |
-| tags | ``<answer>7</answer>``, ``<b>7</b>`` | ``7`` |
+| tags of markup, or with a word for an answer | ``<b>7</b>``, ``<digit>7</digit>`` | ``7`` |
 | formulas | ``$7$``, ``\(\text{yellow}\)`` | ``7``, ``yellow`` |
 | code fences | three backticks, ``7``, three backticks | ``7`` |
 | JSON with one field that names an answer | ``{"answer": "7"}`` | ``7`` |
@@ -21,9 +22,9 @@ import re
 
 _REASON = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning|reason|analysis|scratchpad|reflection)"
 _MARK = re.compile(
-    rf"(?P<open><{_REASON}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    rf"(?P<open><{_REASON}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
     r"|<\|channel\|>\s*(?:analysis|commentary)\b|<\|channel>\s*thought\b)"
-    rf"|(?P<close></{_REASON}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    rf"|(?P<close></{_REASON}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>"
     r"|<\|channel\|>\s*final\s*<\|message\|>|<channel\|>)"
     r"|(?P<end><\|(?:im_end|im_sep|eot_id|eot|eom_id|end|end_of_text|endoftext|end_of_turn"
     r"|end_of_utterance|end▁of▁sentence|endofturn|END_OF_TURN_TOKEN|END_RESPONSE|return|user"
@@ -37,13 +38,22 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 
+# Tokens of other families at the very end of a text; those that end a box belong to the box.
+_OTHER_END = re.compile(
+    r"(?:<\|(?!(?:end_of_box|box_end|end_of_solution|end_of_answer)\|)[^\s<>|]{1,40}\|>"
+    r"|<eo[a-z]>|\[(?:EOT|EOD|UNUSED_TOKEN_\d{1,9})\])\Z",
+    re.IGNORECASE,
+)
+_LONGEST_END = 50
+_MOST_ENDS = 100
+
 _AROUND = "*_ \t\r\n"
 _BEHIND = ".!,;"
 _TAG = re.compile(
-    r"<(?P<name>answer|final|final_answer|box|boxed|output|response|result|option|choice"
-    r"|b|strong|i|em|u|code|p|span)>(?P<inner>.*)</(?P=name)>",
+    r"<(?P<name>[a-z][\w-]{0,40})>(?P<inner>.*)</(?P=name)>",
     re.DOTALL | re.IGNORECASE,
 )
+_MARKUP = ("b", "strong", "i", "em", "u", "code", "p", "span", "box", "boxed", "final")
 _PAIRS = (
     ("<|begin_of_box|>", "<|end_of_box|>"),
     ("<|box_start|>", "<|box_end|>"),
@@ -95,7 +105,17 @@ def final_text(text: str) -> str:
             begin = mark.end()
         else:
             return text[begin : mark.start()]
-    return "" if is_reasoning else text[begin:]
+    return "" if is_reasoning else _without_other_ends(text[begin:])
+
+
+def _without_other_ends(text: str) -> str:
+    for _ in range(_MOST_ENDS):
+        text = text.rstrip()
+        mark = _OTHER_END.search(text, max(0, len(text) - _LONGEST_END))
+        if mark is None:
+            break
+        text = text[: mark.start()]
+    return text
 
 
 def unwrap(text: str) -> str | None:
@@ -109,7 +129,8 @@ def unwrap(text: str) -> str | None:
         inner = text[fence.end() : -len(fence[1])]
         return inner if text.endswith(fence[1]) and fence[1] not in inner else None
     text = text.strip(_AROUND).rstrip(_BEHIND).strip(_AROUND)
-    if tag := _TAG.fullmatch(text):
+    tag = _TAG.fullmatch(text)
+    if tag and (tag["name"].lower() in _MARKUP or _names_answer(tag["name"])):
         inner = tag["inner"]
         return None if f"</{tag['name']}>".lower() in inner.lower() else inner
     if command := _COMMAND.fullmatch(text):
@@ -144,5 +165,9 @@ def _only_field(text: str) -> str | None:
     if len(pairs) != 1:
         return None
     ((key, value),) = pairs
-    names_answer = _KEY_OF_ANSWER.fullmatch(re.sub(r"[\s_-]", "", key).casefold())
-    return value if names_answer and isinstance(value, str) else None
+    return value if _names_answer(key) and isinstance(value, str) else None
+
+
+def _names_answer(key: str) -> bool:
+    """Whether a key or a tag is a word for an answer: ``final_answer``, ``Digit``."""
+    return _KEY_OF_ANSWER.fullmatch(re.sub(r"[\s_-]", "", key).casefold()) is not None

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
-from vniah.answers import is_readable
+from vniah.answers import is_readable, normalize
 from vniah.errors import quoted
-from vniah.results import Results
+from vniah.results import Results, SampleResult
 from vniah.tasks.base import Sample
 
 _FEWEST_REPLIES = 10
 _LEAST_SHARE = 0.1
 _SHOWN_CHARACTERS = 80
+_LEAST_HOLDING = 0.5
+_MOST_CHARACTERS = 20_000
+_COMMON_WORDS = ("", "a", "i")
 
 
 def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | None:
@@ -17,7 +20,8 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
 
     A score of 0 then says how the model writes, not what it sees: its replies are sentences, or
     reasoning that was cut off, or in a wrapper that is not known. At least ten replies are needed
-    for a warning, and it is given where less than a tenth of them can be read.
+    for a warning, and it is given where less than a tenth of them can be read. If enough can be
+    read, the warning is of right answers among other words, where these are half of the replies.
 
     Args:
         samples: all samples of the run; they hold the accepted answers and the choices.
@@ -38,7 +42,7 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
         else:
             unread[text] = None
         if num_read >= _LEAST_SHARE * len(replies):
-            return None
+            return _warn_of_words_around(results)
     examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(unread)[:2])
     return (
         f"only {num_read} of {len(replies)} replies could be read as an answer, right or wrong, so "
@@ -46,3 +50,28 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
         "ask for a single word, leave more tokens for reasoning, or add the form to the accepted "
         "answers"
     )
+
+
+def _warn_of_words_around(results: Results) -> str | None:
+    """A warning if at least ten replies, and half of all, hold the right answer but are wrong.
+
+    They may say "I see 7" as well as "not 7", so none of them is right; but the score then says as
+    much about the words around the answers as about what the model sees.
+    """
+    replies = [result for result in results.samples if result.prediction is not None]
+    holding = [result for result in replies if not result.correct and _holds_answer(result)]
+    if len(holding) < max(_FEWEST_REPLIES, _LEAST_HOLDING * len(replies)):
+        return None
+    texts = dict.fromkeys(str(result.prediction) for result in holding)
+    examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(texts)[:2])
+    return (
+        f"{len(holding)} of {len(replies)} replies hold the right answer among other words, and "
+        f"are wrong because all of a reply must be the answer; it wrote {examples}. Let the "
+        "questions ask for a single word, or add the form to the accepted answers"
+    )
+
+
+def _holds_answer(result: SampleResult) -> bool:
+    answer = normalize(result.answer)
+    text = (result.prediction or "")[:_MOST_CHARACTERS]
+    return answer not in _COMMON_WORDS and f" {answer} " in f" {normalize(text)} "
