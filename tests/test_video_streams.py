@@ -62,6 +62,13 @@ def test_a_stream_that_is_not_there_is_refused(tmp_path, stream):
         open_haystack(path, stream=stream)
 
 
+@pytest.mark.parametrize("stream", [True, "0", 1.0])
+def test_a_stream_is_named_by_a_whole_number(tmp_path, stream):
+    path = write_streams(tmp_path / "film.mp4", FILM, OTHER)
+    with pytest.raises(InputError, match="stream must be a whole number, got"):
+        open_haystack(path, stream=stream)
+
+
 def test_a_file_with_one_video_stream_keeps_its_identity(tmp_path):
     path = write_video(tmp_path / "film.mp4", [0, 1, 2], with_sound=True)
     expected = {"kind", "sha256", "sampling", "decoder", "keep_damaged"}

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vniah.errors import HaystackTooShortError, InputError
+from vniah.errors import HaystackTooShortError, InputError, short_repr
 from vniah.files import cache_dir, hash_file, hash_text
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
@@ -218,6 +218,8 @@ def open_haystack(
     is_folder = paths[0].is_dir()
     _require_known_choices(sampling, decoder, is_video=not is_folder)
     rate = None if assume_fps is None else read_rate(assume_fps)
+    if stream is not None and type(stream) is not int:
+        raise InputError(f"stream must be a whole number, got {short_repr(stream)}.")
     if is_folder:
         if stream is not None or rate is not None:
             raise InputError("stream and assume_fps are for videos, not for a folder of images.")
