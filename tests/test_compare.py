@@ -300,7 +300,9 @@ def test_compare_when_a_cell_has_other_samples_is_refused():
 def test_compare_with_a_baseline_that_has_errors_warns_and_counts_them():
     baseline = make_run(outcome=lambda c, k: "out of memory" if c.num_frames > 8 else True)
     comparison = compare(baseline, make_run())
-    assert comparison.warning.startswith("30 samples and with them 3 cells are left out, because")
+    assert comparison.warning.startswith(
+        "left out of both runs: 30 samples and with them 3 cells, which"
+    )
     assert "average 1.0000 -> 1.0000 over 3 of 6 cells" in comparison.summary()
     assert compare(make_run(), make_run()).warning == ""
     assert " over " not in compare(make_run(), make_run()).summary()
@@ -315,7 +317,7 @@ def test_compare_takes_the_samples_that_both_could_run():
     assert (first.num_before, first.num_after) == (9, 9)
     better = make_run(outcome=lambda c, k: k != 1)
     assert compare(baseline, better).changes == changes
-    assert compare(baseline, better).warning.startswith("6 samples are left out")
+    assert compare(baseline, better).warning.startswith("left out of both runs: 6 samples, which")
 
 
 def test_compare_counts_errors_that_both_have():

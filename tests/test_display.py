@@ -118,7 +118,7 @@ def test_gaps_of_many_lengths_are_counted():
     run = make_run(frames, "0", num_needles=1, outcome=lambda c, k: "out of memory")
     lines = format_gaps(run)
     assert len(lines) == 6 and lines[-1] == "and so at 4 other places"
-    assert lines[0].startswith("at 1 frames the mean is over 0 of 1 cells, without 1 samples")
+    assert lines[0].startswith("at 1 frame the mean is over 0 of 1 cell, without 1 sample ")
 
 
 def test_comparison_says_what_averages_are_over_if_not_all_are_over_all_cells():

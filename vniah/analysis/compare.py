@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vniah.analysis.statistics import exact_score
 from vniah.analysis.tables import format_columns
-from vniah.errors import CannotCompareError, InputError, ResultsError, short_repr
+from vniah.errors import CannotCompareError, InputError, ResultsError, counted, short_repr
 from vniah.grid import Cell, format_depth
 from vniah.results import CellScore, Results, flatten, load_results
 
@@ -71,11 +71,11 @@ class Comparison:
         """What the comparison leaves out, in one sentence; empty if nothing."""
         if not self.num_left_out:
             return ""
-        blank = f" and with them {_cells(self.num_blank)}" if self.num_blank else ""
+        blank = f" and with them {counted(self.num_blank, 'cell')}" if self.num_blank else ""
         return (
-            f"{self.num_left_out} samples{blank} are left out, because the baseline could not run "
-            "them; both averages are over what both runs have. Run the baseline again to compare "
-            "everything"
+            f"left out of both runs: {counted(self.num_left_out, 'sample')}{blank}, which the "
+            "baseline could not run; both averages are over the others. Run the baseline again to "
+            "compare everything"
         )
 
     @property
@@ -93,7 +93,7 @@ class Comparison:
     def summary(self) -> str:
         """One sentence: the verdict, how many cells fell, and both averages."""
         fallen, num_cells = len(self.fallen), len(self.changes)
-        total = _cells(num_cells)
+        total = counted(num_cells, "cell")
         before = sum(change.before for change in self.changes) / len(self.changes)
         after = sum(change.after for change in self.changes) / len(self.changes)
         verdict = (
@@ -101,7 +101,8 @@ class Comparison:
             if self.passed
             else f"regression: {fallen} of {total} fell"
         )
-        over = f" over {num_cells} of {_cells(num_cells + self.num_blank)}" * bool(self.num_blank)
+        whole = counted(num_cells + self.num_blank, "cell")
+        over = f" over {num_cells:,} of {whole}" * bool(self.num_blank)
         return (
             f"{verdict} by more than {self.max_drop:g}, average {float(before):.4f} -> "
             f"{float(after):.4f}{over} ({self.baseline} -> {self.candidate})"
@@ -281,10 +282,6 @@ def _cell_change(old: CellScore, new: CellScore) -> CellChange:
     before, after = exact_score(old), exact_score(new)
     assert before is not None and after is not None
     return CellChange(old.cell, before, after, old.num_samples, new.num_samples)
-
-
-def _cells(number: int) -> str:
-    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _sample_count(number: int | None) -> str:

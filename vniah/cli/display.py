@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
 from vniah.cli.printing import tell
-from vniah.errors import printable
+from vniah.errors import counted, printable
 from vniah.grid import format_depth
 
 if TYPE_CHECKING:
@@ -106,17 +106,22 @@ def format_gaps(results: "Results") -> list[str]:
         if num_errors:
             num_scored = sum(found.score is not None for found in column)
             lines.append(
-                f"at {count:,} frames the mean is over {num_scored} of {len(column)} cells, "
-                f"without {num_errors} samples that could not be run"
+                f"at {counted(count, 'frame')} the mean is over {num_scored} of "
+                f"{counted(len(column), 'cell')}, without {counted(num_errors, 'sample')} that "
+                "could not be run"
             )
     lines += [
-        f"the control {found.control} at {found.num_frames or 0:,} frames is without "
-        f"{found.num_errors} samples that could not be run"
+        f"the control {found.control} at {counted(found.num_frames or 0, 'frame')} is without "
+        f"{counted(found.num_errors, 'sample')} that could not be run"
         for found in results.controls
         if found.num_errors
     ]
     hidden = len(lines) - _MAX_GAPS
-    return lines if hidden <= 0 else [*lines[:_MAX_GAPS], f"and so at {hidden} other places"]
+    return (
+        lines
+        if hidden <= 0
+        else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
+    )
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:

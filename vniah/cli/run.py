@@ -153,7 +153,7 @@ class _Outcome:
         """Prints the results and draws their heatmap; returns the exit code."""
         comment()
         if self.num_run is not None:
-            comment(f"{self.num_run} samples in {self.seconds:.0f} s")
+            comment(f"{counted(self.num_run, 'sample')} in {self.seconds:.0f} s")
         else:
             comment("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
@@ -211,8 +211,8 @@ def _print_results(results: "Results", picture: Path) -> int:
         show_lines(format_controls(results))
         show()
     if failed := _failed(results):
-        show(f"{len(failed)} samples could not be run; the first: {failed[0].error}")
-        show(f"that was {failed[0].sample_id}; the same command runs them again, and only them")
+        show(f"{counted(len(failed), 'sample')} could not be run; the first: {failed[0].error}")
+        show(f"that was {failed[0].sample_id}; the same command runs again only what has failed")
     show(format_average(results))
     for line in format_agreement(results):
         show(line)
