@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vniah.errors import NeedleError
+from vniah import errors
+from vniah.errors import ModelError, NeedleError
 from vniah.files import embedded_dir
+from vniah.models.loading import load_model
 from vniah.needles import Needle, NeedleSet, load_needles
 from vniah.needles.loading import EMBEDDED_SETS
 from vniah.needles.pictures import read_picture
@@ -466,7 +468,8 @@ import socket, sys
 def refuse(*args, **kwargs):
     sys.exit("the network was touched")
 socket.getaddrinfo = socket.socket.connect = refuse
-from vniah.errors import NeedleError
+from vniah import errors
+from vniah.errors import ModelError, NeedleError
 from vniah.files import embedded_dir
 from vniah.needles import load_needles
 assert not {"torch", "datasets", "matplotlib"} & set(sys.modules)
@@ -677,7 +680,10 @@ def test_lines_come_before_tables_in_one_folder(tmp_path: Path) -> None:
         ),
         ('file_name,needle_id,question,answer\na.png,a,"q\n', r"row \d is not CSV"),
         ("file_name,answer,question,answer\n", "row 1: the column 'answer' is given twice"),
-        ("needle_id,question,answer\na,q,x\n", "row 2 has no 'file_name'"),
+        (
+            "needle_id,question,answer\na,q,x\n",
+            "row 1 must name the columns, one of them 'file_name'",
+        ),
         ("file_name,needle_id,question,answer\na.png,a,q,\n", "row 2 has no 'answer'"),
         (
             "file_name,needle_id,question,answer,choices\na.png,a,q,A,Cat|Dog\n",
@@ -876,3 +882,40 @@ def test_metadata_of_a_terabyte_is_refused_at_once(tmp_path: Path, name: str) ->
         NeedleError, match=r"is larger than 67,108,864 bytes|cannot be read as Parq"
     ):
         load_needles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name_columns", [lambda t: t.replace(",", ";"), lambda t: t.replace(",", "\t"), str.upper]
+)
+def test_a_table_without_the_column_of_pictures_shows_its_first_row(tmp_path, name_columns):
+    first = name_columns("file_name,needle_id,question,answer")
+    (tmp_path / "metadata.csv").write_text(f"{first}\na.png,a,Which?,7\n")
+    with pytest.raises(NeedleError, match=r"metadata\.csv row 1 must name the columns, .* got"):
+        load_needles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "variables"),
+    [
+        (ImportError("Using SOCKS proxy, but 'socksio' is not installed"), {"ALL_PROXY": "s://p"}),
+        (TypeError("Request URL is missing a protocol."), {"HF_ENDPOINT": "http://me:secret@x"}),
+        (RuntimeError("out of order"), {"HTTPS_PROXY": "junk", "https_proxy": "me:secret@x"}),
+    ],
+)
+def test_whatever_keeps_the_hub_away_is_one_line_with_its_variables(monkeypatch, error, variables):
+    def fail(*_, **__):
+        raise error
+
+    for name in errors._OF_THE_HUB:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    said = f"{str(error).rstrip('.')} (with {', '.join(variables)} set)"
+    with pytest.raises(NeedleError) as of_needles:
+        load_needles("nobody/nothing")
+    with pytest.raises(ModelError) as of_model:
+        load_model("nobody/nothing")
+    for caught in (of_needles, of_model):
+        assert said in str(caught.value) and "secret" not in str(caught.value)

@@ -20,6 +20,13 @@ VniahError
 Every message is one line: what was wrong, the value that was given, what to do.
 """
 
+import os
+
+_OF_THE_HUB = (
+    *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"),
+    *("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"),
+)
+
 
 class VniahError(Exception):
     """Base of all errors that vniah raises on purpose."""
@@ -109,6 +116,16 @@ def first_line(error: BaseException) -> str:
         return f"nothing is called {quoted(str(error.args[0]), 100)}"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 400 else f"{line[:397]}..."
+
+
+def hub_reason(error: BaseException) -> str:
+    """Why the Hugging Face hub gave nothing, and which variables its client was directed by.
+
+    Their values are not shown: those of proxies may hold passwords.
+    """
+    reason = first_line(error).rstrip(".")
+    names = [name for name in _OF_THE_HUB if os.environ.get(name)]
+    return f"{reason} (with {', '.join(names)} set)" if names else reason
 
 
 def short_repr(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vniah.errors import ModelError, first_line
+from vniah.errors import ModelError, hub_reason
 from vniah.files import hash_file
 
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -26,13 +26,12 @@ def download(hub_id: str) -> tuple[Path, str]:
         ModelError: there is no such repository, it cannot be had, or a file of it is damaged.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # its client raises whatever proxies and settings run into
         raise ModelError(
-            f"{hub_id!r} is no folder here, and the hub does not give it: {first_line(error)}"
+            f"{hub_id!r} is no folder here, and the hub does not give it: {hub_reason(error)}"
         ) from error
     require_intact(folder)
     return folder, folder.name

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vniah.errors import NeedleError, first_line, quoted
+from vniah.errors import NeedleError, first_line, hub_reason, quoted
 from vniah.files import embedded_dir
 from vniah.needles.imagefolder import require_imagefolder
 from vniah.needles.metadata import (
@@ -127,20 +127,16 @@ def _make_needle(row: Row) -> Needle:
 
 def _hub_rows(hub_id: str, *, split: str) -> Iterator[Row]:
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # The bases of HfHubHTTPError are the errors of the HTTP client in use (requests or httpx).
-    failures = (datasets.exceptions.DatasetsError, RuntimeError, *HfHubHTTPError.__bases__)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)  # else every retry is a warning; the error says enough
     try:
         dataset = datasets.load_dataset(hub_id, split=split)
-    except (OSError, ValueError, *failures) as error:
-        reason = first_line(error).rstrip(".")
+    except Exception as error:  # the client raises whatever proxies and settings run into
         raise NeedleError(
             f"there is no folder {hub_id!r}, and the split {split!r} of the dataset of this name "
-            f"could not be read from the Hugging Face hub: {reason}."
+            f"could not be read from the Hugging Face hub: {hub_reason(error)}."
         ) from error
     finally:
         logger.setLevel(level)

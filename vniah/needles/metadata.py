@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 
 from vniah.answers import strip_invisible
-from vniah.errors import NeedleError, first_line
+from vniah.errors import NeedleError, first_line, quoted
 from vniah.needles.pictures import find_picture
 from vniah.needles.records import require_id, require_texts
 from vniah.schema import MOST_BYTES, parse_json, read_json, require_type
@@ -192,6 +192,11 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
+                if "file_name" not in header:
+                    raise NeedleError(
+                        f"{where} must name the columns, one of them 'file_name', with commas "
+                        f"between, got {quoted(', '.join(header), 80)}."
+                    )
                 if repeated := [name for name in _COLUMNS if header.count(name) > 1]:
                     raise NeedleError(f"{where}: the column {repeated[0]!r} is given twice.")
                 continue
