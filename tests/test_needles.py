@@ -827,6 +827,10 @@ def test_damaged_picture_is_one_line(suffix: str) -> None:
         ({"choices": ["Cat", "cat"], "answer": "A"}, r"'Cat' may mean 'cat'; word one of them"),
         ({"choices": ["fox", "A fox"], "answer": "A fox"}, r"'fox' may mean 'A fox'"),
         ({"choices": ["7", "\uff17"], "answer": "7"}, "cannot be told apart in generated text"),
+        (
+            {"choices": ["\u00e9", "e"], "answer": "e\u0301"},
+            r"the answer .e\\u0301. looks like the option .\\xe9.",
+        ),
         ({"choices": ["B", "A"], "answer": "B"}, "'B' may mean 'A'"),
         ({"question": "q\ud800"}, r"the question 'q\\ud800' holds half of a character"),
         ({"answer": "\udc00"}, r"the answer '\\udc00' holds half of a character"),

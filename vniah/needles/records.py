@@ -200,6 +200,13 @@ def _require_choices(answer: str, choices: tuple[str, ...]) -> None:
         _require_text("option", choice, most=_LONGEST_ANSWER)
     letters = choice_letters(choices)
     if answer not in (*choices, *letters):
+        alike = next((choice for choice in choices if visible(choice) == visible(answer)), None)
+        if alike is not None:
+            raise NeedleError(
+                f"the answer {ascii(answer)[:60]} looks like the option {ascii(alike)[:60]}, and "
+                "is written with other characters; write both in the same way, because every "
+                "character of an answer is scored."
+            )
         raise NeedleError(
             f"the answer {short_repr(answer)} is not among the choices {shown}; "
             f"write one of them or its letter ({', '.join(letters)})."
