@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,8 +119,7 @@ def models(options: argparse.Namespace) -> int:
     from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
 
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else None
+    width = shutil.get_terminal_size().columns
     show_lines(format_families(FAMILIES.values(), width=width))
     show_lines(
         "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
@@ -129,7 +127,7 @@ def models(options: argparse.Namespace) -> int:
         "written again, and those of all others with their own forward pass on pixels.\n"
     )
     embedded = f"embedded: {', '.join(embedded_models())}"
-    show_lines(embedded if width is None else fill(embedded, width, break_on_hyphens=False))
+    show_lines(fill(embedded, width, break_on_hyphens=False))
     show("any other: package.module:factory")
     return 0
 
