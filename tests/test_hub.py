@@ -61,3 +61,12 @@ def test_files_without_a_known_hash_are_taken_as_they_are(snapshot):
         link.unlink()
         link.write_bytes(content)
     assert load_model("someone/model").name == "someone/model"
+
+
+@pytest.mark.parametrize("name", ["a/b..c", "a/b--c", "a/b.", "ü/x", f"a/{'b' * 100}"])
+def test_a_name_that_no_repository_can_have_is_one_line(name):
+    with pytest.raises(
+        ModelError, match="is no folder here, and the hub does not give it"
+    ) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
