@@ -28,6 +28,12 @@ OF_OPENAI_TEMPERATURE = (
         ("`temperature` must be strictly positive", (), {"temperature"}),
         ("temperature: Extra inputs are not permitted", (), {"temperature"}),
         ("O-series models don't support temperature=0. Only temperature=1 is", (), {"temperature"}),
+        (
+            "`temperature` (=0) has to be a strictly positive float, otherwise your next token "
+            "scores are going to be wrong",
+            (),
+            {"temperature"},
+        ),
         ("Unknown field seed", (), {"seed"}),
         ("unexpected keyword argument 'seed'", (), {"seed"}),
         ("Extra inputs are not permitted", ("seed", "temperature"), {"seed", "temperature"}),
@@ -59,6 +65,7 @@ def test_field_that_is_refused_is_sent_no_more(reason, named, gone):
         ("invalid image: {'model': 'm', 'temperature': 0, 'max_tokens': 128, 'seed': 0}", ()),
         ('only 8 images: {"temperature": 0, "max_tokens": 128, "seed": 0}', ()),
         ("the temperature of the seed in the picture", ()),
+        ("could not finish the message because max_tokens were reached", ()),
         ("unseeded, max_tokens_total is unknown", ()),
         ("Invalid value for content: seed, temperature", ("messages",)),
         ("", ()),

@@ -14,7 +14,8 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 # A sentence that complains of a field. One that only shows the request names all of them.
 _COMPLAINT = re.compile(
     r"unsupport|n[o']t support|unknown|unrecogni|unexpected|extra|not permitted|not allowed|invalid"
-    r"|not accept|not valid|only|must|should|cannot|can't|deprecated|removed|instead|use ",
+    r"|not accept|not valid|only|must|should|cannot|can't|deprecated|removed|instead"
+    r"|has to|positive|\buse ",
     re.IGNORECASE,
 )
 _NEAR = 80
