@@ -185,11 +185,19 @@ def test_safetensors_that_change_the_weights_are_refused_by_name(folder, name):
     assert f"has a {name}" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["bias", "lora_A.weight", "weight_scale_inv"])
-def test_weights_in_the_layers_that_the_model_has_no_place_for_are_refused(folder, name):
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("layers.0.self_attn.o_proj.", "bias"),
+        ("layers.0.self_attn.o_proj.", "lora_A.weight"),
+        ("layers.0.mlp.fc1.", "weight_scale_inv"),
+        ("lm_head.", "bias"),
+    ],
+)
+def test_weights_that_the_model_has_no_place_for_are_refused(folder, module, name):
     path = folder / "model.safetensors"
     weights = load_file(path)
-    first = next(key for key in weights if key.endswith("layers.0.self_attn.o_proj.weight"))
+    first = next(key for key in weights if key.endswith(f"{module}weight"))
     weights[first.removesuffix("weight") + name] = torch.ones(2)
     save_file(weights, path, metadata={"format": "pt"})
     assert name in refusal(folder)

@@ -30,7 +30,8 @@ _DECODER_LAYER = re.compile(
 _OF_ADAPTER = re.compile(
     r"\.(?:lora_\w+|base_layer|modules_to_save|ia3_\w+|hada_\w+|lokr_\w+)(?:\.|$)"
 )
-_OLD_BUFFERS = (".inv_freq", ".position_ids")
+# Buffers that older versions stored with the weights.
+_BUFFERS = (".inv_freq", ".position_ids", ".num_batches_tracked", ".relative_position_index")
 
 
 @dataclass(frozen=True)
@@ -161,17 +162,21 @@ def _require_no_surplus(folder: Path, model: Any, unexpected: list[str]) -> None
     """Raises `ModelError` if stored weights that the model has no place for would change it.
 
     Whole modules may be left over from training, such as the head of a tower that is not used.
-    Weights in the layers of the decoder (biases, scales, layers that are not counted) and those of
-    an adapter anywhere are parts of another model.
+    Weights in the layers of the decoder or of a module that has others (biases, scales), layers
+    that are not counted, and adapters anywhere are parts of another model.
     """
     num_layers = model.config.get_text_config().num_hidden_layers
     layer_of = {key: layer for key in unexpected if (layer := _DECODER_LAYER.match(key))}
     surplus = [key for key, layer in layer_of.items() if int(layer[1]) >= num_layers]
     _require_no_keys(folder, "layers that its config.json does not count", surplus)
+    owners = {
+        name for name, module in model.named_modules() if list(module.parameters(recurse=False))
+    }
     extra = [
         key
         for key in unexpected
-        if _OF_ADAPTER.search(key) or (key in layer_of and not key.endswith(_OLD_BUFFERS))
+        if _OF_ADAPTER.search(key)
+        or ((key in layer_of or key.rpartition(".")[0] in owners) and not key.endswith(_BUFFERS))
     ]
     _require_no_keys(folder, "weights that the model of its config.json does not have", extra)
 
