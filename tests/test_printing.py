@@ -11,7 +11,7 @@ import vniah
 from vniah.analysis.tables import format_columns
 from vniah.cli import main, printing
 from vniah.cli.display import shown_log
-from vniah.errors import printable
+from vniah.errors import first_line, printable
 
 PACKAGE_DIR = Path(vniah.__file__).parent
 
@@ -163,3 +163,10 @@ ASKERS = (
 )
 def test_the_search_for_writers_can_fail(source, expected):
     assert writers_in(source) == expected
+
+
+def test_reason_that_stands_on_the_next_line_is_shown():
+    assert first_line(ValueError("\nfield 'eps':\n    must be positive\nmore")) == (
+        "field 'eps': must be positive"
+    )
+    assert first_line(ValueError("only this:")) == "only this:"

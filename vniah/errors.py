@@ -110,11 +110,14 @@ class CannotCompareError(ResultsError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has none.
 
-    Cut at 400 characters: libraries quote whatever they were given.
+    A line that ends in a colon is followed by the next one, which says what it announces. Cut at
+    400 characters: libraries quote whatever they were given.
     """
     if isinstance(error, KeyError) and error.args:
         return f"nothing is called {quoted(str(error.args[0]), 100)}"
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line, *others = str(error).strip().splitlines() or [type(error).__name__]
+    if line.endswith(":") and others:
+        line = f"{line} {others[0].strip()}"
     return line if len(line) <= 400 else f"{line[:397]}..."
 
 
