@@ -5,7 +5,7 @@ import pytest
 from vniah.cli import main
 from vniah.errors import InputError
 from vniah.sweep import launchers
-from vniah.sweep.launchers import job_size, require_known_launcher
+from vniah.sweep.launchers import job_size, require_known_address, require_known_launcher
 
 SRUN = {
     "SLURM_JOB_ID": "7",
@@ -94,6 +94,15 @@ def test_processes_of_torchrun_are_taken(around, monkeypatch):
     set_all(monkeypatch, {**around, **TORCHRUN})
     require_known_launcher()
     assert job_size() == 2
+
+
+@pytest.mark.parametrize("name", ["nosuch.invalid", "a" * 300, ""])
+def test_address_of_rank_0_that_is_not_known_is_refused(name, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", name)
+    with pytest.raises(InputError, match="is no machine that is known here"):
+        require_known_address()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    require_known_address()
 
 
 @pytest.mark.parametrize("job", [{"RANK": "1"}, {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "x"}])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from dataclasses import dataclass
 
 from vniah.errors import InputError, quoted
@@ -71,6 +72,22 @@ def job_size() -> int:
             "WORLD_SIZE for a single process"
         )
     return size
+
+
+def require_known_address() -> None:
+    """Requires that the machine of rank 0 has an address; torch would look for it for minutes.
+
+    Raises:
+        InputError: nothing is known under the name in MASTER_ADDR.
+    """
+    name = os.environ.get("MASTER_ADDR", "")
+    try:
+        socket.getaddrinfo(name, None)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"MASTER_ADDR={quoted(name, 80)} is no machine that is known here ({error}); it must "
+            "be the name or the address of the machine of rank 0, as torchrun sets it"
+        ) from error
 
 
 def require_known_launcher() -> None:

@@ -26,7 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from vniah.errors import InputError, VniahError
-from vniah.sweep.launchers import job_size, require_known_launcher
+from vniah.sweep.launchers import job_size, require_known_address, require_known_launcher
 
 POLL_SECONDS = 0.05
 
@@ -241,6 +241,7 @@ def _connect(device: torch.device, context_parallel: int) -> Mesh:
             "torch.distributed already has a process group in this process; vniah opens its own: "
             "end the other one first, with torch.distributed.destroy_process_group()"
         )
+    require_known_address()
     base, rank, size = _job_store()
     store = PrefixStore(f"vniah-{next(_meshes_opened)}", base)
     on_cuda = device.type == "cuda"
