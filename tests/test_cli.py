@@ -260,9 +260,9 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     samples = [json.loads(line) for line in Path("good/samples.jsonl").read_text().splitlines()]
     good = in_folder / "good" / "samples.jsonl"
     for sample in samples:
-        sample["correct"] = True
+        sample |= {"correct": True, "rank": 1}
     good.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    samples[0]["correct"] = False
+    samples[0] |= {"correct": False, "rank": 2}
     (worse / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
     capsys.readouterr()
 
