@@ -208,10 +208,17 @@ def serve(**changes: Any) -> Iterator[ChatServer]:
 
     server = Server(("127.0.0.1", 0), Handler)
     chat.url = f"http://127.0.0.1:{server.server_port}/v1"
+    with _running(server):
+        yield chat
+
+
+@contextmanager
+def _running(server: socketserver.BaseServer) -> Iterator[None]:
+    """Runs a server in a thread of its own, and closes it at the end."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield chat
+        yield
     finally:
         server.shutdown()
         thread.join()
@@ -261,11 +268,5 @@ def serve_raw(
     listening = Server((host, 0), Handler)
     shown = f"[{host}]" if ":" in host else host
     server.url = f"http://{shown}:{listening.server_address[1]}/v1"
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with _running(listening):
         yield server
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()

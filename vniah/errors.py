@@ -118,7 +118,7 @@ def first_line(error: BaseException) -> str:
     line, *others = str(error).strip().splitlines() or [type(error).__name__]
     if line.endswith(":") and others:
         line = f"{line} {others[0].strip()}"
-    return line if len(line) <= 400 else f"{line[:397]}..."
+    return shortened(line, 400)
 
 
 def hub_reason(error: BaseException) -> str:
@@ -133,13 +133,17 @@ def hub_reason(error: BaseException) -> str:
 
 def short_repr(value: object) -> str:
     """The repr of a value, cut at 100 characters."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shortened(repr(value), 100)
 
 
 def quoted(text: str, most: int) -> str:
     """The text in quotes, cut at ``most`` characters."""
-    return repr(text if len(text) <= most else f"{text[: most - 3]}...")
+    return repr(shortened(text, most))
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, with three dots in place of its end if it has more than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def counted(number: int, what: str) -> str:
@@ -157,6 +161,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def without_surrogates(text: str) -> str:
+    r"""The text with lone surrogates, which UTF-8 does not have, written as ``"\udc80"``."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _escape(character: str) -> str:

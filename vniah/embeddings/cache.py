@@ -26,7 +26,7 @@ from vniah.embeddings.shards import (
     shard_path,
     write_shard,
 )
-from vniah.errors import CacheError
+from vniah.errors import CacheError, without_surrogates
 from vniah.protocol import Frames, FrameSegment
 
 DAMAGED_SUFFIX = ".damaged"
@@ -57,10 +57,7 @@ class EmbeddingCache:
         self.frame_shape = frame_shape
         self.refill: Callable[[int], None] | None = None
         # safetensors holds UTF-8, which has no lone surrogates; file names may have some.
-        self._identity = {
-            field: value.encode("utf-8", "backslashreplace").decode()
-            for field, value in identity.items()
-        }
+        self._identity = {field: without_surrogates(value) for field, value in identity.items()}
         self._refilled: set[int] = set()
         self._latest: Shard | None = None
         self._found: dict[int, Shard] = {}

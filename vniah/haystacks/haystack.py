@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vniah.errors import HaystackTooShortError, InputError, short_repr
+from vniah.errors import HaystackTooShortError, InputError, counted, short_repr
 from vniah.files import cache_dir, hash_file, hash_text
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
@@ -75,7 +75,7 @@ class Haystack:
 
     def __repr__(self) -> str:
         what = {"video": "video file", "images": "image", "generated": "generated part"}[self.kind]
-        count = f"{len(self.paths):,} {what}{'' if len(self.paths) == 1 else 's'}"
+        count = counted(len(self.paths), what)
         choices = [] if self.kind == "images" else [f"sampling {self.sampling}", self.decoder]
         damage = ["damage kept"] if self.keep_damaged else []
         return f"<Haystack {self.name}: {', '.join([count, *choices, *damage])}>"

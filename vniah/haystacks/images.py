@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vniah.errors import HaystackError, VideoDamagedError
+from vniah.errors import HaystackError, VideoDamagedError, shortened
 from vniah.haystacks.frames import MOST_PIXELS, Frame
 
 MOST_BYTES = 1_000_000_000
@@ -165,7 +165,7 @@ def _begins_like_an_image(path: Path) -> bool:
 
 
 def _name_some(names: Sequence[str]) -> str:
-    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:3]]
+    shown = [shortened(name, 60) for name in names[:3]]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return f"{', '.join(shown)}{more}"
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.errors import ResultsError
+from vniah.errors import ResultsError, shortened, without_surrogates
 from vniah.grid import Cell, Grid
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
@@ -93,7 +93,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         """The table of cells, for notebooks."""
-        about = html.escape(repr(self).encode(errors="backslashreplace").decode())
+        about = html.escape(without_surrogates(repr(self)))
         if not self.cells:
             return f"<p>{about}</p>"
         frame = self.to_pandas(cells=True)
@@ -199,9 +199,7 @@ class Results:
     @property
     def short_name(self) -> str:
         """The name, cut where it is very long."""
-        if len(self.name) <= _MAX_NAME:
-            return self.name
-        return f"{self.name[: _MAX_NAME - 3]}..."
+        return shortened(self.name, _MAX_NAME)
 
     @property
     def has_positions(self) -> bool:
@@ -244,9 +242,7 @@ class Results:
 
 def _as_utf8(value: Any) -> Any:
     """A text as pandas can hold it, which knows no lone surrogates: they are escaped."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
+    return without_surrogates(value) if isinstance(value, str) else value
 
 
 def require_table_size(results: Results) -> Results:
