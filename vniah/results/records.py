@@ -215,10 +215,14 @@ class Results:
         """The grid of the run; None for a published table."""
         return read_grid(self.manifest["grid"]) if self.manifest else None
 
+    @cached_property
+    def _planned_ids(self) -> Mapping[str, int]:
+        return planned_ids(self.manifest)
+
     @property
     def num_planned(self) -> int | None:
         """Number of planned samples, controls included; None for a published table."""
-        return len(planned_ids(self.manifest)) if self.manifest else None
+        return len(self._planned_ids) if self.manifest else None
 
     @property
     def num_done(self) -> int | None:
@@ -226,7 +230,7 @@ class Results:
         if not self.manifest:
             return None
         done = {sample.sample_id for sample in (*self.samples, *self.control_samples)}
-        return len(done & planned_ids(self.manifest).keys())
+        return len(done & self._planned_ids.keys())
 
     @property
     def is_complete(self) -> bool:
