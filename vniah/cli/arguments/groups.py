@@ -1,0 +1,225 @@
+"""Options that several commands have."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from vniah.cli import values
+from vniah.options import (
+    ATTENTION_NAMES,
+    DEFAULT_MODEL,
+    Decoder,
+    LoadOptions,
+    Sampling,
+)
+
+DEFAULT_FRAMES = "32,64,128,256,512,1024"
+DEFAULT_DEPTHS = "0:1:0.2"
+
+# Options of a model of which ``run`` takes several, and those that are not plain text.
+_SEVERAL = ("rope_theta", "rope_scaling")
+_TYPES: Mapping[str, Callable[[str], Any]] = {
+    "rope_theta": values.rope_thetas,
+    "rope_scaling": values.rope_scalings,
+    "frame_size": values.size,
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, and the options of `LoadOptions`."""
+    parser.add_argument(
+        "--model",
+        type=values.source,
+        default=DEFAULT_MODEL,
+        metavar="M",
+        help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind "
+        "a server, or package.module:factory, a function that returns a model and gets those of "
+        "the following options that are given; default: %(default)s",
+    )
+    for option in fields(LoadOptions):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=_TYPES.get(option.name, str),
+            default=() if option.name in _SEVERAL else option.default,
+            choices=option.metadata["choices"],
+            metavar=option.metadata["metavar"],
+            help=option.metadata["help"],
+        )
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """--cache, of the encoded frames."""
+    parser.add_argument(
+        "--cache",
+        type=values.path,
+        metavar="DIR",
+        help="folder of the embedding cache; default: one in the user's cache",
+    )
+
+
+def add_haystack_options(parser: argparse.ArgumentParser) -> None:
+    """--haystack, and how it is read."""
+    parser.add_argument(
+        "--haystack",
+        type=values.path,
+        nargs="+",
+        metavar="H",
+        help="a video file, several that are joined in this order, or a folder of images; "
+        "default: a generated video",
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=get_args(Sampling),
+        default="clock",
+        help="how a video is sampled at 1 FPS; clock: frame k is on screen at second k; longva: "
+        "every round(fps)-th picture, as published",
+    )
+    parser.add_argument(
+        "--decoder",
+        choices=get_args(Decoder),
+        default="pyav",
+        help="library that decodes the video; default: %(default)s",
+    )
+    parser.add_argument(
+        "--stream",
+        type=values.whole(1000),
+        metavar="N",
+        help="which video stream of the file is read, counted from 0 among its video streams; "
+        "default: the one that players choose",
+    )
+    parser.add_argument(
+        "--assume-fps",
+        type=values.rate,
+        metavar="F",
+        help="pictures per second, such as 25 or 24000/1001, of a bare stream (.h264, .obu, "
+        ".mjpeg), which holds no time stamps",
+    )
+    parser.add_argument(
+        "--keep-damaged",
+        action="store_true",
+        help="accept a damaged video; the results say so in a note",
+    )
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """--task, and what belongs to it."""
+    parser.add_argument(
+        "--task",
+        default="vniah",
+        metavar="T",
+        help="what is asked: vniah, or package.module:factory for a task of your own",
+    )
+    parser.add_argument(
+        "--controls",
+        default="default",
+        metavar="C",
+        help="samples that say whether the test can be believed: default, none, or names such as "
+        "no-needle (the questions on the plain haystack)",
+    )
+
+
+def add_grid_options(parser: argparse.ArgumentParser) -> None:
+    """--frames, with --depths or --positions."""
+    parser.add_argument(
+        "--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames")
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths")
+    )
+    where.add_argument(
+        "--positions",
+        metavar="GRID",
+        help="instead of --depths: insert the needle before these haystack frames, e.g. "
+        "0:3000:200; a position is used with every number of frames that reaches it",
+    )
+
+
+def _grid_help(what: str) -> str:
+    defaults = {"frames": DEFAULT_FRAMES, "depths": DEFAULT_DEPTHS}
+    return f"{what}: start:stop:step, both ends included, or a comma list; default {defaults[what]}"
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """--context-parallel and --attn."""
+    parser.add_argument(
+        "--context-parallel",
+        type=values.whole(4096),
+        default=1,
+        metavar="N",
+        help="split each forward pass over N of the processes that torchrun started; default 1",
+    )
+    parser.add_argument(
+        "--attn",
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="attention kernel; auto: the fastest that gives correct results on the device; "
+        "plain: the formula, without a kernel",
+    )
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a model behind a server."""
+    server = parser.add_argument_group("for --model openai:BASE_URL#MODEL")
+    server.add_argument(
+        "--frames-as",
+        choices=["images", "video-jpeg"],
+        help="images (default): each frame is a part of the message, which all servers support; "
+        "video-jpeg: all frames are one video of JPEGs, for vLLM",
+    )
+    server.add_argument(
+        "--max-tokens",
+        type=values.whole(10**6),
+        metavar="N",
+        help="the most tokens of an answer; default 128",
+    )
+    server.add_argument(
+        "--concurrency",
+        type=values.whole(1000),
+        metavar="N",
+        help="the most requests at the same time; default 4",
+    )
+    server.add_argument(
+        "--max-requests",
+        type=values.whole(10**9),
+        metavar="N",
+        help="stop after this number of HTTP requests, retries included; the same command goes on",
+    )
+    server.add_argument(
+        "--request-timeout",
+        type=values.real(10**6),
+        dest="timeout_seconds",
+        metavar="S",
+        help="the most seconds that an answer may take; default 600",
+    )
+    server.add_argument(
+        "--request-retries",
+        type=values.whole(1000),
+        dest="num_retries",
+        metavar="N",
+        help="how often a question without an answer is sent again; default 5",
+    )
+    server.add_argument(
+        "--api-key-env",
+        dest="key_variable",
+        metavar="NAME",
+        help="environment variable that holds the key; default OPENAI_API_KEY",
+    )
+    server.add_argument(
+        "--allow-no-usage",
+        action="store_const",
+        const=False,
+        dest="needs_usage",
+        help="accept a server that does not report how many tokens it read; then frames that it "
+        "drops are not noticed",
+    )
+
+
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    """--quiet."""
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print only results, paths, warnings and errors: no progress, no remarks on the way",
+    )

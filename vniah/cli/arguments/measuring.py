@@ -1,0 +1,130 @@
+"""The arguments of the commands that load a model."""
+
+from typing import Any, get_args
+
+from vniah.cli import commands, values
+from vniah.cli.arguments.groups import (
+    DEFAULT_FRAMES,
+    add_cache_option,
+    add_grid_options,
+    add_haystack_options,
+    add_job_options,
+    add_model_options,
+    add_quiet_option,
+    add_server_options,
+    add_task_options,
+)
+from vniah.cli.run import run as run_command
+from vniah.options import Scorer, Share
+
+
+def add_run(verbs: Any) -> None:
+    """``run``."""
+    run = verbs.add_parser("run", help="measure a grid of frames x depths and draw the heatmap")
+    add_model_options(run)
+    add_cache_option(run)
+    add_haystack_options(run)
+    run.add_argument(
+        "--needles",
+        type=values.source,
+        metavar="S",
+        help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
+        "embedded model, counterfactual for others",
+    )
+    add_task_options(run)
+    add_grid_options(run)
+    run.add_argument(
+        "--output",
+        type=values.path,
+        metavar="DIR",
+        help="folder for the results; default: one in results/, named after the settings",
+    )
+    run.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="discard the results in that folder and start again",
+    )
+    run.add_argument(
+        "--share",
+        choices=get_args(Share),
+        default="tree",
+        help="tree: compute the common prefixes of samples only once; none: compute every sample "
+        "by itself. The results are the same",
+    )
+    run.add_argument(
+        "--scorer",
+        choices=get_args(Scorer),
+        default="argmax",
+        help="argmax: a sample is correct if the most probable token is right at every position "
+        "of the answer; generate: score the text of greedy decoding, and report whether both "
+        "agree. Chat models always generate",
+    )
+    run.add_argument(
+        "--max-new-tokens",
+        type=values.whole(100_000),
+        metavar="N",
+        help="with --scorer generate: the most tokens of an answer; default 32, and for the "
+        "embedded models 1, as they never end a text",
+    )
+    add_job_options(run)
+    add_server_options(run)
+    add_quiet_option(run)
+    run.set_defaults(command=run_command, by_all_processes=True)
+
+
+def add_check(verbs: Any) -> None:
+    """``check``."""
+    check = verbs.add_parser(
+        "check",
+        help="say what a model lacks, and compare the forward pass of vniah with the model's own",
+    )
+    add_model_options(check)
+    add_cache_option(check)
+    check.add_argument(
+        "--needles",
+        type=values.source,
+        metavar="S",
+        help="needle set whose pictures are shown to the model; as for run",
+    )
+    add_job_options(check)
+    add_server_options(check)
+    add_quiet_option(check)
+    check.set_defaults(command=commands.check, by_all_processes=True)
+
+
+def add_estimate(verbs: Any) -> None:
+    """``estimate``."""
+    estimate = verbs.add_parser(
+        "estimate", help="estimate the memory, operations and time that a grid takes"
+    )
+    add_model_options(estimate)
+    estimate.add_argument(
+        "--needles", type=values.source, metavar="S", help="needle set; as for run"
+    )
+    add_task_options(estimate)
+    add_grid_options(estimate)
+    add_job_options(estimate)
+    add_quiet_option(estimate)
+    estimate.set_defaults(command=commands.estimate)
+
+
+def add_encode(verbs: Any) -> None:
+    """``encode``."""
+    encode = verbs.add_parser("encode", help="only fill the embedding cache")
+    add_model_options(encode)
+    add_cache_option(encode)
+    add_haystack_options(encode)
+    encode.add_argument(
+        "--frames",
+        default=DEFAULT_FRAMES,
+        metavar="GRID",
+        help="encode as many frames as the largest number in this grid",
+    )
+    add_quiet_option(encode)
+    encode.set_defaults(command=commands.encode)
+
+
+def add_models(verbs: Any) -> None:
+    """``models``."""
+    models = verbs.add_parser("models", help="list the supported models and what each can do")
+    models.set_defaults(command=commands.models)

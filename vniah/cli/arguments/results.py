@@ -1,0 +1,54 @@
+"""The arguments of the commands that read results."""
+
+from typing import Any
+
+from vniah.cli import commands, values
+
+
+def add_plot(verbs: Any) -> None:
+    """``plot``."""
+    plot = verbs.add_parser("plot", help="draw the heatmaps of runs or of published tables")
+    plot.add_argument(
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a run's folder, or a JSON table",
+    )
+    plot.add_argument("--output", type=values.path, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument(
+        "--training-length",
+        type=values.whole(10**12),
+        metavar="TOKENS",
+        help="draw a dotted line at this training length of the language model",
+    )
+    plot.add_argument(
+        "--tokens-per-frame",
+        type=values.whole(10**6),
+        metavar="N",
+        help="tokens of a frame, for results that do not say it, such as published tables "
+        "(LongVA: 144)",
+    )
+    plot.set_defaults(command=commands.plot)
+
+
+def add_compare(verbs: Any) -> None:
+    """``compare``."""
+    compare = verbs.add_parser(
+        "compare",
+        help="compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
+    )
+    compare.add_argument(
+        "baseline", type=values.path, metavar="BASELINE", help="folder of a run, or published table"
+    )
+    compare.add_argument(
+        "candidate", type=values.path, metavar="CANDIDATE", help="the same, to compare with it"
+    )
+    compare.add_argument(
+        "--max-drop",
+        type=values.real(100),
+        default=0.0,
+        metavar="X",
+        help="by how much the score of a cell may fall, in [0, 1]; default 0",
+    )
+    compare.set_defaults(command=commands.compare)
