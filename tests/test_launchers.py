@@ -5,7 +5,12 @@ import pytest
 from vniah.cli import main
 from vniah.errors import InputError
 from vniah.sweep import launchers
-from vniah.sweep.launchers import job_size, require_known_address, require_known_launcher
+from vniah.sweep.launchers import (
+    job_rank,
+    job_size,
+    require_known_address,
+    require_known_launcher,
+)
 
 SRUN = {
     "SLURM_JOB_ID": "7",
@@ -110,6 +115,15 @@ def test_a_rank_without_a_job_does_not_keep_a_command_from_running(job, monkeypa
     set_all(monkeypatch, job)
     assert main(["compare", "nowhere", "nowhere"]) == 2
     assert "vniah: error: cannot compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [({}, "0"), ({"RANK": "1"}, "0"), ({"WORLD_SIZE": "2", "RANK": ""}, "0"), (TORCHRUN, "1")],
+)
+def test_the_rank_is_that_of_torchrun(job, expected, monkeypatch):
+    set_all(monkeypatch, job)
+    assert job_rank() == expected
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -79,6 +79,7 @@ def broken(**changes):
         (broken(error="oh"), "correct is True and error is 'oh'"),
         (broken(logprob="x"), "logprob must be a number or null, got 'x'"),
         (broken(logprob=float("nan")), "NaN is not a number of JSON"),
+        (broken(logprob=0.5), "logprob must be a number <= 0.0, got 0.5"),
         (broken(num_frames="drop"), "the field 'num_frames' is missing"),
         (broken(depth=25), "depth must be between 0 and 1, got 25"),
         (broken(depth="1/0"), "which divides by 0"),

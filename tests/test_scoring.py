@@ -29,6 +29,14 @@ def test_logprob_is_summed_over_the_answer():
     assert score.logprob == pytest.approx(math.log(3 / 4) + math.log(1 / 2))
 
 
+def test_logprob_is_never_above_0_by_rounding():
+    """The log-sum-exp is the largest logit and the logarithm of a sum of at least 1."""
+    torch.manual_seed(0)
+    logits = torch.randn(2000, 8) * 8
+    logits[:, 0] += 30
+    assert max(score_logits(row[None], (0,)).logprob for row in logits) == 0.0
+
+
 @pytest.mark.parametrize(
     ("logits", "answer", "rank", "margin"),
     [

@@ -28,7 +28,7 @@ from vniah.analysis.axes import (
     depth_label,
 )
 from vniah.analysis.labels import rope_remarks
-from vniah.errors import InputError, printable
+from vniah.errors import InputError, counted, printable
 from vniah.files import atomic_path
 from vniah.grid import Cell
 from vniah.paths import user_path
@@ -299,11 +299,11 @@ def _caption(results: Results, scores: Sequence[CellScore]) -> str:
     parts = []
     if counts:
         low, high = min(counts), max(counts)
-        parts.append(f"n = {low} per cell" if low == high else f"n = {low}-{high} per cell")
+        parts.append(f"n = {low:,} per cell" if low == high else f"n = {low:,}-{high:,} per cell")
     if num_errors := sum(score.num_errors for score in scores):
-        parts.append(f"{num_errors} error" if num_errors == 1 else f"{num_errors} errors")
+        parts.append(counted(num_errors, "error"))
     if not results.is_complete:
-        parts.append(f"{results.num_done} of {results.num_planned} samples")
+        parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
     return ", ".join(parts)
 
 

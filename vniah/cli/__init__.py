@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 regression (`compare`) or a sample could not be run, 2 an 
 given, 130 stopped by Ctrl-C.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from vniah.cli.display import shown_log
 from vniah.cli.environment import own_environment
 from vniah.errors import CannotCompareError, InputError, VniahError
 from vniah.factories import local_modules
-from vniah.sweep.launchers import job_size, require_known_launcher
+from vniah.sweep.launchers import job_rank, job_size, require_known_launcher
 
 _LEADER_SPEAKS_FIRST_SECONDS = 5.0
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:
-        if _rank() == "0":
+        if job_rank() == "0":
             printing.tell("stopped; the same command goes on from here")
         return 130
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     options = parse(arguments)
     job_size()
-    if _rank() != "0" and not options.by_all_processes:
+    if job_rank() != "0" and not options.by_all_processes:
         return 0  # the first process runs it
     require_known_launcher()
     printing.set_quiet(options.quiet)
@@ -79,11 +78,6 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _rank() -> str:
-    """The number of this process in its job, as torchrun sets it together with WORLD_SIZE."""
-    return (os.environ.get("WORLD_SIZE") and os.environ.get("RANK")) or "0"
-
-
 def _where() -> str:
     """The process, for messages, if it is not the first of its job."""
-    return "" if _rank() == "0" else f" in process {_rank()}"
+    return "" if job_rank() == "0" else f" in process {job_rank()}"

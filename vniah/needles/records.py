@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from vniah.answers import choice_letters, find_ambiguous, find_option, strip_invisible, visible
-from vniah.errors import NeedleError, quoted, short_repr
+from vniah.errors import NeedleError, counted, quoted, short_repr
 from vniah.files import hash_text
 
 _ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -107,8 +107,7 @@ class NeedleSet:
 
     def __repr__(self) -> str:
         shown = ", ".join((*self.ids[:3], "...") if len(self) > 4 else self.ids)
-        count = "1 needle" if len(self) == 1 else f"{len(self)} needles"
-        return f"<NeedleSet {self.name}, {count}: {shown}>"
+        return f"<NeedleSet {self.name}, {counted(len(self), 'needle')}: {shown}>"
 
     def __len__(self) -> int:
         return len(self.needles)

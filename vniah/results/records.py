@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vniah.errors import ResultsError, shortened, without_surrogates
+from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
@@ -193,8 +193,8 @@ class Results:
     def coverage(self) -> str:
         """What the average is over, in words: ``"6 cells"``, or ``"5 of 6 cells"``."""
         scored, planned = self.num_scored_cells, self.num_planned_cells
-        part = f"{scored} of " if scored != planned else ""
-        return f"{part}{planned} {'cell' if planned == 1 else 'cells'}"
+        part = f"{scored:,} of " if scored != planned else ""
+        return f"{part}{counted(planned, 'cell')}"
 
     @property
     def short_name(self) -> str:

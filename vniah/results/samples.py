@@ -30,7 +30,7 @@ class SampleLine(TypedDict):
     prediction: str | None
     predicted_ids: list[int]
     correct: bool | None
-    logprob: float | None
+    logprob: Annotated[float, Meta(le=0)] | None
     rank: Annotated[int, Meta(ge=1)] | None
     margin: float | None
     seconds: float | None

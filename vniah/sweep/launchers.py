@@ -42,15 +42,25 @@ _LAUNCHERS = (
 )
 
 
+def is_in_job() -> bool:
+    """True if torchrun started this process: it sets RANK and WORLD_SIZE together."""
+    return bool(os.environ.get("RANK") and os.environ.get("WORLD_SIZE"))
+
+
+def job_rank() -> str:
+    """The number of this process in its job, as torchrun says it; without it, ``"0"``."""
+    return os.environ["RANK"] if is_in_job() else "0"
+
+
 def job_size() -> int:
     """The number of processes of this process's job, as torchrun says it; without it, 1.
 
     Raises:
         InputError: the variables of torchrun are not all there, or contradict one another.
     """
-    given = {name: os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)}
-    if "RANK" not in given or "WORLD_SIZE" not in given:
+    if not is_in_job():
         return 1
+    given = {name: os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)}
     numbers = {name: _number(given[name]) for name in ("RANK", "WORLD_SIZE")}
     rank, size = numbers.values()
     if rank is None or size is None or not 0 <= rank < size:
@@ -98,7 +108,7 @@ def require_known_launcher() -> None:
     Raises:
         InputError: another program started several processes of this command.
     """
-    if os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
+    if is_in_job():
         job_size()
         return
     for launcher in _LAUNCHERS:
