@@ -15,7 +15,8 @@ from vniah.engines.inputs import DecoderInputs
 from vniah.engines.planning import Plan, make_plan
 from vniah.forward.runner import BranchRunner
 from vniah.protocol import FrameSegment, TextSegment, TokenSequence
-from vniah.tasks.base import Sample, insert_needle
+from vniah.tasks.base import Sample
+from vniah.tasks.placement import insert_needle
 
 TOKENS_PER_FRAME = 3
 HIDDEN_SIZE = 64

@@ -19,7 +19,8 @@ from vniah.scoring import GeneratedText, LogitsScore, Reading, Score, score_opti
 from vniah.sweep.run import run_sweep
 from vniah.tasks import Sample, haystack_frames, insert_needle, load_task
 from vniah.tasks.base import require_distinct
-from vniah.tasks.controls import choose_controls, no_needle, plan_samples
+from vniah.tasks.controls import choose_controls, plan_samples
+from vniah.tasks.controls.no_needle import NoNeedle
 from vniah.tasks.vniah import VisualNeedle
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -63,7 +64,7 @@ def test_ids_name_cell_needle_and_control(needles):
 
 def test_no_needle_asks_each_question_on_the_plain_haystack_once_a_length(needles):
     samples = list(VisualNeedle().samples(Grid.parse("4,8", "0,0.5,1"), needles, None))
-    controls = list(no_needle(samples))
+    controls = list(NoNeedle().samples(samples, needles))
     assert [(c.num_frames, c.fields["needle_id"]) for c in controls] == [
         (n, needle.needle_id) for n in (4, 8) for needle in needles
     ]
@@ -75,7 +76,7 @@ def test_no_needle_asks_each_question_on_the_plain_haystack_once_a_length(needle
 
 def test_no_needle_is_asked_once_where_depths_are_no_decimals(needles):
     samples = VisualNeedle().samples(Grid.parse("3,7", positions="0:3:1"), needles, None)
-    ids = [control.sample_id for control in no_needle(samples)]
+    ids = [control.sample_id for control in NoNeedle().samples(list(samples), needles)]
     assert ids == [f"{n}/-/{needle}/no-needle" for n in (3, 7) for needle in "abc"]
 
 
@@ -84,13 +85,15 @@ def test_no_needle_is_asked_once_where_depths_are_no_decimals(needles):
     [("default", ("no-needle",)), ("none", ()), ("no-needle", ("no-needle",)), ([], ())],
 )
 def test_controls_are_chosen_by_name(asked, expected):
-    assert choose_controls(VisualNeedle(), asked) == expected
+    assert tuple(c.name for c in choose_controls(VisualNeedle(), asked)) == expected
     assert choose_controls(object(), "default") == ()
 
 
 def test_unknown_control_is_refused():
-    with pytest.raises(InputError, match=r"no control .blind.; use none, default or no-needle"):
-        choose_controls(VisualNeedle(), "no-needle,blind")
+    with pytest.raises(
+        InputError, match=r"no control .blond.; use none, default, all or no-needle"
+    ):
+        choose_controls(VisualNeedle(), "no-needle,blond")
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -256,6 +259,7 @@ class Odd(VisualNeedle):
     controls = ()
 
     def __init__(self, shown=None, scored=None):
+        super().__init__()
         self.shown, self.scored = shown, scored
 
     def samples(self, grid, needles, haystack):
@@ -352,4 +356,4 @@ def test_control_whose_name_would_mean_two_things_is_refused(needles):
         )
     )
     with pytest.raises(TaskError, match="cannot name the sample 8/1/a: another one"):
-        list(no_needle([one, other]))
+        list(NoNeedle().samples([one, other], needles))

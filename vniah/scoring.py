@@ -6,8 +6,9 @@ greedy decoding, is judged by the rules of `vniah.answers`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a sample; the fields are those of `vniah.results.SampleResult`."""
+    """The score of a sample; the fields are those of `vniah.results.SampleResult`.
+
+    Attributes:
+        measures: further numbers of the task's own by name, such as an error in seconds. They
+            become columns of the results beside the sample's ``fields``.
+    """
 
     prediction: str | None
     predicted_ids: tuple[int, ...]
@@ -86,6 +92,7 @@ class Score:
     variant: str | None = None
     argmax_correct: bool | None = None
     greedy_correct: bool | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def score_accepted(

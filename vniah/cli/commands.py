@@ -17,6 +17,7 @@ from vniah.cli.inputs import (
     open_job,
     open_named_haystack,
     parse_grid,
+    task_options,
 )
 from vniah.cli.printing import comment, show, show_lines, tell
 from vniah.cli.run import HEATMAP_NAME
@@ -159,6 +160,7 @@ def estimate(options: argparse.Namespace) -> int:
         needles,
         grid,
         task=options.task,
+        task_options=task_options(options),
         controls=options.controls,
         num_ranks=options.context_parallel,
         attention=options.attn,

@@ -55,6 +55,29 @@ def parse_grid(options: argparse.Namespace) -> Grid:
     return Grid.parse(options.frames, positions=options.positions)
 
 
+def task_options(options: argparse.Namespace) -> dict[str, str]:
+    """The options of the task: those of --task-option, --needle-frames and --needle-style.
+
+    Raises:
+        InputError: one of them is given twice.
+    """
+    given = [*options.task_option]
+    given += [
+        (name, getattr(options, name))
+        for name in ("needle_frames", "needle_style")
+        if getattr(options, name) is not None
+    ]
+    found: dict[str, str] = {}
+    for name, value in given:
+        if name in found:
+            raise InputError(
+                f"the task option {name} is given twice, as {found[name]!r} and {value!r}; give it "
+                "once, several values as a comma list where the task takes them"
+            )
+        found[name] = value
+    return found
+
+
 def needles_name(options: argparse.Namespace) -> str:
     """The needle set of --needles; by default one with things that the model can recognize."""
     from vniah.models.loading import embedded_models

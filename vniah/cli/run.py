@@ -23,6 +23,7 @@ from vniah.cli.inputs import (
     open_job,
     open_named_haystack,
     parse_grid,
+    task_options,
 )
 from vniah.cli.printing import comment, show, show_lines
 from vniah.errors import InputError, counted
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     is_one = len(choices) == 1
     how = SweepOptions(
         task=options.task,
+        task_options=task_options(options),
         controls=options.controls,
         cache=options.cache,
         share=options.share,

@@ -105,6 +105,14 @@ def rope_scalings(text: str) -> tuple[Scaling, ...]:
     return tuple(_few(read_scalings(text)))
 
 
+def setting(text: str) -> tuple[str, str]:
+    """(name, value) of a text such as ``distance=200``; a ``-`` in the name stands for ``_``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.replace("-", "_").isidentifier() or not value.strip():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return name.replace("-", "_"), value.strip()
+
+
 def _few(values: Sequence[_T]) -> Sequence[_T]:
     """The values, each of which is a run of its own."""
     if len(values) > _MOST_ROPES:

@@ -29,7 +29,8 @@ from vniah.protocol import (
     needle_source,
 )
 from vniah.scoring import GeneratedText, Reading, score_logits
-from vniah.tasks.base import Sample, haystack_frames, insert_needle
+from vniah.tasks.base import Sample
+from vniah.tasks.placement import haystack_frames, insert_needle
 
 Outcome = tuple[Reading, ...] | str
 """A reading for each candidate of a sample (one in all for a chat model), or why there is none."""

@@ -68,6 +68,11 @@ class Needle:
         )
 
     @property
+    def num_frames(self) -> int:
+        """Number of its pictures."""
+        return 1
+
+    @property
     def answers(self) -> tuple[str, ...]:
         """All correct answers, `answer` first."""
         return (self.answer, *self.accepted)

@@ -20,6 +20,7 @@ from vniah.protocol.segments import (
     Segment,
     TextSegment,
     TokenSequence,
+    blended_source,
     joined,
     needle_source,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "TextSegment",
     "TokenSequence",
     "VisionLanguageModel",
+    "blended_source",
     "class_path",
     "class_record",
     "joined",

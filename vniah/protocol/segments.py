@@ -26,6 +26,14 @@ def needle_source(needle_id: str) -> str:
     return f"needles/{needle_id}"
 
 
+def blended_source(needle_id: str) -> str:
+    """The source of a needle that is drawn into frames of the haystack: ``"blended/red-7"``.
+
+    Frame ``i`` of this source is frame ``i`` of the haystack with the needle in it.
+    """
+    return f"blended/{needle_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class TextSegment:
     """Text that the model reads.

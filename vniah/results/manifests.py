@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vniah.errors import ResultsError, RunMismatchError, short_repr
 from vniah.files import to_json
+from vniah.results.details import TaskDetails
 from vniah.results.plan import GridRecord, planned_ids, read_grid
 from vniah.schema import parse_json, read_json, require_type
 
@@ -90,6 +91,7 @@ class Manifest(_OfAllVersions):
     sample_ids: str
     axes: NotRequired[Annotated[list[str], Meta(min_length=2, max_length=2)]]
     controls: NotRequired[list[str]]
+    task_details: NotRequired[TaskDetails]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

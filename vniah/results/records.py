@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
+from vniah.results.details import TaskDetails, details_in
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
 
@@ -209,6 +210,11 @@ class Results:
     def row_of(self, cell: Cell) -> Fraction:
         """The row of the map that a cell stands in: its depth, or its position."""
         return Fraction(cell.needle_index) if self.has_positions else cell.depth
+
+    @property
+    def details(self) -> TaskDetails:
+        """What the task said of itself; empty for a published table."""
+        return details_in(self.manifest)
 
     @property
     def grid(self) -> Grid | None:

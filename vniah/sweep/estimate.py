@@ -5,7 +5,7 @@ many tokens each has, not on what they show.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,8 +27,9 @@ from vniah.needles import Needle, NeedleSet
 from vniah.protocol import AnyModel, DecoderModel, Frames, FrameSegment, TokenSequence
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
-from vniah.tasks.base import haystack_frames
 from vniah.tasks.controls import plan_samples
+from vniah.tasks.parsing import Option
+from vniah.tasks.placement import haystack_frames
 
 RING_SIZES = (2, 4, 8)
 
@@ -134,6 +135,7 @@ def estimate(
     grid: Grid,
     *,
     task: str | Task = "vniah",
+    task_options: Mapping[str, Option] | None = None,
     controls: str | Sequence[str] = "default",
     num_ranks: int = 1,
     attention: str = "auto",
@@ -146,6 +148,7 @@ def estimate(
         needles: what is inserted, with its questions and answers.
         grid: the cells.
         task: as `vniah.sweep.run.run_sweep`.
+        task_options: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
         num_ranks: number of processes that run each pass together.
         attention: as `vniah.sweep.run.run_sweep`.
@@ -159,7 +162,7 @@ def estimate(
     decodable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
-    samples = plan_samples(load_task(task), grid, needles, None, controls)
+    samples = plan_samples(load_task(task, task_options), grid, needles, None, controls)
     return _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
 
 

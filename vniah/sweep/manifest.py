@@ -20,6 +20,7 @@ from vniah.options import Decoding
 from vniah.protocol import AnyModel, class_path, class_record
 from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
+from vniah.tasks.details import details_of
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
@@ -47,11 +48,13 @@ def make_manifest(
         samples: all samples, controls included.
     """
     dtype = getattr(model, "dtype", None)
+    details = details_of(task)
     return {
         "format_version": FORMAT_VERSION,
         "task": task.name,
         "axes": list(task.axes),
         "controls": list(dict.fromkeys(s.control for s in samples if s.control is not None)),
+        **({"task_details": details} if details else {}),
         "model": {
             "name": model.name,
             "revision": None if model.revision is None else str(model.revision),
@@ -86,6 +89,8 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Seq
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
     settings = {name: manifest[name] for name in of_version_1 if name in manifest}
+    if own := manifest.get("task_details", {}).get("settings"):
+        settings["task_settings"] = own
     settings |= {"format_version": 1, "model": {"class": class_path(model), **manifest["model"]}}
     if controls != "default":
         settings["controls"] = manifest["controls"]

@@ -6,10 +6,13 @@ from math import isfinite
 from vniah.engines.base import Outcome
 from vniah.errors import ResultsError, VniahError, first_line, short_repr
 from vniah.results import MOST_LINE_BYTES, SampleResult
+from vniah.results.samples import SampleLine
 from vniah.scoring import Reading, Score
 from vniah.tasks import Sample, Task
+from vniah.tasks.base import is_json_value
 
-_SCORE_FIELDS = tuple(field.name for field in fields(Score))
+_SCORE_FIELDS = tuple(field.name for field in fields(Score) if field.name != "measures")
+_TAKEN = {*SampleLine.__annotations__, *_SCORE_FIELDS}
 _MAX_ERROR = 10_000  # characters
 
 
@@ -26,7 +29,11 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
     )
     score = outcome if isinstance(outcome, str) else _score(task, sample, outcome)
     if not isinstance(score, str):
-        scored = replace(result, **{name: getattr(score, name) for name in _SCORE_FIELDS})
+        scored = replace(
+            result,
+            fields={**sample.fields, **score.measures},
+            **{name: getattr(score, name) for name in _SCORE_FIELDS},
+        )
         if (fault := _fault_of_line(scored)) is None:
             return scored
         score = f"the task {task.name} gave a score that cannot be written: {fault}"
@@ -60,4 +67,11 @@ def _score(task: Task, sample: Sample, readings: tuple[Reading, ...]) -> Score |
     numbers = (score.logprob, score.margin, score.seconds)
     if not all(isfinite(number) for number in numbers if isinstance(number, int | float)):
         return f"score() of the task {task.name} gave a number that is not finite: {score}"
+    for name, value in score.measures.items():
+        if name in _TAKEN or name in sample.fields or not is_json_value(value):
+            return (
+                f"score() of the task {task.name} gave the measure {short_repr(name)} = "
+                f"{short_repr(value)}; its name must be free, and it must be text, a finite "
+                "number, True, False or None, or a list of these"
+            )
     return score

@@ -30,6 +30,7 @@ from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import plan_samples
+from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
 
@@ -44,6 +45,7 @@ def run_sweep(
     *,
     output: str | Path,
     task: str | Task = "vniah",
+    task_options: Mapping[str, Option] | None = None,
     controls: str | Sequence[str] = "default",
     cache: str | Path | None = None,
     overwrite: bool = False,
@@ -68,8 +70,9 @@ def run_sweep(
         grid: numbers of frames, and depths or positions.
         output: the run's folder; on a file system that all processes share.
         task: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
-        controls: ``"default"`` for those of the task, ``"none"``, or names of
-            `vniah.tasks.controls.CONTROLS`.
+        task_options: keyword arguments for the task of that name, as `vniah.tasks.load_task`.
+        controls: ``"default"`` for those of the task, ``"none"``, ``"all"``, names of
+            `vniah.tasks.controls.CONTROLS`, or ``"package.module:factory"``.
         cache: folder for the haystack's embeddings; by default one under the user's cache.
         overwrite: discard what the folder holds instead of resuming the run.
         share: ``"tree"`` computes common prefixes of samples once, ``"none"`` runs every sample by
@@ -94,7 +97,9 @@ def run_sweep(
         CheckError: the forward pass gives other logits than the model's own.
     """
     folder = user_path(output, "the output")
-    options = SweepOptions(task, controls, cache, share, attention, scorer, max_new_tokens)
+    options = SweepOptions(
+        task, task_options, controls, cache, share, attention, scorer, max_new_tokens
+    )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
 
@@ -104,6 +109,7 @@ class SweepOptions:
     """How a sweep is run; the attributes are the arguments of `run_sweep`."""
 
     task: str | Task = "vniah"
+    task_options: Mapping[str, Option] | None = None
     controls: str | Sequence[str] = "default"
     cache: str | Path | None = None
     share: Share = "tree"
@@ -158,7 +164,7 @@ class Sweep:
                 scratch_dir=cache_dir() / "scratch",
             ),
         )
-        self._task = load_task(options.task)
+        self._task = load_task(options.task, options.task_options)
         self.samples = plan_samples(self._task, grid, needles, haystack, options.controls)
         _require_readable(self._task.name, self.samples, needles)
         self.manifest = make_manifest(

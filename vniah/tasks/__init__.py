@@ -2,31 +2,51 @@
 
 from collections.abc import Mapping
 
-from vniah.errors import TaskError
+from vniah.errors import InputError, TaskError
 from vniah.factories import call_factory, is_factory
 from vniah.files import slug
-from vniah.tasks.base import Sample, Task, haystack_frames, insert_needle
+from vniah.tasks.base import Sample, Task
+from vniah.tasks.details import details_of
+from vniah.tasks.parsing import Option
+from vniah.tasks.placement import haystack_frames, insert, insert_needle, needle_spans
 
-__all__ = ["TASKS", "Sample", "Task", "haystack_frames", "insert_needle", "load_task"]
+__all__ = [
+    "TASKS",
+    "Sample",
+    "Task",
+    "haystack_frames",
+    "insert",
+    "insert_needle",
+    "load_task",
+    "needle_spans",
+]
 
 TASKS: Mapping[str, str] = {"vniah": "vniah.tasks.vniah:VisualNeedle"}
 """The tasks that come with vniah, and where each is defined."""
 
 
-def load_task(source: str | Task = "vniah") -> Task:
+def load_task(source: str | Task = "vniah", options: Mapping[str, Option] | None = None) -> Task:
     """The task of that name.
 
     Args:
         source: one of `TASKS`, ``"package.module:factory"`` for a task of your own, or a task,
             which is returned as it is.
+        options: keyword arguments of the task's factory, such as ``{"needle_frames": "3"}``.
 
     Raises:
-        TaskError: there is no such task, or the factory does not return a task.
+        TaskError: there is no such task, the factory does not return a task, or an option is
+            invalid.
+        InputError: the task does not take an option that is given.
     """
     if not isinstance(source, str):
+        if options:
+            raise InputError(
+                "task options go with the name of a task, and this is a task already: make it with "
+                f"{', '.join(options)}"
+            )
         task: object = source
     elif source in TASKS or is_factory(source):
-        task = call_factory(TASKS.get(source, source), {}, TaskError)
+        task = call_factory(TASKS.get(source, source), options or {}, TaskError)
     else:
         raise TaskError(
             f"there is no task {source!r}; use {', '.join(TASKS)}, or package.module:factory for "
@@ -45,4 +65,5 @@ def load_task(source: str | Task = "vniah") -> Task:
         raise TaskError(f"axes of the task {task.name} must be two texts in a tuple, got {axes!r}")
     if isinstance(task, type):
         raise TaskError(f"the task is the class {task.__name__} itself; give {task.__name__}()")
+    details_of(task)
     return task

@@ -12,17 +12,18 @@ Your own task is a class with the attributes and methods of `Task`; `load_task` 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
-from functools import lru_cache
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 from vniah.errors import TaskError, VniahError, short_repr
 from vniah.grid import Cell, Grid, place_prefix
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
-from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
+from vniah.protocol import HAYSTACK, FrameSpan, blended_source, needle_source
 from vniah.scoring import Reading, Score
 
-JSONValue = str | int | float | bool | None
+JSONScalar = str | int | float | bool | None
+JSONValue = JSONScalar | Sequence[JSONScalar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,9 @@ class Sample:
             the number of frames and the depth, ``"-"`` where there is none: ``"600/0.2/red-7"``,
             ``"600/-/red-7/no-needle"``. It has no white space.
         cell: its place on the map; None for samples without one, such as most controls.
-        shown: the frames in order, as spans of `vniah.protocol.HAYSTACK` and of
-            `vniah.protocol.needle_source`.
+        shown: the frames in order, as spans of `vniah.protocol.HAYSTACK`, of
+            `vniah.protocol.needle_source` and of `vniah.protocol.blended_source`; empty where no
+            video is shown.
         question: the question, verbatim.
         candidates: the answers that the model reads, each by itself: all accepted answers with
             the main one first, or all options.
@@ -107,10 +109,10 @@ class Sample:
                     f"the sample {self.sample_id} has a field {key!r}, which results have "
                     "themselves; give it another name"
                 )
-            if type(value) not in (str, int, float, bool, type(None)) or value != value:
+            if not is_json_value(value):
                 raise TaskError(
                     f"the field {key!r} of the sample {self.sample_id} is {short_repr(value)}; it "
-                    "must be text, a number, True, False or None"
+                    "must be text, a number, True, False or None, or a list or tuple of these"
                 )
 
     @property
@@ -120,6 +122,15 @@ class Sample:
             return self.cell.num_frames
         named = self.fields.get("num_frames")
         return named if isinstance(named, int) else None
+
+
+def is_json_value(value: object) -> bool:
+    """Whether a line of results can hold it: a finite scalar, or a list or tuple of these."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    return all(
+        isfinite(item) if type(item) is float else type(item) in (str, int, bool, type(None))
+        for item in items
+    )
 
 
 def _is_tuple_of(kind: type, value: object) -> bool:
@@ -142,7 +153,8 @@ class Task(Protocol):
 
     An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
     which controls are run by default; an optional text ``criterion`` says what makes an answer
-    right, where that is not the argmax over the answer span.
+    right, where that is not the argmax over the answer span. `vniah.tasks.details` lists further
+    optional attributes, which say how results are split, measured and labelled.
     """
 
     name: str
@@ -168,36 +180,6 @@ class Task(Protocol):
         """
 
 
-def insert_needle(num_frames: int, needle_index: int, needle_id: str) -> tuple[FrameSpan, ...]:
-    """The first ``num_frames`` frames of the haystack, with a needle inserted among them.
-
-    The needle replaces no frame, so ``num_frames + 1`` frames are shown.
-
-    Args:
-        num_frames: haystack frames.
-        needle_index: haystack frames before the needle, in ``[0, num_frames]``.
-        needle_id: id of the needle.
-    """
-    before, after = _cut(num_frames, needle_index)
-    return (*before, FrameSpan(needle_source(needle_id), 0, 1), *after)
-
-
-@lru_cache(maxsize=1 << 12)
-def _cut(num_frames: int, index: int) -> tuple[tuple[FrameSpan, ...], tuple[FrameSpan, ...]]:
-    """The first ``num_frames`` frames of the haystack, cut before the frame ``index``."""
-    if not 0 <= index <= num_frames:
-        raise TaskError(
-            f"needle_index must be between 0 and the number of frames, {num_frames}, got {index}"
-        )
-    haystack = Frames(haystack_frames(num_frames))
-    return haystack[:index].spans, haystack[index:].spans
-
-
-def haystack_frames(num_frames: int) -> tuple[FrameSpan, ...]:
-    """The first ``num_frames`` frames of the haystack."""
-    return (FrameSpan(HAYSTACK, 0, num_frames),)
-
-
 def make_samples(
     task: Task, grid: Grid, needles: NeedleSet, haystack: Haystack | None
 ) -> tuple[Sample, ...]:
@@ -214,7 +196,7 @@ def make_samples(
         raise TaskError(
             f"samples() of the task {task.name} failed: {type(error).__name__}: {error}"
         ) from error
-    pictures = {needle_source(needle_id) for needle_id in needles.ids}
+    num_frames_of = _sources(grid, needles)
     for sample in samples:
         if not isinstance(sample, Sample):
             raise TaskError(
@@ -226,13 +208,22 @@ def make_samples(
                 "give it one"
             )
         for span in sample.shown:
-            last = grid.max_frames if span.source == HAYSTACK else int(span.source in pictures)
+            last = num_frames_of.get(span.source, 0)
             if not 0 <= span.start < span.stop <= last:
                 raise TaskError(
                     f"the sample {sample.sample_id} shows frames {span.start} to {span.stop - 1} "
                     f"of {span.source!r}, which has {last} in this run"
                 )
     return samples
+
+
+def _sources(grid: Grid, needles: NeedleSet) -> Mapping[str, int]:
+    """The number of frames of every source that samples may show."""
+    found = {HAYSTACK: grid.max_frames}
+    for needle in needles:
+        found[needle_source(needle.needle_id)] = needle.num_frames
+        found[blended_source(needle.needle_id)] = grid.max_frames
+    return found
 
 
 def require_distinct(samples: Iterable[Sample]) -> tuple[Sample, ...]:

@@ -9,15 +9,26 @@ from vniah.grid import Grid, place_prefix
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
-from vniah.tasks.base import Sample, insert_needle
+from vniah.tasks.base import Sample
+from vniah.tasks.parsing import Option
+from vniah.tasks.placement import NeedleLook, insert, needle_spans
 
 
 class VisualNeedle:
-    """The task ``vniah``: every needle in every cell."""
+    """The task ``vniah``: every needle in every cell.
+
+    Args:
+        needle_frames: for how many frames a needle is shown, as `NeedleLook.frames`.
+        needle_style: as `NeedleLook.style`.
+    """
 
     name = "vniah"
     axes = ("num_frames", "depth")
     controls = ("no-needle",)
+
+    def __init__(self, needle_frames: Option = None, needle_style: Option = None) -> None:
+        self._look = NeedleLook.parse(needle_frames, needle_style)
+        self.settings = self._look.settings
 
     def samples(
         self, grid: Grid, needles: NeedleSet, haystack: Haystack | None
@@ -29,7 +40,9 @@ class VisualNeedle:
                 yield Sample(
                     sample_id=place + needle.needle_id,
                     cell=cell,
-                    shown=insert_needle(cell.num_frames, index, needle.needle_id),
+                    shown=insert(
+                        cell.num_frames, [(index, needle_spans(needle, index, self._look))]
+                    ),
                     question=needle.question,
                     candidates=needle.answers,
                     choices=needle.choices,

@@ -108,14 +108,35 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         default="vniah",
         metavar="T",
-        help="what is asked: vniah, or package.module:factory for a task of your own",
+        help="what is asked: a task of the documentation, or package.module:factory for one of "
+        "your own; default: %(default)s",
+    )
+    parser.add_argument(
+        "--task-option",
+        type=values.setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the task; may be given several times",
+    )
+    parser.add_argument(
+        "--needle-frames",
+        metavar="K",
+        help="for how many frames (seconds) a needle is shown; default: one for a picture, all "
+        "frames of a clip",
+    )
+    parser.add_argument(
+        "--needle-style",
+        metavar="S",
+        help="frame: a needle is a frame of its own; blended: it is drawn into a frame of the "
+        "haystack, so that it does not stand out. Default: frame",
     )
     parser.add_argument(
         "--controls",
         default="default",
         metavar="C",
-        help="samples that say whether the test can be believed: default, none, or names such as "
-        "no-needle (the questions on the plain haystack)",
+        help="samples that say whether the test can be believed: default, none, all, or names such "
+        "as no-needle (the questions on the plain haystack)",
     )
 
 
