@@ -249,7 +249,7 @@ def _require_size(size: tuple[int, int]) -> None:
         )
 
 
-def _without_avx512() -> dict[str, str]:
+def without_avx512() -> dict[str, str]:
     """Options that keep x264 from its AVX-512 code, where it would run.
 
     That code gives other bytes from call to call for pictures as narrow as these: of 40 films with
@@ -303,7 +303,7 @@ def write_video(
             "bf": "2",
             "g": str(4 * fps),
             "threads": "1",  # the same bytes on any number of cores
-            **_without_avx512(),
+            **without_avx512(),
         }
         for index, pixels in enumerate(frames, start=1):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))

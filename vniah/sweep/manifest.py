@@ -48,22 +48,42 @@ def make_manifest(
         samples: all samples, controls included.
     """
     dtype = getattr(model, "dtype", None)
+    record = {
+        "name": model.name,
+        "revision": None if model.revision is None else str(model.revision),
+        **class_record(model),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "tokens_per_frame": _tokens_per_frame(getattr(model, "frame_shape", None)),
+        **_text_values(getattr(model, "settings", {})),
+        **_text_values(getattr(model, "encoding", {})),
+    }
+    return manifest_of_plan(
+        plan_record(haystack, needles, grid, task, samples),
+        record,
+        criterion=_criterion(engine, task),
+        scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
+        environment=environment_record(getattr(model, "device", None)),
+    )
+
+
+def plan_record(
+    haystack: Haystack, needles: NeedleSet, grid: Grid, task: Task, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """What a manifest says of the samples, which is the same for every model.
+
+    Args:
+        haystack: as `make_manifest`.
+        needles: as `make_manifest`.
+        grid: as `make_manifest`.
+        task: as `make_manifest`.
+        samples: as `make_manifest`.
+    """
     details = details_of(task)
     return {
-        "format_version": FORMAT_VERSION,
         "task": task.name,
         "axes": list(task.axes),
         "controls": list(dict.fromkeys(s.control for s in samples if s.control is not None)),
         **({"task_details": details} if details else {}),
-        "model": {
-            "name": model.name,
-            "revision": None if model.revision is None else str(model.revision),
-            **class_record(model),
-            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-            "tokens_per_frame": _tokens_per_frame(getattr(model, "frame_shape", None)),
-            **_text_values(getattr(model, "settings", {})),
-            **_text_values(getattr(model, "encoding", {})),
-        },
         "haystack": {"name": haystack.name, **haystack.identity()},
         "needles": {
             "name": needles.name,
@@ -74,11 +94,38 @@ def make_manifest(
         "protocol": {
             "frame_rate": "1 FPS",
             "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
-            "criterion": _criterion(engine, task),
         },
-        **({} if engine.decoding is None else {"scorer": _scorer_record(engine.decoding)}),
         "sample_ids": " ".join(sample.sample_id for sample in samples),
-        "environment": _environment(getattr(model, "device", None)),
+    }
+
+
+def manifest_of_plan(
+    plan: Mapping[str, Any],
+    model: Mapping[str, Any],
+    *,
+    criterion: str,
+    environment: Mapping[str, Any],
+    scorer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a run, with its sections in the order in which people read them.
+
+    Args:
+        plan: of `plan_record`.
+        model: what was measured.
+        criterion: what makes an answer right.
+        environment: where the run was made.
+        scorer: how answers were generated, where that is known.
+    """
+    first = ("task", "axes", "controls", "task_details")
+    return {
+        "format_version": FORMAT_VERSION,
+        **{name: plan[name] for name in first if name in plan},
+        "model": dict(model),
+        **{name: plan[name] for name in ("haystack", "needles", "grid")},
+        "protocol": {**plan["protocol"], "criterion": criterion},
+        **({} if scorer is None else {"scorer": dict(scorer)}),
+        "sample_ids": plan["sample_ids"],
+        "environment": dict(environment),
     }
 
 
@@ -129,7 +176,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def _environment(device: Any) -> dict[str, Any]:
+def environment_record(device: Any) -> dict[str, Any]:
     """Where the run was made: recorded, but free to differ when the run is resumed."""
     name = str(device) if device is not None else None
     if name is not None and name.startswith("cuda"):

@@ -1,11 +1,13 @@
 """From the outcome of a sample to its line: scored by its task, and such that it is read back."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from math import isfinite
 
 from vniah.engines.base import Outcome
-from vniah.errors import ResultsError, VniahError, first_line, short_repr
-from vniah.results import MOST_LINE_BYTES, SampleResult
+from vniah.errors import ResultsError, TaskError, VniahError, first_line, short_repr
+from vniah.needles import NeedleSet
+from vniah.results import MOST_LINE_BYTES, SampleResult, contradiction
 from vniah.results.samples import SampleLine
 from vniah.scoring import Reading, Score
 from vniah.tasks import Sample, Task
@@ -14,6 +16,23 @@ from vniah.tasks.base import is_json_value
 _SCORE_FIELDS = tuple(field.name for field in fields(Score) if field.name != "measures")
 _TAKEN = {*SampleLine.__annotations__, *_SCORE_FIELDS}
 _MAX_ERROR = 10_000  # characters
+
+
+def require_readable(task: str, samples: Sequence[Sample], needles: NeedleSet) -> None:
+    """Raises `TaskError` for a sample whose line would be refused when the run is read."""
+    needle_ids = frozenset(needles.ids)
+    for sample in samples:
+        if found := contradiction(sample, task, needle_ids):
+            raise TaskError(
+                f"the sample {short_repr(sample.sample_id)} of the task {task} contradicts itself: "
+                f"{found}; give a field that means something else another name"
+            )
+        for name, value in sample.fields.items():
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise TaskError(
+                    f"the field {short_repr(name)} of the sample {short_repr(sample.sample_id)} is "
+                    "a whole number of more than 64 bits; write it as text"
+                )
 
 
 def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:

@@ -11,7 +11,7 @@ import torch
 
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.errors import ResultsError, TaskError, short_repr
+from vniah.errors import ResultsError
 from vniah.files import cache_dir, slug
 from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
@@ -20,15 +20,15 @@ from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
-from vniah.results import MANIFEST_NAME, Results, RunFolder, contradiction, load_run
+from vniah.results import MANIFEST_NAME, Results, RunFolder, load_run
 from vniah.results.manifests import read_manifest
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
-from vniah.sweep.outcomes import result_of
+from vniah.sweep.outcomes import require_readable, result_of
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
-from vniah.tasks import Sample, Task, load_task
+from vniah.tasks import Task, load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.parsing import Option
 
@@ -166,7 +166,7 @@ class Sweep:
         )
         self._task = load_task(options.task, options.task_options)
         self.samples = plan_samples(self._task, grid, needles, haystack, options.controls)
-        _require_readable(self._task.name, self.samples, needles)
+        require_readable(self._task.name, self.samples, needles)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )
@@ -313,20 +313,3 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
 def _folder_name(name: str) -> str:
     """The name as a part of a folder's name, which file systems take no longer than 255 bytes."""
     return slug(name)[:_MAX_IN_FOLDER_NAME]
-
-
-def _require_readable(task: str, samples: Sequence[Sample], needles: NeedleSet) -> None:
-    """Raises `TaskError` for a sample whose line would be refused when the run is read."""
-    needle_ids = frozenset(needles.ids)
-    for sample in samples:
-        if found := contradiction(sample, task, needle_ids):
-            raise TaskError(
-                f"the sample {short_repr(sample.sample_id)} of the task {task} contradicts itself: "
-                f"{found}; give a field that means something else another name"
-            )
-        for name, value in sample.fields.items():
-            if type(value) is int and not -(2**63) <= value < 2**63:
-                raise TaskError(
-                    f"the field {short_repr(name)} of the sample {short_repr(sample.sample_id)} is "
-                    "a whole number of more than 64 bits; write it as text"
-                )
