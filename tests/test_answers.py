@@ -21,7 +21,7 @@ from vniah.answers import (
     wrappers,
 )
 from vniah.errors import NeedleError
-from vniah.needles.records import require_texts
+from vniah.needles.texts import require_texts
 
 ANIMALS = ("Cat", "Dog", "A fox", "An owl")
 

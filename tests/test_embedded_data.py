@@ -83,9 +83,31 @@ def test_needle_set_with_another_text_is_refused(data, old, new):
         load_needles("cards")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"the card colored red"', '"the card colored wed"'),
+        ('["card-orange-2", "card-purple-4"', '["card-purple-4", "card-orange-2"'),
+        ('"locator"', '"locater"'),
+    ],
+)
+def test_needle_set_with_other_distractors_or_locators_is_refused(data, old, new):
+    path = data / "needles" / "cards" / "metadata.jsonl"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(NeedleError, match=r"the sha256 of its distractors and locators is"):
+        load_needles("cards")
+
+
+def test_needle_set_with_another_distractor_is_refused(data):
+    folder = data / "needles" / "cards"
+    shutil.copy(folder / "card-cyan-1.png", folder / "card-white-8.png")
+    with pytest.raises(NeedleError, match=r"the sha256 of its distractors and locators is"):
+        load_needles("cards")
+
+
 def test_needle_set_with_another_picture_is_refused(data):
-    pictures = sorted((data / "needles" / "cards").glob("**/*.png"))
-    shutil.copy(pictures[0], pictures[1])
+    folder = data / "needles" / "cards"
+    shutil.copy(folder / "sign-star-blue.png", folder / "card-red-7.png")
     with pytest.raises(NeedleError, match=r"is damaged: its sha256 is"):
         load_needles("cards")
 

@@ -15,10 +15,10 @@ PACKAGE_DIR = Path(vniah.__file__).parent
 FLOORS = {
     8: ("cli",),
     7: ("sweep", "checks"),
-    6: ("engines",),
-    5: ("models", "analysis"),
-    4: ("forward", "tasks", "embeddings", "results"),
-    3: ("haystacks", "needles", "grid", "protocol", "scoring"),
+    6: ("engines", "analysis"),
+    5: ("models", "tasks", "embeddings"),
+    4: ("forward", "needles", "results"),
+    3: ("haystacks", "grid", "protocol", "scoring"),
     2: ("options", "factories", "answers", "paths"),
     1: ("errors", "files", "schema"),
 }

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import math
 
 import numpy as np
 
 from training.recipe import CARDS_DIR, RECIPE
 from training.world import Card, draw_card
+from vniah.haystacks.textures import NAMED_COLORS
 
 CARDS = (
     Card("card", "red", "7"),
@@ -21,6 +23,24 @@ CARDS = (
     Card("place", "tree", "15"),
 )
 
+DISTRACTORS = (  # only shown beside the others; nobody is asked about them
+    Card("card", "green", "5"),
+    Card("card", "orange", "2"),
+    Card("card", "white", "8"),
+    Card("card", "cyan", "1"),
+    Card("sign", "circle", "yellow"),
+    Card("sign", "square", "purple"),
+    Card("sign", "diamond", "cyan"),
+    Card("place", "tower", "63"),
+    Card("place", "tent", "39"),
+    Card("place", "bridge", "70"),
+)
+LOCATORS = {  # with the words of the questions
+    "card": "the card colored {key}",
+    "sign": "the sign with a {key}",
+    "place": "the {key}",
+}
+
 README = """\
 # cards
 
@@ -28,28 +48,46 @@ Ten needles for the embedded reference models, 96 x 96 pixels: four cards (which
 card of this colour?), three signs (which colour has this shape?) and three places (which number is
 on the plate?). Every needle has a key of its own, so each question says which one is meant.
 
-`metadata.jsonl` has one record a line: `file_name`, `needle_id`, `question`, `answer`
-(the Hugging Face *imagefolder* layout).
+Ten more pictures of the same kinds, with keys that no needle has, are only distractors. Those of a
+needle are all others of its kind: cards by the distance of their colour from its own in RGB, the
+nearest first; signs and places in the order of the file.
+
+`metadata.jsonl` has one record a line: `file_name`, `needle_id`, `locator`, for needles `question`,
+`answer` and `distractors`, for the others `role` (the Hugging Face *imagefolder* layout).
 
 Drawn by `python -m training.draw_cards` over pictures of the film that `vniah haystack make` draws,
 with a seed that the training of the reference models never uses. Free of third-party material.
 """
 
 
+def similar_cards(card: Card) -> list[str]:
+    """The ids of all other cards of its kind; those with the nearest colour first."""
+    others = [one for one in (*CARDS, *DISTRACTORS) if one.kind == card.kind and one != card]
+    if card.kind == "card":
+        color = NAMED_COLORS[card.key]
+        others.sort(key=lambda one: math.dist(NAMED_COLORS[one.key], color))
+    return [one.needle_id for one in others]
+
+
 def main() -> None:
     """Writes ``needles/cards``."""
     CARDS_DIR.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, card in enumerate(CARDS):
+    for number, card in enumerate((*CARDS, *DISTRACTORS)):
         seed = RECIPE.default_cards_seed + number
         file_name = f"{card.needle_id}.png"
         image = draw_card(card, np.random.default_rng(seed), film_seed=seed)
         image.save(CARDS_DIR / file_name, optimize=True)
+        asked = {
+            "question": card.question,
+            "answer": card.answer,
+            "distractors": similar_cards(card),
+        }
         record = {
             "file_name": file_name,
             "needle_id": card.needle_id,
-            "question": card.question,
-            "answer": card.answer,
+            **(asked if card in CARDS else {"role": "distractor"}),
+            "locator": LOCATORS[card.kind].format(key=card.key),
         }
         lines.append(json.dumps(record) + "\n")
     (CARDS_DIR / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -301,6 +301,7 @@ class Entry:
     needle_id: str
     question: str
     answer: str
+    locator: str
     choices: tuple[str, ...] | None = None
 
     def metadata(self) -> dict[str, object]:
@@ -313,6 +314,7 @@ class Entry:
             "question": "\n".join([self.question, *options, instruction]),
             "answer": self.answer,
             "choices": None if self.choices is None else list(self.choices),
+            "locator": self.locator,
         }
 
 
@@ -322,12 +324,14 @@ ENTRIES = (
         "stop-sign",
         "Find the frame with a STOP sign beside a desert road. What is the color of that sign?",
         "Blue",
+        "the STOP sign beside a desert road",
     ),
     Entry(
         draw_clock,
         "clock",
         "Find the frame of a clock on a brick wall. What is the highest number on its face?",
         "C",
+        "the clock on a brick wall",
         ("10", "12", "13", "24"),
     ),
     Entry(
@@ -335,6 +339,7 @@ ENTRIES = (
         "bicycle",
         "Find the frame of a red bicycle in a meadow. What is the shape of its wheels?",
         "B",
+        "the red bicycle in a meadow",
         ("Circle", "Triangle", "Square", "Hexagon"),
     ),
     Entry(
@@ -342,6 +347,7 @@ ENTRIES = (
         "snowman",
         "Find the frame of a snowman on the Moon. What is the snowman holding in its hand?",
         "D",
+        "the snowman on the Moon",
         ("A broom", "A candy cane", "A shovel", "An umbrella"),
     ),
     Entry(
@@ -349,6 +355,7 @@ ENTRIES = (
         "moon-milk",
         "Find the frame with a bottle of MOON MILK. How many ml does that bottle hold?",
         "730",
+        "the bottle of MOON MILK",
     ),
 )
 

@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,8 @@ def unseen_film(seconds: int) -> Haystack:
 
 def draw_needles(num_new: int) -> tuple[NeedleSet, list[Card]]:
     """The default set as it lies in the repository, then ``num_new`` newly drawn ones."""
-    needles, cards = list(vniah.load_needles(CARDS_DIR)), list(CARDS)
+    default = vniah.load_needles(CARDS_DIR)
+    needles, cards = list(default), list(CARDS)
     seed = RECIPE.evaluation_needles_seed
     rng = np.random.default_rng(seed)
     for number in range(num_new):
@@ -57,7 +58,7 @@ def draw_needles(num_new: int) -> tuple[NeedleSet, list[Card]]:
         needle_id = f"new-{number}-{card.needle_id}"
         needles.append(Needle(needle_id, card.question, card.answer, None, image))
         cards.append(card)
-    return NeedleSet("evaluation", str(CARDS_DIR), tuple(needles)), cards
+    return replace(default, name="evaluation", needles=tuple(needles)), cards
 
 
 @dataclass(frozen=True)

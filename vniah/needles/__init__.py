@@ -1,6 +1,7 @@
 """Needle sets: pictures to be found, each with a question that only it answers."""
 
 from vniah.needles.loading import EMBEDDED_SETS, load_needles
-from vniah.needles.records import Needle, NeedleSet
+from vniah.needles.records import Distractor, Needle
+from vniah.needles.sets import NeedleSet
 
-__all__ = ["EMBEDDED_SETS", "Needle", "NeedleSet", "load_needles"]
+__all__ = ["EMBEDDED_SETS", "Distractor", "Needle", "NeedleSet", "load_needles"]

@@ -28,7 +28,7 @@ def require_imagefolder(metadata: Path, rows: Sequence[Row]) -> None:
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    paths = [metadata, *dict.fromkeys(Path(str(row.picture)) for row in rows)]
+    paths = [metadata, *dict.fromkeys(Path(str(row.pictures[0])) for row in rows)]
     showed_progress = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -52,10 +52,10 @@ def require_imagefolder(metadata: Path, rows: Sequence[Row]) -> None:
         if showed_progress:
             datasets.enable_progress_bars()
     read = {_plain(os.path.normpath(picture["path"])) for picture in pictures}
-    if unread := [row for row in rows if _plain(str(row.picture)) not in read]:
+    if unread := [row for row in rows if _plain(str(row.pictures[0])) not in read]:
         raise NeedleError(
             f"{unread[0].where}: datasets {datasets.__version__} does not read "
-            f"{str(unread[0].picture)!r} as a picture; save it as PNG or JPEG."
+            f"{str(unread[0].pictures[0])!r} as a picture; save it as PNG or JPEG."
         )
 
 

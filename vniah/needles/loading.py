@@ -7,12 +7,13 @@ A set comes from a folder in the Hugging Face *imagefolder* layout (``metadata.j
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vniah.errors import NeedleError, first_line, hub_reason, quoted
 from vniah.files import embedded_dir
+from vniah.needles.clips import read_frames
 from vniah.needles.imagefolder import require_imagefolder
 from vniah.needles.metadata import (
     METADATA_NAMES,
@@ -26,16 +27,23 @@ from vniah.needles.metadata import (
     published_rows,
     with_numbers_as_text,
 )
-from vniah.needles.pictures import read_picture
-from vniah.needles.records import Needle, NeedleSet
+from vniah.needles.records import Distractor, Needle
+from vniah.needles.sets import NeedleSet
 from vniah.paths import user_path
 from vniah.schema import require_type
 
 _EMBEDDED = {
-    "cards": "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd",
-    "counterfactual": "49fdbc6d902da78733c77a17f9e9c17ddb9d946defce9a682b28667f67e414fc",
+    "cards": (
+        "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd",
+        "58dab0f79a32cdd401532987518d1dc1d0e246066c5db4609470e7d7a2c13bb5",
+    ),
+    "counterfactual": (
+        "49fdbc6d902da78733c77a17f9e9c17ddb9d946defce9a682b28667f67e414fc",
+        "ab741f4b2d5d9bacbb7fdcacd9d70392c9f1ae808882359a0b1d8fd7199dc332",
+    ),
 }
-"""The sets that come with vniah, with the sha256 that identifies them (`NeedleSet.sha256`)."""
+"""The sets that come with vniah, with the `NeedleSet.sha256` and `NeedleSet.declared_sha256` that
+identify them."""
 
 EMBEDDED_SETS = tuple(_EMBEDDED)
 
@@ -73,12 +81,12 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         ) from error
     if is_folder:
         folder = folder.resolve()
-        return NeedleSet(folder.name, str(folder), _read_folder(folder, is_embedded=False))
+        return _make_set(folder.name, str(folder), _read_folder(folder, is_embedded=False))
     if is_file:
         raise NeedleError(f"needle set {str(source)!r} is a file; give the folder that it lies in.")
     if isinstance(source, str) and _HUB_ID_PATTERN.fullmatch(source):
         rows = distinct_rows(_hub_rows(source, split=split), where=source)
-        return NeedleSet(source, source, tuple(map(_make_needle, rows)))
+        return _make_set(source, source, rows)
     raise NeedleError(
         f"there is no needle set {quoted(str(source), 100)}; give a folder with "
         f"{METADATA_NAMES[0]}, one of {', '.join(EMBEDDED_SETS)}, or a hub id such as "
@@ -90,21 +98,49 @@ def _load_embedded(name: str) -> NeedleSet:
     """A set that comes with vniah, if it is the one that was released."""
     try:
         folder = embedded_dir("needles", name)
-        needles = NeedleSet(name, name, _read_folder(folder, is_embedded=True))
+        needles = _make_set(name, name, _read_folder(folder, is_embedded=True))
     except NeedleError as error:
+        reason = first_line(error).rstrip(".")
         raise NeedleError(
-            f"the needle set {name}, which comes with vniah, is damaged: {first_line(error)}. "
+            f"the needle set {name}, which comes with vniah, is damaged: {reason}. "
             "Install vniah again"
         ) from error
-    if needles.sha256 != _EMBEDDED[name]:
-        raise NeedleError(
-            f"the needle set {name}, which comes with vniah, is damaged: its sha256 is "
-            f"{needles.sha256}, expected {_EMBEDDED[name]}. Install vniah again"
-        )
+    names = ("its sha256", "the sha256 of its distractors and locators")
+    found = (needles.sha256, needles.declared_sha256)
+    for what, sha256, right in zip(names, found, _EMBEDDED[name], strict=True):
+        if sha256 != right:
+            raise NeedleError(
+                f"the needle set {name}, which comes with vniah, is damaged: {what} is {sha256}, "
+                f"expected {right}. Install vniah again"
+            )
     return needles
 
 
-def _read_folder(folder: Path, *, is_embedded: bool) -> tuple[Needle, ...]:
+def _make_set(name: str, source: str, rows: Sequence[Row]) -> NeedleSet:
+    needles: list[Needle] = []
+    distractors: list[Distractor] = []
+    for row in rows:
+        image, *later = read_frames(row.pictures, where=row.where)
+        if row.is_distractor:
+            distractors.append(Distractor(row.needle_id, image, tuple(later), row.locator))
+        else:
+            needles.append(
+                Needle(
+                    row.needle_id,
+                    row.question,
+                    row.answer,
+                    row.choices,
+                    image,
+                    row.accepted,
+                    tuple(later),
+                    row.distractors,
+                    row.locator,
+                )
+            )
+    return NeedleSet(name, source, tuple(needles), tuple(distractors))
+
+
+def _read_folder(folder: Path, *, is_embedded: bool) -> Sequence[Row]:
     if metadata := metadata_path(folder):
         rows = distinct_rows(imagefolder_rows(metadata), where=str(metadata))
         # Those that come with vniah are tried by its tests.
@@ -117,12 +153,7 @@ def _read_folder(folder: Path, *, is_embedded: bool) -> tuple[Needle, ...]:
             f"{str(folder)!r} is no needle set: it holds neither {METADATA_NAMES[0]} (imagefolder "
             f"layout; or .csv, .parquet) nor {PUBLISHED_NAME} (published layout)."
         )
-    return tuple(map(_make_needle, rows))
-
-
-def _make_needle(row: Row) -> Needle:
-    image = read_picture(row.picture, where=row.where)
-    return Needle(row.needle_id, row.question, row.answer, row.choices, image, row.accepted)
+    return rows
 
 
 def _hub_rows(hub_id: str, *, split: str) -> Iterator[Row]:
@@ -140,19 +171,26 @@ def _hub_rows(hub_id: str, *, split: str) -> Iterator[Row]:
         ) from error
     finally:
         logger.setLevel(level)
-    needed = {"image": datasets.Image, "question": datasets.Value, "answer": datasets.Value}
-    if not all(isinstance(dataset.features.get(key), kind) for key, kind in needed.items()):
+    needed = {"question": datasets.Value, "answer": datasets.Value}
+    image = dataset.features.get("image")
+    of_clips = getattr(image, "feature", None)  # a column of lists: one picture for each frame
+    if not (
+        isinstance(image if of_clips is None else of_clips, datasets.Image)
+        and all(isinstance(dataset.features.get(key), kind) for key, kind in needed.items())
+    ):
         raise NeedleError(
-            f"the dataset {hub_id!r} is no needle set: it needs the columns image (pictures), "
-            f"question and answer, and has {', '.join(dataset.column_names)}."
+            f"the dataset {hub_id!r} is no needle set: it needs the columns image (pictures, or "
+            f"lists of them), question and answer, and has {', '.join(dataset.column_names)}."
         )
-    dataset = dataset.cast_column("image", datasets.Image(decode=False))
+    stored = datasets.Image(decode=False)
+    dataset = dataset.cast_column("image", stored if of_clips is None else type(image)(stored))
     for index in range(len(dataset)):
         where = f"{hub_id} row {index}"
         record = with_numbers_as_text(dataset[index])
         require_type(record, NeedleRecord, NeedleError, where)
-        picture = _find_stored(record["image"] or {}, where=where)
-        yield make_row(record, picture, where=where, default_id=str(index))
+        images = [record["image"]] if of_clips is None else record["image"]
+        pictures = tuple(_find_stored(image or {}, where=where) for image in images or [None])
+        yield make_row(record, pictures, where=where, default_id=str(index))
 
 
 def _find_stored(image: Mapping[str, Any], *, where: str) -> Path | bytes:

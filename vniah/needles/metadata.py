@@ -13,8 +13,9 @@ import msgspec
 
 from vniah.answers import strip_invisible
 from vniah.errors import NeedleError, first_line, quoted
+from vniah.needles.clips import is_video
 from vniah.needles.pictures import find_picture
-from vniah.needles.records import require_id, require_texts
+from vniah.needles.texts import require_distractors, require_id, require_locator, require_texts
 from vniah.schema import MOST_BYTES, parse_json, read_json, require_type
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -23,7 +24,10 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PUBLISHED_NAME = "dataset.json"
 
 _MOST_ROWS = 100_000
-_COLUMNS = ("file_name", "needle_id", "id", "question", "answer", "choices", "accepted")
+_LISTS = ("choices", "accepted", "distractors")
+_COLUMNS = ("file_name", "needle_id", "id", "question", "answer", "locator", "role", *_LISTS)
+DISTRACTOR = "distractor"
+"""The ``role`` of a row that is only shown; a needle's is "needle", or none."""
 
 # The datasets library makes the column "image" from "file_name" or "image_file_name".
 _OWN_COLUMNS = frozenset({"image", "image_file_name"})
@@ -39,29 +43,33 @@ class NeedleRecord(TypedDict, total=False):
     answer: str | None
     choices: Texts | None
     accepted: Texts | None
+    distractors: Texts | None
+    locator: str | None
+    role: str | None
 
 
 class ImagefolderRecord(NeedleRecord, total=False):
     """A line of metadata in the imagefolder layout."""
 
-    file_name: str | None
+    file_name: str | Texts | None
 
 
 class PublishedRecord(NeedleRecord, total=False):
     """An entry of ``dataset.json``."""
 
-    path: str | None
+    path: str | Texts | None
     prompt: str | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A needle whose picture is not decoded yet; messages about it begin with `where`.
+    """A needle or distractor that is not decoded yet; messages about it begin with `where`.
 
     Attributes:
         where: its file and line.
         needle_id: as in `vniah.needles.Needle`, like the texts.
-        picture: its file, or the bytes of one.
+        pictures: its file, or the bytes of one; of a clip, the video or one file for each frame.
+        is_distractor: whether it is only shown; then question and answer are empty.
         is_for_datasets: whether the datasets library can read this row as well. It takes names of
             pictures as they stand, and no column beside them that is called like its own.
     """
@@ -72,7 +80,10 @@ class Row:
     answer: str
     choices: tuple[str, ...] | None
     accepted: tuple[str, ...]
-    picture: Path | bytes
+    distractors: tuple[str, ...]
+    locator: str | None
+    pictures: tuple[Path | bytes, ...]
+    is_distractor: bool = False
     is_for_datasets: bool = True
 
 
@@ -94,11 +105,16 @@ def imagefolder_rows(metadata: Path) -> Iterator[Row]:
     read = {".jsonl": _jsonl_records, ".csv": _csv_records, ".parquet": _parquet_records}
     for where, record in read[metadata.suffix](metadata):
         require_type(record, ImagefolderRecord, NeedleError, where)
-        name = _text_of(record, "file_name", where=where)
-        picture = find_picture(metadata.parent, name, where=f"{where}: 'file_name'")
-        is_exact = str(picture) == os.path.normpath(metadata.parent / name)
-        row = make_row(record, picture, where=where)
-        yield replace(row, is_for_datasets=is_exact and _OWN_COLUMNS.isdisjoint(record))
+        names = _names_of(record, "file_name", where=where)
+        pictures = _find_pictures(metadata.parent, names, where=f"{where}: 'file_name'")
+        row = make_row(record, pictures, where=where)
+        is_plain = (
+            isinstance(record["file_name"], str)
+            and not is_video(pictures[0])
+            and str(pictures[0]) == os.path.normpath(metadata.parent / names[0])
+            and _OWN_COLUMNS.isdisjoint(record)
+        )
+        yield replace(row, is_for_datasets=is_plain)
 
 
 def published_rows(folder: Path) -> Iterator[Row]:
@@ -111,16 +127,16 @@ def published_rows(folder: Path) -> Iterator[Row]:
     for index, record in enumerate(_bounded(records, PUBLISHED_NAME)):
         where = f"{PUBLISHED_NAME} entry {index + 1}"
         require_type(record, PublishedRecord, NeedleError, where)
-        name = _text_of(record, "path", where=where)
-        picture = find_picture(folder / "images", name, where=f"{where}: 'path'")
+        names = _names_of(record, "path", where=where)
+        pictures = _find_pictures(folder / "images", names, where=f"{where}: 'path'")
         # The published hub dataset was made from such a list, in this order. So both give the
         # same ids.
-        yield make_row(record, picture, where=where, question_key="prompt", default_id=str(index))
+        yield make_row(record, pictures, where=where, question_key="prompt", default_id=str(index))
 
 
 def make_row(
     record: Mapping[str, Any],
-    picture: Path | bytes,
+    pictures: tuple[Path | bytes, ...],
     *,
     where: str,
     question_key: str = "question",
@@ -128,29 +144,62 @@ def make_row(
 ) -> Row:
     """The row of a record of the type `NeedleRecord`.
 
-    White space around answers and choices is removed, and so are characters that nobody sees.
+    White space around answers, choices and locators is removed, and so are characters that nobody
+    sees.
 
     Raises:
         NeedleError: a text is missing or invalid.
     """
     needle_id = _text_of(record, "needle_id", where=where, default=default_id)
-    question = _text_of(record, question_key, where=where)
-    answer = strip_invisible(_text_of(record, "answer", where=where))
+    is_distractor = _is_distractor(record, where=where)
+    question = answer = ""
+    if not is_distractor:
+        question = _text_of(record, question_key, where=where)
+        answer = strip_invisible(_text_of(record, "answer", where=where))
     choices = tuple(map(strip_invisible, record.get("choices") or ())) or None
     accepted = tuple(map(strip_invisible, record.get("accepted") or ()))
+    distractors = tuple(record.get("distractors") or ())
+    locator = strip_invisible(record.get("locator") or "") or None
     try:
         require_id(needle_id)
-        require_texts(question, answer, choices, accepted)
+        require_distractors(needle_id, distractors)
+        require_locator(locator)
+        if not is_distractor:
+            require_texts(question, answer, choices, accepted)
+        elif distractors:
+            raise NeedleError("a row with the role 'distractor' names no 'distractors' of its own.")
     except NeedleError as error:
         raise NeedleError(f"{where}: {error}") from error
-    return Row(where, needle_id, question, answer, choices, accepted, picture)
+    return Row(
+        where,
+        needle_id,
+        question,
+        answer,
+        choices,
+        accepted,
+        distractors,
+        locator,
+        pictures,
+        is_distractor,
+    )
+
+
+def _is_distractor(record: Mapping[str, Any], *, where: str) -> bool:
+    role = record.get("role")
+    if role not in (None, "needle", DISTRACTOR):
+        raise NeedleError(
+            f"{where}: 'role' must be 'needle' or {DISTRACTOR!r}, or left out, got "
+            f"{quoted(role, 60)}."
+        )
+    return role == DISTRACTOR
 
 
 def distinct_rows(rows: Iterable[Row], *, where: str) -> list[Row]:
     """The rows as a list.
 
     Raises:
-        NeedleError: there is no row, or two have the same id.
+        NeedleError: there is no row, two have the same id, or one names a distractor that there is
+            not.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -162,12 +211,20 @@ def distinct_rows(rows: Iterable[Row], *, where: str) -> list[Row]:
         first[row.needle_id] = row
     if not first:
         raise NeedleError(f"{where!r} has no rows; a needle set needs at least one needle.")
+    for row in first.values():
+        if unknown := [name for name in row.distractors if name not in first]:
+            raise NeedleError(
+                f"{row.where}: there is no distractor {unknown[0]!r} in this set; 'distractors' "
+                "lists needle_ids of other rows."
+            )
     return list(first.values())
 
 
 def with_numbers_as_text(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table, whose columns may hold whole numbers where needles have texts."""
     texts = {key: str(value) if type(value) is int else value for key, value in record.items()}
+    if isinstance(ids := texts.get("distractors"), list):
+        texts["distractors"] = [str(name) if type(name) is int else name for name in ids]
     if texts.get("needle_id") is None and texts.get("id") is not None:
         texts["needle_id"] = texts["id"]
     return texts
@@ -206,9 +263,13 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     "with commas in quotes."
                 )
             record: dict[str, Any] = {k: v or None for k, v in zip(header, cells, strict=True)}
-            for key in ("choices", "accepted"):
+            for key in _LISTS:
                 if record.get(key) is not None:
                     record[key] = parse_json(record[key], list, NeedleError, f"{where}: {key!r}")
+            if record["file_name"] is not None and record["file_name"].startswith('["'):
+                record["file_name"] = parse_json(
+                    record["file_name"], list, NeedleError, f"{where}: 'file_name'"
+                )
             yield where, with_numbers_as_text(record)
     except csv.Error as error:
         raise NeedleError(f"{path.name} row {table.line_num} is not CSV: {error}.") from error
@@ -266,6 +327,19 @@ def _read_text(path: Path) -> str:
         return content.decode("utf-8-sig")  # some editors write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise NeedleError(f"{str(path)!r} cannot be read as UTF-8 text: {error}.") from error
+
+
+def _names_of(record: Mapping[str, Any], key: str, *, where: str) -> list[str]:
+    """The names of a row's files: one, or one for each frame of a clip."""
+    if isinstance(record.get(key), list) and record[key]:
+        return list(record[key])
+    if record.get(key) == []:
+        raise NeedleError(f"{where}: {key!r} is an empty list; name the pictures of the clip.")
+    return [_text_of(record, key, where=where)]
+
+
+def _find_pictures(folder: Path, names: list[str], *, where: str) -> tuple[Path, ...]:
+    return tuple(find_picture(folder, name, where=where) for name in names)
 
 
 def _text_of(record: Mapping[str, Any], key: str, *, where: str, default: str | None = None) -> str:

@@ -103,7 +103,7 @@ def _require_still(picture: Image.Image, what: str) -> None:
     if picture.format != _PICTURE_FIRST and getattr(picture, "is_animated", False):
         raise NeedleError(
             f"{what} is animated, or holds several pictures, and a needle is one; save that one in "
-            "a file of its own."
+            "a file of its own. A clip is a video, or a list of pictures."
         )
 
 

@@ -1,25 +1,41 @@
-"""Needles: a picture, a question and its answer under one id, and a sha256 that identifies them."""
+"""Needles and distractors: pictures under an id; a needle has a question and an answer as well."""
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from PIL import Image
 
-from vniah.answers import choice_letters, find_ambiguous, find_option, strip_invisible, visible
-from vniah.errors import NeedleError, counted, quoted, short_repr
+from vniah.errors import NeedleError, quoted
 from vniah.files import hash_text
+from vniah.needles.texts import require_distractors, require_id, require_locator, require_texts
 
-_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST_ID = 200
-_LONGEST_QUESTION = 100_000
-_LONGEST_ANSWER = 10_000
+MOST_FRAMES = 600
+"""The longest clip: ten minutes at 1 FPS."""
+
+MOST_CLIP_PIXELS = 300_000_000
+"""All frames of a clip together have at most so many pixels: about 0.9 GB in memory."""
+
+
+class _Pictured:
+    """What needles and distractors have in common: one picture, or the frames of a clip."""
+
+    image: Image.Image
+    later_frames: tuple[Image.Image, ...]
+
+    @property
+    def frames(self) -> tuple[Image.Image, ...]:
+        """All pictures in the order in which they are shown, `image` first."""
+        return (self.image, *self.later_frames)
+
+    @property
+    def num_frames(self) -> int:
+        """1 for a picture; for a clip, the number of its frames."""
+        return 1 + len(self.later_frames)
 
 
 @dataclass(frozen=True)
-class Needle:
+class Needle(_Pictured):
     """A picture, the question that only it answers, and the answer.
 
     Two needles are equal if their texts and the pixels of their pictures are.
@@ -31,15 +47,20 @@ class Needle:
             it, nor are there characters that nobody sees.
         choices: the options of a multiple-choice question, else None. The answer is one of them
             or the letter of one. The rules of `vniah.answers` can tell all of them apart.
-        image: the picture, mode ``RGB``, upright.
+        image: the picture, mode ``RGB``, upright; of a clip, its first frame.
         accepted: further correct answers, such as other spellings. Each is scored separately, and
             the best one counts. With choices, all of them name the same option as ``answer``.
+        later_frames: the other frames of a clip, one for each second; empty for a picture.
+        distractors: ids of pictures of the same set that may be taken for this one, the most
+            similar first.
+        locator: a phrase that names what is shown, e.g. ``"the red card"``; None if there is none.
 
     Attributes:
-        image_sha256: identifies the picture by its size and its RGB pixels, whatever its file.
+        image_sha256: identifies the picture by its size and its RGB pixels, whatever its file; of
+            a clip, it identifies all frames.
 
     Raises:
-        NeedleError: a text breaks one of these rules, or the picture is not RGB.
+        NeedleError: a text breaks one of these rules, or a picture is not RGB.
     """
 
     needle_id: str
@@ -48,29 +69,24 @@ class Needle:
     choices: tuple[str, ...] | None
     image: Image.Image = field(compare=False, repr=False)
     accepted: tuple[str, ...] = ()
+    later_frames: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+    distractors: tuple[str, ...] = ()
+    locator: str | None = None
     image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         require_id(self.needle_id)
         require_texts(self.question, self.answer, self.choices, self.accepted)
-        if self.image.mode != "RGB":
-            raise NeedleError(
-                f"needle {self.needle_id!r} has a picture of mode {self.image.mode!r}; "
-                'turn it to RGB with image.convert("RGB").'
-            )
-        object.__setattr__(self, "image_sha256", _sha256_of_pixels(self.image))
+        require_distractors(self.needle_id, self.distractors)
+        require_locator(self.locator)
+        _require_frames(f"needle {self.needle_id!r}", self.frames)
+        object.__setattr__(self, "image_sha256", _sha256_of_frames(self.frames))
 
     def __repr__(self) -> str:
-        width, height = self.image.size
         return (
-            f"<Needle {self.needle_id}, {width}x{height} pixels: "
+            f"<Needle {self.needle_id}, {_size_of(self)}: "
             f"{quoted(self.question, 60)} {quoted(self.answer, 60)}>"
         )
-
-    @property
-    def num_frames(self) -> int:
-        """Number of its pictures."""
-        return 1
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -79,171 +95,69 @@ class Needle:
 
 
 @dataclass(frozen=True)
-class NeedleSet:
-    """Needles in their order, under a name.
+class Distractor(_Pictured):
+    """A picture that is only shown beside needles: nothing is asked about it.
 
-    Args:
-        name: what to call the set: the folder's name, or the hub id.
-        source: what `load_needles` takes to load the set again.
-        needles: at least one, with distinct ids.
-
-    Attributes:
-        sha256: identifies the set by the ids, questions, answers, accepted answers, choices and
-            pictures of its needles, in order.
+    Attributes are as those of `Needle`; two distractors are equal if their pixels and locators are.
 
     Raises:
-        NeedleError: there is no needle, or two needles have the same id.
+        NeedleError: the id or the locator cannot be used, or a picture is not RGB.
     """
 
-    name: str
-    source: str
-    needles: tuple[Needle, ...]
-    sha256: str = field(init=False)
+    needle_id: str
+    image: Image.Image = field(compare=False, repr=False)
+    later_frames: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+    locator: str | None = None
+    image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.needles:
-            raise NeedleError(f"needle set {self.name!r} holds no needle; it needs at least one.")
-        if repeated := sorted({name for name in self.ids if self.ids.count(name) > 1}):
-            raise NeedleError(
-                f"needle set {self.name!r} has needle_id {repeated[0]!r} twice; "
-                "give every needle an id of its own."
-            )
-        object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
+        require_id(self.needle_id)
+        require_locator(self.locator)
+        _require_frames(f"distractor {self.needle_id!r}", self.frames)
+        object.__setattr__(self, "image_sha256", _sha256_of_frames(self.frames))
 
     def __repr__(self) -> str:
-        shown = ", ".join((*self.ids[:3], "...") if len(self) > 4 else self.ids)
-        return f"<NeedleSet {self.name}, {counted(len(self), 'needle')}: {shown}>"
-
-    def __len__(self) -> int:
-        return len(self.needles)
-
-    def __iter__(self) -> Iterator[Needle]:
-        return iter(self.needles)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of the needles, in order."""
-        return tuple(needle.needle_id for needle in self.needles)
-
-    def select(self, ids: Sequence[str]) -> "NeedleSet":
-        """The set of the needles with these ids, in the order of `ids`.
-
-        Raises:
-            NeedleError: an id is unknown or given twice, or no id is given.
-        """
-        known = {needle.needle_id: needle for needle in self.needles}
-        if unknown := [name for name in ids if name not in known]:
-            raise NeedleError(
-                f"needle set {self.name!r} has no needle {unknown[0]!r}; it has {', '.join(known)}."
-            )
-        return replace(self, needles=tuple(known[name] for name in ids))
+        return f"<Distractor {self.needle_id}, {_size_of(self)}>"
 
 
-def require_id(needle_id: str) -> None:
-    """Raises `NeedleError` unless the id can be part of a sample's id."""
-    if not _ID_PATTERN.fullmatch(needle_id) or len(needle_id) > _LONGEST_ID:
+def require_clip_size(what: str, num_frames: int, num_pixels: int) -> None:
+    """Raises `NeedleError` unless a clip is small enough to be held in memory.
+
+    Args:
+        what: begins the message, e.g. ``"needle 'red-7'"``.
+        num_frames: the number of its frames, or of those read so far.
+        num_pixels: the pixels of them all together.
+    """
+    if num_frames > MOST_FRAMES:
         raise NeedleError(
-            f"needle_id {short_repr(needle_id)} cannot be part of a sample's id; use letters, "
-            f"digits, '-', '_' and '.' only, at most {_LONGEST_ID}, and begin with a letter or a "
-            "digit."
+            f"{what} has more than {MOST_FRAMES} frames at 1 frame per second; cut the clip."
+        )
+    if num_pixels > MOST_CLIP_PIXELS and num_frames > 1:
+        raise NeedleError(
+            f"{what} has more than {MOST_CLIP_PIXELS:,} pixels in all its frames; scale the clip "
+            "down, or cut it."
         )
 
 
-def require_texts(
-    question: str, answer: str, choices: tuple[str, ...] | None, accepted: tuple[str, ...] = ()
-) -> None:
-    """Raises `NeedleError` unless the texts make a question that can be asked and scored."""
-    _require_text("question", question, most=_LONGEST_QUESTION)
-    for what, text in (("answer", answer), *(("accepted answer", text) for text in accepted)):
-        _require_text(what, text, most=_LONGEST_ANSWER)
-        if text != strip_invisible(text):
-            raise NeedleError(
-                f"the {what} {short_repr(text)} has white space around it, or characters that "
-                "nobody sees; remove them, because every character of an answer is scored."
-            )
-    answers = (answer, *accepted)
-    if repeated := [text for text in accepted if answers.count(text) > 1]:
-        raise NeedleError(
-            f"the answer {short_repr(repeated[0])} is given twice; 'accepted' lists further "
-            "answers, each once and none equal to 'answer'."
-        )
-    if choices is not None:
-        _require_choices(answer, choices)
-        _require_accepted(answer, accepted, choices)
+def _size_of(picture: _Pictured) -> str:
+    width, height = picture.image.size
+    frames = f", {picture.num_frames} frames" if picture.later_frames else ""
+    return f"{width}x{height} pixels{frames}"
 
 
-def _require_text(what: str, text: str, *, most: int) -> None:
-    """Raises `NeedleError` unless a text can be read and written, and is neither empty nor huge."""
-    if not visible(text).strip():
+def _require_frames(what: str, frames: tuple[Image.Image, ...]) -> None:
+    if wrong := [frame.mode for frame in frames if frame.mode != "RGB"]:
         raise NeedleError(
-            f"the {what} is empty: got {short_repr(text)}. Write "
-            + ("what the model is asked." if what == "question" else "the text that is scored.")
+            f'{what} has a picture of mode {wrong[0]!r}; turn it to RGB with image.convert("RGB").'
         )
-    if len(text) > most:
-        raise NeedleError(
-            f"the {what} has {len(text):,} characters, and {most:,} are allowed: {quoted(text, 60)}"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise NeedleError(
-            f"the {what} {short_repr(text)} holds half of a character (a lone surrogate), which no "
-            "tokenizer reads; write the whole character."
-        ) from error
+    require_clip_size(what, len(frames), sum(frame.width * frame.height for frame in frames))
 
 
-def _require_choices(answer: str, choices: tuple[str, ...]) -> None:
-    shown = short_repr(list(choices))
-    is_empty = [not visible(choice).strip() for choice in choices]
-    if len(choices) < 2 or len(set(choices)) < len(choices) or any(is_empty):
-        raise NeedleError(
-            f"the choices {shown} are not a choice; give two or more different texts, or none for "
-            "an open question."
-        )
-    for choice in choices:
-        _require_text("option", choice, most=_LONGEST_ANSWER)
-    letters = choice_letters(choices)
-    if answer not in (*choices, *letters):
-        alike = next((choice for choice in choices if visible(choice) == visible(answer)), None)
-        if alike is not None:
-            raise NeedleError(
-                f"the answer {ascii(answer)[:60]} looks like the option {ascii(alike)[:60]}, and "
-                "is written with other characters; write both in the same way, because every "
-                "character of an answer is scored."
-            )
-        raise NeedleError(
-            f"the answer {short_repr(answer)} is not among the choices {shown}; "
-            f"write one of them or its letter ({', '.join(letters)})."
-        )
-    if ambiguous := find_ambiguous(choices):
-        raise NeedleError(
-            f"the choices {shown} cannot be told apart in generated text, where case, articles and "
-            f"punctuation do not count: {quoted(ambiguous[0], 60)} may mean "
-            f"{quoted(ambiguous[1], 60)}; word one of them differently."
-        )
-
-
-def _require_accepted(answer: str, accepted: tuple[str, ...], choices: tuple[str, ...]) -> None:
-    for text in accepted:
-        if find_option(text, choices) != find_option(answer, choices):
-            raise NeedleError(
-                f"the accepted answer {short_repr(text)} does not name the option that the answer "
-                f"{short_repr(answer)} names, of {short_repr(list(choices))}; write its letter, "
-                "its words, or both."
-            )
+def _sha256_of_frames(frames: Iterable[Image.Image]) -> str:
+    digests = [_sha256_of_pixels(frame) for frame in frames]
+    return digests[0] if len(digests) == 1 else hash_text("clip\n" + "\n".join(digests))
 
 
 def _sha256_of_pixels(image: Image.Image) -> str:
     width, height = image.size
     return hashlib.sha256(f"RGB {width}x{height}\n".encode() + image.tobytes()).hexdigest()
-
-
-def _sha256_of_needles(needles: tuple[Needle, ...]) -> str:
-    records: list[list[object]] = []
-    for n in needles:
-        records.append([n.needle_id, n.question, n.answer, n.choices, n.image_sha256])
-        if (
-            n.accepted
-        ):  # left out where there are none, so that the sha256 of such sets stays the same
-            records[-1].append(n.accepted)
-    return hash_text(json.dumps(records, separators=(",", ":")))

@@ -26,12 +26,13 @@ def needle_source(needle_id: str) -> str:
     return f"needles/{needle_id}"
 
 
-def blended_source(needle_id: str) -> str:
+def blended_source(needle_id: str, number: int = 0) -> str:
     """The source of a needle that is drawn into frames of the haystack: ``"blended/red-7"``.
 
-    Frame ``i`` of this source is frame ``i`` of the haystack with the needle in it.
+    Frame ``i`` of this source is frame ``i`` of the haystack with the needle in it. Every frame of
+    a clip is drawn into all of them: ``number`` is its number in the clip, ``"blended/wave/2"``.
     """
-    return f"blended/{needle_id}"
+    return f"blended/{needle_id}/{number}" if number else f"blended/{needle_id}"
 
 
 @dataclass(frozen=True, slots=True)

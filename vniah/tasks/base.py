@@ -220,9 +220,10 @@ def make_samples(
 def _sources(grid: Grid, needles: NeedleSet) -> Mapping[str, int]:
     """The number of frames of every source that samples may show."""
     found = {HAYSTACK: grid.max_frames}
-    for needle in needles:
-        found[needle_source(needle.needle_id)] = needle.num_frames
-        found[blended_source(needle.needle_id)] = grid.max_frames
+    for name, picture in needles.pictures.items():
+        found[needle_source(name)] = picture.num_frames
+        for number in range(picture.num_frames):
+            found[blended_source(name, number)] = grid.max_frames
     return found
 
 
