@@ -56,6 +56,22 @@ def format_controls(results: "Results") -> str:
     return format_columns(lines)
 
 
+def format_parts(results: "Results") -> str:
+    """The parts of a run by what the task names as facets, and its groups of samples.
+
+    One line for each part: the mean over depth at each number of frames, and the average. Facets
+    with one value have no lines; empty text if nothing is left.
+    """
+    from vniah.results import facet_results, facet_values, group_results
+
+    parts = [
+        part for name in facet_values(results) for part in facet_results(results, name).values()
+    ]
+    if (groups := group_results(results)) is not None:
+        parts.append(groups)
+    return format_comparison([part.part for part in parts], parts) if parts else ""
+
+
 def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
     """Runs on one grid, one in each line: the mean over depth at each number of frames, and the
     average over the cells.

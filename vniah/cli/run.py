@@ -13,6 +13,7 @@ from vniah.cli.display import (
     format_comparison,
     format_controls,
     format_gaps,
+    format_parts,
     format_table,
 )
 from vniah.cli.environment import load_plot
@@ -209,6 +210,9 @@ def _print_results(results: "Results", picture: Path) -> int:
     for line in format_gaps(results):
         show(line)
     show()
+    if parts := format_parts(results):
+        show_lines(parts)
+        show()
     if results.controls:
         show_lines(format_controls(results))
         show()

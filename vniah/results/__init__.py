@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vniah.errors import ResultsError
 from vniah.paths import user_path
+from vniah.results.facets import facet_results, facet_values, group_results
 from vniah.results.manifests import (
     ENVIRONMENT_KEY,
     FORMAT_VERSION,
@@ -36,8 +37,11 @@ __all__ = [
     "RunFolder",
     "SampleResult",
     "contradiction",
+    "facet_results",
+    "facet_values",
     "flatten",
     "grid_record",
+    "group_results",
     "load_results",
     "load_run",
     "read_grid",

@@ -1,6 +1,6 @@
 """The plan of a run as its manifest holds it: the grid, and the ids of all samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -54,6 +54,21 @@ def planned_cells(manifest: Mapping[str, Any]) -> frozenset[Cell]:
         for sample_id in str(manifest["sample_ids"]).split()
         for place in _places(sample_id)
         if place in cell_at
+    )
+
+
+def open_places(manifest: Mapping[str, Any], done: Collection[str]) -> frozenset[str]:
+    """The beginnings of the ids (`Cell.prefix`) of all cells that lack some planned sample.
+
+    Args:
+        manifest: of a run.
+        done: the ids of the samples that have a line.
+    """
+    return frozenset(
+        place
+        for sample_id in planned_ids(manifest)
+        if sample_id not in done
+        for place in _places(sample_id)
     )
 
 

@@ -77,6 +77,8 @@ class Results:
         control_samples: the results of controls, in the order of the plan.
         published: the cells of a published table; empty for a run.
         axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
+        part: which part of a run these are, in words (`vniah.results.facet_results`); empty for
+            all of it.
     """
 
     name: str
@@ -86,11 +88,13 @@ class Results:
     control_samples: tuple[SampleResult, ...] = ()
     published: tuple[CellScore, ...] = ()
     axis: Literal["frames", "tokens"] = "frames"
+    part: str = ""
 
     def __repr__(self) -> str:
         average = "no average" if self.average is None else f"average {self.average:.4f}"
         what = f"{self.num_done} of {self.num_planned} samples" if self.manifest else "published"
-        return f"<Results {self.short_name}: {what}, {self.coverage}, {average}>"
+        name = f"{self.short_name}, {self.part}" if self.part else self.short_name
+        return f"<Results {name}: {what}, {self.coverage}, {average}>"
 
     def _repr_html_(self) -> str:
         """The table of cells, for notebooks."""

@@ -65,7 +65,7 @@ def heatmap(
 
         ax = pyplot.gca()
     (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colorbar=colorbar)
-    _label(ax, table, axis=results.axis)
+    _label(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
     if colorbar:
         _style_colorbar(ax)
     position = None if training_frames is None else _column(training_frames, table.frames)
@@ -149,7 +149,7 @@ def _spans(depths: Sequence[Fraction]) -> list[tuple[float, float]]:
     return list(pairwise(float(border) for border in (first, *middles, last)))
 
 
-def _label(ax: Axes, table: Table, *, axis: str) -> None:
+def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
     counts = count_labels(table.frames)
     ax.xaxis.set_major_locator(ThinnedLocator(counts, horizontal=True))
     ax.xaxis.set_major_formatter(ColumnFormatter(counts))
@@ -165,7 +165,8 @@ def _label(ax: Axes, table: Table, *, axis: str) -> None:
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK, labelrotation=0)
     xlabel = "Number of frames" if axis == "frames" else "Context length (tokens)"
     ax.set_xlabel(xlabel, fontsize=LABEL_SIZE, color=INK)
-    ax.set_ylabel("Needle depth", fontsize=LABEL_SIZE, color=INK)
+    ylabel = printable("Needle depth" if depth is None else depth)
+    ax.set_ylabel(ylabel, fontsize=LABEL_SIZE, color=INK, parse_math=False)
     if table.caption:
         ax.annotate(
             table.caption,
@@ -178,6 +179,7 @@ def _label(ax: Axes, table: Table, *, axis: str) -> None:
             fontsize=SMALL_SIZE,
             color=FAINT,
             annotation_clip=False,
+            parse_math=False,
         )
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from vniah.errors import counted, printable
 from vniah.grid import Cell
-from vniah.results import CellScore, Results
+from vniah.results import CellScore, Results, facet_values
+from vniah.results.facets import label_of, value_label
 
 _TITLE_WIDTH = 42  # letters, of the text below a name
 
@@ -51,7 +52,7 @@ def resolve(results: Results) -> Table:
             score = scores.get((row, num_frames))
             if score is not None:
                 values[k, column] = score
-    caption = _caption(results, results.cells)
+    caption = "\n".join(filter(None, (_caption(results, results.cells), _averaged_over(results))))
     return Table(tuple(frames), tuple(rows), values, caption, results.has_positions)
 
 
@@ -68,9 +69,22 @@ def _caption(results: Results, scores: Sequence[CellScore]) -> str:
     return ", ".join(parts)
 
 
+def _averaged_over(results: Results) -> str:
+    """The facets that a cell is the mean over, if any has several values; else empty."""
+    texts = [
+        f"{label_of(results, name)}: {', '.join(map(value_label, values))}"
+        for name, values in facet_values(results).items()
+    ]
+    if not texts:
+        return ""
+    texts[0] = f"mean over {texts[0]}"
+    return "\n".join(fill(printable(text), _TITLE_WIDTH) for text in texts)
+
+
 def default_title(results: Results, remark: str = "") -> str:
-    """The name of the results and their average; below the name a remark, if there is one."""
+    """The name of the results and their average; below the name part and remark, if any."""
     name, average = printable(results.short_name), results.average
+    remark = ", ".join(filter(None, (printable(results.part), remark)))
     if average is None:
         return f"{name}\n{fill(remark, _TITLE_WIDTH)}" if remark else name
     of_average = f"(average {average:.4f})"

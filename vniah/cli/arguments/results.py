@@ -29,6 +29,17 @@ def add_plot(verbs: Any) -> None:
         help="tokens of a frame, for results that do not say it, such as published tables "
         "(LongVA: 144)",
     )
+    plot.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="one heatmap for each value of this field of the samples, e.g. num_distractors",
+    )
+    plot.add_argument(
+        "--groups",
+        action="store_true",
+        help="a heatmap of the groups of samples that are right as a whole beside each, for tasks "
+        "that have groups, e.g. retrieve-all",
+    )
     plot.set_defaults(command=commands.plot)
 
 
