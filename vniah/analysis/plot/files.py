@@ -1,33 +1,23 @@
-"""Pictures as files: one panel for each result, side by side."""
+"""Pictures of results as files: one panel for each."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from math import ceil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vniah.analysis.labels import rope_remarks
 from vniah.analysis.plot.heatmaps import heatmap
+from vniah.analysis.plot.panels import Panel, picture_path, save_panels
 from vniah.analysis.plot.table import Table, default_title, resolve
 from vniah.errors import InputError
-from vniah.files import atomic_path
-from vniah.paths import user_path
 from vniah.results import Results
-
-_SUFFIXES = (".png", ".pdf", ".svg")
 
 # In inches.
 _CELL_SIZE = 0.46
 _MIN_AXES = (2.4, 1.7)
 _MAX_AXES = (7.6, 5.2)
-_MARGINS = (1.55, 1.25)
-_MAX_WIDTH = 21.0
 
 
 def save_heatmaps(
@@ -56,11 +46,7 @@ def save_heatmaps(
         InputError: the suffix is unknown, there are no results, or the number of tokens of a frame
             is not known.
     """
-    path = user_path(path, "a picture")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(
-            f"a heatmap cannot be saved as {path.name!r}: use one of {', '.join(_SUFFIXES)}"
-        )
+    path = picture_path(path)
     if not results:
         raise InputError("there are no results to draw: give at least one")
     if titles is not None and len(titles) != len(results):
@@ -71,44 +57,15 @@ def save_heatmaps(
         _training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
-    with own_settings():
-        figure = _draw_figure(results, titles, positions)
-        write_figure(figure, path)
+    panels = [
+        Panel(
+            _heatmap_size(resolve(result)),
+            partial(heatmap, result, title=title, training_frames=position),
+        )
+        for result, title, position in zip(results, titles, positions, strict=True)
+    ]
+    save_panels(panels, path)
     return path
-
-
-@contextmanager
-def own_settings() -> Iterator[None]:
-    """The defaults of matplotlib, whatever the user or the folder chose: one run, one picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.hashsalt": "vniah", "pdf.fonttype": 42})
-        yield
-
-
-def _draw_figure(
-    results: Sequence[Results], titles: Sequence[str], positions: Sequence[float | None]
-) -> Figure:
-    """A figure with one heatmap per result, on a canvas of its own."""
-    widths, heights = panel_sizes([resolve(result) for result in results])
-    figure = Figure(
-        figsize=(
-            sum(widths) + _MARGINS[0] * len(widths),
-            sum(heights) + _MARGINS[1] * len(heights),
-        ),
-        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
-        facecolor="white",
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
-    )
-    for k, ax in enumerate(axes.flat):
-        if k < len(results):
-            heatmap(results[k], ax, title=titles[k], training_frames=positions[k])
-        else:
-            ax.set_axis_off()
-    return figure
 
 
 def _one_each(training_tokens: object, count: int) -> list[Any]:
@@ -149,33 +106,10 @@ def _training_position(
     return training_tokens / tokens_per_frame
 
 
-def panel_sizes(tables: Sequence[Table]) -> tuple[list[float], list[float]]:
-    """The widths of the columns of axes and the heights of their rows, in inches.
-
-    Cells are square within the limits of an axes' size. There are as few rows as `_MAX_WIDTH`
-    allows, with equally many axes in each.
-    """
-    widths = [_limit(len(table.frames), 0) for table in tables]
-    heights = [_limit(len(table.rows), 1) for table in tables]
-    most = max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0])))
-    num_rows = ceil(len(tables) / most)
-    num_columns = ceil(len(tables) / num_rows)
-    return (
-        [max(widths[k::num_columns]) for k in range(num_columns)],
-        [max(heights[k : k + num_columns]) for k in range(0, len(tables), num_columns)],
-    )
+def _heatmap_size(table: Table) -> tuple[float, float]:
+    """Width and height of the axes: cells are square, within the limits of an axes' size."""
+    return _limit(len(table.frames), 0), _limit(len(table.rows), 1)
 
 
 def _limit(num_cells: int, side: int) -> float:
     return min(max(num_cells * _CELL_SIZE, _MIN_AXES[side]), _MAX_AXES[side])
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Saves the figure; the same picture gives the same bytes."""
-    kind = path.suffix.lower()[1:]
-    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
-    finally:
-        figure.clear()
