@@ -36,7 +36,9 @@ from vniah.answers.matching import (
     is_readable,
     match_answer,
     read_choice,
+    readings_of,
 )
+from vniah.answers.times import read_number_in_order, read_second
 from vniah.answers.wrappers import final_text, unwrap
 
 __all__ = [
@@ -48,6 +50,9 @@ __all__ = [
     "match_answer",
     "normalize",
     "read_choice",
+    "read_number_in_order",
+    "read_second",
+    "readings_of",
     "strip_invisible",
     "unwrap",
     "visible",

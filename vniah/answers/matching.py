@@ -56,7 +56,7 @@ def match_answer(
     >>> match_answer("(B) dog", ["B"], ["Cat", "Dog"])
     'B'
     """
-    readings = _readings(text).union(*map(_readings, _forms(text)))
+    readings = readings_of(text)
     same = next((answer for answer in answers if normalize(answer) in readings), None)
     if choices is None:
         return same
@@ -65,6 +65,15 @@ def match_answer(
         return same
     option = find_option(answers[0], choices)
     return (same or answers[0]) if named == {option} else None
+
+
+def readings_of(text: str) -> set[str]:
+    """What a generated text may say, in the form of `normalize`, with and without its wrappers.
+
+    >>> readings_of("Answer: 0:42") == {"answer: 0:42", "0:42"}
+    True
+    """
+    return _readings(text).union(*map(_readings, _forms(text)))
 
 
 def read_choice(text: str, choices: Sequence[str]) -> int | None:

@@ -21,7 +21,10 @@ __all__ = [
     "needle_spans",
 ]
 
-TASKS: Mapping[str, str] = {"vniah": "vniah.tasks.vniah:VisualNeedle"}
+TASKS: Mapping[str, str] = {
+    "vniah": "vniah.tasks.vniah:VisualNeedle",
+    "localization": "vniah.tasks.localization:Localization",
+}
 """The tasks that come with vniah, and where each is defined."""
 
 
