@@ -29,6 +29,7 @@ from vniah.tasks.timeline import (
     Timeline,
     distribution,
     expected_error,
+    guessed_error,
 )
 
 _GUESS = "a guess"
@@ -187,8 +188,7 @@ class Localization:
         needle = _needle_time(sample.shown)
         if needle is None:
             return found
-        guess = (1 / len(timeline.times),) * len(timeline.times)
-        found["guess_seconds"] = expected_error(guess, timeline, needle)
+        found["guess_seconds"] = guessed_error(timeline, needle)
         for count in self._within:
             hits = [self._clock.is_within(count, t, needle, timeline) for t in timeline.times]
             found[f"guess_within_{count}"] = sum(hits) / len(hits)
@@ -223,8 +223,7 @@ def _clock(ask: Option, parts: Option, step: Option) -> Clock:
 
 def _locator(needle: Needle) -> str:
     """A phrase that names what is shown: the needle's own, or one made from its question."""
-    locator: str | None = getattr(needle, "locator", None)
-    return locator or f'the answer to the question "{" ".join(needle.question.split())}"'
+    return needle.locator or f'the answer to the question "{" ".join(needle.question.split())}"'
 
 
 def _num_frames(shown: Sequence[FrameSpan]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import exp
+from math import exp, fsum
 from typing import Any, Protocol
 
 from vniah.answers import read_number_in_order, read_second
@@ -237,5 +237,10 @@ def distribution(logprobs: Sequence[float]) -> tuple[float, ...]:
 
 def expected_error(shares: Sequence[float], timeline: Timeline, time: Fraction) -> float:
     """The mean of |candidate time - time| under a distribution over the candidates, in seconds."""
-    errors = (abs(float(candidate - time)) for candidate in timeline.times)
-    return sum(share * error for share, error in zip(shares, errors, strict=True))
+    errors = (abs(candidate - time) for candidate in timeline.times)
+    return fsum(share * float(error) for share, error in zip(shares, errors, strict=True))
+
+
+def guessed_error(timeline: Timeline, time: Fraction) -> float:
+    """As `expected_error`, where all candidates have the same probability."""
+    return float(sum(abs(candidate - time) for candidate in timeline.times) / len(timeline.times))
