@@ -131,7 +131,13 @@ def score_accepted(
     )
 
 
-def score_options(options: Sequence[str], readings: Sequence[Reading], answer: str) -> Score:
+def score_options(
+    options: Sequence[str],
+    readings: Sequence[Reading],
+    answer: str,
+    *,
+    choices: Sequence[str] | None = None,
+) -> Score:
     """The score of a sample whose candidates are options: is the right one the most probable?
 
     The model chooses the option with the highest log-probability, the first of equal ones. Where it
@@ -141,20 +147,25 @@ def score_options(options: Sequence[str], readings: Sequence[Reading], answer: s
         options: all candidates.
         readings: one for each option, in the same order; for a chat model one in all.
         answer: the right option.
+        choices: where the options are letters, the words that they stand for, in the same order; a
+            generated text may name either.
 
     Returns:
         ``logprob``, ``rank`` and ``margin`` are those of the right option: the rank among the
         options, and its log-probability minus that of the best other one.
 
     Raises:
-        TaskError: the right option is not among them; or the model wrote a text, and the rules of
+        TaskError: the right option is not among them; the model reads two options as the same
+            tokens, so that it cannot choose between them; or it wrote a text, and the rules of
             `vniah.answers` cannot tell the options apart.
     """
     if answer not in options:
         raise TaskError(f"the answer {answer!r} is not among the options {list(options)}")
     text = readings[0].generated
+    named = options if choices is None else choices
     if readings[0].logits is None:
-        return _score_text([answer], readings[0], options)
+        return _score_text([answer], readings[0], named)
+    _require_different(options, readings)
     logprobs = [one.logits.logprob for one in readings if one.logits is not None]
     right = list(options).index(answer)
     chosen = max(range(len(options)), key=lambda number: logprobs[number])
@@ -170,8 +181,19 @@ def score_options(options: Sequence[str], readings: Sequence[Reading], answer: s
     )
     if text is None:
         return score
-    is_right = _match(text.text, [answer], options) is not None
+    is_right = _match(text.text, [answer], named) is not None
     return replace(score, prediction=text.text, predicted_ids=text.token_ids, correct=is_right)
+
+
+def _require_different(options: Sequence[str], readings: Sequence[Reading]) -> None:
+    option_of: dict[object, str] = {}
+    for option, reading in zip(options, readings, strict=True):
+        other = option_of.setdefault((reading.answer_ids, reading.logits), option)
+        if other != option:
+            raise TaskError(
+                f"the model reads the options {quoted(other, 60)} and {quoted(option, 60)} as the "
+                "same tokens, so it cannot choose between them; word them in its vocabulary"
+            )
 
 
 def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:

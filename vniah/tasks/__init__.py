@@ -24,6 +24,10 @@ __all__ = [
 TASKS: Mapping[str, str] = {
     "vniah": "vniah.tasks.vniah:VisualNeedle",
     "localization": "vniah.tasks.localization:Localization",
+    "vniah-d": "vniah.tasks.distractors:NeedleAmongDistractors",
+    "retrieve-all": "vniah.tasks.retrieve_all:RetrieveAll",
+    "count": "vniah.tasks.count:Count",
+    "order": "vniah.tasks.order:Order",
 }
 """The tasks that come with vniah, and where each is defined."""
 

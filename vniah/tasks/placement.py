@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Literal, get_args
 
 from vniah.errors import TaskError
-from vniah.needles import Needle
+from vniah.needles import Distractor, Needle
 from vniah.protocol import HAYSTACK, FrameSpan, blended_source, needle_source
 from vniah.tasks.parsing import Option, one_of, whole_number
 
@@ -61,12 +61,12 @@ class NeedleLook:
 
 
 def needle_spans(
-    needle: Needle, needle_index: int, look: NeedleLook | None = None
+    needle: Needle | Distractor, needle_index: int, look: NeedleLook | None = None
 ) -> tuple[FrameSpan, ...]:
     """The frames of one needle as a sample shows it.
 
     Args:
-        needle: the needle.
+        needle: the needle, or a distractor, which is shown in the same way.
         needle_index: haystack frames before it. Blended, it is drawn into a copy of the frame
             before it, or of the first frame where there is none before it.
         look: how it is shown.

@@ -1,0 +1,194 @@
+"""Where several needles stand together, and what is drawn by hash.
+
+Nothing here depends on the order of a loop or on what else a grid holds: places follow from the
+cell, the needles and the options of a task, and what looks random is drawn from a hash of names.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import TypeVar
+
+from vniah.errors import TaskError, short_repr
+from vniah.grid import Cell, Grid
+from vniah.needles import Needle, NeedleSet
+from vniah.tasks.parsing import Option, whole_number
+
+GROUP_LABELS: Mapping[str, str] = {"depth": "Depth of the group"}
+"""The labels of tasks that place a group by `group_indices`."""
+
+T = TypeVar("T")
+Listed = Option | Sequence[int] | Sequence[str]
+"""An option with one value or several: a comma list, a number, or a sequence of values."""
+
+
+def draw(below: int, *names: object) -> int:
+    """A whole number in ``[0, below)`` that depends on nothing but these names.
+
+    Args:
+        below: at least 1.
+        names: say what is drawn, for which task and for which sample.
+    """
+    digest = hashlib.blake2b("\n".join(map(str, names)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % below
+
+
+def shuffled(items: Sequence[T], *names: object) -> tuple[T, ...]:
+    """The items in an order that depends on nothing but their number and these names."""
+    places = sorted(range(len(items)), key=lambda place: (draw(2**64, *names, place), place))
+    return tuple(items[place] for place in places)
+
+
+def listed(value: Listed, what: str) -> tuple[str, ...]:
+    """The values of an option that takes several, as text.
+
+    Raises:
+        TaskError: there is none, or one is given twice.
+    """
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    texts = tuple(text.strip() for part in parts for text in str(part).split(","))
+    if not all(texts) or len(set(texts)) < len(texts):
+        raise TaskError(
+            f"the option {what} must name each value once, and at least one, got "
+            f"{short_repr(value)}"
+        )
+    return texts
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How far apart two neighbours stand.
+
+    Attributes:
+        number: haystack frames between them, or percent of all haystack frames.
+        is_percent: whether it is percent: then it is rounded down, to at least one frame.
+    """
+
+    number: int
+    is_percent: bool = False
+
+    @classmethod
+    def parse(cls, text: str, what: str) -> "Spacing":
+        """The spacing that a text says: ``"200"`` or ``"10%"``.
+
+        Raises:
+            TaskError: it is neither.
+        """
+        if text.endswith("%"):
+            return cls(whole_number(text[:-1], what, at_least=1, at_most=100), is_percent=True)
+        return cls(whole_number(text, what, at_least=1))
+
+    @property
+    def value(self) -> int | str:
+        """As results, settings and ids name it: ``200``, ``"10%"``."""
+        return f"{self.number}%" if self.is_percent else self.number
+
+    def in_frames(self, num_frames: int) -> int:
+        """The haystack frames between neighbours in a haystack of ``num_frames`` frames."""
+        return max(1, self.number * num_frames // 100) if self.is_percent else self.number
+
+
+def parse_spacings(value: Listed, what: str) -> tuple[Spacing, ...]:
+    """The spacings that an option lists, such as ``"10,200"`` or ``"5%"``."""
+    return tuple(Spacing.parse(text, what) for text in listed(value, what))
+
+
+def group_indices(cell: Cell, count: int, spacing: Spacing, task: str) -> tuple[int, ...]:
+    """Where the members of a group stand: for each the number of haystack frames before it.
+
+    Neighbours are ``spacing`` apart, in every cell alike. The depth of a group is the share of the
+    haystack frames outside of it that come before it: at depth 0 it begins with the video, at depth
+    1 it ends with it, at 0.5 it stands in the middle. For a single member this is the depth of
+    `vniah.grid.Cell`.
+
+    Args:
+        cell: number of frames, and depth of the group.
+        count: members, at least 1.
+        spacing: haystack frames between neighbours.
+        task: its name, for the message.
+
+    Raises:
+        TaskError: the haystack is too short for the group.
+    """
+    step = spacing.in_frames(cell.num_frames)
+    width = (count - 1) * step
+    if width > cell.num_frames:
+        raise TaskError(
+            f"{count} pictures of the task {task} that stand {step:,} haystack frames apart need "
+            f"{width:,} haystack frames, and the grid has cells of {cell.num_frames:,}: give more "
+            "frames, fewer pictures or a smaller distance"
+        )
+    first = floor(cell.depth * (cell.num_frames - width))
+    return tuple(first + number * step for number in range(count))
+
+
+def require_depths(grid: Grid, task: str) -> None:
+    """Raises `TaskError` for a grid of positions, which say where one needle stands."""
+    if grid.positions:
+        raise TaskError(
+            f"the task {task} places several pictures by the depth of their group, and positions "
+            "say where one picture stands; give --depths instead of --positions"
+        )
+
+
+def spread_indices(
+    num_frames: int, count: int, avoided: Collection[int], *names: object
+) -> tuple[int, ...]:
+    """Different places all over the haystack, drawn by hash: one in each of ``count`` equal parts.
+
+    Args:
+        num_frames: haystack frames; a place is the number of those before it.
+        count: how many, at least 1.
+        avoided: places that are taken.
+        names: as `draw`.
+
+    Raises:
+        TaskError: there are not so many places.
+    """
+    found = []
+    for part in range(count):
+        start, stop = (end * (num_frames + 1) // count for end in (part, part + 1))
+        places = [place for place in range(start, stop) if place not in avoided]
+        if not places:
+            raise TaskError(
+                f"{num_frames:,} haystack frames have no room for {count} distractors all over "
+                f"them: give at least {(1 + len(avoided)) * count:,} frames, or fewer distractors"
+            )
+        found.append(places[draw(len(places), "spread", *names, part)])
+    return tuple(found)
+
+
+def windows(needles: Sequence[Needle], count: int, what: str) -> Iterator[tuple[Needle, ...]]:
+    """Groups of ``count`` needles: as many as there are needles, each of which is in ``count``.
+
+    Each group is a run of needles in the order of the set, which goes on from its beginning.
+
+    Raises:
+        TaskError: there are fewer needles than that.
+    """
+    if count > len(needles):
+        raise TaskError(
+            f"the option {what} asks for {count} needles, and the needle set has {len(needles)}; "
+            "give a smaller number, or another set"
+        )
+    for start in range(len(needles)):
+        yield tuple(needles[(start + step) % len(needles)] for step in range(count))
+
+
+def require_locators(needles: NeedleSet, task: str) -> None:
+    """Raises `TaskError` unless each needle has a phrase of its own that names it in questions."""
+    if missing := [needle.needle_id for needle in needles if needle.locator is None]:
+        raise TaskError(
+            f"the task {task} names needles in its questions, and the needle {missing[0]} of "
+            f"{needles.name} has no 'locator': add to its metadata a phrase such as 'the red card'"
+        )
+    ids_by_locator: dict[str, str] = {}
+    for needle in needles:
+        other = ids_by_locator.setdefault(str(needle.locator), needle.needle_id)
+        if other != needle.needle_id:
+            raise TaskError(
+                f"the task {task} names needles in its questions, and {other} and "
+                f"{needle.needle_id} of {needles.name} have the same locator, "
+                f"{short_repr(needle.locator)}; give each one of its own"
+            )
