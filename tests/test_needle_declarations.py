@@ -206,3 +206,25 @@ def test_cards_have_all_others_of_their_kind_as_distractors():
     locators = [picture.locator for picture in cards.pictures.values()]
     assert len(set(locators)) == len(locators) == 20
     assert cards.needles[0].distractors[0] == "card-orange-2"  # the nearest colour to red
+
+
+def test_a_manifest_names_what_is_declared_only_where_samples_may_depend_on_it():
+    """Manifests of the task vniah stay what they were, so that its runs are taken up."""
+    from vniah.grid import Grid
+    from vniah.sweep.manifest import _needles_record
+    from vniah.tasks.controls import plan_samples
+    from vniah.tasks.vniah import VisualNeedle
+
+    needles, grid = load_needles("cards"), Grid.parse("4", "0,1")
+    plain = {"name": "cards", "sha256": needles.sha256, "ids": list(needles.ids)}
+    declared = {**plain, "declared_sha256": needles.declared_sha256}
+    samples = plan_samples(VisualNeedle(), grid, needles, None)
+    assert _needles_record(needles, samples) == plain
+    blended = plan_samples(VisualNeedle(3, "blended"), grid, needles, None)
+    assert _needles_record(needles, blended) == plain
+    asks = [*samples, replace(samples[3], question="At which second was the red card shown?")]
+    assert _needles_record(needles, asks) == declared
+    shows = [*samples, replace(samples[3], shown=samples[4].shown)]
+    assert _needles_record(needles, shows) == declared
+    nothing = NeedleSet("n", "s", (needle("a"),))
+    assert "declared_sha256" not in _needles_record(nothing, asks)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vniah.checks.findings import Examination, Finding, call, note, relative_change, rounding
-from vniah.embeddings.encode import require_embeddings
+from vniah.embeddings.batches import require_embeddings
 from vniah.engines.agreement import TOLERANCES
 from vniah.errors import ModelError
 from vniah.needles import NeedleSet

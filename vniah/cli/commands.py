@@ -83,7 +83,7 @@ def _only_rope(options: argparse.Namespace) -> RopeChoice:
 
 def _rate(encoded: Sequence[int], seconds: float) -> str:
     """Frames per second of this start, without those that were encoded before."""
-    from vniah.embeddings.encode import BATCH_SIZE
+    from vniah.embeddings.batches import BATCH_SIZE
 
     num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
     return f"{num_frames / seconds:.1f} frames/s"

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -138,8 +139,7 @@ class EmbeddingCache:
 
     def mark_used(self) -> None:
         """Sets the time of the folder to now, by which `vniah cache` tells when it was used."""
-        with suppress(OSError):  # it may be read-only, or not there yet
-            os.utime(self.directory)
+        mark_used(self.directory)
 
     def _shard(self, path: Path) -> Shard:
         return Shard(path, self._identity, self.frame_shape)
@@ -167,7 +167,7 @@ class EmbeddingCache:
             try:
                 self._take(shard).load()
             except DamagedShardError as damage:
-                _set_aside(shard, damage)
+                set_aside(shard, damage)
                 del self._found[shard.first]
             else:
                 self._chain.append(shard)
@@ -175,7 +175,7 @@ class EmbeddingCache:
     def _repair(self, shard: Shard, damage: DamagedShardError) -> None:
         """Sets a shard aside, and encodes its frames again unless another process has done so."""
         num_frames = self.num_frames
-        _set_aside(shard, damage)
+        set_aside(shard, damage)
         self._find_shards()
         if num_frames <= self.num_frames:
             return
@@ -190,7 +190,13 @@ class EmbeddingCache:
         self.refill(num_frames)
 
 
-def _set_aside(shard: Shard, damage: DamagedShardError) -> None:
+def mark_used(directory: Path) -> None:
+    """Sets the time of a folder to now."""
+    with suppress(OSError):  # it may be read-only, or not there yet
+        os.utime(directory)
+
+
+def set_aside(shard: Shard, damage: DamagedShardError) -> None:
     """Renames a damaged shard, unless another process has replaced it already; says so.
 
     Raises:
@@ -215,6 +221,13 @@ def _set_aside(shard: Shard, damage: DamagedShardError) -> None:
     _LOG.warning(f"{damage}; it is set aside as {aside.name}, and its frames are encoded again")
 
 
+class ReadsFrames(Protocol):
+    """A cache of encoded frames."""
+
+    def read(self, start: int, stop: int, *, part: int | None = None) -> Tensor:
+        """As `EmbeddingCache.read`."""
+
+
 class FrameStore:
     """Reads frames from caches by the sources that samples name.
 
@@ -222,7 +235,7 @@ class FrameStore:
         places: for every source, the cache that holds it and the index of its first frame there.
     """
 
-    def __init__(self, places: Mapping[str, tuple[EmbeddingCache, int]]) -> None:
+    def __init__(self, places: Mapping[str, tuple[ReadsFrames, int]]) -> None:
         self._places = dict(places)
 
     def read(self, frames: Sequence[FrameSegment]) -> Tensor:

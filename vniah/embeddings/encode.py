@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import EmbeddingCache, FrameStore
-from vniah.errors import ModelError
-from vniah.files import cache_dir, hash_settings, slug
+from vniah.embeddings.batches import BATCH_SIZE, default_directory, encode_batch, identity_of
+from vniah.embeddings.blended import BlendedFrames
+from vniah.embeddings.cache import EmbeddingCache, FrameStore, ReadsFrames
+from vniah.embeddings.shown import ShownPictures
+from vniah.files import hash_text
 from vniah.haystacks.frames import AnyHaystack, Frame
-from vniah.protocol import HAYSTACK, EncodingModel, class_path, class_record, needle_source
+from vniah.protocol import HAYSTACK, EncodingModel, FrameSpan, needle_source
 
 if TYPE_CHECKING:
-    import numpy as np
+    from vniah.needles import Distractor, Needle, NeedleSet
 
-    from vniah.needles import NeedleSet
-
-
-BATCH_SIZE = 16
 
 _SHARD_BYTES = 64 * 2**20
 
@@ -55,34 +53,62 @@ class EncodedFrames:
         needles: "NeedleSet",
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "EncodedFrames":
-        """The first ``num_frames`` frames of a haystack and the pictures of a needle set.
+        """The first ``num_frames`` frames of a haystack, and the pictures of a needle set.
 
         Args:
             model: encodes the frames that are not encoded yet.
             haystack: the source of the frames.
             needles: the needles whose pictures are shown.
             num_frames: number of haystack frames, at least 1.
+            shown: what samples show. Needles drawn into haystack frames, and pictures of the set
+                that are not those of its needles, are encoded where it names them.
             cache: folder of the embeddings; by default one under the user's cache.
             on_progress: called with (frames done, frames in all).
 
         Raises:
             HaystackTooShortError: the haystack has fewer frames.
             CacheError: the folder holds something else.
+            InputError: ``shown`` names a source that there is not.
         """
-        frames = encode_haystack(
-            model, haystack, num_frames, directory=cache, on_progress=on_progress
-        )
+        named = ShownPictures.of(shown, needles)
+        blended = BlendedFrames(model, haystack, named.blended, cache=cache)
+        first = _among(on_progress, after=blended.num_missing)
+        frames = encode_haystack(model, haystack, num_frames, directory=cache, on_progress=first)
+        blended.complete(_among(on_progress, before=num_frames))
         own = None if cache is None else cache / f"needles-{needles.sha256[:12]}"
         pictures = encode_needles(model, needles, directory=own)
-        places = {HAYSTACK: (frames, 0)} | {
-            needle_source(needle_id): (pictures, index)
-            for index, needle_id in enumerate(needles.ids)
-        }
+        places: dict[str, tuple[ReadsFrames, int]] = {HAYSTACK: (frames, 0)}
+        places |= {**blended.places, **_places(needles, pictures)}
         notes = dict.fromkeys((*frames.notes(), *pictures.notes()))
+        if named.others:
+            others = encode_others(model, named.others, needles.name, cache=cache)
+            places |= _places(named.others, others)
+            notes |= dict.fromkeys(others.notes())
         return cls(FrameStore(places), num_frames, tuple(notes))
+
+
+def _among(
+    on_progress: Callable[[int, int], None] | None, *, before: int = 0, after: int = 0
+) -> Callable[[int, int], None] | None:
+    """Reports the progress of one part of the frames as that of all of them."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(before + done, before + total + after)
+
+
+def _places(
+    pictures: Iterable["Needle | Distractor"], cache: EmbeddingCache
+) -> dict[str, tuple[EmbeddingCache, int]]:
+    """Where the first frame of every picture is in a cache that holds all their frames."""
+    places, first = {}, 0
+    for picture in pictures:
+        places[needle_source(picture.needle_id)] = (cache, first)
+        first += picture.num_frames
+    return places
 
 
 def encode_haystack(
@@ -107,8 +133,8 @@ def encode_haystack(
         HaystackTooShortError: the haystack has fewer frames.
         CacheError: the directory holds something else.
     """
-    identity = _identity(model, {f"haystack_{k}": v for k, v in haystack.identity().items()})
-    directory = directory or _default_directory(model, identity, f"{model.name}-{haystack.name}")
+    identity = identity_of(model, {f"haystack_{k}": v for k, v in haystack.identity().items()})
+    directory = directory or default_directory(model, identity, f"{model.name}-{haystack.name}")
     cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
     _complete(cache, model, haystack.frames, num_frames, on_progress)
     return cache
@@ -117,22 +143,49 @@ def encode_haystack(
 def encode_needles(
     model: EncodingModel, needles: "NeedleSet", *, directory: Path | None = None
 ) -> EmbeddingCache:
-    """The cache with the pictures of a needle set in its order; arguments as `encode_haystack`."""
+    """The cache with the pictures of a needle set in its order; arguments as `encode_haystack`.
+
+    All frames of a clip come one after the other.
+    """
+    identity = identity_of(model, {"needles_sha256": needles.sha256})
+    label = f"{model.name}-needles-{needles.name}"
+    directory = directory or default_directory(model, identity, label)
+    return _encode_pictures(model, needles, identity, directory)
+
+
+def encode_others(
+    model: EncodingModel,
+    pictures: Sequence["Needle | Distractor"],
+    name: str,
+    *,
+    cache: Path | None = None,
+) -> EmbeddingCache:
+    """The cache with further pictures of a needle set, which is called ``name``."""
+    digests = "".join(f"{picture.image_sha256}\n" for picture in pictures)
+    identity = identity_of(model, {"pictures_sha256": hash_text(digests)})
+    if cache is None:
+        directory = default_directory(model, identity, f"{model.name}-pictures-{name}")
+    else:
+        directory = cache / f"pictures-{identity['pictures_sha256'][:12]}"
+    return _encode_pictures(model, pictures, identity, directory)
+
+
+def _encode_pictures(
+    model: EncodingModel,
+    pictures: Iterable["Needle | Distractor"],
+    identity: Mapping[str, str],
+    directory: Path,
+) -> EmbeddingCache:
     import numpy as np
 
-    identity = _identity(model, {"needles_sha256": needles.sha256})
-    directory = directory or _default_directory(
-        model, identity, f"{model.name}-needles-{needles.name}"
-    )
     cache = EmbeddingCache(directory, identity, tuple(model.frame_shape))
+    images = [image for picture in pictures for image in picture.frames]
 
-    def pictures(
-        *, start: int, stop: int, on_damage: Callable[[str], None] | None
-    ) -> Iterator[Frame]:
-        for index, needle in islice(enumerate(needles), start, stop):
-            yield Frame(index, 0.0, np.array(needle.image))
+    def read(*, start: int, stop: int, on_damage: Callable[[str], None] | None) -> Iterator[Frame]:
+        for index in range(start, stop):
+            yield Frame(index, 0.0, np.array(images[index]))
 
-    _complete(cache, model, pictures, len(needles), None)
+    _complete(cache, model, read, len(images), None)
     return cache
 
 
@@ -183,7 +236,7 @@ def _fill(
     done = cache.num_frames
     stream = iter(frames)
     while batch := list(islice(stream, BATCH_SIZE)):
-        waiting.append(_encode_batch(model, [frame.image for frame in batch]))
+        waiting.append(encode_batch(model, [frame.image for frame in batch]))
         times += [frame.pts_seconds for frame in batch]
         done += len(batch)
         if on_progress is not None:
@@ -194,58 +247,8 @@ def _fill(
     assert not waiting and cache.num_frames >= stop
 
 
-def _encode_batch(model: EncodingModel, images: "Sequence[np.ndarray]") -> Tensor:
-    """Encodes images in a full batch; returns ``[len(images), *frame_shape]`` on the CPU."""
-    filled = [*images, *[images[-1]] * (BATCH_SIZE - len(images))]
-    encoded = model.encode_frames(filled)
-    require_embeddings(model, encoded, BATCH_SIZE)
-    return encoded[: len(images)].detach().cpu()
-
-
-def require_embeddings(model: EncodingModel, encoded: object, num_frames: int) -> None:
-    """Raises `ModelError` unless ``encoded`` can be the embeddings of ``num_frames`` frames."""
-    if not isinstance(encoded, Tensor):
-        raise ModelError(f"encode_frames of {model.name} gave {type(encoded).__name__}, no tensor")
-    expected = (num_frames, *model.frame_shape)
-    if tuple(encoded.shape) != expected:
-        raise ModelError(
-            f"encode_frames of {model.name} gave shape {tuple(encoded.shape)} for {num_frames} "
-            f"frames; its frame_shape {tuple(model.frame_shape)} makes that {expected}"
-        )
-    if not torch.isfinite(encoded).all():
-        raise ModelError(
-            f"encode_frames of {model.name} gave NaN or infinity; try --dtype float32 or bfloat16"
-        )
-
-
 def _frames_per_shard(model: EncodingModel) -> int:
     """Frames of a shard: a whole number of batches, about 64 MB and at most 256 frames."""
     bytes_per_frame = 4 * torch.Size(model.frame_shape).numel()
     fitting = min(_SHARD_BYTES // bytes_per_frame, _MAX_SHARD_FRAMES)
     return int(max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE))
-
-
-def _identity(model: EncodingModel, source: Mapping[str, str]) -> dict[str, str]:
-    """Everything that determines the embeddings; a model's attribute ``encoding`` adds to it."""
-    dtype = getattr(model, "dtype", None)
-    own: Mapping[str, str] = getattr(model, "encoding", {})
-    return {
-        "model": model.name,
-        **class_record(model),
-        "revision": model.revision,
-        "dtype": "as the model gives" if dtype is None else str(dtype).removeprefix("torch."),
-        "frame_shape": str(list(model.frame_shape)),
-        **{key: str(value) for key, value in own.items()},
-        **source,
-    }
-
-
-def _default_directory(model: EncodingModel, identity: Mapping[str, str], label: str) -> Path:
-    """The folder named by label and identity, or the one that version 0.1 has filled."""
-    earlier = {**identity, "class": class_path(model)}
-    folder, old = _folder(identity, label), _folder(earlier, label)
-    return old if old.is_dir() and not folder.is_dir() else folder
-
-
-def _folder(identity: Mapping[str, str], label: str) -> Path:
-    return cache_dir() / "embeddings" / f"{slug(label)[:80]}-{hash_settings(identity)[:12]}"

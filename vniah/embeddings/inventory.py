@@ -184,6 +184,14 @@ def _source(metadata: Mapping[str, str]) -> str:
     """The haystack or needle set that was encoded, in a few words."""
     if needles := metadata.get("needles_sha256"):
         return f"needles {needles[:12]}"
+    if pictures := metadata.get("pictures_sha256"):
+        return f"pictures {pictures[:12]}"
+    if needle := metadata.get("blended_needle"):
+        return f"{needle} drawn into {_haystack(metadata)}"
+    return _haystack(metadata)
+
+
+def _haystack(metadata: Mapping[str, str]) -> str:
     kind, digest = metadata.get("haystack_kind", "?"), metadata.get("haystack_sha256", "")
     if recipe := metadata.get("haystack_recipe"):
         with suppress(ValueError):

@@ -4,7 +4,7 @@ There is an engine for each kind of model, and `vniah.engines.choosing` alone te
 An engine knows no task: it is given samples, and returns a reading for each candidate answer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from vniah.embeddings.shown import ShownPictures
 from vniah.errors import ModelError, first_line
 from vniah.forward.greedy import likeliest_token
 from vniah.forward.memory import is_out_of_memory
@@ -104,6 +105,7 @@ class Engine(Protocol):
         needles: NeedleSet,
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
@@ -113,6 +115,8 @@ class Engine(Protocol):
             haystack: the video whose first ``num_frames`` frames are shown.
             needles: the needles whose pictures are shown.
             num_frames: haystack frames of the longest sample.
+            shown: what the samples show; needles drawn into haystack frames, and pictures of the
+                set that are not those of its needles, are prepared where it names them.
             cache: folder for embeddings; by default one under the user's cache.
             on_progress: called as frames are prepared.
         """
@@ -159,11 +163,13 @@ class Pictures(Generic[Shown]):
 
     Attributes:
         haystack: the pictures of the haystack's frames, in order.
-        needles: the picture of each needle, by its source.
+        needles: the pictures of each needle, by its source.
+        blended: haystack frames into which a needle is drawn, by source and number of the frame.
     """
 
     haystack: Sequence[Shown]
-    needles: Mapping[str, Shown]
+    needles: Mapping[str, Sequence[Shown]]
+    blended: Mapping[str, Mapping[int, Shown]]
 
     @classmethod
     def of(
@@ -174,25 +180,40 @@ class Pictures(Generic[Shown]):
         encode: Callable[[np.ndarray], Shown],
         *,
         notes: list[str],
+        shown: Iterable[FrameSpan] = (),
         on_progress: OnFramesReady | None = None,
     ) -> "Pictures[Shown]":
-        """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``."""
+        """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``.
+
+        ``shown`` is as in `Engine.prepare`.
+        """
+        named = ShownPictures.of(shown, needles)
+        drawn_at = named.blended_at()
         frames: list[Shown] = []
+        blended: dict[str, dict[int, Shown]] = {picture.source: {} for picture in named.blended}
         for frame in haystack.frames(stop=num_frames, on_damage=notes.append):
             frames.append(encode(frame.image))
+            for drawn in drawn_at.get(frame.index, ()):
+                image = drawn.drawn_into(frame.image, frame.index)
+                blended[drawn.source][frame.index] = encode(image)
             if on_progress is not None:
                 on_progress(len(frames), num_frames)
-        pictures = {needle_source(n.needle_id): encode(np.array(n.image)) for n in needles}
-        return cls(frames, pictures)
+        pictures = {
+            needle_source(picture.needle_id): [encode(np.array(one)) for one in picture.frames]
+            for picture in (*needles, *named.others)
+        }
+        return cls(frames, pictures, blended)
 
     def show(self, spans: Sequence[FrameSpan]) -> list[Shown]:
         """The pictures of some spans, in order."""
         shown: list[Shown] = []
         for span in spans:
-            if span.source == HAYSTACK:
-                shown += self.haystack[span.start : span.stop]
+            if span.source in self.blended:
+                blended = self.blended[span.source]
+                shown += [blended[index] for index in range(span.start, span.stop)]
             else:
-                shown.append(self.needles[span.source])
+                frames = self.haystack if span.source == HAYSTACK else self.needles[span.source]
+                shown += frames[span.start : span.stop]
         return shown
 
 

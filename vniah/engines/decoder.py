@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ from vniah.forward.runner import BranchRunner, Pass, SuffixLogits
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import DecoderModel, TokenSequence
+from vniah.protocol import DecoderModel, FrameSpan, TokenSequence
 from vniah.scoring import GeneratedText
 from vniah.tasks.base import Sample
 
@@ -117,13 +117,20 @@ class DecoderEngine:
         needles: NeedleSet,
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
         self._needles = needles
         self._frames = EncodedFrames.of(
-            self._model, haystack, needles, num_frames, cache=cache, on_progress=on_progress
+            self._model,
+            haystack,
+            needles,
+            num_frames,
+            shown=shown,
+            cache=cache,
+            on_progress=on_progress,
         )
         self.notes += self._frames.notes
 

@@ -1,7 +1,7 @@
 """Engines that run samples one by one, for models with their own forward pass and chat models."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -32,7 +32,7 @@ from vniah.engines.inputs import compose_candidates
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import ChatModel, TokenSequence, VisionLanguageModel
+from vniah.protocol import ChatModel, FrameSpan, TokenSequence, VisionLanguageModel
 from vniah.scoring import GeneratedText, Reading
 from vniah.tasks.base import Sample
 
@@ -92,12 +92,19 @@ class PerSampleEngine(_OneByOne):
         needles: NeedleSet,
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
         self._frames = EncodedFrames.of(
-            self._model, haystack, needles, num_frames, cache=cache, on_progress=on_progress
+            self._model,
+            haystack,
+            needles,
+            num_frames,
+            shown=shown,
+            cache=cache,
+            on_progress=on_progress,
         )
         self.notes += self._frames.notes
 
@@ -165,6 +172,7 @@ class ChatEngine(_OneByOne):
         needles: NeedleSet,
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
@@ -175,6 +183,7 @@ class ChatEngine(_OneByOne):
             num_frames,
             lambda image: image,
             notes=self.notes,
+            shown=shown,
             on_progress=on_progress,
         )
 

@@ -8,7 +8,7 @@ with theirs. A server that drops frames is not measured.
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -30,6 +30,7 @@ from vniah.models.server.client import ServerModel
 from vniah.models.server.responses import Reply
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
+from vniah.protocol import FrameSpan
 from vniah.scoring import GeneratedText, Reading
 from vniah.tasks.base import Sample
 
@@ -142,6 +143,7 @@ class ServerEngine:
         needles: NeedleSet,
         num_frames: int,
         *,
+        shown: Iterable[FrameSpan] = (),
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
@@ -153,6 +155,7 @@ class ServerEngine:
             num_frames,
             self._model.encode_picture,
             notes=self.notes,
+            shown=shown,
             on_progress=on_progress,
         )
 

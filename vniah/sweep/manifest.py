@@ -15,9 +15,16 @@ from vniah.engines.base import ARGMAX, Engine
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
-from vniah.needles import NeedleSet
+from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import AnyModel, class_path, class_record
+from vniah.protocol import (
+    HAYSTACK,
+    AnyModel,
+    blended_source,
+    class_path,
+    class_record,
+    needle_source,
+)
 from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
 from vniah.tasks.details import details_of
@@ -85,11 +92,7 @@ def plan_record(
         "controls": list(dict.fromkeys(s.control for s in samples if s.control is not None)),
         **({"task_details": details} if details else {}),
         "haystack": {"name": haystack.name, **haystack.identity()},
-        "needles": {
-            "name": needles.name,
-            "sha256": needles.sha256,
-            "ids": list(needles.ids),
-        },
+        "needles": _needles_record(needles, samples),
         "grid": grid_record(grid),
         "protocol": {
             "frame_rate": "1 FPS",
@@ -129,6 +132,31 @@ def manifest_of_plan(
     }
 
 
+def _needles_record(needles: NeedleSet, samples: Sequence[Sample]) -> dict[str, Any]:
+    """The needle set; with what it declares where the samples of the test may depend on that.
+
+    They cannot where each shows no other picture than that of its own needle, and asks its
+    question. So the manifests of such runs are the same as before needles declared anything.
+    """
+    record = {"name": needles.name, "sha256": needles.sha256, "ids": list(needles.ids)}
+    declared = needles.declared_sha256
+    if declared is not None:
+        tests = (sample for sample in samples if sample.control is None)
+        if any(_goes_beyond_its_needle(sample, needles) for sample in tests):
+            record["declared_sha256"] = declared
+    return record
+
+
+def _goes_beyond_its_needle(sample: Sample, needles: NeedleSet) -> bool:
+    """Whether a sample shows other pictures than its needle's, or asks something else."""
+    needle = needles.pictures.get(str(sample.fields.get("needle_id")))
+    if not isinstance(needle, Needle) or sample.question != needle.question:
+        return True
+    own = {HAYSTACK, needle_source(needle.needle_id)}
+    own |= {blended_source(needle.needle_id, number) for number in range(needle.num_frames)}
+    return any(span.source not in own for span in sample.shown)
+
+
 def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Sequence[str]) -> str:
     """Eight hexadecimal digits that are the same for the same settings, for a folder's name.
 
@@ -136,6 +164,7 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Seq
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
     settings = {name: manifest[name] for name in of_version_1 if name in manifest}
+    settings["needles"] = {n: settings["needles"][n] for n in ("name", "sha256", "ids")}
     if own := manifest.get("task_details", {}).get("settings"):
         settings["task_settings"] = own
     settings |= {"format_version": 1, "model": {"class": class_path(model), **manifest["model"]}}

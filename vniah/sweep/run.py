@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,7 @@ class Sweep:
             self._haystack,
             self._needles,
             self._num_frames,
+            shown=chain.from_iterable(sample.shown for sample in self.samples),
             cache=None if cache is None else user_path(cache, "the cache"),
             on_progress=lambda done, total: self._report("encode", done, total),
         )

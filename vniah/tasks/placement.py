@@ -12,12 +12,11 @@ from typing import Literal, get_args
 
 from vniah.errors import TaskError
 from vniah.needles import Distractor, Needle
+from vniah.needles.records import MOST_FRAMES
 from vniah.protocol import HAYSTACK, FrameSpan, blended_source, needle_source
 from vniah.tasks.parsing import Option, one_of, whole_number
 
 Style = Literal["frame", "blended"]
-
-_MOST_NEEDLE_FRAMES = 600
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,7 @@ class NeedleLook:
         """
         frames = None
         if needle_frames is not None:
-            frames = whole_number(
-                needle_frames, "needle_frames", at_least=1, at_most=_MOST_NEEDLE_FRAMES
-            )
+            frames = whole_number(needle_frames, "needle_frames", at_least=1, at_most=MOST_FRAMES)
         style = "frame" if needle_style is None else needle_style
         return cls(frames, one_of(style, "needle_style", get_args(Style)))  # type: ignore[arg-type]
 
@@ -65,6 +62,8 @@ def needle_spans(
 ) -> tuple[FrameSpan, ...]:
     """The frames of one needle as a sample shows it.
 
+    A picture is shown again and again; a clip begins anew after its last frame.
+
     Args:
         needle: the needle, or a distractor, which is shown in the same way.
         needle_index: haystack frames before it. Blended, it is drawn into a copy of the frame
@@ -72,12 +71,15 @@ def needle_spans(
         look: how it is shown.
     """
     look = look or NeedleLook()
+    num_frames = look.frames or needle.num_frames
     if look.style == "blended":
         frame = max(needle_index - 1, 0)
-        one = FrameSpan(blended_source(needle.needle_id), frame, frame + 1)
-    else:
-        one = FrameSpan(needle_source(needle.needle_id), 0, 1)
-    return (one,) * (look.frames or 1)
+        numbers = (number % needle.num_frames for number in range(num_frames))
+        sources = (blended_source(needle.needle_id, number) for number in numbers)
+        return tuple(FrameSpan(source, frame, frame + 1) for source in sources)
+    source, length = needle_source(needle.needle_id), needle.num_frames
+    starts = range(0, num_frames, length)
+    return tuple(FrameSpan(source, 0, min(length, num_frames - start)) for start in starts)
 
 
 def insert(
