@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vniah.models.loading import load_model
     from vniah.needles import load_needles
     from vniah.results import load_results
+    from vniah.sweep.exchange.export import export_samples
+    from vniah.sweep.exchange.importing import import_answers
     from vniah.sweep.run import run_sweep
 
 __version__ = "0.1.0"
@@ -34,8 +36,10 @@ _HOMES = {
     "Grid": "vniah.grid",
     "VniahError": "vniah.errors",
     "compare": "vniah.analysis.compare",
+    "export_samples": "vniah.sweep.exchange.export",
     "generated_haystack": "vniah.haystacks.haystack",
     "heatmap": "vniah.analysis.plot",
+    "import_answers": "vniah.sweep.exchange.importing",
     "load_model": "vniah.models.loading",
     "load_needles": "vniah.needles",
     "load_results": "vniah.results",
@@ -48,8 +52,10 @@ __all__ = [
     "Grid",
     "VniahError",
     "compare",
+    "export_samples",
     "generated_haystack",
     "heatmap",
+    "import_answers",
     "load_model",
     "load_needles",
     "load_results",

@@ -161,7 +161,7 @@ class _Outcome:
             comment("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
-        return _print_results(self.results, draw_heatmap(self.results, self.output))
+        return show_results(self.results, draw_heatmap(self.results, self.output))
 
 
 def draw_heatmap(results: "Results", output: Path) -> Path:
@@ -204,7 +204,19 @@ def _failed(results: "Results") -> "list[SampleResult]":
     return [sample for sample in everything if sample.error is not None]
 
 
-def _print_results(results: "Results", picture: Path) -> int:
+def show_results(
+    results: "Results",
+    picture: Path,
+    *,
+    again: str = "the same command runs again only what has failed",
+) -> int:
+    """Prints the tables of a run and where its heatmap is; returns the exit code.
+
+    Args:
+        results: the run.
+        picture: its heatmap.
+        again: what to do about samples that could not be run.
+    """
     show()
     show_lines(format_table(results))
     for line in format_gaps(results):
@@ -218,7 +230,7 @@ def _print_results(results: "Results", picture: Path) -> int:
         show()
     if failed := _failed(results):
         show(f"{counted(len(failed), 'sample')} could not be run; the first: {failed[0].error}")
-        show(f"that was {failed[0].sample_id}; the same command runs again only what has failed")
+        show(f"that was {failed[0].sample_id}; {again}")
     show(format_average(results))
     for line in format_agreement(results):
         show(line)

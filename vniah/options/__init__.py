@@ -42,6 +42,9 @@ _MAX_SIDE = 8192
 MAX_NEW_TOKENS = 32
 """How long a generated answer may be, unless the model or the user says otherwise."""
 
+DEFAULT_QUANTIZER = 20
+"""Of H.264, for the pictures of an export."""
+
 
 def _shown(text: str, *, choices: Any = None, metavar: str | None = None) -> dict[str, Any]:
     """What the command line says of a field of `LoadOptions`.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vniah.cli.arguments.data import add_cache, add_haystack
+from vniah.cli.arguments.exchange import add_export, add_import
 from vniah.cli.arguments.measuring import (
     add_check,
     add_encode,
@@ -59,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_models,
         add_plot,
         add_compare,
+        add_export,
+        add_import,
         add_haystack,
         add_cache,
     ):

@@ -1,0 +1,96 @@
+"""The arguments of the commands that give samples to others, and take their answers."""
+
+from typing import Any
+
+from vniah.cli import exchange, values
+from vniah.cli.arguments.groups import (
+    add_grid_options,
+    add_haystack_options,
+    add_quiet_option,
+    add_task_options,
+)
+from vniah.options import DEFAULT_QUANTIZER
+
+
+def add_export(verbs: Any) -> None:
+    """``export``."""
+    export = verbs.add_parser(
+        "export",
+        help="write the samples of a grid as videos with questions, for other harnesses and hosted "
+        "models",
+    )
+    add_haystack_options(export)
+    export.add_argument(
+        "--needles",
+        type=values.source,
+        default="counterfactual",
+        metavar="S",
+        help="folder, embedded set (cards, counterfactual) or hub id; default: %(default)s",
+    )
+    add_task_options(export)
+    add_grid_options(export)
+    export.add_argument(
+        "--output", type=values.path, required=True, metavar="DIR", help="folder for the export"
+    )
+    export.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="discard the export in that folder and start again",
+    )
+    export.add_argument(
+        "--frame-size",
+        type=values.size,
+        metavar="WxH",
+        help="width and height of the videos in pixels; pictures are fitted into it undistorted, "
+        "with black bars; default: those of the haystack's first frame",
+    )
+    export.add_argument(
+        "--quantizer",
+        type=values.whole(51),
+        default=DEFAULT_QUANTIZER,
+        metavar="Q",
+        help="of H.264, from 1 to 51; a smaller one gives better pictures and larger files; "
+        "default: %(default)s",
+    )
+    add_quiet_option(export)
+    export.set_defaults(command=exchange.export)
+
+
+def add_import(verbs: Any) -> None:
+    """``import``."""
+    parser = verbs.add_parser(
+        "import", help="make a run of the answers that came back to an export, with its heatmap"
+    )
+    parser.add_argument(
+        "answers",
+        type=values.path,
+        metavar="ANSWERS",
+        help="JSON lines with sample_id and prediction, or a .csv with these columns",
+    )
+    parser.add_argument(
+        "--export",
+        type=values.path,
+        required=True,
+        metavar="DIR",
+        help="folder of the export that was answered",
+    )
+    parser.add_argument(
+        "--model-name", required=True, metavar="NAME", help="who answered, for titles and tables"
+    )
+    parser.add_argument(
+        "--model-revision", metavar="TEXT", help="which version of the model answered"
+    )
+    parser.add_argument(
+        "--output",
+        type=values.path,
+        required=True,
+        metavar="RUN",
+        help="folder for the results; answers to further samples are added to it",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="discard the results in that folder and start again",
+    )
+    add_quiet_option(parser)
+    parser.set_defaults(command=exchange.import_answers)
