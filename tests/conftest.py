@@ -18,8 +18,12 @@ import pytest  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from PIL import Image  # noqa: E402
 
-# Files whose tests start several processes each. Two of them at once would fight for the cores.
-PROCESSES = ("test_jobs", "test_mesh", "test_ring", "test_run_folder")
+# Files whose tests start processes with tests/jobs.py. Two of them at once would fight for the
+# cores, and each worker would have to load what the processes are forked from.
+PROCESSES = (
+    *("test_cli", "test_greedy", "test_jobs", "test_mesh", "test_ring", "test_run_folder"),
+    "test_runner",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -14,16 +14,31 @@ from typing import Any
 
 import torch
 
+# What the processes of a job load beside vniah and the models, and what takes longest.
+PRELOADED = ("torch", "torch.distributed.run", "pytest", "datasets", "seaborn", "PIL.ImageFont")
 JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 
 
 def run_ranks(work: Callable[..., None], size: int, *args: Any) -> None:
     """Runs ``work(rank, *args)``, a module's function, in ``size`` processes of one job."""
+    job = start_ranks(work, size, *args)
+    while not job.join():
+        pass
+
+
+def start_ranks(
+    work: Callable[..., None], size: int, *args: Any
+) -> torch.multiprocessing.ProcessContext:
+    """The same job, still running.
+
+    Its method ``join`` ends all processes when one has failed, as torchrun does.
+    """
     _forking_server()
-    torch.multiprocessing.start_processes(
+    return torch.multiprocessing.start_processes(
         _enter,
         (work, size, _free_port(), dict(os.environ), *args),
         nprocs=size,
+        join=False,
         start_method="forkserver",
     )
 
@@ -35,15 +50,27 @@ def start(work: Callable[..., Any], *args: Any) -> BaseProcess:
     return process
 
 
+def start_torchrun(size: int, command: Sequence[str], output: Path) -> BaseProcess:
+    """Starts ``torchrun`` with a new Python for each of ``size`` processes of the command.
+
+    What all of them print to stdout and stderr goes to the files ``<output>.out`` and
+    ``<output>.err``.
+    """
+    launch = ["--standalone", "--nproc-per-node", str(size), *command]
+    process = _forking_server().Process(target=_launch, args=(dict(os.environ), launch, output))
+    process.start()
+    return process
+
+
 def _forking_server() -> ForkServerContext:
     """Forks a process that has imported what is imported here and has done nothing else.
 
     Starting one so costs milliseconds, in place of the seconds that torch and transformers load.
-    Tests that do are marked as distributed, so that one worker alone has such a server.
+    Their files stand in `PROCESSES` of conftest.py, so that one worker alone has such a server.
     """
     heavy = [name for name in sys.modules if name.startswith(("transformers.models.", "vniah."))]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pytest", *heavy])
+    context.set_forkserver_preload([*PRELOADED, *heavy])
     return context
 
 
@@ -73,6 +100,16 @@ def _work(work: Callable[..., Any], environment: dict[str, str], *args: Any) -> 
     _set_environment(environment)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         work(*args)
+
+
+def _launch(environment: dict[str, str], arguments: list[str], output: Path) -> None:
+    _set_environment(environment)
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        with Path(f"{output}.{name}").open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    from torch.distributed.run import main
+
+    main(arguments)
 
 
 def _set_environment(environment: dict[str, str]) -> None:

@@ -5,16 +5,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from jobs import JOB, run_ranks
+from jobs import JOB, run_ranks, start_ranks, start_torchrun
 from PIL import Image
+from torch.multiprocessing import ProcessExitedException
 
 import vniah.sweep.mesh
 from vniah.cli import main
@@ -366,38 +364,20 @@ def command(checkpoint, image_folder, needle_folder, tmp_path, monkeypatch):
     ]
 
 
-class Torchrun:
-    """A job of the real command, started by torchrun."""
+def wait_for_samples(folder, count, processes):
+    """Returns when so many are written."""
+    deadline = time.monotonic() + 200
+    while not (folder / "manifest.json").exists() or len(load_results(folder).samples) < count:
+        assert all(process.is_alive() for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
-    def __init__(self, size, arguments, *, hold_after=-1):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-        self.process = subprocess.Popen(
-            [sys.executable, *launch, "-m", "vniah", *arguments],
-            env=os.environ | {"HOLD_AFTER": str(hold_after)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
-    def rank(self, rank):
-        """One of its processes."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if child.environ().get("RANK") == str(rank))
-
-    def wait_for_samples(self, folder, count):
-        """Returns when so many are written."""
-        deadline = time.monotonic() + 200
-        while not (folder / "manifest.json").exists() or len(load_results(folder).samples) < count:
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def end(self):
-        """What it printed to stdout, and to stderr."""
-        try:
-            return self.process.communicate(timeout=200)
-        finally:
-            self.process.kill()
+def end_of(torchrun, output):
+    """What a job of torchrun printed to stdout, and to stderr."""
+    torchrun.join(200)
+    torchrun.kill()
+    return tuple(Path(f"{output}.{name}").read_text() for name in ("out", "err"))
 
 
 def own_lines(err):
@@ -408,27 +388,35 @@ def own_lines(err):
 
 
 @pytest.mark.slow
-def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_path, capsys):
-    run, copy = tmp_path / "run", tmp_path / "copy"
-    job = Torchrun(2, [*command, "--output", "run"], hold_after=5)
-    job.wait_for_samples(run, 10)
-    job.rank(1).send_signal(signal.SIGKILL)
-    _, err = job.end()
-    assert job.process.returncode != 0
-    assert own_lines(err) == []
-    assert len(list(run.glob("samples.rank-*"))) == 2, "what was written is kept"
-    assert len(load_results(run).samples) == 10
+def test_run_killed_then_stopped_goes_on_with_any_number(
+    command, alone, tmp_path, capsys, monkeypatch
+):
+    run, copy, last = tmp_path / "run", tmp_path / "copy", tmp_path / "last"
+    monkeypatch.setenv("HOLD_AFTER", "5")
+    job = start_ranks(run_rank, 3, tmp_path / "first", [*command, "--output", "run"])
+    wait_for_samples(run, 15, job.processes)
+    job.processes[1].kill()
+    with pytest.raises(ProcessExitedException, match="process 1 terminated with signal SIGKILL"):
+        job.join()
+    assert [Path(f"{tmp_path / 'first'}.out-{rank}").read_text() for rank in range(3)] == [""] * 3
+    err = [Path(f"{tmp_path / 'first'}.err-{rank}").read_text() for rank in range(3)]
+    assert own_lines("".join(err)) == []
+    assert len(list(run.glob("samples.rank-*"))) == 3, "what was written is kept"
+    assert len(load_results(run).samples) == 15
     shutil.copytree(run, copy)
 
-    job = Torchrun(3, [*command, "--output", "run"], hold_after=2)
-    job.wait_for_samples(run, 14)
-    job.process.send_signal(signal.SIGINT)
-    _, err = job.end()
+    monkeypatch.setenv("HOLD_AFTER", "2")
+    job = start_torchrun(2, ["-m", "vniah", *command, "--output", "run"], tmp_path / "second")
+    wait_for_samples(run, 19, [job])
+    os.kill(job.pid, signal.SIGINT)
+    _, err = end_of(job, tmp_path / "second")
+    assert job.exitcode != 0
     assert own_lines(err) == ["vniah: stopped; the same command goes on from here"]
     num_before = len(load_results(run).samples)
-    assert 14 <= num_before < NUM_SAMPLES
+    assert 19 <= num_before < NUM_SAMPLES
 
-    code, out, err = run_job(2, tmp_path / "last", *command, "--output", "run")
+    monkeypatch.delenv("HOLD_AFTER")
+    code, out, err = run_job(3, last, *command, "--output", "run")
     assert code == 0, err
     assert err.count(f" passes for {NUM_SAMPLES} samples, ") == 1, "by the leader only"
     assert out.count("tiny on ") == out.count("average: ") == out.count("heatmap: ") == 1
@@ -440,7 +428,7 @@ def test_run_killed_then_stopped_goes_on_with_any_number(command, alone, tmp_pat
         assert min(picture.size) > 200
 
     assert main([*command, "--output", "copy"]) == 0, "without torchrun"
-    assert f"{NUM_SAMPLES - 10} samples in " in capsys.readouterr().out
+    assert f"{NUM_SAMPLES - 15} samples in " in capsys.readouterr().out
     assert_equal_samples(copy, alone / "positions")
 
 
@@ -487,9 +475,10 @@ class Model:
 def test_user_error_of_a_job_is_one_line(command, tmp_path):
     (tmp_path / "light.py").write_text(LIGHT)
     command[command.index("holding:load")] = "light:Model"
-    job = Torchrun(2, [*command, "--haystack", "/nowhere.mp4", "--output", "out"])
-    out, err = job.end()
-    assert job.process.returncode != 0
+    command += ["--haystack", "/nowhere.mp4", "--output", "out"]
+    job = start_torchrun(2, ["-m", "vniah", *command], tmp_path / "said")
+    out, err = end_of(job, tmp_path / "said")
+    assert job.exitcode not in (None, 0)
     assert out == ""
     (line,) = own_lines(err)
     assert line.startswith("vniah: error: ") and "there is no file /nowhere.mp4" in line

@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import JOB, run_ranks
+from jobs import JOB, run_ranks, start_torchrun
 
 from vniah.errors import InputError, VniahError
 from vniah.sweep.mesh import open_mesh
@@ -231,24 +229,14 @@ for turn in range(2):
 
 
 @pytest.mark.distributed
-def test_mesh_under_torchrun(tmp_path):
+def test_mesh_under_torchrun(tmp_path, monkeypatch):
     script = tmp_path / "work.py"
     script.write_text(SCRIPT)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(script), str(tmp_path)],
-        env=os.environ
-        | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-            "PYTHONWARNINGS": "error",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    job = start_torchrun(2, [str(script), str(tmp_path)], tmp_path / "said")
+    job.join(120)
+    assert job.exitcode == 0, (tmp_path / "said.err").read_text()
     for turn in range(2):
         files = sorted(tmp_path.glob(f"{turn}-*.json"))
         assert [path.stem for path in files] == [f"{turn}-0-2", f"{turn}-1-2"]

@@ -1,13 +1,16 @@
 """Runs that several processes write: real processes, killed at the worst moments."""
 
+import itertools
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
+from jobs import start
 from runs import cell, files_up_to, make_manifest, make_sample, write_run
 
 from vniah.analysis.plot import save_heatmaps
@@ -18,7 +21,6 @@ from vniah.results import MANIFEST_NAME, SAMPLES_NAME, RunFolder, load_results, 
 GRID = Grid.parse("8,16", "0,0.5,1")
 MANIFEST = make_manifest(GRID)
 ALL = [(c, k) for c in GRID.cells for k in range(10)]
-TESTS_DIR = Path(__file__).resolve().parent
 
 
 def names(directory):
@@ -242,82 +244,67 @@ def test_append_when_the_disk_is_full_keeps_what_was_written(tmp_path):
 
 # --- kills ---------------------------------------------------------------------------------------
 
-WRITER = """
-import os, signal, sys, time
-from pathlib import Path
-from test_run_folder import ALL, MANIFEST, make_sample
-from vniah.results import RunFolder
 
-directory, rank, num_ranks, half = Path(sys.argv[1]), *map(int, sys.argv[2:])
-folder = RunFolder(directory, MANIFEST)
-todo = [(c, k) for c, k in ALL if make_sample(c, k).sample_id not in folder.samples]
-todo = todo[rank::num_ranks]
-with folder.open(rank=rank, num_ranks=num_ranks):
-    print("open", flush=True)
-    sys.stdin.readline()
-    for c, k in todo[: len(todo) // 2]:
-        folder.append(make_sample(c, k, prediction="针"))
-    if half:
-        folder._file.write(make_sample(*todo[-1], prediction="针").to_json()[:-half].encode())
-    print("half", flush=True)
-    time.sleep(60)
-"""
-
-FOLDER = """
-import os, signal, sys
-from pathlib import Path
-from test_run_folder import MANIFEST
-from vniah.results import RunFolder
-
-directory, method, calls_left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-done = getattr(Path, method)
-
-def kill_or_do(*args, **options):
-    global calls_left
-    if calls_left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    calls_left -= 1
-    return done(*args, **options)
-
-folder = RunFolder(directory, MANIFEST)
-setattr(Path, method, kill_or_do)
-with folder.open():
-    pass
-"""
+def write_half(connection, directory, rank, num_ranks, half):
+    """A rank that writes half of its share and then a part of a line, and waits."""
+    warnings.simplefilter("error")
+    folder = RunFolder(directory, MANIFEST)
+    todo = [(c, k) for c, k in ALL if make_sample(c, k).sample_id not in folder.samples]
+    todo = todo[rank::num_ranks]
+    with folder.open(rank=rank, num_ranks=num_ranks):
+        connection.send("open")
+        connection.recv()
+        for c, k in todo[: len(todo) // 2]:
+            folder.append(make_sample(c, k, prediction="针"))
+        if half:
+            line = make_sample(*todo[-1], prediction="针").to_json()
+            folder._file.write(line[:-half].encode())
+        connection.send("half")
+        time.sleep(60)
 
 
-def start(script, *args):
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, *map(str, args)],
-        env=os.environ | {"PYTHONPATH": f"{TESTS_DIR.parent}{os.pathsep}{TESTS_DIR}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def fold_until_killed(connection, directory, method, calls_left):
+    """Opens the folder, and kills itself in place of a certain call of a method of paths."""
+    warnings.simplefilter("error")
+    calls = itertools.count()
+    done = getattr(Path, method)
+
+    def kill_or_do(*args, **options):
+        if next(calls) == calls_left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done(*args, **options)
+
+    folder = RunFolder(directory, MANIFEST)
+    setattr(Path, method, kill_or_do)
+    with folder.open():
+        pass
+
+
+def start_process(work, *args):
+    """A process that runs ``work(connection, *args)``, and the other end of its connection."""
+    ours, theirs = multiprocessing.Pipe()
+    process = start(work, theirs, *args)
+    theirs.close()  # else nothing ends the wait for a process that died
+    return process, ours
 
 
 def kill(process):
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def wait_for_word(process, word):
-    assert process.stdout.readline().strip() == word
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def run_and_kill(directory, num_ranks, num_bytes_cut):
     """All ranks write half of their share, and some of the next line; then all are killed."""
-    processes = []
+    started = []
     for rank in range(num_ranks):
-        processes.append(start(WRITER, directory, rank, num_ranks, num_bytes_cut))
-        wait_for_word(processes[-1], "open")
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        wait_for_word(process, "half")
-    for process in reversed(processes):
+        started.append(start_process(write_half, directory, rank, num_ranks, num_bytes_cut))
+        assert started[-1][1].recv() == "open"
+    for _, connection in started:
+        connection.send("go")
+    for _, connection in started:
+        assert connection.recv() == "half"
+    for process, _ in reversed(started):
         kill(process)
 
 
@@ -353,9 +340,9 @@ def test_run_when_killed_again_and_again_loses_nothing(tmp_path):
 def test_run_when_killed_while_folding_loses_nothing(tmp_path, method, calls_done):
     write_ranks(tmp_path, 2, ALL[:20])
     write_ranks(tmp_path, 3, ALL[:50], is_merged=False)
-    process = start(FOLDER, tmp_path, method, calls_done)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process, _ = start_process(fold_until_killed, tmp_path, method, calls_done)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(list(tmp_path.glob("samples.rank-*"))) == 3 - calls_done
     assert len(load_results(tmp_path).samples) == 50
     write_ranks(tmp_path, 2)
@@ -366,8 +353,8 @@ def test_run_when_killed_while_folding_loses_nothing(tmp_path, method, calls_don
 
 @pytest.mark.distributed
 def test_open_when_another_run_of_several_goes_on(tmp_path):
-    process = start(WRITER, tmp_path, 0, 2, 0)
-    wait_for_word(process, "open")
+    process, connection = start_process(write_half, tmp_path, 0, 2, 0)
+    assert connection.recv() == "open"
     before = names(tmp_path)
     for num_ranks in (1, 2):
         folder = RunFolder(tmp_path, MANIFEST, overwrite=True)
@@ -539,11 +526,11 @@ def test_lone_surrogates_are_written_and_read_back(tmp_path):
         make_sample(*ALL[1], odd),
         make_sample(*ALL[2], fields={**make_sample(*ALL[2]).fields, "mood": odd}),
     ]
-    for start in range(3):
+    for count in range(3):
         folder = RunFolder(tmp_path, manifest)
-        assert [folder.samples[s.sample_id] for s in samples[:start]] == samples[:start]
-        with folder.open([odd], environment={"forward": {"kernel": odd}}, num_ranks=1 + start % 2):
-            folder.append(samples[start])
+        assert [folder.samples[s.sample_id] for s in samples[:count]] == samples[:count]
+        with folder.open([odd], environment={"forward": {"kernel": odd}}, num_ranks=1 + count % 2):
+            folder.append(samples[count])
             folder.merge()
     results = load_results(tmp_path)
     assert results.name == odd and results.samples == tuple(samples)
