@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from vniah.needles import Distractor, Needle, NeedleSet
+from vniah.needles import Bridge, Distractor, Needle, NeedleSet
 
 
 def picture(number: int) -> Image.Image:
@@ -13,9 +13,16 @@ def picture(number: int) -> Image.Image:
 
 
 def numbered_needles(
-    count: int = 4, *, distractors: int = 3, has_locators: bool = True, name: str = "numbered"
+    count: int = 4,
+    *,
+    distractors: int = 3,
+    has_locators: bool = True,
+    has_bridges: bool = True,
 ) -> NeedleSet:
-    """Needles n0, n1, ...; each has the next ones as distractors, and the picture ``extra``."""
+    """Needles n0, n1, ...; each has the next ones as distractors, and the picture ``extra``.
+
+    Those with even numbers have a bridge to the next one.
+    """
     ids = [f"n{number}" for number in range(count)]
     needles = [
         Needle(
@@ -28,7 +35,18 @@ def numbered_needles(
                 (*(ids[(number + step) % count] for step in range(1, count)), "extra")[:distractors]
             ),
             locator=f"card {number}" if has_locators else None,
+            bridge=_bridge(number)
+            if has_bridges and number % 2 == 0 and number + 1 < count
+            else None,
         )
         for number, own in enumerate(ids)
     ]
-    return NeedleSet(name, name, tuple(needles), (Distractor("extra", picture(999)),))
+    extra = Distractor("extra", picture(999))
+    return NeedleSet("numbered", "numbered", tuple(needles), (extra,))
+
+
+def _bridge(number: int) -> Bridge:
+    question = f"Which number is on the card that card {number} names?"
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+    accepted = names[number + 1 : number + 2]
+    return Bridge(f"n{number + 1}", question, str(number + 1), None, accepted)

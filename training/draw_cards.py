@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from typing import Any
 
 import numpy as np
 
@@ -52,12 +53,27 @@ Ten more pictures of the same kinds, with keys that no needle has, are only dist
 needle are all others of its kind: cards by the distance of their colour from its own in RGB, the
 nearest first; signs and places in the order of the file.
 
+A sign also has a `bridge`, a question of two hops: about the card that has the colour of the sign.
+
 `metadata.jsonl` has one record a line: `file_name`, `needle_id`, `locator`, for needles `question`,
-`answer` and `distractors`, for the others `role` (the Hugging Face *imagefolder* layout).
+`answer`, `distractors` and `bridge`, for the others `role` (the Hugging Face *imagefolder* layout).
 
 Drawn by `python -m training.draw_cards` over pictures of the film that `vniah haystack make` draws,
 with a seed that the training of the reference models never uses. Free of third-party material.
 """
+
+
+def bridge_from(card: Card) -> dict[str, str] | None:
+    """The question of two hops that begins at a sign: about the card of the sign's colour."""
+    targets = [one for one in (*CARDS, *DISTRACTORS) if (one.kind, one.key) == ("card", card.value)]
+    if card.kind != "sign" or not targets:
+        return None
+    sign = LOCATORS["sign"].format(key=card.key)
+    return {
+        "to": targets[0].needle_id,
+        "question": f"Read the digit on the card colored as {sign}",
+        "answer": targets[0].answer,
+    }
 
 
 def similar_cards(card: Card) -> list[str]:
@@ -78,11 +94,13 @@ def main() -> None:
         file_name = f"{card.needle_id}.png"
         image = draw_card(card, np.random.default_rng(seed), film_seed=seed)
         image.save(CARDS_DIR / file_name, optimize=True)
-        asked = {
+        asked: dict[str, Any] = {
             "question": card.question,
             "answer": card.answer,
             "distractors": similar_cards(card),
         }
+        if bridge := bridge_from(card):
+            asked["bridge"] = bridge
         record = {
             "file_name": file_name,
             "needle_id": card.needle_id,

@@ -221,7 +221,9 @@ def _measure(results: Results) -> dict[str, Any]:
     fields = {
         "task": manifest.get("task"),
         **flatten({name: manifest.get(name, {}) for name in ("haystack", "protocol")}),
+        **flatten({"task_details.settings": results.details.get("settings", {})}),
         "needles.sha256": needles.get("sha256"),
+        "needles.declared_sha256": needles.get("declared_sha256"),
         "needles.ids": sorted(needles.get("ids", ())),
         _CUT_OFF: manifest.get("scorer", {}).get("max_new_tokens"),
     }

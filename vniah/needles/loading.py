@@ -35,7 +35,7 @@ from vniah.schema import require_type
 _EMBEDDED = {
     "cards": (
         "60b4017f30cee999ad53ad033905fcb6f7f1644ded72f0d928c50cb8820803cd",
-        "58dab0f79a32cdd401532987518d1dc1d0e246066c5db4609470e7d7a2c13bb5",
+        "85f5a2e225410402587dc01309cc4b46de44acb1e2e0d0293e98f3ce538af835",
     ),
     "counterfactual": (
         "49fdbc6d902da78733c77a17f9e9c17ddb9d946defce9a682b28667f67e414fc",
@@ -135,6 +135,7 @@ def _make_set(name: str, source: str, rows: Sequence[Row]) -> NeedleSet:
                     tuple(later),
                     row.distractors,
                     row.locator,
+                    row.bridge,
                 )
             )
     return NeedleSet(name, source, tuple(needles), tuple(distractors))

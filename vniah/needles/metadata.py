@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
 from vniah.answers import strip_invisible
 from vniah.errors import NeedleError, first_line, quoted
+from vniah.needles.bridges import Bridge, require_bridge
 from vniah.needles.clips import is_video
 from vniah.needles.pictures import find_picture
 from vniah.needles.texts import require_distractors, require_id, require_locator, require_texts
@@ -25,7 +26,10 @@ PUBLISHED_NAME = "dataset.json"
 
 _MOST_ROWS = 100_000
 _LISTS = ("choices", "accepted", "distractors")
-_COLUMNS = ("file_name", "needle_id", "id", "question", "answer", "locator", "role", *_LISTS)
+_COLUMNS = (
+    *("file_name", "needle_id", "id", "question", "answer", "locator", "role", "bridge"),
+    *_LISTS,
+)
 DISTRACTOR = "distractor"
 """The ``role`` of a row that is only shown; a needle's is "needle", or none."""
 
@@ -33,6 +37,16 @@ DISTRACTOR = "distractor"
 _OWN_COLUMNS = frozenset({"image", "image_file_name"})
 
 Texts = Annotated[list[str], msgspec.Meta(max_length=1000)]
+
+
+class BridgeRecord(TypedDict):
+    """The bridge of a needle, as `vniah.needles.Bridge`."""
+
+    to: str
+    question: str
+    answer: str
+    choices: NotRequired[Texts | None]
+    accepted: NotRequired[Texts | None]
 
 
 class NeedleRecord(TypedDict, total=False):
@@ -46,6 +60,7 @@ class NeedleRecord(TypedDict, total=False):
     distractors: Texts | None
     locator: str | None
     role: str | None
+    bridge: BridgeRecord | None
 
 
 class ImagefolderRecord(NeedleRecord, total=False):
@@ -70,6 +85,7 @@ class Row:
         needle_id: as in `vniah.needles.Needle`, like the texts.
         pictures: its file, or the bytes of one; of a clip, the video or one file for each frame.
         is_distractor: whether it is only shown; then question and answer are empty.
+        bridge: its question of two hops, if it has one.
         is_for_datasets: whether the datasets library can read this row as well. It takes names of
             pictures as they stand, and no column beside them that is called like its own.
     """
@@ -84,6 +100,7 @@ class Row:
     locator: str | None
     pictures: tuple[Path | bytes, ...]
     is_distractor: bool = False
+    bridge: Bridge | None = None
     is_for_datasets: bool = True
 
 
@@ -164,10 +181,15 @@ def make_row(
         require_id(needle_id)
         require_distractors(needle_id, distractors)
         require_locator(locator)
+        bridge = _bridge_of(record)
+        require_bridge(needle_id, bridge)
         if not is_distractor:
             require_texts(question, answer, choices, accepted)
-        elif distractors:
-            raise NeedleError("a row with the role 'distractor' names no 'distractors' of its own.")
+        elif distractors or bridge:
+            raise NeedleError(
+                "a row with the role 'distractor' names no 'distractors' of its own, and has no "
+                "'bridge'."
+            )
     except NeedleError as error:
         raise NeedleError(f"{where}: {error}") from error
     return Row(
@@ -181,6 +203,20 @@ def make_row(
         locator,
         pictures,
         is_distractor,
+        bridge,
+    )
+
+
+def _bridge_of(record: Mapping[str, Any]) -> Bridge | None:
+    found = record.get("bridge")
+    if found is None:
+        return None
+    return Bridge(
+        found["to"],
+        found["question"],
+        strip_invisible(found["answer"]),
+        tuple(map(strip_invisible, found.get("choices") or ())) or None,
+        tuple(map(strip_invisible, found.get("accepted") or ())),
     )
 
 
@@ -198,8 +234,8 @@ def distinct_rows(rows: Iterable[Row], *, where: str) -> list[Row]:
     """The rows as a list.
 
     Raises:
-        NeedleError: there is no row, two have the same id, or one names a distractor that there is
-            not.
+        NeedleError: there is no row, two have the same id, or one names a distractor or a bridge
+            that there is not.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -216,6 +252,11 @@ def distinct_rows(rows: Iterable[Row], *, where: str) -> list[Row]:
             raise NeedleError(
                 f"{row.where}: there is no distractor {unknown[0]!r} in this set; 'distractors' "
                 "lists needle_ids of other rows."
+            )
+        if row.bridge is not None and row.bridge.to not in first:
+            raise NeedleError(
+                f"{row.where}: the bridge leads to {row.bridge.to!r}, which is not in this set; "
+                "'to' is the needle_id of another row."
             )
     return list(first.values())
 
@@ -266,6 +307,10 @@ def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for key in _LISTS:
                 if record.get(key) is not None:
                     record[key] = parse_json(record[key], list, NeedleError, f"{where}: {key!r}")
+            if record.get("bridge") is not None:
+                record["bridge"] = parse_json(
+                    record["bridge"], BridgeRecord, NeedleError, f"{where}: 'bridge'"
+                )
             if record["file_name"] is not None and record["file_name"].startswith('["'):
                 record["file_name"] = parse_json(
                     record["file_name"], list, NeedleError, f"{where}: 'file_name'"

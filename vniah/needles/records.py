@@ -8,6 +8,7 @@ from PIL import Image
 
 from vniah.errors import NeedleError, quoted
 from vniah.files import hash_text
+from vniah.needles.bridges import Bridge, require_bridge
 from vniah.needles.texts import require_distractors, require_id, require_locator, require_texts
 
 MOST_FRAMES = 600
@@ -54,6 +55,7 @@ class Needle(_Pictured):
         distractors: ids of pictures of the same set that may be taken for this one, the most
             similar first.
         locator: a phrase that names what is shown, e.g. ``"the red card"``; None if there is none.
+        bridge: a question of two hops that begins at this picture; None if there is none.
 
     Attributes:
         image_sha256: identifies the picture by its size and its RGB pixels, whatever its file; of
@@ -72,6 +74,7 @@ class Needle(_Pictured):
     later_frames: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
     distractors: tuple[str, ...] = ()
     locator: str | None = None
+    bridge: Bridge | None = None
     image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,7 @@ class Needle(_Pictured):
         require_texts(self.question, self.answer, self.choices, self.accepted)
         require_distractors(self.needle_id, self.distractors)
         require_locator(self.locator)
+        require_bridge(self.needle_id, self.bridge)
         _require_frames(f"needle {self.needle_id!r}", self.frames)
         object.__setattr__(self, "image_sha256", _sha256_of_frames(self.frames))
 

@@ -47,7 +47,7 @@ class NeedleSet:
                 f"needle set {self.name!r} has needle_id {repeated[0]!r} twice; "
                 "give every needle an id of its own."
             )
-        self._require_distractors()
+        self._require_pictures()
         object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
 
     def __repr__(self) -> str:
@@ -77,20 +77,21 @@ class NeedleSet:
     def declared_sha256(self) -> str | None:
         """Identifies what the needles declare beside `sha256`; None if they declare nothing.
 
-        It covers their locators, and the ids and pictures of their distractors, in order. The task
-        ``vniah`` uses none of them, so they are not part of `sha256`.
+        It covers their locators, and the ids and pictures of their distractors, in order, and their
+        bridges with the pictures that they lead to. The task ``vniah`` uses none of them, so they
+        are not part of `sha256`.
         """
-        if not any(needle.distractors or needle.locator for needle in self.needles):
+        if not any(n.distractors or n.locator or n.bridge for n in self.needles):
             return None
         pictures = self.pictures
-        records = [
-            [
-                needle.needle_id,
-                needle.locator,
-                [[name, pictures[name].image_sha256] for name in needle.distractors],
-            ]
-            for needle in self.needles
-        ]
+        records: list[list[object]] = []
+        for needle in self.needles:
+            named = [[name, pictures[name].image_sha256] for name in needle.distractors]
+            records.append([needle.needle_id, needle.locator, named])
+            if bridge := needle.bridge:
+                target = [bridge.to, pictures[bridge.to].image_sha256]
+                texts = [bridge.question, bridge.answer, bridge.choices, bridge.accepted]
+                records[-1] += [target, texts]
         return hash_text(json.dumps(records, separators=(",", ":")))
 
     def select(self, ids: Sequence[str]) -> "NeedleSet":
@@ -117,7 +118,7 @@ class NeedleSet:
     def _all(self) -> Iterable[Needle | Distractor]:
         return (*self.needles, *self.unselected, *self.distractors)
 
-    def _require_distractors(self) -> None:
+    def _require_pictures(self) -> None:
         pictures = self.pictures
         for needle in (*self.needles, *self.unselected):
             for name in needle.distractors:
@@ -131,6 +132,11 @@ class NeedleSet:
                         f"the distractor {name!r} of the needle {needle.needle_id!r} shows the "
                         "same picture as the needle; name another one."
                     )
+            if needle.bridge is not None and needle.bridge.to not in pictures:
+                raise NeedleError(
+                    f"the bridge of the needle {needle.needle_id!r} leads to {needle.bridge.to!r}, "
+                    f"which the needle set {self.name!r} does not have; it has {_some(pictures)}."
+                )
 
 
 def _some(names: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ class NeedlesRecord(TypedDict):
     ids: Annotated[list[str], Meta(min_length=1)]
     name: NotRequired[str]
     sha256: NotRequired[str]
+    declared_sha256: NotRequired[str]
 
 
 class ScorerRecord(TypedDict):

@@ -29,6 +29,7 @@ from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
 from vniah.tasks.details import details_of
 
+_INSERTION = "needle inserted before frame floor(depth x num_frames), none replaced"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
 
@@ -96,7 +97,7 @@ def plan_record(
         "grid": grid_record(grid),
         "protocol": {
             "frame_rate": "1 FPS",
-            "insertion": "needle inserted before frame floor(depth x num_frames), none replaced",
+            "insertion": str(getattr(task, "insertion", _INSERTION)),
         },
         "sample_ids": " ".join(sample.sample_id for sample in samples),
     }

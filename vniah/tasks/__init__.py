@@ -28,6 +28,7 @@ TASKS: Mapping[str, str] = {
     "retrieve-all": "vniah.tasks.retrieve_all:RetrieveAll",
     "count": "vniah.tasks.count:Count",
     "order": "vniah.tasks.order:Order",
+    "bridged": "vniah.tasks.bridged:Bridged",
 }
 """The tasks that come with vniah, and where each is defined."""
 

@@ -15,6 +15,7 @@ from vniah.needles import NeedleSet
 from vniah.scoring import Reading, Score
 from vniah.tasks.base import Sample
 from vniah.tasks.groups import (
+    GROUP_INSERTION,
     GROUP_LABELS,
     Listed,
     group_indices,
@@ -54,6 +55,7 @@ class Count:
     axes = ("num_frames", "depth")
     controls = ("no-needle",)
     criterion = CRITERION
+    insertion = GROUP_INSERTION
     facets = ("num_shown", "spacing")
     labels: Mapping[str, str] = {
         **GROUP_LABELS,

@@ -129,9 +129,9 @@ class NeedleAmongDistractors:
     **Where distractors stand.** With a distance D they stand at multiples of D haystack frames from
     the needle, the most similar ones nearest: first at D, on both sides where both lie in the
     haystack, then at 2 D, and so on. Which side comes first is drawn from a hash of the needle and
-    its index. With ``spread`` there is one in each of as many equal parts of the haystack, at a
-    hashed place that is not the needle's own. A cell without room for its distractors is an error
-    before anything runs; there are never fewer.
+    its index. With ``spread`` there is one at a hashed place in each of as many equal parts of
+    the haystack, never at the needle's own place. A cell without room for its distractors is an
+    error before anything runs; there are never fewer.
 
     **The published placement** (``preset=published``). The paper inserts "periodically a distractor
     200 frames away from the needle": 200 is about the period, 198.7, of one rotary frequency of

@@ -7,6 +7,7 @@ cell, the needles and the options of a task, and what looks random is drawn from
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import floor
 from typing import TypeVar
 
@@ -17,6 +18,12 @@ from vniah.tasks.parsing import Option, whole_number
 
 GROUP_LABELS: Mapping[str, str] = {"depth": "Depth of the group"}
 """The labels of tasks that place a group by `group_indices`."""
+
+GROUP_INSERTION = (
+    "pictures inserted as a group, floor(depth x num_frames outside of it) frames before it, none "
+    "replaced"
+)
+"""What the manifest says of how they are inserted."""
 
 T = TypeVar("T")
 Listed = Option | Sequence[int] | Sequence[str]
@@ -135,7 +142,9 @@ def require_depths(grid: Grid, task: str) -> None:
 def spread_indices(
     num_frames: int, count: int, avoided: Collection[int], *names: object
 ) -> tuple[int, ...]:
-    """Different places all over the haystack, drawn by hash: one in each of ``count`` equal parts.
+    """Different places all over the haystack, drawn by hash.
+
+    The places that are not taken are cut into ``count`` equal parts, and there is one in each.
 
     Args:
         num_frames: haystack frames; a place is the number of those before it.
@@ -146,17 +155,17 @@ def spread_indices(
     Raises:
         TaskError: there are not so many places.
     """
-    found = []
-    for part in range(count):
-        start, stop = (end * (num_frames + 1) // count for end in (part, part + 1))
-        places = [place for place in range(start, stop) if place not in avoided]
-        if not places:
-            raise TaskError(
-                f"{num_frames:,} haystack frames have no room for {count} distractors all over "
-                f"them: give at least {(1 + len(avoided)) * count:,} frames, or fewer distractors"
-            )
-        found.append(places[draw(len(places), "spread", *names, part)])
-    return tuple(found)
+    free = [place for place in range(num_frames + 1) if place not in avoided]
+    if len(free) < count:
+        raise TaskError(
+            f"{num_frames:,} haystack frames have no room for {count} more pictures at places of "
+            f"their own: give at least {count + len(set(avoided)) - 1:,} frames, or fewer pictures"
+        )
+    ends = [part * len(free) // count for part in range(count + 1)]
+    return tuple(
+        free[start + draw(stop - start, "spread", *names, part)]
+        for part, (start, stop) in enumerate(pairwise(ends))
+    )
 
 
 def windows(needles: Sequence[Needle], count: int, what: str) -> Iterator[tuple[Needle, ...]]:

@@ -16,6 +16,7 @@ from vniah.needles import Needle, NeedleSet
 from vniah.scoring import Reading, Score
 from vniah.tasks.base import Sample
 from vniah.tasks.groups import (
+    GROUP_INSERTION,
     GROUP_LABELS,
     Listed,
     Spacing,
@@ -60,6 +61,7 @@ class Order:
     axes = ("num_frames", "depth")
     controls = ("no-needle",)
     criterion = CRITERION
+    insertion = GROUP_INSERTION
     facets = ("num_needles", "spacing")
     labels: Mapping[str, str] = {
         **GROUP_LABELS,

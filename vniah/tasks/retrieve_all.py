@@ -15,6 +15,7 @@ from vniah.needles import NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
 from vniah.tasks.groups import (
+    GROUP_INSERTION,
     GROUP_LABELS,
     Listed,
     group_indices,
@@ -50,6 +51,7 @@ class RetrieveAll:
     name = "retrieve-all"
     axes = ("num_frames", "depth")
     controls = ("no-needle",)
+    insertion = GROUP_INSERTION
     facets = ("num_needles", "spacing")
     all_of = "group"
     labels: Mapping[str, str] = {
