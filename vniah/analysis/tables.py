@@ -1,9 +1,11 @@
 """Tables as lines of text."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vniah.errors import printable
+from vniah.grid import Cell, format_depth
+from vniah.results import Results
 
 _GAP = "  "
 
@@ -35,6 +37,34 @@ def format_columns(
             parts = (cell[number] if number < len(cell) else "" for cell in cells)
             lines.append(_GAP.join(map(justify, parts, widths)).rstrip())
     return "\n".join(lines)
+
+
+def format_places(
+    results: Results, texts: Mapping[Cell, str], footer: Mapping[str, Mapping[int, str]]
+) -> str:
+    """Cells as text: depths, or positions, downwards, frames to the right.
+
+    A dot stands where there is no value, nothing where the haystack ends before the position.
+
+    Args:
+        results: says which cells there are, and whether rows are positions.
+        texts: what stands in each cell that has a value.
+        footer: further rows by name, each with what stands below the numbers of frames.
+    """
+    has_positions = results.has_positions
+    cells = {(found.cell.num_frames, results.row_of(found.cell)): found for found in results.cells}
+    counts = sorted({count for count, _ in cells})
+    lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
+    for row in sorted({row for _, row in cells}):
+        line = [f"{int(row):,}" if has_positions else format_depth(row)]
+        for count in counts:
+            found = cells.get((count, row))
+            text = None if found is None else texts.get(found.cell)
+            line.append(text or ("" if has_positions and row > count else "."))
+        lines.append(line)
+    for name, means in footer.items():
+        lines.append([name, *(means.get(count, ".") for count in counts)])
+    return format_columns(lines)
 
 
 def _narrow(widths: list[int], columns: Sequence[Sequence[str]], total: int) -> None:

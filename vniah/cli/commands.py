@@ -4,12 +4,10 @@ import argparse
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import format_average, format_estimate, format_families
-from vniah.cli.environment import load_plot
+from vniah.cli.display import format_estimate, format_families
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
@@ -20,19 +18,14 @@ from vniah.cli.inputs import (
     task_options,
 )
 from vniah.cli.printing import comment, show, show_lines, tell
-from vniah.cli.run import HEATMAP_NAME
-from vniah.errors import InputError, ResultsError
-from vniah.files import slug
+from vniah.errors import InputError
 from vniah.grid import Grid
 from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
-    from vniah.results import Results
     from vniah.sweep.mesh import Mesh
-
-_MOST_PANELS = 60
 
 
 def encode(options: argparse.Namespace) -> int:
@@ -171,55 +164,6 @@ def estimate(options: argparse.Namespace) -> int:
     )
     show_lines(format_estimate(found))
     return 0 if found.memory.fits else 1
-
-
-def plot(options: argparse.Namespace) -> int:
-    """Draws the heatmaps of runs or published tables."""
-    from vniah.analysis.labels import rope_remarks
-    from vniah.results import load_results
-
-    runs = [load_results(path) for path in options.results]
-    output, first = options.output, runs[0].path
-    if output is None:
-        output = first / HEATMAP_NAME if first.is_dir() and len(runs) == 1 else Path(HEATMAP_NAME)
-        by = [options.by] * (options.by is not None) + ["groups"] * options.groups
-        output = output.with_stem("-".join((output.stem, *map(slug, by))))
-    runs = [panel for run in runs for panel in _panels(run, options.by, options.groups)]
-    picture = load_plot().save_heatmaps(
-        runs,
-        output,
-        training_tokens=options.training_length,
-        tokens_per_frame=options.tokens_per_frame,
-    )
-    for results, remark in zip(runs, rope_remarks(runs), strict=True):
-        name = ", ".join(filter(None, (results.name, results.part, remark)))
-        show(f"{name}: {format_average(results)}")
-    show(f"heatmap: {picture}")
-    return 0
-
-
-def _panels(run: "Results", by: str | None, groups: bool) -> "list[Results]":
-    """What is drawn of one run: all of it, or one part for each value of the field ``by``.
-
-    Raises:
-        ResultsError: no sample has the field, it has too many values, or there are no groups.
-    """
-    from vniah.results import facet_results, group_results
-
-    parts = [run] if by is None else list(facet_results(run, by).values())
-    if len(parts) > _MOST_PANELS:
-        raise ResultsError(
-            f"{by} has {len(parts):,} values in {run.path}, and one picture shows at most "
-            f"{_MOST_PANELS}; choose another field"
-        )
-    if not groups:
-        return parts
-    panels = []
-    for part in parts:
-        if (whole := group_results(part)) is None:
-            raise ResultsError(f"the samples of {run.path} have no groups; leave out --groups")
-        panels += [part, whole]
-    return panels
 
 
 def compare(options: argparse.Namespace) -> int:

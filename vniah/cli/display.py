@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vniah.analysis.tables import format_columns
+from vniah.analysis.tables import format_columns, format_places
 from vniah.cli.printing import tell
 from vniah.errors import counted, printable
-from vniah.grid import format_depth
 
 if TYPE_CHECKING:
     from vniah.models.families import Family
@@ -21,27 +20,11 @@ _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3
 
 
 def format_table(results: "Results") -> str:
-    """The cells as text: depths, or positions, downwards, frames to the right.
-
-    A dot stands where there is no score, nothing where the haystack ends before the position.
-    """
-    has_positions = results.has_positions
-    by_place = {
-        (found.cell.num_frames, results.row_of(found.cell)): found for found in results.cells
-    }
-    counts = sorted({count for count, _ in by_place})
-    lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
-    for row in sorted({row for _, row in by_place}):
-        line = [f"{int(row):,}" if has_positions else format_depth(row)]
-        for count in counts:
-            found = by_place.get((count, row))
-            if found is None or found.score is None:
-                line.append("" if has_positions and row > count else ".")
-            else:
-                line.append(f"{found.score:.2f}")
-        lines.append(line)
-    lines.append(["mean", *_means(results, counts)])
-    return format_columns(lines)
+    """The scores of the cells as `format_places`, and their mean at each number of frames."""
+    counts = sorted({found.cell.num_frames for found in results.cells})
+    texts = {c.cell: f"{c.score:.2f}" for c in results.cells if c.score is not None}
+    means = dict(zip(counts, _means(results, counts), strict=True))
+    return format_places(results, texts, {"mean": means})
 
 
 def format_controls(results: "Results") -> str:

@@ -5,7 +5,7 @@ import argparse
 from vniah.cli.display import scaled
 from vniah.cli.inputs import load_libraries, open_named_haystack, parse_grid, task_options
 from vniah.cli.printing import comment, show
-from vniah.cli.run import draw_heatmap, show_results
+from vniah.cli.run import draw_heatmaps, show_results
 from vniah.errors import counted
 
 
@@ -65,7 +65,7 @@ def import_answers(options: argparse.Namespace) -> int:
         show(f"note: {note}")
     code = show_results(
         results,
-        draw_heatmap(results, options.output),
+        draw_heatmaps(results, options.output),
         again="import answers to such samples, and only these are added",
     )
     if not results.is_complete:

@@ -26,6 +26,7 @@ from vniah.cli.inputs import (
     parse_grid,
     task_options,
 )
+from vniah.cli.measures import format_measure
 from vniah.cli.printing import comment, show, show_lines
 from vniah.errors import InputError, counted
 from vniah.files import hash_text, slug
@@ -161,18 +162,29 @@ class _Outcome:
             comment("nothing to do: every sample of this run is there already")
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
-        return show_results(self.results, draw_heatmap(self.results, self.output))
+        return show_results(self.results, draw_heatmaps(self.results, self.output))
 
 
-def draw_heatmap(results: "Results", output: Path) -> Path:
-    """The path of the run's heatmap; draws it unless it is newer than manifest and samples."""
-    picture = output / HEATMAP_NAME
+def draw_heatmaps(results: "Results", output: Path) -> list[Path]:
+    """The paths of the run's heatmaps: of the score, and of each measure of the task."""
+    return [draw_heatmap(results, output, value) for value in ("correct", *results.measures)]
+
+
+def draw_heatmap(results: "Results", output: Path, value: str = "correct") -> Path:
+    """The path of a run's heatmap; draws it unless it is newer than manifest and samples."""
+    picture = output / heatmap_name(value)
     written = [output / MANIFEST_NAME, output / SAMPLES_NAME]
     if picture.exists() and all(
         path.stat().st_mtime_ns < picture.stat().st_mtime_ns for path in written
     ):
         return picture
-    return cast("Path", load_plot().save_heatmaps([results], picture))
+    return cast("Path", load_plot().save_heatmaps([results], picture, value=value))
+
+
+def heatmap_name(value: str) -> str:
+    """The name of the picture of the score (``"correct"``), or of a measure."""
+    path = Path(HEATMAP_NAME)
+    return path.name if value == "correct" else f"{path.stem}-{slug(value)}{path.suffix}"
 
 
 def _measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> _Outcome:
@@ -206,15 +218,15 @@ def _failed(results: "Results") -> "list[SampleResult]":
 
 def show_results(
     results: "Results",
-    picture: Path,
+    pictures: Sequence[Path],
     *,
     again: str = "the same command runs again only what has failed",
 ) -> int:
-    """Prints the tables of a run and where its heatmap is; returns the exit code.
+    """Prints the tables of a run and where its heatmaps are; returns the exit code.
 
     Args:
         results: the run.
-        picture: its heatmap.
+        pictures: its heatmaps.
         again: what to do about samples that could not be run.
     """
     show()
@@ -222,6 +234,9 @@ def show_results(
     for line in format_gaps(results):
         show(line)
     show()
+    for measure in results.measures:
+        show_lines(format_measure(results, measure))
+        show()
     if parts := format_parts(results):
         show_lines(parts)
         show()
@@ -234,5 +249,6 @@ def show_results(
     show(format_average(results))
     for line in format_agreement(results):
         show(line)
-    show(f"heatmap: {picture}")
+    for picture in pictures:
+        show(f"heatmap: {picture}")
     return 0 if results.average is not None and not failed else 1

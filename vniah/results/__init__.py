@@ -16,6 +16,7 @@ from vniah.results.manifests import (
     NOTES_KEY,
     flatten,
 )
+from vniah.results.measures import CellMeasure, Measure
 from vniah.results.membership import contradiction
 from vniah.results.plan import grid_record, read_grid
 from vniah.results.published import load_published
@@ -31,8 +32,10 @@ __all__ = [
     "MOST_LINE_BYTES",
     "NOTES_KEY",
     "SAMPLES_NAME",
+    "CellMeasure",
     "CellScore",
     "ControlScore",
+    "Measure",
     "Results",
     "RunFolder",
     "SampleResult",

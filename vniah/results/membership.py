@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from vniah.errors import ResultsError, short_repr
 from vniah.grid import Cell, format_depth, place_prefix
+from vniah.results.details import details_in
+from vniah.results.measures import fault_of_measures
 from vniah.results.plan import planned_ids
 from vniah.results.samples import SampleResult
 
@@ -67,6 +69,7 @@ class Membership:
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self._ids = planned_ids(manifest)
         self._task = manifest.get("task")
+        self._details = details_in(manifest)
         self._needle_ids = frozenset(manifest["needles"]["ids"])
         self._asked: dict[object, tuple[str, str]] = {}
 
@@ -89,6 +92,8 @@ class Membership:
             )
         if found := contradiction(sample, sample.task, self._needle_ids):
             return f"a contradiction: {found}"
+        if found := fault_of_measures(sample, self._details):
+            return found
         return self._fault_of_vniah(sample) if sample.task == _VNIAH else None
 
     def _fault_of_vniah(self, sample: SampleResult) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
 from vniah.results.details import TaskDetails, details_in
+from vniah.results.measures import Measure, measure_of, shown_measures
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
 
@@ -171,6 +172,23 @@ class Results:
                 ControlScore(control, num_frames or None, len(scored), sum(scored), errors)
             )
         return tuple(scores)
+
+    def measure(self, name: str) -> Measure:
+        """Means over cells of a number that samples have besides right and wrong.
+
+        Args:
+            name: a measure of the task, such as ``"error_seconds"``, any other number among the
+                fields of samples, or ``"logprob"``, ``"margin"``, ``"rank"`` or ``"seconds"``.
+
+        Raises:
+            ResultsError: no sample has such a number.
+        """
+        return measure_of(self.samples, name, self.details, self.path)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures of the task that have a table and a picture of their own."""
+        return shown_measures(self.details)
 
     @property
     def average(self) -> float | None:

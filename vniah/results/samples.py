@@ -15,6 +15,7 @@ from vniah.results.plan import DepthRecord, cell_sample_id, json_depth
 from vniah.schema import parse_json
 
 MOST_LINE_BYTES = 2**24
+_MOST_IN_A_LIST = 100_000
 
 
 class SampleLine(TypedDict):
@@ -181,6 +182,7 @@ def _from_record(record: dict[str, Any]) -> SampleResult:
     cell = _read_cell(record)
     known = {name: record.pop(name) for name in _IN_LINE if name in record}
     known["predicted_ids"] = tuple(known["predicted_ids"])
+    _require_plain(record)
     if sample_id is None:
         sample_id = _sample_id_of_version_1(cell, record)
     found = SampleResult(sample_id=sample_id, cell=cell, fields=record, **known)
@@ -194,6 +196,22 @@ def _from_record(record: dict[str, Any]) -> SampleResult:
     if found.control is None and cell is None:
         raise ValueError("neither a cell nor a control")
     return found
+
+
+def _require_plain(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the task's own fields are scalars, and lists of scalars."""
+    for name, value in fields.items():
+        items = value if isinstance(value, list) else (value,)
+        if len(items) > _MOST_IN_A_LIST:
+            raise ValueError(
+                f"{short_repr(name)} lists {len(items):,} values, and at most {_MOST_IN_A_LIST:,} "
+                "can be read"
+            )
+        if any(isinstance(item, list | dict) for item in items):
+            raise ValueError(
+                f"{short_repr(name)} is {short_repr(value)}, and must be text, a number, true, "
+                "false or null, or a list of these"
+            )
 
 
 def _read_cell(record: dict[str, Any]) -> Cell | None:

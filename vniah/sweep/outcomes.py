@@ -8,6 +8,7 @@ from vniah.engines.base import Outcome
 from vniah.errors import ResultsError, TaskError, VniahError, first_line, short_repr
 from vniah.needles import NeedleSet
 from vniah.results import MOST_LINE_BYTES, SampleResult, contradiction
+from vniah.results.measures import fault_of_measures
 from vniah.results.samples import SampleLine
 from vniah.scoring import Reading, Score
 from vniah.tasks import Sample, Task
@@ -53,7 +54,8 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
             fields={**sample.fields, **score.measures},
             **{name: getattr(score, name) for name in _SCORE_FIELDS},
         )
-        if (fault := _fault_of_line(scored)) is None:
+        measures = {"measures": getattr(task, "measures", ())}
+        if (fault := fault_of_measures(scored, measures) or _fault_of_line(scored)) is None:
             return scored
         score = f"the task {task.name} gave a score that cannot be written: {fault}"
     return replace(result, error=score[:_MAX_ERROR] or "an error without a message")

@@ -1,6 +1,7 @@
 """Pictures of results as files: one panel for each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from vniah.analysis.labels import rope_remarks
-from vniah.analysis.plot.heatmaps import heatmap
+from vniah.analysis.plot.heatmaps import draw_table
 from vniah.analysis.plot.panels import Panel, picture_path, save_panels
-from vniah.analysis.plot.table import Table, default_title, resolve
+from vniah.analysis.plot.table import (
+    CORRECT,
+    Table,
+    default_title,
+    reference_title,
+    resolve,
+    resolve_reference,
+)
 from vniah.errors import InputError
 from vniah.results import Results
 
@@ -24,11 +32,15 @@ def save_heatmaps(
     results: Sequence[Results],
     path: Path,
     *,
+    value: str = CORRECT,
     training_tokens: int | Sequence[int | None] | None = None,
     tokens_per_frame: int | None = None,
     titles: Sequence[str] | None = None,
 ) -> Path:
     """Draws one heatmap per result, side by side, into a PNG, PDF or SVG file.
+
+    Heatmaps of a measure have one scale, and beside each stands the heatmap of the measure that it
+    is compared with, such as that of a guess, unless that is the same as the one before.
 
     The file is whole or not there; pyplot and its backend are not touched. The settings of
     matplotlib are its defaults, so that a run gives the same picture everywhere.
@@ -36,6 +48,7 @@ def save_heatmaps(
     Args:
         results: at least one.
         path: the file; its suffix chooses the format, and missing folders above it are made.
+        value: what is drawn, as for `vniah.heatmap`.
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
             length for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
@@ -45,6 +58,7 @@ def save_heatmaps(
     Raises:
         InputError: the suffix is unknown, there are no results, or the number of tokens of a frame
             is not known.
+        ResultsError: the samples of a result have no number of the name ``value``.
     """
     path = picture_path(path)
     if not results:
@@ -52,20 +66,74 @@ def save_heatmaps(
     if titles is not None and len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
     if titles is None:
-        titles = list(map(default_title, results, rope_remarks(results)))
+        remarks = zip(results, rope_remarks(results), strict=True)
+        titles = [default_title(result, remark, value=value) for result, remark in remarks]
     positions = [
         _training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
     ]
-    panels = [
-        Panel(
-            _heatmap_size(resolve(result)),
-            partial(heatmap, result, title=title, training_frames=position),
-        )
+    maps = [
+        found
         for result, title, position in zip(results, titles, positions, strict=True)
+        for found in _maps(result, value, title, position)
     ]
-    save_panels(panels, path)
+    save_panels(_panels(_without_repeats(maps)), path)
     return path
+
+
+@dataclass(frozen=True)
+class _Map:
+    """One heatmap of a file; the arguments of `draw_table`."""
+
+    table: Table
+    results: Results
+    title: str
+    training_frames: float | None
+    is_reference: bool = False
+
+
+def _maps(results: Results, value: str, title: str, position: float | None) -> Iterator[_Map]:
+    """The heatmap of a result, and that of the measure that its measure is compared with."""
+    yield _Map(resolve(results, value), results, title, position)
+    reference = resolve_reference(results, value)
+    if reference is not None:
+        yield _Map(reference, results, reference_title(results, value), position, True)
+
+
+def _without_repeats(maps: Sequence[_Map]) -> list[_Map]:
+    """All maps but the references that are the same as the one before: runs may share a grid."""
+    kept: list[_Map] = []
+    latest: Table | None = None
+    for one in maps:
+        if one.is_reference:
+            if latest is not None and _is_same(one.table, latest):
+                continue
+            latest = one.table
+        kept.append(one)
+    return kept
+
+
+def _is_same(one: Table, other: Table) -> bool:
+    places = (one.frames, one.rows) == (other.frames, other.rows)
+    return places and np.array_equal(one.values, other.values, equal_nan=True)
+
+
+def _panels(maps: Sequence[_Map]) -> list[Panel]:
+    """Heatmaps on one scale."""
+    lows, highs = zip(*(one.table.limits for one in maps), strict=True)
+    return [
+        Panel(
+            _heatmap_size(one.table),
+            partial(
+                draw_table,
+                table=replace(one.table, limits=(min(lows), max(highs))),
+                results=one.results,
+                title=one.title,
+                training_frames=one.training_frames,
+            ),
+        )
+        for one in maps
+    ]
 
 
 def _one_each(training_tokens: object, count: int) -> list[Any]:

@@ -8,7 +8,7 @@ from math import isnan
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 
 from vniah.analysis.plot.axes import (
     TICK_SIZE,
@@ -23,9 +23,10 @@ from vniah.analysis.plot.style import (
     INK,
     LABEL_SIZE,
     SMALL_SIZE,
+    measure_colors,
     score_colors,
 )
-from vniah.analysis.plot.table import Table, default_title, resolve
+from vniah.analysis.plot.table import CORRECT, Table, default_title, resolve
 from vniah.errors import printable
 from vniah.results import Results
 
@@ -39,6 +40,7 @@ def heatmap(
     results: Results,
     ax: Axes | None = None,
     *,
+    value: str = CORRECT,
     title: str | None = None,
     training_frames: float | None = None,
     colorbar: bool = True,
@@ -46,35 +48,68 @@ def heatmap(
     """Draws the cells of a run, or of a published table, onto ``ax`` and gives it back.
 
     Depth increases downwards and the number of frames to the right; colours always span scores of
-    0 to 1. Cells without a score, because they were not measured or have only errors, stay blank.
-    If the grid has positions, their depths differ from column to column, and so do the heights of
-    the cells. Never saves, shows or sizes a figure.
+    0 to 1. Those of a measure are other colours, and span 0 to the largest mean of the measure and
+    of its reference, or 0 to 1 for a share. Cells without a value, because they were not measured
+    or have only errors, stay blank. If the grid has positions, their depths differ from column to
+    column, and so do the heights of the cells. Never saves, shows or sizes a figure.
 
     Args:
         results: what to draw. A run that is not complete is drawn with its whole grid.
         ax: where to draw; by default the current axes of pyplot.
+        value: what is drawn: ``"correct"``, or a measure such as ``"error_seconds"``, as
+            `Results.measure`.
         title: the text above the axes; by default the name and the average, ``""`` for none.
         training_frames: where to draw a dotted line, in the units of the horizontal axis: frames,
             or tokens in a published text table. It is placed between the columns by interpolation;
             outside of the columns' range no line is drawn.
         colorbar: whether to draw a colour bar beside the axes.
+
+    Raises:
+        ResultsError: no sample has a number of the name ``value``.
     """
-    table = resolve(results)
     if ax is None:
         from matplotlib import pyplot
 
         ax = pyplot.gca()
+    return draw_table(
+        ax,
+        resolve(results, value),
+        results,
+        title=default_title(results, value=value) if title is None else title,
+        training_frames=training_frames,
+        colorbar=colorbar,
+    )
+
+
+def draw_table(
+    ax: Axes,
+    table: Table,
+    results: Results,
+    *,
+    title: str,
+    training_frames: float | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Draws the numbers of a table; arguments as `heatmap`.
+
+    Args:
+        ax: where to draw.
+        table: the numbers.
+        results: where they come from: the axes are labelled as these say.
+        title: the text above the axes; empty for none.
+        training_frames: where to draw a dotted line; None for no line.
+        colorbar: whether to draw a colour bar beside the axes.
+    """
     (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colorbar=colorbar)
     _label(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
     if colorbar:
-        _style_colorbar(ax)
+        _style_colorbar(ax, table.label)
     position = None if training_frames is None else _column(training_frames, table.frames)
     if position is not None:
         _draw_training_length(ax, position, num_columns=len(table.frames))
-    text = default_title(results) if title is None else title
-    if text:
+    if title:
         ax.set_title(
-            "\n".join(map(printable, text.split("\n"))),
+            "\n".join(map(printable, title.split("\n"))),
             fontsize=LABEL_SIZE + 1,
             color=INK,
             pad=8 if position is None else 17,
@@ -88,15 +123,15 @@ def _draw_matrix(ax: Axes, table: Table, *, colorbar: bool) -> None:
     import seaborn  # takes a second, and is needed only where something is drawn
 
     seaborn.heatmap(
-        table.scores,
+        table.values,
         ax=ax,
-        mask=np.isnan(table.scores),
-        vmin=0.0,
-        vmax=1.0,
-        cmap=score_colors(),
+        mask=np.isnan(table.values),
+        vmin=table.limits[0],
+        vmax=table.limits[1],
+        cmap=_colors(table),
         cbar=colorbar,
-        cbar_kws={"ticks": _SCORE_TICKS, **COLORBAR},
-        linewidths=_LINE_WIDTH if max(table.scores.shape) <= _MAX_LINED_CELLS else 0.0,
+        cbar_kws={"ticks": _ticks(table), **COLORBAR},
+        linewidths=_LINE_WIDTH if max(table.values.shape) <= _MAX_LINED_CELLS else 0.0,
         linecolor="white",
         xticklabels=False,
         yticklabels=False,
@@ -111,15 +146,15 @@ def _draw_columns(ax: Axes, table: Table, *, colorbar: bool) -> None:
     for k, num_frames in enumerate(table.frames):
         depths = [row / num_frames for row in table.rows if row <= num_frames]
         corners += [((k, a), (k + 1, a), (k + 1, b), (k, b)) for a, b in _spans(depths)]
-        scores += table.scores[: len(depths), k].tolist()
+        scores += table.values[: len(depths), k].tolist()
         densest = max((1 / (below - above) for above, below in pairwise(depths)), default=1)
         is_lined = max(len(table.frames), densest) <= _MAX_LINED_CELLS
         widths += [_LINE_WIDTH if is_lined else 0.0] * len(depths)
     cells = PolyCollection(
         corners,
         array=np.ma.masked_invalid(scores),
-        cmap=score_colors(),
-        norm=Normalize(0.0, 1.0),
+        cmap=_colors(table),
+        norm=Normalize(*table.limits),
         edgecolors="white",
         linewidths=widths,
         antialiaseds=[width > 0 for width in widths],  # else the background shines through
@@ -127,7 +162,16 @@ def _draw_columns(ax: Axes, table: Table, *, colorbar: bool) -> None:
     ax.add_collection(cells)
     ax.set(xlim=(0, len(table.frames)), ylim=(1, 0))
     if colorbar:
-        ax.figure.colorbar(cells, ax=ax, ticks=_SCORE_TICKS, **COLORBAR)
+        ax.figure.colorbar(cells, ax=ax, ticks=_ticks(table), **COLORBAR)
+
+
+def _colors(table: Table) -> Colormap:
+    return score_colors() if table.is_score else measure_colors()
+
+
+def _ticks(table: Table) -> tuple[float, ...] | None:
+    """Where the colour bar has ticks; None lets matplotlib choose."""
+    return _SCORE_TICKS if table.limits == (0.0, 1.0) else None
 
 
 def _spans(depths: Sequence[Fraction]) -> list[tuple[float, float]]:
@@ -183,12 +227,12 @@ def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
         )
 
 
-def _style_colorbar(ax: Axes) -> None:
+def _style_colorbar(ax: Axes, label: str) -> None:
     bar = ax.collections[0].colorbar
     assert bar is not None
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=SMALL_SIZE, labelcolor=INK)
-    bar.set_label("Accuracy", fontsize=LABEL_SIZE - 1, color=INK)
+    bar.set_label(printable(label), fontsize=LABEL_SIZE - 1, color=INK, parse_math=False)
 
 
 def _column(count: float, counts: Sequence[int]) -> float | None:

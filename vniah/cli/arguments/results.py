@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vniah.cli import commands, values
+from vniah.cli import commands, pictures, values
 
 
 def add_plot(verbs: Any) -> None:
@@ -30,6 +30,13 @@ def add_plot(verbs: Any) -> None:
         "(LongVA: 144)",
     )
     plot.add_argument(
+        "--value",
+        default="correct",
+        metavar="NAME",
+        help="what is drawn: correct (default), or a number of the samples such as error_seconds "
+        "or logprob",
+    )
+    plot.add_argument(
         "--by",
         metavar="FIELD",
         help="one heatmap for each value of this field of the samples, e.g. num_distractors",
@@ -40,7 +47,7 @@ def add_plot(verbs: Any) -> None:
         help="a heatmap of the groups of samples that are right as a whole beside each, for tasks "
         "that have groups, e.g. retrieve-all",
     )
-    plot.set_defaults(command=commands.plot)
+    plot.set_defaults(command=pictures.plot)
 
 
 def add_compare(verbs: Any) -> None:

@@ -1,0 +1,75 @@
+"""The command ``plot``."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vniah.cli.display import format_average
+from vniah.cli.environment import load_plot
+from vniah.cli.measures import format_measure_average
+from vniah.cli.printing import show
+from vniah.cli.run import heatmap_name
+from vniah.errors import ResultsError
+from vniah.files import slug
+
+if TYPE_CHECKING:
+    from vniah.results import Results
+
+_MOST_PANELS = 60
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draws the heatmaps of runs or published tables, or other pictures of runs."""
+    from vniah.analysis.labels import rope_remarks
+    from vniah.results import load_results
+
+    runs = [load_results(path) for path in options.results]
+    output, first = options.output, runs[0].path
+    if output is None:
+        name = heatmap_name(options.value)
+        output = first / name if first.is_dir() and len(runs) == 1 else Path(name)
+        by = [options.by] * (options.by is not None) + ["groups"] * options.groups
+        output = output.with_stem("-".join((output.stem, *map(slug, by))))
+    runs = [panel for run in runs for panel in _panels(run, options.by, options.groups)]
+    picture = load_plot().save_heatmaps(
+        runs,
+        output,
+        value=options.value,
+        training_tokens=options.training_length,
+        tokens_per_frame=options.tokens_per_frame,
+    )
+    for results, remark in zip(runs, rope_remarks(runs), strict=True):
+        name = ", ".join(filter(None, (results.name, results.part, remark)))
+        show(f"{name}: {_average(results, options.value)}")
+    show(f"heatmap: {picture}")
+    return 0
+
+
+def _average(results: "Results", value: str) -> str:
+    if value == "correct":
+        return format_average(results)
+    return format_measure_average(results.measure(value))
+
+
+def _panels(run: "Results", by: str | None, groups: bool) -> "list[Results]":
+    """What is drawn of one run: all of it, or one part for each value of the field ``by``.
+
+    Raises:
+        ResultsError: no sample has the field, it has too many values, or there are no groups.
+    """
+    from vniah.results import facet_results, group_results
+
+    parts = [run] if by is None else list(facet_results(run, by).values())
+    if len(parts) > _MOST_PANELS:
+        raise ResultsError(
+            f"{by} has {len(parts):,} values in {run.path}, and one picture shows at most "
+            f"{_MOST_PANELS}; choose another field"
+        )
+    if not groups:
+        return parts
+    panels = []
+    for part in parts:
+        if (whole := group_results(part)) is None:
+            raise ResultsError(f"the samples of {run.path} have no groups; leave out --groups")
+        panels += [part, whole]
+    return panels
