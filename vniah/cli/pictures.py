@@ -9,12 +9,13 @@ from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
 from vniah.cli.printing import show
 from vniah.cli.run import heatmap_name
-from vniah.errors import ResultsError
+from vniah.errors import InputError, ResultsError
 from vniah.files import slug
 
 if TYPE_CHECKING:
     from vniah.results import Results
 
+_RETENTION_NAME = "retention.png"
 _MOST_PANELS = 60
 
 
@@ -23,26 +24,45 @@ def plot(options: argparse.Namespace) -> int:
     from vniah.analysis.labels import rope_remarks
     from vniah.results import load_results
 
+    is_retention = options.kind == "retention"
+    if is_retention:
+        _require_for_heatmaps_only(options)
     runs = [load_results(path) for path in options.results]
     output, first = options.output, runs[0].path
     if output is None:
-        name = heatmap_name(options.value)
+        name = _RETENTION_NAME if is_retention else heatmap_name(options.value)
         output = first / name if first.is_dir() and len(runs) == 1 else Path(name)
         by = [options.by] * (options.by is not None) + ["groups"] * options.groups
         output = output.with_stem("-".join((output.stem, *map(slug, by))))
     runs = [panel for run in runs for panel in _panels(run, options.by, options.groups)]
-    picture = load_plot().save_heatmaps(
-        runs,
-        output,
-        value=options.value,
-        training_tokens=options.training_length,
-        tokens_per_frame=options.tokens_per_frame,
-    )
+    if is_retention:
+        picture = load_plot().save_retention_curves(runs, output)
+    else:
+        picture = load_plot().save_heatmaps(
+            runs,
+            output,
+            value=options.value,
+            training_tokens=options.training_length,
+            tokens_per_frame=options.tokens_per_frame,
+        )
     for results, remark in zip(runs, rope_remarks(runs), strict=True):
         name = ", ".join(filter(None, (results.name, results.part, remark)))
         show(f"{name}: {_average(results, options.value)}")
-    show(f"heatmap: {picture}")
+    show(f"{options.kind}: {picture}")
     return 0
+
+
+def _require_for_heatmaps_only(options: argparse.Namespace) -> None:
+    """Raises `InputError` if an option is given that only heatmaps have."""
+    given = {
+        "--value": options.value != "correct",
+        "--training-length": options.training_length is not None,
+        "--tokens-per-frame": options.tokens_per_frame is not None,
+        "--groups": options.groups,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(f"{name} is for heatmaps; leave it out with --kind {options.kind}")
 
 
 def _average(results: "Results", value: str) -> str:

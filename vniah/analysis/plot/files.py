@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from vniah.analysis.labels import rope_remarks
+from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.heatmaps import draw_table
 from vniah.analysis.plot.panels import Panel, picture_path, save_panels
 from vniah.analysis.plot.table import (
@@ -19,6 +21,7 @@ from vniah.analysis.plot.table import (
     resolve,
     resolve_reference,
 )
+from vniah.analysis.retention import retention
 from vniah.errors import InputError
 from vniah.results import Results
 
@@ -26,6 +29,7 @@ from vniah.results import Results
 _CELL_SIZE = 0.46
 _MIN_AXES = (2.4, 1.7)
 _MAX_AXES = (7.6, 5.2)
+_CURVES_SIZE = (5.2, 3.2)
 
 
 def save_heatmaps(
@@ -61,13 +65,7 @@ def save_heatmaps(
         ResultsError: the samples of a result have no number of the name ``value``.
     """
     path = picture_path(path)
-    if not results:
-        raise InputError("there are no results to draw: give at least one")
-    if titles is not None and len(titles) != len(results):
-        raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
-    if titles is None:
-        remarks = zip(results, rope_remarks(results), strict=True)
-        titles = [default_title(result, remark, value=value) for result, remark in remarks]
+    titles = _titles(results, titles, value)
     positions = [
         _training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
@@ -79,6 +77,52 @@ def save_heatmaps(
     ]
     save_panels(_panels(_without_repeats(maps)), path)
     return path
+
+
+def save_retention_curves(
+    results: Sequence[Results], path: Path, *, titles: Sequence[str] | None = None
+) -> Path:
+    """Draws accuracy against the time since the needle, one panel per run, into a file.
+
+    Args:
+        results: at least one.
+        path: as for `save_heatmaps`.
+        titles: as for `save_heatmaps`.
+
+    Raises:
+        InputError: the suffix is unknown, or there are no results.
+        ResultsError: the samples of a result have no ``needle_index``.
+    """
+    path = picture_path(path)
+    titles = _titles(results, titles, CORRECT)
+    for result in results:
+        retention(result)  # raises before anything is drawn
+    panels = [
+        Panel(_CURVES_SIZE, partial(_draw_curves, result, title))
+        for result, title in zip(results, titles, strict=True)
+    ]
+    save_panels(panels, path)
+    return path
+
+
+def _draw_curves(results: Results, title: str, ax: Axes) -> None:
+    retention_curves(results, ax, title=title)
+
+
+def _titles(results: Sequence[Results], titles: Sequence[str] | None, value: str) -> Sequence[str]:
+    """The title of each result.
+
+    Raises:
+        InputError: there are no results, or another number of titles.
+    """
+    if not results:
+        raise InputError("there are no results to draw: give at least one")
+    if titles is None:
+        remarks = zip(results, rope_remarks(results), strict=True)
+        return [default_title(result, remark, value=value) for result, remark in remarks]
+    if len(titles) != len(results):
+        raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
+    return titles
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from vniah.cli import commands, pictures, values
 
 def add_plot(verbs: Any) -> None:
     """``plot``."""
-    plot = verbs.add_parser("plot", help="draw the heatmaps of runs or of published tables")
+    plot = verbs.add_parser(
+        "plot", help="draw the heatmaps of runs or of published tables, or curves of runs"
+    )
     plot.add_argument(
         "results",
         nargs="+",
@@ -28,6 +30,13 @@ def add_plot(verbs: Any) -> None:
         metavar="N",
         help="tokens of a frame, for results that do not say it, such as published tables "
         "(LongVA: 144)",
+    )
+    plot.add_argument(
+        "--kind",
+        choices=("heatmap", "retention"),
+        default="heatmap",
+        help="heatmap (default); retention: curves of accuracy against the seconds since the "
+        "needle, one for each depth or position",
     )
     plot.add_argument(
         "--value",

@@ -1,0 +1,146 @@
+"""Curves of accuracy against the time since the needle."""
+
+from fractions import Fraction
+from math import ceil, log2
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from vniah.analysis.plot.axes import TICK_SIZE, depth_label
+from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, SMALL_SIZE
+from vniah.analysis.plot.table import default_title
+from vniah.analysis.retention import retention
+from vniah.errors import counted, printable
+from vniah.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_NAMED = 12  # with more curves the legend names some of them
+_LAST_COLOR = 0.88  # the end of the colour map is too bright on white
+_LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarithmic axis
+
+
+def retention_curves(results: Results, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+    """Draws accuracy against the seconds since the needle onto ``ax`` and gives it back.
+
+    There is a curve for each depth, or position, with Wilson's interval of 95 % at each point.
+    Times that span more than a factor of 16 are on a logarithmic axis, with 0 at its beginning.
+    Never saves, shows or sizes a figure.
+
+    Args:
+        results: a run of a task whose samples have a ``needle_index``.
+        ax: where to draw; by default the current axes of pyplot.
+        title: the text above the axes; by default the name and the average, ``""`` for none.
+
+    Raises:
+        ResultsError: no sample of the run has a ``needle_index``.
+    """
+    frame = retention(results)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    _draw_curves(ax, results, frame)
+    _scale_time(ax, sorted(set(frame["seconds"])))
+    ax.set_ylim(-0.03, 1.03)
+    ax.grid(color="#eeeeee", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
+    ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
+    ax.set_ylabel("Accuracy", fontsize=LABEL_SIZE, color=INK)
+    _write_caption(ax, frame)
+    text = default_title(results) if title is None else title
+    if text:
+        ax.set_title(
+            "\n".join(map(printable, text.split("\n"))),
+            fontsize=LABEL_SIZE + 1,
+            color=INK,
+            pad=8,
+            parse_math=False,
+        )
+    return ax
+
+
+def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> None:
+    """A line for each row of the map, coloured from the first to the last, and a legend."""
+    row_name = "position" if results.has_positions else "depth"
+    groups = list(frame.dropna(subset="accuracy").groupby(row_name))
+    colors = matplotlib.colormaps["viridis"]
+    step = ceil(len(groups) / _MOST_NAMED)
+    for k, (row, points) in enumerate(groups):
+        seconds, accuracy = points["seconds"], points["accuracy"]
+        below, above = accuracy - points["low"], points["high"] - accuracy
+        ax.errorbar(
+            seconds.to_numpy(),
+            accuracy.to_numpy(),
+            yerr=[below.clip(lower=0).to_numpy(), above.clip(lower=0).to_numpy()],
+            color=colors(_LAST_COLOR * k / max(1, len(groups) - 1)),
+            marker="o",
+            markersize=3.5,
+            linewidth=1.5,
+            elinewidth=0.8,
+            label=f"{row:,}" if results.has_positions else depth_label(_exact(results, float(row))),
+        )
+    handles, labels = ax.get_legend_handles_labels()
+    if labels:
+        legend = ax.legend(
+            handles[::step],
+            labels[::step],
+            title="Needle before frame" if results.has_positions else "Needle depth",
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1.0),
+            borderaxespad=0.0,
+            frameon=False,
+            fontsize=SMALL_SIZE,
+            title_fontsize=SMALL_SIZE,
+            labelcolor=INK,
+        )
+        legend.get_title().set_color(INK)
+
+
+def _exact(results: Results, depth: float) -> Fraction:
+    """The depth of the run that is this float."""
+    return next(found.cell.depth for found in results.cells if float(found.cell.depth) == depth)
+
+
+def _scale_time(ax: Axes, seconds: list[int]) -> None:
+    """A linear axis, or one of doublings where the times span many."""
+    positive = [second for second in seconds if second > 0]
+    if not positive or positive[-1] <= _LOG_FROM * positive[0]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        first = 2 ** int(log2(positive[0]))
+        ticks = [first * 2**k for k in range(int(log2(positive[-1] / first)) + 1)]
+        ax.set_xscale("symlog", base=2, linthresh=first, linscale=0.7)
+        ax.xaxis.set_major_locator(FixedLocator([0, *ticks] if seconds[0] == 0 else ticks))
+        ax.xaxis.set_minor_locator(NullLocator())
+        if seconds[0] > 0:
+            ax.set_xlim(left=first * 0.9)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+
+
+def _write_caption(ax: Axes, frame: "pd.DataFrame") -> None:
+    counts = [int(count) for count in frame["num_samples"] if count]
+    parts = []
+    if counts:
+        low, high = min(counts), max(counts)
+        parts.append(f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}")
+        parts[0] += " per point, 95 % intervals (Wilson)"
+    if num_errors := int(frame["num_errors"].sum()):
+        parts.append(counted(num_errors, "error"))
+    ax.annotate(
+        ", ".join(parts),
+        xy=(0.5, 0),
+        xycoords=ax.xaxis.label,
+        xytext=(0, -4),
+        textcoords="offset points",
+        horizontalalignment="center",
+        verticalalignment="top",
+        fontsize=SMALL_SIZE,
+        color=FAINT,
+        annotation_clip=False,
+    )
