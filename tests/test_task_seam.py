@@ -57,7 +57,7 @@ def test_options_reach_the_task_and_its_settings():
 
 
 def test_options_that_a_task_does_not_take_are_refused():
-    with pytest.raises(InputError, match="takes no distance"):
+    with pytest.raises(InputError, match="the task vniah has no option 'distance'; it has needle"):
         load_task("vniah", {"distance": "3"})
     with pytest.raises(TaskError, match="needle_frames must be whole numbers from 1 to 600, got"):
         load_task("vniah", {"needle_frames": "0"})

@@ -150,7 +150,7 @@ class NoTask:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("niah2", "there is no task 'niah2'; use vniah, .*order, or package.module:factory"),
+        ("niah2", "there is no task 'niah2'; use vniah, .*, or package.module:factory"),
         ("tests.test_tasks:nobody", "tests.test_tasks has no 'nobody'"),
         ("no_such_module:task", "'no_such_module' cannot be imported"),
         ("tests.test_tasks:NoTask", "is not a task: it has no axes and no samples and no score"),

@@ -1,9 +1,10 @@
 """Tasks make the samples of a sweep and score them; each built-in task is one module."""
 
+import inspect
 from collections.abc import Mapping
 
 from vniah.errors import InputError, TaskError
-from vniah.factories import call_factory, is_factory
+from vniah.factories import call_factory, find_factory, is_factory
 from vniah.files import slug
 from vniah.tasks.base import Sample, Task
 from vniah.tasks.details import details_of
@@ -54,6 +55,8 @@ def load_task(source: str | Task = "vniah", options: Mapping[str, Option] | None
             )
         task: object = source
     elif source in TASKS or is_factory(source):
+        if source in TASKS:
+            _require_options(source, options or {})
         task = call_factory(TASKS.get(source, source), options or {}, TaskError)
     else:
         raise TaskError(
@@ -75,3 +78,10 @@ def load_task(source: str | Task = "vniah", options: Mapping[str, Option] | None
         raise TaskError(f"the task is the class {task.__name__} itself; give {task.__name__}()")
     details_of(task)
     return task
+
+
+def _require_options(name: str, options: Mapping[str, Option]) -> None:
+    """Raises `InputError` for an option that a task of `TASKS` does not have."""
+    known = list(inspect.signature(find_factory(TASKS[name], TaskError)).parameters)
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(f"the task {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
