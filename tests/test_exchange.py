@@ -4,6 +4,7 @@ import csv
 import json
 from collections import namedtuple
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -13,7 +14,8 @@ from PIL import Image
 from runs import files_up_to
 from videos import HEIGHT, WIDTH, draw_number, read_number
 
-from vniah import compare, export_samples, import_answers, load_results, run_sweep
+from vniah import compare, import_answers, load_results, run_sweep
+from vniah import export_samples as export_all
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError, RunMismatchError, TaskError
 from vniah.grid import Grid
@@ -27,6 +29,8 @@ from vniah.sweep.exchange.records import in_readable_order, metadata_rows, video
 from vniah.sweep.exchange.videos import PictureStore, VideoFormat, fit_picture
 from vniah.tasks import Sample, haystack_frames, insert_needle
 
+# One control, so that what is shown is easily told from a row.
+export_samples = partial(export_all, controls="no-needle")
 GRID = Grid.of([4, 9], ["0", "0.3", "1"])
 FIRST_NEEDLE = 4000
 ANSWERS = {"a": ("seven", ["7"], None), "b": ("Dog", [], ["Cat", "Dog"]), "c": ("red", [], None)}
@@ -130,7 +134,8 @@ def records(results) -> list[dict]:
 
 
 def test_an_imported_run_is_the_run_itself(material, exported, texts, tmp_path):
-    own = run_sweep(Reader(), *material, GRID, output=tmp_path / "own", progress=False)
+    how = {"controls": "no-needle", "progress": False}
+    own = run_sweep(Reader(), *material, GRID, output=tmp_path / "own", **how)
     answers = write_answers(tmp_path / "answers.jsonl", texts)
     arguments = {"export": exported, "model_name": "reader", "output": tmp_path / "imported"}
     imported = import_answers(answers, **arguments)
@@ -281,7 +286,7 @@ class Mixed:
 def test_datasets_reads_the_folder(material, tmp_path):
     """Also samples without a video, which have no file name."""
     datasets = pytest.importorskip("datasets")
-    export_samples(*material, Grid.of([4], [1]), output=tmp_path / "e", task=Mixed())
+    export_all(*material, Grid.of([4], [1]), output=tmp_path / "e", task=Mixed())
     data = datasets.load_dataset(
         "videofolder", data_dir=str(tmp_path / "e"), split="train", cache_dir=str(tmp_path / "c")
     )
@@ -298,7 +303,7 @@ def test_datasets_reads_the_folder(material, tmp_path):
 
 def test_an_own_task_is_imported_with_it(material, tmp_path):
     folder = tmp_path / "e"
-    export_samples(*material, Grid.of([3], [Fraction(1, 3)]), output=folder, task=Mixed())
+    export_all(*material, Grid.of([3], [Fraction(1, 3)]), output=folder, task=Mixed())
     arguments = {"export": folder, "model_name": "m", "output": tmp_path / "run"}
     texts = {"3/1/3/0": "no", "3/1/3/1": "yes"}
     with pytest.raises(TaskError, match="'mixed' of the export was given as an object"):
@@ -316,7 +321,7 @@ def test_a_task_that_scores_no_text_is_noticed(material, tmp_path, caplog):
         def score(self, sample, readings):
             raise ValueError("no logits")
 
-    export_samples(*material, Grid.of([4], [1]), output=tmp_path / "e", task=Silent())
+    export_all(*material, Grid.of([4], [1]), output=tmp_path / "e", task=Silent())
     assert "2 samples cannot be scored from a written answer" in caplog.text
     assert "ValueError: no logits" in caplog.text
 
@@ -572,7 +577,7 @@ def test_an_export_that_was_changed_is_not_imported(material, tmp_path):
 
 def test_the_commands(film, needle_folder, texts, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    grid = ("--frames", "4,9", "--depths", "0,0.3,1")
+    grid = ("--frames", "4,9", "--depths", "0,0.3,1", "--controls", "no-needle")
     export = ["export", "--haystack", str(film), "--needles", str(needle_folder), *grid]
     assert main([*export, "--output", "e"]) == 0
     assert "export: 24 samples with 20 videos" in capsys.readouterr().out

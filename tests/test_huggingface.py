@@ -146,6 +146,36 @@ def test_tree_equals_the_own_forward_on_pixels(family, tmp_path):
         assert (logits - own).abs().max() < TOLERANCE
 
 
+def test_question_without_frames_is_that_of_the_own_template_in_words(family):
+    """As the control blind asks it: no mark of a video, and the logits of the own forward."""
+    tiny, model, _ = family
+    sequence = model.compose((), QUESTION, ANSWER)
+    assert not sequence.frames
+    text = tiny.tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
+        chat_template=model._prompt._template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    begins = text.startswith(tiny.tokenizer.bos_token)
+    ids = tiny.tokenizer(text, add_special_tokens=not begins)["input_ids"]
+    assert [token for piece in sequence.pieces for token in piece.token_ids] == ids
+    assert model.decode(sequence.answer_ids) == ANSWER
+    whole = torch.tensor([[*ids, *sequence.answer_ids]])
+    types = {"token_type_ids": torch.zeros_like(whole)} if tiny.model_type == "gemma3" else {}
+    with torch.inference_mode():
+        own = tiny.model(input_ids=whole, **types).logits
+    own = own[0, -len(sequence.answer_ids) - 1 : -1].float()
+    no_rows = torch.zeros(0, *model.frame_shape)
+    found = [model.answer_logits(sequence, no_rows)]
+    if isinstance(model, DecoderModel):
+        store = FrameStore({})
+        found += [plain_logits(model, sequence, store), decoder_logits(model, sequence, store)]
+        found += tree_logits(model, [sequence], store)
+    for logits in found:
+        assert (logits - own).abs().max() < TOLERANCE
+
+
 def test_work_is_shared_where_the_prompt_allows_it(family):
     tiny, model, _ = family
     if not isinstance(model, DecoderModel):

@@ -53,10 +53,12 @@ def test_samples_are_the_same_whatever_else_the_grid_holds(needles):
 
 
 def test_ids_name_cell_needle_and_control(needles):
-    samples = plan_samples(VisualNeedle(), Grid.parse("8,16", "0,0.25"), needles, None)
+    grid = Grid.parse("8,16", "0,0.25")
+    samples = plan_samples(VisualNeedle(), grid, needles, None, "no-needle,blind")
     ids = [sample.sample_id for sample in samples]
     assert ids[:4] == ["8/0/a", "8/0/b", "8/0/c", "8/0.25/a"]
-    assert ids[12:] == [f"{n}/-/{k}/no-needle" for n in (8, 16) for k in "abc"]
+    assert ids[12:18] == [f"{n}/-/{k}/no-needle" for n in (8, 16) for k in "abc"]
+    assert ids[18:] == [f"-/-/{k}/blind" for k in "abc"]
 
 
 # --- controls ------------------------------------------------------------------------------------
@@ -82,7 +84,14 @@ def test_no_needle_is_asked_once_where_depths_are_no_decimals(needles):
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [("default", ("no-needle",)), ("none", ()), ("no-needle", ("no-needle",)), ([], ())],
+    [
+        ("default", ("no-needle", "option-rotation", "blind", "other-needle")),
+        ("all", ("no-needle", "option-rotation", "blind", "other-needle", "shuffled")),
+        ("none", ()),
+        ("no-needle", ("no-needle",)),
+        ("blind, no-needle", ("blind", "no-needle")),
+        ([], ()),
+    ],
 )
 def test_controls_are_chosen_by_name(asked, expected):
     assert tuple(c.name for c in choose_controls(VisualNeedle(), asked)) == expected

@@ -8,13 +8,13 @@ greedy decoding, is judged by the rules of `vniah.answers`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vniah.answers import find_ambiguous, match_answer
 from vniah.errors import ModelError, TaskError, quoted, short_repr
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _best_by_logits(answers: Sequence[str], readings: Sequence[Reading]) -> Scor
     )
 
 
-def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
+def score_logits(logits: "Tensor", answer_ids: Sequence[int]) -> LogitsScore:
     """Scores the rows of logits of an answer.
 
     Args:
@@ -253,6 +253,8 @@ def score_logits(logits: Tensor, answer_ids: Sequence[int]) -> LogitsScore:
     Raises:
         ModelError: a logit is NaN or infinity, or a token is not in the vocabulary.
     """
+    import torch  # the rest of this module, and all tasks, need no tensors
+
     logits = logits.detach().float().cpu()
     answer = torch.tensor(answer_ids)
     if int(answer.max()) >= logits.shape[1]:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns, format_places
@@ -28,14 +29,25 @@ def format_table(results: "Results") -> str:
 
 
 def format_controls(results: "Results") -> str:
-    """The controls as text, one in each line: the share of right answers, by number of frames."""
-    counts = sorted({found.num_frames or 0 for found in results.controls})
+    """The controls as text, one in each line: the share of right answers, by number of frames.
+
+    The last column is of controls without a video. For options in several orders the last line has
+    the accuracy over all of them, the test's own included.
+    """
+    counts = sorted({found.num_frames or 0 for found in results.controls}, key=lambda n: n or inf)
     names = dict.fromkeys(found.control for found in results.controls)
     scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
-    lines = [["control", *(f"{count:,}" for count in counts)]]
+    places = {(found.control, found.num_frames or 0) for found in results.controls}
+    lines = [["control", *(f"{count:,}" if count else "-" for count in counts)]]
     for name in names:
-        row = [scores.get((name, count)) for count in counts]
-        lines.append([name, *("." if score is None else f"{score:.2f}" for score in row)])
+        line = [name]
+        for count in counts:
+            score = scores.get((name, count))
+            line.append(f"{score:.2f}" if score is not None else "." * ((name, count) in places))
+        lines.append(line)
+    if debiased := results.debiased_by_length:
+        means = [f"{debiased[count].score:.2f}" if count in debiased else "" for count in counts]
+        lines.append(["all orders of the options", *means])
     return format_columns(lines)
 
 
@@ -110,7 +122,7 @@ def format_gaps(results: "Results") -> list[str]:
                 "could not be run"
             )
     lines += [
-        f"the control {found.control} at {counted(found.num_frames or 0, 'frame')} is without "
+        f"the control {found.control} {_at(found.num_frames)}is without "
         f"{counted(found.num_errors, 'sample')} that could not be run"
         for found in results.controls
         if found.num_errors
@@ -121,6 +133,10 @@ def format_gaps(results: "Results") -> list[str]:
         if hidden <= 0
         else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
     )
+
+
+def _at(num_frames: int | None) -> str:
+    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:

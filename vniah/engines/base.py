@@ -24,6 +24,7 @@ from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding, Scorer, Share
 from vniah.protocol import (
     HAYSTACK,
+    AnyModel,
     EncodingModel,
     FrameSpan,
     TokenSequence,
@@ -145,6 +146,15 @@ class Engine(Protocol):
     def describe(self) -> Mapping[str, Any]:
         """How the samples are run, for the manifest; called after `plan`."""
 
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """Why the model cannot be asked a question without frames; None if it can.
+
+        Called before anything is prepared. So controls that the model cannot answer are left out.
+
+        Args:
+            sample: one that shows no frame.
+        """
+
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
@@ -227,6 +237,24 @@ def try_sample(sample: Sample, read: Callable[[Sample], tuple[Reading, ...]]) ->
         if not is_out_of_memory(error):
             raise
         return f"out of memory: {first_line(error)}"
+
+
+def find_refusal(model: AnyModel, ask: Callable[[], object]) -> str | None:
+    """Why a model cannot be asked a question without frames; None if it can.
+
+    A model says so itself by an attribute ``needs_frames = True``, or by an error.
+
+    Args:
+        model: of any level.
+        ask: asks it such a question, as far as that can be tried at little cost.
+    """
+    if getattr(model, "needs_frames", False):
+        return f"{model.name} needs frames (needs_frames = True)"
+    try:
+        ask()
+    except Exception as error:  # noqa: BLE001  # somebody's model, which nobody has asked so before
+        return f"{model.name} failed without frames: {type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def read_candidate(

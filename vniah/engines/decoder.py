@@ -19,6 +19,7 @@ from vniah.engines.base import (
     OnFramesReady,
     Outcome,
     decode_by_passes,
+    find_refusal,
     put_into_words,
     read_candidate,
     repeat_pictures,
@@ -31,7 +32,12 @@ from vniah.engines.equivalence import (
     require_agreement,
     trial_sequences,
 )
-from vniah.engines.inputs import DecoderInputs, compose_candidates
+from vniah.engines.inputs import (
+    DecoderInputs,
+    SequenceCheck,
+    compose_candidates,
+    positions_of,
+)
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.decoders import heads_of
@@ -208,6 +214,16 @@ class DecoderEngine:
         )
         require_agreement(found, self._model.name)
         return {agreement.way: dict(agreement.record()) for agreement in found}
+
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """As `vniah.engines.base.Engine.why_not_without_frames`: the prompt is composed."""
+
+        def compose() -> None:
+            for sequence in compose_candidates(self._model, sample):
+                SequenceCheck(self._model).require_readable(sequence)
+                positions_of(self._model, sequence)
+
+        return find_refusal(self._model, compose)
 
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vniah.embeddings.encode import EncodedFrames
@@ -19,6 +20,7 @@ from vniah.engines.base import (
     Outcome,
     Pictures,
     decode_by_passes,
+    find_refusal,
     put_into_words,
     read_candidate,
     repeat_pictures,
@@ -108,6 +110,15 @@ class PerSampleEngine(_OneByOne):
         )
         self.notes += self._frames.notes
 
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """As `vniah.engines.base.Engine.why_not_without_frames`: the question is asked once."""
+
+        def ask() -> None:
+            sequence = compose_candidates(self._model, sample)[0]
+            read_candidate(self._model, sequence, self._logits(sequence), seconds=0.0)
+
+        return find_refusal(self._model, ask)
+
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
@@ -146,8 +157,13 @@ class PerSampleEngine(_OneByOne):
 
     def _logits(self, sequence: TokenSequence) -> Tensor:
         """Answer logits by the model's own forward pass, ``[len(answer_ids), vocabulary]``."""
-        assert self._frames is not None, "prepare comes first"
-        logits = self._model.answer_logits(sequence, self._frames.store.read(sequence.frames))
+        if sequence.frames:
+            assert self._frames is not None, "prepare comes first"
+            embeds = self._frames.store.read(sequence.frames)
+        else:
+            dtype = getattr(self._model, "dtype", None)
+            embeds = torch.empty(0, *self._model.frame_shape, dtype=dtype)
+        logits = self._model.answer_logits(sequence, embeds)
         require_logits(self._model, sequence, logits)
         return logits
 
@@ -186,6 +202,20 @@ class ChatEngine(_OneByOne):
             shown=shown,
             on_progress=on_progress,
         )
+
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """As `vniah.engines.base.Engine.why_not_without_frames`: only the model can say so."""
+        return find_refusal(self._model, lambda: None)
+
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """As `vniah.engines.base.Engine.run`; an error without frames is that of the sample."""
+        sample = self._pending[batch]
+        if sample.shown:
+            yield from super().run(batch)
+            return
+        outcomes: list[Outcome] = []
+        refusal = find_refusal(self._model, lambda: outcomes.append(self._read(sample)))
+        yield sample, outcomes[0] if refusal is None else refusal
 
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]

@@ -224,6 +224,10 @@ class ServerEngine:
         """As `vniah.engines.base.Engine.describe`."""
         return {"share": "none", **self._model.record()}
 
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """As `vniah.engines.base.Engine.why_not_without_frames`: every server takes words alone."""
+        return None
+
     def examine(
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
@@ -262,7 +266,8 @@ class ServerEngine:
             if reply.prompt_tokens is None:
                 return "this answer of the server's gives no usage.prompt_tokens"
             reading = TokenCount(_num_shown(sample), reply.prompt_tokens)
-            if complaint := self._growth.complaint_about(reading):
+            # Without frames there is none that the server could drop.
+            if sample.shown and (complaint := self._growth.complaint_about(reading)):
                 raise CheckError(f"{complaint}. What was measured before is kept")
         text = GeneratedText(reply.text)
         return (Reading(reply.seconds, generated=text, prompt_tokens=reply.prompt_tokens),)

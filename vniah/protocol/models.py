@@ -83,7 +83,11 @@ class DecoderModel(Protocol):
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """The third level: a model that only answers in words, e.g. behind a server."""
+    """The third level: a model that only answers in words, e.g. behind a server.
+
+    An attribute ``needs_frames = True``, which models of any level may have, says that it cannot be
+    asked a question without frames.
+    """
 
     name: str
     revision: str

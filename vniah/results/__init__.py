@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vniah.errors import ResultsError
 from vniah.paths import user_path
+from vniah.results.debiased import DebiasedScore
 from vniah.results.facets import facet_results, facet_values, group_results
 from vniah.results.manifests import (
     ENVIRONMENT_KEY,
@@ -35,6 +36,7 @@ __all__ = [
     "CellMeasure",
     "CellScore",
     "ControlScore",
+    "DebiasedScore",
     "Measure",
     "Results",
     "RunFolder",

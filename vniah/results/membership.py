@@ -32,7 +32,9 @@ def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> st
     """What a sample says about its needle that its id or its cell contradicts; None if nothing.
 
     ``needle_index`` has one meaning in all results: floor(depth x num_frames). ``needle_id`` is the
-    needle that ``sample_id`` names. A task that means something else calls its field otherwise.
+    needle that ``sample_id`` names; that of a control names it first, and then what it changed
+    (``"600/0.2/clock/1/option-rotation"``). A task that means something else calls its field
+    otherwise.
 
     Args:
         sample: a sample, or the result of one.
@@ -50,13 +52,19 @@ def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> st
             )
     if "needle_id" in fields or is_own:
         needle_id = fields.get("needle_id", "missing")
-        place = place_prefix(sample.num_frames, None) if cell is None else cell.prefix
-        name = sample.sample_id.removeprefix(place)
+        name = _name_of(sample)
         if sample.control is not None:
-            name = name.removesuffix(f"/{sample.control}")
+            name = name.partition("/")[0]
         if needle_id != name and (is_own or name in needle_ids):
             return f"needle_id is {short_repr(needle_id)}, and sample_id names {short_repr(name)}"
     return None
+
+
+def _name_of(sample: _Placed) -> str:
+    """What is asked, and the control: the ``sample_id`` without the place."""
+    cell = sample.cell
+    place = place_prefix(sample.num_frames, None) if cell is None else cell.prefix
+    return sample.sample_id.removeprefix(place)
 
 
 class Membership:
@@ -71,7 +79,7 @@ class Membership:
         self._task = manifest.get("task")
         self._details = details_in(manifest)
         self._needle_ids = frozenset(manifest["needles"]["ids"])
-        self._asked: dict[object, tuple[str, str]] = {}
+        self._asked: dict[str, tuple[str, str]] = {}
 
     def require(self, sample: SampleResult, where: str) -> None:
         """Raises `ResultsError` unless a line belongs to the run.
@@ -99,14 +107,15 @@ class Membership:
     def _fault_of_vniah(self, sample: SampleResult) -> str | None:
         """What can be told of the task of this package.
 
-        A needle has one question and answer, and the argmax is right exactly where the rank is 1.
+        A needle has one question and answer, in each control as well, and the argmax is right
+        exactly where the rank is 1.
         """
         by_argmax = sample.correct if sample.argmax_correct is None else sample.argmax_correct
         if sample.rank is not None and by_argmax is not (sample.rank == 1):
             name = "correct" if sample.argmax_correct is None else "argmax_correct"
             return f"a contradiction: {name} is {by_argmax}, and rank is {sample.rank}"
         asked = sample.question, sample.answer
-        first = self._asked.setdefault(sample.fields["needle_id"], asked)
+        first = self._asked.setdefault(_name_of(sample), asked)
         if asked == first:
             return None
         now, before = next(pair for pair in zip(asked, first, strict=True) if len({*pair}) > 1)

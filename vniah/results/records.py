@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
+from vniah.results.debiased import (
+    DebiasedSample,
+    DebiasedScore,
+    by_cell,
+    by_length,
+    debiased_samples,
+    mean_of,
+)
 from vniah.results.details import TaskDetails, details_in
 from vniah.results.measures import Measure, measure_of, shown_measures
 from vniah.results.plan import planned_cells, planned_ids, read_grid
@@ -190,6 +198,28 @@ class Results:
         """The measures of the task that have a table and a picture of their own."""
         return shown_measures(self.details)
 
+    @cached_property
+    def _debiased_samples(self) -> tuple[DebiasedSample, ...]:
+        return debiased_samples(self.samples, self.control_samples)
+
+    @property
+    def debiased(self) -> DebiasedScore | None:
+        """The mean over all orders of the options of multiple choice, with what guessing gives.
+
+        None if the run has no such control.
+        """
+        return mean_of(self._debiased_samples) if self._debiased_samples else None
+
+    @property
+    def debiased_by_cell(self) -> Mapping[Cell, DebiasedScore]:
+        """The same in each cell that has such samples, ordered by frames, then by depth."""
+        return by_cell(self._debiased_samples)
+
+    @property
+    def debiased_by_length(self) -> Mapping[int, DebiasedScore]:
+        """The same at each number of frames that has such samples, ascending."""
+        return by_length(self._debiased_samples)
+
     @property
     def average(self) -> float | None:
         """The mean of the cells' scores, all with the same weight; None if there is no score."""
@@ -246,6 +276,16 @@ class Results:
     @cached_property
     def _planned_ids(self) -> Mapping[str, int]:
         return planned_ids(self.manifest)
+
+    @property
+    def num_planned_by_control(self) -> Mapping[str, int]:
+        """Number of planned samples of each control; empty for a published table."""
+        counts = dict.fromkeys(self.manifest.get("controls", ()), 0)
+        for sample_id in self._planned_ids if counts else ():
+            name = sample_id.rpartition("/")[2]
+            if name in counts:
+                counts[name] += 1
+        return counts
 
     @property
     def num_planned(self) -> int | None:

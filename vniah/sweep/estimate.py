@@ -27,7 +27,7 @@ from vniah.needles import Needle, NeedleSet
 from vniah.protocol import AnyModel, DecoderModel, Frames, FrameSegment, TokenSequence
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
-from vniah.tasks.controls import plan_samples
+from vniah.tasks.controls import ChosenControls, plan_samples
 from vniah.tasks.parsing import Option
 from vniah.tasks.placement import haystack_frames
 
@@ -136,7 +136,7 @@ def estimate(
     *,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
-    controls: str | Sequence[str] = "default",
+    controls: ChosenControls = "default",
     num_ranks: int = 1,
     attention: str = "auto",
     rates: Rates | None = None,

@@ -27,10 +27,14 @@ from vniah.protocol import (
 )
 from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
+from vniah.tasks.controls import ChosenControls
 from vniah.tasks.details import details_of
 
 _INSERTION = "needle inserted before frame floor(depth x num_frames), none replaced"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
+
+EARLIER_DEFAULT = ["no-needle"]
+"""The default controls of the built-in task before there were others."""
 
 
 def make_manifest(
@@ -158,10 +162,11 @@ def _goes_beyond_its_needle(sample: Sample, needles: NeedleSet) -> bool:
     return any(span.source not in own for span in sample.shown)
 
 
-def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Sequence[str]) -> str:
+def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: ChosenControls) -> str:
     """Eight hexadecimal digits that are the same for the same settings, for a folder's name.
 
-    They are computed from what version 0.1 had in a manifest, so that runs it began are found.
+    They are computed from what version 0.1 had in a manifest, so that runs it began are found. A
+    run with other controls than the default ones of then has a folder of its own.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
     settings = {name: manifest[name] for name in of_version_1 if name in manifest}
@@ -169,7 +174,7 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: str | Seq
     if own := manifest.get("task_details", {}).get("settings"):
         settings["task_settings"] = own
     settings |= {"format_version": 1, "model": {"class": class_path(model), **manifest["model"]}}
-    if controls != "default":
+    if controls != "default" or manifest["controls"] not in ([], EARLIER_DEFAULT):
         settings["controls"] = manifest["controls"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -24,13 +24,14 @@ from vniah.protocol import AnyModel
 from vniah.results import MANIFEST_NAME, Results, RunFolder, load_run
 from vniah.results.manifests import read_manifest
 from vniah.sweep.launchers import require_known_launcher
-from vniah.sweep.manifest import make_manifest, run_key
+from vniah.sweep.manifest import EARLIER_DEFAULT, make_manifest, run_key
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.outcomes import require_readable, result_of
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
+from vniah.sweep.samples import askable_samples, begun_with
 from vniah.tasks import Task, load_task
-from vniah.tasks.controls import plan_samples
+from vniah.tasks.controls import ChosenControls, choose_controls
 from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
@@ -47,7 +48,7 @@ def run_sweep(
     output: str | Path,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
-    controls: str | Sequence[str] = "default",
+    controls: ChosenControls = "default",
     cache: str | Path | None = None,
     overwrite: bool = False,
     share: Share = "tree",
@@ -72,8 +73,8 @@ def run_sweep(
         output: the run's folder; on a file system that all processes share.
         task: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
         task_options: keyword arguments for the task of that name, as `vniah.tasks.load_task`.
-        controls: ``"default"`` for those of the task, ``"none"``, ``"all"``, names of
-            `vniah.tasks.controls.CONTROLS`, or ``"package.module:factory"``.
+        controls: ``"default"`` for those of the task, ``"none"``, ``"all"``; or controls: names of
+            `vniah.tasks.controls.CONTROLS`, ``"package.module:factory"``, or objects.
         cache: folder for the haystack's embeddings; by default one under the user's cache.
         overwrite: discard what the folder holds instead of resuming the run.
         share: ``"tree"`` computes common prefixes of samples once, ``"none"`` runs every sample by
@@ -111,7 +112,7 @@ class SweepOptions:
 
     task: str | Task = "vniah"
     task_options: Mapping[str, Option] | None = None
-    controls: str | Sequence[str] = "default"
+    controls: ChosenControls = "default"
     cache: str | Path | None = None
     share: Share = "tree"
     attention: str = "auto"
@@ -132,6 +133,7 @@ class Sweep:
 
     Attributes:
         manifest: everything that is needed to repeat the run, as JSON values.
+        controls: the controls that were chosen, whether or not they have samples here.
         samples: all samples, controls included.
 
     Raises:
@@ -166,7 +168,10 @@ class Sweep:
             ),
         )
         self._task = load_task(options.task, options.task_options)
-        self.samples = plan_samples(self._task, grid, needles, haystack, options.controls)
+        self.controls = choose_controls(self._task, options.controls)
+        self.samples = askable_samples(
+            self._task, grid, needles, haystack, self._engine, options.controls
+        )
         require_readable(self._task.name, self.samples, needles)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
@@ -206,6 +211,7 @@ class Sweep:
             mesh.wait_for("encoded")
         if not overwrite:
             self._keep_earlier_length(output)
+            self._keep_earlier_controls(output)
         folder = RunFolder(output, self.manifest, overwrite=overwrite)
         is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
         if any(is_pending):
@@ -241,6 +247,25 @@ class Sweep:
         if scorer == {**self.manifest["scorer"], "max_new_tokens": MAX_NEW_TOKENS}:
             self._engine.decoding = replace(decoding, max_new_tokens=MAX_NEW_TOKENS)
             self.manifest = {**self.manifest, "scorer": scorer}
+
+    def _keep_earlier_controls(self, output: Path) -> None:
+        """Takes up a run that began when there were fewer default controls, with these."""
+        if self._options.controls != "default":
+            return
+        with suppress(ResultsError):
+            earlier = read_manifest(output / MANIFEST_NAME)
+            names = earlier.get("controls")
+            if names != EARLIER_DEFAULT or names == self.manifest["controls"]:
+                return
+            samples = begun_with(self.samples, names, earlier["sample_ids"].split())
+            if samples is not None:
+                ids = " ".join(sample.sample_id for sample in samples)
+                self.samples = samples
+                self.manifest = {**self.manifest, "controls": names, "sample_ids": ids}
+                _LOG.warning(
+                    f"this run began with the control {', '.join(names)} alone, and goes on so; "
+                    "another --output, or --overwrite, gives it all default controls"
+                )
 
     def _prepare(self) -> None:
         """Prepares all pictures that samples show."""

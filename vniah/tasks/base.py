@@ -197,7 +197,6 @@ def make_samples(
         raise TaskError(
             f"samples() of the task {task.name} failed: {type(error).__name__}: {error}"
         ) from error
-    num_frames_of = _sources(grid, needles)
     for sample in samples:
         if not isinstance(sample, Sample):
             raise TaskError(
@@ -208,6 +207,14 @@ def make_samples(
                 f"the sample {sample.sample_id} has no cell, so no table or picture would show it; "
                 "give it one"
             )
+    require_frames(samples, grid, needles)
+    return samples
+
+
+def require_frames(samples: Iterable[Sample], grid: Grid, needles: NeedleSet) -> None:
+    """Raises `TaskError` for a sample that shows frames that there are not."""
+    num_frames_of = _sources(grid, needles)
+    for sample in samples:
         for span in sample.shown:
             last = num_frames_of.get(span.source, 0)
             if not 0 <= span.start < span.stop <= last:
@@ -215,7 +222,6 @@ def make_samples(
                     f"the sample {sample.sample_id} shows frames {span.start} to {span.stop - 1} "
                     f"of {span.source!r}, which has {last} in this run"
                 )
-    return samples
 
 
 def _sources(grid: Grid, needles: NeedleSet) -> Mapping[str, int]:

@@ -24,7 +24,7 @@ class VisualNeedle:
 
     name = "vniah"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "option-rotation", "blind", "other-needle")
 
     def __init__(self, needle_frames: Option = None, needle_style: Option = None) -> None:
         self._look = NeedleLook.parse(needle_frames, needle_style)

@@ -8,6 +8,7 @@ from textwrap import fill
 import numpy as np
 import numpy.typing as npt
 
+from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted, printable
 from vniah.grid import Cell
 from vniah.results import Measure, Results, facet_values
@@ -126,7 +127,8 @@ def _caption(results: Results, measure: Measure | None) -> str:
         parts.append(counted(num_errors, "error"))
     if not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
-    return ", ".join(parts)
+    caption = ", ".join(parts)
+    return "\n".join([caption, *controls_caption(results)]).strip()
 
 
 def _averaged_over(results: Results) -> str:

@@ -174,10 +174,14 @@ class TransformersModel:
         return self._encode([self._fit(Image.fromarray(frame)) for frame in frames])
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
-        """The chat template's prompt around the frames; the answer's tokens."""
+        """The chat template's prompt around the frames; the answer's tokens.
+
+        Without frames it is that of a question in words alone, with no mark of a video.
+        """
         shown = Frames.of(frames)
         segments: list[TextSegment | FrameSpan] = [*self._prompt.put_before(shown)]
-        segments += [TextSegment(ids) for ids in self._after_frames() if ids]
+        if shown:
+            segments += [TextSegment(ids) for ids in self._after_frames() if ids]
         segments.append(self._prompt.after(len(shown), question))
         return TokenSequence(tuple(segments), self._prompt.answer(len(shown), question, answer))
 
@@ -310,12 +314,16 @@ class TransformersDecoderModel(TransformersModel):
         ]
         ids = torch.cat(rows)[None].to(self.device)
         ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
+        of_frames: dict[str, Any] = {}
+        if len(embeds):
+            rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
+            of_frames["mm_encoder_outputs"] = rows_of_frames
+            of_frames |= self._own_arguments(sequence, ids == mark)
         logits: Tensor = self._model(
             input_ids=ids,
-            mm_encoder_outputs=self._encoder_outputs(embeds.to(self.device, self.dtype)),
             logits_to_keep=len(sequence.answer_ids),
             use_cache=False,
-            **self._own_arguments(sequence, ids == mark),
+            **of_frames,
         ).logits[0]
         if hasattr(self._model.model, "rope_deltas"):
             self._model.model.rope_deltas = None  # else it shifts the positions of a later call

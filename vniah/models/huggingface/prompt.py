@@ -27,6 +27,8 @@ _NUM_TEXTS = 65536  # texts between frames of which there is one object each
 class Prompt:
     """What stands before, between and after the frames, and how the answer begins.
 
+    Without frames, all of the prompt is the text after the frames.
+
     Args:
         tokenizer: of transformers.
         template: the chat template, in Jinja.
@@ -110,17 +112,18 @@ class Prompt:
 
     def _find_after(self, num_frames: int, question: str, answer: str | None) -> tuple[int, ...]:
         """By a prompt of the last frame alone, which has the number that it has among all."""
-        text = self._render(1, question)
+        last = range(max(0, num_frames - 1), num_frames)
+        text = self._render(len(last), question)
         if answer is not None:
-            text += self._lead(question, text) + answer
-        return self._cut(text, range(num_frames - 1, num_frames))[-1]
+            text += self._lead(len(last), question, text) + answer
+        return self._cut(text, last)[-1]
 
-    def _lead(self, question: str, prompt: str) -> str:
+    def _lead(self, num_frames: int, question: str, prompt: str) -> str:
         """White space that the template puts between the prompt's end and an answer."""
         said = "0"
         reply = {"role": "assistant", "content": [{"type": "text", "text": said}]}
         try:
-            whole = self._render(1, question, reply)
+            whole = self._render(num_frames, question, reply)
         except ModelError:
             return ""  # a template that takes no list of contents from an assistant
         lead = whole.removeprefix(prompt).partition(said)[0]
@@ -129,7 +132,8 @@ class Prompt:
     def _render(
         self, num_frames: int, question: str, reply: Mapping[str, Any] | None = None
     ) -> str:
-        content = [*self._content(num_frames), {"type": "text", "text": question}]
+        shown = self._content(num_frames) if num_frames else ()
+        content = [*shown, {"type": "text", "text": question}]
         chat: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
         if reply is not None:
             chat.append(reply)
@@ -137,7 +141,8 @@ class Prompt:
 
     def _cut(self, text: str, frames: range) -> Pieces:
         """The tokens of the template's text with some frames, cut at their placeholders."""
-        text = self._expand(text, frames)
+        if frames:
+            text = self._expand(text, frames)
         bos = self._tokenizer.bos_token
         begins = bos is not None and text.startswith(bos)
         ids = self._tokenizer(text, add_special_tokens=not begins)["input_ids"]

@@ -5,6 +5,14 @@ count in the score; they are shown in a table of their own. Each is one module.
 """
 
 from vniah.tasks.controls.base import Control, Finding, Row
-from vniah.tasks.controls.planning import CONTROLS, choose_controls, plan_samples
+from vniah.tasks.controls.planning import CONTROLS, ChosenControls, choose_controls, plan_samples
 
-__all__ = ["CONTROLS", "Control", "Finding", "Row", "choose_controls", "plan_samples"]
+__all__ = [
+    "CONTROLS",
+    "ChosenControls",
+    "Control",
+    "Finding",
+    "Row",
+    "choose_controls",
+    "plan_samples",
+]

@@ -8,6 +8,8 @@ from vniah.grid import Cell
 from vniah.needles import NeedleSet
 from vniah.tasks.base import Sample
 
+ANSWERS_WITHOUT_SEEING = "answers without seeing"
+
 
 class Row(Protocol):
     """What a control reads of the result of a sample; `vniah.results.SampleResult` has it."""
@@ -49,6 +51,10 @@ class Row(Protocol):
         """Log-probability of the answer; None where only text is known."""
 
     @property
+    def margin(self) -> float | None:
+        """The answer's logit minus the best other one; None where only text is known."""
+
+    @property
     def fields(self) -> Mapping[str, Any]:
         """The task's own values."""
 
@@ -71,6 +77,8 @@ class Control(Protocol):
     """Makes the samples of a control from those of any task, and judges its results.
 
     The samples are scored by the task's own ``score``. They do not count in the score of the test.
+    A method ``left_out(samples, needles)``, if it has one, gives one line on what it cannot be made
+    for, or None.
 
     Attributes:
         name: the value of ``control`` in its samples; their ids end with it.
@@ -86,10 +94,28 @@ class Control(Protocol):
             needles: the pictures with their questions and answers.
         """
 
-    def finding(self, tests: Sequence[Row], own: Sequence[Row]) -> Finding | None:
+    def finding(
+        self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]
+    ) -> Finding | None:
         """What came out, by a stated rule; None if nothing can be told.
 
         Args:
             tests: the results of the test itself.
             own: the results of this control.
+            others: the results of the run's other controls, by their names.
         """
+
+
+def name_of(row: Row) -> str:
+    """What is asked, without the place: ``"red-7"`` of ``"600/-/red-7/no-needle"``."""
+    if row.cell is None:
+        name = row.sample_id.split("/", 2)[2]
+    else:
+        name = row.sample_id.removeprefix(row.cell.prefix)
+    return name if row.control is None else name.removesuffix(f"/{row.control}")
+
+
+def listed(names: Sequence[str], *, most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,22 +1,27 @@
 """The control ``no-needle``: every question about the haystack without a needle."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import exp
 
-from vniah.errors import TaskError
-from vniah.files import slug
-from vniah.grid import place_prefix
 from vniah.needles import NeedleSet
-from vniah.protocol import HAYSTACK, Frames
+from vniah.protocol import HAYSTACK, Frames, FrameSpan
 from vniah.tasks.base import Sample
-from vniah.tasks.controls.base import Finding, Row
+from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row, listed
+from vniah.tasks.controls.guessing import Asked, count_questions, in_words, is_above_chance
+from vniah.tasks.controls.repeated import ask_once
+
+# What the haystack shows, a model is sure of, and unsure of it without any video. A model that
+# guesses, or that knows the answer from the question, is alike in both.
+_SURE = 0.9
+_UNSURE = 0.5
 
 
 class NoNeedle:
     """Every question about the plain haystack, once for each number of frames.
 
     A model that answers right did not need the needle: it knows or guesses the answer, or the
-    haystack reveals it.
+    haystack shows it. The control blind tells the two apart.
     """
 
     name = "no-needle"
@@ -27,37 +32,51 @@ class NoNeedle:
         Raises:
             TaskError: two samples whose ids end alike ask something else.
         """
-        made: dict[str, tuple[object, ...]] = {}
-        for sample in samples:
-            shown = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
-            depth = None if sample.cell is None else sample.cell.depth
-            name = sample.sample_id.removeprefix(place_prefix(sample.num_frames, depth))
-            if sample.answer != sample.candidates[0]:  # of several options another is right
-                name += f"/answer-{slug(sample.answer)}"
-            sample_id = f"{place_prefix(sample.num_frames, None)}{name}/{self.name}"
-            asked = (shown, sample.question, sample.candidates, sample.answer, sample.choices)
-            if sample_id not in made:
-                made[sample_id] = asked
-                needle_id = sample.fields.get("needle_id")
-                fields = {"num_frames": sample.num_frames, "needle_id": needle_id}
-                yield replace(
-                    sample,
-                    sample_id=sample_id,
-                    cell=None,
-                    shown=shown,
-                    control=self.name,
-                    fields={key: value for key, value in fields.items() if value is not None},
-                )
-            elif asked != made[sample_id]:
-                raise TaskError(
-                    f"the control {self.name} cannot name the sample {sample.sample_id}: another "
-                    "one whose id ends like it asks something else. Let ids end with what is "
-                    "asked, such as 600/0.2/red-7, or give the task no control"
-                )
+        return ask_once(samples, self.name, shows=_haystack_of, is_at_every_length=True)
 
-    def finding(self, tests: Sequence[Row], own: Sequence[Row]) -> Finding | None:
-        """As `vniah.tasks.controls.base.Control.finding`."""
-        scored = [row.correct for row in own if row.correct is not None]
-        if not scored:
+    def finding(
+        self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]
+    ) -> Finding | None:
+        """As `vniah.tasks.controls.base.Control.finding`.
+
+        "The haystack gives the answer away" if more questions than guessing explains are right here
+        and wrong without a video; or if the answer to one of them has a probability of at least
+        0.9 here, and of at most 0.5 without a video. Otherwise "answers without seeing" if more
+        questions are right here than guessing explains.
+        """
+        asked = count_questions(own)
+        if not asked:
             return None
-        return Finding(f"{sum(scored):,} of {len(scored):,} answers are right without the needle")
+        summary = f"right without the needle in {in_words(asked)}"
+        blind = {one.question: one for one in count_questions(others.get("blind", ()))}
+        compared = [
+            replace(one, is_right=one.is_right and not blind[one.question].is_right)
+            for one in asked
+            if one.question in blind
+        ]
+        shown = [one for one in compared if one.is_right]
+        if not is_above_chance(compared):
+            if is_above_chance(asked):
+                return Finding(summary, ANSWERS_WITHOUT_SEEING)
+            shown = [one for one in shown if _is_sure(one, blind[one.question])]
+        if not shown:
+            return Finding(summary)
+        names = listed([one.name for one in shown])
+        return Finding(summary, f"the haystack gives the answer away ({names})")
+
+
+def _haystack_of(sample: Sample) -> tuple[FrameSpan, ...]:
+    return Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
+
+
+def _is_sure(asked: Asked, blind: Asked) -> bool:
+    here, without_video = _probability(asked), _probability(blind)
+    if here is None or without_video is None:
+        return False
+    return here >= _SURE and without_video <= _UNSURE
+
+
+def _probability(asked: Asked) -> float | None:
+    """The mean probability of the answer; None where only text is known."""
+    found = [exp(row.logprob) for row in asked.rows if row.logprob is not None]
+    return sum(found) / len(found) if found else None

@@ -1,0 +1,123 @@
+"""What the controls of a run say about its score, in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from vniah.errors import counted
+from vniah.results import Results, SampleResult
+from vniah.tasks.controls import CONTROLS, Control
+
+NOTHING = "nothing conspicuous"
+
+_CAPTION_WIDTH = 64  # characters
+
+
+@dataclass(frozen=True)
+class ControlFinding:
+    """What came out of one control.
+
+    Attributes:
+        control: its name.
+        summary: what was measured, in one line.
+        verdict: what is conspicuous, in a few words; None if nothing is.
+    """
+
+    control: str
+    summary: str
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the controls of a run say about its score.
+
+    Attributes:
+        findings: one for each control that can say something, in the order of the run.
+        gaps: why controls say less than they should, such as samples that could not be run.
+    """
+
+    findings: tuple[ControlFinding, ...]
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def conspicuous(self) -> tuple[str, ...]:
+        """What is conspicuous, each once."""
+        return tuple(dict.fromkeys(one.verdict for one in self.findings if one.verdict is not None))
+
+    @property
+    def text(self) -> str:
+        """The verdict in one line: what is conspicuous, or that nothing is."""
+        parts = list(self.conspicuous)
+        if not self.findings:
+            parts = ["none, as no control has a result"]
+        elif not parts:
+            parts = [NOTHING if not self.gaps else f"{NOTHING} in what was run"]
+        return "; ".join([*parts, *self.gaps])
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each finding, then the verdict."""
+        found = [f"{one.control}: {one.summary}" for one in self.findings]
+        return (*found, f"verdict: {self.text}")
+
+
+def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | None:
+    """The verdict of the controls of a run; docs/controls.md states the rules.
+
+    Args:
+        results: a run, also one that was loaded from its folder.
+        controls: those of your own, which the run's manifest knows by their names only. Without
+            them they are in the table, and say nothing here.
+
+    Returns:
+        None if the run has no controls, as published tables.
+    """
+    names = list(results.manifest.get("controls", ()))
+    if not names:
+        return None
+    known: Mapping[str, Control] = {**CONTROLS, **{one.name: one for one in controls}}
+    rows: dict[str, list[SampleResult]] = {name: [] for name in names}
+    for sample in results.control_samples:
+        rows.setdefault(str(sample.control), []).append(sample)
+    findings = []
+    for name in names:
+        if name in known:
+            others = {other: some for other, some in rows.items() if other != name}
+            found = known[name].finding(results.samples, rows[name], others)
+            if found is not None:
+                findings.append(ControlFinding(name, found.summary, found.verdict))
+    return Verdict(tuple(findings), tuple(_gaps(results, rows)))
+
+
+def controls_caption(results: Results) -> tuple[str, ...]:
+    """Lines for below a picture: each control's share of right answers, and the verdict."""
+    found = verdict(results)
+    if found is None:
+        return ()
+    shares = []
+    for name in dict.fromkeys(score.control for score in results.controls):
+        scores = [score for score in results.controls if score.control == name]
+        num_samples = sum(score.num_samples for score in scores)
+        if num_samples:
+            num_correct = sum(score.num_correct for score in scores)
+            shares.append(f"{name} {num_correct / num_samples:.2f}")
+    if (debiased := results.debiased) is not None:
+        shares.append(f"options in all orders {debiased.score:.2f} (chance {debiased.chance:.2f})")
+    text = ", ".join(shares)
+    return (*_wrapped(text), *_wrapped(f"verdict: {found.text}"))
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, _CAPTION_WIDTH, break_on_hyphens=False)
+
+
+def _gaps(results: Results, rows: Mapping[str, Sequence[SampleResult]]) -> list[str]:
+    """What is missing of each control: samples with an error, and those without a line."""
+    gaps = []
+    for name, num_planned in results.num_planned_by_control.items():
+        num_scored = sum(row.correct is not None for row in rows.get(name, ()))
+        if num_scored < num_planned:
+            missing = counted(num_planned - num_scored, "sample")
+            gaps.append(f"{name} lacks {missing} of {num_planned:,}")
+    return gaps

@@ -1,0 +1,89 @@
+"""The accuracy over all variants of a question, such as all orders of its options.
+
+A control whose samples have the fields ``variant_of`` (the ``sample_id`` of the sample that it
+varies) and ``num_variants`` (how many there are, the sample itself included) puts one question in
+several ways. A guess is right in one of them, so their mean is free of what the model prefers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vniah.grid import Cell
+from vniah.results.samples import SampleResult
+
+
+@dataclass(frozen=True)
+class DebiasedScore:
+    """The mean over all variants of some samples.
+
+    Attributes:
+        score: the mean, in [0, 1].
+        chance: what guessing gives, in (0, 1): the mean of one in the number of variants.
+        num_samples: number of samples of the test that it is over; of each of them all variants
+            have a score. Others, and those without variants, are left out.
+    """
+
+    score: float
+    chance: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class DebiasedSample:
+    """A sample of the test with all of its variants.
+
+    Attributes:
+        cell: its cell.
+        num_correct: how many of the variants are right, the sample itself included.
+        num_variants: how many there are.
+    """
+
+    cell: Cell | None
+    num_correct: int
+    num_variants: int
+
+
+def debiased_samples(
+    samples: Iterable[SampleResult], control_samples: Iterable[SampleResult]
+) -> tuple[DebiasedSample, ...]:
+    """The samples of the test of which all variants have a score."""
+    variants: dict[str, list[SampleResult]] = {}
+    for result in control_samples:
+        original = result.fields.get("variant_of")
+        if isinstance(original, str) and result.correct is not None:
+            variants.setdefault(original, []).append(result)
+    found = []
+    for sample in samples:
+        others = variants.get(sample.sample_id, ())
+        num_variants = others[0].fields.get("num_variants") if others else None
+        if sample.correct is not None and num_variants == len(others) + 1:
+            num_correct = sum(bool(one.correct) for one in (sample, *others))
+            found.append(DebiasedSample(sample.cell, num_correct, num_variants))
+    return tuple(found)
+
+
+def mean_of(samples: Sequence[DebiasedSample]) -> DebiasedScore:
+    """The score of some samples, at least one; all with the same weight."""
+    scores = [Fraction(one.num_correct, one.num_variants) for one in samples]
+    chances = [Fraction(1, one.num_variants) for one in samples]
+    num = len(samples)
+    return DebiasedScore(float(sum(scores) / num), float(sum(chances) / num), num)
+
+
+def by_cell(samples: Iterable[DebiasedSample]) -> Mapping[Cell, DebiasedScore]:
+    """The score of each cell, ordered by frames, then by depth."""
+    groups: dict[Cell, list[DebiasedSample]] = {}
+    for one in samples:
+        if one.cell is not None:
+            groups.setdefault(one.cell, []).append(one)
+    return {cell: mean_of(groups[cell]) for cell in sorted(groups)}
+
+
+def by_length(samples: Iterable[DebiasedSample]) -> Mapping[int, DebiasedScore]:
+    """The score at each number of frames, ascending."""
+    groups: dict[int, list[DebiasedSample]] = {}
+    for one in samples:
+        if one.cell is not None:
+            groups.setdefault(one.cell.num_frames, []).append(one)
+    return {num_frames: mean_of(groups[num_frames]) for num_frames in sorted(groups)}

@@ -1,0 +1,52 @@
+"""All samples of a run: those of its task and of its controls that its model can be asked."""
+
+from collections.abc import Sequence
+
+from vniah.engines.base import Engine
+from vniah.grid import Grid
+from vniah.haystacks.haystack import Haystack
+from vniah.needles import NeedleSet
+from vniah.tasks import Sample, Task
+from vniah.tasks.controls import ChosenControls, plan_samples
+
+
+def askable_samples(
+    task: Task,
+    grid: Grid,
+    needles: NeedleSet,
+    haystack: Haystack,
+    engine: Engine,
+    controls: ChosenControls,
+) -> tuple[Sample, ...]:
+    """The samples of a run. What a control is not made for becomes a note of the engine.
+
+    Controls that show no frame are left out if the model cannot be asked so.
+
+    Raises:
+        TaskError: as `plan_samples`.
+        InputError: as `plan_samples`.
+    """
+    samples = plan_samples(task, grid, needles, haystack, controls, on_note=engine.notes.append)
+    blind = [sample for sample in samples if sample.control is not None and not sample.shown]
+    refusal = engine.why_not_without_frames(blind[0]) if blind else None
+    if refusal is None:
+        return samples
+    names = ", ".join(dict.fromkeys(str(sample.control) for sample in blind))
+    engine.notes.append(f"the control {names} is left out: {refusal}")
+    return tuple(sample for sample in samples if sample.control is None or sample.shown)
+
+
+def begun_with(
+    samples: Sequence[Sample], controls: Sequence[str], sample_ids: Sequence[str]
+) -> tuple[Sample, ...] | None:
+    """The samples of a run that was begun with fewer controls; None if it has others.
+
+    Args:
+        samples: those of this start.
+        controls: the names of the controls that it was begun with.
+        sample_ids: the ids of its samples.
+    """
+    some = tuple(
+        sample for sample in samples if sample.control is None or sample.control in controls
+    )
+    return some if [sample.sample_id for sample in some] == list(sample_ids) else None

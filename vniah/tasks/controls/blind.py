@@ -1,0 +1,39 @@
+"""The control ``blind``: every question without any video."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vniah.needles import NeedleSet
+from vniah.tasks.base import Sample
+from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row
+from vniah.tasks.controls.guessing import count_questions, in_words, is_above_chance
+from vniah.tasks.controls.repeated import ask_once
+
+
+class Blind:
+    """Every question once, with no frame at all.
+
+    A model that answers right knows the answer from the question alone, or guesses it.
+    """
+
+    name = "blind"
+
+    def samples(self, samples: Sequence[Sample], needles: NeedleSet) -> Iterator[Sample]:
+        """As `vniah.tasks.controls.base.Control.samples`.
+
+        Raises:
+            TaskError: two samples whose ids end alike ask something else.
+        """
+        return ask_once(samples, self.name, shows=lambda sample: (), is_at_every_length=False)
+
+    def finding(
+        self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]
+    ) -> Finding | None:
+        """As `vniah.tasks.controls.base.Control.finding`.
+
+        "Answers without seeing" if more questions are right than guessing explains.
+        """
+        asked = count_questions(own)
+        if not asked:
+            return None
+        summary = f"right without a video in {in_words(asked)}"
+        return Finding(summary, ANSWERS_WITHOUT_SEEING if is_above_chance(asked) else None)

@@ -1,0 +1,145 @@
+"""What guessing gives, and whether a model is above it: exact tests over few questions.
+
+The samples of one question in many cells are nearly one observation: a model that answers C to
+everything is right at every length, or at none. So the unit of all tests is the question. A
+question counts as right if more than half of its samples are.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vniah.answers.option_lines import find_option_lines
+from vniah.errors import counted
+from vniah.tasks.controls.base import Row, listed, name_of
+
+ALPHA = 0.01
+"""A finding is conspicuous only if guessing gives it with at most this probability."""
+
+LEAST_EXCESS = 0.1
+"""The share of right questions must be above that of guessing by at least this much."""
+
+_OF_AN_OPEN_QUESTION = 0.1
+_OF_A_LETTER = 0.25
+_OF_YES_OR_NO = 0.5
+_NUMBER = re.compile(r"\d+")
+_LETTER = re.compile(r"\W*[A-Z]\W*")
+_YES_OR_NO = frozenset({"yes", "no", "true", "false"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, over all of its samples.
+
+    Attributes:
+        name: what the samples' ids call it, such as the needle's id.
+        rows: its samples with a score, at least one.
+        is_right: whether more than half of them are right.
+        chance: the probability that a guess is right, in [0, 1].
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    is_right: bool
+    chance: float
+
+    @property
+    def question(self) -> str:
+        """Its text."""
+        return self.rows[0].question
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Asked":
+        """The question of these samples."""
+        return cls(
+            name_of(rows[0]),
+            tuple(rows),
+            is_right=is_most(bool(row.correct) for row in rows),
+            chance=max(guess_chance(row.question, row.answer) for row in rows),
+        )
+
+
+def guess_chance(question: str, answer: str) -> float:
+    """The probability that a guess is right, in [0, 1].
+
+    One in k where the question lists k options. Else, by the form of the answer: 1/4 for a letter,
+    1/2 for yes and no, 10^-d for a number of d digits, and 1/10 for words, as if there were ten
+    that fit, such as colours.
+
+    >>> guess_chance("Read the digit on the card colored red", "7")
+    0.1
+    """
+    if (lines := find_option_lines(question)) is not None:
+        return 1 / len(lines.words)
+    if _LETTER.fullmatch(answer):
+        return _OF_A_LETTER
+    if answer.lower() in _YES_OR_NO:
+        return _OF_YES_OR_NO
+    if _NUMBER.fullmatch(answer):
+        return 10.0 ** -len(answer)
+    return _OF_AN_OPEN_QUESTION
+
+
+def tail_of(num_right: int, chances: Sequence[float]) -> float:
+    """The probability of at least ``num_right`` successes in independent trials, exactly.
+
+    Where the trials' probabilities differ, it is that of the Poisson binomial distribution.
+
+    >>> tail_of(2, [0.5, 0.5])
+    0.25
+    """
+    of_count = [1.0]  # the probabilities of 0, 1, 2, ... successes in the trials so far
+    for chance in chances:
+        stays, rises = [*of_count, 0.0], [0.0, *of_count]
+        of_count = [a * (1 - chance) + b * chance for a, b in zip(stays, rises, strict=True)]
+    return sum(of_count[num_right:])
+
+
+def count_questions(rows: Iterable[Row]) -> tuple[Asked, ...]:
+    """The questions of some results, in their order; those without a score are left out.
+
+    Questions with the same text are one: without its needle no model can tell them apart.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.correct is not None:
+            groups.setdefault(row.question, []).append(row)
+    return tuple(map(Asked.of, groups.values()))
+
+
+def is_most(values: Iterable[bool]) -> bool:
+    """Whether more than half of some values are true."""
+    found = list(values)
+    return 2 * sum(found) > len(found)
+
+
+def is_above_chance(asked: Sequence[Asked]) -> bool:
+    """Whether more questions are right than guessing explains.
+
+    That is so if guessing gives as many with a probability of at most `ALPHA`, and their share is
+    above that of guessing by at least `LEAST_EXCESS`.
+    """
+    num_right = sum(one.is_right for one in asked)
+    if not asked or num_right - expected_right(asked) < LEAST_EXCESS * len(asked):
+        return False
+    return is_unlikely(tail_of(num_right, [one.chance for one in asked]))
+
+
+def is_unlikely(probability: float, *, num_tests: int = 1) -> bool:
+    """Whether a probability is at most `ALPHA`, divided by the number of tests (Bonferroni)."""
+    return probability <= ALPHA / num_tests * (1 + 1e-9)  # 0.1 * 0.1 is above 0.01
+
+
+def expected_right(asked: Sequence[Asked]) -> float:
+    """The number of questions that guessing answers right on average."""
+    return sum(one.chance for one in asked)
+
+
+def in_words(asked: Sequence[Asked]) -> str:
+    """How many of some questions are right, which ones, and what guessing gives."""
+    right = [one.name for one in asked if one.is_right]
+    return (
+        f"{len(right)} of {counted(len(asked), 'question')}"
+        + (f" ({listed(right)})" if right else "")
+        + f"; guessing gives {expected_right(asked):.1f}"
+    )
