@@ -196,6 +196,25 @@ def test_frames_of_any_size_have_the_frame_shape(family):
     assert torch.allclose(model.encode_frames(frames), alone, atol=1e-4)
 
 
+def test_frames_are_shown_as_the_tower_gets_them(family):
+    """A picture of one colour keeps it; it may have borders, where it is padded."""
+    _, model, _ = family
+    frame = np.full((40, 30, 3), (200, 40, 90), np.uint8)
+    for picture in model.prepared_frames([frame, frame]):
+        assert picture.dtype == np.uint8 and picture.ndim == 3
+        height, width, _ = picture.shape
+        assert np.abs(picture[height // 2, width // 2].astype(int) - frame[0, 0]).max() <= 1
+
+
+def test_prompt_is_spelled_with_special_tokens(family):
+    _, model, _ = family
+    sequence = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER)
+    texts = [s.token_ids for s in sequence.segments if isinstance(s, TextSegment)]
+    spelled = "".join(map(model.spell, texts))
+    assert QUESTION in spelled
+    assert len(spelled) > len("".join(map(model.decode, texts)))
+
+
 def test_answer_decodes_to_the_answer(family):
     _, model, _ = family
     sequence = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER)

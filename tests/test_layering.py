@@ -14,7 +14,7 @@ PACKAGE_DIR = Path(vniah.__file__).parent
 # Rooms by floor. A folder is one room: its modules may import each other.
 FLOORS = {
     8: ("cli",),
-    7: ("sweep", "checks"),
+    7: ("sweep", "checks", "show"),
     6: ("engines", "analysis"),
     5: ("models", "tasks", "embeddings"),
     4: ("forward", "needles", "results"),

@@ -31,6 +31,7 @@ def test_exported_names():
         "open_haystack",
         "run_sweep",
         "save_heatmaps",
+        "show_sample",
     ]
     for name in vniah.__all__:
         assert callable(getattr(vniah, name))

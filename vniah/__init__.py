@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vniah.models.loading import load_model
     from vniah.needles import load_needles
     from vniah.results import load_results
+    from vniah.show.sample import show_sample
     from vniah.sweep.exchange.export import export_samples
     from vniah.sweep.exchange.importing import import_answers
     from vniah.sweep.run import run_sweep
@@ -46,6 +47,7 @@ _HOMES = {
     "open_haystack": "vniah.haystacks.haystack",
     "run_sweep": "vniah.sweep.run",
     "save_heatmaps": "vniah.analysis.plot",
+    "show_sample": "vniah.show.sample",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "open_haystack",
     "run_sweep",
     "save_heatmaps",
+    "show_sample",
 ]
 
 

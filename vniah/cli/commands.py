@@ -12,15 +12,14 @@ from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
     needles_name,
+    only_rope,
     open_job,
     open_named_haystack,
     parse_grid,
     task_options,
 )
 from vniah.cli.printing import comment, show, show_lines, tell
-from vniah.errors import InputError
 from vniah.grid import Grid
-from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from vniah.needles import NeedleSet
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 def encode(options: argparse.Namespace) -> int:
     """Fills the embedding cache."""
-    num_frames, rope = Grid.parse(options.frames, "0").max_frames, _only_rope(options)
+    num_frames, rope = Grid.parse(options.frames, "0").max_frames, only_rope(options)
     load_libraries()
     from vniah.embeddings.encode import encode_haystack
     from vniah.engines.choosing import require_encoder
@@ -59,21 +58,6 @@ def encode(options: argparse.Namespace) -> int:
     return 0
 
 
-def _only_rope(options: argparse.Namespace) -> RopeChoice:
-    """The RoPE of a command that takes only one.
-
-    Raises:
-        InputError: several are given.
-    """
-    choices = rope_choices(options.rope_theta, options.rope_scaling)
-    if len(choices) > 1:
-        raise InputError(
-            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run takes "
-            "several; give one value"
-        )
-    return choices[0]
-
-
 def _rate(encoded: Sequence[int], seconds: float) -> str:
     """Frames per second of this start, without those that were encoded before."""
     from vniah.embeddings.batches import BATCH_SIZE
@@ -84,7 +68,7 @@ def _rate(encoded: Sequence[int], seconds: float) -> str:
 
 def check(options: argparse.Namespace) -> int:
     """Says what a model lacks, then compares vniah's forward pass with the model's own."""
-    rope = _only_rope(options)
+    rope = only_rope(options)
     load_libraries()
     from vniah.checks.model import check_model
     from vniah.models.server.client import is_server
@@ -146,7 +130,7 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 
 def estimate(options: argparse.Namespace) -> int:
     """Prints the memory, operations and time that a run will take."""
-    grid, rope = parse_grid(options), _only_rope(options)
+    grid, rope = parse_grid(options), only_rope(options)
     load_libraries()
     from vniah.needles import load_needles
     from vniah.sweep.estimate import estimate

@@ -50,7 +50,15 @@ def _use_default_filters() -> None:
 
 
 def load_plot() -> ModuleType:
-    """`vniah.analysis.plot`, without settings of matplotlib that lie around.
+    """`vniah.analysis.plot`, without settings of matplotlib that lie around."""
+    load_matplotlib()
+    from vniah.analysis import plot
+
+    return plot
+
+
+def load_matplotlib() -> None:
+    """Imports matplotlib without settings that lie around.
 
     matplotlib reads a file ``matplotlibrc`` when it is imported: one in the working folder, else
     the one that MATPLOTLIBRC names, else the user's. A broken one would end the command.
@@ -65,9 +73,6 @@ def load_plot() -> ModuleType:
         finally:
             del os.environ["MATPLOTLIBRC"]
         assert matplotlib
-    from vniah.analysis import plot
-
-    return plot
 
 
 @contextmanager

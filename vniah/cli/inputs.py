@@ -11,7 +11,7 @@ from vniah.cli.printing import working
 from vniah.errors import InputError
 from vniah.grid import Grid
 from vniah.options import LoadOptions
-from vniah.options.rope import RopeChoice
+from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -83,6 +83,21 @@ def needles_name(options: argparse.Namespace) -> str:
     from vniah.models.loading import embedded_models
 
     return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
+
+
+def only_rope(options: argparse.Namespace) -> RopeChoice:
+    """The RoPE of a command that takes only one.
+
+    Raises:
+        InputError: several are given.
+    """
+    choices = rope_choices(options.rope_theta, options.rope_scaling)
+    if len(choices) > 1:
+        raise InputError(
+            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run takes "
+            "several; give one value"
+        )
+    return choices[0]
 
 
 def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":

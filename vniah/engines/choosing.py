@@ -4,13 +4,14 @@ from typing import get_args
 
 from vniah.engines.base import Engine, EngineOptions
 from vniah.engines.decoder import DecoderEngine
-from vniah.engines.inputs import require_model
+from vniah.engines.inputs import compose_candidates, require_model
 from vniah.engines.per_sample import ChatEngine, PerSampleEngine
 from vniah.engines.server import ServerEngine
 from vniah.errors import InputError, ModelError
 from vniah.models.server.client import ServerModel
 from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
-from vniah.protocol import AnyModel, DecoderModel, EncodingModel, needed_form
+from vniah.protocol import AnyModel, DecoderModel, EncodingModel, TokenSequence, needed_form
+from vniah.tasks.base import Sample
 
 
 def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engine:
@@ -102,6 +103,18 @@ def require_encoder(model: AnyModel) -> EncodingModel:
     if not isinstance(model, EncodingModel):
         raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
     return model
+
+
+def compose_sample(model: AnyModel, sample: Sample) -> tuple[TokenSequence, ...] | None:
+    """What a model reads for a sample, one sequence for each candidate answer.
+
+    Returns:
+        None for a chat model, which gets the pictures and the question themselves.
+
+    Raises:
+        ModelError: as `vniah.engines.inputs.compose_candidates`.
+    """
+    return compose_candidates(model, sample) if isinstance(model, EncodingModel) else None
 
 
 def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:

@@ -1,4 +1,4 @@
-"""What is checked of a checkpoint's image processor and tower, by one blank frame."""
+"""A checkpoint's image processor: what is checked of it, and the pictures that it makes."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -55,3 +55,23 @@ def encode_blank(name: str, encode: Callable[[Sequence[np.ndarray]], Tensor]) ->
             "preprocessing are damaged, or the dtype is too small for them"
         )
     return rows
+
+
+def as_pictures(pixels: Tensor, processor: Any) -> list[np.ndarray]:
+    """What an image processor made of frames, as pictures: RGB uint8 ``[height, width, 3]`` each.
+
+    Args:
+        pixels: as the processor gave them, ``[num_frames, 3, height, width]``.
+        processor: the image processor of transformers, whose normalization is undone.
+    """
+    values = pixels.float()
+    if getattr(processor, "do_normalize", True):
+        mean, deviation = (
+            torch.tensor(channels, dtype=torch.float32).view(-1, 1, 1)
+            for channels in (processor.image_mean, processor.image_std)
+        )
+        values = values * deviation + mean
+    if getattr(processor, "do_rescale", True):
+        values = values / processor.rescale_factor
+    rows = values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return [row.contiguous().numpy() for row in rows]

@@ -1,7 +1,8 @@
 """The tokenizer of a checkpoint folder, its stop tokens, and further rows of embeddings."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
             )
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+def spell(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of some tokens as it stands in a prompt: special tokens and white space too.
+
+    Ids that the tokenizer does not have, as rows that were appended to a decoder's embeddings have,
+    are written ``<row 152064>``.
+    """
+    size = len(tokenizer)
+    parts = []
+    for is_known, ids in groupby(token_ids, lambda token: token < size):
+        if is_known:
+            parts.append(str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)))
+        else:
+            parts += [f"<row {token}>" for token in ids]
+    return "".join(parts)
 
 
 class _TokenizerFile(msgspec.Struct):

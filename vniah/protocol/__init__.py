@@ -10,6 +10,7 @@ from vniah.protocol.models import (
     class_record,
     needed_form,
     require_protocol,
+    tokens_per_frame,
 )
 from vniah.protocol.segments import (
     HAYSTACK,
@@ -46,4 +47,5 @@ __all__ = [
     "needed_form",
     "needle_source",
     "require_protocol",
+    "tokens_per_frame",
 ]

@@ -96,6 +96,14 @@ class ChatModel(Protocol):
         """The model's answer to the question about the frames (RGB uint8, in order)."""
 
 
+def tokens_per_frame(model: "AnyModel") -> int | None:
+    """The number of tokens that a model reads for a frame; None for a chat model."""
+    frame_shape = getattr(model, "frame_shape", None)
+    if frame_shape is None:
+        return None
+    return int(frame_shape[-2]) if len(frame_shape) > 1 else 1
+
+
 # Manifests, caches and folder names of version 0.1 hold the names that these classes had then.
 _EARLIER_NAMES = {
     "vniah.models.llava.model.LlavaModel": "vniah.models.llava.LlavaModel",

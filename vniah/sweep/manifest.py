@@ -24,6 +24,7 @@ from vniah.protocol import (
     class_path,
     class_record,
     needle_source,
+    tokens_per_frame,
 )
 from vniah.results import FORMAT_VERSION, grid_record
 from vniah.tasks.base import Sample, Task
@@ -65,7 +66,7 @@ def make_manifest(
         "revision": None if model.revision is None else str(model.revision),
         **class_record(model),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "tokens_per_frame": _tokens_per_frame(getattr(model, "frame_shape", None)),
+        "tokens_per_frame": tokens_per_frame(model),
         **_text_values(getattr(model, "settings", {})),
         **_text_values(getattr(model, "encoding", {})),
     }
@@ -183,12 +184,6 @@ def _criterion(engine: Engine, task: Task) -> str:
     """What makes an answer right; a task may have its own where the argmax does not decide."""
     own = getattr(task, "criterion", engine.criterion)
     return str(own) if engine.criterion == ARGMAX else engine.criterion
-
-
-def _tokens_per_frame(frame_shape: tuple[int, ...] | None) -> int | None:
-    if frame_shape is None:
-        return None
-    return int(frame_shape[-2]) if len(frame_shape) > 1 else 1
 
 
 def _scorer_record(decoding: Decoding) -> dict[str, Any]:

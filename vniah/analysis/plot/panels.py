@@ -60,12 +60,16 @@ def save_panels(panels: Sequence[Panel], path: Path) -> None:
         panels: at least one.
         path: what `picture_path` returns; missing folders above it are made.
     """
-    with _own_settings():
-        _write(_draw_figure(panels), path)
+    with own_settings():
+        figure = _draw_figure(panels)
+        try:
+            write_figure(figure, path)
+        finally:
+            figure.clear()
 
 
 @contextmanager
-def _own_settings() -> Iterator[None]:
+def own_settings() -> Iterator[None]:
     """The defaults of matplotlib, whatever the user or the folder chose: one run, one picture."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -111,12 +115,14 @@ def _sizes(panels: Sequence[Panel]) -> tuple[list[float], list[float]]:
     )
 
 
-def _write(figure: Figure, path: Path) -> None:
-    """Saves the figure; the same picture gives the same bytes."""
+def write_figure(figure: Figure, path: Path) -> None:
+    """Saves the figure; the same picture gives the same bytes.
+
+    Args:
+        figure: drawn with `own_settings`, as this is called.
+        path: what `picture_path` returns.
+    """
     kind = path.suffix.lower()[1:]
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
-    finally:
-        figure.clear()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=200, metadata=undated)

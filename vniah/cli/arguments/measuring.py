@@ -15,6 +15,7 @@ from vniah.cli.arguments.groups import (
     add_task_options,
 )
 from vniah.cli.run import run as run_command
+from vniah.cli.show import show_sample
 from vniah.options import Scorer, Share
 
 
@@ -122,6 +123,60 @@ def add_encode(verbs: Any) -> None:
     )
     add_quiet_option(encode)
     encode.set_defaults(command=commands.encode)
+
+
+def add_show(verbs: Any) -> None:
+    """``show``."""
+    show = verbs.add_parser(
+        "show",
+        help="draw one sample as the model sees it, and print its prompt and tokens",
+        description="Draws a contact sheet of one sample: the frames around its needles as the "
+        "model gets them, the prompt with special tokens, the candidate answers and the number of "
+        "tokens. Prints the texts as well.",
+    )
+    show.add_argument(
+        "names",
+        nargs="*",
+        type=values.source,
+        metavar="[RUN] [SAMPLE]",
+        help="a run's folder, from whose manifest the settings are taken, and the id of a sample, "
+        "such as 600/0.2/card-red-7; default: the first sample",
+    )
+    show.add_argument(
+        "--needle",
+        metavar="ID",
+        help="the first sample that shows or asks about this needle, in place of an id",
+    )
+    show.add_argument(
+        "--around",
+        type=values.whole(20),
+        default=2,
+        metavar="N",
+        help="draw so many frames before and after each needle; default 2",
+    )
+    show.add_argument(
+        "--no-model",
+        action="store_true",
+        help="load no model: frames and texts only, no prompt and no tokens",
+    )
+    show.add_argument(
+        "--output",
+        type=values.path,
+        metavar="FILE",
+        help=".png, .pdf or .svg; default: a PNG that is named after the sample, in the run's "
+        "folder if one is given",
+    )
+    add_model_options(show)
+    add_haystack_options(show)
+    show.add_argument("--needles", type=values.source, metavar="S", help="needle set; as for run")
+    add_task_options(show)
+    add_grid_options(show)
+    add_server_options(show)
+    add_quiet_option(show)
+    # What is not given is taken from the sample's id, from the run, or is that of `run`.
+    show.set_defaults(
+        command=show_sample, model=None, task=None, controls=None, frames=None, depths=None
+    )
 
 
 def add_models(verbs: Any) -> None:

@@ -12,6 +12,7 @@ from vniah.cli.arguments.measuring import (
     add_estimate,
     add_models,
     add_run,
+    add_show,
 )
 from vniah.cli.arguments.results import add_compare, add_plot
 from vniah.cli.printing import write_lines
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         add_run,
+        add_show,
         add_check,
         add_estimate,
         add_encode,

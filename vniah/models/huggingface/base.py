@@ -17,8 +17,9 @@ from vniah.models.contents import require_supported
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
-from vniah.models.preprocessing import encode_blank, require_small_pictures
+from vniah.models.preprocessing import as_pictures, encode_blank, require_small_pictures
 from vniah.models.rope import override_rope, rope_settings
+from vniah.models.vocabulary import spell
 from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
@@ -173,6 +174,10 @@ class TransformersModel:
         """
         return self._encode([self._fit(Image.fromarray(frame)) for frame in frames])
 
+    def prepared_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The frames as the vision tower gets them, RGB uint8 ``[height, width, 3]`` each."""
+        return self._pictures([self._fit(Image.fromarray(frame)) for frame in frames])
+
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """The chat template's prompt around the frames; the answer's tokens.
 
@@ -189,6 +194,10 @@ class TransformersModel:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens as it stands in a prompt, with special tokens and white space."""
+        return spell(self._tokenizer, token_ids)
+
     # Methods that a family may override.
 
     @staticmethod
@@ -199,6 +208,14 @@ class TransformersModel:
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         """Fitted frames through tower and projector, ``[num_frames, *frame_shape]``."""
         raise NotImplementedError
+
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        """What the image processor makes of fitted frames, ``[num_frames, 3, height, width]``."""
+        raise NotImplementedError
+
+    def _pictures(self, frames: Sequence[Image.Image]) -> list[np.ndarray]:
+        """What the vision tower gets of fitted frames, as pictures."""
+        return as_pictures(self._pixels(frames), self._image_processor)
 
     def _fit(self, frame: Image.Image) -> Image.Image:
         """The frame as it is given to the image processor."""

@@ -21,11 +21,14 @@ class Gemma3(TransformersModel):
     template_token = "<start_of_image>"
     is_video = False
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        processed = self._image_processor(
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = self._image_processor(
             images=list(frames), do_pan_and_scan=False, return_tensors="pt"
-        )
-        pixels = processed["pixel_values"].to(self.device, self.dtype)
+        )["pixel_values"]
+        return pixels
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
 

@@ -28,10 +28,18 @@ class Idefics3(TransformersDecoderModel):
         """The decoder without its head."""
         return model.model.text_model
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        processed = self._image_processor(
+    def _processed(self, frames: Sequence[Image.Image]) -> Mapping[str, Tensor]:
+        """What the image processor gives for frames that belong to one message."""
+        processed: Mapping[str, Tensor] = self._image_processor(
             images=[list(frames)], do_image_splitting=False, return_tensors="pt", **self._scaling()
         )
+        return processed
+
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        return self._processed(frames)["pixel_values"][0]
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        processed = self._processed(frames)
         mask: Mapping[str, Tensor] = {
             key: processed[key].to(self.device)
             for key in ("pixel_attention_mask",)

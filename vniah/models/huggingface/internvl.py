@@ -17,11 +17,14 @@ class InternVL(TransformersDecoderModel):
     placeholder = "<IMG_CONTEXT>"
     template_token = "<video>"
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        processed = self._image_processor(
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = self._image_processor(
             images=list(frames), crop_to_patches=False, return_tensors="pt"
-        )
-        pixels = processed["pixel_values"].to(self.device, self.dtype)
+        )["pixel_values"]
+        return pixels
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
 

@@ -40,9 +40,13 @@ class Llava(_Padded):
     placeholder = template_token = "<image>"
     is_video = False
 
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        processed = self._image_processor(images=list(frames), return_tensors="pt")
+        pixels: Tensor = processed["pixel_values"]
+        return pixels
+
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        pixels = self._image_processor(images=list(frames), return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.device, self.dtype)
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         return torch.stack(list(self._model.get_image_features(pixels).pooler_output))
 
 
@@ -52,8 +56,11 @@ class LlavaNextVideo(_Padded):
     model_class = "LlavaNextVideoForConditionalGeneration"
     placeholder = template_token = "<video>"
 
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        return _whole_pictures(self._image_processor, frames)
+
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        pixels = _whole_pictures(self._image_processor, frames).to(self.device, self.dtype)
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
         return features
 
@@ -73,8 +80,11 @@ class LlavaOnevision(TransformersDecoderModel):
         self._newline_id = body.embed_tokens.num_embeddings
         body.embed_tokens = append_rows(body.embed_tokens, parts.model.model.image_newline[None])
 
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
+        return _whole_pictures(self._image_processor, frames)
+
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        pixels = _whole_pictures(self._image_processor, frames).to(self.device, self.dtype)
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
         return features[:, :-1]  # each frame is a video here, so each ends with a newline
 
@@ -93,10 +103,13 @@ class VideoLlava(_Padded):
     model_class = "VideoLlavaForConditionalGeneration"
     placeholder = template_token = "<video>"
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+    def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
         processed = self._image_processor(images=list(frames), return_tensors="pt")
-        pixels = processed[next(iter(processed))]
-        pixels = pixels.to(self.device, self.dtype)
+        pixels: Tensor = processed[next(iter(processed))]
+        return pixels
+
+    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
+        pixels = self._pixels(frames).to(self.device, self.dtype)
         features = self._model.model.get_video_features(pixels[None]).pooler_output
         whole = features if isinstance(features, Tensor) else torch.cat(list(features))
         return whole.reshape(len(frames), -1, whole.shape[-1])

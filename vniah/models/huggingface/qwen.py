@@ -9,6 +9,7 @@ exactly such a group.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -66,14 +67,17 @@ class _AnySize(TransformersDecoderModel):
             frame = frame.resize(inner, Image.Resampling.BICUBIC)
         return pad(frame, (width, height), self._image_processor.image_mean)
 
-    def _pixels(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+    def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Flat patches of all frames, and the grid of each."""
         processed = self._image_processor(images=list(frames), do_resize=False, return_tensors="pt")
         pixels = processed["pixel_values"].to(self.device, self.dtype)
         return pixels, processed["image_grid_thw"].to(self.device)
 
+    def _pictures(self, frames: Sequence[Image.Image]) -> list[np.ndarray]:
+        return [np.array(frame) for frame in frames]  # the processor cuts them into patches only
+
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        features = self._model.get_image_features(*self._pixels(frames)).pooler_output
+        features = self._model.get_image_features(*self._patches(frames)).pooler_output
         return torch.stack(list(features))
 
     def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
@@ -134,7 +138,7 @@ class Qwen3VL(_AnySize):
         return frames_as_images(sequence, self._grid)
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        output = self._model.get_image_features(*self._pixels(frames))
+        output = self._model.get_image_features(*self._patches(frames))
         parts = [output.pooler_output, *output.deepstack_features]
         whole = [
             part.view(len(frames), -1, part.shape[-1])

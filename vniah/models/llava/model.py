@@ -35,7 +35,7 @@ from vniah.models.llava.prompts import choose_template, find_template, question_
 from vniah.models.llava.towers import Tower
 from vniah.models.preprocessing import encode_blank
 from vniah.models.rope import override_rope, rope_settings
-from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer
+from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer, spell
 from vniah.options import LOAD_DEFAULTS, LoadIn, LoadOptions
 from vniah.protocol import Frames, FrameSegment, TextSegment, TokenSequence
 
@@ -205,6 +205,10 @@ class LlavaModel:
         patches = self._projector(self._tower.patches(frames, self.dtype))
         return self._layout.rows(patches, self._newline)
 
+    def prepared_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The frames as the vision tower gets them, RGB uint8 ``[height, width, 3]`` each."""
+        return self._tower.pictures(frames)
+
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """Opening, frames, question and closing of the prompt template; the answer's tokens."""
         shown = Frames.of(frames)
@@ -222,6 +226,10 @@ class LlavaModel:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids))).strip()
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens as it stands in a prompt, with special tokens and white space."""
+        return spell(self._tokenizer, token_ids)
 
 
 def _encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ from vniah.models.checkpoints import reported
 from vniah.models.configs import read_config
 from vniah.models.contents import require_preprocessing, tower_folder
 from vniah.models.padding import pad_to_square
-from vniah.models.preprocessing import require_small_pictures
+from vniah.models.preprocessing import as_pictures, require_small_pictures
 
 # The sizes of the published towers, so that a checkpoint that only names one can be loaded offline.
 _KNOWN_CLIP: Mapping[str, Mapping[str, Any]] = {
@@ -101,11 +101,7 @@ class Tower:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
             dtype: of the module's weights.
         """
-        images = [Image.fromarray(frame) for frame in frames]
-        if not self.is_siglip:
-            images = [pad_to_square(image, self.processor.image_mean) for image in images]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.module.device, dtype)
+        pixels = self._pixels(frames).to(self.module.device, dtype)
         if self.is_siglip:
             # Not by the model's forward, which normalises what its last layer gives.
             body = getattr(self.module, "vision_model", self.module)
@@ -114,6 +110,18 @@ class Tower:
         states = self.module(pixel_values=pixels, output_hidden_states=True).hidden_states
         without_class: Tensor = states[self.feature_layer][:, 1:]
         return without_class
+
+    def pictures(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The frames as the tower gets them, scaled and padded: RGB uint8 ``[side, side, 3]``."""
+        return as_pictures(self._pixels(frames), self.processor)
+
+    def _pixels(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Normalized pixels, ``[num_frames, 3, image_size, image_size]``."""
+        images = [Image.fromarray(frame) for frame in frames]
+        if not self.is_siglip:
+            images = [pad_to_square(image, self.processor.image_mean) for image in images]
+        pixels: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        return pixels
 
     def rename(self, name: str) -> str | None:
         """The name in `module` for a tensor's name in the checkpoint's tower; None to skip it.

@@ -190,6 +190,10 @@ class ServerModel:
         """A frame, RGB uint8 ``[height, width, 3]``, as text for `ask`."""
         return self.options.frames.encode(frame)
 
+    def prepared_frames(self, frames: "Sequence[np.ndarray]") -> "list[np.ndarray]":
+        """The frames as they are sent, RGB uint8 ``[height, width, 3]`` each."""
+        return [self.options.frames.prepare(frame) for frame in frames]
+
     def ask(
         self, frames: Sequence[str], question: str, *, stopped: threading.Event | None = None
     ) -> Reply:

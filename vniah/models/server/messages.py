@@ -83,6 +83,24 @@ class FrameFormat:
         Raises:
             ModelError: the frame has another shape or dtype.
         """
+        text = base64.b64encode(self._jpeg(frame)).decode("ascii")
+        return text if self.frames_as == "video-jpeg" else f"data:image/jpeg;base64,{text}"
+
+    def prepare(self, frame: "np.ndarray") -> "np.ndarray":
+        """A frame as the server gets it: RGB uint8, of `size`, with what the JPEG lost.
+
+        Args:
+            frame: as for `encode`.
+
+        Raises:
+            ModelError: as `encode`.
+        """
+        import numpy as np
+        from PIL import Image
+
+        return np.array(Image.open(io.BytesIO(self._jpeg(frame))))
+
+    def _jpeg(self, frame: "np.ndarray") -> bytes:
         from PIL import Image, ImageOps
 
         if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype.name != "uint8":
@@ -95,8 +113,7 @@ class FrameFormat:
             picture = ImageOps.pad(picture, self.size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=_QUALITY, subsampling=_FULL_CHROMA)
-        text = base64.b64encode(file.getvalue()).decode("ascii")
-        return text if self.frames_as == "video-jpeg" else f"data:image/jpeg;base64,{text}"
+        return file.getvalue()
 
     def content(self, frames: Sequence[str], question: str) -> list[dict[str, Any]]:
         """The parts of a user's message: all frames in order, then the question.

@@ -1,0 +1,1 @@
+"""Shows one sample as the model sees it: a picture with its frames, and its texts and tokens."""

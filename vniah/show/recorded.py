@@ -1,0 +1,139 @@
+"""What a run was made of, opened again by its manifest as far as that says where things lie."""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from vniah.errors import InputError, ResultsError, VniahError, short_repr
+from vniah.grid import Grid
+from vniah.haystacks.haystack import Haystack, generated_haystack
+from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
+from vniah.results import Results
+from vniah.results.plan import planned_ids
+from vniah.schema import parse_json
+from vniah.show.selection import unknown_sample
+from vniah.tasks import TASKS
+
+
+class _Recipe(TypedDict):
+    """What is read of the recipe of a generated film."""
+
+    seed: int
+
+
+def require_run(results: Results) -> Results:
+    """The results, if they are those of a run.
+
+    Raises:
+        InputError: they are a published table.
+    """
+    if not results.manifest:
+        raise InputError(f"{results.path} is a table without samples: give the folder of a run")
+    return results
+
+
+def task_of(results: Results) -> tuple[str, dict[str, str]]:
+    """The name and the options of a run's task, if it is one that comes with vniah.
+
+    Raises:
+        InputError: it is another one.
+    """
+    name = str(results.manifest.get("task", "vniah"))
+    if name not in TASKS:
+        raise InputError(
+            f"the run {results.path} is of the task {short_repr(name)}, which does not come with "
+            "vniah: give --task package.module:factory, and its --task-option"
+        )
+    settings: Mapping[str, Any] = results.manifest.get("task_details", {}).get("settings", {})
+    return name, {option: _as_option(value) for option, value in settings.items()}
+
+
+def _as_option(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def planned_id(results: Results, sample_id: str | None) -> str:
+    """The id of a sample of a run's plan: the given one, or that of the first sample.
+
+    Raises:
+        InputError: the run has no such sample; the message names those with the most similar ids.
+    """
+    ids = planned_ids(results.manifest)
+    if sample_id is None:
+        return next(iter(ids))
+    if sample_id not in ids:
+        raise unknown_sample(ids, sample_id)
+    return sample_id
+
+
+def grid_of(results: Results) -> Grid:
+    """The grid of a run."""
+    grid = results.grid
+    assert grid is not None, "a run has a grid"
+    return grid
+
+
+def needles_of(results: Results, given: NeedleSet | None) -> NeedleSet:
+    """The needles of a run: those given, or a set that comes with vniah.
+
+    Raises:
+        InputError: the manifest does not say where they lie, or they are others.
+    """
+    record = results.manifest["needles"]
+    name = record.get("name")
+    if given is None:
+        if name not in EMBEDDED_SETS:
+            raise InputError(
+                f"the manifest of {results.path} holds the name of its needle set, "
+                f"{short_repr(name)}, and not where it lies: give --needles"
+            )
+        given = load_needles(str(name))
+    try:
+        needles = given.select(record["ids"])
+    except VniahError as error:
+        raise InputError(f"these are not the needles of {results.path}: {error}") from error
+    if needles.sha256 != record.get("sha256", needles.sha256):
+        raise InputError(
+            f"the needle set {given.name} is not that of {results.path}: its sha256 is "
+            f"{needles.sha256}, that of the run {record['sha256']}; give the one by --needles"
+        )
+    return needles
+
+
+def haystack_of(results: Results, given: Haystack | None, num_frames: int) -> Haystack:
+    """The haystack of a run: the one given, or a generated film.
+
+    Args:
+        results: the run.
+        given: what the user opened; None where nothing was given.
+        num_frames: as many are needed.
+
+    Raises:
+        InputError: the manifest does not say where it lies, or it has other frames.
+    """
+    record = results.manifest["haystack"]
+    if given is None:
+        if record.get("kind") != "generated":
+            raise InputError(
+                f"the manifest of {results.path} holds the name of its haystack, "
+                f"{short_repr(record.get('name'))}, and not where it lies: give --haystack, with "
+                "--sampling and the like where they were given to run"
+            )
+        given = generated_haystack(num_frames, seed=_seed(record))
+    for name, value in given.identity().items():
+        if record.get(name) != value:
+            raise InputError(
+                f"the haystack {given.name} is not that of {results.path}: its {name} is "
+                f"{short_repr(value)}, that of the run {short_repr(record.get(name))}; give "
+                "--haystack and its options as to run"
+            )
+    return given
+
+
+def _seed(record: Mapping[str, Any]) -> int:
+    recipe = record.get("recipe")
+    where = "the recipe of the run's haystack"
+    return parse_json(recipe if isinstance(recipe, str) else "", _Recipe, ResultsError, where)[
+        "seed"
+    ]

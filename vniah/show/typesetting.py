@@ -1,0 +1,178 @@
+"""Text of a picture: wrapped by its measured width, in fonts that have its characters."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from matplotlib import rcParams
+from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.textpath import text_to_path
+
+from vniah.analysis.plot.panels import own_settings
+from vniah.errors import printable
+
+SANS = "DejaVu Sans"
+MONO = "DejaVu Sans Mono"
+"""Both come with matplotlib. They lack, among others, the characters of Chinese and Japanese."""
+
+_LAST_RESORT = "Last Resort"  # a font that has a box for every character
+_SURPLUS = 1.01  # by which a line may be wider than its words were measured
+_MOST_FONTS = 500  # of the system, that are searched for characters
+
+
+@dataclass(frozen=True)
+class Fonts:
+    """Font families in which texts are written: DejaVu, and others for what it lacks.
+
+    Attributes:
+        families: further families of this system.
+        missing: characters that no font has; they are written as escapes.
+    """
+
+    families: tuple[str, ...] = ()
+    missing: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def covering(cls, texts: Iterable[str]) -> "Fonts":
+        """The fonts of this system that the texts need beside DejaVu."""
+        own = _characters(fontManager.findfont(SANS))
+        lacking = {c for text in texts for c in text if c.isprintable()} - own
+        families: list[str] = []
+        for name, path in (_other_families() if lacking else {}).items():
+            if found := lacking & _characters(path):
+                families.append(name)
+                lacking -= found
+            if not lacking:
+                break
+        return cls(tuple(families), frozenset(lacking))
+
+    def style(self, size: float, *, bold: bool = False, mono: bool = False) -> FontProperties:
+        """A font of a size in points."""
+        first = [MONO, SANS] if mono else [SANS]
+        return FontProperties(
+            family=[*first, *self.families], size=size, weight="bold" if bold else "normal"
+        )
+
+    def writable(self, text: str) -> str:
+        r"""One line of text with everything that cannot be drawn as an escape: ``"\u7d05"``."""
+        line = printable(text.expandtabs(4))
+        if not self.missing:
+            return line
+        return "".join(
+            c.encode("unicode_escape").decode() if c in self.missing else c for c in line
+        )
+
+    def wrap(self, text: str, width: float, style: FontProperties, *, most: int = 40) -> list[str]:
+        """The lines of a text, each at most ``width`` points wide.
+
+        Args:
+            text: with the line breaks that it has.
+            width: in points.
+            style: as `style` gives it.
+            most: lines at most; the last then says how much is left out.
+        """
+        lines = [
+            part
+            for line in text.split("\n")
+            for part in _wrapped(self.writable(line), width, style)
+        ]
+        if len(lines) <= most:
+            return lines
+        left_out = len(lines) - most + 1
+        return [*lines[: most - 1], f"... {left_out:,} more lines, which the command prints"]
+
+    def cut(self, text: str, width: float, style: FontProperties) -> str:
+        """One line of text, with three dots for its end where it is wider than ``width`` points."""
+        line = self.writable(text)
+        if text_width(line, style) <= width:
+            return line
+        while line and text_width(f"{line}...", style) > width:
+            line = line[:-1]
+        return f"{line}..."
+
+
+@lru_cache(maxsize=1 << 14)
+def text_width(text: str, style: FontProperties) -> float:
+    """The width of one line in points, as `drawing` draws it."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, style, ismath=False)
+    return _SURPLUS * float(width)
+
+
+def _wrapped(line: str, width: float, style: FontProperties) -> Iterator[str]:
+    """Greedily, between words; a word that is too wide is cut."""
+    current, used = "", 0.0
+    for word in _words(line):
+        needed = text_width(word, style)
+        if used + needed > width and current.strip():
+            yield current.rstrip()
+            current, used, word = "", 0.0, word.lstrip()
+        while (needed := text_width(word, style)) > width:
+            fits = _num_that_fit(word, width, style)
+            yield word[:fits]
+            word = word[fits:]
+        current, used = current + word, used + needed
+    yield current.rstrip()
+
+
+def _words(line: str) -> list[str]:
+    """Words, each with the space before it: their sum is the line."""
+    words: list[str] = []
+    for character in line:
+        begins = character == " " and words and not words[-1].isspace()
+        if begins or not words:
+            words.append(character)
+        else:
+            words[-1] += character
+    return words
+
+
+def _num_that_fit(word: str, width: float, style: FontProperties) -> int:
+    low, high = 1, len(word)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_width(word[:middle], style) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@lru_cache(maxsize=_MOST_FONTS)
+def _characters(path: str) -> frozenset[str]:
+    """The characters that a file of a font has; none if it cannot be read."""
+    try:
+        return frozenset(map(chr, get_font(path).get_charmap()))
+    except (OSError, ValueError, RuntimeError):
+        return frozenset()
+
+
+def _other_families() -> dict[str, str]:
+    """The files of the upright fonts of this system, by the names of their families."""
+    upright = ("normal", 400, "regular")
+    entries = sorted(
+        (entry.name, entry.fname)
+        for entry in fontManager.ttflist
+        if not entry.name.startswith(_LAST_RESORT)
+        and entry.style == "normal"
+        and entry.weight in upright
+        and entry.stretch == "normal"
+    )
+    return dict(entries[:_MOST_FONTS])
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Sheets are drawn and saved within: with matplotlib's own settings, except that letters are
+    not moved to whole pixels, which would make lines wider than they are measured.
+    """
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every family that has no bold letters
+    try:
+        with own_settings():
+            rcParams["text.hinting"] = "none"
+            yield
+    finally:
+        logger.setLevel(level)
