@@ -118,6 +118,16 @@ def test_two_grids_have_the_same_samples_where_they_meet(needles):
     assert tests and all(large[key] == small[key] for key in small)
 
 
+@pytest.mark.parametrize("options", [{}, {"ask": "second"}])
+def test_controls_ask_every_question_of_the_task(needles, options):
+    """A question that names the length of the video is another one for every length."""
+    samples = samples_of(
+        Localization(**options), needles, "9,30", "0,1", "blind,shuffled,no-needle"
+    )
+    blind = {sample.question for sample in samples if sample.control == "blind"}
+    assert blind == {sample.question for sample in samples if sample.control is None}
+
+
 # --- measures ------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ class Localization:
                 timeline, time = self._clock.timeline(_num_frames(shown)), _needle_time(shown)
                 assert time is not None, "the needle is shown"
                 yield Sample(
-                    sample_id=place + needle.needle_id,
+                    sample_id=place + needle.needle_id + self._clock.id_ending(timeline),
                     cell=cell,
                     shown=shown,
                     question=self._clock.question(_locator(needle), timeline),

@@ -64,6 +64,9 @@ class Clock(Protocol):
     def question(self, what: str, timeline: Timeline) -> str:
         """Asks when ``what`` is shown."""
 
+    def id_ending(self, timeline: Timeline) -> str:
+        """What ids end with, behind the needle's, so that they say all that the question says."""
+
     def place(self, time: Fraction, timeline: Timeline) -> int:
         """The place of the candidate that a time belongs to."""
 
@@ -115,6 +118,10 @@ class Parts:
             f"The video has {self.count} parts of equal length, numbered {first} to {last}. In "
             f"which part is {what} shown? Answer with the number of the part."
         )
+
+    def id_ending(self, timeline: Timeline) -> str:
+        """As `Clock.id_ending`: the question is the same for every video."""
+        return ""
 
     def place(self, time: Fraction, timeline: Timeline) -> int:
         """As `Clock.place`: the part that holds it; on a border, the later one."""
@@ -184,6 +191,10 @@ class Seconds:
             f"The video lasts {timeline.seconds} seconds, counted from {first} on. At which second "
             f"is {what} shown? Answer with a number of {len(first)} digits{rounded}."
         )
+
+    def id_ending(self, timeline: Timeline) -> str:
+        """As `Clock.id_ending`: the length of the video."""
+        return f"/of-{timeline.seconds}"
 
     def place(self, time: Fraction, timeline: Timeline) -> int:
         """As `Clock.place`: the nearest candidate, the earlier of two."""
