@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import namedtuple
 from fractions import Fraction
 from functools import partial
@@ -345,8 +346,8 @@ def test_seconds_of_what_is_inserted():
     """A needle of several seconds, one drawn into frames, and two of which one is asked about."""
     cell = GRID.cells[0]
     clip = FrameSpan("needles/a", 0, 1)
-    drawn = FrameSpan("blended/b", 2, 4)
-    shown = (FrameSpan("haystack", 0, 2), drawn, clip, clip, FrameSpan("haystack", 2, 4))
+    drawn = FrameSpan("blended/b", 2, 3), FrameSpan("blended/b/1", 2, 3)  # a clip
+    shown = (FrameSpan("haystack", 0, 2), *drawn, clip, clip, FrameSpan("haystack", 2, 4))
     asked = {None: None, "a": 4, "b": 2, "c": None}
     samples = [
         Sample(f"4/0/{name}", cell, shown, "?", ("x",), fields={"needle_id": name} if name else {})
@@ -361,6 +362,37 @@ def test_seconds_of_what_is_inserted():
     alone = Sample("4/0/d", cell, insert_needle(4, 3, "a"), "?", ("x",))
     (row,) = metadata_rows([alone], [("x",)], "t")
     assert row["needle_second"] == 3, "there is only one"
+
+
+def test_needles_of_several_seconds_and_distractors(film, needle_folder, tmp_path):
+    """What is drawn into frames, and pictures that are only distractors, are in the videos too."""
+    folder = shutil.copytree(needle_folder, tmp_path / "set")
+    Image.fromarray(draw_number(FIRST_NEEDLE + 9)).save(folder / "d.png")
+    rows = list(map(json.loads, (folder / "metadata.jsonl").read_text().splitlines()))
+    row = rows[0] | {"distractors": ["d"], "locator": "the first"}
+    other = {"file_name": "d.png", "needle_id": "d", "role": "distractor", "locator": "the other"}
+    (folder / "metadata.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(other)}\n")
+    sources = (open_haystack(film), load_needles(folder), Grid.of([8], ["0.5"]))
+    frames = {}
+    for name, changes in (
+        ("among", {"task": "vniah-d", "task_options": {"distractors": 1, "distance": 2}}),
+        ("drawn", {"task_options": {"needle_style": "blended", "needle_frames": 2}}),
+    ):
+        export_samples(*sources, output=tmp_path / name, controls="none", **changes)
+        (row,) = read_rows(tmp_path / name)
+        video = open_haystack(tmp_path / name / row["file_name"])
+        frames[name] = row, [frame.image for frame in video.frames()]
+    row, images = frames["among"]
+    assert sorted(one["needle_id"] for one in row["inserted"]) == ["a", "d"]
+    for one in row["inserted"]:
+        number = FIRST_NEEDLE + (9 if one["needle_id"] == "d" else 0)
+        assert read_number(images[one["second"]]) == number
+    row, images = frames["drawn"]
+    drawn = {"needle_id": "a", "style": "blended", "second": 4, "seconds": 2}
+    assert (row["inserted"], row["needle_second"]) == ([drawn], 4)
+    assert [read_number(images[second]) for second in (0, 1, 2, 3, 6)] == [0, 1, 2, 3, 4]
+    assert (images[4] == images[5]).all(), "one frame with the needle in it, for two seconds"
+    assert not (images[4] == images[3]).all()
 
 
 def test_an_export_that_was_stopped_goes_on(material, exported, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def export(options: argparse.Namespace) -> int:
 def import_answers(options: argparse.Namespace) -> int:
     """Makes a run of answers to an export, prints its table and draws its heatmap."""
     load_libraries()
-    from vniah.sweep.exchange.importing import import_answers
+    from vniah.sweep.exchange.importing import controls_of, import_answers
 
     results = import_answers(
         options.answers,
@@ -66,6 +66,7 @@ def import_answers(options: argparse.Namespace) -> int:
     code = show_results(
         results,
         draw_heatmaps(results, options.output),
+        controls=controls_of(options.export),
         again="import answers to such samples, and only these are added",
     )
     if not results.is_complete:

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +38,7 @@ from vniah.sweep.manifest import environment_record, plan_record
 from vniah.sweep.outcomes import require_readable
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.tasks import Sample, Task, load_task
-from vniah.tasks.controls import plan_samples
+from vniah.tasks.controls import ChosenControls, plan_samples
 from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
@@ -72,7 +73,7 @@ def export_samples(
     output: str | Path,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
-    controls: str | Sequence[str] = "default",
+    controls: ChosenControls = "default",
     frame_size: tuple[int, int] | None = None,
     quantizer: int = DEFAULT_QUANTIZER,
     overwrite: bool = False,
@@ -110,18 +111,24 @@ def export_samples(
     """
     folder = user_path(output, "the output")
     loaded = load_task(task, task_options)
-    samples = plan_samples(loaded, grid, needles, haystack, controls)
+    remarks: list[str] = []
+    samples = plan_samples(loaded, grid, needles, haystack, controls, on_note=remarks.append)
     require_readable(loaded.name, samples, needles)
     plan = [plan_line(sample) for sample in samples]
     video_format = VideoFormat.fitting(frame_size or _size_of(haystack), quantizer)
     source = task if isinstance(task, str) else None
     manifest = ExportManifest(
         format_version=FORMAT_VERSION,
-        task=TaskRecord(source=source, options=dict(task_options or {})),
+        task=TaskRecord(
+            source=source,
+            options=dict(task_options or {}),
+            controls=controls if isinstance(controls, str) else None,
+        ),
         plan=cast("PlanRecord", plan_record(haystack, needles, grid, loaded, samples)),
         video=video_format.record(),
         plan_sha256=hashlib.sha256(b"".join(plan)).hexdigest(),
         environment=environment_record(None),
+        notes=remarks,
     )
     export = ExportFolder(
         folder, cast("ExportManifest", as_read_back(manifest)), overwrite=overwrite
@@ -191,7 +198,7 @@ def _write_missing(
     report: OnProgress,
 ) -> None:
     """Encodes every picture, then writes the videos, if the disk has space for all of them."""
-    notes: list[str] = []
+    notes = list(export.notes_of_plan)
     with PictureStore.open(video_format, export.path) as store:
         pictures: Pictures[StoredPicture] = Pictures.of(
             haystack,
@@ -199,6 +206,7 @@ def _write_missing(
             num_frames,
             store.add,
             notes=notes,
+            shown=chain.from_iterable(missing.values()),
             on_progress=lambda done, total: report("encode", done, total),
         )
         export.record(notes)

@@ -30,10 +30,11 @@ _FREE = ("plan.haystack.name",)
 
 
 class TaskRecord(TypedDict):
-    """How the task is made again; source is null for one that was given as an object."""
+    """How the task and its controls are made again; what was given as an object is null."""
 
     source: str | None
     options: dict[str, Any]
+    controls: str | None
 
 
 class PlanRecord(TypedDict):
@@ -163,12 +164,17 @@ class ExportFolder:
             (self.path / name).unlink(missing_ok=True)
 
     @property
+    def notes_of_plan(self) -> list[str]:
+        """Remarks on the samples, such as controls that were left out."""
+        return self._manifest.get("notes", [])
+
+    @property
     def notes(self) -> list[str]:
-        """Remarks on the haystack in the manifest."""
+        """All remarks in the manifest."""
         return _read(self.path / EXPORT_NAME).get("notes", [])
 
     def record(self, notes: Sequence[str]) -> None:
-        """Keeps remarks on the haystack, such as damage, in the manifest."""
+        """Keeps all remarks, such as damage of the haystack, in the manifest."""
         manifest = _read(self.path / EXPORT_NAME)
         if list(notes) != manifest.get("notes", []):
             with writing_to(self.path):

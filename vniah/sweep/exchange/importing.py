@@ -19,6 +19,7 @@ from vniah.sweep.manifest import environment_record, manifest_of_plan
 from vniah.sweep.outcomes import result_of
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, Task, load_task
+from vniah.tasks.controls import Control, choose_controls
 from vniah.tasks.details import details_of
 
 _LOG = logging.getLogger("vniah")
@@ -83,6 +84,18 @@ def import_answers(
     if warning := warn_of_unreadable(samples, results):
         _LOG.warning(warning)
     return results
+
+
+def controls_of(export: str | Path, task: str | Task | None = None) -> Sequence[Control]:
+    """The controls of an export, for the verdict; none if they were given as objects.
+
+    Args:
+        export: the folder.
+        task: as `import_answers`.
+    """
+    manifest = read_export(user_path(export, "the export"))
+    chosen = manifest["task"]["controls"]
+    return () if chosen is None else choose_controls(_load_task(manifest, task), chosen)
 
 
 def _load_task(manifest: ExportManifest, task: str | Task | None) -> Task:

@@ -12,7 +12,7 @@ from msgspec import Meta
 from vniah.errors import ResultsError
 from vniah.files import to_json
 from vniah.grid import MAX_FRAMES, Cell, read_depth
-from vniah.protocol import HAYSTACK, Frames, FrameSpan, blended_source
+from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
 from vniah.results import MOST_LINE_BYTES
 from vniah.results.plan import DepthRecord, json_depth
 from vniah.schema import parse_json
@@ -168,18 +168,11 @@ def _inserted(sample: Sample) -> dict[str, Any]:
     """
     found: list[dict[str, Any]] = []
     second = 0
-    for source, spans in groupby(sample.shown, lambda span: span.source):
+    for (style, needle_id), spans in groupby(sample.shown, _look):
         seconds = num_shown(list(spans))
-        if source != HAYSTACK:
-            needle_id = source.partition("/")[2]
-            is_blended = source == blended_source(needle_id)
+        if needle_id is not None:
             found.append(
-                {
-                    "needle_id": needle_id,
-                    "style": "blended" if is_blended else "frame",
-                    "second": second,
-                    "seconds": seconds,
-                }
+                {"needle_id": needle_id, "style": style, "second": second, "seconds": seconds}
             )
         second += seconds
     names = {one["needle_id"] for one in found}
@@ -187,6 +180,15 @@ def _inserted(sample: Sample) -> dict[str, Any]:
         names &= {sample.fields["needle_id"]}
     firsts = [one["second"] for one in found if one["needle_id"] in names]
     return {"needle_second": firsts[0] if len(names) == 1 else None, "inserted": found}
+
+
+def _look(span: FrameSpan) -> tuple[str, str | None]:
+    """The style in which a span shows a needle, and its id; no id for the haystack."""
+    _, _, name = span.source.partition("/")
+    needle_id = name.partition("/")[0]  # what follows is the number of a clip's frame
+    if span.source == HAYSTACK:
+        return "", None
+    return ("frame" if span.source == needle_source(needle_id) else "blended"), needle_id
 
 
 def in_readable_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
