@@ -450,6 +450,15 @@ def test_the_command_shows_a_sample_without_a_run(
     assert "prompt" not in out
 
 
+def test_the_command_takes_an_id_without_a_place(image_folder, needle_folder, tmp_path, capsys):
+    own = ["--haystack", str(image_folder), "--needles", str(needle_folder), "--no-model"]
+    output = str(tmp_path / "blind.png")
+    assert main(["show", "-/-/b/blind", *own, "--output", output]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("sample: -/-/b/blind\n")
+    assert "shown: no video" in out and "frames: none are shown" in out
+
+
 def test_what_a_run_was_made_of(image_folder, needle_folder):
     results = make_run()
     assert recorded.task_of(results) == ("vniah", {})

@@ -29,6 +29,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.removesuffix('.')}. See: {self.prog} --help")
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        """None for the id of a sample without a place, ``-/-/red-7/blind``: it is no option."""
+        return None if arg_string.startswith("-/") else super()._parse_optional(arg_string)
+
     def _print_message(self, message: str, file: Any = None) -> None:
         write_lines(message, file)
 
