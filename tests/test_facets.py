@@ -238,7 +238,15 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     ax = heatmap(results, new_axes())
     assert ax.get_ylabel() == "Depth of the group"
     (caption,) = [text.get_text() for text in ax.texts]
-    assert caption == ("n = 6 per cell\nmean over Distractors: 0, 1\ndistance: 10, 200")
+    assert caption == (
+        "n = 6 per cell\nblind 1.00\nverdict: nothing conspicuous\n"
+        "mean over Distractors: 0, 1\ndistance: 10, 200"
+    )
+    ax = heatmap(results, new_axes(), value="distance")
+    (caption,) = [text.get_text() for text in ax.texts]
+    assert caption == (
+        "n = 4 per cell, 8 samples without a value\nmean over Distractors: 0, 1\ndistance: 10, 200"
+    )
     part = facet_results(results, "distance")[10]
     ax = heatmap(part, new_axes())
     assert ax.get_title() == "tiny\ndistance: 10 (average 0.7500)"

@@ -127,8 +127,8 @@ def _caption(results: Results, measure: Measure | None) -> str:
         parts.append(counted(num_errors, "error"))
     if not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
-    caption = ", ".join(parts)
-    return "\n".join([caption, *controls_caption(results)]).strip()
+    controls = controls_caption(results) if measure is None else ()  # they are shares as scores are
+    return "\n".join([", ".join(parts), *controls]).strip()
 
 
 def _averaged_over(results: Results) -> str:
