@@ -50,7 +50,7 @@ def test_run_prints_the_table_the_average_and_the_picture(in_folder, material, c
     assert re.search(r"depth +4 +12\n", output.out)
     assert re.search(r"  0\.5 +\d\.\d\d +\d\.\d\d\n", output.out)
     assert re.search(r"average: \d\.\d{4} over 6 cells \(\d+ of 18 samples", output.out)
-    assert "24 samples in" in output.out
+    assert "27 samples in" in output.out
     assert "heatmap: out/heatmap.png" in output.out
     assert "sweep" in output.err, "the progress bar"
     with Image.open("out/heatmap.png") as picture:
@@ -117,7 +117,7 @@ def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder,
     several = ["run", *material, "--rope-theta", "500,1e9", "--output", "out"]
     assert main(several) == 0
     output = capsys.readouterr()
-    assert output.out.count("24 samples in") == 2
+    assert output.out.count("27 samples in") == 2
     assert output.err.count("encode: 12 of 12") == 1, "encoded once"
     lines = output.out.splitlines()
     (where,) = (k for k, line in enumerate(lines) if line.startswith("mean over depth"))
@@ -276,7 +276,7 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
     capsys.readouterr()
     assert main(["compare", "good", "worse"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("vniah: error: cannot compare:") and "0 of 24 samples" in error
+    assert error.startswith("vniah: error: cannot compare:") and "0 of 27 samples" in error
 
 
 def test_haystack_make_writes_the_film_and_its_manifest(in_folder, capsys):
@@ -593,10 +593,10 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     options = [*material[:where], *material[where + 2 :]]
     assert main(["estimate", *options, "--context-parallel", "2"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"24 samples of up to \d+ tokens, \d+ per frame\n", output)
+    assert re.search(r"27 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
     assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
-    assert re.search(r"  every one by itself +24 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
+    assert re.search(r"  every one by itself +27 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
     assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
     assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)
     assert not list(in_folder.iterdir()), "nothing was run"
@@ -610,7 +610,7 @@ def test_quiet_run_prints_results_only(in_folder, material, capsys):
     assert main(["run", *material, "--output", "out", "--quiet"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
-    assert re.match(r"\ndepth +4 +12\n", output.out)
+    assert re.match(r"note: the control other-needle [^\n]*\n\ndepth +4 +12\n", output.out)
     assert output.out.endswith("heatmap: out/heatmap.png\n")
     assert "nothing to do" not in output.out and " needles -> " not in output.out
     assert main(["encode", *without_needles(material), "--quiet"]) == 0

@@ -476,7 +476,7 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     assert main(["run", *options, *grid]) == 0
     manifest = json.loads((output / "manifest.json").read_text())
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 30, "ten of them of the control"
+    assert len(samples) == 20 + 10 + 36 + 5 + 8, "in cells, and four controls"
     assert all(sample["error"] is None for sample in samples)
     assert manifest["model"]["frame_unit"] == FAMILIES[tiny.model_type].frame_unit
     shutil.rmtree(output)

@@ -136,7 +136,7 @@ def lines_of(folder):
     """The samples as they lie in the file."""
     lines = (folder / "samples.jsonl").read_text().splitlines()
     return [
-        (s["control"] is not None, s["num_frames"], s.get("needle_index"), s["needle_id"])
+        (s["control"] is not None, s.get("num_frames", 0), s.get("needle_index"), s["needle_id"])
         for s in map(json.loads, lines)
     ]
 

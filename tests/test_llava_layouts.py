@@ -586,5 +586,6 @@ def test_commands_run_on_a_siglip_checkpoint(tmp_path, image_folder, capsys):
     assert manifest["model"]["newline_position"] == "one_token"
     assert manifest["model"]["tokens_per_frame"] == 9
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert {sample["control"] for sample in samples} == {None, "no-needle"}
+    controls = {"no-needle", "option-rotation", "blind", "other-needle"}
+    assert {sample["control"] for sample in samples} == {None, *controls}
     assert not any(sample["error"] for sample in samples)

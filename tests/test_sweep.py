@@ -47,7 +47,7 @@ def test_sweep_asks_every_needle_in_every_cell(material, tmp_path):
         (20, Fraction(1), 20),
     }
     assert all(cell.num_samples == 3 for cell in results.cells)
-    assert seen[-1] == ("sweep", 36, 36), "with nine of the control"
+    assert seen[-1] == ("sweep", 39, 39), "with nine without a needle and three without a video"
 
 
 def test_samples_equal_the_models_own_forward_pass(material, tmp_path):

@@ -178,7 +178,8 @@ def _estimate(
     for sample in samples:
         composed.add(compose_candidates(model, sample))
     plan = make_plan(model, composed.sequences, groups=composed.groups)
-    if not plan.branches:
+    refused = {composed.owners[index] for index in plan.refused}
+    if all(n in refused for n, sample in enumerate(samples) if sample.control is None):
         reason = next(iter(plan.refused.values()))
         raise ModelError(f"no sample of the grid can be run, the first because {reason}")
     weight, shape = model.decoder.lm_head.weight, DecoderShape.of(model.decoder)
