@@ -39,7 +39,9 @@ from vniah.needles import Needle, NeedleSet, load_needles
 from vniah.options import Decoding
 from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
 from vniah.results import load_results
+from vniah.sweep.estimate import estimate
 from vniah.sweep.run import Sweep, SweepOptions, run_sweep
+from vniah.sweep.throughput import Rates
 from vniah.tasks.controls import CONTROLS, Finding, plan_samples
 from vniah.tasks.controls.guessing import guess_chance, tail_of
 from vniah.tasks.vniah import VisualNeedle
@@ -164,6 +166,7 @@ def test_answers_that_can_be_guessed_are_caught_and_one_of_five_is_not(
         Planted(seven), needles=NeedleSet("five", "five", tuple(cards)), controls="no-needle,blind"
     )
     assert results.average == num_sevens / 5
+    assert "too few" not in "".join(verdict(results).lines)
     assert verdict(results).text == ("answers without seeing" if is_caught else NOTHING)
 
 
@@ -178,6 +181,14 @@ def test_control_with_errors_is_not_inconspicuous(measure):
     assert found.text == "nothing conspicuous in what was run; blind lacks 8 samples of 8"
     only = verdict(measure(Planted(honest), task=Failing(), controls="blind", output="blind"))
     assert only.text == "none, as no control has a result; blind lacks 8 samples of 8"
+
+
+def test_two_questions_are_too_few_to_tell(measure, world):
+    found = verdict(
+        measure(Planted(from_language), needles=world[1].select(["card-7"]), controls="blind")
+    )
+    assert found.text == NOTHING
+    assert found.lines[0].endswith("guessing gives 0.1, and they are too few to tell")
 
 
 def test_run_without_controls_has_no_verdict(measure):
@@ -443,6 +454,8 @@ def test_decoder_that_composes_nothing_without_frames_has_no_such_control(world)
         def compose(self, frames, question, answer):
             return super().compose([frames[0], *frames[1:]], question, answer)
 
+    found = estimate(Needing(build_decoder("qwen2")), world[1], GRID, rates=Rates(1e9, 1e9))
+    assert "the control blind is left out: stand-in failed without frames" in found.notes[-1]
     options = SweepOptions(controls="blind")
     sweep = Sweep(Needing(build_decoder("qwen2")), *world, GRID, options)
     assert {sample.control for sample in sweep.samples} == {None}
@@ -542,6 +555,29 @@ def test_control_may_be_an_object_and_its_verdict_needs_it_again(measure):
     assert results.manifest["controls"] == ["blind", "mirror"]
     assert verdict(results).text == NOTHING
     assert verdict(results, [Mirror()]).text == "mirrors"
+
+
+class Stumbling(Mirror):
+    def finding(self, tests, own, others):
+        return own[99999]
+
+
+class Talking(Mirror):
+    def finding(self, tests, own, others):
+        return "all is well"
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        (Stumbling(), "finding() of the control mirror failed: IndexError: "),
+        (Talking(), "finding() of the control mirror gave 'all is well', not a Finding"),
+    ],
+)
+def test_finding_that_fails_is_said_in_the_verdict(measure, control, message):
+    found = verdict(measure(Planted(honest), controls=[control, "blind"]), [control])
+    assert found.text.startswith("nothing conspicuous in what was run; ") and message in found.text
+    assert "\n" not in found.text
 
 
 class Counting(Mirror):

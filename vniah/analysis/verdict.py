@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-from vniah.errors import counted
+from vniah.errors import counted, first_line, short_repr
 from vniah.results import Results, SampleResult
-from vniah.tasks.controls import CONTROLS, Control
+from vniah.tasks.controls import CONTROLS, Control, Finding
 
 NOTHING = "nothing conspicuous"
 
-_CAPTION_WIDTH = 64  # characters
+_CAPTION_WIDTH = 54  # characters
+_NO_BREAK = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,30 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
     rows: dict[str, list[SampleResult]] = {name: [] for name in names}
     for sample in results.control_samples:
         rows.setdefault(str(sample.control), []).append(sample)
-    findings = []
+    findings, gaps = [], _gaps(results, rows)
     for name in names:
         if name in known:
-            others = {other: some for other, some in rows.items() if other != name}
-            found = known[name].finding(results.samples, rows[name], others)
-            if found is not None:
+            found = _finding(known[name], results.samples, rows)
+            if isinstance(found, str):
+                gaps.append(found)
+            elif found is not None:
                 findings.append(ControlFinding(name, found.summary, found.verdict))
-    return Verdict(tuple(findings), tuple(_gaps(results, rows)))
+    return Verdict(tuple(findings), tuple(gaps))
+
+
+def _finding(
+    control: Control, tests: Sequence[SampleResult], rows: Mapping[str, Sequence[SampleResult]]
+) -> Finding | str | None:
+    """What a control finds; or, in one line, what is wrong with it."""
+    others = {other: some for other, some in rows.items() if other != control.name}
+    what = f"finding() of the control {control.name}"
+    try:
+        found: object = control.finding(tests, rows[control.name], others)
+    except Exception as error:  # noqa: BLE001  # somebody's control, at the end of a whole run
+        return f"{what} failed: {type(error).__name__}: {first_line(error)}"
+    if found is None or isinstance(found, Finding):
+        return found
+    return f"{what} gave {short_repr(found)}, not a Finding"
 
 
 def controls_caption(results: Results) -> tuple[str, ...]:
@@ -104,12 +121,13 @@ def controls_caption(results: Results) -> tuple[str, ...]:
             shares.append(f"{name} {num_correct / num_samples:.2f}")
     if (debiased := results.debiased) is not None:
         shares.append(f"options in all orders {debiased.score:.2f} (chance {debiased.chance:.2f})")
-    text = ", ".join(shares)
+    text = ", ".join(share.replace(" ", _NO_BREAK) for share in shares)
     return (*_wrapped(text), *_wrapped(f"verdict: {found.text}"))
 
 
 def _wrapped(text: str) -> list[str]:
-    return wrap(text, _CAPTION_WIDTH, break_on_hyphens=False)
+    lines = wrap(text, _CAPTION_WIDTH, break_on_hyphens=False)
+    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def _gaps(results: Results, rows: Mapping[str, Sequence[SampleResult]]) -> list[str]:

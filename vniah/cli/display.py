@@ -35,7 +35,9 @@ def format_controls(results: "Results") -> str:
     the accuracy over all of them, the test's own included.
     """
     counts = sorted({found.num_frames or 0 for found in results.controls}, key=lambda n: n or inf)
-    names = dict.fromkeys(found.control for found in results.controls)
+    found_names = dict.fromkeys(found.control for found in results.controls)
+    names = [name for name in results.manifest.get("controls", ()) if name in found_names]
+    names += [name for name in found_names if name not in names]
     scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
     places = {(found.control, found.num_frames or 0) for found in results.controls}
     lines = [["control", *(f"{count:,}" if count else "-" for count in counts)]]

@@ -6,12 +6,13 @@ many tokens each has, not on what they show.
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
-from vniah.engines.choosing import require_decoder
+from vniah.engines.base import EngineOptions
+from vniah.engines.choosing import choose_engine, require_decoder
 from vniah.engines.inputs import compose_candidates, size_of_frame
 from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError
@@ -25,9 +26,10 @@ from vniah.forward.prefix_tree import Branch, Suffix, cost_of
 from vniah.grid import Grid
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import AnyModel, DecoderModel, Frames, FrameSegment, TokenSequence
+from vniah.sweep.samples import askable_samples
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
-from vniah.tasks.controls import ChosenControls, plan_samples
+from vniah.tasks.controls import ChosenControls
 from vniah.tasks.parsing import Option
 from vniah.tasks.placement import haystack_frames
 
@@ -162,8 +164,10 @@ def estimate(
     decodable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
-    samples = plan_samples(load_task(task, task_options), grid, needles, None, controls)
-    return _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
+    engine = choose_engine(decodable, EngineOptions(attention=attention))
+    samples = askable_samples(load_task(task, task_options), grid, needles, None, engine, controls)
+    found = _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
+    return replace(found, notes=(*found.notes, *engine.notes))
 
 
 def _estimate(

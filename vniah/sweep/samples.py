@@ -14,11 +14,13 @@ def askable_samples(
     task: Task,
     grid: Grid,
     needles: NeedleSet,
-    haystack: Haystack,
+    haystack: Haystack | None,
     engine: Engine,
     controls: ChosenControls,
 ) -> tuple[Sample, ...]:
-    """The samples of a run. What a control is not made for becomes a note of the engine.
+    """The samples of a run, or of an estimate, which knows no haystack.
+
+    What a control is not made for becomes a note of the engine.
 
     Controls that show no frame are left out if the model cannot be asked so.
 

@@ -7,7 +7,7 @@ question counts as right if more than half of its samples are.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vniah.answers.option_lines import find_option_lines
 from vniah.errors import counted
@@ -141,5 +141,12 @@ def in_words(asked: Sequence[Asked]) -> str:
     return (
         f"{len(right)} of {counted(len(asked), 'question')}"
         + (f" ({listed(right)})" if right else "")
-        + f"; guessing gives {expected_right(asked):.1f}"
+        + f"; {guessing_in_words(asked)}"
     )
+
+
+def guessing_in_words(asked: Sequence[Asked]) -> str:
+    """What guessing gives; and whether even all questions right would be no finding."""
+    best = [replace(one, is_right=True) for one in asked]
+    too_few = "" if is_above_chance(best) else ", and they are too few to tell"
+    return f"guessing gives {expected_right(asked):.1f}{too_few}"

@@ -11,7 +11,7 @@ from vniah.needles import Needle, NeedleSet
 from vniah.protocol import blended_source, needle_source
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import Finding, Row, listed, name_of
-from vniah.tasks.controls.guessing import Asked, expected_right, is_above_chance
+from vniah.tasks.controls.guessing import Asked, guessing_in_words, is_above_chance
 
 _NUMBER = re.compile(r"[\d.,]+")
 _LEAST_SHARE = 0.5
@@ -104,8 +104,7 @@ class OtherNeedle:
         num_right = sum(one.is_right for one in asked)
         summary = (
             f"answers with what was shown, asked for another needle, for {num_right} of "
-            f"{counted(len(asked), 'needle')} that it reads; guessing gives "
-            f"{expected_right(asked):.1f}"
+            f"{counted(len(asked), 'needle')} that it reads; {guessing_in_words(asked)}"
         )
         is_odd = num_right >= _LEAST_SHARE * len(asked) and is_above_chance(asked)
         return Finding(summary, "reads the odd frame, ignores the question" if is_odd else None)
