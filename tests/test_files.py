@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vniah.embeddings import encode
+from vniah.embeddings import batches
 from vniah.files import atomic_path, hash_file, hash_settings, hash_text, slug
 from vniah.haystacks.generated import Recipe
 
@@ -88,7 +88,7 @@ def test_hash_of_a_recipe():
 def test_folder_of_an_embedding_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VNIAH_CACHE", str(tmp_path))
     identity = {"model": "m", "dtype": "float32"}
-    found = encode._folder(identity, "lmms-lab/LongVA-7B-film (1).mp4")
+    found = batches._folder(identity, "lmms-lab/LongVA-7B-film (1).mp4")
     assert found == tmp_path / "embeddings" / "lmms-lab_LongVA-7B-film_1_.mp4-22a7564d1885"
 
 

@@ -238,7 +238,7 @@ def blocks(kind: str) -> list[str]:
 
 def test_the_sets_on_the_page_can_be_loaded(tmp_path):
     """The pictures that they name are made here."""
-    for number, text in enumerate(blocks("json")):
+    for number, text in enumerate([*blocks("json"), *blocks("jsonl")]):
         folder = write_set(tmp_path / str(number))
         for line, record in enumerate(map(json.loads, text.splitlines())):
             names = record["file_name"]

@@ -96,6 +96,8 @@ def test_code_of_pages_is_python_and_imports_what_there_is(path):
                 assert all(hasattr(module, alias.name) for alias in node.names), block
     for block in blocks("json", path.read_text(encoding="utf-8")):
         assert json.loads(block)
+    for block in blocks("jsonl", path.read_text(encoding="utf-8")):
+        assert all(map(json.loads, block.splitlines()))
 
 
 def test_commands_of_the_pages_are_found():
