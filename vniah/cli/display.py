@@ -53,6 +53,18 @@ def format_controls(results: "Results") -> str:
     return format_columns(lines)
 
 
+def format_oddness(results: "Results") -> str | None:
+    """How far the needles stand out among the haystack's frames, in one line; None if unknown."""
+    found = results.oddness
+    if not found:
+        return None
+    mean, least, most = sum(found.values()) / len(found), min(found.values()), max(found.values())
+    return (
+        f"oddness: {mean:.2f} (from {least:.2f} to {most:.2f}), the share of the haystack's frames "
+        "that stand out less than a needle; 0.5 is a frame like any other"
+    )
+
+
 def format_parts(results: "Results") -> str:
     """The parts of a run by what the task names as facets, and its groups of samples.
 

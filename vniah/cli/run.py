@@ -13,6 +13,7 @@ from vniah.cli.display import (
     format_comparison,
     format_controls,
     format_gaps,
+    format_oddness,
     format_parts,
     format_table,
 )
@@ -252,6 +253,8 @@ def show_results(
     if results.controls:
         show_lines(format_controls(results))
         show()
+        if (oddness := format_oddness(results)) is not None:
+            show(oddness)
         if (found := verdict(results, controls)) is not None:
             for line in found.lines:
                 show(line)

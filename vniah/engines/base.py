@@ -144,7 +144,11 @@ class Engine(Protocol):
         """Runs the pending samples of a batch; gives each with its outcome."""
 
     def describe(self) -> Mapping[str, Any]:
-        """How the samples are run, for the manifest; called after `plan`."""
+        """How the samples are run, for the manifest; called after `plan`.
+
+        Engines of models with embeddings add the ``oddness`` of the needles
+        (`vniah.embeddings.oddness`).
+        """
 
     def why_not_without_frames(self, sample: Sample) -> str | None:
         """Why the model cannot be asked a question without frames; None if it can.
@@ -225,6 +229,11 @@ class Pictures(Generic[Shown]):
                 frames = self.haystack if span.source == HAYSTACK else self.needles[span.source]
                 shown += frames[span.start : span.stop]
         return shown
+
+
+def shown_in_tests(samples: Iterable[Sample]) -> Iterator[tuple[FrameSpan, ...]]:
+    """What each sample of the test shows; controls may show the haystack in another order."""
+    return (sample.shown for sample in samples if sample.control is None)
 
 
 def try_sample(sample: Sample, read: Callable[[Sample], tuple[Reading, ...]]) -> Outcome:

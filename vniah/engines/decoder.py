@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from vniah.embeddings.encode import EncodedFrames
+from vniah.embeddings.oddness import oddness_record
 from vniah.engines.base import (
     ARGMAX,
     GENERATED,
@@ -23,6 +24,7 @@ from vniah.engines.base import (
     put_into_words,
     read_candidate,
     repeat_pictures,
+    shown_in_tests,
     trial_directory,
 )
 from vniah.engines.equivalence import (
@@ -197,7 +199,8 @@ class DecoderEngine:
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
-        return self._description
+        assert self._frames is not None, "prepare comes first"
+        return {**self._description, **oddness_record(self._frames, shown_in_tests(self._samples))}
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vniah.embeddings.encode import EncodedFrames
+from vniah.embeddings.oddness import oddness_record
 from vniah.engines.base import (
     ARGMAX,
     GENERATED,
@@ -26,6 +27,7 @@ from vniah.engines.base import (
     repeat_pictures,
     require_logits,
     require_text,
+    shown_in_tests,
     trial_directory,
     trial_sample,
     try_sample,
@@ -49,11 +51,12 @@ class _OneByOne:
 
     def __init__(self) -> None:
         self.notes = []
+        self._samples: Sequence[Sample] = ()
         self._pending: Sequence[Sample] = ()
 
     def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
         """As `vniah.engines.base.Engine.plan`."""
-        self._pending = list(compress(samples, is_pending))
+        self._samples, self._pending = samples, list(compress(samples, is_pending))
         return len(self._pending)
 
     def check(self) -> Mapping[str, Any]:
@@ -109,6 +112,12 @@ class PerSampleEngine(_OneByOne):
             on_progress=on_progress,
         )
         self.notes += self._frames.notes
+
+    def describe(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.describe`."""
+        assert self._frames is not None, "prepare comes first"
+        oddness = oddness_record(self._frames, shown_in_tests(self._samples))
+        return {**super().describe(), **oddness}
 
     def why_not_without_frames(self, sample: Sample) -> str | None:
         """As `vniah.engines.base.Engine.why_not_without_frames`: the question is asked once."""

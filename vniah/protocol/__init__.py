@@ -23,6 +23,7 @@ from vniah.protocol.segments import (
     TokenSequence,
     blended_source,
     joined,
+    needle_of,
     needle_source,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "class_record",
     "joined",
     "needed_form",
+    "needle_of",
     "needle_source",
     "require_protocol",
     "tokens_per_frame",

@@ -35,6 +35,12 @@ def blended_source(needle_id: str, number: int = 0) -> str:
     return f"blended/{needle_id}/{number}" if number else f"blended/{needle_id}"
 
 
+def needle_of(source: str) -> str | None:
+    """The id of the needle that a source shows; None for the haystack and for unknown sources."""
+    kind, _, name = source.partition("/")
+    return name.partition("/")[0] if kind in ("needles", "blended") else None
+
+
 @dataclass(frozen=True, slots=True)
 class TextSegment:
     """Text that the model reads.

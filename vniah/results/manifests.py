@@ -106,6 +106,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     )
 
 
+def oddness_in(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """The oddness of needles as the run recorded it when it was started last; empty without any."""
+    environment = manifest.get(ENVIRONMENT_KEY, {})
+    for start in (*reversed(environment.get(LATER_KEY, ())), environment):
+        forward = start.get("forward", {})
+        found = forward.get("oddness") if isinstance(forward, dict) else None
+        if isinstance(found, dict):
+            numbers = found.items()
+            return {k: float(v) for k, v in numbers if type(v) in (int, float) and 0 <= v <= 1}
+    return {}
+
+
 def require_manifest(manifest: dict[str, Any], where: str) -> dict[str, Any]:
     """The manifest, if everything that is read of it has the declared type.
 

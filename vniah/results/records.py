@@ -19,6 +19,7 @@ from vniah.results.debiased import (
     mean_of,
 )
 from vniah.results.details import TaskDetails, details_in
+from vniah.results.manifests import oddness_in
 from vniah.results.measures import Measure, measure_of, shown_measures
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
@@ -267,6 +268,15 @@ class Results:
     def details(self) -> TaskDetails:
         """What the task said of itself; empty for a published table."""
         return details_in(self.manifest)
+
+    @property
+    def oddness(self) -> Mapping[str, float]:
+        """How far each needle stands out among the haystack's frames, from 0 to 1, by its id.
+
+        It is the share of frames that stand out less (`vniah.embeddings.oddness`). Empty for chat
+        models, published tables, and runs from before it was measured.
+        """
+        return oddness_in(self.manifest)
 
     @property
     def grid(self) -> Grid | None:
