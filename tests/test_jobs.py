@@ -268,7 +268,9 @@ def test_manifest_says_how_the_forward_pass_was_run(two, alone):
     assert [*data["check"]] == WAYS
     assert [*context["check"]] == [*WAYS, *RING_WAYS]
     assert data["passes"] > 2, "else there was nothing to share out"
-    assert forward_record(two / "data-first") == {"share": "none", "processes": 2}
+    first = forward_record(two / "data-first")
+    assert first.pop("oddness").keys() == {"a", "b", "c"}
+    assert first == {"share": "none", "processes": 2}
 
 
 def test_context_parallel_with_a_model_without_decoder_writes_nothing(two):
