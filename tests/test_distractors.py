@@ -11,7 +11,8 @@ from vniah.grid import Cell, Grid
 from vniah.protocol import HAYSTACK, Frames, needle_source
 from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
-from vniah.tasks.groups import Spacing, draw, shuffled, spread_indices
+from vniah.tasks.drawing import draw, shuffled
+from vniah.tasks.groups import Spacing, spread_indices
 
 
 def samples_of(frames, depths, *, needles=None, **options):

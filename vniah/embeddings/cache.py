@@ -180,12 +180,9 @@ class EmbeddingCache:
         if num_frames <= self.num_frames:
             return
         if self.refill is None:
-            raise CacheError(f"{damage}; it was set aside, and the next run encodes it again")
+            raise not_encoded_again(damage)
         if shard.first in self._refilled:
-            raise CacheError(
-                f"{damage}, although it was encoded again just now; check the disk and the memory "
-                "of this machine, or choose another --cache"
-            )
+            raise damaged_once_more(damage)
         self._refilled.add(shard.first)
         self.refill(num_frames)
 
@@ -194,6 +191,19 @@ def mark_used(directory: Path) -> None:
     """Sets the time of a folder to now."""
     with suppress(OSError):  # it may be read-only, or not there yet
         os.utime(directory)
+
+
+def not_encoded_again(damage: DamagedShardError) -> CacheError:
+    """The error where a damaged shard was set aside and nobody can encode its frames now."""
+    return CacheError(f"{damage}; it was set aside, and the next run encodes it again")
+
+
+def damaged_once_more(damage: DamagedShardError) -> CacheError:
+    """The error where a shard is damaged that has just been encoded again."""
+    return CacheError(
+        f"{damage}, although it was encoded again just now; check the disk and the memory of this "
+        "machine, or choose another --cache"
+    )
 
 
 def set_aside(shard: Shard, damage: DamagedShardError) -> None:

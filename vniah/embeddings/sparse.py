@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vniah.embeddings.cache import mark_used, set_aside
+from vniah.embeddings.cache import damaged_once_more, mark_used, not_encoded_again, set_aside
 from vniah.embeddings.shards import DamagedShardError, Shard, shard_path, write_shard
-from vniah.errors import CacheError, without_surrogates
+from vniah.errors import without_surrogates
 
 
 class SparseCache:
@@ -95,14 +95,9 @@ class SparseCache:
         except DamagedShardError as damage:
             set_aside(shard, damage)
             if self.refill is None:
-                raise CacheError(
-                    f"{damage}; it was set aside, and the next run encodes it again"
-                ) from None
+                raise not_encoded_again(damage) from None
             self.refill(self.missing([index]))
         try:
             return shard.read(index, index + 1, part)
         except DamagedShardError as damage:
-            raise CacheError(
-                f"{damage}, although it was encoded again just now; check the disk and the memory "
-                "of this machine, or choose another --cache"
-            ) from None
+            raise damaged_once_more(damage) from None

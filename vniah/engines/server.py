@@ -275,7 +275,7 @@ class ServerEngine:
 
 def _num_shown(sample: Sample) -> int:
     """The number of pictures that a sample shows, less one, as `TokenCount` counts them."""
-    return max(1, sum(span.num_frames for span in sample.shown) - 1)
+    return max(1, sample.num_shown - 1)
 
 
 NO_USAGE = (

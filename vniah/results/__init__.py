@@ -18,7 +18,7 @@ from vniah.results.manifests import (
     flatten,
 )
 from vniah.results.measures import CellMeasure, Measure
-from vniah.results.membership import contradiction
+from vniah.results.membership import asked_name, contradiction
 from vniah.results.plan import grid_record, read_grid
 from vniah.results.published import load_published
 from vniah.results.reading import SAMPLES_NAME, load_run
@@ -41,6 +41,7 @@ __all__ = [
     "Results",
     "RunFolder",
     "SampleResult",
+    "asked_name",
     "contradiction",
     "facet_results",
     "facet_values",

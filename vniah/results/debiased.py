@@ -5,12 +5,29 @@ varies) and ``num_variants`` (how many there are, the sample itself included) pu
 several ways. A guess is right in one of them, so their mean is free of what the model prefers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Protocol, TypeVar
 
 from vniah.grid import Cell
 from vniah.results.samples import SampleResult
+
+K = TypeVar("K", int, Cell)
+
+
+class _Scored(Protocol):
+    """What is read of the result of a sample."""
+
+    @property
+    def sample_id(self) -> str: ...
+    @property
+    def correct(self) -> bool | None: ...
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+
+
+R = TypeVar("R", bound=_Scored)
 
 
 @dataclass(frozen=True)
@@ -44,23 +61,30 @@ class DebiasedSample:
     num_variants: int
 
 
-def debiased_samples(
-    samples: Iterable[SampleResult], control_samples: Iterable[SampleResult]
-) -> tuple[DebiasedSample, ...]:
-    """The samples of the test of which all variants have a score."""
-    variants: dict[str, list[SampleResult]] = {}
+def complete_variants(samples: Iterable[R], control_samples: Iterable[R]) -> list[tuple[R, ...]]:
+    """The samples of the test of which all variants have a score, each followed by its variants."""
+    variants: dict[str, list[R]] = {}
     for result in control_samples:
         original = result.fields.get("variant_of")
         if isinstance(original, str) and result.correct is not None:
             variants.setdefault(original, []).append(result)
-    found = []
+    found: list[tuple[R, ...]] = []
     for sample in samples:
         others = variants.get(sample.sample_id, ())
         num_variants = others[0].fields.get("num_variants") if others else None
         if sample.correct is not None and num_variants == len(others) + 1:
-            num_correct = sum(bool(one.correct) for one in (sample, *others))
-            found.append(DebiasedSample(sample.cell, num_correct, num_variants))
-    return tuple(found)
+            found.append((sample, *others))
+    return found
+
+
+def debiased_samples(
+    samples: Iterable[SampleResult], control_samples: Iterable[SampleResult]
+) -> tuple[DebiasedSample, ...]:
+    """The samples of the test of which all variants have a score."""
+    return tuple(
+        DebiasedSample(group[0].cell, sum(bool(one.correct) for one in group), len(group))
+        for group in complete_variants(samples, control_samples)
+    )
 
 
 def mean_of(samples: Sequence[DebiasedSample]) -> DebiasedScore:
@@ -73,17 +97,18 @@ def mean_of(samples: Sequence[DebiasedSample]) -> DebiasedScore:
 
 def by_cell(samples: Iterable[DebiasedSample]) -> Mapping[Cell, DebiasedScore]:
     """The score of each cell, ordered by frames, then by depth."""
-    groups: dict[Cell, list[DebiasedSample]] = {}
-    for one in samples:
-        if one.cell is not None:
-            groups.setdefault(one.cell, []).append(one)
-    return {cell: mean_of(groups[cell]) for cell in sorted(groups)}
+    return _means(samples, key=lambda cell: cell)
 
 
 def by_length(samples: Iterable[DebiasedSample]) -> Mapping[int, DebiasedScore]:
     """The score at each number of frames, ascending."""
-    groups: dict[int, list[DebiasedSample]] = {}
+    return _means(samples, key=lambda cell: cell.num_frames)
+
+
+def _means(samples: Iterable[DebiasedSample], key: Callable[[Cell], K]) -> dict[K, DebiasedScore]:
+    """The score of all samples with a cell that have the same key, ascending by key."""
+    groups: dict[K, list[DebiasedSample]] = {}
     for one in samples:
         if one.cell is not None:
-            groups.setdefault(one.cell.num_frames, []).append(one)
-    return {num_frames: mean_of(groups[num_frames]) for num_frames in sorted(groups)}
+            groups.setdefault(key(one.cell), []).append(one)
+    return {name: mean_of(groups[name]) for name in sorted(groups)}

@@ -52,7 +52,7 @@ def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> st
             )
     if "needle_id" in fields or is_own:
         needle_id = fields.get("needle_id", "missing")
-        name = _name_of(sample)
+        name = asked_name(sample)
         if sample.control is not None:
             name = name.partition("/")[0]
         if needle_id != name and (is_own or name in needle_ids):
@@ -60,7 +60,7 @@ def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> st
     return None
 
 
-def _name_of(sample: _Placed) -> str:
+def asked_name(sample: _Placed) -> str:
     """What is asked, and the control: the ``sample_id`` without the place."""
     cell = sample.cell
     place = place_prefix(sample.num_frames, None) if cell is None else cell.prefix
@@ -115,7 +115,7 @@ class Membership:
             name = "correct" if sample.argmax_correct is None else "argmax_correct"
             return f"a contradiction: {name} is {by_argmax}, and rank is {sample.rank}"
         asked = sample.question, sample.answer
-        first = self._asked.setdefault(_name_of(sample), asked)
+        first = self._asked.setdefault(asked_name(sample), asked)
         if asked == first:
             return None
         now, before = next(pair for pair in zip(asked, first, strict=True) if len({*pair}) > 1)

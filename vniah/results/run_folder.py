@@ -7,8 +7,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vniah.errors import ResultsError
 from vniah.files import atomic_path, flush_folder, write_json
 from vniah.results.manifests import (
@@ -34,12 +32,16 @@ from vniah.results.reading import (
     read_all_samples,
 )
 from vniah.results.records import Results
-from vniah.results.sample_file import SampleFile, count_lines, cut_unfinished_line, writing_to
+from vniah.results.sample_file import (
+    SampleFile,
+    count_lines,
+    cut_unfinished_line,
+    locked,
+    writing_to,
+)
 from vniah.results.samples import SampleResult
 
 _LOG = logging.getLogger("vniah")
-
-LOCK_NAME = ".lock"
 
 
 class RunFolder:
@@ -153,7 +155,7 @@ class RunFolder:
         with writing_to(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             flush_folder(self.directory.parent)
-        with self._lock():
+        with locked(self.directory):
             with writing_to(self.directory):
                 if self._overwrite:
                     for path in (*_samples_paths(self.directory), self._manifest_path):
@@ -233,22 +235,6 @@ class RunFolder:
             file.writelines(map(_line, ordered))
         for path in paths:
             path.unlink()
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Locks the folder; the lock ends with the process, however it ends."""
-        lock = FileLock(self.directory / LOCK_NAME)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ResultsError(
-                f"another process is writing to {self.directory}; wait for it, or choose another "
-                "--output"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def append(self, sample: SampleResult) -> None:
         """Writes one line at once; only inside the block of `open`.

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vniah.errors import ResultsError
 from vniah.files import flush_folder
 
@@ -15,6 +17,30 @@ _SYNC_SECONDS = 1.0
 _BLOCK_BYTES = 2**20
 _NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 """What a file system answers that cannot be asked to put a file on the disk."""
+
+
+LOCK_NAME = ".lock"
+"""The file by which a process locks a folder of results."""
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """A block in which no other process writes to a folder; the lock ends with the process.
+
+    Raises:
+        ResultsError: another process is writing to it.
+    """
+    lock = FileLock(directory / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ResultsError(
+            f"another process is writing to {directory}; wait for it, or choose another --output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class SampleFile(FileIO):

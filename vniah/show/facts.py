@@ -58,11 +58,6 @@ class Facts:
         return ", ".join(parts)
 
     @property
-    def num_frames(self) -> int:
-        """Number of frames that are shown, inserted ones included."""
-        return sum(span.num_frames for span in self.sample.shown)
-
-    @property
     def shown(self) -> str:
         """All frames, as spans of their sources."""
         if not self.sample.shown:
@@ -72,7 +67,7 @@ class Facts:
             half = _MOST_SPANS // 2
             left_out = f"... {len(parts) - 2 * half:,} more ..."
             parts = [*parts[:half], left_out, *parts[-half:]]
-        return f"{counted(self.num_frames, 'frame')}: {', '.join(parts)}"
+        return f"{counted(self.sample.num_shown, 'frame')}: {', '.join(parts)}"
 
     @property
     def fields(self) -> str:
@@ -108,7 +103,7 @@ class Facts:
         parts = [f"{counted(prompt.num_tokens, 'token')} before the answer"]
         if of_frames:
             parts.append(
-                f"{of_frames:,} of {counted(self.num_frames, 'frame')} "
+                f"{of_frames:,} of {counted(self.sample.num_shown, 'frame')} "
                 f"({prompt.tokens_per_frame:,} each), {prompt.num_text_tokens:,} of text"
             )
         places = [

@@ -59,8 +59,7 @@ class Prompt:
 
 def chat_prompt(sample: Sample) -> Prompt:
     """The prompt of a model that gets pictures and a question."""
-    num_frames = sum(span.num_frames for span in sample.shown)
-    frames = f"<{counted(num_frames, 'frame')}>\n" if num_frames else ""
+    frames = f"<{counted(sample.num_shown, 'frame')}>\n" if sample.shown else ""
     return Prompt(
         frames + sample.question,
         note="the frames and the question as they are sent; what the model makes of them, and its "

@@ -5,8 +5,7 @@ from difflib import get_close_matches
 
 from vniah.errors import InputError, short_repr
 from vniah.grid import Grid, read_depth
-from vniah.protocol import HAYSTACK, FrameSpan
-from vniah.show.storyboard import Tile
+from vniah.protocol import needle_of
 from vniah.tasks.base import Sample
 
 _NUM_NEAREST = 3
@@ -64,17 +63,13 @@ def find_sample(
     if needle_id is None:
         return samples[0]
     for sample in samples:
-        if needle_id in (sample.fields.get("needle_id"), *(shown_id(s) for s in sample.shown)):
+        shown = (needle_of(span.source) for span in sample.shown)
+        if needle_id in (sample.fields.get("needle_id"), *shown):
             return sample
     raise InputError(
         f"no sample shows or asks about the needle {short_repr(needle_id)}; give one of the needle "
         "set, or the id of a sample"
     )
-
-
-def shown_id(frame: FrameSpan | Tile) -> str | None:
-    """The id of the needle that a frame shows, on its own or drawn into a frame of the haystack."""
-    return None if frame.source == HAYSTACK else frame.source.split("/")[1]
 
 
 def unknown_sample(ids: Iterable[str], sample_id: str) -> InputError:

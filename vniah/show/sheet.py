@@ -12,10 +12,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vniah.analysis.plot.style import COLORS, FAINT, INK
-from vniah.protocol import HAYSTACK, Frames, blended_source
+from vniah.protocol import HAYSTACK, Frames, blended_source, needle_of
 from vniah.show.facts import Facts
 from vniah.show.frames import Picture
-from vniah.show.selection import shown_id
 from vniah.show.storyboard import Gap, Storyboard, Tile
 from vniah.show.typesetting import Fonts, text_width
 from vniah.tasks.base import Sample
@@ -216,7 +215,7 @@ def _head(sheet: _Sheet, facts: Facts) -> None:
 
 def _colors(sample: Sample) -> dict[str | None, str]:
     """The colours of needles by their ids; the one that is asked about has the first."""
-    ids = dict.fromkeys(shown_id(span) for span in sample.shown)
+    ids = dict.fromkeys(needle_of(span.source) for span in sample.shown)
     asked = next((name for name in ids if name and name == sample.fields.get("needle_id")), None)
     palette = (COLORS[0], *_OTHERS) if asked is None else _OTHERS
     others = [name for name in ids if name not in (None, asked)]
@@ -229,7 +228,7 @@ def _colors(sample: Sample) -> dict[str | None, str]:
 def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | None, str]) -> None:
     """The whole video as a bar: what is drawn of it is darker, what is inserted has its colour."""
     sheet.space(0.08)
-    num_frames, top = facts.num_frames, sheet.height
+    num_frames, top = facts.sample.num_shown, sheet.height
     scale = _INNER / num_frames
     sheet.box(_MARGIN, top, _INNER, _BAR_HEIGHT, "#E4E4DF")
     least = 0.012
@@ -247,7 +246,7 @@ def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | N
     position, least = 0, 0.035
     for span in Frames.of(facts.sample.shown).spans:
         if span.source != HAYSTACK:
-            width, color = max(span.num_frames * scale, least), colors[shown_id(span)]
+            width, color = max(span.num_frames * scale, least), colors[needle_of(span.source)]
             x = _MARGIN + min(position * scale, _INNER - width)
             sheet.box(x, top - 0.03, width, _BAR_HEIGHT + 0.06, color)
             label = f"{position:,} s"
@@ -303,7 +302,7 @@ def _row(
         if isinstance(item, Gap):
             _gap(sheet, item, x + width / 2, top + height / 2)
         else:
-            color = colors.get(shown_id(item))
+            color = colors.get(needle_of(item.source))
             sheet.frame(pictures[item], x, top, width, height, color)
             _label(sheet, item, x, top + height + 0.035, width, color)
         x += width + _SPACE
@@ -338,7 +337,7 @@ def tile_words(tile: Tile) -> str:
     """Where a frame is from: ``"haystack 119 s"``, ``"red-7"``, ``"wave, frame 3"``, or
     ``"red-7 in 119 s"`` where the needle is drawn into a frame of the haystack.
     """
-    name = shown_id(tile)
+    name = needle_of(tile.source)
     if name is None:
         return f"haystack {tile.index:,} s"
     if tile.source.startswith(blended_source(name)):

@@ -116,6 +116,11 @@ class Sample:
                 )
 
     @property
+    def num_shown(self) -> int:
+        """Number of frames that are shown, inserted ones included; at 1 FPS, of seconds."""
+        return sum(span.num_frames for span in self.shown)
+
+    @property
     def num_frames(self) -> int | None:
         """Number of haystack frames: that of its cell, or the one in ``fields``; else None."""
         if self.cell is not None:

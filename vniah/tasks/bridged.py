@@ -16,6 +16,7 @@ from vniah.haystacks.haystack import Haystack
 from vniah.needles import Bridge, Distractor, Needle, NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
+from vniah.tasks.drawing import shuffled
 from vniah.tasks.groups import (
     GROUP_INSERTION,
     GROUP_LABELS,
@@ -25,11 +26,10 @@ from vniah.tasks.groups import (
     listed,
     parse_spacings,
     require_depths,
-    shuffled,
     spread_indices,
 )
 from vniah.tasks.parsing import Option, one_of, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 _DIRECTIONS = ("forward", "backward")
 
@@ -143,10 +143,7 @@ class Bridged:
         return Sample(
             sample_id=f"{cell.prefix}{name}",
             cell=cell,
-            shown=insert(
-                cell.num_frames,
-                [(index, needle_spans(one, index, self._look)) for one, index in places],
-            ),
+            shown=insert_needles(cell.num_frames, places, self._look),
             question=asked.bridge.question,
             candidates=asked.bridge.answers,
             choices=asked.bridge.choices,

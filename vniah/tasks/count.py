@@ -25,7 +25,7 @@ from vniah.tasks.groups import (
 )
 from vniah.tasks.multiple_choice import CRITERION, ask_options, parse_answers, score_choice
 from vniah.tasks.parsing import Option, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 _MOST_OPTIONS = 26
 _INSTRUCTION = "Answer with a number."
@@ -123,9 +123,8 @@ class Count:
                     yield Sample(
                         sample_id=f"{cell.prefix}{needle.needle_id}/c{count}-s{spacing.value}",
                         cell=cell,
-                        shown=insert(
-                            cell.num_frames,
-                            [(index, needle_spans(needle, index, self._look)) for index in indices],
+                        shown=insert_needles(
+                            cell.num_frames, [(needle, index) for index in indices], self._look
                         ),
                         question=question.question,
                         candidates=question.candidates,

@@ -14,9 +14,10 @@ from vniah.haystacks.haystack import Haystack
 from vniah.needles import Distractor, Needle, NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
-from vniah.tasks.groups import Listed, Spacing, draw, listed, shuffled, spread_indices
+from vniah.tasks.drawing import draw, shuffled
+from vniah.tasks.groups import Listed, Spacing, listed, spread_indices
 from vniah.tasks.parsing import Option, one_of, whole_number, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 SPREAD = "spread"
 NEAR, FAR = "near", "far"
@@ -231,11 +232,10 @@ class NeedleAmongDistractors:
     ) -> Sample:
         places = how.places(cell, needle.needle_id) if distractors else ()
         shown = [(needle, cell.needle_index), *zip(distractors, places, strict=True)]
-        insertions = [(place, needle_spans(one, place, self._look)) for one, place in shown]
         return Sample(
             sample_id=f"{cell.prefix}{needle.needle_id}/{how.name}",
             cell=cell,
-            shown=insert(cell.num_frames, insertions),
+            shown=insert_needles(cell.num_frames, shown, self._look),
             question=needle.question,
             candidates=needle.answers,
             choices=needle.choices,

@@ -1,19 +1,18 @@
-"""Where several needles stand together, and what is drawn by hash.
+"""Where several needles stand together.
 
 Nothing here depends on the order of a loop or on what else a grid holds: places follow from the
-cell, the needles and the options of a task, and what looks random is drawn from a hash of names.
+cell, the needles and the options of a task, and what looks random is drawn by hash.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import floor
-from typing import TypeVar
 
 from vniah.errors import TaskError, short_repr
 from vniah.grid import Cell, Grid
 from vniah.needles import Needle, NeedleSet
+from vniah.tasks.drawing import draw
 from vniah.tasks.parsing import Option, whole_number
 
 GROUP_LABELS: Mapping[str, str] = {"depth": "Depth of the group"}
@@ -25,26 +24,8 @@ GROUP_INSERTION = (
 )
 """What the manifest says of how they are inserted."""
 
-T = TypeVar("T")
 Listed = Option | Sequence[int] | Sequence[str]
 """An option with one value or several: a comma list, a number, or a sequence of values."""
-
-
-def draw(below: int, *names: object) -> int:
-    """A whole number in ``[0, below)`` that depends on nothing but these names.
-
-    Args:
-        below: at least 1.
-        names: say what is drawn, for which task and for which sample.
-    """
-    digest = hashlib.blake2b("\n".join(map(str, names)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % below
-
-
-def shuffled(items: Sequence[T], *names: object) -> tuple[T, ...]:
-    """The items in an order that depends on nothing but their number and these names."""
-    places = sorted(range(len(items)), key=lambda place: (draw(2**64, *names, place), place))
-    return tuple(items[place] for place in places)
 
 
 def listed(value: Listed, what: str) -> tuple[str, ...]:

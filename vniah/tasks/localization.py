@@ -20,7 +20,7 @@ from vniah.protocol import HAYSTACK, FrameSpan
 from vniah.scoring import Reading, Score, score_options
 from vniah.tasks.base import Sample
 from vniah.tasks.parsing import Option, one_of, whole_number, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 from vniah.tasks.timeline import (
     MOST_CANDIDATES,
     Clock,
@@ -113,8 +113,7 @@ class Localization:
         for cell in grid.cells:
             place, index = place_prefix(cell.num_frames, cell.depth), cell.needle_index
             for needle in needles:
-                spans = needle_spans(needle, index, self._look)
-                shown = insert(cell.num_frames, [(index, spans)])
+                shown = insert_needles(cell.num_frames, [(needle, index)], self._look)
                 timeline, time = self._clock.timeline(_num_frames(shown)), _needle_time(shown)
                 assert time is not None, "the needle is shown"
                 yield Sample(

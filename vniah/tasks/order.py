@@ -15,12 +15,12 @@ from vniah.haystacks.haystack import Haystack
 from vniah.needles import Needle, NeedleSet
 from vniah.scoring import Reading, Score
 from vniah.tasks.base import Sample
+from vniah.tasks.drawing import draw
 from vniah.tasks.groups import (
     GROUP_INSERTION,
     GROUP_LABELS,
     Listed,
     Spacing,
-    draw,
     group_indices,
     parse_spacings,
     require_depths,
@@ -29,7 +29,7 @@ from vniah.tasks.groups import (
 )
 from vniah.tasks.multiple_choice import CRITERION, ask_options, parse_answers, score_choice
 from vniah.tasks.parsing import Option, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 _MOST_NEEDLES = 4  # their orders are 24 options; letters name 26
 _INSTRUCTION = "Name them in this order, separated by commas."
@@ -127,13 +127,7 @@ class Order:
         return Sample(
             sample_id=f"{cell.prefix}{name}-g{number}",
             cell=cell,
-            shown=insert(
-                cell.num_frames,
-                [
-                    (index, needle_spans(one, index, self._look))
-                    for one, index in zip(shown, indices, strict=True)
-                ],
-            ),
+            shown=insert_needles(cell.num_frames, zip(shown, indices, strict=True), self._look),
             question=asked.question,
             candidates=asked.candidates,
             answer=asked.answer,

@@ -4,7 +4,7 @@ Pictures are inserted and replace no frame. An index is the number of haystack f
 inserted, so that it means the same whatever else is inserted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -108,6 +108,24 @@ def insert(
         start = index
     spans += _haystack(start, num_frames)
     return tuple(spans)
+
+
+def insert_needles(
+    num_frames: int, placed: Iterable[tuple[Needle | Distractor, int]], look: NeedleLook
+) -> tuple[FrameSpan, ...]:
+    """The first ``num_frames`` frames of the haystack, with needles inserted among them.
+
+    Args:
+        num_frames: haystack frames.
+        placed: each needle with the number of haystack frames before it.
+        look: how they are shown.
+
+    Raises:
+        TaskError: a place is out of bounds.
+    """
+    return insert(
+        num_frames, [(index, needle_spans(needle, index, look)) for needle, index in placed]
+    )
 
 
 def insert_needle(num_frames: int, needle_index: int, needle_id: str) -> tuple[FrameSpan, ...]:

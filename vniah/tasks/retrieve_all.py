@@ -14,6 +14,7 @@ from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
+from vniah.tasks.drawing import shuffled
 from vniah.tasks.groups import (
     GROUP_INSERTION,
     GROUP_LABELS,
@@ -21,11 +22,10 @@ from vniah.tasks.groups import (
     group_indices,
     parse_spacings,
     require_depths,
-    shuffled,
     windows,
 )
 from vniah.tasks.parsing import Option, whole_numbers
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 
 class RetrieveAll:
@@ -99,10 +99,7 @@ class RetrieveAll:
                 shown = shuffled(group, self.name, cell.prefix, name)
                 indices = group_indices(cell, count, spacing, self.name)
                 places = list(zip(shown, indices, strict=True))
-                frames = insert(
-                    cell.num_frames,
-                    [(index, needle_spans(one, index, self._look)) for one, index in places],
-                )
+                frames = insert_needles(cell.num_frames, places, self._look)
                 for needle, index in places:
                     yield Sample(
                         sample_id=f"{cell.prefix}{needle.needle_id}/{name}",

@@ -5,13 +5,13 @@ Zhang et al. 2024, "Long Context Transfer from Language to Vision", section 4.
 
 from collections.abc import Iterator, Sequence
 
-from vniah.grid import Grid, place_prefix
+from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
 from vniah.tasks.parsing import Option
-from vniah.tasks.placement import NeedleLook, insert, needle_spans
+from vniah.tasks.placement import NeedleLook, insert_needles
 
 
 class VisualNeedle:
@@ -35,14 +35,12 @@ class VisualNeedle:
     ) -> Iterator[Sample]:
         """As `vniah.tasks.base.Task.samples`: cell by cell, short haystacks first."""
         for cell in grid.cells:
-            place, index = place_prefix(cell.num_frames, cell.depth), cell.needle_index
+            index = cell.needle_index
             for needle in needles:
                 yield Sample(
-                    sample_id=place + needle.needle_id,
+                    sample_id=cell.prefix + needle.needle_id,
                     cell=cell,
-                    shown=insert(
-                        cell.num_frames, [(index, needle_spans(needle, index, self._look))]
-                    ),
+                    shown=insert_needles(cell.num_frames, [(needle, index)], self._look),
                     question=needle.question,
                     candidates=needle.answers,
                     choices=needle.choices,

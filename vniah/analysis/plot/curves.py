@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from vniah.analysis.plot.axes import TICK_SIZE, depth_label
-from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, SMALL_SIZE
+from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, write_caption, write_title
 from vniah.analysis.plot.table import default_title
 from vniah.analysis.retention import retention
-from vniah.errors import counted, printable
+from vniah.errors import counted
 from vniah.results import Results
 
 if TYPE_CHECKING:
@@ -52,16 +52,8 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
     ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
     ax.set_ylabel("Accuracy", fontsize=LABEL_SIZE, color=INK)
-    _write_caption(ax, frame)
-    text = default_title(results) if title is None else title
-    if text:
-        ax.set_title(
-            "\n".join(map(printable, text.split("\n"))),
-            fontsize=LABEL_SIZE + 1,
-            color=INK,
-            pad=8,
-            parse_math=False,
-        )
+    write_caption(ax, _caption(frame))
+    write_title(ax, default_title(results) if title is None else title)
     return ax
 
 
@@ -123,7 +115,8 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
-def _write_caption(ax: Axes, frame: "pd.DataFrame") -> None:
+def _caption(frame: "pd.DataFrame") -> str:
+    """How many samples stand behind a point, and how many could not be run."""
     counts = [int(count) for count in frame["num_samples"] if count]
     parts = []
     if counts:
@@ -132,15 +125,4 @@ def _write_caption(ax: Axes, frame: "pd.DataFrame") -> None:
         parts[0] += " per point, 95 % intervals (Wilson)"
     if num_errors := int(frame["num_errors"].sum()):
         parts.append(counted(num_errors, "error"))
-    ax.annotate(
-        ", ".join(parts),
-        xy=(0.5, 0),
-        xycoords=ax.xaxis.label,
-        xytext=(0, -4),
-        textcoords="offset points",
-        horizontalalignment="center",
-        verticalalignment="top",
-        fontsize=SMALL_SIZE,
-        color=FAINT,
-        annotation_clip=False,
-    )
+    return ", ".join(parts)

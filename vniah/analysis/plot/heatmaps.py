@@ -25,6 +25,8 @@ from vniah.analysis.plot.style import (
     SMALL_SIZE,
     measure_colors,
     score_colors,
+    write_caption,
+    write_title,
 )
 from vniah.analysis.plot.table import CORRECT, Table, default_title, resolve
 from vniah.errors import printable
@@ -107,14 +109,7 @@ def draw_table(
     position = None if training_frames is None else _column(training_frames, table.frames)
     if position is not None:
         _draw_training_length(ax, position, num_columns=len(table.frames))
-    if title:
-        ax.set_title(
-            "\n".join(map(printable, title.split("\n"))),
-            fontsize=LABEL_SIZE + 1,
-            color=INK,
-            pad=8 if position is None else 17,
-            parse_math=False,
-        )
+    write_title(ax, title, pad=8 if position is None else 17)
     return ax
 
 
@@ -211,20 +206,7 @@ def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
     ax.set_xlabel(xlabel, fontsize=LABEL_SIZE, color=INK)
     ylabel = printable("Needle depth" if depth is None else depth)
     ax.set_ylabel(ylabel, fontsize=LABEL_SIZE, color=INK, parse_math=False)
-    if table.caption:
-        ax.annotate(
-            table.caption,
-            xy=(0.5, 0),
-            xycoords=ax.xaxis.label,
-            xytext=(0, -4),
-            textcoords="offset points",
-            horizontalalignment="center",
-            verticalalignment="top",
-            fontsize=SMALL_SIZE,
-            color=FAINT,
-            annotation_clip=False,
-            parse_math=False,
-        )
+    write_caption(ax, table.caption)
 
 
 def _style_colorbar(ax: Axes, label: str) -> None:

@@ -1,8 +1,11 @@
-"""Colours and sizes of all pictures."""
+"""Colours, sizes and texts of all pictures."""
 
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+
+from vniah.errors import printable
 
 COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
 """Of scores of 0, 0.5 and 1, as published."""
@@ -15,6 +18,36 @@ FAINT = "#777777"
 LABEL_SIZE = 10.0  # points
 SMALL_SIZE = 8.0
 COLORBAR: dict[str, Any] = {"pad": 0.02, "aspect": 22}
+
+
+def write_title(ax: Axes, text: str, *, pad: float = 8) -> None:
+    """Writes a text above the axes, ``pad`` points away; empty for none."""
+    if text:
+        ax.set_title(
+            "\n".join(map(printable, text.split("\n"))),
+            fontsize=LABEL_SIZE + 1,
+            color=INK,
+            pad=pad,
+            parse_math=False,
+        )
+
+
+def write_caption(ax: Axes, text: str) -> None:
+    """Writes a text in small letters below the label of the horizontal axis; empty for none."""
+    if text:
+        ax.annotate(
+            text,
+            xy=(0.5, 0),
+            xycoords=ax.xaxis.label,
+            xytext=(0, -4),
+            textcoords="offset points",
+            horizontalalignment="center",
+            verticalalignment="top",
+            fontsize=SMALL_SIZE,
+            color=FAINT,
+            annotation_clip=False,
+            parse_math=False,
+        )
 
 
 def score_colors() -> LinearSegmentedColormap:

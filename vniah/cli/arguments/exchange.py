@@ -6,6 +6,8 @@ from vniah.cli import exchange, values
 from vniah.cli.arguments.groups import (
     add_grid_options,
     add_haystack_options,
+    add_needles_option,
+    add_overwrite_option,
     add_quiet_option,
     add_task_options,
 )
@@ -20,23 +22,17 @@ def add_export(verbs: Any) -> None:
         "models",
     )
     add_haystack_options(export)
-    export.add_argument(
-        "--needles",
-        type=values.source,
+    add_needles_option(
+        export,
+        text="folder, embedded set (cards, counterfactual) or hub id; default: %(default)s",
         default="counterfactual",
-        metavar="S",
-        help="folder, embedded set (cards, counterfactual) or hub id; default: %(default)s",
     )
     add_task_options(export)
     add_grid_options(export)
     export.add_argument(
         "--output", type=values.path, required=True, metavar="DIR", help="folder for the export"
     )
-    export.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="discard the export in that folder and start again",
-    )
+    add_overwrite_option(export, "export")
     export.add_argument(
         "--frame-size",
         type=values.size,
@@ -87,10 +83,6 @@ def add_import(verbs: Any) -> None:
         metavar="RUN",
         help="folder for the results; answers to further samples are added to it",
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="discard the results in that folder and start again",
-    )
+    add_overwrite_option(parser, "results")
     add_quiet_option(parser)
     parser.set_defaults(command=exchange.import_answers)

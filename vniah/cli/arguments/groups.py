@@ -102,6 +102,25 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_needles_option(
+    parser: argparse.ArgumentParser,
+    *,
+    text: str = "needle set; as for run",
+    default: str | None = None,
+) -> None:
+    """--needles, with its help."""
+    parser.add_argument("--needles", type=values.source, default=default, metavar="S", help=text)
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """--overwrite, for an output folder that holds ``what``."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help=f"discard the {what} in that folder and start again",
+    )
+
+
 def add_task_options(parser: argparse.ArgumentParser) -> None:
     """--task, and what belongs to it."""
     parser.add_argument(

@@ -10,6 +10,8 @@ from vniah.cli.arguments.groups import (
     add_haystack_options,
     add_job_options,
     add_model_options,
+    add_needles_option,
+    add_overwrite_option,
     add_quiet_option,
     add_server_options,
     add_task_options,
@@ -25,11 +27,9 @@ def add_run(verbs: Any) -> None:
     add_model_options(run)
     add_cache_option(run)
     add_haystack_options(run)
-    run.add_argument(
-        "--needles",
-        type=values.source,
-        metavar="S",
-        help="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
+    add_needles_option(
+        run,
+        text="folder, embedded set (cards, counterfactual) or hub id; default: cards for an "
         "embedded model, counterfactual for others",
     )
     add_task_options(run)
@@ -40,11 +40,7 @@ def add_run(verbs: Any) -> None:
         metavar="DIR",
         help="folder for the results; default: one in results/, named after the settings",
     )
-    run.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="discard the results in that folder and start again",
-    )
+    add_overwrite_option(run, "results")
     run.add_argument(
         "--share",
         choices=get_args(Share),
@@ -81,12 +77,7 @@ def add_check(verbs: Any) -> None:
     )
     add_model_options(check)
     add_cache_option(check)
-    check.add_argument(
-        "--needles",
-        type=values.source,
-        metavar="S",
-        help="needle set whose pictures are shown to the model; as for run",
-    )
+    add_needles_option(check, text="needle set whose pictures are shown to the model; as for run")
     add_job_options(check)
     add_server_options(check)
     add_quiet_option(check)
@@ -99,9 +90,7 @@ def add_estimate(verbs: Any) -> None:
         "estimate", help="estimate the memory, operations and time that a grid takes"
     )
     add_model_options(estimate)
-    estimate.add_argument(
-        "--needles", type=values.source, metavar="S", help="needle set; as for run"
-    )
+    add_needles_option(estimate)
     add_task_options(estimate)
     add_grid_options(estimate)
     add_job_options(estimate)
@@ -168,7 +157,7 @@ def add_show(verbs: Any) -> None:
     )
     add_model_options(show)
     add_haystack_options(show)
-    show.add_argument("--needles", type=values.source, metavar="S", help="needle set; as for run")
+    add_needles_option(show)
     add_task_options(show)
     add_grid_options(show)
     add_server_options(show)

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from filelock import FileLock, Timeout
-
 from vniah.errors import ResultsError, RunMismatchError, short_repr
 from vniah.files import atomic_path, write_json
 from vniah.results import flatten
-from vniah.results.sample_file import writing_to
+from vniah.results.sample_file import LOCK_NAME, locked, writing_to
 from vniah.schema import read_json
 from vniah.sweep.exchange.records import VIDEOS
 from vniah.sweep.exchange.videos import VideoRecord
@@ -20,8 +18,7 @@ FORMAT_VERSION = 1
 EXPORT_NAME = "export.json"
 PLAN_NAME = "plan.jsonl"
 METADATA_NAME = "metadata.jsonl"
-_LOCK_NAME = ".lock"
-_OWN = {EXPORT_NAME, PLAN_NAME, METADATA_NAME, VIDEOS, _LOCK_NAME}
+_OWN = {EXPORT_NAME, PLAN_NAME, METADATA_NAME, VIDEOS, LOCK_NAME}
 
 _MOST_BYTES = 2**28
 # They do not decide what the videos show or what is asked.
@@ -118,7 +115,7 @@ class ExportFolder:
         if (self.path / EXPORT_NAME).exists():
             if not self._overwrite:
                 _require_same(_read(self.path / EXPORT_NAME), self._manifest, self.path)
-        elif others := sorted(item.name for item in self.path.iterdir() if item.name != _LOCK_NAME):
+        elif others := sorted(item.name for item in self.path.iterdir() if item.name != LOCK_NAME):
             raise ResultsError(
                 f"{self.path} holds {short_repr(others[0])} and no {EXPORT_NAME}, so it is not the "
                 "folder of an export; choose another --output"
@@ -136,15 +133,7 @@ class ExportFolder:
         """
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / _LOCK_NAME)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ResultsError(
-                f"another process is writing to {self.path}; wait for it, or choose another "
-                "--output"
-            ) from error
-        try:
+        with locked(self.path):
             self._require_own()  # now that nobody else writes
             with writing_to(self.path):
                 if self._overwrite:
@@ -153,8 +142,6 @@ class ExportFolder:
                     write_json(self.path / EXPORT_NAME, self._manifest)
                 self._write_lines(PLAN_NAME, plan)
             yield
-        finally:
-            lock.release()
 
     def _discard(self) -> None:
         """Removes what exports write; the manifest last, by which the folder is known."""

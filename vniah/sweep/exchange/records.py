@@ -12,7 +12,7 @@ from msgspec import Meta
 from vniah.errors import ResultsError
 from vniah.files import to_json
 from vniah.grid import MAX_FRAMES, Cell, read_depth
-from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_source
+from vniah.protocol import Frames, FrameSpan, needle_of, needle_source
 from vniah.results import MOST_LINE_BYTES
 from vniah.results.plan import DepthRecord, json_depth
 from vniah.schema import parse_json
@@ -102,15 +102,10 @@ def video_name(shown: Sequence[FrameSpan]) -> str | None:
     """The name of the video of what is shown, the same in all exports; None for no frames."""
     if not shown:
         return None
-    spans = Frames.of(list(shown)).spans  # in one form, however a task has cut them
-    text = "\n".join(f"{span.source} {span.start} {span.stop}" for span in spans)
+    frames = Frames.of(list(shown))  # in one form, however a task has cut them
+    text = "\n".join(f"{span.source} {span.start} {span.stop}" for span in frames.spans)
     digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-    return f"{VIDEOS}/{num_shown(spans):06d}-{digest}.mp4"
-
-
-def num_shown(shown: Sequence[FrameSpan]) -> int:
-    """How many frames are shown: as many seconds has the video."""
-    return sum(span.num_frames for span in shown)
+    return f"{VIDEOS}/{len(frames):06d}-{digest}.mp4"
 
 
 def metadata_rows(
@@ -145,7 +140,7 @@ def metadata_rows(
             "options": None if options is None else list(options),
             "answer": sample.answer,
             "accepted": list(right),
-            "num_seconds": num_shown(sample.shown),
+            "num_seconds": sample.num_shown,
             **_inserted(sample),
             "fields": {
                 name: value if len(kinds[name]) <= 1 or value is None else json.dumps(value)
@@ -169,7 +164,7 @@ def _inserted(sample: Sample) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     second = 0
     for (style, needle_id), spans in groupby(sample.shown, _look):
-        seconds = num_shown(list(spans))
+        seconds = sum(span.num_frames for span in spans)
         if needle_id is not None:
             found.append(
                 {"needle_id": needle_id, "style": style, "second": second, "seconds": seconds}
@@ -184,9 +179,8 @@ def _inserted(sample: Sample) -> dict[str, Any]:
 
 def _look(span: FrameSpan) -> tuple[str, str | None]:
     """The style in which a span shows a needle, and its id; no id for the haystack."""
-    _, _, name = span.source.partition("/")
-    needle_id = name.partition("/")[0]  # what follows is the number of a clip's frame
-    if span.source == HAYSTACK:
+    needle_id = needle_of(span.source)
+    if needle_id is None:
         return "", None
     return ("frame" if span.source == needle_source(needle_id) else "blended"), needle_id
 

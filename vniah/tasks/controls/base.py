@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from vniah.grid import Cell
 from vniah.needles import NeedleSet
+from vniah.results import asked_name
 from vniah.tasks.base import Sample
 
 ANSWERS_WITHOUT_SEEING = "answers without seeing"
@@ -108,10 +109,7 @@ class Control(Protocol):
 
 def name_of(row: Row) -> str:
     """What is asked, without the place: ``"red-7"`` of ``"600/-/red-7/no-needle"``."""
-    if row.cell is None:
-        name = row.sample_id.split("/", 2)[2]
-    else:
-        name = row.sample_id.removeprefix(row.cell.prefix)
+    name = asked_name(row)
     return name if row.control is None else name.removesuffix(f"/{row.control}")
 
 

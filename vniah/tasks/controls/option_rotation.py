@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from vniah.answers.option_lines import find_option_lines, rotate_options
 from vniah.errors import counted
 from vniah.needles import NeedleSet
+from vniah.results.debiased import complete_variants
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import Finding, Row, listed, name_of
 from vniah.tasks.controls.guessing import is_unlikely, tail_of
@@ -80,7 +81,8 @@ class OptionRotation:
         (1 + 1/k) / 2 of them, halfway between even and always; "mostly" if in less than nine of
         ten. Where that holds at some numbers of frames only, these are named.
         """
-        rows = _complete(tests, own)
+        # Samples with a score in all orders only; else one order would weigh more.
+        rows = [row for group in complete_variants(tests, own) for row in group]
         orders = _read_orders(rows)
         if not orders:
             return None
@@ -107,21 +109,6 @@ class _Order:
 
     letter: str | None
     chance: float
-
-
-def _complete(tests: Sequence[Row], own: Sequence[Row]) -> list[Row]:
-    """The samples that have a score in all orders of their options; else one order weighs more."""
-    variants: dict[object, list[Row]] = {}
-    for row in own:
-        if row.correct is not None:
-            variants.setdefault(row.fields.get("variant_of"), []).append(row)
-    found: list[Row] = []
-    for row in tests:
-        others = variants.get(row.sample_id, ())
-        num_variants = others[0].fields.get("num_variants") if others else None
-        if row.correct is not None and num_variants == len(others) + 1:
-            found += [row, *others]
-    return found
 
 
 def _verdict(rows: Sequence[Row]) -> str | None:

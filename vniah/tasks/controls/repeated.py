@@ -7,6 +7,7 @@ from vniah.errors import TaskError
 from vniah.files import slug
 from vniah.grid import place_prefix
 from vniah.protocol import FrameSpan
+from vniah.results import asked_name
 from vniah.tasks.base import Sample
 
 
@@ -31,8 +32,7 @@ def ask_once(
     made: dict[str, tuple[object, ...]] = {}
     for sample in samples:
         shown = shows(sample)
-        depth = None if sample.cell is None else sample.cell.depth
-        name = sample.sample_id.removeprefix(place_prefix(sample.num_frames, depth))
+        name = asked_name(sample)
         if sample.answer != sample.candidates[0]:  # of several options another is right
             name += f"/answer-{slug(sample.answer)}"
         num_frames = sample.num_frames if is_at_every_length else None

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from hashlib import blake2b
 from statistics import fmean
 
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, Frames, FrameSpan
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import Finding, Row
+from vniah.tasks.drawing import draw
 
 _MOST_DIFFERENCE = 1e-3  # of a log-probability or a margin; rounding of fp32 is far below
 _LEAST_SAMPLES = 2
@@ -94,11 +94,7 @@ def _shuffle(shown: tuple[FrameSpan, ...]) -> tuple[FrameSpan, ...]:
 @lru_cache(maxsize=64)
 def _order(num_frames: int) -> tuple[int, ...]:
     """The places ``0 .. num_frames - 1`` in an order that is the same everywhere."""
-
-    def key(place: int) -> bytes:
-        return blake2b(f"{num_frames}/{place}".encode(), digest_size=8).digest()
-
-    return tuple(sorted(range(num_frames), key=key))
+    return tuple(sorted(range(num_frames), key=lambda place: draw(2**64, f"{num_frames}/{place}")))
 
 
 def _difference(one: Row, other: Row) -> float | None:
