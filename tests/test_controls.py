@@ -638,9 +638,10 @@ def test_all_leaves_out_what_cannot_be_made_for_a_task(world):
 # --- runs of earlier versions --------------------------------------------------------------------
 
 
-def test_run_that_began_with_one_control_goes_on_with_it(world, tmp_path, caplog):
+@pytest.mark.parametrize("task", ["vniah", "retrieve-all"])
+def test_run_that_began_with_one_control_goes_on_with_it(world, tmp_path, caplog, task):
     def sweep(controls):
-        return Sweep(Planted(honest), *world, GRID, SweepOptions(controls=controls))
+        return Sweep(Planted(honest), *world, GRID, SweepOptions(task=task, controls=controls))
 
     earlier = sweep("no-needle").run(tmp_path / "run", progress=False)
     path = tmp_path / "run" / "samples.jsonl"

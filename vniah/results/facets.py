@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from vniah.errors import ResultsError, short_repr
-from vniah.results.plan import open_places, planned_ids
+from vniah.results.plan import open_places, planned_test_ids
 from vniah.results.records import Results
 from vniah.results.samples import SampleResult
 
@@ -101,14 +101,9 @@ def _joined(name: str, members: Sequence[SampleResult]) -> SampleResult:
 
 def _part(results: Results, samples: Sequence[SampleResult], name: str) -> Results:
     """Samples as a run of their own, planned together with those that have no line yet."""
-    done = {sample.sample_id for sample in (*results.samples, *results.control_samples)}
-    endings = tuple(f"/{control}" for control in results.manifest.get("controls", ()))
+    done = {sample.sample_id for sample in results.samples}
     planned = [sample.sample_id for sample in samples]
-    planned += [
-        sample_id
-        for sample_id in planned_ids(results.manifest)
-        if sample_id not in done and not sample_id.endswith(endings)
-    ]
+    planned += [name for name in planned_test_ids(results.manifest) if name not in done]
     manifest: Mapping[str, Any] = {
         **results.manifest,
         "controls": [],

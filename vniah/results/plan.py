@@ -43,6 +43,12 @@ def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
     return {sample_id: place for place, sample_id in enumerate(ids)}
 
 
+def planned_test_ids(manifest: Mapping[str, Any]) -> list[str]:
+    """The ``sample_id`` of every sample of the test itself, without controls, in their order."""
+    endings = tuple(f"/{control}" for control in manifest.get("controls", ()))
+    return [name for name in planned_ids(manifest) if not name.endswith(endings)]
+
+
 def planned_cells(manifest: Mapping[str, Any]) -> frozenset[Cell]:
     """The cells of a run's grid that its plan has a sample for."""
     cells = read_grid(manifest["grid"]).cells
@@ -58,7 +64,7 @@ def planned_cells(manifest: Mapping[str, Any]) -> frozenset[Cell]:
 
 
 def open_places(manifest: Mapping[str, Any], done: Collection[str]) -> frozenset[str]:
-    """The beginnings of the ids (`Cell.prefix`) of all cells that lack some planned sample.
+    """The beginnings of the ids (`Cell.prefix`) of all cells that lack some sample of the test.
 
     Args:
         manifest: of a run.
@@ -66,7 +72,7 @@ def open_places(manifest: Mapping[str, Any], done: Collection[str]) -> frozenset
     """
     return frozenset(
         place
-        for sample_id in planned_ids(manifest)
+        for sample_id in planned_test_ids(manifest)
         if sample_id not in done
         for place in _places(sample_id)
     )

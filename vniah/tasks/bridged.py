@@ -74,7 +74,7 @@ class Bridged:
 
     name = "bridged"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "blind")
     insertion = GROUP_INSERTION
     facets = ("distance", "direction", "num_others")
     labels: Mapping[str, str] = {

@@ -53,7 +53,7 @@ class Count:
 
     name = "count"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "option-rotation", "blind")
     criterion = CRITERION
     insertion = GROUP_INSERTION
     facets = ("num_shown", "spacing")
@@ -133,6 +133,7 @@ class Count:
                         fields={
                             "needle_id": needle.needle_id,
                             "num_shown": count,
+                            "num_options": len(options),
                             "spacing": spacing.value,
                             "needle_indices": list(indices),
                         },

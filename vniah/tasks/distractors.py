@@ -157,7 +157,7 @@ class NeedleAmongDistractors:
 
     name = "vniah-d"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "option-rotation", "blind", "other-needle")
     facets = ("num_distractors", "distance", "similarity")
     labels: Mapping[str, str] = {
         "num_distractors": "Distractors",

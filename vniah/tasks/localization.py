@@ -63,7 +63,7 @@ class Localization:
 
     name = "localization"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "blind")
     criterion = "the likeliest candidate time is the one that the needle belongs to"
 
     def __init__(
@@ -123,7 +123,11 @@ class Localization:
                     question=self._clock.question(_locator(needle), timeline),
                     candidates=timeline.texts,
                     answer=timeline.texts[self._clock.place(time, timeline)],
-                    fields={"needle_index": index, "needle_id": needle.needle_id},
+                    fields={
+                        "needle_index": index,
+                        "needle_id": needle.needle_id,
+                        "num_options": len(timeline.texts),
+                    },
                 )
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:

@@ -59,7 +59,7 @@ class Order:
 
     name = "order"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "option-rotation", "blind")
     criterion = CRITERION
     insertion = GROUP_INSERTION
     facets = ("num_needles", "spacing")
@@ -134,6 +134,7 @@ class Order:
             choices=asked.choices,
             fields={
                 "num_needles": count,
+                "num_options": len(orders),
                 "spacing": spacing.value,
                 "needle_ids": [one.needle_id for one in shown],
                 "needle_indices": list(indices),

@@ -50,7 +50,7 @@ class RetrieveAll:
 
     name = "retrieve-all"
     axes = ("num_frames", "depth")
-    controls = ("no-needle",)
+    controls = ("no-needle", "option-rotation", "blind", "other-needle")
     insertion = GROUP_INSERTION
     facets = ("num_needles", "spacing")
     all_of = "group"

@@ -55,8 +55,19 @@ class Asked:
             name_of(rows[0]),
             tuple(rows),
             is_right=is_most(bool(row.correct) for row in rows),
-            chance=max(guess_chance(row.question, row.answer) for row in rows),
+            chance=max(chance_of(row) for row in rows),
         )
+
+
+def chance_of(row: Row) -> float:
+    """The probability that a guess is right, by what the task or the form of the answer says.
+
+    A task says it in the field ``num_options`` of its samples: one in as many.
+    """
+    num_options = row.fields.get("num_options")
+    if isinstance(num_options, int) and num_options > 0:
+        return 1 / num_options
+    return guess_chance(row.question, row.answer)
 
 
 def guess_chance(question: str, answer: str) -> float:

@@ -8,6 +8,11 @@ from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, Frames, FrameSpan
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row, listed
+from vniah.tasks.controls.constant_answer import (
+    constant_answer,
+    has_own_options,
+    prior_in_words,
+)
 from vniah.tasks.controls.guessing import Asked, count_questions, in_words, is_above_chance
 from vniah.tasks.controls.repeated import ask_once
 
@@ -43,16 +48,24 @@ class NoNeedle:
         and wrong without a video; or if the answer to one of them has a probability of at least
         0.9 here, and of at most 0.5 without a video. Otherwise "answers without seeing" if more
         questions are right here than guessing explains.
+
+        Where a task has a fixed set of answers in words, such as parts of the video, what is shown
+        may make any of them likelier. So the haystack is not blamed for these; "always answers 10"
+        is said by the rule of `constant_answer`.
         """
         asked = count_questions(own)
         if not asked:
             return None
         summary = f"right without the needle in {in_words(asked)}"
+        if (prior := prior_in_words(own)) is not None:
+            summary += f"; {prior}"
+        if (constant := constant_answer(tests, own)) is not None:
+            return Finding(summary, constant)
         blind = {one.question: one for one in count_questions(others.get("blind", ()))}
         compared = [
             replace(one, is_right=one.is_right and not blind[one.question].is_right)
             for one in asked
-            if one.question in blind
+            if one.question in blind and not has_own_options(one.rows[0])
         ]
         shown = [one for one in compared if one.is_right]
         if not is_above_chance(compared):

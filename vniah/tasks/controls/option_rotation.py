@@ -9,10 +9,11 @@ from vniah.errors import counted
 from vniah.needles import NeedleSet
 from vniah.results.debiased import complete_variants
 from vniah.tasks.base import Sample
-from vniah.tasks.controls.base import Finding, Row, listed, name_of
+from vniah.tasks.controls.base import Finding, Row, listed
 from vniah.tasks.controls.guessing import is_unlikely, tail_of
 
 _ALWAYS = 0.9
+_NONE = "no letter is preferred"
 
 
 class OptionRotation:
@@ -89,11 +90,11 @@ class OptionRotation:
         letter, share = _preferred(orders)
         num_right = sum(bool(row.correct) for row in rows)
         chance = sum(order.chance for order in orders) / len(orders)
-        num_questions = len({name_of(row) for row in rows if row.control is None})
+        num_questions = len({row.question for row in rows if row.control is None})
         summary = (
             f"{num_right / len(rows):.2f} right over all orders of the options of "
             f"{counted(num_questions, 'question')}; guessing gives {chance:.2f}. "
-            f"{letter} is chosen most often, in {share:.0%} of the orders"
+            + (f"{letter} is chosen most often, in {share:.0%} of the orders" if share else _NONE)
         )
         return Finding(summary, _verdict(rows))
 
@@ -103,7 +104,8 @@ class _Order:
     """One order of the options of one question, over all of its samples.
 
     Attributes:
-        letter: what is chosen in most of them; None if that is no option.
+        letter: what is chosen in most of them; None if that is no option, or if none is where
+            different letters are right.
         chance: one in the number of options.
     """
 
@@ -148,13 +150,18 @@ def _preferred(orders: Sequence[_Order]) -> tuple[str, float]:
 def _read_orders(rows: Sequence[Row]) -> list[_Order]:
     """The orders in which questions were asked, each with the letter that was chosen."""
     chosen: dict[str, Counter[str | None]] = {}
+    answers: dict[str, set[str]] = {}
     for row in rows:
         chosen.setdefault(row.question, Counter())[_chosen_letter(row)] += 1
+        answers.setdefault(row.question, set()).add(row.answer)
     orders = []
     for question, letters in chosen.items():
         lines = find_option_lines(question)
         if lines is not None:
-            orders.append(_Order(letters.most_common(1)[0][0], 1 / len(lines.words)))
+            letter, count = letters.most_common(1)[0]
+            if len(answers[question]) > 1 and 2 * count <= letters.total():
+                letter = None  # different letters are right, and the model gives different ones
+            orders.append(_Order(letter, 1 / len(lines.words)))
     return orders
 
 

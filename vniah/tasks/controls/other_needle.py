@@ -97,7 +97,7 @@ class OtherNeedle:
         for row in own:
             name = name_of(row)
             if row.correct is not None and _tested_id(row, name) in reads:
-                groups.setdefault(name, []).append(row)
+                groups.setdefault(str(row.fields.get("needle_id")), []).append(row)
         if not groups:
             return None
         asked = [Asked.of(rows) for rows in groups.values()]

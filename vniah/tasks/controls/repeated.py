@@ -10,6 +10,9 @@ from vniah.protocol import FrameSpan
 from vniah.results import asked_name
 from vniah.tasks.base import Sample
 
+_KEPT = ("needle_id", "num_options")
+"""Fields that are about the question, and not about where something is shown."""
+
 
 def ask_once(
     samples: Sequence[Sample],
@@ -40,7 +43,8 @@ def ask_once(
         asked = (shown, sample.question, sample.candidates, sample.answer, sample.choices)
         if sample_id not in made:
             made[sample_id] = asked
-            fields = {"num_frames": num_frames, "needle_id": sample.fields.get("needle_id")}
+            kept = {key: sample.fields.get(key) for key in _KEPT}
+            fields = {"num_frames": num_frames, **kept}
             yield replace(
                 sample,
                 sample_id=sample_id,
