@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from runs import cell, make_grid, make_manifest, make_sample, write_run
 
-from vniah.errors import ResultsError
+from vniah.errors import ResultsError, RunMismatchError
 from vniah.grid import Cell, place_prefix
 from vniah.results import (
     MANIFEST_NAME,
@@ -123,6 +123,35 @@ def test_tasks_may_have_fields_of_their_own(tmp_path):
     assert load_results(tmp_path).samples == tuple(samples)
 
 
+def test_task_that_asks_the_question_of_a_needle_is_held_to_it(tmp_path):
+    """As vniah is, also in manifests from before these said it of a task."""
+    manifest = make_manifest(make_grid("8", "0,1"), num_needles=1, task="mine")
+    details = {"asks_needles": True}
+    samples = [make_sample(cell(8, depth), 0, task="mine", rank=1) for depth in ("0", "1")]
+    folder = RunFolder(tmp_path, {**manifest, "task_details": details})
+    with folder.open():
+        for sample in samples:
+            folder.append(sample)
+    assert load_results(tmp_path).is_complete
+    change_line(tmp_path, 2, answer="8")
+    with pytest.raises(ResultsError, match="'8' as the question or answer of a needle"):
+        load_results(tmp_path)
+    with pytest.raises(RunMismatchError, match=r"task_details\.asks_needles = True"):
+        RunFolder(tmp_path, {**manifest, "task_details": {"asks_needles": False}})
+
+
+def test_run_goes_on_whose_manifest_lacks_what_is_known_of_its_task(directory):
+    earlier = json.loads((directory / MANIFEST_NAME).read_text())
+    assert "task_details" not in earlier
+    assert load_results(directory).details == {"asks_needles": True}
+    now = {**earlier, "task_details": {"asks_needles": True}}
+    folder = RunFolder(directory, now)
+    assert len(folder.samples) == 8
+    with folder.open():
+        pass
+    assert json.loads((directory / MANIFEST_NAME).read_text()) == earlier
+
+
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
@@ -138,11 +167,11 @@ def test_contradiction_in_the_fields_of_another_task(fields, found):
     sample = SampleResult(
         place_prefix(4, place.depth) + "red", "mine", place, "?", "7", fields=fields
     )
-    said = contradiction(sample, "mine", {"red", "blue"})
+    said = contradiction(sample, {"red", "blue"})
     assert (said is None) == (found is None) and (found or "") in (said or "")
     elsewhere = replace(sample, sample_id=f"{place.prefix}red-and-blue")
     if "needle_index" not in fields:
-        assert contradiction(elsewhere, "mine", {"red", "blue"}) is None
+        assert contradiction(elsewhere, {"red", "blue"}) is None
 
 
 def test_controls_belong(tmp_path):

@@ -52,8 +52,8 @@ def test_one_number_and_one_word():
 
 def test_options_reach_the_task_and_its_settings():
     task = load_task("vniah", {"needle_frames": "3"})
-    assert details_of(task) == {"settings": {"needle_frames": 3}}
-    assert details_of(load_task("vniah")) == {}
+    assert details_of(task) == {"settings": {"needle_frames": 3}, "asks_needles": True}
+    assert details_of(load_task("vniah")) == {"asks_needles": True}
 
 
 def test_options_that_a_task_does_not_take_are_refused():

@@ -18,9 +18,15 @@ class TaskDetails(TypedDict):
     measures: NotRequired[_Names]
     references: NotRequired[dict[str, _Name]]
     all_of: NotRequired[_Name]
+    asks_needles: NotRequired[bool]
+
+
+_OF_EARLIER_MANIFESTS: Mapping[str, TaskDetails] = {"vniah": {"asks_needles": True}}
+"""Details that tasks had before manifests recorded them."""
 
 
 def details_in(manifest: Mapping[str, Any]) -> TaskDetails:
     """The details in a manifest; empty where it has none, as for a published table."""
-    details: TaskDetails = manifest.get("task_details", {})
+    earlier = _OF_EARLIER_MANIFESTS.get(manifest.get("task", ""), {})
+    details: TaskDetails = {**earlier, **manifest.get("task_details", {})}
     return details

@@ -27,7 +27,9 @@ _FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
 # In the environment: where the run was started again.
 LATER_KEY = "later_starts"
 
-_CLASS_FIELD = "model.class"
+# Fields that manifests of some versions lack: version 0.1 recorded the adapter's class, which may
+# have moved since; and earlier ones did not say of a task what is known of it.
+_NOT_IN_ALL = ("model.class", "task_details.asks_needles")
 
 _MOST_BYTES = 2**28
 """A manifest lists all samples: this is enough for ten million of them."""
@@ -211,8 +213,8 @@ def require_same_settings(
     for name in sorted(before.keys() | after.keys()):
         if name.split(".")[0] in _FREE_SECTIONS or name in free:
             continue
-        if name == _CLASS_FIELD and not (name in before and name in after):
-            continue  # version 0.1 recorded the adapter's class as well, which may have moved since
+        if name in _NOT_IN_ALL and not (name in before and name in after):
+            continue
         if before.get(name) != after.get(name):
             if name == "sample_ids":
                 planned = (str(ids.get(name)).split() for ids in (before, after))

@@ -10,8 +10,6 @@ from vniah.results.measures import fault_of_measures
 from vniah.results.plan import planned_ids
 from vniah.results.samples import SampleResult
 
-_VNIAH = "vniah"
-
 
 class _Placed(Protocol):
     """What samples and their results have in common."""
@@ -28,7 +26,9 @@ class _Placed(Protocol):
     def fields(self) -> Mapping[str, Any]: ...
 
 
-def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> str | None:
+def contradiction(
+    sample: _Placed, needle_ids: Collection[str], *, asks_needles: bool = False
+) -> str | None:
     """What a sample says about its needle that its id or its cell contradicts; None if nothing.
 
     ``needle_index`` has one meaning in all results: floor(depth x num_frames). ``needle_id`` is the
@@ -38,24 +38,24 @@ def contradiction(sample: _Placed, task: str, needle_ids: Collection[str]) -> st
 
     Args:
         sample: a sample, or the result of one.
-        task: the name of its task; lines of the task ``vniah`` must have both fields.
         needle_ids: the ids of the run's needles.
+        asks_needles: what its task says of itself (`vniah.tasks.details`): then both fields have to
+            be there.
     """
     fields, cell = sample.fields, sample.cell
-    is_own = task == _VNIAH
-    if cell is not None and ("needle_index" in fields or is_own):
+    if cell is not None and ("needle_index" in fields or asks_needles):
         index = fields.get("needle_index", "missing")
         if type(index) is not int or index != cell.needle_index:
             return (
                 f"needle_index is {short_repr(index)}, and {cell.num_frames} frames at depth "
                 f"{format_depth(cell.depth)} have {cell.needle_index}"
             )
-    if "needle_id" in fields or is_own:
+    if "needle_id" in fields or asks_needles:
         needle_id = fields.get("needle_id", "missing")
         name = asked_name(sample)
         if sample.control is not None:
             name = name.partition("/")[0]
-        if needle_id != name and (is_own or name in needle_ids):
+        if needle_id != name and (asks_needles or name in needle_ids):
             return f"needle_id is {short_repr(needle_id)}, and sample_id names {short_repr(name)}"
     return None
 
@@ -78,6 +78,7 @@ class Membership:
         self._ids = planned_ids(manifest)
         self._task = manifest.get("task")
         self._details = details_in(manifest)
+        self._asks_needles = self._details.get("asks_needles", False)
         self._needle_ids = frozenset(manifest["needles"]["ids"])
         self._asked: dict[str, tuple[str, str]] = {}
 
@@ -98,14 +99,14 @@ class Membership:
             return (
                 f"the sample {short_repr(sample.sample_id)}, which is not part of this run's plan"
             )
-        if found := contradiction(sample, sample.task, self._needle_ids):
+        if found := contradiction(sample, self._needle_ids, asks_needles=self._asks_needles):
             return f"a contradiction: {found}"
         if found := fault_of_measures(sample, self._details):
             return found
-        return self._fault_of_vniah(sample) if sample.task == _VNIAH else None
+        return self._fault_of_needle(sample) if self._asks_needles else None
 
-    def _fault_of_vniah(self, sample: SampleResult) -> str | None:
-        """What can be told of the task of this package.
+    def _fault_of_needle(self, sample: SampleResult) -> str | None:
+        """What can be told where each sample asks the question of a needle.
 
         A needle has one question and answer, in each control as well, and the argmax is right
         exactly where the rank is 1.

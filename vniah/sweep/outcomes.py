@@ -13,20 +13,22 @@ from vniah.results.samples import SampleLine
 from vniah.scoring import Reading, Score
 from vniah.tasks import Sample, Task
 from vniah.tasks.base import is_json_value
+from vniah.tasks.details import details_of
 
 _SCORE_FIELDS = tuple(field.name for field in fields(Score) if field.name != "measures")
 _TAKEN = {*SampleLine.__annotations__, *_SCORE_FIELDS}
 _MAX_ERROR = 10_000  # characters
 
 
-def require_readable(task: str, samples: Sequence[Sample], needles: NeedleSet) -> None:
+def require_readable(task: Task, samples: Sequence[Sample], needles: NeedleSet) -> None:
     """Raises `TaskError` for a sample whose line would be refused when the run is read."""
     needle_ids = frozenset(needles.ids)
+    asks_needles = details_of(task).get("asks_needles", False)
     for sample in samples:
-        if found := contradiction(sample, task, needle_ids):
+        if found := contradiction(sample, needle_ids, asks_needles=asks_needles):
             raise TaskError(
-                f"the sample {short_repr(sample.sample_id)} of the task {task} contradicts itself: "
-                f"{found}; give a field that means something else another name"
+                f"the sample {short_repr(sample.sample_id)} of the task {task.name} contradicts "
+                f"itself: {found}; give a field that means something else another name"
             )
         for name, value in sample.fields.items():
             if type(value) is int and not -(2**63) <= value < 2**63:

@@ -172,7 +172,7 @@ class Sweep:
         self.samples = askable_samples(
             self._task, grid, needles, haystack, self._engine, options.controls
         )
-        require_readable(self._task.name, self.samples, needles)
+        require_readable(self._task, self.samples, needles)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )

@@ -8,7 +8,10 @@ All of it is optional. A task may have these attributes:
 - ``measures``: names of numbers in `vniah.scoring.Score.measures`; each has a table and a picture;
 - ``references``: for a measure, the name of the measure it is compared with, such as a guess;
 - ``all_of``: the name of a field; samples of a cell with the same value of it form a group, and the
-  share of groups that are right as a whole is reported.
+  share of groups that are right as a whole is reported;
+- ``asks_needles``: whether each sample asks one needle's own question at its place in the cell: it
+  has the fields ``needle_id`` and ``needle_index``, its id names the needle behind the place, and
+  it is right exactly where the rank is 1. Lines that contradict this are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +36,7 @@ def details_of(task: Task) -> dict[str, Any]:
             raise TaskError(
                 f"{name} of the task {task.name} must be {form}, got {short_repr(value)}"
             )
-        found[name] = value if isinstance(value, str) else _as_json(value)
+        found[name] = value if isinstance(value, str | bool) else _as_json(value)
     measures = found.get("measures", ())
     for measure, reference in found.get("references", {}).items():
         if unknown := [name for name in (measure, reference) if name not in measures]:
@@ -77,4 +80,5 @@ _FORMS = {
     "measures": (_is_names, _NAMES),
     "references": (_is_texts, "a mapping of measures to measures"),
     "all_of": (lambda value: isinstance(value, str), "the name of a field"),
+    "asks_needles": (lambda value: isinstance(value, bool), "True or False"),
 }

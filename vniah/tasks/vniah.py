@@ -25,6 +25,7 @@ class VisualNeedle:
     name = "vniah"
     axes = ("num_frames", "depth")
     controls = ("no-needle", "option-rotation", "blind", "other-needle")
+    asks_needles = True
 
     def __init__(self, needle_frames: Option = None, needle_style: Option = None) -> None:
         self._look = NeedleLook.parse(needle_frames, needle_style)

@@ -113,7 +113,7 @@ def export_samples(
     loaded = load_task(task, task_options)
     remarks: list[str] = []
     samples = plan_samples(loaded, grid, needles, haystack, controls, on_note=remarks.append)
-    require_readable(loaded.name, samples, needles)
+    require_readable(loaded, samples, needles)
     plan = [plan_line(sample) for sample in samples]
     video_format = VideoFormat.fitting(frame_size or _size_of(haystack), quantizer)
     source = task if isinstance(task, str) else None
