@@ -208,6 +208,17 @@ def test_cards_have_all_others_of_their_kind_as_distractors():
     assert cards.needles[0].distractors[0] == "card-orange-2"  # the nearest colour to red
 
 
+def test_counterfactual_has_a_distractor_for_each_needle_and_lists_all():
+    needles = load_needles("counterfactual")
+    first = [one.distractors[0] for one in needles]
+    assert first == ["street-sign", "plain-clock", "street-bicycle", "forest-snowman", "sun-juice"]
+    assert first == [one.needle_id for one in needles.distractors]
+    assert all(set(one.distractors) == set(first) for one in needles)
+    for one, distractor in zip(needles, needles.distractors, strict=True):
+        assert distractor.locator is not None and distractor.locator not in one.question
+        assert distractor.image.size == one.image.size
+
+
 def test_a_manifest_names_what_is_declared_only_where_samples_may_depend_on_it():
     """Manifests of the task vniah stay what they were, so that its runs are taken up."""
     from vniah.grid import Grid

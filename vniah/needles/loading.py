@@ -39,7 +39,7 @@ _EMBEDDED = {
     ),
     "counterfactual": (
         "49fdbc6d902da78733c77a17f9e9c17ddb9d946defce9a682b28667f67e414fc",
-        "ab741f4b2d5d9bacbb7fdcacd9d70392c9f1ae808882359a0b1d8fd7199dc332",
+        "ca85b0d17b008799df8566e6003576f95058551f2d32cc2ac7c4ccba97789961",
     ),
 }
 """The sets that come with vniah, with the `NeedleSet.sha256` and `NeedleSet.declared_sha256` that
