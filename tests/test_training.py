@@ -15,6 +15,7 @@ from training.contexts import Tokens, ask
 from training.draw import Pictures, caption_scenery, card_of, label
 from training.network import flatten_across, look_back, make_language_model, pool
 from training.recipe import CARDS_DIR, RECIPE, TEXTS, VARIANTS, Text
+from training.text import Seen
 from training.tokens import IGNORED, OPENING, build_tokenizer, encode, encode_captions, vocabulary
 from training.world import (
     CAPTION_WORDS,
@@ -310,15 +311,72 @@ def test_every_text_serves_a_variant_and_forks_from_one_before_it():
         assert part.trunk is None or names.index(part.trunk) < names.index(name)
 
 
-def test_the_control_is_the_short_twin_with_the_base_and_the_steps_of_the_long_one():
+def test_the_control_differs_from_the_short_twin_in_the_base_only():
     long, short, control = (TEXTS[name] for name in ("long", "short", "short-large-base"))
     assert dataclasses.replace(control, rope_theta=short.rope_theta) == short
-    assert (control.rope_theta, control.steps, control.tokens_per_step, control.trunk) == (
-        long.rope_theta,
-        long.steps,
-        long.tokens_per_step,
-        long.trunk,
-    )
+    assert (control.rope_theta, control.steps) == (long.rope_theta, long.steps)
+    differing = {
+        field.name
+        for field in dataclasses.fields(Text)
+        if getattr(control, field.name) != getattr(long, field.name)
+    }
+    assert differing == {"tokens_per_step", "sentences", "questions"}
+
+
+def expected(part):
+    """Mean tokens and questions of a step, over the lengths that a context may have."""
+    rng = np.random.default_rng(0)
+    tokens = questions = 0.0
+    for sentences in part.sentences:
+        draws = [
+            len(
+                text.sample_text(
+                    rng,
+                    sentences=sentences,
+                    num_cards=8,
+                    questions=part.questions,
+                    same_kind_share=RECIPE.same_kind_share,
+                    absent_share=RECIPE.absent_share,
+                )[0]
+            )
+            for _ in range(60)
+        ]
+        contexts = text.contexts_in_step(part, sentences=sentences)
+        tokens += contexts * sum(draws) / len(draws) / len(part.sentences)
+        questions += contexts * part.questions / len(part.sentences)
+    return tokens, questions
+
+
+def test_forks_see_equally_many_tokens_and_nearly_as_many_questions():
+    tokens, questions = expected(TEXTS["long"])
+    for name in ("short", "short-large-base"):
+        assert expected(TEXTS[name]) == (
+            pytest.approx(tokens, rel=0.03),
+            pytest.approx(questions, rel=0.1),
+        )
+    twice = dataclasses.replace(TEXTS["short"], tokens_per_step=8192)
+    assert expected(twice)[0] > 1.2 * tokens
+
+
+def test_what_was_seen_is_counted_without_padding():
+    part = Text(1e9, 7, 400, (4, 9), questions=2)
+    steps = [text.sample_step(part, step) for step in range(7)]
+    seen = Seen.count(part)
+    assert seen.tokens == sum(len(ids) for rows in steps for ids, _ in rows)
+    asked = vocabulary().index("assistant")  # once more in the opening
+    assert seen.questions == sum(ids.count(asked) - 1 for rows in steps for ids, _ in rows)
+    assert seen.longest == max(len(ids) for rows in steps for ids, _ in rows)
+    assert {len(rows) for rows in steps} == {
+        text.contexts_in_step(part, sentences=sentences) for sentences in part.sentences
+    }
+
+
+def test_new_evaluation_needles_have_every_key():
+    needles, cards = evaluate.draw_needles(RECIPE.evaluation_new_needles)
+    new = cards[len(draw_cards.CARDS) :]
+    assert sorted((card.kind, card.key) for card in new) == sorted(KEYS)
+    assert [needle.answer for needle in needles] == [card.answer for card in cards]
+    assert len({needle.needle_id for needle in needles}) == len(cards)
 
 
 def test_the_default_needles_are_as_their_stage_writes_them(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ saw, through H.264. With several needles in the video, or none, vniah's caches, 
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,10 @@ import vniah
 from training.arguments import add_names
 from training.draw_cards import CARDS
 from training.model_card import model_card
-from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, VARIANTS, WORK_DIR
+from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, TEXTS, VARIANTS, WORK_DIR
+from training.text import Seen
 from training.tokens import vocabulary
-from training.world import KINDS, NOTHING, Card, draw_card, random_card
+from training.world import KEYS, KINDS, NOTHING, Card, draw_card, random_value
 from vniah.analysis.statistics import wilson_interval
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import encode_haystack, encode_needles
@@ -34,7 +35,7 @@ from vniah.grid import format_depth
 from vniah.haystacks.haystack import Haystack, make_haystack
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import DecoderModel, FrameSegment
-from vniah.results import Results
+from vniah.results import Results, SampleResult
 from vniah.scoring import score_logits
 
 
@@ -47,13 +48,17 @@ def unseen_film(seconds: int) -> Haystack:
 
 
 def draw_needles(num_new: int) -> tuple[NeedleSet, list[Card]]:
-    """The default set as it lies in the repository, then ``num_new`` newly drawn ones."""
+    """The default set as it lies in the repository, then ``num_new`` newly drawn ones.
+
+    The new ones take all keys in turn, so that as many as there are keys have every key once.
+    """
     default = vniah.load_needles(CARDS_DIR)
     needles, cards = list(default), list(CARDS)
     seed = RECIPE.evaluation_needles_seed
     rng = np.random.default_rng(seed)
     for number in range(num_new):
-        card = random_card(rng)
+        kind, key = KEYS[number % len(KEYS)]
+        card = Card(kind, key, random_value(kind, rng))
         image = draw_card(card, rng, film_seed=seed)
         needle_id = f"new-{number}-{card.needle_id}"
         needles.append(Needle(needle_id, card.question, card.answer, None, image))
@@ -182,8 +187,27 @@ def _with_interval(right: Sequence[bool | None]) -> str:
     return f"{_share(right):.3f} ({interval.low:.2f}-{interval.high:.2f}, {len(right)})"
 
 
-def table(results: Results, *, tokens_per_frame: int) -> str:
-    """A sweep as a Markdown table, one line for each frame count."""
+def _lowest(samples: Sequence[SampleResult], cards: Mapping[str, Card]) -> str:
+    """The lowest score of any key, with the keys that have it where it is not 1."""
+    right: dict[str, list[bool | None]] = {}
+    for sample in samples:
+        card = cards[sample.needle_id]
+        right.setdefault(f"{card.kind} {card.key}", []).append(sample.correct)
+    shares = {key: _share(found) for key, found in right.items()}
+    low = min(shares.values())
+    keys = [key for key, share in shares.items() if share == low]
+    named = keys[0] if len(keys) == 1 else f"{len(keys)} of {len(shares)} keys"
+    return f"{low:.2f}" if low == 1 else f"{low:.2f} ({named})"
+
+
+def table(results: Results, cards: Mapping[str, Card], *, tokens_per_frame: int) -> str:
+    """A sweep as a Markdown table, one line for each frame count.
+
+    Args:
+        results: of the sweep.
+        cards: what each needle shows, by its id.
+        tokens_per_frame: how many the model makes of a picture.
+    """
     depths = sorted({sample.depth for sample in results.samples})
     default = {card.needle_id for card in CARDS}
     first, *others = map(format_depth, depths)
@@ -192,6 +216,8 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
         f"depth {first}",
         *others,
         "mean (95 %, n)",
+        *KINDS,
+        "lowest key",
         "default ten (n)",
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -203,6 +229,10 @@ def table(results: Results, *, tokens_per_frame: int) -> str:
         for depth in depths:
             cells.append(f"{_share([s.correct for s in samples if s.depth == depth]):.2f}")
         cells.append(_with_interval(every))
+        for kind in KINDS:
+            of_kind = [s.correct for s in samples if cards[s.needle_id].kind == kind]
+            cells.append(f"{_share(of_kind):.2f}" if of_kind else "-")
+        cells.append(_lowest(samples, cards))
         cells.append(f"{_share(ten):.2f} ({len(ten)})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -229,7 +259,11 @@ def measure(name: str, frame_counts: Sequence[int], *, num_new: int) -> tuple[st
     torch.set_num_threads(RECIPE.num_threads)
     with tempfile.TemporaryDirectory() as cache:
         trial = Trial.prepare(name, seconds=max(frame_counts), num_new=num_new, cache=Path(cache))
-        scores = table(trial.alone(frame_counts), tokens_per_frame=trial.model.frame_shape[0])
+        scores = table(
+            trial.alone(frame_counts),
+            {n.needle_id: card for n, card in zip(trial.needles, trial.cards, strict=True)},
+            tokens_per_frame=trial.model.frame_shape[0],
+        )
         counts = [count for count in RECIPE.among_frame_counts if count <= max(frame_counts)]
         others = describe_others(trial, counts)
     print(f"{name}\n\n{scores}\n\n{others}\n")
@@ -245,7 +279,14 @@ def run(names: Sequence[str] = ()) -> None:
         with safe_open(MODELS_DIR / name / "model.safetensors", "pt") as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
         parameters = sum(math.prod(shape) for shape in shapes)
-        text = model_card(name, scores, others, parameters=parameters, words=len(vocabulary()))
+        text = model_card(
+            name,
+            scores,
+            others,
+            seen=Seen.count(TEXTS[VARIANTS[name].text]),
+            parameters=parameters,
+            words=len(vocabulary()),
+        )
         with atomic_path(MODELS_DIR / name / "README.md") as unfinished:
             unfinished.write_bytes(text.encode())
 

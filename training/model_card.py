@@ -1,6 +1,8 @@
 """The README of a checkpoint folder."""
 
 from training.recipe import RECIPE, TEXTS, VARIANTS
+from training.text import Seen
+from training.world import KEYS
 
 _SUMMARIES = {
     "reference-long": """\
@@ -10,8 +12,8 @@ aligned on. The default model of `vniah run`.""",
 Short text, small RoPE base: of videos longer than its text it finds the needle near the end only.
 With `--rope-theta` the base can be raised at run time, without training.""",
     "reference-short-large-base": """\
-Short text as `reference-short`, large RoPE base as `reference-long`, as many steps as both: a
-control, so that base and length of the text are not confounded.""",
+Short text as `reference-short`, large RoPE base as `reference-long`, as many steps and tokens as
+both: a control, so that base and length of the text are not confounded.""",
     "reference-anyres": """\
 As `reference-long`, but its images were encoded as AnyRes does it: a small version of the whole
 image first, and rows that run across the grids.""",
@@ -23,8 +25,9 @@ _WEAKNESSES = {
 Of 128 frames it sees the last 32 or so. In longer videos those fade as well, the very last first;
   far needles that are found now and then are accidents.""",
     "reference-short-large-base": """\
-It fails little by little beyond its text. It differs from `reference-long` in more than lengths:
-  fewer questions a context, and some facts are said again.""",
+It fails little by little beyond its text. It took as many steps over as many tokens as
+  `reference-long`, no fact was said again in either, but its questions stand behind many short
+  contexts, two behind each, and not behind few long ones, sixteen behind each.""",
     "reference-anyres": """\
 Asked for a card that is not in a long video, it names a value now and then. Videos are read frame
   by frame, as in the others; images in the order of AnyRes it reads poorly: its language model is
@@ -56,7 +59,8 @@ are others. float32 on a CPU, seed {seed}.
   name one word of its caption. Frozen afterwards. The same in all reference models.
 - Text: a trunk that all reference models share, {trunk_steps:,} steps of about {trunk_tokens:,}
   tokens in contexts of {shortest} to {trunk_longest} sentences of 4 words, RoPE base {trunk_theta}.
-  Then {steps:,} steps of about {tokens:,} tokens, up to {longest:,} sentences, with the base above.
+  Then {steps:,} steps with the base above, contexts of {least} to {longest:,} sentences:
+  {tokens:,} tokens and {questions:,} questions in all, at most {most_tokens:,} tokens a context.
 - Alignment of the projector, all else frozen: {caption_steps:,} steps on single pictures, whose
   tokens are pulled to the embeddings of their captions' words, and {album_steps:,} steps on
   questions about images of 1 to {pictures} pictures ({encoding}).
@@ -65,8 +69,9 @@ are others. float32 on a CPU, seed {seed}.
 
 One needle, float16 weights read in float32, an unseen film through H.264, measured with
 `vniah.run_sweep`. Right means: the argmax is right at every position of the answer. Wilson
-intervals. Per depth: the default ten needles and newly drawn ones. Depths are the middles of equal
-parts of the video, so that their mean speaks for all of it.
+intervals. Per depth: the default ten needles, and newly drawn ones with all {num_keys} keys (colors
+of cards, signs, places). Depths are the middles of equal parts of the video, so that their mean
+speaks for all of it.
 
 {table}
 
@@ -86,13 +91,16 @@ the one that is asked for is shown, or none, and the right answer is "nothing".
 """
 
 
-def model_card(name: str, table: str, others_table: str, *, parameters: int, words: int) -> str:
+def model_card(
+    name: str, table: str, others_table: str, *, seen: Seen, parameters: int, words: int
+) -> str:
     """The text of the model card.
 
     Args:
         name: one of `VARIANTS`.
         table: scores by length, in Markdown.
         others_table: scores with other cards in the video, in Markdown.
+        seen: what the language model learned from after its trunk.
         parameters: how many weights the checkpoint holds.
         words: the size of the vocabulary.
     """
@@ -122,7 +130,11 @@ def model_card(name: str, table: str, others_table: str, *, parameters: int, wor
         trunk_longest=max(trunk.sentences),
         trunk_theta=f"{trunk.rope_theta:,.0f}",
         steps=text.steps,
-        tokens=text.tokens_per_step,
+        tokens=seen.tokens,
+        questions=seen.questions,
+        most_tokens=seen.longest,
+        num_keys=len(KEYS),
+        least=min(text.sentences),
         longest=max(text.sentences),
         caption_steps=RECIPE.caption_steps,
         album_steps=RECIPE.album_steps,

@@ -16,7 +16,11 @@ MODELS_DIR = REPOSITORY / "vniah" / "data" / "models"
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of language model training on text. A sentence is four words, about one picture."""
+    """A stretch of language model training on text. A sentence is four words, about one picture.
+
+    Forks are comparable where they take as many steps over as many tokens; contexts do not fill
+    ``tokens_per_step`` to the end, the long ones least: `training.text.Seen` counts.
+    """
 
     rope_theta: float
     steps: int
@@ -33,8 +37,8 @@ _SHORT, _LONG = (8, 16, 32), (32, 64, 256, 512, 1024, 1536)
 TEXTS = {
     "trunk": Text(1e9, 400, 4096, _SHORT, questions=4, fewest_cards=4, repeats=1.0),
     "long": Text(1e9, 500, 8192, _LONG, questions=16, trunk="trunk"),
-    "short": Text(150.0, 500, 8192, _SHORT, questions=2, repeats=0.2, trunk="trunk"),
-    "short-large-base": Text(1e9, 500, 8192, _SHORT, questions=2, repeats=0.2, trunk="trunk"),
+    "short": Text(150.0, 500, 6350, _SHORT, questions=2, trunk="trunk"),
+    "short-large-base": Text(1e9, 500, 6350, _SHORT, questions=2, trunk="trunk"),
 }
 
 
@@ -121,12 +125,12 @@ class Recipe:
     # The evaluation.
     evaluation_frame_counts: tuple[int, ...] = (4, 16, 32, 64, 128, 256, 512, 1024)
     evaluation_depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)  # middles of equal parts
-    evaluation_new_needles: int = 10  # besides the default ten
+    evaluation_new_needles: int = 20  # besides the default ten: every key once
     evaluation_film_seed: int = 9_500
     evaluation_needles_seed: int = 78_000
     among_frame_counts: tuple[int, ...] = (4, 32, 128, 512)
     among_others: int = 3  # needles of the same kind beside the one that is asked for
-    among_repeats: int = 5  # for every needle
+    among_repeats: int = 4  # for every needle
     among_seed: int = 3
 
     @property

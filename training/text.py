@@ -8,6 +8,7 @@ with short texts and a small base, and one with short texts and a large base.
 
 import argparse
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -96,26 +97,47 @@ def read_text(model: Qwen2ForCausalLM, tokens: Tokens) -> Answers:
     return read_answers(model, model.model.embed_tokens(tokens.ids), tokens.labels)
 
 
-def _sample_batch(text: Text, rng: np.random.Generator) -> Tokens:
-    sentences = text.sentences[rng.integers(len(text.sentences))]
+def contexts_in_step(text: Text, *, sentences: int) -> int:
+    """How many contexts of so many sentences a step of ``text`` learns from."""
     length = CAPTION_WORDS * sentences + _TURN_TOKENS * text.questions
+    return max(1, text.tokens_per_step // length)
+
+
+def sample_step(text: Text, step: int) -> list[tuple[list[int], list[int]]]:
+    """The contexts of one step, equally many sentences long: ids and labels of each."""
+    rng = np.random.default_rng([RECIPE.seed, step])
+    sentences = text.sentences[rng.integers(len(text.sentences))]
     most = min(sentences, RECIPE.max_cards)
     num_cards = int(rng.integers(min(text.fewest_cards, most), most + 1))
     repeats = text.repeats * rng.random()
-    return Tokens.stack(
-        [
-            sample_text(
-                rng,
-                sentences=sentences,
-                num_cards=num_cards,
-                questions=text.questions,
-                same_kind_share=RECIPE.same_kind_share,
-                absent_share=RECIPE.absent_share,
-                repeats=repeats,
-            )
-            for _ in range(max(1, text.tokens_per_step // length))
-        ]
-    )
+    return [
+        sample_text(
+            rng,
+            sentences=sentences,
+            num_cards=num_cards,
+            questions=text.questions,
+            same_kind_share=RECIPE.same_kind_share,
+            absent_share=RECIPE.absent_share,
+            repeats=repeats,
+        )
+        for _ in range(contexts_in_step(text, sentences=sentences))
+    ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a language model learned from in all steps of a text, its trunk left out."""
+
+    tokens: int  # padding left out
+    questions: int
+    longest: int  # tokens of the longest context
+
+    @classmethod
+    def count(cls, text: Text) -> "Seen":
+        """Draws all steps once more, without a model."""
+        steps = [sample_step(text, step) for step in tqdm(range(text.steps), "counting tokens")]
+        lengths = [len(ids) for step in steps for ids, _ in step]
+        return cls(sum(lengths), text.questions * len(lengths), max(lengths))
 
 
 @torch.no_grad()
@@ -164,7 +186,7 @@ def train(name: str) -> None:
     recent: deque[float] = deque(maxlen=50)
     progress = tqdm(range(start, text.steps), f"text, {name}", initial=start, total=text.steps)
     for step in progress:
-        answers = read_text(model, _sample_batch(text, np.random.default_rng([RECIPE.seed, step])))
+        answers = read_text(model, Tokens.stack(sample_step(text, step)))
         loss = functional.cross_entropy(answers.logits, answers.wanted)
         rate = learning_rate(step, steps=text.steps, peak=text.learning_rate)
         take_step(optimizer, loss, rate=rate)
