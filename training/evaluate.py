@@ -8,7 +8,7 @@ saw, through H.264. With several needles in the video, or none, vniah's caches, 
 import argparse
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,28 +23,24 @@ from training.arguments import add_names
 from training.draw_cards import CARDS
 from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, TEXTS, VARIANTS, WORK_DIR
+from training.tables import share, table, with_interval
 from training.text import Seen
 from training.tokens import vocabulary
 from training.world import KEYS, KINDS, NOTHING, Card, draw_card, random_value
-from vniah.analysis.statistics import wilson_interval
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.engines.inputs import decoder_logits
 from vniah.files import atomic_path
-from vniah.grid import format_depth
-from vniah.haystacks.haystack import Haystack, make_haystack
+from vniah.haystacks.haystack import Haystack
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import DecoderModel, FrameSegment
-from vniah.results import Results, SampleResult
+from vniah.results import Results
 from vniah.scoring import score_logits
 
 
 def unseen_film(seconds: int) -> Haystack:
-    """A film that training never saw, in ``training/work``."""
-    WORK_DIR.mkdir(parents=True, exist_ok=True)
-    path = WORK_DIR / "heldout.mp4"
-    make_haystack(path, seconds=seconds, seed=RECIPE.evaluation_film_seed, overwrite=True)
-    return vniah.open_haystack(path)
+    """A film that training never saw, drawn once for all models."""
+    return vniah.generated_haystack(seconds, seed=RECIPE.evaluation_film_seed)
 
 
 def draw_needles(num_new: int) -> tuple[NeedleSet, list[Card]]:
@@ -178,66 +174,6 @@ class Among:
     by_kind: float  # the score of answering with any needle of that kind
 
 
-def _share(right: Sequence[bool | None]) -> float:
-    return sum(map(bool, right)) / len(right)
-
-
-def _with_interval(right: Sequence[bool | None]) -> str:
-    interval = wilson_interval(sum(map(bool, right)), len(right))
-    return f"{_share(right):.3f} ({interval.low:.2f}-{interval.high:.2f}, {len(right)})"
-
-
-def _lowest(samples: Sequence[SampleResult], cards: Mapping[str, Card]) -> str:
-    """The lowest score of any key, with the keys that have it where it is not 1."""
-    right: dict[str, list[bool | None]] = {}
-    for sample in samples:
-        card = cards[sample.needle_id]
-        right.setdefault(f"{card.kind} {card.key}", []).append(sample.correct)
-    shares = {key: _share(found) for key, found in right.items()}
-    low = min(shares.values())
-    keys = [key for key, share in shares.items() if share == low]
-    named = keys[0] if len(keys) == 1 else f"{len(keys)} of {len(shares)} keys"
-    return f"{low:.2f}" if low == 1 else f"{low:.2f} ({named})"
-
-
-def table(results: Results, cards: Mapping[str, Card], *, tokens_per_frame: int) -> str:
-    """A sweep as a Markdown table, one line for each frame count.
-
-    Args:
-        results: of the sweep.
-        cards: what each needle shows, by its id.
-        tokens_per_frame: how many the model makes of a picture.
-    """
-    depths = sorted({sample.depth for sample in results.samples})
-    default = {card.needle_id for card in CARDS}
-    first, *others = map(format_depth, depths)
-    heads = [
-        "frames (visual tokens)",
-        f"depth {first}",
-        *others,
-        "mean (95 %, n)",
-        *KINDS,
-        "lowest key",
-        "default ten (n)",
-    ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for num_frames in sorted({sample.num_frames for sample in results.samples}):
-        samples = [sample for sample in results.samples if sample.num_frames == num_frames]
-        every = [sample.correct for sample in samples]
-        ten = [sample.correct for sample in samples if sample.needle_id in default]
-        cells = [f"{num_frames} ({tokens_per_frame * num_frames})"]
-        for depth in depths:
-            cells.append(f"{_share([s.correct for s in samples if s.depth == depth]):.2f}")
-        cells.append(_with_interval(every))
-        for kind in KINDS:
-            of_kind = [s.correct for s in samples if cards[s.needle_id].kind == kind]
-            cells.append(f"{_share(of_kind):.2f}" if of_kind else "-")
-        cells.append(_lowest(samples, cards))
-        cells.append(f"{_share(ten):.2f} ({len(ten)})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def describe_others(trial: Trial, frame_counts: Sequence[int]) -> str:
     """A table of scores among needles of the same kind, and without the needle asked for."""
     kinds = " | ".join(KINDS)
@@ -248,8 +184,8 @@ def describe_others(trial: Trial, frame_counts: Sequence[int]) -> str:
         every = [right for among in found for right in among.right]
         by_kind = sum(among.by_kind * len(among.right) for among in found) / len(every)
         nothing = trial.without(count)
-        cells = [str(count), *(f"{_share(among.right):.2f}" for among in found)]
-        cells += [_with_interval(every), f"{by_kind:.2f}", _with_interval(nothing)]
+        cells = [str(count), *(f"{share(among.right):.2f}" for among in found)]
+        cells += [with_interval(every), f"{by_kind:.2f}", with_interval(nothing)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
