@@ -23,7 +23,8 @@ from training.arguments import add_names
 from training.draw_cards import CARDS
 from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, TEXTS, VARIANTS, WORK_DIR
-from training.tables import share, table, with_interval
+from training.tables import Tables, share, table, with_interval
+from training.tasks import control_table, measure_tasks, task_table
 from training.text import Seen
 from training.tokens import vocabulary
 from training.world import KEYS, KINDS, NOTHING, Card, draw_card, random_value
@@ -96,6 +97,7 @@ class Trial:
                 grid,
                 output=WORK_DIR / "evaluation" / self.name,
                 cache=self.cache / "haystack",
+                controls="none",
                 overwrite=True,
                 on_progress=show,
             )
@@ -206,25 +208,38 @@ def measure(name: str, frame_counts: Sequence[int], *, num_new: int) -> tuple[st
     return scores, others
 
 
+def measure_others(name: str) -> tuple[str, str]:
+    """The tables of all other tasks, and of what the controls found."""
+    torch.set_num_threads(RECIPE.num_threads)
+    model = vniah.load_model(MODELS_DIR / name, dtype="float32", device="cpu")
+    assert isinstance(model, DecoderModel)
+    haystack = unseen_film(max(RECIPE.task_frame_counts))
+    measured = measure_tasks(model, haystack, folder=WORK_DIR / "tasks" / name)
+    tasks, controls = task_table(measured), control_table(measured)
+    print(f"{name}\n\n{tasks}\n\n{controls}\n")
+    return tasks, controls
+
+
+def write_card(name: str, tables: Tables) -> None:
+    """Writes the README of a checkpoint folder."""
+    with safe_open(MODELS_DIR / name / "model.safetensors", "pt") as weights:
+        shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+    text = model_card(
+        name,
+        tables,
+        seen=Seen.count(TEXTS[VARIANTS[name].text]),
+        parameters=sum(math.prod(shape) for shape in shapes),
+        words=len(vocabulary()),
+    )
+    with atomic_path(MODELS_DIR / name / "README.md") as unfinished:
+        unfinished.write_bytes(text.encode())
+
+
 def run(names: Sequence[str] = ()) -> None:
     """Measures what the recipe says, and writes the READMEs of the checkpoint folders."""
+    counts, num_new = RECIPE.evaluation_frame_counts, RECIPE.evaluation_new_needles
     for name in names or VARIANTS:
-        scores, others = measure(
-            name, RECIPE.evaluation_frame_counts, num_new=RECIPE.evaluation_new_needles
-        )
-        with safe_open(MODELS_DIR / name / "model.safetensors", "pt") as weights:
-            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
-        parameters = sum(math.prod(shape) for shape in shapes)
-        text = model_card(
-            name,
-            scores,
-            others,
-            seen=Seen.count(TEXTS[VARIANTS[name].text]),
-            parameters=parameters,
-            words=len(vocabulary()),
-        )
-        with atomic_path(MODELS_DIR / name / "README.md") as unfinished:
-            unfinished.write_bytes(text.encode())
+        write_card(name, Tables(*measure(name, counts, num_new=num_new), *measure_others(name)))
 
 
 def main() -> None:

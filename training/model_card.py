@@ -1,6 +1,7 @@
 """The README of a checkpoint folder."""
 
 from training.recipe import RECIPE, TEXTS, VARIANTS
+from training.tables import Tables
 from training.text import Seen
 from training.world import KEYS
 
@@ -70,8 +71,8 @@ are others. float32 on a CPU, seed {seed}.
 One needle, float16 weights read in float32, an unseen film through H.264, measured with
 `vniah.run_sweep`. Right means: the argmax is right at every position of the answer. Wilson
 intervals. Per depth: the default ten needles, and newly drawn ones with all {num_keys} keys (colors
-of cards, signs, places). Depths are the middles of equal parts of the video, so that their mean
-speaks for all of it.
+of cards, signs, places); "lowest key" is the one that is found least often. Depths are the middles
+of equal parts of the video, so that their mean speaks for all of it.
 
 {table}
 
@@ -80,6 +81,17 @@ meant; "by kind alone" is the score of a reader that ignores the key. "Nothing":
 the one that is asked for is shown, or none, and the right answer is "nothing".
 
 {others_table}
+
+## Other tasks and controls
+
+Every other task that vniah has, as it is by itself or with the options that are named, and the
+controls of the plain task: the default ten needles, the same film, {task_frames} frames, depths
+{task_depths}. The model learned none of these tasks, and most of their questions have words that it
+does not know: a score near chance is what to expect.
+
+{tasks_table}
+
+{controls_table}
 
 ## Weaknesses
 
@@ -91,15 +103,12 @@ the one that is asked for is shown, or none, and the right answer is "nothing".
 """
 
 
-def model_card(
-    name: str, table: str, others_table: str, *, seen: Seen, parameters: int, words: int
-) -> str:
+def model_card(name: str, tables: Tables, *, seen: Seen, parameters: int, words: int) -> str:
     """The text of the model card.
 
     Args:
         name: one of `VARIANTS`.
-        table: scores by length, in Markdown.
-        others_table: scores with other cards in the video, in Markdown.
+        tables: what was measured.
         seen: what the language model learned from after its trunk.
         parameters: how many weights the checkpoint holds.
         words: the size of the vocabulary.
@@ -140,7 +149,11 @@ def model_card(
         album_steps=RECIPE.album_steps,
         encoding={"unires": "UniRes", "anyres": "AnyRes"}[variant.encoding],
         others=RECIPE.among_others,
-        table=table,
-        others_table=others_table,
+        table=tables.scores,
+        others_table=tables.others,
+        tasks_table=tables.tasks,
+        controls_table=tables.controls,
+        task_frames=", ".join(map(str, RECIPE.task_frame_counts)),
+        task_depths=", ".join(map(str, RECIPE.task_depths)),
         weakness=_WEAKNESSES[name].format(longest=f"{max(text.sentences):,}"),
     )

@@ -1,7 +1,8 @@
 """Every number of the recipe, in one place."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _GIVEN_SEED = os.environ.get("SEED", "0")
@@ -132,6 +133,15 @@ class Recipe:
     among_others: int = 3  # needles of the same kind beside the one that is asked for
     among_repeats: int = 4  # for every needle
     among_seed: int = 3
+    task_frame_counts: tuple[int, ...] = (8, 32, 128)
+    task_depths: tuple[float, ...] = (0.1, 0.5, 0.9)
+    task_options: Mapping[str, tuple[Mapping[str, str], ...]] = field(
+        default_factory=lambda: {
+            "vniah-d": ({"distractors": "3"},),
+            "count": ({"answers": "words"},),
+            "order": ({"answers": "words"},),
+        }
+    )  # tasks that are measured with other options as well
 
     @property
     def align_steps(self) -> int:

@@ -1,12 +1,23 @@
 """The tables of the model cards, in Markdown."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from training.draw_cards import CARDS
 from training.world import KINDS, Card
 from vniah.analysis.statistics import wilson_interval
 from vniah.grid import format_depth
 from vniah.results import Results, SampleResult
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a model card shows, each in Markdown."""
+
+    scores: str  # one needle, by the number of frames
+    others: str  # with other needles in the video
+    tasks: str  # every other task of vniah
+    controls: str  # what the controls of the plain task found
 
 
 def share(right: Sequence[bool | None]) -> float:
@@ -26,9 +37,9 @@ def _lowest(samples: Sequence[SampleResult], cards: Mapping[str, Card]) -> str:
     for sample in samples:
         card = cards[sample.needle_id]
         right.setdefault(f"{card.kind} {card.key}", []).append(sample.correct)
-    shares = {key: share(found) for key, found in right.items()}
+    shares = {key: share(answers) for key, answers in right.items()}
     low = min(shares.values())
-    keys = [key for key, share in shares.items() if share == low]
+    keys = [key for key, found in shares.items() if found == low]
     named = keys[0] if len(keys) == 1 else f"{len(keys)} of {len(shares)} keys"
     return f"{low:.2f}" if low == 1 else f"{low:.2f} ({named})"
 
@@ -66,6 +77,6 @@ def table(results: Results, cards: Mapping[str, Card], *, tokens_per_frame: int)
             of_kind = [s.correct for s in samples if cards[s.needle_id].kind == kind]
             cells.append(f"{share(of_kind):.2f}" if of_kind else "-")
         cells.append(_lowest(samples, cards))
-        cells.append(f"{share(ten):.2f} ({len(ten)})")
+        cells.append(f"{share(ten):.2f} ({len(ten)})" if ten else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
