@@ -7,8 +7,9 @@ from runs import make_run
 
 from training.recipe import RECIPE
 from training.tables import share, table, with_interval
-from training.tasks import Measured, task_table
+from training.tasks import PLAIN, Measured, control_table, task_table, verdict_table
 from training.world import Card
+from vniah.results import SampleResult
 
 COUNTS = ",".join(map(str, RECIPE.task_frame_counts))
 
@@ -49,8 +50,9 @@ def test_a_table_of_scores_has_kinds_and_the_key_with_the_lowest_score():
     assert third["lowest key"] == "0.00 (2 of 4 keys)"
 
 
-def measured(chance=None, **details):
+def measured(num_options=None, **details):
     """A run of a task whose fourth needle is never found, with a measure and two parts."""
+    options = {} if num_options is None else {"num_options": num_options}
     run = make_run(
         COUNTS,
         "0.1,0.9",
@@ -68,15 +70,16 @@ def measured(chance=None, **details):
                 "group": f"g{number % 4 // 2}",
                 "error_seconds": float(sample.num_frames),
                 "guess_seconds": 50.0,
+                **options,
             },
         )
         for number, sample in enumerate(run.samples)
     )
-    return Measured("timed parts=4", replace(run, samples=samples), chance)
+    return Measured("timed parts=4", replace(run, samples=samples))
 
 
 def test_a_task_has_a_row_for_its_score_with_chance_where_options_are_given():
-    (row,) = as_dicts(task_table([measured(chance=0.25)]))
+    (row,) = as_dicts(task_table([measured(num_options=4)]))
     assert row["task"] == "`timed parts=4`"
     assert row["measured"] == "right (by chance 0.25)"
     shares = [row[f"{count} frames"] for count in RECIPE.task_frame_counts]
@@ -108,6 +111,37 @@ def test_a_task_has_rows_for_its_parts_groups_and_measures():
     assert rows["Times shown: 2"][first] == "0.50"
     assert rows["all of a group right"][first] == "0.50"
     assert rows["Error (s) (guess)"][first] == f"{RECIPE.task_frame_counts[0]:.2f} (50.00)"
+
+
+def test_every_task_has_the_verdict_of_its_controls_and_the_plain_one_its_findings():
+    bare = measured(num_options=4)
+    fields = {"needle_id": "needle-0", "num_options": 4, "num_frames": 8}
+    said = [
+        SampleResult(
+            sample_id=f"8/-/needle-{k}/no-needle",
+            task="timed",
+            cell=None,
+            question=f"When is needle {k} shown?",
+            answer="3",
+            prediction="3",
+            correct=True,
+            control="no-needle",
+            fields={**fields, "needle_id": f"needle-{k}"},
+        )
+        for k in range(8)
+    ]
+    manifest = {**bare.results.manifest, "controls": ["no-needle"]}
+    run = replace(bare.results, manifest=manifest, control_samples=tuple(said))
+    plain = Measured(PLAIN, run)
+    (row,) = as_dicts(control_table([plain]))
+    assert row["control"] == "no-needle"
+    assert row["finding"].startswith("right without the needle in 8 of 8 questions")
+    assert row["conspicuous"] != "nothing"
+    (row,) = as_dicts(verdict_table([plain]))
+    assert row["task"] == f"`{PLAIN}`"
+    assert row["verdict of its controls"].startswith("answers without seeing")
+    with pytest.raises(ValueError, match="no controls"):
+        verdict_table([bare])
 
 
 @pytest.mark.parametrize(("right", "expected"), [([True, None], 0.5), ([True, True, False], 2 / 3)])

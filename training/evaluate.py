@@ -24,7 +24,7 @@ from training.draw_cards import CARDS
 from training.model_card import model_card
 from training.recipe import CARDS_DIR, MODELS_DIR, RECIPE, TEXTS, VARIANTS, WORK_DIR
 from training.tables import Tables, share, table, with_interval
-from training.tasks import control_table, measure_tasks, task_table
+from training.tasks import control_table, measure_tasks, task_table, verdict_table
 from training.text import Seen
 from training.tokens import vocabulary
 from training.world import KEYS, KINDS, NOTHING, Card, draw_card, random_value
@@ -208,16 +208,16 @@ def measure(name: str, frame_counts: Sequence[int], *, num_new: int) -> tuple[st
     return scores, others
 
 
-def measure_others(name: str) -> tuple[str, str]:
-    """The tables of all other tasks, and of what the controls found."""
+def measure_others(name: str) -> tuple[str, str, str]:
+    """The tables of all other tasks, of what the controls found, and of their verdicts."""
     torch.set_num_threads(RECIPE.num_threads)
     model = vniah.load_model(MODELS_DIR / name, dtype="float32", device="cpu")
     assert isinstance(model, DecoderModel)
     haystack = unseen_film(max(RECIPE.task_frame_counts))
     measured = measure_tasks(model, haystack, folder=WORK_DIR / "tasks" / name)
-    tasks, controls = task_table(measured), control_table(measured)
-    print(f"{name}\n\n{tasks}\n\n{controls}\n")
-    return tasks, controls
+    tables = task_table(measured), control_table(measured), verdict_table(measured)
+    print("\n\n".join((name, *tables)) + "\n")
+    return tables
 
 
 def write_card(name: str, tables: Tables) -> None:

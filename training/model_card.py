@@ -93,6 +93,8 @@ does not know: a score near chance is what to expect.
 
 {controls_table}
 
+{verdicts_table}
+
 ## Weaknesses
 
 - It knows one wording for each kind of question, with the key at its end.
@@ -153,6 +155,7 @@ def model_card(name: str, tables: Tables, *, seen: Seen, parameters: int, words:
         others_table=tables.others,
         tasks_table=tables.tasks,
         controls_table=tables.controls,
+        verdicts_table=tables.verdicts,
         task_frames=", ".join(map(str, RECIPE.task_frame_counts)),
         task_depths=", ".join(map(str, RECIPE.task_depths)),
         weakness=_WEAKNESSES[name].format(longest=f"{max(text.sentences):,}"),

@@ -18,6 +18,7 @@ class Tables:
     others: str  # with other needles in the video
     tasks: str  # every other task of vniah
     controls: str  # what the controls of the plain task found
+    verdicts: str  # the verdict of the controls, for every task
 
 
 def share(right: Sequence[bool | None]) -> float:

@@ -5,17 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vniah.analysis.verdict import verdict
-
 import vniah
 from training.recipe import CARDS_DIR, RECIPE
 from training.tables import share, with_interval
+from vniah.analysis.verdict import Verdict, verdict
 from vniah.haystacks.haystack import Haystack
-from vniah.needles import NeedleSet
 from vniah.protocol import DecoderModel
 from vniah.results import Results, SampleResult
 from vniah.results.facets import facet_results, facet_values, group_results, label_of, value_label
-from vniah.tasks import TASKS, Task, load_task
+from vniah.tasks import TASKS
 
 PLAIN = "vniah"  # the task with all controls; it has the tables of scores to itself
 
@@ -26,11 +24,18 @@ class Measured:
 
     name: str  # with the options that are not the task's own
     results: Results
-    chance: float | None  # the share that is right by chance, where options are given
+
+    @property
+    def chance(self) -> float | None:
+        """The share that is right by chance, where the task says how many answers there are."""
+        options = [sample.fields.get("num_options") for sample in self.results.samples]
+        return sum(1 / count for count in options) / len(options) if all(options) else None
 
 
 def measure_tasks(model: DecoderModel, haystack: Haystack, *, folder: Path) -> list[Measured]:
-    """Runs every task with the default needles on a small grid: the plain one with all controls.
+    """Runs every task with the default needles on a small grid.
+
+    The plain task has all controls, the others those that they have by default.
 
     Args:
         model: the exported model.
@@ -58,17 +63,8 @@ def measure_tasks(model: DecoderModel, haystack: Haystack, *, folder: Path) -> l
             )
             if errors := [sample.error for sample in results.samples if sample.error is not None]:
                 raise RuntimeError(f"{title}: {len(errors)} samples have errors: {errors[0]}")
-            chance = _chance(load_task(task_name, options), grid, needles, haystack)
-            measured.append(Measured(title, results, chance))
+            measured.append(Measured(title, results))
     return measured
-
-
-def _chance(task: Task, grid: vniah.Grid, needles: NeedleSet, haystack: Haystack) -> float | None:
-    options = [
-        len(sample.choices) if sample.choices else 0
-        for sample in task.samples(grid, needles, haystack)
-    ]
-    return sum(1 / count for count in options) / len(options) if all(options) else None
 
 
 def task_table(measured: Sequence[Measured]) -> str:
@@ -90,13 +86,25 @@ def task_table(measured: Sequence[Measured]) -> str:
 
 def control_table(measured: Sequence[Measured]) -> str:
     """What the controls of the plain task found, in Markdown."""
-    (plain,) = [one.results for one in measured if one.name == PLAIN]
-    found = verdict(plain)
-    assert found is not None
+    (plain,) = [one for one in measured if one.name == PLAIN]
     lines = ["| control | finding | conspicuous |", "|---|---|---|"]
-    for one in found.findings:
-        lines.append(f"| {one.control} | {one.summary} | {one.verdict or 'nothing'} |")
+    for found in _verdict(plain).findings:
+        lines.append(f"| {found.control} | {found.summary} | {found.verdict or 'nothing'} |")
     return "\n".join(lines)
+
+
+def verdict_table(measured: Sequence[Measured]) -> str:
+    """The verdict of the controls of every task, in Markdown."""
+    lines = ["| task | verdict of its controls |", "|---|---|"]
+    lines += [f"| `{one.name}` | {_verdict(one).text} |" for one in measured]
+    return "\n".join(lines)
+
+
+def _verdict(one: Measured) -> Verdict:
+    found = verdict(one.results)
+    if found is None:
+        raise ValueError(f"the task {one.name} has no controls by default: tasks.py needs some")
+    return found
 
 
 def _rows(one: Measured) -> list[tuple[str, list[str]]]:

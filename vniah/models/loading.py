@@ -20,8 +20,8 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _EMBEDDED = {
     "reference-anyres": "a182d7c933ae6667",
     "reference-long": "7b9015325a36bc8a",
-    "reference-short": "d0002325f4628258",
-    "reference-short-large-base": "cc51677b48881b88",
+    "reference-short": "a29e6e9bce866d09",
+    "reference-short-large-base": "ba5f553b77d48f9c",
 }
 """The models that come with vniah, with their `vniah.models.contents.fingerprint`."""
 
