@@ -1,0 +1,162 @@
+"""How often intervals hold the truth, in simulated runs whose truth is known.
+
+Each simulated needle is easier or harder than others by a normal effect, with the share `icc` of
+the variance, and each place in the grid by a fixed one: the score falls with the length, and in the
+middle. An outcome is right if the sum of both is above the noise (a probit model), so the mean over
+all needles of such a kind is known exactly.
+"""
+
+import numpy as np
+import pytest
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import binom
+
+from vniah.analysis.statistics.means import difference_interval, score_interval
+
+NUM_RUNS = 5000  # the error of a simulated coverage of 0.95 is 0.003
+LENGTHS, DEPTHS = 5, 4
+PLACES = (np.linspace(0.6, -0.6, LENGTHS)[:, None] - 0.3 * (np.arange(DEPTHS) % 3 > 0)).ravel()
+
+
+def simulate(mean, num_needles, icc, *, places=PLACES, num_runs=NUM_RUNS, seed=0):
+    """``[num_runs, num_needles]`` scores of needles, and the score of all needles like them."""
+    rng = np.random.default_rng(seed)
+    effects = rng.standard_normal((num_runs, num_needles, 1)) * np.sqrt(icc)
+    levels = ndtri(mean) + places
+    return outcomes(rng, levels + effects, icc).mean(axis=2), float(ndtr(levels).mean())
+
+
+def outcomes(rng, levels, icc):
+    """Which samples are right, given their levels without the noise."""
+    noise = rng.standard_normal(levels.shape, dtype=np.float32)
+    return noise * np.float32(np.sqrt(1 - icc)) < levels.astype(np.float32)
+
+
+def wilson(mean, num, z):
+    center = (mean + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z * np.sqrt(mean * (1 - mean) / num + (z / num) ** 2 / 4) / (1 + z**2 / num)
+    return center - half, center + half
+
+
+def score_intervals(scores):
+    """`score_interval` of many runs at once, written again."""
+    num = scores.shape[1]
+    mean, variance = scores.mean(axis=1), scores.var(axis=1, ddof=1) / num
+    with np.errstate(divide="ignore"):
+        known = np.where(variance > 1e-18, mean * (1 - mean) / np.maximum(variance, 1e-18), 1e18)
+    low, high = wilson(mean, np.maximum(known, 1), stdtrit(num - 1, 0.975))
+    bound_low, bound_high = wilson(mean, num, ndtri(0.975))
+    ordered = np.sort(scores, axis=1)
+    half = (num + 1) // 2  # at least half are equal if two that are half apart are
+    starts = ordered[:, : num - half + 1]
+    is_wide = np.isclose(starts, ordered[:, half - 1 :]).any(axis=1) | (num < 10)
+    is_binary = np.isin(scores, (0, 1)).all(axis=1)
+    low = np.where(is_binary, bound_low, np.where(is_wide, np.minimum(low, bound_low), low))
+    high = np.where(is_binary, bound_high, np.where(is_wide, np.maximum(high, bound_high), high))
+    return low.clip(0), high.clip(max=1)
+
+
+def difference_intervals(values):
+    """`difference_interval` of many runs at once, written again."""
+    num = values.shape[1]
+    mean = values.mean(axis=1)
+    half = stdtrit(num - 1, 0.975) * values.std(axis=1, ddof=1) / np.sqrt(num)
+    rise, fall = values.clip(min=0).mean(axis=1), (-values).clip(min=0).mean(axis=1)
+    (rise_low, rise_high), (fall_low, fall_high) = (
+        wilson(share, num, ndtri(0.975)) for share in (rise, fall)
+    )
+    ordered = np.sort(values, axis=1)
+    middle = (num + 1) // 2
+    is_wide = np.isclose(ordered[:, : num - middle + 1], ordered[:, middle - 1 :]).any(axis=1)
+    is_wide |= num < 10
+    low = mean - np.where(
+        is_wide, np.maximum(half, np.hypot(rise - rise_low, fall_high - fall)), half
+    )
+    high = mean + np.where(
+        is_wide, np.maximum(half, np.hypot(rise_high - rise, fall - fall_low)), half
+    )
+    return low.clip(-1), high.clip(max=1)
+
+
+def coverage(intervals, truth):
+    low, high = intervals
+    return float(np.mean((low <= truth + 1e-12) & (truth <= high + 1e-12)))
+
+
+@pytest.mark.parametrize("num_needles", [5, 10, 21])
+@pytest.mark.parametrize("mean", [0.5, 0.9, 0.99, 1.0])
+def test_intervals_of_many_runs_are_those_of_each(num_needles, mean):
+    scores, _ = simulate(mean, num_needles, 0.3, num_runs=20, seed=1)
+    low, high = score_intervals(scores)
+    for k, values in enumerate(scores):
+        found = score_interval(values)
+        assert (found.low, found.high) == pytest.approx((low[k], high[k]), abs=1e-9)
+    changes = scores[:10] - scores[10:]
+    low, high = difference_intervals(changes)
+    for k, values in enumerate(changes):
+        found = difference_interval(values)
+        assert (found.low, found.high) == pytest.approx((low[k], high[k]), abs=1e-9)
+
+
+@pytest.mark.parametrize("num_needles", [10, 20, 50])
+@pytest.mark.parametrize("icc", [0.0, 0.1, 0.5])
+def test_scores_of_all_needles_are_in_95_of_100_intervals(num_needles, icc):
+    for mean in (0.35, 0.65):
+        scores, truth = simulate(mean, num_needles, icc)
+        assert 0.94 <= coverage(score_intervals(scores), truth) <= 0.965
+
+
+@pytest.mark.parametrize("num_needles", [10, 20, 50])
+@pytest.mark.parametrize("icc", [0.0, 0.1, 0.5])
+def test_near_1_the_intervals_are_rather_too_wide(num_needles, icc):
+    scores, truth = simulate(0.95, num_needles, icc)
+    assert 0.935 <= coverage(score_intervals(scores), truth) <= 0.99
+    mean, half = scores.mean(axis=1), scores.std(axis=1, ddof=1) / np.sqrt(num_needles)
+    half *= stdtrit(num_needles - 1, 0.975)
+    plain = coverage((mean - half, mean + half), truth)
+    assert plain < 0.95, "the plain t-interval is too narrow"
+
+
+def test_few_needles_have_intervals_that_are_too_wide():
+    for mean in (0.5, 0.8, 0.95):
+        for icc in (0.0, 0.5):
+            scores, truth = simulate(mean, 5, icc)
+            low, high = score_intervals(scores)
+            assert coverage((low, high), truth) > 0.97
+            assert (high - low).min() > 0.4
+
+
+@pytest.mark.parametrize("num_needles", [5, 10, 20, 50])
+def test_needles_that_are_found_everywhere_or_nowhere(num_needles):
+    """The largest spread. Wilson's coverage goes up and down around 0.95 with the share."""
+    shares = np.linspace(0.5, 0.99, 99)
+    num_found = np.arange(num_needles + 1)
+    scores = (np.arange(num_needles) < num_found[:, None]).astype(float)
+    low, high = score_intervals(scores)
+    holds = (low <= shares[:, None]) & (shares[:, None] <= high)
+    found = (holds * binom.pmf(num_found, num_needles, shares[:, None])).sum(axis=1)
+    assert 0.945 < found.mean() < 0.97
+    assert found.min() > 0.83
+
+
+def test_a_wilson_interval_over_all_samples_is_too_narrow():
+    """As if each sample were of a needle of its own."""
+    scores, truth = simulate(0.65, 10, 0.5)
+    bounds = wilson(scores.mean(axis=1), 10 * LENGTHS * DEPTHS, ndtri(0.975))
+    assert coverage(bounds, truth) < 0.65
+
+
+@pytest.mark.parametrize("num_needles", [10, 20, 50])
+@pytest.mark.parametrize(("icc", "change"), [(0.0, 0.0), (0.3, 0.0), (0.3, -0.1)])
+def test_differences_of_two_runs_are_in_95_of_100_intervals(num_needles, icc, change):
+    """The needles are the same in both runs, and half of their effects as well."""
+    rng = np.random.default_rng(4)
+    shared = rng.standard_normal((NUM_RUNS, num_needles, 1)) * np.sqrt(icc / 2)
+    runs, truths = [], []
+    for mean in (0.6, 0.6 + change):
+        own = rng.standard_normal(shared.shape) * np.sqrt(icc / 2)
+        levels = ndtri(mean) + PLACES
+        runs.append(outcomes(rng, levels + shared + own, icc).mean(axis=2))
+        truths.append(float(ndtr(levels).mean()))
+    found = coverage(difference_intervals(runs[1] - runs[0]), truths[1] - truths[0])
+    assert 0.94 <= found <= 0.965

@@ -1,0 +1,233 @@
+"""The effective visual context length, with its interval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+from scipy.special import ndtri
+
+from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.intervals import Interval, require_confidence
+from vniah.analysis.statistics.lengths import effective_length, require_threshold
+from vniah.analysis.statistics.means import score_interval
+from vniah.analysis.statistics.table import sample_table
+from vniah.errors import counted
+from vniah.results import CellScore, Results
+from vniah.results.plan import planned_ids
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class EffectiveLength:
+    """The largest length up to which a model finds the needle: at it, and at every shorter one that
+    was measured, the score is at least the threshold.
+
+    Attributes:
+        threshold: the score that is enough, in [0, 1].
+        num_frames: the length for these needles on this film; None if the score is too low at the
+            shortest length. Samples that could not be run count as wrong.
+        measured: the lengths that are complete, ascending; empty if there is none.
+        low: the largest length of which it is shown that needles like these are found up to there;
+            None if that is shown of no length.
+        high: the largest length that is not shown to be too long for needles like these; None if
+            the shortest is.
+        has_interval: whether ``low`` and ``high`` are known; they are not for published tables and
+            where samples name no needle.
+        num_needles: number of needles behind the interval.
+        num_left_out: number of lengths that are not complete yet.
+        confidence: how often ``low`` and ``high`` are both right.
+        axis: what lengths count: frames, or tokens in a published text table.
+        tokens_per_frame: number of tokens that the model reads for a frame, if known.
+    """
+
+    threshold: float
+    num_frames: int | None
+    measured: tuple[int, ...]
+    low: int | None = None
+    high: int | None = None
+    has_interval: bool = False
+    num_needles: int = 0
+    num_left_out: int = 0
+    confidence: float = 0.95
+    axis: Literal["frames", "tokens"] = "frames"
+    tokens_per_frame: int | None = None
+
+    @property
+    def seconds(self) -> int | None:
+        """The length as seconds of video at 1 FPS; None if there is none, or it is of a text."""
+        return self.num_frames if self.axis == "frames" else None
+
+    @property
+    def tokens(self) -> int | None:
+        """The length as visual tokens of the haystack; None if there is none, or it is unknown."""
+        if self.num_frames is None or self.axis == "tokens":
+            return self.num_frames
+        return None if self.tokens_per_frame is None else self.num_frames * self.tokens_per_frame
+
+    @property
+    def num_needed(self) -> int | None:
+        """The fewest needles that can show it for needles like these, if none of them is missed.
+
+        None if the threshold is 1: no number of needles shows that none is missed.
+        """
+        if self.threshold == 1:
+            return None
+        square = float(ndtri((1 + self.confidence) / 2)) ** 2
+        return max(1, ceil(self.threshold * square / (1 - self.threshold)))
+
+    @property
+    def text(self) -> str:
+        """What it says, in one sentence."""
+        what = "context" if self.axis == "tokens" else "visual context"
+        name = f"effective {what} length (score at least {self.threshold:g} up to there)"
+        left_out = (
+            f"; without {counted(self.num_left_out, 'length')} whose samples are not all run"
+            if self.num_left_out
+            else ""
+        )
+        if not self.measured:
+            return f"{name}: not known, no length is complete{left_out}"
+        text = f"{name}: with these needles {self._point}"
+        if self.has_interval:
+            text += f"; with needles like these {self._range}"
+        return text + left_out
+
+    @property
+    def _point(self) -> str:
+        if self.num_frames is None:
+            return f"below {self._spelled(self.measured[0])}, the shortest measured"
+        if self.num_frames == self.measured[-1]:
+            return f"at least {self._spelled(self.num_frames)}, the longest measured"
+        return self._spelled(self.num_frames)
+
+    @property
+    def _range(self) -> str:
+        percent = percent_of(self.confidence)
+        is_open = self.high == self.measured[-1]
+        if self.high is None:
+            return f"below {self._counted(self.measured[0])} ({percent})"
+        if self.low is None and is_open:
+            needed = self.num_needed
+            is_enough = needed is None or needed <= self.num_needles
+            fewest = "" if is_enough else f", which takes {needed:,} needles or more"
+            return f"not known from {counted(self.num_needles, 'needle')}{fewest} ({percent})"
+        if self.low is None:
+            return f"at most {self._counted(self.high)} ({percent})"
+        if is_open:
+            return f"at least {self._counted(self.low)} ({percent})"
+        if self.low == self.high:
+            return f"the same ({percent})"
+        return f"{self.low:,} to {self._counted(self.high)} ({percent})"
+
+    def _counted(self, num_frames: int) -> str:
+        return counted(num_frames, self.axis.removesuffix("s"))
+
+    def _spelled(self, num_frames: int) -> str:
+        """The length in frames, in seconds and in tokens."""
+        if self.axis == "tokens":
+            return self._counted(num_frames)
+        tokens = self.tokens_per_frame
+        per_frame = "" if tokens is None else f", {counted(num_frames * tokens, 'token')}"
+        return f"{self._counted(num_frames)} ({num_frames:,} s{per_frame})"
+
+
+def find_effective_length(
+    results: Results, *, threshold: float = 0.9, confidence: float = 0.95
+) -> EffectiveLength:
+    """The effective visual context length of a run, and its interval for needles like these.
+
+    The interval inverts tests of the lengths, by the intervals of their scores (`score_interval`
+    over the needles), each end at an error of half of ``1 - confidence``. From the shortest length
+    on, lengths belong below ``low`` as long as the lower end of their score's interval is at least
+    the threshold. From the longest length back, they lie above ``high`` as long as the upper end is
+    below it. As each goes in a fixed order and stops at the first test that does not reject, the
+    errors of several tests do not add up. Source: P. H. Westfall and A. Krishen, "Optimally
+    weighted, fixed sequence and gatekeeper multiple testing procedures", Journal of Statistical
+    Planning and Inference 99 (2001).
+
+    Samples that could not be run count as wrong for ``low`` and as right for ``high``, so that both
+    hold whatever they would have given. Lengths at which a planned sample has no line yet are left
+    out.
+
+    Raises:
+        InputError: the threshold is not in [0, 1], or the confidence not between 0 and 1.
+    """
+    require_threshold(threshold)
+    require_confidence(confidence)
+    pending = _pending_lengths(results)
+    cells = [found for found in results.cells if found.cell.num_frames not in pending]
+    with_score = sorted({found.cell.num_frames for found in cells if _is_measured(found)})
+    known = EffectiveLength(
+        threshold,
+        effective_length(cells, threshold=threshold),
+        tuple(with_score),
+        num_left_out=len(pending),
+        confidence=confidence,
+        axis=results.axis,
+        tokens_per_frame=results.tokens_per_frame,
+    )
+    least = sample_table(results, lambda sample: bool(sample.correct))
+    if not least.knows_needles or not with_score:
+        return known
+    most = sample_table(results, lambda sample: sample.correct is not False)
+    lowest = [
+        score_interval(least.at_length(length).needle_values(), confidence=confidence)
+        for length in with_score
+    ]
+    highest = [
+        score_interval(most.at_length(length).needle_values(), confidence=confidence)
+        for length in with_score
+    ]
+    low, high = range_of_lengths(with_score, lowest, highest, threshold=threshold)
+    return replace(known, low=low, high=high, has_interval=True, num_needles=len(least.needles))
+
+
+def range_of_lengths(
+    lengths: Sequence[int],
+    lowest: Sequence[Interval],
+    highest: Sequence[Interval],
+    *,
+    threshold: float,
+) -> tuple[int | None, int | None]:
+    """The ends of an interval of the effective length (`find_effective_length`).
+
+    Args:
+        lengths: at least one, ascending.
+        lowest: for each of them the interval of its score whose lower end counts.
+        highest: the same whose upper end counts.
+        threshold: the score that is enough.
+
+    Returns:
+        The largest length that is shown to be short enough, and the largest that is not shown to be
+        too long; None for none.
+    """
+    low = high = None
+    for length, interval in zip(lengths, lowest, strict=True):
+        if interval.low < threshold - _ROUNDING:
+            break
+        low = length
+    for length, interval in zip(reversed(lengths), reversed(highest), strict=True):
+        if interval.high >= threshold - _ROUNDING:
+            high = length
+            break
+    return low, high
+
+
+def _is_measured(found: CellScore) -> bool:
+    return found.score is not None or found.num_errors > 0
+
+
+def _pending_lengths(results: Results) -> set[int]:
+    """The lengths at which a planned sample of the test has no line yet."""
+    if results.is_complete:
+        return set()
+    done = {sample.sample_id for sample in results.samples}
+    endings = tuple(f"/{control}" for control in results.manifest.get("controls", ()))
+    return {
+        int(length)
+        for sample_id in planned_ids(results.manifest)
+        if sample_id not in done and not (endings and sample_id.endswith(endings))
+        if (length := sample_id.partition("/")[0]).isdecimal()
+    }

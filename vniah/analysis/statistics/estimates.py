@@ -1,0 +1,137 @@
+"""Scores of a run, of a length and of a cell, for needles like these."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vniah.analysis.statistics.intervals import Interval, require_confidence, wilson_interval
+from vniah.analysis.statistics.means import FEW_NEEDLES, num_needles_needed, score_interval
+from vniah.analysis.statistics.table import SampleTable, sample_table
+from vniah.errors import counted
+from vniah.grid import Cell
+from vniah.results import Results
+
+if TYPE_CHECKING:
+    from vniah.analysis.statistics.table import Floats
+
+
+_DIGITS = 12  # sums of equal scores differ in the digits after these
+
+
+@dataclass(frozen=True)
+class NeedleEstimate:
+    """A mean score, and what it says about needles like these.
+
+    Attributes:
+        mean: the score of these needles on this film, in [0, 1].
+        interval: that of the score of needles like these; None if the samples do not say which
+            needle they are about.
+        num_needles: number of needles behind it.
+        num_needed: the number of such needles whose interval has at most ``half_width``; None
+            without an interval.
+        half_width: the half-width of a claim that would be of use.
+        confidence: of the interval.
+    """
+
+    mean: float
+    interval: Interval | None
+    num_needles: int
+    num_needed: int | None
+    half_width: float = 0.1
+    confidence: float = 0.95
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there are enough needles for a claim about needles like these."""
+        return (
+            self.interval is not None
+            and self.num_needles >= FEW_NEEDLES
+            and self.interval.half_width <= self.half_width
+        )
+
+    @property
+    def text(self) -> str:
+        """What it says about needles like these, in one sentence."""
+        if self.interval is None or self.num_needed is None:
+            return (
+                "needles like these: nothing can be said, as no two samples are known to show "
+                "different needles"
+            )
+        needles, percent = counted(self.num_needles, "needle"), percent_of(self.confidence)
+        found = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        if self.is_narrow:
+            return f"needles like these: {found} ({percent}, {needles})"
+        return (
+            f"needles like these: {found} ({percent}); {needles} "
+            f"{'is' if self.num_needles == 1 else 'are'} too few to know it to within "
+            f"{self.half_width:g}, which takes about "
+            f"{max(self.num_needed, self.num_needles + 1):,}"
+        )
+
+
+def estimate_of(
+    values: "Floats", *, confidence: float = 0.95, half_width: float = 0.1
+) -> NeedleEstimate:
+    """The estimate that the scores of some needles give.
+
+    Args:
+        values: ``[num_needles]``, in [0, 1].
+        confidence: of the interval.
+        half_width: the half-width of a claim that would be of use.
+
+    Raises:
+        InputError: there is no value, or one of the others is not between 0 and 1.
+    """
+    return NeedleEstimate(
+        mean=round(float(np.mean(values)), _DIGITS),
+        interval=score_interval(values, confidence=confidence),
+        num_needles=len(values),
+        num_needed=num_needles_needed(values, half_width=half_width, confidence=confidence),
+        half_width=half_width,
+        confidence=confidence,
+    )
+
+
+def estimate_table(
+    table: SampleTable, *, confidence: float = 0.95, half_width: float = 0.1
+) -> NeedleEstimate:
+    """The estimate of the mean over the cells of a table with at least one sample."""
+    if table.knows_needles:
+        return estimate_of(table.needle_values(), confidence=confidence, half_width=half_width)
+    return NeedleEstimate(table.mean, None, len(table.needles), None, half_width, confidence)
+
+
+def cell_intervals(results: Results, *, confidence: float = 0.95) -> Mapping[Cell, Interval]:
+    """The interval of each cell that has samples, for needles like these in that cell alone.
+
+    Where each sample of a cell is of another needle, that is Wilson's. Where a needle has several,
+    it is `score_interval` over the needles. Samples that name no needle are taken as independent.
+    A published table has no intervals.
+
+    Raises:
+        InputError: the confidence is not between 0 and 1.
+    """
+    require_confidence(confidence)
+    table = sample_table(results)
+    order = np.argsort(table.cell, kind="stable")
+    starts = np.searchsorted(table.cell[order], np.arange(len(table.cells) + 1))
+    simple: dict[tuple[int, int], Interval] = {}
+    found = {}
+    for place, cell in enumerate(table.cells):
+        inside = table.where(order[starts[place] : starts[place + 1]])
+        named = inside.needle[inside.needle >= 0]
+        if len(named) and len(named) == len(inside.needle) > len(np.unique(named)):
+            found[cell] = score_interval(inside.needle_values(), confidence=confidence)
+            continue
+        key = int(inside.values.sum()), len(inside.values)
+        if key not in simple:
+            simple[key] = wilson_interval(*key, confidence=confidence)
+        found[cell] = simple[key]
+    return found
+
+
+def percent_of(confidence: float) -> str:
+    """A confidence for texts: ``"95 %"``."""
+    return f"{100 * confidence:g} %"

@@ -1,0 +1,76 @@
+"""Confidence intervals of proportions."""
+
+from dataclasses import dataclass
+
+from vniah.errors import InputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, both ends included.
+
+    Attributes:
+        low: the lower end; of a score in [0, 1], of a difference of scores in [-1, 1].
+        high: the upper end.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the distance between the ends."""
+        return (self.high - self.low) / 2
+
+    def hull(self, other: "Interval") -> "Interval":
+        """The smallest interval that holds both."""
+        return Interval(min(self.low, other.low), max(self.high, other.high))
+
+
+def wilson_interval(
+    num_correct: float, num_samples: float, *, confidence: float = 0.95
+) -> Interval:
+    """Wilson's score interval of a proportion; valid for few samples and near 0 and 1, too.
+
+    With z the normal quantile of ``(1 + confidence) / 2``, it contains every p with
+    ``|num_correct / num_samples - p| <= z * sqrt(p * (1 - p) / num_samples)``. The samples have to
+    be independent of one another: those of one cell are, as each is of another needle.
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+    Journal of the American Statistical Association 22 (1927).
+
+    Args:
+        num_correct: the number of right samples; a sum of scores in [0, 1] need not be whole.
+        num_samples: the number of samples.
+        confidence: how often such an interval holds the proportion.
+
+    Raises:
+        InputError: there are no samples, or more correct ones than samples; or the confidence is
+            not between 0 and 1.
+
+    >>> interval = wilson_interval(9, 10)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (0.596, 0.982)
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be at least 1, got {num_samples}")
+    if not 0 <= num_correct <= num_samples:
+        raise InputError(
+            f"num_correct must be between 0 and num_samples = {num_samples}, got {num_correct}"
+        )
+    require_confidence(confidence)
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(num_correct, num_samples, 1 - confidence, method="wilson")
+    # Where no sample or every sample is correct, one end is exact: rounding must not move it.
+    return Interval(
+        low=0.0 if num_correct == 0 else max(0.0, float(low)),
+        high=1.0 if num_correct == num_samples else min(1.0, float(high)),
+    )
+
+
+def require_confidence(confidence: float) -> None:
+    """Raises `InputError` unless the confidence is between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InputError(
+            f"confidence must be between 0 and 1, both excluded, got {confidence}: write 0.95"
+        )

@@ -1,0 +1,126 @@
+"""What a run says, in numbers and in sentences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vniah.analysis.statistics.depth import DepthEffect, depth_effects
+from vniah.analysis.statistics.effective import EffectiveLength, find_effective_length
+from vniah.analysis.statistics.estimates import NeedleEstimate, estimate_of, estimate_table
+from vniah.analysis.statistics.intervals import require_confidence
+from vniah.analysis.statistics.margins import MarginTrend, margin_trend
+from vniah.analysis.statistics.means import require_half_width
+from vniah.analysis.statistics.table import sample_table
+from vniah.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run says; controls are not in it.
+
+    Attributes:
+        these_needles: the average over the cells: the score of these needles on this film, at the
+            places that were measured. It has no interval, as the same run gives it again. None if
+            no sample could be run.
+        needles_like_these: what that says about needles like these; None if no sample could be run,
+            or for a published table.
+        at_other_depths: the same needles at other depths: the depths, or positions, are taken as a
+            sample in place of the needles. None likewise.
+        by_length: the same as ``needles_like_these`` at each number of frames.
+        effective_length: the effective visual context length.
+        depth_effects: the effects of depth on the score, tested.
+        margin: how sure the model is where all answers are right; None if there is no such length,
+            or nothing to tell it by.
+    """
+
+    these_needles: float | None
+    needles_like_these: NeedleEstimate | None
+    at_other_depths: NeedleEstimate | None
+    by_length: Mapping[int, NeedleEstimate]
+    effective_length: EffectiveLength
+    depth_effects: tuple[DepthEffect, ...]
+    margin: MarginTrend | None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What it says besides the average: one sentence a line."""
+        lines = []
+        if self.needles_like_these is not None:
+            lines.append(self.needles_like_these.text)
+        if self.these_needles is not None:
+            lines.append(self.effective_length.text)
+        lines += [effect.text for effect in self.depth_effects if effect.is_significant]
+        if self.margin is not None:
+            lines.append(self.margin.text)
+        return tuple(lines)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for the run, whose ``num_frames`` is missing, and one for each number of frames.
+
+        The columns are ``num_frames``, ``these_needles`` (the score), ``low`` and ``high`` (of the
+        interval for needles like these; NaN where it is not known), ``num_needles`` and
+        ``is_narrow`` (whether these needles are enough for a claim).
+        """
+        import pandas as pd
+
+        rows = [(None, self.needles_like_these), *self.by_length.items()]
+        found = [(length, one) for length, one in rows if one is not None]
+        intervals = [one.interval for _, one in found]
+        nan = float("nan")
+        return pd.DataFrame(
+            {
+                "num_frames": pd.array([length for length, _ in found], dtype="Int64"),
+                "these_needles": [one.mean for _, one in found],
+                "low": [nan if interval is None else interval.low for interval in intervals],
+                "high": [nan if interval is None else interval.high for interval in intervals],
+                "num_needles": [one.num_needles for _, one in found],
+                "is_narrow": [one.is_narrow for _, one in found],
+            }
+        )
+
+
+def summarize(
+    results: Results,
+    *,
+    threshold: float = 0.9,
+    half_width: float = 0.1,
+    confidence: float = 0.95,
+) -> Summary:
+    """What a run says about its needles, and about needles like these.
+
+    Args:
+        results: a run, also one that is not complete, or a published table, which has no intervals.
+        threshold: the score that the effective visual context length asks for.
+        half_width: the half-width of an interval that is narrow enough for a claim.
+        confidence: of all intervals.
+
+    Raises:
+        InputError: one of the numbers is not between 0 and 1.
+    """
+    require_confidence(confidence)
+    require_half_width(half_width)
+    table = sample_table(results)
+    like_these = other_depths = None
+    by_length = {}
+    if len(table.values):
+        like_these = estimate_table(table, confidence=confidence, half_width=half_width)
+        rows = table.row_values(results.row_of)
+        other_depths = estimate_of(rows, confidence=confidence, half_width=half_width)
+        by_length = {
+            length: estimate_table(
+                table.at_length(length), confidence=confidence, half_width=half_width
+            )
+            for length in table.lengths
+        }
+    return Summary(
+        results.average,
+        like_these,
+        other_depths,
+        by_length,
+        find_effective_length(results, threshold=threshold, confidence=confidence),
+        depth_effects(table, confidence=confidence),
+        margin_trend(results, confidence=confidence),
+    )
