@@ -110,6 +110,9 @@ def test_table_of_positions_when_a_sample_has_an_error():
         "       0  0.50  0.50",
         "       4           .",
         "    mean  0.50  0.50",
+        "    from  0.24  0.24",
+        "      to  0.76  0.76",
+        "from, to: the 95 % interval of the mean for needles like these",
     ]
 
 
@@ -121,11 +124,12 @@ def test_run_with_several_rope_bases_makes_a_run_each_and_one_picture(in_folder,
     assert output.err.count("encode: 12 of 12") == 1, "encoded once"
     lines = output.out.splitlines()
     (where,) = (k for k, line in enumerate(lines) if line.startswith("mean over depth"))
-    assert re.fullmatch(r"mean over depth +4 +12 +average", lines[where])
+    heading = r"mean over depth +4 +12 +average +95 % +effective length +95 %"
+    assert re.fullmatch(heading, lines[where])
     for label, line in zip(("500", "1e9"), lines[where + 1 : where + 3], strict=True):
         results = load_results(f"out/rope-theta-{label}")
         assert results.manifest["model"]["rope_theta"] == float(label)
-        assert re.fullmatch(rf" *RoPE base {label}( +\d\.\d\d)+ +{results.average:.4f}", line)
+        assert re.fullmatch(rf" *RoPE base {label}( +\d\.\d\d)+ +{results.average:.4f} .*", line)
     assert lines[-1] == "heatmap: out/heatmap.png"
     with Image.open("out/heatmap.png") as both, Image.open("out/rope-theta-500/heatmap.png") as one:
         assert both.width > 1.5 * one.width

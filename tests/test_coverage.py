@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from vniah.analysis.statistics.means import difference_interval, score_interval
 
-NUM_RUNS = 5000  # the error of a simulated coverage of 0.95 is 0.003
+NUM_RUNS = 4000  # the error of a simulated coverage of 0.95 is 0.003
 LENGTHS, DEPTHS = 5, 4
 PLACES = (np.linspace(0.6, -0.6, LENGTHS)[:, None] - 0.3 * (np.arange(DEPTHS) % 3 > 0)).ravel()
 

@@ -91,7 +91,9 @@ def test_progress_that_is_not_to_be_shown_writes_nothing(capsys):
 
 def test_average_counts_only_the_cells_that_have_a_score():
     run = make_run("3,4", "0,1", outcome=lambda c, k: "too long" if c.num_frames == 4 else True)
-    assert format_average(run) == "average: 1.0000 over 2 of 4 cells"
+    assert format_average(run) == (
+        "average: 1.0000 over 2 of 4 cells, for these needles on this film"
+    )
 
 
 def test_average_says_how_many_cells_lack_samples():
@@ -99,7 +101,8 @@ def test_average_says_how_many_cells_lack_samples():
         "3,4", "0,1", outcome=lambda c, k: "oh" if k == 0 and c.num_frames == 4 else True
     )
     assert format_average(run) == (
-        "average: 1.0000 over 4 cells, 2 of them without the samples that could not be run"
+        "average: 1.0000 over 4 cells, 2 of them without the samples that could not be run, for "
+        "these needles on this film"
     )
     assert format_gaps(run) == [
         "at 4 frames the mean is over 2 of 2 cells, without 2 samples that could not be run"
@@ -128,4 +131,9 @@ def test_comparison_says_what_averages_are_over_if_not_all_are_over_all_cells():
         "mean over depth", ""
     )
     lines = format_comparison(["a", "b"], [whole, part]).splitlines()
-    assert lines[1].endswith("1.0000       4 cells") and lines[2].endswith("1.0000  2 of 4 cells")
+    assert [line[29:] for line in lines[:3]] == [
+        "average       95 %  effective length  95 %          over",
+        " 1.0000  0.72-1.00              >= 4     .       4 cells",
+        " 1.0000  0.72-1.00                 3     .  2 of 4 cells",
+    ]
+    assert lines[3] == "95 %: the interval of what stands before it, for needles like these"

@@ -12,6 +12,7 @@ COMMANDS = """
 import contextlib, io, json, sys
 from vniah.cli import main
 HEAVY = ("torch", "transformers", "matplotlib", "seaborn", "pandas", "datasets", "av", "numpy")
+HEAVY += ("scipy", "statsmodels")
 run, png = sys.argv[1:]
 for arguments in (
     ["--version"], ["run", "--help"], ["models"], ["compare", run, run],
@@ -42,5 +43,5 @@ def test_commands_load_only_what_they_need(tmp_path):
         ["run", 0, []],
         ["models", 0, []],
         ["compare", 0, []],
-        ["plot", 0, ["matplotlib", "seaborn", "pandas", "numpy"]],
+        ["plot", 0, ["matplotlib", "seaborn", "pandas", "numpy", "scipy", "statsmodels"]],
     ]

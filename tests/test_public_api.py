@@ -8,6 +8,7 @@ import pytest
 import vniah
 
 HEAVY = ("torch", "transformers", "matplotlib", "av", "datasets", "pandas", "numpy", "PIL")
+HEAVY += ("scipy", "statsmodels")
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -32,6 +33,7 @@ def test_exported_names():
         "run_sweep",
         "save_heatmaps",
         "show_sample",
+        "summarize",
     ]
     for name in vniah.__all__:
         assert callable(getattr(vniah, name))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vniah.analysis.compare import compare
     from vniah.analysis.plot import heatmap, save_heatmaps
+    from vniah.analysis.statistics.summary import summarize
     from vniah.errors import VniahError
     from vniah.grid import Grid
     from vniah.haystacks.haystack import generated_haystack, open_haystack
@@ -48,6 +49,7 @@ _HOMES = {
     "run_sweep": "vniah.sweep.run",
     "save_heatmaps": "vniah.analysis.plot",
     "show_sample": "vniah.show.sample",
+    "summarize": "vniah.analysis.statistics.summary",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "run_sweep",
     "save_heatmaps",
     "show_sample",
+    "summarize",
 ]
 
 

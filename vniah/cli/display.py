@@ -21,11 +21,26 @@ _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3
 
 
 def format_table(results: "Results") -> str:
-    """The scores of the cells as `format_places`, and their mean at each number of frames."""
+    """The scores of the cells as `format_places`, and their mean at each number of frames.
+
+    Below each mean stand the ends of its interval for needles like these, where it is known.
+    """
+    from vniah.analysis.statistics.estimates import length_estimates
+
     counts = sorted({found.cell.num_frames for found in results.cells})
     texts = {c.cell: f"{c.score:.2f}" for c in results.cells if c.score is not None}
-    means = dict(zip(counts, _means(results, counts), strict=True))
-    return format_places(results, texts, {"mean": means})
+    footer = {"mean": dict(zip(counts, _means(results, counts), strict=True))}
+    intervals = {
+        length: estimate.interval
+        for length, estimate in length_estimates(results).items()
+        if estimate.interval is not None
+    }
+    if not intervals:
+        return format_places(results, texts, footer)
+    footer["from"] = {length: f"{found.low:.2f}" for length, found in intervals.items()}
+    footer["to"] = {length: f"{found.high:.2f}" for length, found in intervals.items()}
+    table = format_places(results, texts, footer)
+    return f"{table}\nfrom, to: the 95 % interval of the mean for needles like these"
 
 
 def format_controls(results: "Results") -> str:
@@ -82,20 +97,30 @@ def format_parts(results: "Results") -> str:
 
 
 def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
-    """Runs on one grid, one in each line: the mean over depth at each number of frames, and the
-    average over the cells.
+    """Runs on one grid, one in each line: the mean over depth at each number of frames, the average
+    over the cells, its 95 % interval for needles like these, and the effective length.
     """
+    from vniah.analysis.statistics.summary import summarize
+
     counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
     # What an average is over is said of all runs as soon as it is not the whole grid in one.
     is_whole = all(map(_is_whole, runs))
-    lines = [["mean over depth", *(f"{count:,}" for count in counts), "average"]]
+    ending = ["average", "95 %", "effective length", "95 %"]
+    lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
     for name, results in zip(names, runs, strict=True):
         average = "." if results.average is None else f"{results.average:.4f}"
-        lines.append([name, *_means(results, counts), average])
+        summary = summarize(results)
+        interval = summary.needles_like_these and summary.needles_like_these.interval
+        like_these = f"{interval.low:.2f}-{interval.high:.2f}" if interval else "."
+        lengths = (
+            summary.effective_length.short if summary.these_needles is not None else (".", ".")
+        )
+        lines.append([name, *_means(results, counts), average, like_these, *lengths])
     if not is_whole:
         for line, over in zip(lines, ("over", *map(_over, runs)), strict=True):
             line.append(over)
-    return format_columns(lines)
+    legend = "95 %: the interval of what stands before it, for needles like these"
+    return f"{format_columns(lines)}\n{legend}"
 
 
 def _means(results: "Results", counts: Sequence[int]) -> list[str]:
@@ -170,25 +195,27 @@ def format_families(families: "Iterable[Family]", *, width: int | None = None) -
 
 
 def format_average(results: "Results") -> str:
-    """The mean over the cells that have a score, and a Wilson interval over all samples.
+    """The mean over the cells that have a score.
 
-    It says over how many of how many cells, and in how many of these samples are missing.
+    It says over how many of how many cells, in how many of these samples are missing, and that it
+    is the score of these needles on this film.
     """
-    from vniah.analysis.statistics import wilson_interval
-
     if results.average is None:
         return "average: none, no sample could be scored"
     text = f"average: {results.average:.4f} over {_over(results)}"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)
-    if size:  # else the mean over cells is not the share of samples, and the interval not its own
-        total = size * len(results.cells)
+    if size:  # else the mean over cells is not the share of samples
         correct = sum(score.num_correct or 0 for score in results.cells)
-        interval = wilson_interval(correct, total)
-        text += (
-            f" ({correct} of {total} samples, 95 % interval {interval.low:.3f}-{interval.high:.3f})"
-        )
-    return text
+        text += f" ({correct:,} of {counted(size * len(results.cells), 'sample')})"
+    return f"{text}, for these needles on this {'film' if results.axis == 'frames' else 'text'}"
+
+
+def format_summary(results: "Results") -> list[str]:
+    """The average, then what the run says about needles like these, in a sentence a line."""
+    from vniah.analysis.statistics.summary import summarize
+
+    return [format_average(results), *summarize(results).lines]
 
 
 def format_agreement(results: "Results") -> list[str]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import format_average
+from vniah.cli.display import format_summary
 from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
 from vniah.cli.printing import show
@@ -47,7 +47,10 @@ def plot(options: argparse.Namespace) -> int:
         )
     for results, remark in zip(runs, rope_remarks(runs), strict=True):
         name = ", ".join(filter(None, (results.name, results.part, remark)))
-        show(f"{name}: {_average(results, options.value)}")
+        average, *sentences = _summary(results, options.value)
+        show(f"{name}: {average}")
+        for sentence in sentences:
+            show(f"  {sentence}")
     show(f"{options.kind}: {picture}")
     return 0
 
@@ -65,10 +68,10 @@ def _require_for_heatmaps_only(options: argparse.Namespace) -> None:
             raise InputError(f"{name} is for heatmaps; leave it out with --kind {options.kind}")
 
 
-def _average(results: "Results", value: str) -> str:
+def _summary(results: "Results", value: str) -> list[str]:
     if value == "correct":
-        return format_average(results)
-    return format_measure_average(results.measure(value))
+        return format_summary(results)
+    return [format_measure_average(results.measure(value))]
 
 
 def _panels(run: "Results", by: str | None, groups: bool) -> "list[Results]":

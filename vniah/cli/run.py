@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.display import (
     format_agreement,
-    format_average,
     format_comparison,
     format_controls,
     format_gaps,
     format_oddness,
     format_parts,
+    format_summary,
     format_table,
 )
 from vniah.cli.environment import load_plot
@@ -262,7 +262,8 @@ def show_results(
     if failed := _failed(results):
         show(f"{counted(len(failed), 'sample')} could not be run; the first: {failed[0].error}")
         show(f"that was {failed[0].sample_id}; {again}")
-    show(format_average(results))
+    for line in format_summary(results):
+        show(line)
     for line in format_agreement(results):
         show(line)
     for picture in pictures:

@@ -95,6 +95,26 @@ class EffectiveLength:
         return text + left_out
 
     @property
+    def short(self) -> tuple[str, str]:
+        """Both for a table, without a unit: for these needles, and for needles like these."""
+        if not self.measured:
+            return ".", "."
+        shortest, longest = f"{self.measured[0]:,}", self.measured[-1]
+        if self.num_frames is None:
+            point = f"< {shortest}"
+        else:
+            point = f"{'>= ' * (self.num_frames == longest)}{self.num_frames:,}"
+        if not self.has_interval or (self.low is None and self.high == longest):
+            return point, "."
+        if self.high is None:
+            return point, f"< {shortest}"
+        if self.low is None:
+            return point, f"<= {self.high:,}"
+        if self.high == longest:
+            return point, f">= {self.low:,}"
+        return point, f"{self.low:,}" if self.low == self.high else f"{self.low:,}-{self.high:,}"
+
+    @property
     def _point(self) -> str:
         if self.num_frames is None:
             return f"below {self._spelled(self.measured[0])}, the shortest measured"

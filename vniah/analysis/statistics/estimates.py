@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vniah.analysis.statistics.intervals import Interval, require_confidence, wilson_interval
-from vniah.analysis.statistics.means import FEW_NEEDLES, num_needles_needed, score_interval
+from vniah.analysis.statistics.means import (
+    FEW_NEEDLES,
+    num_needles_needed,
+    require_half_width,
+    score_interval,
+)
 from vniah.analysis.statistics.table import SampleTable, sample_table
 from vniah.errors import counted
 from vniah.grid import Cell
@@ -101,6 +106,25 @@ def estimate_table(
     if table.knows_needles:
         return estimate_of(table.needle_values(), confidence=confidence, half_width=half_width)
     return NeedleEstimate(table.mean, None, len(table.needles), None, half_width, confidence)
+
+
+def length_estimates(
+    results: Results, *, confidence: float = 0.95, half_width: float = 0.1
+) -> Mapping[int, NeedleEstimate]:
+    """The estimate at each number of frames that has a score; none for a published table.
+
+    Raises:
+        InputError: the confidence or the half-width is not between 0 and 1.
+    """
+    require_confidence(confidence)
+    require_half_width(half_width)
+    table = sample_table(results)
+    return {
+        length: estimate_table(
+            table.at_length(length), confidence=confidence, half_width=half_width
+        )
+        for length in table.lengths
+    }
 
 
 def cell_intervals(results: Results, *, confidence: float = 0.95) -> Mapping[Cell, Interval]:

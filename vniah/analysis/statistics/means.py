@@ -9,7 +9,7 @@ from math import hypot, inf, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from vniah.analysis.statistics.intervals import Interval, require_confidence, wilson_interval
 from vniah.errors import InputError
@@ -121,13 +121,14 @@ def num_needles_needed(
     values = _values(values, confidence)
     mean = _score(values)
     per_needle = _num_independent(values, mean) / len(values) if len(values) > 1 else 1.0
+    normal = float(ndtri((1 + confidence) / 2))
     needs_bound = len(values) == 1 or _is_saturated(values)
 
     def is_enough(num: int) -> bool:
         quantile = _quantile(num, confidence)
         interval = _wilson_form(mean, per_needle * num, quantile)
         if needs_bound:
-            bound = wilson_interval(mean * num, num, confidence=confidence)
+            bound = _wilson_form(mean, num, normal)
             interval = bound if per_needle <= 1 else interval.hull(bound)
         return interval.half_width <= half_width
 

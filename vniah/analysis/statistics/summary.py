@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from vniah.analysis.statistics.depth import DepthEffect, depth_effects
 from vniah.analysis.statistics.effective import EffectiveLength, find_effective_length
-from vniah.analysis.statistics.estimates import NeedleEstimate, estimate_of, estimate_table
-from vniah.analysis.statistics.intervals import require_confidence
+from vniah.analysis.statistics.estimates import (
+    NeedleEstimate,
+    estimate_of,
+    estimate_table,
+    length_estimates,
+)
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
-from vniah.analysis.statistics.means import require_half_width
 from vniah.analysis.statistics.table import sample_table
 from vniah.results import Results
 
@@ -100,21 +103,13 @@ def summarize(
     Raises:
         InputError: one of the numbers is not between 0 and 1.
     """
-    require_confidence(confidence)
-    require_half_width(half_width)
+    by_length = length_estimates(results, confidence=confidence, half_width=half_width)
     table = sample_table(results)
     like_these = other_depths = None
-    by_length = {}
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
         rows = table.row_values(results.row_of)
         other_depths = estimate_of(rows, confidence=confidence, half_width=half_width)
-        by_length = {
-            length: estimate_table(
-                table.at_length(length), confidence=confidence, half_width=half_width
-            )
-            for length in table.lengths
-        }
     return Summary(
         results.average,
         like_these,
