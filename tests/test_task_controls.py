@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from needle_sets import numbered_needles
 from runs import make_manifest
 
+from vniah.analysis.plot import heatmap
+from vniah.analysis.plot.table import resolve
 from vniah.analysis.verdict import NOTHING, verdict
 from vniah.answers.option_lines import find_option_lines
 from vniah.grid import Grid
@@ -224,3 +227,13 @@ def test_groups_are_counted_beside_controls_with_a_cell():
     assert len(group_results(fewer).samples) == len(groups.samples)
     without_last = group_results(replace(results, samples=results.samples[:-1]))
     assert len(without_last.samples) == len(groups.samples) - 6
+
+
+def test_a_guess_has_a_line_in_the_colour_bar_of_the_heatmap():
+    figure = Figure()
+    ax = heatmap(measured("localization", honest), figure.subplots())
+    bar = ax.collections[0].colorbar
+    assert [line.get_ydata()[0] for line in bar.ax.lines if line.get_linestyle() == ":"] == [0.1]
+    assert "a guess is right in 0.10" in resolve(measured("localization", honest)).caption
+    plain = measured("vniah", honest)
+    assert plain.chance is None and "guess" not in resolve(plain).caption

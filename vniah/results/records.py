@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
@@ -220,6 +221,17 @@ class Results:
     def debiased_by_length(self) -> Mapping[int, DebiasedScore]:
         """The same at each number of frames that has such samples, ascending."""
         return by_length(self._debiased_samples)
+
+    @cached_property
+    def chance(self) -> float | None:
+        """The share of right samples that a guess among the task's options gives, in (0, 1].
+
+        A task names the number of options in the field ``num_options`` of its samples; None if one
+        of them has none, for then a guess is not known.
+        """
+        counts = [sample.fields.get("num_options") for sample in self.samples]
+        known = [count for count in counts if isinstance(count, int) and count > 0]
+        return fmean(1 / count for count in known) if counts and len(known) == len(counts) else None
 
     @property
     def average(self) -> float | None:

@@ -105,7 +105,7 @@ def draw_table(
     (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colorbar=colorbar)
     _label(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
     if colorbar:
-        _style_colorbar(ax, table.label)
+        _style_colorbar(ax, table.label, table.chance)
     position = None if training_frames is None else _column(training_frames, table.frames)
     if position is not None:
         _draw_training_length(ax, position, num_columns=len(table.frames))
@@ -209,12 +209,28 @@ def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
     write_caption(ax, table.caption)
 
 
-def _style_colorbar(ax: Axes, label: str) -> None:
+def _style_colorbar(ax: Axes, label: str, chance: float | None) -> None:
+    """Adds the label, and a line at the score of a guess."""
     bar = ax.collections[0].colorbar
     assert bar is not None
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=SMALL_SIZE, labelcolor=INK)
     bar.set_label(printable(label), fontsize=LABEL_SIZE - 1, color=INK, parse_math=False)
+    if chance is not None:
+        bar.ax.axhline(chance, color=INK, linestyle=":", linewidth=1.6)
+        bar.ax.annotate(
+            "a guess",
+            xy=(0, chance),
+            xycoords=bar.ax.get_yaxis_transform(),
+            xytext=(-2, 0),
+            textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment="center",
+            fontsize=SMALL_SIZE,
+            color=FAINT,
+            rotation=90,
+            annotation_clip=False,
+        )
 
 
 def _column(count: float, counts: Sequence[int]) -> float | None:

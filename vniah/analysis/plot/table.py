@@ -34,6 +34,7 @@ class Table:
         caption: how many samples stand behind a cell; empty if that is not known.
         has_positions: whether rows are positions, so that depths differ from column to column.
         is_score: whether the values are scores, which have the published colours.
+        chance: the score that a guess has; None if that is not known.
     """
 
     frames: tuple[int, ...]
@@ -44,6 +45,7 @@ class Table:
     caption: str
     has_positions: bool
     is_score: bool = True
+    chance: float | None = None
 
 
 def resolve(results: Results, value: str = CORRECT) -> Table:
@@ -56,7 +58,14 @@ def resolve(results: Results, value: str = CORRECT) -> Table:
     if value == CORRECT:
         scores = {found.cell: found.score for found in results.cells}
         values = _place(results, scores)
-        return Table(*values, (0.0, 1.0), "Accuracy", _captions(results), results.has_positions)
+        return Table(
+            *values,
+            limits=(0.0, 1.0),
+            label="Accuracy",
+            caption=_captions(results),
+            has_positions=results.has_positions,
+            chance=results.chance,
+        )
     measure = results.measure(value)
     return Table(
         *_place(results, {found.cell: found.mean for found in measure.cells}),
@@ -121,6 +130,8 @@ def _caption(results: Results, measure: Measure | None) -> str:
     if counts:
         low, high = min(counts), max(counts)
         parts.append(f"n = {low:,} per cell" if low == high else f"n = {low:,}-{high:,} per cell")
+    if measure is None and results.chance is not None:
+        parts.append(f"a guess is right in {results.chance:.2f}")
     if measure is not None and measure.num_missing:
         parts.append(f"{counted(measure.num_missing, 'sample')} without a value")
     if num_errors := sum(score.num_errors for score in results.cells):
