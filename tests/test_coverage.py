@@ -6,12 +6,19 @@ middle. An outcome is right if the sum of both is above the noise (a probit mode
 all needles of such a kind is known exactly.
 """
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import binom
 
-from vniah.analysis.statistics.means import difference_interval, score_interval
+from vniah.analysis.statistics.depth import depth_effects
+from vniah.analysis.statistics.effective import range_of_lengths
+from vniah.analysis.statistics.intervals import Interval
+from vniah.analysis.statistics.means import difference_interval, score_interval, t_interval
+from vniah.analysis.statistics.table import SampleTable
+from vniah.grid import Cell
 
 NUM_RUNS = 4000  # the error of a simulated coverage of 0.95 is 0.003
 LENGTHS, DEPTHS = 5, 4
@@ -163,3 +170,74 @@ def test_differences_of_two_runs_are_in_95_of_100_intervals(num_needles, icc, ch
         truths.append(float(ndtr(levels).mean()))
     found = coverage(difference_intervals(runs[1] - runs[0]), truths[1] - truths[0])
     assert 0.94 <= found <= 0.965
+
+
+def test_differences_of_few_needles_have_intervals_that_are_too_wide():
+    first, _ = simulate(0.6, 5, 0.3, seed=5)
+    second, _ = simulate(0.6, 5, 0.3, seed=6)
+    assert coverage(difference_intervals(second - first), 0.0) > 0.98
+
+
+@pytest.mark.parametrize("num_needles", [5, 10, 20, 50])
+@pytest.mark.parametrize("icc", [0.0, 0.3])
+def test_effective_lengths_are_in_their_intervals(num_needles, icc):
+    """The lengths' scores are 0.99 to 0.6, and 0.9 is passed between the third and the fourth."""
+    rng = np.random.default_rng(7)
+    levels = ndtri(np.repeat([0.99, 0.96, 0.92, 0.85, 0.6], 4))
+    effects = rng.standard_normal((NUM_RUNS // 4, num_needles, 1)) * np.sqrt(icc)
+    right = outcomes(rng, levels + effects, icc).reshape(-1, num_needles, 5, 4).mean(axis=3)
+    ends = [score_intervals(right[:, :, length]) for length in range(5)]
+    is_low, is_high = [], []
+    for run in range(len(right)):
+        intervals = [Interval(low[run], high[run]) for low, high in ends]
+        low, high = range_of_lengths([1, 2, 3, 4, 5], intervals, intervals, threshold=0.9)
+        is_low.append((low or 0) <= 3)
+        is_high.append((high or 0) >= 3)
+    assert min(np.mean(is_low), np.mean(is_high)) >= 0.965, "0.975 in either direction, nearly"
+    assert np.mean(np.logical_and(is_low, is_high)) >= 0.945
+
+
+def table_of(right):
+    """``[num_needles, num_lengths, num_depths]`` of outcomes as a table."""
+    num_needles, num_lengths, num_depths = right.shape
+    cells = [
+        Cell(8 * 2**k, Fraction(depth, num_depths - 1))
+        for k in range(num_lengths)
+        for depth in range(num_depths)
+    ]
+    places = np.tile(np.arange(len(cells)), num_needles)
+    needles = np.repeat(np.arange(num_needles), len(cells))
+    names = tuple(f"needle-{k:02}" for k in range(num_needles))
+    return SampleTable(tuple(cells), names, places, needles, right.ravel().astype(float))
+
+
+@pytest.mark.parametrize("has_effect", [False, True])
+def test_depth_effects_are_found_and_rarely_by_chance(has_effect):
+    """Needles and lengths differ; the middle is worse by 0.4, or depth makes no difference."""
+    rng = np.random.default_rng(8)
+    num_runs, num_needles = (30, 10) if has_effect else (150, 7)
+    levels = np.broadcast_to(np.array([[1.0], [0.0]]), (2, 6)).copy()
+    levels[:, 2:4] -= 1.4 * has_effect
+    effects = rng.standard_normal((num_runs, num_needles, 1, 1)) * np.sqrt(0.3)
+    right = outcomes(rng, levels + effects, 0.3)
+    found = [depth_effects(table_of(run)) for run in right]
+    middle = np.mean([effects[0].is_significant for effects in found])
+    any_effect = np.mean([any(one.is_significant for one in effects) for effects in found])
+    if has_effect:
+        assert middle > 0.8 and np.mean([effects[0].estimate for effects in found]) < -0.25
+    else:
+        assert any_effect <= 0.06 and middle <= 0.03
+
+
+def test_slopes_of_margins_are_in_95_of_100_intervals():
+    rng = np.random.default_rng(9)
+    for num_needles in (5, 10, 20, 50):
+        slopes = rng.normal(-0.2, 0.3, (NUM_RUNS, num_needles, 1))
+        doublings = np.arange(5) - 2
+        margins = 5 + slopes * doublings + rng.normal(0, 1, (NUM_RUNS, num_needles, 5))
+        found = margins @ doublings / 10
+        mean, half = found.mean(axis=1), found.std(axis=1, ddof=1) / np.sqrt(num_needles)
+        half *= stdtrit(num_needles - 1, 0.975)
+        one = t_interval(found[0])
+        assert (one.low, one.high) == pytest.approx((mean[0] - half[0], mean[0] + half[0]))
+        assert 0.94 <= coverage((mean - half, mean + half), -0.2) <= 0.96

@@ -211,11 +211,12 @@ def adjust_holm(p_values: "Sequence[float] | Floats") -> "Floats":
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
     of Statistics 6 (1979).
     """
-    if not len(p_values):
-        return np.empty(0)
-    from statsmodels.stats.multitest import multipletests
-
-    adjusted: Floats = multipletests(p_values, method="holm")[1]
+    # Not statsmodels' multipletests, which collects garbage in every call: a tenth of a second.
+    found = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(found)
+    adjusted = np.empty_like(found)
+    factors = len(found) - np.arange(len(found))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * found[order]))
     return adjusted
 
 
