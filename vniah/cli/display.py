@@ -26,13 +26,14 @@ def format_table(results: "Results") -> str:
     Below each mean stand the ends of its interval for needles like these, where it is known.
     """
     from vniah.analysis.statistics.estimates import length_estimates
+    from vniah.analysis.statistics.table import sample_table
 
     counts = sorted({found.cell.num_frames for found in results.cells})
     texts = {c.cell: f"{c.score:.2f}" for c in results.cells if c.score is not None}
     footer = {"mean": dict(zip(counts, _means(results, counts), strict=True))}
     intervals = {
         length: estimate.interval
-        for length, estimate in length_estimates(results).items()
+        for length, estimate in length_estimates(sample_table(results)).items()
         if estimate.interval is not None
     }
     if not intervals:

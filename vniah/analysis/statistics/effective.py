@@ -11,7 +11,7 @@ from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.lengths import effective_length, require_threshold
 from vniah.analysis.statistics.means import score_interval
-from vniah.analysis.statistics.table import sample_table
+from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
 from vniah.results import CellScore, Results
 from vniah.results.plan import planned_ids
@@ -154,7 +154,11 @@ class EffectiveLength:
 
 
 def find_effective_length(
-    results: Results, *, threshold: float = 0.9, confidence: float = 0.95
+    results: Results,
+    *,
+    threshold: float = 0.9,
+    confidence: float = 0.95,
+    index: SampleIndex | None = None,
 ) -> EffectiveLength:
     """The effective visual context length of a run, and its interval for needles like these.
 
@@ -170,6 +174,12 @@ def find_effective_length(
     Samples that could not be run count as wrong for ``low`` and as right for ``high``, so that both
     hold whatever they would have given. Lengths at which a planned sample has no line yet are left
     out.
+
+    Args:
+        results: a run, or a published table, which has no interval.
+        threshold: the score that is enough, in [0, 1].
+        confidence: how often both ends are right.
+        index: the samples of the run, if it is there already.
 
     Raises:
         InputError: the threshold is not in [0, 1], or the confidence not between 0 and 1.
@@ -188,18 +198,18 @@ def find_effective_length(
         axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
     )
-    least = sample_table(results, lambda sample: bool(sample.correct))
+    index = index or index_samples(results)
+    least = index.table(lambda sample: bool(sample.correct))
     if not least.knows_needles or not with_score:
         return known
-    most = sample_table(results, lambda sample: sample.correct is not False)
-    lowest = [
-        score_interval(least.at_length(length).needle_values(), confidence=confidence)
-        for length in with_score
-    ]
-    highest = [
-        score_interval(most.at_length(length).needle_values(), confidence=confidence)
-        for length in with_score
-    ]
+
+    def intervals(table: SampleTable) -> list[Interval]:
+        values = (table.at_length(length).needle_values() for length in with_score)
+        return [score_interval(value, confidence=confidence) for value in values]
+
+    lowest = highest = intervals(least)
+    if any(found.num_errors for found in cells):
+        highest = intervals(index.table(lambda sample: sample.correct is not False))
     low, high = range_of_lengths(with_score, lowest, highest, threshold=threshold)
     return replace(known, low=low, high=high, has_interval=True, num_needles=len(least.needles))
 

@@ -109,7 +109,7 @@ def estimate_table(
 
 
 def length_estimates(
-    results: Results, *, confidence: float = 0.95, half_width: float = 0.1
+    table: SampleTable, *, confidence: float = 0.95, half_width: float = 0.1
 ) -> Mapping[int, NeedleEstimate]:
     """The estimate at each number of frames that has a score; none for a published table.
 
@@ -118,7 +118,6 @@ def length_estimates(
     """
     require_confidence(confidence)
     require_half_width(half_width)
-    table = sample_table(results)
     return {
         length: estimate_table(
             table.at_length(length), confidence=confidence, half_width=half_width

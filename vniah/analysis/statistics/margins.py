@@ -10,7 +10,7 @@ import numpy as np
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.means import t_interval
-from vniah.analysis.statistics.table import SampleTable, sample_table
+from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
 from vniah.results import Results, SampleResult
 
@@ -65,12 +65,15 @@ class MarginTrend:
         )
 
 
-def margin_trend(results: Results, *, confidence: float = 0.95) -> MarginTrend | None:
+def margin_trend(
+    results: Results, *, confidence: float = 0.95, index: SampleIndex | None = None
+) -> MarginTrend | None:
     """How sure a model is where its accuracy is 1 and says no more.
 
     Args:
         results: a run.
         confidence: of the interval.
+        index: the samples of the run, if it is there already.
 
     Returns:
         None if there is no length at which all samples are right, or if these have neither a margin
@@ -80,9 +83,12 @@ def margin_trend(results: Results, *, confidence: float = 0.95) -> MarginTrend |
         InputError: the confidence is not between 0 and 1.
     """
     lengths = _saturated_lengths(results)
+    if not lengths:
+        return None
+    index = index or index_samples(results)
     names: tuple[Literal["margin", "logprob"], ...] = ("margin", "logprob")
     for name in names:
-        table = sample_table(results, partial(_number_of, name, lengths))
+        table = index.table(partial(_number_of, name, lengths))
         if len(table.values) and table.lengths == tuple(sorted(lengths)):
             return _trend(name, table, results, confidence)
     return None

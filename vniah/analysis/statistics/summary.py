@@ -13,7 +13,7 @@ from vniah.analysis.statistics.estimates import (
     length_estimates,
 )
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
-from vniah.analysis.statistics.table import sample_table
+from vniah.analysis.statistics.table import index_samples, is_right
 from vniah.results import Results
 
 if TYPE_CHECKING:
@@ -103,8 +103,9 @@ def summarize(
     Raises:
         InputError: one of the numbers is not between 0 and 1.
     """
-    by_length = length_estimates(results, confidence=confidence, half_width=half_width)
-    table = sample_table(results)
+    index = index_samples(results)
+    table = index.table(is_right)
+    by_length = length_estimates(table, confidence=confidence, half_width=half_width)
     like_these = other_depths = None
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
@@ -115,7 +116,7 @@ def summarize(
         like_these,
         other_depths,
         by_length,
-        find_effective_length(results, threshold=threshold, confidence=confidence),
+        find_effective_length(results, threshold=threshold, confidence=confidence, index=index),
         depth_effects(table, confidence=confidence),
-        margin_trend(results, confidence=confidence),
+        margin_trend(results, confidence=confidence, index=index),
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
     Mask = NDArray[np.bool_]
 
+Value = Callable[[SampleResult], float | None]
+"""What is averaged of a sample; None leaves it out."""
+
 UNKNOWN = -1
 """The needle of a sample that names none."""
 
@@ -90,36 +93,77 @@ class SampleTable:
         return cluster_values(self.num_frames[present], rows, means, by_size=True)
 
 
-def sample_table(
-    results: Results,
-    value: Callable[[SampleResult], float | None] = lambda sample: sample.correct,
-) -> SampleTable:
-    """The samples of a run that have a value, by default those that could be run.
+@dataclass(frozen=True, eq=False)
+class SampleIndex:
+    """Which cell and which needle each sample of a test belongs to; it is costly, and made once.
 
-    A sample's needle is its ``needle_id``. Where it has none, but several ``needle_ids``, samples
-    that share a needle belong together, directly or through others: only what shares nothing is
-    independent. If all of them belong together, no needle is known.
+    Attributes:
+        samples: the samples that belong to a cell.
+        cells: their cells, ordered by frames, then by depth.
+        needles: as in `SampleTable`.
+        cell: as in `SampleTable`.
+        needle: as in `SampleTable`.
+    """
+
+    samples: tuple[SampleResult, ...]
+    cells: tuple[Cell, ...]
+    needles: tuple[str, ...]
+    cell: "Indices"
+    needle: "Indices"
+
+    def table(self, value: Value) -> SampleTable:
+        """The samples that have a value; a ``value`` of None leaves a sample out."""
+        found = [value(sample) for sample in self.samples]
+        mask = np.array([number is not None for number in found], dtype=np.bool_)
+        cells, cell = np.unique(self.cell[mask], return_inverse=True)
+        needles, needle = np.unique(self.needle[mask], return_inverse=True)
+        is_unknown = self.needle[mask] == UNKNOWN
+        return SampleTable(
+            tuple(self.cells[place] for place in cells),
+            tuple(self.needles[place] for place in needles if place != UNKNOWN),
+            cell,
+            np.where(is_unknown, UNKNOWN, needle - is_unknown.any()),
+            np.array([number for number in found if number is not None], dtype=np.float64),
+        )
+
+
+def is_right(sample: SampleResult) -> bool | None:
+    """Whether a sample is right; None if it could not be run."""
+    return sample.correct
+
+
+def sample_table(results: Results, value: Value = is_right) -> SampleTable:
+    """The samples of a run that have a value, by default those that could be run.
 
     Args:
         results: a run; of a published table there are no samples.
         value: what is averaged; None leaves a sample out.
     """
-    found = [
-        (sample, float(number))
-        for sample in results.samples
-        if sample.cell is not None and (number := value(sample)) is not None
-    ]
-    names = _needle_names([sample for sample, _ in found])
-    cells = sorted({sample.cell for sample, _ in found if sample.cell is not None})
+    return index_samples(results).table(value)
+
+
+def index_samples(results: Results) -> SampleIndex:
+    """The cells and needles of the samples of a run.
+
+    A sample's needle is its ``needle_id``. Where it has none, but several ``needle_ids``, samples
+    that share a needle belong together, directly or through others: only what shares nothing is
+    independent. If all of them belong together, no needle is known.
+    """
+    samples = tuple(sample for sample in results.samples if sample.cell is not None)
+    # The samples of a cell share it, and it takes long to hash its depth.
+    distinct = {id(sample.cell): sample.cell for sample in samples}
+    cells = sorted({cell for cell in distinct.values() if cell is not None})
+    place_of = {cell: place for place, cell in enumerate(cells)}
+    place_at = {key: place_of[cell] for key, cell in distinct.items() if cell is not None}
+    names = _needle_names(samples)
     needles = sorted({name for name in names if name is not None})
-    cell_at = {cell: place for place, cell in enumerate(cells)}
     needle_at: dict[str | None, int] = {name: place for place, name in enumerate(needles)}
-    return SampleTable(
+    return SampleIndex(
+        samples,
         tuple(cells),
         tuple(needles),
-        np.array([cell_at[s.cell] for s, _ in found if s.cell is not None], dtype=np.intp),
+        np.array([place_at[id(sample.cell)] for sample in samples], dtype=np.intp),
         np.array([needle_at.get(name, UNKNOWN) for name in names], dtype=np.intp),
-        np.array([number for _, number in found], dtype=np.float64),
     )
 
 
@@ -179,6 +223,9 @@ def _needle_names(samples: Sequence[SampleResult]) -> list[str | None]:
             name = above
         return name
 
+    asked = [sample.fields.get("needle_id") for sample in samples]
+    if all(isinstance(name, str) for name in asked):
+        return asked
     shown = [_needles_shown(sample) for sample in samples]
     for names in shown:
         for name in names[1:]:
