@@ -22,7 +22,7 @@ from vniah.tasks import TASKS, load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.controls.guessing import chance_of
 
-GRID = Grid.parse("16,40", "0:1:0.25")
+GRID = Grid.parse("16,40", "0,0.4,1")
 WORDS = {"answers": "words"}
 ALL = ("no-needle", "option-rotation", "blind", "other-needle")
 
