@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from runs import make_run
 
-from training.recipe import RECIPE
+import vniah
+from training.recipe import CARDS_DIR, RECIPE
 from training.tables import share, table, with_interval
 from training.tasks import PLAIN, Measured, control_table, task_table, verdict_table
 from training.world import Card
@@ -111,6 +112,28 @@ def test_a_task_has_rows_for_its_parts_groups_and_measures():
     assert rows["Times shown: 2"][first] == "0.50"
     assert rows["all of a group right"][first] == "0.50"
     assert rows["Error (s) (guess)"][first] == f"{RECIPE.task_frame_counts[0]:.2f} (50.00)"
+
+
+def test_the_answer_of_the_first_hop_is_a_row_of_the_bridged_task():
+    (first, *_) = [one for one in vniah.load_needles(CARDS_DIR) if one.bridge is not None]
+    run = make_run(COUNTS, "0.1", num_needles=2, outcome=lambda cell, k: False)
+    said = [first.answer, first.bridge.answer]
+    samples = tuple(
+        replace(
+            sample,
+            prediction=said[number % 2],
+            fields={**sample.fields, "needle_ids": [first.bridge.to, first.needle_id]},
+        )
+        for number, sample in enumerate(run.samples)
+    )
+    rows = as_dicts(task_table([Measured("bridged", replace(run, samples=samples))]))
+    assert [row["measured"] for row in rows] == ["right", "answer of the first hop"]
+    assert [row[f"{RECIPE.task_frame_counts[0]} frames"] for row in rows] == ["0.00", "0.50"]
+
+
+def test_one_answer_for_every_place_is_right_as_often_as_a_guess():
+    parts = [int(10 * depth) for depth in RECIPE.part_depths]
+    assert parts == list(range(10))
 
 
 def test_every_task_has_the_verdict_of_its_controls_and_the_plain_one_its_findings():

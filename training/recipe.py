@@ -135,13 +135,15 @@ class Recipe:
     among_seed: int = 3
     task_frame_counts: tuple[int, ...] = (8, 32, 128)
     task_depths: tuple[float, ...] = (0.1, 0.5, 0.9)
+    part_depths: tuple[float, ...] = tuple((k + 0.5) / 10 for k in range(10))  # of localization:
+    # the middles of its ten parts, so that one answer for all is right as often as a guess
     task_options: Mapping[str, tuple[Mapping[str, str], ...]] = field(
         default_factory=lambda: {
-            "vniah-d": ({"distractors": "3"},),
-            "count": ({"answers": "words"},),
+            "vniah-d": ({}, {"distractors": "3"}),
+            "count": ({"answers": "words"},),  # the models know no letters
             "order": ({"answers": "words"},),
         }
-    )  # tasks that are measured with other options as well
+    )  # with which options a task is measured, where it is not measured as it is by itself
 
     @property
     def align_steps(self) -> int:

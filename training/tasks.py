@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import vniah
@@ -16,6 +16,7 @@ from vniah.results.facets import facet_results, facet_values, group_results, lab
 from vniah.tasks import TASKS
 
 PLAIN = "vniah"  # the task with all controls; it has the tables of scores to itself
+LOCALIZATION, BRIDGED = "localization", "bridged"
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,17 @@ def measure_tasks(model: DecoderModel, haystack: Haystack, *, folder: Path) -> l
         haystack: an unseen film.
         folder: for the runs and the embeddings.
     """
-    grid = vniah.Grid.of(RECIPE.task_frame_counts, RECIPE.task_depths)
     needles = vniah.load_needles(CARDS_DIR)
     measured = []
     for task_name in TASKS:
-        for options in ({}, *RECIPE.task_options.get(task_name, ())):
+        depths = RECIPE.part_depths if task_name == LOCALIZATION else RECIPE.task_depths
+        for options in RECIPE.task_options.get(task_name, ({},)):
             title = " ".join([task_name, *(f"{key}={value}" for key, value in options.items())])
             results = vniah.run_sweep(
                 model,
                 haystack,
                 needles,
-                grid,
+                vniah.Grid.of(RECIPE.task_frame_counts, depths),
                 output=folder / title.replace(" ", "_"),
                 task=task_name,
                 task_options=options,
@@ -111,6 +112,8 @@ def _rows(one: Measured) -> list[tuple[str, list[str]]]:
     """What was measured, and a cell for each number of frames and for all of them."""
     chance = "" if one.chance is None else f" (by chance {one.chance:.2f})"
     rows = [(f"right{chance}", _shares(one.results.samples))]
+    if one.name == BRIDGED:
+        rows.append(("answer of the first hop", _shares(_first_hops(one.results.samples))))
     for field, values in facet_values(one.results).items():
         parts = facet_results(one.results, field)
         for value in values:
@@ -127,6 +130,19 @@ def _rows(one: Measured) -> list[tuple[str, list[str]]]:
         ]
         rows.append((name, cells))
     return rows
+
+
+def _first_hops(samples: Sequence[SampleResult]) -> list[SampleResult]:
+    """Samples of `vniah.tasks.bridged`, right where the answer is the key of the second hop."""
+    needles = vniah.load_needles(CARDS_DIR)
+    keys = {one.needle_id: one.answer for one in needles if one.bridge is not None}
+    return [
+        replace(
+            sample,
+            correct=sample.prediction in [keys.get(one) for one in sample.fields["needle_ids"]],
+        )
+        for sample in samples
+    ]
 
 
 def _by_length(samples: Sequence[SampleResult]) -> Mapping[int, Sequence[SampleResult]]:
