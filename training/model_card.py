@@ -111,9 +111,10 @@ the one that is asked for is shown, or none, and the right answer is "nothing".
 
 Every other task that vniah has, and all controls of the plain task: the default ten needles, the
 same film, {task_frames} frames, depths {task_depths}, for `localization` the middles of its ten
-parts. The model learned none of these tasks, and most of their questions have words that it does
-not know. `count` and `order` have their answers in words: as letters, their samples are errors,
-since the models know no letters and read B and C as the same token. {found}
+parts. From text with several cards it learned what `vniah-d` and `retrieve-all` ask, and nothing of
+the others, most of whose questions have words that it does not know. `count` and `order` have their
+answers in words: as letters, their samples are errors, since the models know no letters and read B
+and C as the same token. {found}
 
 {tasks_table}
 
