@@ -46,6 +46,10 @@ def test_curves_of_depths_and_their_intervals():
     assert list(frame["num_samples"]) == [10, 10, 10, 10, 20], "depth 1 has one time: one point"
     expected = wilson_interval(8, 10, confidence=0.9)
     assert tuple(frame.loc[0, ["low", "high"]]) == (expected.low, expected.high)
+    both = frame.loc[4, ["low", "high"]]
+    assert tuple(both) == pytest.approx((wilson_interval(10, 10, confidence=0.9).low, 1.0)), (
+        "two samples of each of ten needles are ten observations"
+    )
 
 
 def test_samples_that_could_not_be_run_are_counted_and_in_no_mean():

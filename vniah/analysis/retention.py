@@ -8,7 +8,10 @@ task whose samples record a ``needle_index`` has the curve: no sample is run for
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from vniah.analysis.statistics import wilson_interval
+import numpy as np
+
+from vniah.analysis.statistics.estimates import interval_of_samples
+from vniah.analysis.statistics.table import UNKNOWN
 from vniah.errors import ResultsError
 from vniah.results import Results, SampleResult
 
@@ -29,8 +32,9 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
 
     Returns:
         A row for each curve and time, ordered by both: ``depth`` (a float) or ``position``,
-        ``seconds`` since the needle, ``accuracy`` in [0, 1], ``low`` and ``high`` of Wilson's
-        interval, ``num_samples``, ``num_correct`` and ``num_errors``. Samples that could not be run
+        ``seconds`` since the needle, ``accuracy`` in [0, 1], ``low`` and ``high`` of the
+        interval for needles like these: Wilson's, or over needles where a point has several samples
+        of each, ``num_samples``, ``num_correct`` and ``num_errors``. Samples that could not be run
         are in ``num_errors`` only. A time at which none could be run has NaN for an accuracy. Cells
         of one row with the same time, such as all those of depth 1, are one point.
 
@@ -54,9 +58,14 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
     row_name = "position" if results.has_positions else "depth"
     rows = []
     for (row, seconds), samples in sorted(groups.items()):
-        scored = [sample.correct for sample in samples if sample.correct is not None]
+        done = [sample for sample in samples if sample.correct is not None]
+        scored = [bool(sample.correct) for sample in done]
+        numbers: dict[str | None, int] = {None: UNKNOWN}
+        needles = [numbers.setdefault(sample.needle_id, len(numbers)) for sample in done]
         interval = (
-            wilson_interval(sum(scored), len(scored), confidence=confidence) if scored else None
+            interval_of_samples(np.array(needles), np.array(scored, float), confidence=confidence)
+            if done
+            else None
         )
         rows.append(
             {

@@ -13,13 +13,18 @@ from vniah.analysis.statistics.means import (
     require_half_width,
     score_interval,
 )
-from vniah.analysis.statistics.table import SampleTable, sample_table
+from vniah.analysis.statistics.table import (
+    UNKNOWN,
+    SampleTable,
+    cluster_values,
+    sample_table,
+)
 from vniah.errors import counted
 from vniah.grid import Cell
 from vniah.results import Results
 
 if TYPE_CHECKING:
-    from vniah.analysis.statistics.table import Floats
+    from vniah.analysis.statistics.table import Floats, Indices
 
 
 _DIGITS = 12  # sums of equal scores differ in the digits after these
@@ -140,19 +145,43 @@ def cell_intervals(results: Results, *, confidence: float = 0.95) -> Mapping[Cel
     table = sample_table(results)
     order = np.argsort(table.cell, kind="stable")
     starts = np.searchsorted(table.cell[order], np.arange(len(table.cells) + 1))
-    simple: dict[tuple[int, int], Interval] = {}
+    known: dict[tuple[int, int], Interval] = {}
     found = {}
     for place, cell in enumerate(table.cells):
-        inside = table.where(order[starts[place] : starts[place + 1]])
-        named = inside.needle[inside.needle >= 0]
-        if len(named) and len(named) == len(inside.needle) > len(np.unique(named)):
-            found[cell] = score_interval(inside.needle_values(), confidence=confidence)
-            continue
-        key = int(inside.values.sum()), len(inside.values)
-        if key not in simple:
-            simple[key] = wilson_interval(*key, confidence=confidence)
-        found[cell] = simple[key]
+        inside = order[starts[place] : starts[place + 1]]
+        needles, values = table.needle[inside], table.values[inside]
+        key = int(values.sum()), len(values)
+        if _has_repeats(needles):
+            found[cell] = interval_of_samples(needles, values, confidence=confidence)
+        elif key in known:  # many cells have the same score
+            found[cell] = known[key]
+        else:
+            found[cell] = known[key] = wilson_interval(*key, confidence=confidence)
     return found
+
+
+def interval_of_samples(
+    needles: "Indices", values: "Floats", *, confidence: float = 0.95
+) -> Interval:
+    """The interval of the mean of some samples, for needles like these.
+
+    Args:
+        needles: ``[num_samples]``, the number of each sample's needle; `UNKNOWN` for none.
+        values: ``[num_samples]``, 1.0 for right and 0.0 for wrong.
+        confidence: of the interval.
+
+    Returns:
+        `score_interval` over the needles where one of them has several samples; else Wilson's.
+    """
+    if _has_repeats(needles):
+        one_stratum = np.zeros(len(values), dtype=np.intp)
+        over = cluster_values(one_stratum, needles, values)
+        return score_interval(over, confidence=confidence)
+    return wilson_interval(float(values.sum()), len(values), confidence=confidence)
+
+
+def _has_repeats(needles: "Indices") -> bool:
+    return bool((needles != UNKNOWN).all()) and len(np.unique(needles)) < len(needles)
 
 
 def percent_of(confidence: float) -> str:
