@@ -454,6 +454,10 @@ WRONG = {
     "sampling of the generated film": (["run", "--sampling", "longva"], "add --haystack"),
     "no results": (["plot", "/nowhere"], "no results at /nowhere"),
     "wrong picture": (["plot", str(PUBLISHED), "--output", "a.gif"], "use one of .png, .pdf"),
+    "wrong picture of a sample": (
+        ["show", "--output", "a.gif"],
+        "--output: a picture cannot be saved",
+    ),
     "drop above 1": (["compare", "a", "b", "--max-drop", "5"], "between 0 and 1, got 5"),
     "film without length": (["haystack", "make", "a.mp4"], "--seconds"),
     "film of 0 s": (["haystack", "make", "a.mp4", "--seconds", "0"], "at least 1"),
@@ -537,7 +541,7 @@ def test_samples_without_any_score_exit_with_1(in_folder, material, capsys):
     arguments = ["run", "--model", "unable:Model", *material[4:], "--output", "out"]
     assert main(arguments) == 1
     out = capsys.readouterr().out
-    assert "24 samples could not be run; the first: too long for me" in out
+    assert "none of the 24 samples could be run, and all for one reason: too long for me" in out
     assert re.search(r"  0\.5 +\. +\.\n", out)
 
 

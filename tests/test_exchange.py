@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,19 +20,23 @@ from vniah import compare, import_answers, load_results, run_sweep
 from vniah import export_samples as export_all
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError, RunMismatchError, TaskError
-from vniah.grid import Grid
+from vniah.grid import Cell, Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
 from vniah.protocol import FrameSpan
+from vniah.results import RunFolder
 from vniah.results.sample_file import count_lines
 from vniah.scoring import score_accepted
 from vniah.sweep.exchange import export as export_module
+from vniah.sweep.exchange.answers import Answer, read_answers
 from vniah.sweep.exchange.records import in_readable_order, metadata_rows, video_name
 from vniah.sweep.exchange.videos import PictureStore, VideoFormat, fit_picture
+from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, haystack_frames, insert_needle
 
 # One control, so that what is shown is easily told from a row.
 export_samples = partial(export_all, controls="no-needle")
+REFERENCE_RUN = Path(__file__).resolve().parents[1] / "results" / "reference-long"
 GRID = Grid.of([4, 9], ["0", "0.3", "1"])
 FIRST_NEEDLE = 4000
 ANSWERS = {"a": ("seven", ["7"], None), "b": ("Dog", [], ["Cat", "Dog"]), "c": ("red", [], None)}
@@ -490,7 +495,7 @@ def test_a_disk_that_is_full_meanwhile(tmp_path, limit, num_pictures):
     with (
         PictureStore.open(VideoFormat.fitting((64, 48), 20), tmp_path) as store,
         files_up_to(limit),
-        pytest.raises(ResultsError, match=r"cannot be written to: .*the same command resumes"),
+        pytest.raises(ResultsError, match=r"cannot be written to: .*choose another --output"),
     ):
         pictures = []
         for _ in range(10):
@@ -588,6 +593,89 @@ def test_answers_in_a_table(exported, texts, tmp_path):
     path.write_text("sample_id,prediction\n4/0/a\n")
     with pytest.raises(ResultsError, match="line 2: it has another number of cells than the first"):
         import_answers(path, **arguments)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_every_separator(tmp_path, separator, end):
+    path = tmp_path / "answers.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter=separator, lineterminator=end)
+        table.writerow(["sample_id ", "prediction", "seconds"])
+        table.writerow(["4/0/a", f'a{separator} b, "c"', "2.5" if separator == "," else "2,5"])
+    assert read_answers(path) == {"4/0/a": Answer(f'a{separator} b, "c"', seconds=2.5)}
+
+
+@pytest.mark.parametrize(
+    ("first_line", "message"),
+    [
+        ("id;prediction", "has no column 'sample_id': its first line names 'id', 'prediction';"),
+        ("4/0/a,7", "its first line names '4/0/a', '7'; the columns must be sample_id"),
+        ("sample_id;prediction;prediction", "has two columns 'prediction'; remove one"),
+        ("", "has no column 'sample_id'"),
+    ],
+)
+def test_tables_without_their_columns(tmp_path, first_line, message):
+    path = tmp_path / "answers.csv"
+    path.write_text(f"{first_line}\n1;2\n")
+    with pytest.raises(ResultsError, match=message):
+        read_answers(path)
+
+
+def test_a_run_and_an_export_have_folders_of_their_own(material, exported, texts, tmp_path):
+    before = sorted(exported.rglob("*"))
+    for output in (exported, exported / "videos", exported / "videos" / "new", exported / "run"):
+        with pytest.raises(ResultsError, match=r"export.*choose another --output"):
+            import_answers(texts, export=exported, model_name="m", output=output)
+        with pytest.raises(ResultsError, match=r"choose another --output"):
+            RunFolder(output, load_results(REFERENCE_RUN).manifest)
+    with pytest.raises(ResultsError, match="holds the export"):
+        import_answers(texts, export=exported, model_name="m", output=exported.parent)
+    for output in (exported / "videos" / "new", exported / "inner"):
+        with pytest.raises(ResultsError, match="which is the folder of an export"):
+            export_samples(*material, GRID, output=output)
+    assert sorted(exported.rglob("*")) == before, "nothing was written"
+    beside = exported / ".." / "run"
+    import_answers(texts, export=exported, model_name="m", output=beside)
+    with pytest.raises(ResultsError, match="which is the folder of a run"):
+        export_samples(*material, GRID, output=beside / "inner")
+
+
+def test_an_export_below_a_file(material, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ResultsError, match=r"file is a file; the output of an export must be"):
+        export_samples(*material, GRID, output=tmp_path / "file" / "e1")
+
+
+@pytest.mark.parametrize(
+    ("right", "choices", "texts", "message"),
+    [
+        (["Blue", "Red"], None, ["zzz"], "all 20 replies are 'zzz', which is right nowhere"),
+        (["Blue", "Red"], None, ["Green", "zzz"], None),
+        (["Blue", "Red"], None, ["Red"], None),
+        (["Blue"], None, ["zzz"], None),
+        (["7", "8"], None, ["zzz", "no"], "only 0 of 20 replies could be read as an answer"),
+        (["7", "8", "Blue"], None, ["zzz", "no"], "only 0 of 14 replies to questions for options"),
+        (["A", "B"], ["Cat", "Dog"], ["zzz"], "only 0 of 20 replies could be read as an answer"),
+    ],
+)
+def test_replies_that_are_no_answers(right, choices, texts, message):
+    samples, results = [], []
+    for k in range(20):
+        answer = right[k % len(right)]
+        sample = Sample(
+            f"4/0/{k}", Cell(4, Fraction(0)), (FrameSpan("haystack", 0, 4),), f"q{k}",
+            (answer,), choices=choices and tuple(choices),
+        )  # fmt: skip
+        samples.append(sample)
+        text = texts[k % len(texts)]
+        result = replace(
+            load_results(REFERENCE_RUN).samples[0], sample_id=sample.sample_id, prediction=text,
+            answer=answer, correct=text == answer,
+        )  # fmt: skip
+        results.append(result)
+    found = warn_of_unreadable(samples, replace(load_results(REFERENCE_RUN), samples=results))
+    assert found is None if message is None else message in found
 
 
 def test_an_export_that_was_changed_is_not_imported(material, tmp_path):

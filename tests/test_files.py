@@ -1,13 +1,16 @@
 """Files are whole or not there, and what is stored under a hash or a name is found again."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from vniah.embeddings import batches
-from vniah.files import atomic_path, hash_file, hash_settings, hash_text, slug
+from vniah.errors import ResultsError
+from vniah.files import atomic_path, hash_file, hash_settings, hash_text, slug, what_to_do
 from vniah.haystacks.generated import Recipe
+from vniah.results.sample_file import writing_to
 
 
 def test_atomic_path_renames_what_was_written(tmp_path):
@@ -103,3 +106,31 @@ def test_folder_of_an_embedding_cache(tmp_path, monkeypatch):
 )
 def test_slug(text, name):
     assert slug(text) == name
+
+
+@pytest.mark.parametrize(
+    ("number", "is_full"),
+    [
+        *((number, False) for number in (errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ENOENT)),
+        *((number, False) for number in (errno.ENAMETOOLONG, errno.EIO)),
+        *((number, True) for number in (errno.ENOSPC, errno.EDQUOT)),
+    ],
+)
+@pytest.mark.parametrize("holds", ["nothing", "a lock", "a file"])
+def test_what_to_do_where_a_folder_cannot_be_written_to(tmp_path, number, is_full, holds):
+    folder = tmp_path / "run"
+    if holds != "nothing":
+        folder.mkdir()
+        (folder / (".lock" if holds == "a lock" else "samples.jsonl")).touch()
+    error = OSError(number, os.strerror(number), str(folder))
+    with pytest.raises(ResultsError) as raised, writing_to(folder):
+        raise error
+    text = str(raised.value)
+    assert text.startswith(f"{folder} cannot be written to: {os.strerror(number)}")
+    assert ("What was written is kept" in text) is (holds == "a file")
+    assert ("free some space" in text) is is_full
+    assert ("choose another --output" in text) is (holds != "a file")
+    of_library = RuntimeError(f"I/O error: ... (os error {number})")
+    assert what_to_do(of_library, folder, other="--output") == what_to_do(
+        error, folder, other="--output"
+    )

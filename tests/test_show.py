@@ -243,6 +243,13 @@ def test_what_is_said_of_a_result():
     assert replace(facts, run=None, result=None).outcome == ""
 
 
+def test_options_that_hold_commas_are_told_apart():
+    options = ("red, blue", "blue, red")
+    facts = Facts(replace(sample_of(shown(1)), choices=options), "order")
+    assert facts.choices == "'red, blue', 'blue, red'"
+    assert f"choices: {facts.choices}" in facts.text
+
+
 def test_spans_that_are_shown_are_named_once():
     frames = shown(30, (3, [CARD] * 4), (9, [FrameSpan(needle_source("film"), 0, 5)]))
     assert Facts(sample_of(frames), "t").shown == (

@@ -1,5 +1,6 @@
 """Where the files lie that vniah ships and makes; how they are written, hashed and named."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 TEMPORARY_SUFFIX = ".vniah.tmp"
 _ABANDONED_SECONDS = 24 * 3600
+_SYSTEM_NUMBER = re.compile(r"os error (\d+)")
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 
@@ -92,6 +94,34 @@ def flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def what_to_do(error: Exception, folder: Path, *, other: str) -> str:
+    """What to do where a folder cannot be written to, as the end of a sentence with the reason.
+
+    It says that what was written is kept only where there is something.
+
+    Args:
+        error: of the system; or of a library in another language, which puts the system's number
+            into its text.
+        folder: where something was to be written.
+        other: the option that names another folder.
+    """
+    numbers = {getattr(error, "errno", None), *map(int, _SYSTEM_NUMBER.findall(str(error)))}
+    is_full = not numbers.isdisjoint({errno.ENOSPC, errno.EDQUOT})
+    if _holds_something(folder):
+        mend = "free some space" if is_full else "mend the folder"
+        return f". What was written is kept; {mend}, and the same command goes on"
+    return (
+        f"; free some space, or choose another {other}" if is_full else f"; choose another {other}"
+    )
+
+
+def _holds_something(folder: Path) -> bool:
+    """True if there is a file in a folder, locks and unfinished files left out."""
+    with suppress(OSError):
+        return any(not path.name.startswith(".") for path in folder.iterdir())
+    return False
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from vniah.errors import InputError, quoted
 
 _MOST_IN_A_PATH = 4096  # characters; Linux takes as many bytes
 _MOST_IN_A_NAME = 255  # bytes
+_PICTURES = (".png", ".pdf", ".svg")
 
 
 def user_path(given: str | Path, what: str = "a path") -> Path:
@@ -45,5 +46,19 @@ def user_path(given: str | Path, what: str = "a path") -> Path:
     if longest > _MOST_IN_A_NAME:
         raise InputError(
             f"{what} holds a name of {longest:,} bytes; {_MOST_IN_A_NAME} are possible: {shown}"
+        )
+    return path
+
+
+def picture_path(given: str | Path) -> Path:
+    """The path of a picture that can be written.
+
+    Raises:
+        InputError: it can be no path, or its suffix is of no format of pictures.
+    """
+    path = user_path(given, "a picture")
+    if path.suffix.lower() not in _PICTURES:
+        raise InputError(
+            f"a picture cannot be saved as {path.name!r}: use one of {', '.join(_PICTURES)}"
         )
     return path

@@ -192,7 +192,8 @@ def _require_different(options: Sequence[str], readings: Sequence[Reading]) -> N
         if other != option:
             raise TaskError(
                 f"the model reads the options {quoted(other, 60)} and {quoted(option, 60)} as the "
-                "same tokens, so it cannot choose between them; word them in its vocabulary"
+                "same tokens, so it cannot choose between them; word them in its vocabulary, or, "
+                "where the task has it, ask for words: --task-option answers=words"
             )
 
 

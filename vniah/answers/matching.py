@@ -148,6 +148,14 @@ def is_readable(text: str, answers: Sequence[str], choices: Sequence[str] | None
     )
 
 
+def has_fixed_form(answers: Sequence[str], choices: Sequence[str] | None = None) -> bool:
+    """Whether a text of another form is no answer: options are asked for, or a number.
+
+    Of other questions nothing tells a wrong answer from a text that is none: both are words.
+    """
+    return choices is not None or all(_NUMBER.fullmatch(normalize(answer)) for answer in answers)
+
+
 def _named(text: str, choices: Sequence[str]) -> set[int]:
     """The places of all options that a text can mean; none where it contradicts itself."""
     found = _said_in(text, choices)  # an option may itself look like a wrapper: "<s>"

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -260,8 +260,8 @@ def show_results(
                 show(line)
             show()
     if failed := _failed(results):
-        show(f"{counted(len(failed), 'sample')} could not be run; the first: {failed[0].error}")
-        show(f"that was {failed[0].sample_id}; {again}")
+        for line in _about_failed(results, failed, again):
+            show(line)
     for line in format_summary(results):
         show(line)
     for line in format_agreement(results):
@@ -269,6 +269,21 @@ def show_results(
     for picture in pictures:
         show(f"heatmap: {picture}")
     return 0 if results.average is not None and not any(map(_counts, failed)) else 1
+
+
+def _about_failed(
+    results: "Results", failed: "Sequence[SampleResult]", again: str
+) -> Iterator[str]:
+    """What became of the samples that could not be run, with the first error as an example.
+
+    Where every sample of a run has the same error, running them again does not help.
+    """
+    error, num_all = failed[0].error, len(results.samples) + len(results.control_samples)
+    if len(failed) == num_all > 1 and len({sample.error for sample in failed}) == 1:
+        yield f"none of the {num_all:,} samples could be run, and all for one reason: {error}"
+        return
+    yield f"{counted(len(failed), 'sample')} could not be run; the first: {error}"
+    yield f"that was {failed[0].sample_id}; {again}"
 
 
 def _counts(sample: "SampleResult") -> bool:

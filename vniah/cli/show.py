@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vniah.protocol import AnyModel
     from vniah.sweep.progress import Bars
 
-_DEFAULT_FRAMES, _DEFAULT_DEPTHS = "32", "0.5"
+DEFAULT_SHOWN_FRAMES, DEFAULT_SHOWN_DEPTHS = "32", "0.5"
 
 
 def show_sample(options: argparse.Namespace) -> int:
@@ -105,7 +105,7 @@ def _chooses(options: argparse.Namespace) -> bool:
 def _grid(options: argparse.Namespace, of_run: Grid | None) -> Grid:
     """The grid of the options; what they leave open is that of the run, or one small cell."""
     if of_run is None:
-        of_run = Grid.parse(_DEFAULT_FRAMES, _DEFAULT_DEPTHS)
+        of_run = Grid.parse(DEFAULT_SHOWN_FRAMES, DEFAULT_SHOWN_DEPTHS)
     frames = of_run if options.frames is None else Grid.parse(options.frames, "0")
     if options.positions is not None:
         rows = Grid.parse(str(10**6), positions=options.positions)

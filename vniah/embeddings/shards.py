@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vniah.errors import CacheError, first_line, short_repr
-from vniah.files import atomic_path
+from vniah.files import atomic_path, what_to_do
 from vniah.schema import parse_json
 
 FORMAT_VERSION = "2"
@@ -260,8 +260,8 @@ def write_shard(
             save_file({_TENSOR: frames}, temporary, metadata=metadata)
     except (SafetensorError, OSError) as error:
         raise CacheError(
-            f"{path} cannot be written: {first_line(error)}. What is encoded already is kept; "
-            "free some space, or choose another --cache"
+            f"{path} cannot be written: {first_line(error).rstrip('.')}"
+            f"{what_to_do(error, path.parent, other='--cache')}"
         ) from error
 
 

@@ -1,7 +1,6 @@
 """The folder of a run that is being written: new, or resumed."""
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from vniah.errors import ResultsError
 from vniah.files import atomic_path, flush_folder, write_json
+from vniah.results.folders import require_no_export, require_writable
 from vniah.results.manifests import (
     DAMAGED_NAME,
     ENVIRONMENT_KEY,
@@ -83,7 +83,8 @@ class RunFolder:
         self._is_cut = False
         self._file: SampleFile | None = None
         self._num_ranks = 1
-        _require_writable(directory)
+        require_writable(directory, "a run")
+        require_no_export(directory)
         if not overwrite:
             self._load()
 
@@ -255,20 +256,6 @@ class RunFolder:
     def results(self) -> Results:
         """What was there and what this process wrote; after `merge`, all that the folder holds."""
         return as_results(self.directory, self.manifest, self.samples.values())
-
-
-def _require_writable(directory: Path) -> None:
-    """Raises `ResultsError` before hours of work if the folder cannot be written to."""
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ResultsError(f"{existing} is a file; the output of a run must be a folder")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ResultsError(
-            f"{existing} cannot be written to: {error.strerror}; choose another --output"
-        ) from error
 
 
 def _line(sample: SampleResult) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vniah.errors import ResultsError
-from vniah.files import flush_folder
+from vniah.files import flush_folder, what_to_do
 
 _SYNC_SECONDS = 1.0
 _BLOCK_BYTES = 2**20
@@ -31,12 +31,14 @@ def locked(directory: Path) -> Iterator[None]:
         ResultsError: another process is writing to it.
     """
     lock = FileLock(directory / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ResultsError(
-            f"another process is writing to {directory}; wait for it, or choose another --output"
-        ) from error
+    with writing_to(directory):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResultsError(
+                f"another process is writing to {directory}; wait for it, or choose another "
+                "--output"
+            ) from error
     try:
         yield
     finally:
@@ -145,6 +147,6 @@ def writing_to(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsError(
-            f"{directory} cannot be written to: {error.strerror or error}. What was written is "
-            "kept; free some space or mend the folder, and the same command resumes the run"
+            f"{directory} cannot be written to: {error.strerror or error}"
+            f"{what_to_do(error, directory, other='--output')}"
         ) from error

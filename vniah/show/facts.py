@@ -78,6 +78,11 @@ class Facts:
         )
 
     @property
+    def choices(self) -> str:
+        """The options of a multiple-choice question, quoted: they may hold commas."""
+        return ", ".join(map(repr, self.sample.choices or ()))
+
+    @property
     def candidates(self) -> tuple[tuple[str, str, bool], ...]:
         """Each candidate answer, its tokens in words, and whether it is the right answer."""
         ids: Sequence[Sequence[int] | None] = [None] * len(self.sample.candidates)
@@ -152,7 +157,7 @@ class Facts:
         yield f"shown: {self.shown}"
         yield from _labelled("question", sample.question)
         if sample.choices is not None:
-            yield f"choices: {', '.join(sample.choices)}"
+            yield f"choices: {self.choices}"
         yield f"answer: {sample.answer}"
         yield "candidate answers:"
         for text, tokens, is_right in self.candidates:

@@ -12,6 +12,7 @@ from vniah.files import slug
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
+from vniah.paths import picture_path
 from vniah.protocol import AnyModel, Frames
 from vniah.results import Results
 from vniah.show.facts import Facts
@@ -56,7 +57,7 @@ class ShownSample:
         Raises:
             InputError: the suffix is unknown.
         """
-        from vniah.analysis.plot.panels import picture_path, write_figure
+        from vniah.analysis.plot.panels import write_figure
         from vniah.show.typesetting import drawing
 
         path = picture_path(Path(path or file_name(self.sample.sample_id)))

@@ -249,7 +249,9 @@ def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | N
             width, color = max(span.num_frames * scale, least), colors[needle_of(span.source)]
             x = _MARGIN + min(position * scale, _INNER - width)
             sheet.box(x, top - 0.03, width, _BAR_HEIGHT + 0.06, color)
-            label = f"{position:,} s"
+            last_second = position + span.num_frames - 1
+            of_clip = f"-{last_second:,}" if span.num_frames > 1 else ""
+            label = f"{position:,}{of_clip} s"
             half = _inches(label, style) / 2
             middle = x + width / 2
             if first + _SPACE <= middle - half and middle + half <= last - _SPACE:
@@ -349,7 +351,7 @@ def _texts(sheet: _Sheet, facts: Facts) -> None:
     sample = facts.sample
     _section(sheet, "question", sample.question, most=_MOST_QUESTION_LINES)
     if sample.choices is not None:
-        _section(sheet, "choices", ", ".join(sample.choices), most=8)
+        _section(sheet, "choices", facts.choices, most=8)
     _name(sheet, "candidates")
     for text, tokens, is_right in facts.candidates:
         about = ", ".join(filter(None, (tokens, "the right answer" if is_right else "")))

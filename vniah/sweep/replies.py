@@ -1,8 +1,8 @@
 """Whether what a model wrote could be read as answers at all."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from vniah.answers import is_readable, normalize
+from vniah.answers import has_fixed_form, is_readable, normalize
 from vniah.errors import quoted
 from vniah.results import Results, SampleResult
 from vniah.tasks.base import Sample
@@ -20,8 +20,11 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
 
     A score of 0 then says how the model writes, not what it sees: its replies are sentences, or
     reasoning that was cut off, or in a wrapper that is not known. At least ten replies are needed
-    for a warning, and it is given where less than a tenth of them can be read. If enough can be
-    read, the warning is of right answers among other words, where these are half of the replies.
+    for a warning, and it is given where less than a tenth of them can be read. Where at least ten
+    are to questions for options or numbers, only these are judged: any word could be an answer to
+    the others. It is given as well where all replies are one text that is right nowhere. If enough
+    can be read, the warning is of right answers among other words, where these are half of the
+    replies.
 
     Args:
         samples: all samples of the run; they hold the accepted answers and the choices.
@@ -35,20 +38,37 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
     ]
     if len(replies) < _FEWEST_REPLIES:
         return None
+    fixed = [one for one in replies if has_fixed_form(one[1].candidates, one[1].choices)]
+    judged = fixed if len(fixed) >= _FEWEST_REPLIES else replies
     num_read, unread = 0, dict[str, None]()
-    for text, sample in replies:
+    for text, sample in judged:
         if is_readable(text, sample.candidates, sample.choices):
             num_read += 1
         else:
             unread[text] = None
-        if num_read >= _LEAST_SHARE * len(replies):
-            return _warn_of_words_around(results)
+        if num_read >= _LEAST_SHARE * len(judged):
+            answers = {sample.answer for _, sample in replies}
+            return _one_wrong_text(results, answers) or _warn_of_words_around(results)
     examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(unread)[:2])
+    of_form = "to questions for options or numbers " if len(judged) < len(replies) else ""
     return (
-        f"only {num_read} of {len(replies)} replies could be read as an answer, right or wrong, so "
-        f"the score says little about what the model sees; it wrote {examples}. Let the questions "
-        "ask for a single word, leave more tokens for reasoning, or add the form to the accepted "
-        "answers"
+        f"only {num_read} of {len(judged)} replies {of_form}could be read as an answer, right or "
+        f"wrong, so the score says little about what the model sees; it wrote {examples}. Let the "
+        "questions ask for a single word, leave more tokens for reasoning, or add the form to the "
+        "accepted answers"
+    )
+
+
+def _one_wrong_text(results: Results, answers: Collection[str]) -> str | None:
+    """A warning if all replies are one text, and right nowhere, though several answers are."""
+    replies = [result for result in results.samples if result.prediction is not None]
+    texts = {result.prediction for result in replies}
+    if len(texts) > 1 or len(answers) < 2 or any(result.correct for result in replies):
+        return None
+    return (
+        f"all {len(replies)} replies are {quoted(str(texts.pop()), _SHOWN_CHARACTERS)}, which is "
+        "right nowhere, so the score says little about what the model sees: look whether it was "
+        "asked as intended, and whether its answers were taken over"
     )
 
 

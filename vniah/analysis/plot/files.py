@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from vniah.analysis.labels import rope_remarks
 from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.heatmaps import draw_table
-from vniah.analysis.plot.panels import Panel, picture_path, save_panels
+from vniah.analysis.plot.panels import Panel, save_panels
 from vniah.analysis.plot.table import (
     CORRECT,
     Table,
@@ -23,6 +23,7 @@ from vniah.analysis.plot.table import (
 )
 from vniah.analysis.retention import retention
 from vniah.errors import InputError
+from vniah.paths import picture_path
 from vniah.results import Results
 
 # In inches.

@@ -12,11 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from vniah.errors import InputError
 from vniah.files import atomic_path
-from vniah.paths import user_path
-
-_SUFFIXES = (".png", ".pdf", ".svg")
 
 # In inches.
 _MARGINS = (1.55, 1.25)
@@ -36,20 +32,6 @@ class Panel:
     draw: Callable[[Axes], object]
 
 
-def picture_path(path: Path) -> Path:
-    """The path of a picture that can be written.
-
-    Raises:
-        InputError: the suffix is unknown.
-    """
-    path = user_path(path, "a picture")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(
-            f"a picture cannot be saved as {path.name!r}: use one of {', '.join(_SUFFIXES)}"
-        )
-    return path
-
-
 def save_panels(panels: Sequence[Panel], path: Path) -> None:
     """Draws panels side by side, in as many rows as they need, into a PNG, PDF or SVG file.
 
@@ -58,7 +40,7 @@ def save_panels(panels: Sequence[Panel], path: Path) -> None:
 
     Args:
         panels: at least one.
-        path: what `picture_path` returns; missing folders above it are made.
+        path: what `vniah.paths.picture_path` returns; missing folders above it are made.
     """
     with own_settings():
         figure = _draw_figure(panels)
@@ -120,7 +102,7 @@ def write_figure(figure: Figure, path: Path) -> None:
 
     Args:
         figure: drawn with `own_settings`, as this is called.
-        path: what `picture_path` returns.
+        path: what `vniah.paths.picture_path` returns.
     """
     kind = path.suffix.lower()[1:]
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]

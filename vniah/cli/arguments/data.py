@@ -3,16 +3,18 @@
 from typing import Any
 
 from vniah.cli import caches, commands, values
-from vniah.cli.arguments.groups import add_quiet_option
+from vniah.cli.arguments.groups import add_command, add_quiet_option
 from vniah.grid import MAX_FRAMES
 
 
 def add_haystack(verbs: Any) -> None:
     """``haystack make``."""
-    haystack = verbs.add_parser("haystack", help="make a haystack")
+    haystack = add_command(verbs, "haystack", "make a haystack")
     haystack_verbs = haystack.add_subparsers(required=True, metavar="VERB")
-    make = haystack_verbs.add_parser(
-        "make", help="draw a video of random scenes; the same seed gives the same video"
+    make = add_command(
+        haystack_verbs,
+        "make",
+        "draw a video of random scenes; the same seed gives the same video",
     )
     make.add_argument("path", type=values.path, metavar="PATH", help="an .mp4 file")
     for name, default, most, metavar, text in (
@@ -42,14 +44,16 @@ def add_haystack(verbs: Any) -> None:
 
 def add_cache(verbs: Any) -> None:
     """``cache list`` and ``cache prune``."""
-    cache = verbs.add_parser("cache", help="list or remove cached frames and generated films")
+    cache = add_command(verbs, "cache", "list or remove cached frames and generated films")
     cache_verbs = cache.add_subparsers(required=True, metavar="VERB")
-    show = cache_verbs.add_parser("list", help="what is cached, how large it is, when it was used")
+    show = add_command(
+        cache_verbs, "list", "list what is cached, how large it is, and when it was used"
+    )
     show.add_argument(
         "--verify", action="store_true", help="read every byte and compare it with its checksum"
     )
     show.set_defaults(command=caches.list_caches)
-    prune = cache_verbs.add_parser("prune", help="remove cached files that vniah wrote")
+    prune = add_command(cache_verbs, "prune", "remove cached files that vniah wrote")
     which = prune.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--older-than", type=values.real(1e6), metavar="DAYS", help="what was last used before that"

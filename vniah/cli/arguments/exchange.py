@@ -4,6 +4,7 @@ from typing import Any
 
 from vniah.cli import exchange, values
 from vniah.cli.arguments.groups import (
+    add_command,
     add_grid_options,
     add_haystack_options,
     add_needles_option,
@@ -16,9 +17,10 @@ from vniah.options import DEFAULT_QUANTIZER
 
 def add_export(verbs: Any) -> None:
     """``export``."""
-    export = verbs.add_parser(
+    export = add_command(
+        verbs,
         "export",
-        help="write the samples of a grid as videos with questions, for other harnesses and hosted "
+        "write the samples of a grid as videos with questions, for other harnesses and hosted "
         "models",
     )
     add_haystack_options(export)
@@ -54,14 +56,16 @@ def add_export(verbs: Any) -> None:
 
 def add_import(verbs: Any) -> None:
     """``import``."""
-    parser = verbs.add_parser(
-        "import", help="make a run of the answers that came back to an export, with its heatmap"
+    parser = add_command(
+        verbs,
+        "import",
+        "make a run of the answers that came back to an export, with its heatmap",
     )
     parser.add_argument(
         "answers",
         type=values.path,
         metavar="ANSWERS",
-        help="JSON lines with sample_id and prediction, or a .csv with these columns",
+        help="JSON lines with sample_id and prediction, or a .csv or .tsv with these columns",
     )
     parser.add_argument(
         "--export",

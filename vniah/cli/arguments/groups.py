@@ -8,7 +8,9 @@ from typing import Any, get_args
 from vniah.cli import values
 from vniah.options import (
     ATTENTION_NAMES,
+    CONTROL_NAMES,
     DEFAULT_MODEL,
+    TASK_NAMES,
     Decoder,
     LoadOptions,
     Sampling,
@@ -26,8 +28,21 @@ _TYPES: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, and the options of `LoadOptions`."""
+def add_command(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        verbs: what commands are added to.
+        name: of the command.
+        text: what it does, as one line of the list of commands, and as the beginning of its help.
+    """
+    sentence = f"{text[0].upper()}{text[1:]}."
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=sentence)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, default: str = DEFAULT_MODEL) -> None:
+    """--model, and the options of `LoadOptions`; ``default`` says what --model is by default."""
     parser.add_argument(
         "--model",
         type=values.source,
@@ -35,7 +50,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="embedded model, checkpoint folder, hub id, openai:BASE_URL#MODEL for a model behind "
         "a server, or package.module:factory, a function that returns a model and gets those of "
-        "the following options that are given; default: %(default)s",
+        f"the following options that are given; default: {default}",
     )
     for option in fields(LoadOptions):
         parser.add_argument(
@@ -121,14 +136,16 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """--task, and what belongs to it."""
+def add_task_options(
+    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
+) -> None:
+    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
     parser.add_argument(
         "--task",
         default="vniah",
         metavar="T",
-        help="what is asked: a task of the documentation, or package.module:factory for one of "
-        "your own; default: %(default)s",
+        help=f"what is asked: {', '.join(TASK_NAMES)}, or package.module:factory for a task of "
+        f"your own; default: {task}",
     )
     parser.add_argument(
         "--task-option",
@@ -154,19 +171,31 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--controls",
         default="default",
         metavar="C",
-        help="samples that say whether the test can be believed: default, none, all, or names such "
-        "as no-needle (the questions on the plain haystack)",
+        help="samples that say whether the test can be believed: default, none, all, or names with "
+        f"commas between them: {', '.join(CONTROL_NAMES)}, or package.module:factory for one of "
+        f"your own; default: {controls}",
     )
 
 
-def add_grid_options(parser: argparse.ArgumentParser) -> None:
-    """--frames, with --depths or --positions."""
+def add_grid_options(
+    parser: argparse.ArgumentParser, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
+) -> None:
+    """--frames, with --depths or --positions; ``frames`` and ``depths`` are what help says of
+    their defaults.
+    """
+    text = "start:stop:step, both ends included, or a comma list"
     parser.add_argument(
-        "--frames", default=DEFAULT_FRAMES, metavar="GRID", help=_grid_help("frames")
+        "--frames",
+        default=DEFAULT_FRAMES,
+        metavar="GRID",
+        help=f"numbers of haystack frames: {text}; default {frames}",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--depths", default=DEFAULT_DEPTHS, metavar="GRID", help=_grid_help("depths")
+        "--depths",
+        default=DEFAULT_DEPTHS,
+        metavar="GRID",
+        help=f"depths of the needle in [0, 1]: {text}; default {depths}",
     )
     where.add_argument(
         "--positions",
@@ -174,11 +203,6 @@ def add_grid_options(parser: argparse.ArgumentParser) -> None:
         help="instead of --depths: insert the needle before these haystack frames, e.g. "
         "0:3000:200; a position is used with every number of frames that reaches it",
     )
-
-
-def _grid_help(what: str) -> str:
-    defaults = {"frames": DEFAULT_FRAMES, "depths": DEFAULT_DEPTHS}
-    return f"{what}: start:stop:step, both ends included, or a comma list; default {defaults[what]}"
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

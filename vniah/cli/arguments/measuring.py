@@ -6,6 +6,7 @@ from vniah.cli import commands, values
 from vniah.cli.arguments.groups import (
     DEFAULT_FRAMES,
     add_cache_option,
+    add_command,
     add_grid_options,
     add_haystack_options,
     add_job_options,
@@ -17,13 +18,13 @@ from vniah.cli.arguments.groups import (
     add_task_options,
 )
 from vniah.cli.run import run as run_command
-from vniah.cli.show import show_sample
-from vniah.options import Scorer, Share
+from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
+from vniah.options import DEFAULT_MODEL, Scorer, Share
 
 
 def add_run(verbs: Any) -> None:
     """``run``."""
-    run = verbs.add_parser("run", help="measure a grid of frames x depths and draw the heatmap")
+    run = add_command(verbs, "run", "measure a grid of frames x depths and draw the heatmap")
     add_model_options(run)
     add_cache_option(run)
     add_haystack_options(run)
@@ -71,9 +72,10 @@ def add_run(verbs: Any) -> None:
 
 def add_check(verbs: Any) -> None:
     """``check``."""
-    check = verbs.add_parser(
+    check = add_command(
+        verbs,
         "check",
-        help="say what a model lacks, and compare the forward pass of vniah with the model's own",
+        "say what a model lacks, and compare the forward pass of vniah with the model's own",
     )
     add_model_options(check)
     add_cache_option(check)
@@ -86,8 +88,8 @@ def add_check(verbs: Any) -> None:
 
 def add_estimate(verbs: Any) -> None:
     """``estimate``."""
-    estimate = verbs.add_parser(
-        "estimate", help="estimate the memory, operations and time that a grid takes"
+    estimate = add_command(
+        verbs, "estimate", "estimate the memory, operations and time that a grid takes"
     )
     add_model_options(estimate)
     add_needles_option(estimate)
@@ -100,7 +102,7 @@ def add_estimate(verbs: Any) -> None:
 
 def add_encode(verbs: Any) -> None:
     """``encode``."""
-    encode = verbs.add_parser("encode", help="only fill the embedding cache")
+    encode = add_command(verbs, "encode", "only fill the embedding cache")
     add_model_options(encode)
     add_cache_option(encode)
     add_haystack_options(encode)
@@ -116,12 +118,10 @@ def add_encode(verbs: Any) -> None:
 
 def add_show(verbs: Any) -> None:
     """``show``."""
-    show = verbs.add_parser(
+    show = add_command(
+        verbs,
         "show",
-        help="draw one sample as the model sees it, and print its prompt and tokens",
-        description="Draws a contact sheet of one sample: the frames around its needles as the "
-        "model gets them, the prompt with special tokens, the candidate answers and the number of "
-        "tokens. Prints the texts as well.",
+        "draw one sample as the model sees it, and print its prompt and tokens",
     )
     show.add_argument(
         "names",
@@ -150,16 +150,20 @@ def add_show(verbs: Any) -> None:
     )
     show.add_argument(
         "--output",
-        type=values.path,
+        type=values.picture,
         metavar="FILE",
         help=".png, .pdf or .svg; default: a PNG that is named after the sample, in the run's "
         "folder if one is given",
     )
-    add_model_options(show)
+    add_model_options(show, default=f"that of the run, else {DEFAULT_MODEL}")
     add_haystack_options(show)
     add_needles_option(show)
-    add_task_options(show)
-    add_grid_options(show)
+    add_task_options(show, task="that of the run, else vniah", controls="all")
+    add_grid_options(
+        show,
+        frames=f"those of the sample's id or of the run, else {DEFAULT_SHOWN_FRAMES}",
+        depths=f"likewise, else {DEFAULT_SHOWN_DEPTHS}",
+    )
     add_server_options(show)
     add_quiet_option(show)
     # What is not given is taken from the sample's id, from the run, or is that of `run`.
@@ -170,5 +174,5 @@ def add_show(verbs: Any) -> None:
 
 def add_models(verbs: Any) -> None:
     """``models``."""
-    models = verbs.add_parser("models", help="list the supported models and what each can do")
+    models = add_command(verbs, "models", "list the supported models and what each can do")
     models.set_defaults(command=commands.models)

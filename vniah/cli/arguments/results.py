@@ -3,12 +3,13 @@
 from typing import Any
 
 from vniah.cli import commands, pictures, values
+from vniah.cli.arguments.groups import add_command
 
 
 def add_plot(verbs: Any) -> None:
     """``plot``."""
-    plot = verbs.add_parser(
-        "plot", help="draw the heatmaps of runs or of published tables, or curves of runs"
+    plot = add_command(
+        verbs, "plot", "draw the heatmaps of runs or of published tables, or curves of runs"
     )
     plot.add_argument(
         "results",
@@ -17,7 +18,7 @@ def add_plot(verbs: Any) -> None:
         metavar="RESULT",
         help="a run's folder, or a JSON table",
     )
-    plot.add_argument("--output", type=values.path, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument("--output", type=values.picture, metavar="FILE", help=".png, .pdf or .svg")
     plot.add_argument(
         "--training-length",
         type=values.whole(10**12),
@@ -61,9 +62,10 @@ def add_plot(verbs: Any) -> None:
 
 def add_compare(verbs: Any) -> None:
     """``compare``."""
-    compare = verbs.add_parser(
+    compare = add_command(
+        verbs,
         "compare",
-        help="compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
+        "compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
     )
     compare.add_argument(
         "baseline", type=values.path, metavar="BASELINE", help="folder of a run, or published table"

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -14,6 +14,10 @@ from vniah.results import MOST_LINE_BYTES
 from vniah.schema import parse_json, require_type
 
 _TEXTS = ("prediction", "response")
+_ID = "sample_id"
+_TABLES = (".csv", ".tsv")
+_SEPARATORS = (",", ";", "\t", "|")
+_KINDS: Mapping[str, Callable[[str], int | float]] = {"seconds": float, "prompt_tokens": int}
 _MOST_CSV_BYTES = 2**30
 _MOST_CHARACTERS = 1_000_000
 
@@ -52,8 +56,8 @@ def read_answers(source: Path | Mapping[str, str]) -> dict[str, Answer]:
     """The answers by the ids of their samples.
 
     Args:
-        source: a file of JSON lines, or of CSV if its name ends in ``.csv``; or the texts
-            themselves, by ``sample_id``.
+        source: a file of JSON lines, or of a table if its name ends in ``.csv`` or
+            ``.tsv``; or the texts themselves, by ``sample_id``.
 
     Raises:
         ResultsError: the file cannot be read, a line is not an answer, or two lines answer one
@@ -105,7 +109,7 @@ def _records(source: Path | Mapping[str, str]) -> Iterator[tuple[int, str, dict[
             record = {"sample_id": sample_id, "prediction": text}
             yield number, f"the answer to {short_repr(sample_id)}", record
         return
-    read = _csv_records if source.suffix.lower() == ".csv" else _json_records
+    read = _csv_records if source.suffix.lower() in _TABLES else _json_records
     try:
         for number, record in read(source):
             yield number, f"{source}, line {number}", record
@@ -133,25 +137,52 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if len(content) > _MOST_CSV_BYTES:
         raise ResultsError(f"{path} is larger than {_MOST_CSV_BYTES:,} bytes; write JSON lines")
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        text = content.decode("utf-8-sig")
+        separator = _separator(text, path)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             if None in row or None in row.values():
                 raise ResultsError(
                     f"{path}, line {reader.line_num}: it has another number of cells than the first"
                 )
-            yield reader.line_num, {key: _cell(key, text) for key, text in row.items()}
+            yield reader.line_num, {key: _cell(key, text, separator) for key, text in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} cannot be read as CSV in UTF-8: {first_line(error)}") from error
 
 
-def _cell(column: str, text: str) -> str | int | float | None:
-    """The value of a cell; an empty text is an answer, other empty cells are missing."""
+def _separator(text: str, path: Path) -> str:
+    """The one of `_SEPARATORS` that makes ``sample_id`` one of the names in the first line.
+
+    Raises:
+        ResultsError: none of them does, or two columns have one name.
+    """
+    read: dict[str, list[str]] = {}
+    for separator in _SEPARATORS:
+        (names,) = csv.reader(text.splitlines()[:1] or [""], delimiter=separator)
+        read[separator] = names = [name.strip() for name in names]
+        if _ID in names:
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ResultsError(f"{path} has two columns {short_repr(twice[0])}; remove one")
+            return separator
+    names = max(read.values(), key=len)
+    raise ResultsError(
+        f"{path} has no column {_ID!r}: its first line names {', '.join(map(short_repr, names))}; "
+        "the columns must be sample_id and prediction, separated by commas, semicolons, tabs or |"
+    )
+
+
+def _cell(column: str, text: str, separator: str) -> str | int | float | None:
+    """The value of a cell; an empty text is an answer, other empty cells are missing.
+
+    Where cells are not separated by commas, numbers may have one, as spreadsheets write them.
+    """
     if column in _TEXTS:
         return text
     if not text:
         return None
-    kind = {"seconds": float, "prompt_tokens": int}.get(column)
+    kind = _KINDS.get(column)
     try:
-        return kind(text) if kind else text
+        return kind(text if separator == "," else text.replace(",", ".")) if kind else text
     except ValueError:
         return text  # of the wrong type, which is said in one line

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from vniah.errors import ResultsError, RunMismatchError, short_repr
 from vniah.files import atomic_path, write_json
 from vniah.results import flatten
+from vniah.results.folders import EXPORT_NAME, PLAN_NAME, require_apart, require_writable
 from vniah.results.sample_file import LOCK_NAME, locked, writing_to
 from vniah.schema import read_json
 from vniah.sweep.exchange.records import VIDEOS
@@ -15,8 +16,6 @@ from vniah.sweep.exchange.videos import VideoRecord
 
 FORMAT_VERSION = 1
 
-EXPORT_NAME = "export.json"
-PLAN_NAME = "plan.jsonl"
 METADATA_NAME = "metadata.jsonl"
 _OWN = {EXPORT_NAME, PLAN_NAME, METADATA_NAME, VIDEOS, LOCK_NAME}
 
@@ -104,15 +103,14 @@ class ExportFolder:
         self.path = path
         self._manifest = manifest
         self._overwrite = overwrite
-        if path.exists() and not path.is_dir():
-            raise ResultsError(f"{path} is a file; the output of an export must be a folder")
+        require_writable(path, "an export")
         self._require_own()
 
     def _require_own(self) -> None:
         """Raises unless the folder is empty, or holds this export; or one to be discarded."""
         if not self.path.exists():
-            return
-        if (self.path / EXPORT_NAME).exists():
+            require_apart(self.path, is_run=False)
+        elif (self.path / EXPORT_NAME).exists():
             if not self._overwrite:
                 _require_same(_read(self.path / EXPORT_NAME), self._manifest, self.path)
         elif others := sorted(item.name for item in self.path.iterdir() if item.name != LOCK_NAME):
@@ -120,6 +118,8 @@ class ExportFolder:
                 f"{self.path} holds {short_repr(others[0])} and no {EXPORT_NAME}, so it is not the "
                 "folder of an export; choose another --output"
             )
+        else:
+            require_apart(self.path, is_run=False)
 
     @contextmanager
     def open(self, plan: Sequence[bytes]) -> Iterator[None]:

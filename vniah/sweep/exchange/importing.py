@@ -11,9 +11,10 @@ from vniah.errors import InputError, ResultsError, TaskError, counted, short_rep
 from vniah.files import hash_file
 from vniah.paths import user_path
 from vniah.results import Results, RunFolder, SampleResult
+from vniah.results.folders import PLAN_NAME
 from vniah.scoring import GeneratedText, Reading
 from vniah.sweep.exchange.answers import Answer, read_answers
-from vniah.sweep.exchange.folder import PLAN_NAME, ExportManifest, read_export
+from vniah.sweep.exchange.folder import ExportManifest, read_export
 from vniah.sweep.exchange.records import read_plan
 from vniah.sweep.manifest import environment_record, manifest_of_plan
 from vniah.sweep.outcomes import result_of
@@ -63,6 +64,11 @@ def import_answers(
     """
     source = user_path(export, "the export")
     folder = user_path(output, "the output")
+    if source.resolve().is_relative_to(folder.resolve()):
+        raise ResultsError(
+            f"{folder} holds the export {source}, and a run needs a folder of its own; choose "
+            "another --output"
+        )
     given = answers if isinstance(answers, Mapping) else user_path(answers, "the answers")
     manifest = read_export(source)
     samples = read_plan(source / PLAN_NAME, manifest["plan_sha256"])

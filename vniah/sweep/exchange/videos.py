@@ -128,7 +128,9 @@ class PictureStore:
     @contextmanager
     def open(cls, video_format: VideoFormat, folder: Path) -> "Iterator[PictureStore]":
         """A store whose file is in ``folder`` and is gone at the end."""
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with writing_to(folder):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed below
+        with file:
             yield cls(video_format, file, folder)
 
     def add(self, image: Pixels) -> StoredPicture:
