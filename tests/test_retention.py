@@ -1,4 +1,6 @@
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,11 +9,15 @@ from matplotlib.figure import Figure
 from runs import PUBLISHED_DIR, make_run, write_run
 
 from vniah.analysis.plot import retention_curves, save_retention_curves
+from vniah.analysis.plot.table import resolve
 from vniah.analysis.retention import retention
 from vniah.analysis.statistics import wilson_interval
+from vniah.analysis.verdict import controls_caption
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError
 from vniah.results import load_results
+
+REFERENCE_RUN = Path(__file__).resolve().parents[1] / "results" / "reference-short"
 
 
 def forgets(cell, k):
@@ -109,6 +115,23 @@ def test_times_of_many_doublings_are_on_a_logarithmic_axis():
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels == ["0", "4", "8", "16", "32", "64", "128", "256", "512", "1,024"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "0.5", "1"]
+
+
+def test_curves_that_coincide_are_all_seen():
+    """Each is thinner than those that it is drawn over."""
+    ax = retention_curves(make_run("8,16", "0,0.5,1"), new_axes())
+    widths = [curve.lines[0].get_linewidth() for curve in ax.containers]
+    assert len(widths) == 3 and all(a >= b + 1 for a, b in pairwise(widths))
+
+
+def test_captions_name_the_controls_and_the_verdict():
+    results = load_results(REFERENCE_RUN)
+    (caption,) = [text.get_text() for text in retention_curves(results, new_axes()).texts]
+    of_measure = resolve(results, "logprob").caption
+    for line in controls_caption(results):
+        assert line in caption.split("\n") and line in of_measure.split("\n")
+    assert any(line.startswith("verdict: ") for line in controls_caption(results))
+    assert "right answers with controls:" in of_measure, "they are no values of the measure"
 
 
 def test_legend_names_some_of_many_curves():

@@ -274,12 +274,55 @@ def test_a_sheet_has_the_frames_and_all_texts():
     colors = [to_hex(ax.spines["left"].get_edgecolor()) for ax in axes]
     assert len(set(colors)) == 3  # the needle that is asked about, the other one, the haystack
     texts = [text.get_text() for text in figure.texts]
-    for expected in ("-/-/a", "frame 120", "card", "haystack 119 s", "which?", "say it"):
+    for expected in ("-/-/a", "frame 120, asked", "card", "haystack 119 s", "which?", "say it"):
         assert expected in texts
     for line in facts.prompt.text.split("\n"):
         assert line in texts
     bottom = min(text.get_position()[1] for text in figure.texts)
     assert 0 < bottom < 0.2
+
+
+@pytest.mark.parametrize("num_needles", [6, 10, 24])
+def test_every_needle_has_a_colour_of_its_own(num_needles):
+    names = [f"n{k}" for k in range(num_needles)]
+    places = [(2 * k, [FrameSpan(needle_source(name), 0, 1)]) for k, name in enumerate(names)]
+    frames = shown(2 * num_needles, *places)
+    story = make_storyboard(frames, around=0, most=10**6)
+    facts = Facts(sample_of(frames, fields={"needle_id": "n1"}), "t")
+    figure, axes = draw_sheet(facts, story, pictures_of(story))
+    colors = {to_hex(ax.spines["left"].get_edgecolor()) for ax in axes}
+    assert len(colors) == num_needles + 1, "and that of the haystack"
+    asked = [text.get_text() for text in figure.texts if text.get_text().endswith(", asked")]
+    assert asked == ["frame 3, asked"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"needle_id": "card"}, "asked about: card; others: door"),
+        ({"needle_ids": ["door", "card"]}, "asked about: door, card"),
+        ({"needle_id": "door", "needle_ids": ["door", "card"]}, "asked about: door; others: card"),
+        (
+            {"needle_id": "card", "asked_needle_id": "moon"},
+            "asked about: moon (not shown); others: card, door",
+        ),
+        ({"needle_ids": 7}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_is_asked_about_and_what_is_only_shown(fields, expected):
+    frames = shown(9, (2, [CARD]), (5, [DOOR]))
+    facts = Facts(sample_of(frames, fields=fields), "t")
+    assert facts.inserted == expected
+    assert (expected in facts.text.split("\n")) is bool(expected)
+
+
+def test_a_clip_is_labelled_with_its_seconds():
+    frames = shown(60, (20, [FrameSpan(needle_source("film"), 0, 4)]), (40, [CARD]))
+    story = make_storyboard(frames)
+    figure, _ = draw_sheet(Facts(sample_of(frames), "t"), story, pictures_of(story))
+    texts = [text.get_text() for text in figure.texts]
+    assert "20-23 s" in texts and "44 s" in texts
 
 
 def test_a_sheet_without_video_and_with_texts_that_are_hard_to_draw():

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from vniah.errors import counted, shortened
 from vniah.grid import format_depth
-from vniah.protocol import HAYSTACK, Frames, FrameSpan
+from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_of
 from vniah.results import SampleResult
 from vniah.show.prompt import Prompt
 from vniah.tasks.base import Sample
@@ -68,6 +68,29 @@ class Facts:
             left_out = f"... {len(parts) - 2 * half:,} more ..."
             parts = [*parts[:half], left_out, *parts[-half:]]
         return f"{counted(self.sample.num_shown, 'frame')}: {', '.join(parts)}"
+
+    @property
+    def asked_ids(self) -> tuple[str, ...]:
+        """The needles that the question is about, as far as the sample's fields tell."""
+        fields = self.sample.fields
+        named = fields.get("asked_needle_id", fields.get("needle_id"))
+        found = fields.get("needle_ids", ()) if named is None else (named,)
+        return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
+    @property
+    def inserted(self) -> str:
+        """Which needles are asked about, and which are others; empty where it is not known."""
+        if not self.asked_ids:
+            return ""
+        ids = dict.fromkeys(needle_of(span.source) for span in self.sample.shown)
+        there = [name for name in ids if name is not None]
+        asked = [
+            name if name in there else f"{name} (not shown)"
+            for name in dict.fromkeys(self.asked_ids)
+        ]
+        others = [name for name in there if name not in self.asked_ids]
+        text = f"asked about: {', '.join(asked)}"
+        return f"{text}; others: {', '.join(others)}" if others else text
 
     @property
     def fields(self) -> str:
@@ -155,6 +178,8 @@ class Facts:
         if self.fields:
             yield f"fields: {self.fields}"
         yield f"shown: {self.shown}"
+        if self.inserted:
+            yield self.inserted
         yield from _labelled("question", sample.question)
         if sample.choices is not None:
             yield f"choices: {self.choices}"

@@ -1,11 +1,13 @@
 """Draws a sample: its frames, its texts and its tokens. Imported only when something is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from colorsys import hls_to_rgb
 from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -17,7 +19,6 @@ from vniah.show.facts import Facts
 from vniah.show.frames import Picture
 from vniah.show.storyboard import Gap, Storyboard, Tile
 from vniah.show.typesetting import Fonts, text_width
-from vniah.tasks.base import Sample
 
 # In inches.
 _WIDTH = 8.3
@@ -39,7 +40,9 @@ _MOST_PROMPT_LINES = 28
 _MOST_QUESTION_LINES = 16
 
 _TITLE, _TEXT, _SMALL = 12.0, 9.0, 8.0  # sizes of fonts, in points
-_OTHERS = ("#D79A1E", "#4C78A8", "#8A5FA8", "#3E8E63")  # colours of further things that are shown
+# Colours of further things that are shown; when they are used up, further hues are made.
+_OTHERS = ("#D79A1E", "#4C78A8", "#8A5FA8", "#3E8E63", "#8C5A3C", "#1B9AAA", "#5B5F97", "#7A8B1F")
+_GOLDEN = 0.618034  # steps of this part of a circle come near no earlier one
 _RIGHT, _WRONG = "#2F7D53", "#C4304F"
 _PAPER, _LINE = "#F5F5F2", "#D9D9D4"
 
@@ -56,10 +59,10 @@ def draw_sheet(
     """
     sheet = _Sheet(Fonts.covering([facts.text]))
     _head(sheet, facts)
-    colors = _colors(facts.sample)
+    colors = _colors(facts)
     if facts.sample.shown:
         _bar(sheet, facts, story, colors)
-        _tiles(sheet, story, pictures, colors)
+        _tiles(sheet, story, pictures, colors, facts.asked_ids)
         sheet.line(facts.caption, size=_SMALL, color=FAINT, most=3)
     else:
         sheet.space(0.06)
@@ -211,18 +214,27 @@ def _head(sheet: _Sheet, facts: Facts) -> None:
     sheet.line(facts.place, color=FAINT)
     if facts.fields:
         sheet.line(facts.fields, size=_SMALL, color=FAINT, most=4)
+    if facts.inserted:
+        sheet.line(facts.inserted, size=_SMALL, most=3)
 
 
-def _colors(sample: Sample) -> dict[str | None, str]:
-    """The colours of needles by their ids; the one that is asked about has the first."""
-    ids = dict.fromkeys(needle_of(span.source) for span in sample.shown)
-    asked = next((name for name in ids if name and name == sample.fields.get("needle_id")), None)
-    palette = (COLORS[0], *_OTHERS) if asked is None else _OTHERS
-    others = [name for name in ids if name not in (None, asked)]
-    colors: dict[str | None, str] = {
-        name: palette[number % len(palette)] for number, name in enumerate(others)
-    }
-    return colors if asked is None else {**colors, asked: COLORS[0]}
+def _colors(facts: Facts) -> dict[str | None, str]:
+    """The colours of needles by their ids, all different; what is asked about has the first."""
+    found = dict.fromkeys(needle_of(span.source) for span in facts.sample.shown)
+    ids = [name for name in found if name is not None]
+    ids.sort(key=lambda name: name not in facts.asked_ids)
+    is_asked = bool(ids) and ids[0] in facts.asked_ids
+    return {name: _color(number if is_asked else number + 1) for number, name in enumerate(ids)}
+
+
+def _color(number: int) -> str:
+    """The colour of this number, in hexadecimal digits; no two are alike."""
+    known = (COLORS[0], *_OTHERS)
+    if number < len(known):
+        return known[number]
+    step = number - len(known)
+    hue = 0.05 + 0.85 * (step * _GOLDEN % 1)  # not the red of what is asked about
+    return str(to_hex(hls_to_rgb(hue, (0.3, 0.42, 0.56)[step % 3], 0.6)))
 
 
 def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | None, str]) -> None:
@@ -237,7 +249,7 @@ def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | N
             width = max(scale, least)
             x = _MARGIN + min(tile.position * scale, _INNER - width)
             sheet.box(x, top, width, _BAR_HEIGHT, "#B4B4AE")
-    sheet.height = top + _BAR_HEIGHT + 0.035
+    sheet.height = top + _BAR_HEIGHT + 0.065
     style, end = sheet.fonts.style(_SMALL), f"{num_frames - 1:,} s"
     sheet.put("0 s", _MARGIN, sheet.height, style, FAINT)
     sheet.put(end, _WIDTH - _MARGIN, sheet.height, style, FAINT, "right")
@@ -248,7 +260,8 @@ def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | N
         if span.source != HAYSTACK:
             width, color = max(span.num_frames * scale, least), colors[needle_of(span.source)]
             x = _MARGIN + min(position * scale, _INNER - width)
-            sheet.box(x, top - 0.03, width, _BAR_HEIGHT + 0.06, color)
+            higher = 0.06 if needle_of(span.source) in facts.asked_ids else 0.02
+            sheet.box(x, top - higher, width, _BAR_HEIGHT + 2 * higher, color)
             last_second = position + span.num_frames - 1
             of_clip = f"-{last_second:,}" if span.num_frames > 1 else ""
             label = f"{position:,}{of_clip} s"
@@ -270,6 +283,7 @@ def _tiles(
     story: Storyboard,
     pictures: Mapping[Tile, Picture],
     colors: Mapping[str | None, str],
+    asked_ids: Collection[str],
 ) -> None:
     """Frames and gaps from left to right, in as many rows as they need."""
     aspects = {tile: _aspect(picture) for tile, picture in pictures.items()}
@@ -279,11 +293,11 @@ def _tiles(
     for item in story:
         width = _GAP_WIDTH if isinstance(item, Gap) else height * aspects[item]
         if row and used + width > _INNER + 1e-6:
-            _row(sheet, row, height, pictures, colors)
+            _row(sheet, row, height, pictures, colors, asked_ids)
             row, used = [], 0.0
         row.append((item, width))
         used += width + _SPACE
-    _row(sheet, row, height, pictures, colors)
+    _row(sheet, row, height, pictures, colors, asked_ids)
 
 
 def _aspect(picture: Picture) -> float:
@@ -298,15 +312,18 @@ def _row(
     height: float,
     pictures: Mapping[Tile, Picture],
     colors: Mapping[str | None, str],
+    asked_ids: Collection[str],
 ) -> None:
     x, top = _MARGIN, sheet.height
     for item, width in row:
         if isinstance(item, Gap):
             _gap(sheet, item, x + width / 2, top + height / 2)
         else:
-            color = colors.get(needle_of(item.source))
+            name = needle_of(item.source)
+            color = colors.get(name)
             sheet.frame(pictures[item], x, top, width, height, color)
-            _label(sheet, item, x, top + height + 0.035, width, color)
+            is_asked = name in asked_ids
+            _label(sheet, item, x, top + height + 0.035, width, color, is_asked=is_asked)
         x += width + _SPACE
     sheet.space(height + _LABEL_HEIGHT + _SPACE)
 
@@ -323,11 +340,24 @@ def _gap(sheet: _Sheet, gap: Gap, x: float, y: float) -> None:
         y += _SMALL * _LEADING / _POINTS
 
 
-def _label(sheet: _Sheet, tile: Tile, x: float, y: float, width: float, color: str | None) -> None:
-    """The frame's number as the model counts, and where it is from."""
+def _label(
+    sheet: _Sheet,
+    tile: Tile,
+    x: float,
+    y: float,
+    width: float,
+    color: str | None,
+    *,
+    is_asked: bool,
+) -> None:
+    """The frame's number as the model counts, where it is from, and whether it is asked about."""
     bold, plain = sheet.fonts.style(_SMALL, bold=True), sheet.fonts.style(_SMALL)
     points = width * _POINTS
-    sheet.put(sheet.fonts.cut(f"frame {tile.position:,}", points, bold), x, y, bold, color or INK)
+    number = f"frame {tile.position:,}"
+    if is_asked:
+        whole = f"{number}, asked"
+        number = whole if text_width(whole, bold) <= points else f"{tile.position:,}, asked"
+    sheet.put(sheet.fonts.cut(number, points, bold), x, y, bold, color or INK)
     words = tile_words(tile)
     if color is None and text_width(words, plain) > points:
         words = f"{tile.index:,} s"

@@ -12,6 +12,7 @@ from vniah.analysis.plot.axes import TICK_SIZE, depth_label
 from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, write_caption, write_title
 from vniah.analysis.plot.table import default_title
 from vniah.analysis.retention import retention
+from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
 from vniah.results import Results
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 12  # with more curves the legend names some of them
 _LAST_COLOR = 0.88  # the end of the colour map is too bright on white
+_WIDEST = 7.5  # points, by which the first of many curves is wider than the last
 _LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarithmic axis
 
 
@@ -52,19 +54,24 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
     ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
     ax.set_ylabel("Accuracy", fontsize=LABEL_SIZE, color=INK)
-    write_caption(ax, _caption(frame))
+    write_caption(ax, "\n".join(filter(None, (_caption(frame), *controls_caption(results)))))
     write_title(ax, default_title(results) if title is None else title)
     return ax
 
 
 def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> None:
-    """A line for each row of the map, coloured from the first to the last, and a legend."""
+    """A line for each row of the map, coloured from the first to the last, and a legend.
+
+    Each is thinner than the one before it, so that of curves that coincide all are seen.
+    """
     row_name = "position" if results.has_positions else "depth"
     groups = list(frame.dropna(subset="accuracy").groupby(row_name))
     colors = matplotlib.colormaps["viridis"]
     step = ceil(len(groups) / _MOST_NAMED)
     for k, (row, points) in enumerate(groups):
         seconds, accuracy = points["seconds"], points["accuracy"]
+        behind = len(groups) - 1 - k  # curves that are drawn over this one
+        wider = min(1.5 * behind, _WIDEST * behind / len(groups))
         below, above = accuracy - points["low"], points["high"] - accuracy
         ax.errorbar(
             seconds.to_numpy(),
@@ -72,9 +79,9 @@ def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> None:
             yerr=[below.clip(lower=0).to_numpy(), above.clip(lower=0).to_numpy()],
             color=colors(_LAST_COLOR * k / max(1, len(groups) - 1)),
             marker="o",
-            markersize=3.5,
-            linewidth=1.5,
-            elinewidth=0.8,
+            markersize=3.5 + wider,
+            linewidth=1.5 + wider,
+            elinewidth=0.8 + wider / 2,
             label=f"{row:,}" if results.has_positions else depth_label(_exact(results, float(row))),
         )
     handles, labels = ax.get_legend_handles_labels()

@@ -138,7 +138,9 @@ def _caption(results: Results, measure: Measure | None) -> str:
         parts.append(counted(num_errors, "error"))
     if not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
-    controls = controls_caption(results) if measure is None else ()  # they are shares as scores are
+    controls = controls_caption(results)
+    if measure is not None and controls:
+        controls = ("right answers with controls:", *controls)
     return "\n".join([", ".join(parts), *controls]).strip()
 
 
