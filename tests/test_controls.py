@@ -587,6 +587,13 @@ class Counting(Mirror):
         return (replace(sample, sample_id=f"{sample.sample_id}/mirror") for sample in samples)
 
 
+class Unnamed(Mirror):
+    """Its ids do not name it, so that a plan would take them for samples of the test."""
+
+    def samples(self, samples, needles):
+        return (replace(sample, control="mirror") for sample in samples)
+
+
 class Raising(Mirror):
     def samples(self, samples, needles):
         raise KeyError("oh")
@@ -604,6 +611,12 @@ class Blind2(Mirror):
     ("controls", "error", "message"),
     [
         ("blond", InputError, "no control 'blond'; use none, default, all or no-needle, option-"),
+        ("none,blind", InputError, "'none' stands alone, and goes with no other .* 'none,blind'"),
+        (["blind", "all"], InputError, "'all' stands alone, and goes with no other control"),
+        ("", InputError, "the list of controls '' is empty; .*'none' for no controls"),
+        ("blind,", InputError, "the list of controls 'blind,' has an empty name"),
+        ("blind, blind", InputError, "the control 'blind' is named twice in 'blind,blind'"),
+        ([Unnamed()], TaskError, "gave the id '4/0/card-7'; it must end with '/mirror'"),
         ([Counting()], TaskError, "must give Samples whose control is 'mirror'"),
         ([Raising()], TaskError, r"samples\(\) of the control mirror failed: KeyError: 'oh'"),
         ([Nameless()], TaskError, "must be letters, digits, .* got 'two words'"),

@@ -208,6 +208,19 @@ def test_groups_of_a_part(tmp_path):
     assert [cell.score for cell in group_results(part).cells] == [1.0, 1.0, 0.0, 0.0]
 
 
+def test_control_without_its_name_in_the_ids_hides_no_group(tmp_path):
+    """A run of an earlier version may hold such lines, in the cells of the test."""
+    results = written(tmp_path)
+    first = results.samples[0]
+    odd = replace(first, sample_id=f"{first.cell.prefix}odd", control="own")
+    planned = f"{results.manifest['sample_ids']} {odd.sample_id}"
+    manifest = {**results.manifest, "sample_ids": planned, "controls": ["blind", "own"]}
+    with_odd = replace(results, manifest=manifest, control_samples=(*results.control_samples, odd))
+    found = group_results(with_odd)
+    assert found.average == group_results(results).average == pytest.approx(5 / 6)
+    assert found.is_complete and facet_results(with_odd, "distractors")[1].is_complete
+
+
 # --- what is shown -------------------------------------------------------------------------------
 
 

@@ -192,7 +192,8 @@ def test_likeliest_option_is_the_choice(logprobs, prediction, rank, margin):
 @pytest.mark.parametrize(("words", "correct"), [("cat", False), ("The dog.", True), ("B", True)])
 def test_option_that_a_chat_model_names_is_its_choice(words, correct):
     said = Reading(1.0, generated=GeneratedText(words))
-    assert score_options(("cat", "dog"), [said], "dog").correct == correct
+    score = score_options(("cat", "dog"), [said], "dog")
+    assert score.correct == correct and score.num_options == 2
 
 
 # --- a task from outside -------------------------------------------------------------------------
@@ -207,7 +208,10 @@ def test_task_of_the_docs_runs_by_its_name(tmp_path, monkeypatch, capsys):
     assert main([*words, "--output", "halves"]) == 0
     shown = capsys.readouterr().out
     assert "2 cells x 10 needles" in shown and "no-needle" in shown
+    assert "guessing gives 5.0" in shown and "card-blue-5/answer" not in shown
     results = load_results("halves")
+    lines = (*results.samples, *results.control_samples)
+    assert {line.fields["num_options"] for line in lines} == {2} and results.chance == 0.5
     assert results.manifest["task"] == "which-half" and results.is_complete
     assert {(s.cell.depth, s.answer) for s in results.samples} == {(0, "1"), (1, "2")}
     assert results.manifest["protocol"]["criterion"] == "the likeliest of two options"

@@ -79,6 +79,8 @@ class Score:
     Attributes:
         measures: further numbers of the task's own by name, such as an error in seconds. They
             become columns of the results beside the sample's ``fields``.
+        num_options: where the candidates were options, of which one is right, how many there were:
+            a guess is right in one of as many. It is a column, too, unless the sample has it.
     """
 
     prediction: str | None
@@ -93,6 +95,7 @@ class Score:
     argmax_correct: bool | None = None
     greedy_correct: bool | None = None
     measures: Mapping[str, Any] = field(default_factory=dict)
+    num_options: int | None = None
 
 
 def score_accepted(
@@ -164,7 +167,8 @@ def score_options(
     text = readings[0].generated
     named = options if choices is None else choices
     if readings[0].logits is None:
-        return _score_text([answer], readings[0], named)
+        by_text = _score_text([answer], readings[0], named)
+        return replace(by_text, num_options=len(options))
     _require_different(options, readings)
     logprobs = [one.logits.logprob for one in readings if one.logits is not None]
     right = list(options).index(answer)
@@ -178,6 +182,7 @@ def score_options(
         rank=1 + sum(logprob > logprobs[right] for logprob in others),
         margin=logprobs[right] - max(others) if others else None,
         seconds=sum(one.seconds for one in readings),
+        num_options=len(options),
     )
     if text is None:
         return score

@@ -65,7 +65,8 @@ def group_results(results: Results) -> Results | None:
     field = results.details.get("all_of")
     if field is None:
         return None
-    pending = open_places(results.manifest, {sample.sample_id for sample in results.samples})
+    lines = (*results.samples, *results.control_samples)
+    pending = open_places(results.manifest, {sample.sample_id for sample in lines})
     groups: dict[str, list[SampleResult]] = {}
     for sample in results.samples:
         value = _value(sample, field)
@@ -101,7 +102,7 @@ def _joined(name: str, members: Sequence[SampleResult]) -> SampleResult:
 
 def _part(results: Results, samples: Sequence[SampleResult], name: str) -> Results:
     """Samples as a run of their own, planned together with those that have no line yet."""
-    done = {sample.sample_id for sample in results.samples}
+    done = {sample.sample_id for sample in (*results.samples, *results.control_samples)}
     planned = [sample.sample_id for sample in samples]
     planned += [name for name in planned_test_ids(results.manifest) if name not in done]
     manifest: Mapping[str, Any] = {

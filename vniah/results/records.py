@@ -227,9 +227,10 @@ class Results:
         """The share of right samples that a guess among the task's options gives, in (0, 1].
 
         A task names the number of options in the field ``num_options`` of its samples; None if one
-        of them has none, for then a guess is not known.
+        with a score has none, for then a guess is not known.
         """
-        counts = [sample.fields.get("num_options") for sample in self.samples]
+        scored = [sample for sample in self.samples if sample.correct is not None]
+        counts = [sample.fields.get("num_options") for sample in scored]
         known = [count for count in counts if isinstance(count, int) and count > 0]
         return fmean(1 / count for count in known) if counts and len(known) == len(counts) else None
 

@@ -15,7 +15,8 @@ from vniah.tasks import Sample, Task
 from vniah.tasks.base import is_json_value
 from vniah.tasks.details import details_of
 
-_SCORE_FIELDS = tuple(field.name for field in fields(Score) if field.name != "measures")
+_OWN_COLUMNS = ("measures", "num_options")  # beside the sample's fields
+_SCORE_FIELDS = tuple(field.name for field in fields(Score) if field.name not in _OWN_COLUMNS)
 _TAKEN = {*SampleLine.__annotations__, *_SCORE_FIELDS}
 _MAX_ERROR = 10_000  # characters
 
@@ -53,7 +54,7 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
     if not isinstance(score, str):
         scored = replace(
             result,
-            fields={**sample.fields, **score.measures},
+            fields={**_of_options(score), **sample.fields, **score.measures},
             **{name: getattr(score, name) for name in _SCORE_FIELDS},
         )
         measures = {"measures": getattr(task, "measures", ())}
@@ -61,6 +62,11 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
             return scored
         score = f"the task {task.name} gave a score that cannot be written: {fault}"
     return replace(result, error=score[:_MAX_ERROR] or "an error without a message")
+
+
+def _of_options(score: Score) -> dict[str, int]:
+    """The number of options, as tasks name it that know it beforehand."""
+    return {} if score.num_options is None else {"num_options": score.num_options}
 
 
 def _fault_of_line(result: SampleResult) -> str | None:

@@ -144,7 +144,7 @@ def _is_tuple_of(kind: type, value: object) -> bool:
 
 # Names of values that a line of results has besides the task's own.
 _RESERVED = {"sample_id", "task", "depth", "question", "answer", "control", "error"} | {
-    score_field.name for score_field in dataclass_fields(Score)
+    score_field.name for score_field in dataclass_fields(Score) if score_field.name != "num_options"
 }
 
 

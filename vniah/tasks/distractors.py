@@ -187,7 +187,7 @@ class NeedleAmongDistractors:
             values = {**_DEFAULTS, **given}
         counts = whole_numbers(values["distractors"], "distractors", at_most=1000)
         distances = [
-            None if text == SPREAD else Spacing.parse(text, "distance")
+            None if text == SPREAD else Spacing.parse(text, "distance", words=[SPREAD])
             for text in listed(values["distance"], "distance")
         ]
         similarities = list(map(_similarity, listed(values["similarity"], "similarity")))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import floor
 
 from vniah.errors import TaskError, short_repr
-from vniah.grid import Cell, Grid
+from vniah.grid import MAX_FRAMES, Cell, Grid
 from vniah.needles import Needle, NeedleSet
 from vniah.tasks.drawing import draw
 from vniah.tasks.parsing import Option, whole_number
@@ -57,15 +57,28 @@ class Spacing:
     is_percent: bool = False
 
     @classmethod
-    def parse(cls, text: str, what: str) -> "Spacing":
+    def parse(cls, text: str, what: str, *, words: Sequence[str] = ()) -> "Spacing":
         """The spacing that a text says: ``"200"`` or ``"10%"``.
+
+        Args:
+            text: of one spacing.
+            what: names the option in messages.
+            words: what the option may be besides, for the message.
 
         Raises:
             TaskError: it is neither.
         """
-        if text.endswith("%"):
-            return cls(whole_number(text[:-1], what, at_least=1, at_most=100), is_percent=True)
-        return cls(whole_number(text, what, at_least=1))
+        is_percent = text.endswith("%")
+        most = 100 if is_percent else MAX_FRAMES
+        try:
+            number = whole_number(text.removesuffix("%"), what, at_least=1, at_most=most)
+        except TaskError as error:
+            more = "".join(f", or {word}" for word in words)
+            raise TaskError(
+                f"the option {what} must be a whole number of haystack frames from 1 to "
+                f"{MAX_FRAMES:,}, or percent from 1% to 100%{more}; got {short_repr(text)}"
+            ) from error
+        return cls(number, is_percent)
 
     @property
     def value(self) -> int | str:

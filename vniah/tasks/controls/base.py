@@ -9,6 +9,9 @@ from vniah.needles import NeedleSet
 from vniah.results import asked_name
 from vniah.tasks.base import Sample
 
+ANSWER_MARK = "/answer-"
+"""Stands in ids before the right answer where a question has different ones."""
+
 ANSWERS_WITHOUT_SEEING = "answers without seeing"
 
 
@@ -111,6 +114,11 @@ def name_of(row: Row) -> str:
     """What is asked, without the place: ``"red-7"`` of ``"600/-/red-7/no-needle"``."""
     name = asked_name(row)
     return name if row.control is None else name.removesuffix(f"/{row.control}")
+
+
+def question_name(row: Row) -> str:
+    """As `name_of`, without the answer that is right in one of several samples of a question."""
+    return name_of(row).partition(ANSWER_MARK)[0]
 
 
 def listed(names: Sequence[str], *, most: int = 5) -> str:

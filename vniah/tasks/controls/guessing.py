@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from vniah.answers.option_lines import find_option_lines
 from vniah.errors import counted
-from vniah.tasks.controls.base import Row, listed, name_of
+from vniah.tasks.controls.base import Row, listed, question_name
 
 ALPHA = 0.01
 """A finding is conspicuous only if guessing gives it with at most this probability."""
@@ -52,7 +52,7 @@ class Asked:
     def of(cls, rows: Sequence[Row]) -> "Asked":
         """The question of these samples."""
         return cls(
-            name_of(rows[0]),
+            question_name(rows[0]),
             tuple(rows),
             is_right=is_most(bool(row.correct) for row in rows),
             chance=max(chance_of(row) for row in rows),

@@ -22,6 +22,8 @@ CONTROLS: Mapping[str, Control] = {
 }
 """The controls that come with vniah, by name."""
 
+_ALONE = ("none", "default", "all")
+
 ChosenControls = str | Sequence[str | Control]
 """``"default"``, ``"none"``, ``"all"``, or controls: names of `CONTROLS`, texts
 ``"package.module:factory"`` for controls of your own, or objects."""
@@ -35,7 +37,7 @@ def choose_controls(task: object, controls: ChosenControls) -> tuple[Control, ..
         controls: which ones; a text may name several, with commas between them.
 
     Raises:
-        InputError: there is no control of that name.
+        InputError: there is no control of that name, or one is named twice.
         TaskError: a factory does not return a control.
     """
     own: Sequence[str | Control] = getattr(task, "controls", ())
@@ -43,12 +45,33 @@ def choose_controls(task: object, controls: ChosenControls) -> tuple[Control, ..
     by_word = {"none": (), "default": own, "all": (*CONTROLS, *own)}
     if isinstance(controls, str) and controls in by_word:
         names = by_word[controls]
+    else:
+        _require_names(names)
     chosen: dict[str, Control] = {}
     for name in names:
         control = _find_control(name)
         if chosen.setdefault(control.name, control) is not control:
             raise TaskError(f"two controls have the name {control.name!r}; give one another")
     return tuple(chosen.values())
+
+
+def _require_names(names: Sequence[str | Control]) -> None:
+    """Raises `InputError` where a name is missing, stands twice, or is a word that stands alone."""
+    texts = [name.strip() for name in names if isinstance(name, str)]
+    shown = short_repr(",".join(texts))
+    if not all(texts):
+        missing = "is empty" if texts == [""] else "has an empty name"
+        raise InputError(
+            f"the list of controls {shown} {missing}; use names with one comma between them, or "
+            "'none' for no controls"
+        )
+    if alone := [name for name in texts if name in _ALONE]:
+        raise InputError(
+            f"{alone[0]!r} stands alone, and goes with no other control, got {shown}; use "
+            f"{' or '.join(map(repr, _ALONE))}, or names of controls"
+        )
+    if twice := [name for place, name in enumerate(texts) if name in texts[:place]]:
+        raise InputError(f"the control {twice[0]!r} is named twice in {shown}; name it once")
 
 
 def _find_control(source: str | Control) -> Control:
@@ -143,6 +166,11 @@ def make_control_samples(
             raise TaskError(
                 f"{what} gave {short_repr(sample)}; it must give Samples whose control is "
                 f"{control.name!r}, so that they do not count in the score"
+            )
+        if not sample.sample_id.endswith(f"/{control.name}"):
+            raise TaskError(
+                f"{what} gave the id {short_repr(sample.sample_id)}; it must end with "
+                f"'/{control.name}', by which a run tells its controls from its test"
             )
     require_frames(made, grid, needles)
     return made

@@ -9,6 +9,7 @@ from vniah.grid import place_prefix
 from vniah.protocol import FrameSpan
 from vniah.results import asked_name
 from vniah.tasks.base import Sample
+from vniah.tasks.controls.base import ANSWER_MARK
 
 _KEPT = ("needle_id", "num_options")
 """Fields that are about the question, and not about where something is shown."""
@@ -37,7 +38,7 @@ def ask_once(
         shown = shows(sample)
         name = asked_name(sample)
         if sample.answer != sample.candidates[0]:  # of several options another is right
-            name += f"/answer-{slug(sample.answer)}"
+            name += f"{ANSWER_MARK}{slug(sample.answer)}"
         num_frames = sample.num_frames if is_at_every_length else None
         sample_id = f"{place_prefix(num_frames, None)}{name}/{control}"
         asked = (shown, sample.question, sample.candidates, sample.answer, sample.choices)
