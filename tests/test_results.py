@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,7 +8,7 @@ from runs import PUBLISHED_DIR, cell, make_manifest, make_run, make_sample, writ
 
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.files import write_json
-from vniah.grid import Grid
+from vniah.grid import Cell, Grid
 from vniah.results import (
     MANIFEST_NAME,
     SAMPLES_NAME,
@@ -392,20 +393,48 @@ def test_load_results_when_there_is_nothing(tmp_path):
 # --- published tables ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "axis", "num_cells", "average"),
-    [
-        ("longva-7b_vniah", "frames", 90, 0.9089),
-        ("qwen2-7b-224k_niah_distractor0", "tokens", 176, 0.9977),
-    ],
-)
-def test_load_results_of_a_published_table(name, axis, num_cells, average):
-    results = load_results(PUBLISHED_DIR / f"{name}.json")
-    assert (results.name, results.axis, len(results.cells)) == (name, axis, num_cells)
-    assert round(results.average, 4) == average
+VISUAL_LENGTHS = range(200, 3001, 200)  # those of LongVA
+PAIR_LENGTHS = range(100, 2901, 200)  # those of VideoRoPE, whose frames are pairs
+TEXT_LENGTHS = range(32_000, 512_001, 32_000)
+PUBLISHED = {
+    "llama3-8b-extend_niah_distractor3": (TEXT_LENGTHS, 0.90568),
+    "llava-next-video-7b-32k_theta1e6_vniah": (VISUAL_LENGTHS, 0.14667),
+    "llava-next-video-7b-32k_theta1e8_vniah": (VISUAL_LENGTHS, 0.28444),
+    "longva-7b_vniah": (VISUAL_LENGTHS, 0.90889),
+    "qwen2-7b-224k_niah_distractor0": (TEXT_LENGTHS, 0.99773),
+    "qwen2-7b-224k_niah_distractor3": (TEXT_LENGTHS, 0.93523),
+    "qwen2-7b-224k_niah_distractor5": (TEXT_LENGTHS, 0.92045),
+    "qwen2-vl_m_rope_vniah": (PAIR_LENGTHS, 0.78667),
+    "qwen2-vl_t_scale2_change_freq_vniah": (PAIR_LENGTHS, 0.91111),
+    "qwen2-vl_time_rope_vniah": (PAIR_LENGTHS, 0.29333),
+    "qwen2-vl_vanilla_rope_vniah": (PAIR_LENGTHS, 0.31778),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), PUBLISHED.items())
+def test_load_results_of_a_published_table(name, expected):
+    results, (lengths, average) = load_results(PUBLISHED_DIR / f"{name}.json"), expected
+    is_text = lengths == TEXT_LENGTHS
+    depths = [Fraction(k, 10 if is_text else 5) for k in range(11 if is_text else 6)]
+    assert (results.name, results.axis) == (name, "tokens" if is_text else "frames")
+    assert [score.cell for score in results.cells] == [Cell(n, d) for n in lengths for d in depths]
+    assert round(results.average, 5) == average
+    assert {round(5 * score.score, 9) % 1 for score in results.cells} == {0}
     assert results.is_complete
     assert (results.num_planned, results.tokens_per_frame, results.samples) == (None, None, ())
     assert {score.num_samples for score in results.cells} == {None}
+
+
+def test_every_published_table_is_listed_with_its_average():
+    assert {path.stem for path in PUBLISHED_DIR.iterdir()} == set(PUBLISHED)
+    listed = re.findall(
+        r"^\| `(.+)\.json` .* (0\.\d+) \|$",
+        (PUBLISHED_DIR.parent / "README.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert {name: float(average) for name, average in listed} == {
+        name: average for name, (_, average) in PUBLISHED.items()
+    }
 
 
 def test_load_results_of_a_published_table_takes_the_mean_of_repeated_cells(tmp_path):

@@ -427,8 +427,11 @@ def test_summary_of_a_published_table_names_its_estimand():
     assert format_summary(table) == [
         "average: 0.7500 over 2 cells, for these needles on this film",
         "effective visual context length (score at least 0.9 up to there): with these needles 100 "
-        "frames (100 s)",
+        "frames",
     ]
+    assert vniah.summarize(table).effective_length.seconds is None, (
+        "a frame may be a pair of frames"
+    )
     text = replace(table, axis="tokens")
     assert format_summary(text) == [
         "average: 0.7500 over 2 cells, for these needles on this text",

@@ -40,6 +40,8 @@ class EffectiveLength:
         confidence: how often ``low`` and ``high`` are both right.
         axis: what lengths count: frames, or tokens in a published text table.
         tokens_per_frame: number of tokens that the model reads for a frame, if known.
+        seconds_per_frame: seconds of video in a frame: 1 in a run; None in a published table, which
+            does not say it.
     """
 
     threshold: float
@@ -53,11 +55,14 @@ class EffectiveLength:
     confidence: float = 0.95
     axis: Literal["frames", "tokens"] = "frames"
     tokens_per_frame: int | None = None
+    seconds_per_frame: int | None = 1
 
     @property
     def seconds(self) -> int | None:
-        """The length as seconds of video at 1 FPS; None if there is none, or it is of a text."""
-        return self.num_frames if self.axis == "frames" else None
+        """The length as seconds of video; None if there is none, or it is unknown."""
+        if self.num_frames is None or self.seconds_per_frame is None or self.axis == "tokens":
+            return None
+        return self.num_frames * self.seconds_per_frame
 
     @property
     def tokens(self) -> int | None:
@@ -145,12 +150,15 @@ class EffectiveLength:
         return counted(num_frames, self.axis.removesuffix("s"))
 
     def _spelled(self, num_frames: int) -> str:
-        """The length in frames, in seconds and in tokens."""
+        """The length in frames, and in seconds and in tokens where these are known."""
         if self.axis == "tokens":
             return self._counted(num_frames)
-        tokens = self.tokens_per_frame
-        per_frame = "" if tokens is None else f", {counted(num_frames * tokens, 'token')}"
-        return f"{self._counted(num_frames)} ({num_frames:,} s{per_frame})"
+        seconds, tokens = self.seconds_per_frame, self.tokens_per_frame
+        others = [
+            *([] if seconds is None else [f"{num_frames * seconds:,} s"]),
+            *([] if tokens is None else [counted(num_frames * tokens, "token")]),
+        ]
+        return self._counted(num_frames) + (f" ({', '.join(others)})" if others else "")
 
 
 def find_effective_length(
@@ -197,6 +205,7 @@ def find_effective_length(
         confidence=confidence,
         axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
+        seconds_per_frame=1 if results.manifest else None,
     )
     index = index or index_samples(results)
     least = index.table(lambda sample: bool(sample.correct))
