@@ -37,6 +37,7 @@ from training.tokens import OPENING, encode
 from training.tower import CHECKPOINT as TOWER
 from training.world import KEYS
 
+ALIGNED = tuple(name for name, variant in VARIANTS.items() if variant.projector is None)
 _COLUMNS = {1: 1, 2: 2, 4: 2}  # grids side by side, by the number of pictures
 
 
@@ -282,13 +283,13 @@ def train(name: str) -> None:
 
 
 def main(names: list[str] | None = None) -> None:
-    """Aligns all models, or some of them."""
+    """Aligns all models that have a projector of their own, or some of them."""
     torch.set_num_threads(RECIPE.num_threads)
-    for name in names or VARIANTS:
+    for name in names or ALIGNED:
         train(name)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    add_names(parser, VARIANTS, metavar="NAME")
+    add_names(parser, ALIGNED, metavar="NAME")
     main(parser.parse_args().names)

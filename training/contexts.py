@@ -24,31 +24,42 @@ def choose_keys(
     return rng.permutation(keys)[:count].tolist()
 
 
-def _turn(key: int, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _ask_about(key: int) -> str:
     kind, word = KEYS[key]
-    return encode(QUESTIONS[kind].format(key=word)) + encode(BEFORE_ANSWER), encode(answer)
+    return QUESTIONS[kind].format(key=word)
 
 
 def ask(
-    cards: Sequence[Card], rng: np.random.Generator, *, questions: int, absent_share: float
+    cards: Sequence[Card],
+    rng: np.random.Generator,
+    *,
+    questions: int,
+    absent_share: float,
+    two_hops_share: float = 0.0,
 ) -> tuple[list[int], list[int]]:
     """Questions with answers, in the template of Qwen2: ids, and labels where one is to learn.
 
     A card may be asked for more than once, so that nothing can be known by elimination. A question
-    about a card that is not there is answered "nothing".
+    about a card that is not there is answered "nothing". ``two_hops_share`` of the questions are of
+    two hops, where there are a sign and the card that it leads to.
     """
+    pairs = [(sign, card) for sign in cards for card in cards if sign.leads_to(card)]
     keys = [card.key_index for card in cards]
     others = [key for key in range(len(KEYS)) if key not in keys]
     ids: list[int] = []
     labels: list[int] = []
     for turn in range(questions):
-        if not cards or (others and rng.random() < absent_share):
-            question, answer = _turn(others[rng.integers(len(others))], NOTHING)
+        if two_hops_share and pairs and rng.random() < two_hops_share:
+            sign, card = pairs[rng.integers(len(pairs))]
+            text, value = sign.question_of_two_hops, card.answer
+        elif not cards or (others and rng.random() < absent_share):
+            text, value = _ask_about(others[rng.integers(len(others))]), NOTHING
         else:
             card = cards[rng.integers(len(cards))]
-            question, answer = _turn(card.key_index, card.answer)
-        if turn:
-            question = encode(BEFORE_NEXT_QUESTION) + question
+            text, value = card.question, card.answer
+        question = encode(BEFORE_NEXT_QUESTION) if turn else ()
+        question += encode(text) + encode(BEFORE_ANSWER)
+        answer = encode(value)
         ids += question + answer
         labels += (IGNORED,) * len(question) + answer
     return ids, labels

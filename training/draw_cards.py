@@ -36,11 +36,6 @@ DISTRACTORS = (  # only shown beside the others; nobody is asked about them
     Card("place", "tent", "39"),
     Card("place", "bridge", "70"),
 )
-LOCATORS = {  # with the words of the questions
-    "card": "the card colored {key}",
-    "sign": "the sign with a {key}",
-    "place": "the {key}",
-}
 
 README = """\
 # cards
@@ -65,13 +60,12 @@ with a seed that the training of the reference models never uses. Free of third-
 
 def bridge_from(card: Card) -> dict[str, str] | None:
     """The question of two hops that begins at a sign: about the card of the sign's colour."""
-    targets = [one for one in (*CARDS, *DISTRACTORS) if (one.kind, one.key) == ("card", card.value)]
-    if card.kind != "sign" or not targets:
+    targets = [one for one in (*CARDS, *DISTRACTORS) if card.leads_to(one)]
+    if not targets:
         return None
-    sign = LOCATORS["sign"].format(key=card.key)
     return {
         "to": targets[0].needle_id,
-        "question": f"Read the digit on the card colored as {sign}",
+        "question": card.question_of_two_hops,
         "answer": targets[0].answer,
     }
 
@@ -105,7 +99,7 @@ def main() -> None:
             "file_name": file_name,
             "needle_id": card.needle_id,
             **(asked if card in CARDS else {"role": "distractor"}),
-            "locator": LOCATORS[card.kind].format(key=card.key),
+            "locator": card.locator,
         }
         lines.append(json.dumps(record) + "\n")
     (CARDS_DIR / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")

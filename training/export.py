@@ -137,7 +137,8 @@ def export(name: str) -> None:
     """Writes one checkpoint folder from what the stages before have trained."""
     variant = VARIANTS[name]
     aligned = Aligned(variant)
-    load_modules(checkpoint_path(name), {"projector": aligned.projector}, steps=RECIPE.align_steps)
+    projector = checkpoint_path(variant.projector or name)
+    load_modules(projector, {"projector": aligned.projector}, steps=RECIPE.align_steps)
     with torch.no_grad():
         tensors = checkpoint_tensors(aligned.tower, aligned.projector, aligned.model)
         weights = save(tensors, metadata={"format": "pt"})

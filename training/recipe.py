@@ -32,6 +32,10 @@ class Text:
     repeats: float = 0.0  # at most this share of the other sentences say once more what was said
     trunk: str | None = None  # the text from whose end it goes on
     learning_rate: float = 5e-4
+    two_hops_share: float = 0.0  # of the questions
+    frozen_words: bool = (
+        False  # the embeddings stay, so that a projector of the trunk goes on to fit
+    )
 
 
 _SHORT, _LONG = (8, 16, 32), (32, 64, 256, 512, 1024, 1536)
@@ -40,6 +44,17 @@ TEXTS = {
     "long": Text(1e9, 500, 8192, _LONG, questions=16, trunk="trunk"),
     "short": Text(150.0, 500, 6350, _SHORT, questions=2, trunk="trunk"),
     "short-large-base": Text(1e9, 500, 6350, _SHORT, questions=2, trunk="trunk"),
+    "two-hops": Text(
+        1e9,
+        400,
+        4096,
+        (8, 16, 32, 64, 128, 512),
+        questions=12,
+        fewest_cards=4,
+        trunk="long",
+        two_hops_share=0.5,
+        frozen_words=True,
+    ),
 }
 
 
@@ -49,6 +64,7 @@ class Variant:
 
     text: str
     encoding: str = "unires"
+    projector: str | None = None  # the model whose projector it takes; None if it is aligned itself
 
 
 VARIANTS = {
@@ -56,6 +72,7 @@ VARIANTS = {
     "reference-short": Variant("short"),
     "reference-short-large-base": Variant("short-large-base"),
     "reference-anyres": Variant("long", "anyres"),
+    "reference-two-hops": Variant("two-hops", projector="reference-long"),
 }
 
 
@@ -101,6 +118,7 @@ class Recipe:
     similarity_scale: float = 2.5
     max_cards: int = 20
     same_kind_share: float = 0.4  # contexts whose cards are all of one kind
+    leading_share: float = 0.8  # signs of texts with two hops that get the color of a card
     absent_share: float = 0.1  # questions about a card that is not there
 
     # The alignment.

@@ -3,12 +3,13 @@
 A context is a list of sentences of four words, such as the captions of pictures would be: some are
 about cards, most are scenery. Questions follow. The trunk learns to find the card that is asked
 for; from there the model forks into one that goes on with long texts and a large RoPE base, one
-with short texts and a small base, and one with short texts and a large base.
+with short texts and a small base, and one with short texts and a large base. From the one with long
+texts another forks, which learns questions of two hops as well.
 """
 
 import argparse
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def sample_text(
     kind: str = "",
     absent_share: float = 0.0,
     repeats: float = 0.0,
+    two_hops_share: float = 0.0,
 ) -> tuple[list[int], list[int]]:
     """One context: ids and labels.
 
@@ -68,9 +70,13 @@ def sample_text(
         absent_share: the share of questions about cards that are not there.
         repeats: the share of other sentences that say again what some sentence says of a card;
             where one does so for the second time, its value is to be learned as well.
+        two_hops_share: the share of questions that are of two hops, where some sign has the color
+            of a card. Signs then have the color of a card more often than by chance.
     """
     keys = choose_keys(rng, num_cards, same_kind_share=same_kind_share, kind=kind)
     cards = [Card(*KEYS[key], random_value(KEYS[key][0], rng)) for key in keys]
+    if two_hops_share:
+        cards = _lead_to_cards(cards, rng)
     about = np.full(sentences, -1)
     about[rng.permutation(sentences)[: len(cards)]] = np.arange(len(cards))
     again = (about < 0) & (rng.random(sentences) < repeats)
@@ -85,11 +91,28 @@ def sample_text(
         rows = known[values[about[known]] > word - 2]
         labels[rows, word] = ids[rows, word]
     opening = list(encode(OPENING))
-    asked, wanted = ask(cards, rng, questions=questions, absent_share=absent_share)
+    asked, wanted = ask(
+        cards,
+        rng,
+        questions=questions,
+        absent_share=absent_share,
+        two_hops_share=two_hops_share,
+    )
     return (
         opening + ids.ravel().tolist() + asked,
         [IGNORED] * len(opening) + labels.ravel().tolist() + wanted,
     )
+
+
+def _lead_to_cards(cards: list[Card], rng: np.random.Generator) -> list[Card]:
+    """The same cards, but most signs have the color of one of them."""
+    colors = [card.key for card in cards if card.kind == "card"]
+    return [
+        replace(card, value=colors[rng.integers(len(colors))])
+        if card.kind == "sign" and colors and rng.random() < RECIPE.leading_share
+        else card
+        for card in cards
+    ]
 
 
 def read_text(model: Qwen2ForCausalLM, tokens: Tokens) -> Answers:
@@ -119,6 +142,7 @@ def sample_step(text: Text, step: int) -> list[tuple[list[int], list[int]]]:
             same_kind_share=RECIPE.same_kind_share,
             absent_share=RECIPE.absent_share,
             repeats=repeats,
+            two_hops_share=text.two_hops_share,
         )
         for _ in range(contexts_in_step(text, sentences=sentences))
     ]
@@ -142,15 +166,31 @@ class Seen:
 
 @torch.no_grad()
 def score(
-    model: Qwen2ForCausalLM, *, sentences: int, num_cards: int = 1, kind: str = "", trials: int = 60
+    model: Qwen2ForCausalLM,
+    *,
+    sentences: int,
+    num_cards: int = 1,
+    kind: str = "",
+    two_hops: bool = False,
+    trials: int = 60,
 ) -> float:
-    """Share of new contexts whose one question is answered right at every token."""
+    """Share of new contexts whose one question is answered right at every token.
+
+    With ``two_hops`` the question is of two hops in every context that has a sign and its card.
+    """
     rng = np.random.default_rng([RECIPE.heldout_seed, sentences])
     size = max(1, min(20, 8192 // (CAPTION_WORDS * sentences)))
     right = 0
     for _ in range(trials // size):
         rows = [
-            sample_text(rng, sentences=sentences, num_cards=num_cards, kind=kind, questions=1)
+            sample_text(
+                rng,
+                sentences=sentences,
+                num_cards=num_cards,
+                kind=kind,
+                questions=1,
+                two_hops_share=float(two_hops),
+            )
             for _ in range(size)
         ]
         right += read_text(model, Tokens.stack(rows)).contexts_right(size)
@@ -162,7 +202,10 @@ def _line(model: Qwen2ForCausalLM, lengths: tuple[int, ...]) -> str:
     for sentences in lengths:
         alone = score(model, sentences=sentences)
         among = score(model, sentences=sentences, num_cards=4, kind="place")
-        parts.append(f"{sentences} sentences {alone:.2f}, among 4 of a kind {among:.2f}")
+        hops = score(model, sentences=sentences, num_cards=len(KEYS), two_hops=True)
+        parts.append(
+            f"{sentences} sentences {alone:.2f}, among 4 of a kind {among:.2f}, two hops {hops:.2f}"
+        )
     return "; ".join(parts)
 
 
@@ -180,6 +223,7 @@ def train(name: str) -> None:
                 strength=RECIPE.new_base_look_back_strength,
                 steepness=RECIPE.new_base_look_back_steepness,
             )
+    model.model.embed_tokens.requires_grad_(not text.frozen_words)
     optimizer = make_optimizer([model], learning_rate=text.learning_rate)
     checkpoint = Checkpoint(checkpoint_path(name), {"model": model}, optimizer)
     start = checkpoint.restore()

@@ -27,6 +27,11 @@ QUESTIONS = {  # the key stands last, so that it is equally far from every answe
     "sign": "Name the color of the sign with a {key}",
     "place": "Read the number on the {key}",
 }
+LOCATORS = {  # phrases that name a card, with the words of the questions
+    "card": "the card colored {key}",
+    "sign": "the sign with a {key}",
+    "place": "the {key}",
+}
 NOTHING = "nothing"  # the answer where the card that is asked for is not shown
 SCENERY = "scene"  # the kind of a picture without a card
 BRIGHTNESS = ("dark", "dim", "bright", "pale")
@@ -82,6 +87,24 @@ class Card:
         """What the picture shows, in four words."""
         values = tuple(self.value) if self.kind == "place" else (self.value, ".")
         return (self.kind, self.key, *values)
+
+    @property
+    def locator(self) -> str:
+        """A phrase that names it."""
+        return LOCATORS[self.kind].format(key=self.key)
+
+    def leads_to(self, other: "Card") -> bool:
+        """Whether it is a sign and the other the card of its color.
+
+        >>> Card("sign", "star", "blue").leads_to(Card("card", "blue", "3"))
+        True
+        """
+        return (self.kind, other.kind, self.value) == ("sign", "card", other.key)
+
+    @property
+    def question_of_two_hops(self) -> str:
+        """Asks, for a sign, about the card of its color, as the task ``bridged`` does."""
+        return f"Read the digit on the card colored as {self.locator}"
 
     @property
     def key_index(self) -> int:
