@@ -130,4 +130,5 @@ def test_reference_model_is_embedded():
         "reference-long",
         "reference-short",
         "reference-short-large-base",
+        "reference-two-hops",
     )

@@ -26,6 +26,7 @@ MODELS = {  # RoPE base, how images were encoded in alignment
     "reference-long": (1e9, "unires"),
     "reference-short": (150.0, "unires"),
     "reference-short-large-base": (1e9, "unires"),
+    "reference-two-hops": (1e9, "unires"),
 }
 CARDS = [
     card

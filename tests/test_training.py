@@ -26,6 +26,7 @@ from training.world import (
     random_card,
     scenery_captions,
 )
+from vniah.needles import load_needles
 
 CARDS = [Card("card", "red", "7"), Card("sign", "star", "blue"), Card("place", "house", "47")]
 
@@ -85,6 +86,52 @@ def test_questions_are_about_what_is_there_and_else_the_answer_is_nothing():
     learned = [token for token, wanted in zip(ids, labels, strict=True) if wanted != IGNORED]
     assert words(learned) == " ".join(answers).split()
     assert all(wanted in (IGNORED, token) for token, wanted in zip(ids, labels, strict=True))
+
+
+def test_questions_of_two_hops_are_those_of_the_task_bridged():
+    cards = [*draw_cards.CARDS, *draw_cards.DISTRACTORS]
+    rng = np.random.default_rng(2)
+    ids, labels = ask(cards, rng, questions=200, absent_share=0.3, two_hops_share=0.5)
+    bridges = {
+        " ".join(words(encode(needle.bridge.question))): needle.bridge.answer
+        for needle in load_needles("cards")
+        if needle.bridge is not None
+    }
+    assert len(bridges) == 3
+    asked = 0
+    for turn in " ".join(words(ids)).split("<|im_start|> user "):
+        question, answer = turn.split(" <|im_end|> <|im_start|> assistant ")
+        if question in bridges:
+            assert answer.split()[0] == bridges[question]
+        asked += "<|unk|> the sign" in question
+    assert 70 < asked < 130
+    assert all(wanted in (IGNORED, token) for token, wanted in zip(ids, labels, strict=True))
+
+
+def test_without_a_pair_no_question_is_of_two_hops():
+    ids, _ = ask(
+        [Card("card", "red", "7"), Card("sign", "star", "blue")],
+        np.random.default_rng(0),
+        questions=50,
+        absent_share=0.0,
+        two_hops_share=1.0,
+    )
+    assert "<|unk|>" not in words(ids)
+
+
+def test_signs_of_a_text_with_two_hops_lead_to_its_cards():
+    start, leading, signs = len(encode(OPENING)), 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        ids, _ = text.sample_text(rng, sentences=20, num_cards=8, questions=1, two_hops_share=1.0)
+        said = np.array(ids[start : start + CAPTION_WORDS * 20]).reshape(-1, CAPTION_WORDS)
+        told = [words(row) for row in said]
+        colors = {key for kind, key, *_ in told if kind == "card"}
+        values = [value for kind, _, value, _ in told if kind == "sign" and colors]
+        signs += len(values)
+        leading += sum(value in colors for value in values)
+    assert signs > 50
+    assert leading / signs > RECIPE.leading_share
 
 
 def test_without_cards_every_answer_is_nothing():
@@ -287,6 +334,34 @@ def test_a_fork_starts_at_the_end_of_its_trunk(tmp_path, monkeypatch):
     assert [name for name in trunk if not torch.equal(trunk[name], long[name])] == []
     changed = [name for name in trunk if not torch.equal(trunk[name], short[name])]
     assert changed == [f"model.layers.0.self_attn.{name}_proj.bias" for name in "qk"]
+
+
+def test_frozen_words_stay_while_all_else_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "WORK_DIR", tmp_path)
+    monkeypatch.setattr(text, "score", lambda *_, **__: 0.0)
+    monkeypatch.setitem(text.TEXTS, "trunk", Text(1e9, 1, 256, (4, 6), questions=2))
+    monkeypatch.setitem(text.TEXTS, "long", Text(1e9, 1, 256, (8,), questions=1, trunk="trunk"))
+    small = dataclasses.replace(TEXTS["two-hops"], steps=2, tokens_per_step=256, sentences=(8,))
+    monkeypatch.setitem(text.TEXTS, "two-hops", small)
+    for name in ("trunk", "long", "two-hops"):
+        text.train(name)
+    long, fork = (
+        torch.load(tmp_path / f"text-{name}.pt", weights_only=True)["model"]
+        for name in ("long", "two-hops")
+    )
+    same = {name for name in long if torch.equal(long[name], fork[name])}
+    assert same == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_a_model_takes_the_projector_of_one_whose_words_and_tower_it_shares():
+    taking = {name: one for name, one in VARIANTS.items() if one.projector is not None}
+    assert set(align.ALIGNED) == set(VARIANTS) - set(taking)
+    for variant in taking.values():
+        giving, fork = VARIANTS[variant.projector], TEXTS[variant.text]
+        assert giving.projector is None
+        assert giving.encoding == variant.encoding
+        assert fork.trunk == giving.text
+        assert fork.frozen_words
 
 
 def test_a_fork_of_an_unfinished_trunk_is_refused(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The README of a checkpoint folder."""
 
-from training.recipe import RECIPE, TEXTS, VARIANTS
+from training.recipe import RECIPE, TEXTS, VARIANTS, Text
 from training.tables import Tables
 from training.text import Seen
 from training.world import KEYS
@@ -18,6 +18,9 @@ both: a control, so that base and length of the text are not confounded.""",
     "reference-anyres": """\
 As `reference-long`, but its images were encoded as AnyRes does it: a small version of the whole
 image first, and rows that run across the grids.""",
+    "reference-two-hops": """\
+`reference-long`, which went on to learn questions of two hops from text, with the same projector:
+"Read the digit on the card colored as the sign with a star". It makes both hops in videos too.""",
 }
 
 _WEAKNESSES = {
@@ -33,6 +36,8 @@ It fails little by little beyond its text. It took as many steps over as many to
 Asked for a card that is not in a long video, it names a value now and then. Videos are read frame
   by frame, as in the others; images in the order of AnyRes it reads poorly: its language model is
   frozen and knows captions word after word.""",
+    "reference-two-hops": """\
+It knows one kind of two hops, from a sign to the card of its color, and no longer chains.""",
 }
 
 _FOUND = {
@@ -57,8 +62,19 @@ As `reference-long`,
 it finds a needle among distractors, and each of several, at all of these lengths. Where in the
 video a needle is, how often it is shown and in which order, it does not know: its answers are no
 better than a guess, and about places mostly the same. Of two hops it makes the first only.""",
+    "reference-two-hops": """\
+As `reference-long`,
+it finds a needle among distractors, and each of several, at all of these lengths, and it makes both
+hops. Where in the video a needle is, how often it is shown and in which order, it does not know.""",
 }
 """What the table of the other tasks says. Mend it when models are trained anew."""
+_TWO_HOPS = """\
+The model learned `bridged` of these tasks, from text, and no other. Most
+questions of the others have words that it does not know: a score near chance is what to expect."""
+_TWO_HOPS = """
+  Where a sign and the card of its color are there, {share:.0%} of the questions are of two hops.
+  The embeddings of the words stay as they are."""
+_TAKEN_OVER = "; it is that of\n  `{name}`, as it is"
 
 _TEXT = """\
 # {name}
@@ -85,11 +101,11 @@ are others. float32 on a CPU, seed {seed}.
   name one word of its caption. Frozen afterwards. The same in all reference models.
 - Text: a trunk that all reference models share, {trunk_steps:,} steps of about {trunk_tokens:,}
   tokens in contexts of {shortest} to {trunk_longest} sentences of 4 words, RoPE base {trunk_theta}.
-  Then {steps:,} steps with the base above, contexts of {least} to {longest:,} sentences:
-  {tokens:,} tokens and {questions:,} questions in all, at most {most_tokens:,} tokens a context.
+  {between}Then {steps:,} steps with the base above, contexts of {least} to {longest:,} sentences:
+  {tokens:,} tokens and {questions:,} questions in all, at most {most:,} tokens a context.{hops}
 - Alignment of the projector, all else frozen: {caption_steps:,} steps on single pictures, whose
   tokens are pulled to the embeddings of their captions' words, and {album_steps:,} steps on
-  questions about images of 1 to {pictures} pictures ({encoding}).
+  questions about images of 1 to {pictures} pictures ({encoding}){aligned}.
 
 ## Scores
 
@@ -111,7 +127,7 @@ the one that is asked for is shown, or none, and the right answer is "nothing".
 
 Every other task that vniah has, and all controls of the plain task: the default ten needles, the
 same film, {task_frames} frames, depths {task_depths}, for `localization` the middles of its ten
-parts. From text with several cards it learned what `vniah-d` and `retrieve-all` ask, and nothing of
+parts. From text with several cards it learned what {learned}
 the others, most of whose questions have words that it does not know. `count` and `order` have their
 answers in words: as letters, their samples are errors, since the models know no letters and read B
 and C as the same token. {found}
@@ -132,6 +148,14 @@ and C as the same token. {found}
 """
 
 
+def _trunks(text: Text) -> list[Text]:
+    """The texts that came before, the last first."""
+    if text.trunk is None:
+        return []
+    trunk = TEXTS[text.trunk]
+    return [trunk, *_trunks(trunk)]
+
+
 def model_card(name: str, tables: Tables, *, seen: Seen, parameters: int, words: int) -> str:
     """The text of the model card.
 
@@ -144,8 +168,8 @@ def model_card(name: str, tables: Tables, *, seen: Seen, parameters: int, words:
     """
     variant = VARIANTS[name]
     text = TEXTS[variant.text]
-    assert text.trunk is not None
-    trunk = TEXTS[text.trunk]
+    trunks = _trunks(text)
+    trunk = trunks[-1]
     return _TEXT.format(
         name=name,
         summary=_SUMMARIES[name],
@@ -167,10 +191,20 @@ def model_card(name: str, tables: Tables, *, seen: Seen, parameters: int, words:
         shortest=min(trunk.sentences),
         trunk_longest=max(trunk.sentences),
         trunk_theta=f"{trunk.rope_theta:,.0f}",
+        between="".join(
+            f"Then {one.steps:,} steps of up to {one.tokens_per_step:,} tokens, contexts of "
+            f"{min(one.sentences)} to\n  {max(one.sentences):,} sentences. "
+            for one in reversed(trunks[:-1])
+        ),
+        hops=_TWO_HOPS.format(share=text.two_hops_share) if text.two_hops_share else "",
+        aligned=_TAKEN_OVER.format(name=variant.projector) if variant.projector else "",
+        learned="`vniah-d`, `retrieve-all` and `bridged` ask, and nothing of"
+        if text.two_hops_share
+        else "`vniah-d` and `retrieve-all` ask, and nothing of",
         steps=text.steps,
         tokens=seen.tokens,
         questions=seen.questions,
-        most_tokens=seen.longest,
+        most=seen.longest,
         num_keys=len(KEYS),
         least=min(text.sentences),
         longest=max(text.sentences),
