@@ -143,7 +143,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
     """The share of right answers of a model about a film that no training has seen."""
     haystack, needles = vniah.generated_haystack(128, seed=4), vniah.load_needles("cards")
 
-    def score(name: str, *, num_frames: int, **options: float) -> float:
+    def score(name: str, *, num_frames: int, task: str = "vniah", **options: float) -> float:
         folder = tmp_path_factory.mktemp(name)
         results = vniah.run_sweep(
             vniah.load_model(name, device="cpu", **options),
@@ -151,6 +151,8 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
             needles,
             vniah.Grid.of([num_frames], [0.1, 0.6]),
             output=folder / "run",
+            task=task,
+            controls="none",
             cache=folder / "cache",
         )
         return sum(bool(sample.correct) for sample in results.samples) / len(results.samples)
@@ -161,6 +163,12 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
 def test_only_long_text_carries_over_to_long_videos(scores: Callable[..., float]) -> None:
     assert scores("reference-long", num_frames=128) >= 0.95
     assert scores("reference-short", num_frames=128) <= 0.2
+
+
+def test_only_the_fork_with_two_hops_makes_both(scores: Callable[..., float]) -> None:
+    assert scores("reference-two-hops", num_frames=32, task="bridged") >= 0.9
+    assert scores("reference-long", num_frames=32, task="bridged") <= 0.1
+    assert scores("reference-two-hops", num_frames=32) >= 0.95
 
 
 def test_a_larger_rope_base_helps_the_short_twin_without_training(

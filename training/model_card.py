@@ -64,13 +64,10 @@ video a needle is, how often it is shown and in which order, it does not know: i
 better than a guess, and about places mostly the same. Of two hops it makes the first only.""",
     "reference-two-hops": """\
 As `reference-long`,
-it finds a needle among distractors, and each of several, at all of these lengths, and it makes both
-hops. Where in the video a needle is, how often it is shown and in which order, it does not know.""",
+it finds a needle among distractors, and each of several, at all of these lengths, and makes both
+hops. Where a needle is, how often it is shown and in which order, it does not know.""",
 }
 """What the table of the other tasks says. Mend it when models are trained anew."""
-_TWO_HOPS = """\
-The model learned `bridged` of these tasks, from text, and no other. Most
-questions of the others have words that it does not know: a score near chance is what to expect."""
 _TWO_HOPS = """
   Where a sign and the card of its color are there, {share:.0%} of the questions are of two hops.
   The embeddings of the words stay as they are."""

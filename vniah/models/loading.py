@@ -22,6 +22,7 @@ _EMBEDDED = {
     "reference-long": "7b9015325a36bc8a",
     "reference-short": "a29e6e9bce866d09",
     "reference-short-large-base": "ba5f553b77d48f9c",
+    "reference-two-hops": "381cb1460377b9de",
 }
 """The models that come with vniah, with their `vniah.models.contents.fingerprint`."""
 
