@@ -616,7 +616,7 @@ class Blind2(Mirror):
         ("", InputError, "the list of controls '' is empty; .*'none' for no controls"),
         ("blind,", InputError, "the list of controls 'blind,' has an empty name"),
         ("blind, blind", InputError, "the control 'blind' is named twice in 'blind,blind'"),
-        ([Unnamed()], TaskError, "gave the id '4/0/card-7'; it must end with '/mirror'"),
+        ([Unnamed()], TaskError, "'4/0/card-7' of a control must end with its name: '/mirror'"),
         ([Counting()], TaskError, "must give Samples whose control is 'mirror'"),
         ([Raising()], TaskError, r"samples\(\) of the control mirror failed: KeyError: 'oh'"),
         ([Nameless()], TaskError, "must be letters, digits, .* got 'two words'"),

@@ -259,7 +259,8 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     ax = heatmap(results, new_axes(), value="distance")
     (caption,) = [text.get_text() for text in ax.texts]
     assert caption == (
-        "n = 4 per cell, 8 samples without a value\nmean over Distractors: 0, 1\ndistance: 10, 200"
+        "n = 4 per cell, 8 samples without a value\nright answers with controls:\nblind 1.00\n"
+        "verdict: nothing conspicuous\nmean over Distractors: 0, 1\ndistance: 10, 200"
     )
     part = facet_results(results, "distance")[10]
     ax = heatmap(part, new_axes())

@@ -267,7 +267,11 @@ def test_options_that_a_model_reads_as_the_same_tokens_are_an_error():
     ("task", "options", "message"),
     [
         ("retrieve-all", {"num_needles": "1"}, "option num_needles must be whole numbers from 2"),
-        ("retrieve-all", {"spacing": "0"}, "option spacing must be whole numbers from 1"),
+        (
+            "retrieve-all",
+            {"spacing": "0"},
+            "option spacing must be a whole number of haystack",
+        ),
         ("retrieve-all", {"spacing": "wide"}, "option spacing must be"),
         ("order", {"num_needles": "5"}, "option num_needles must be whole numbers from 2 to 4"),
         ("order", {"answers": "numbers"}, "option answers must be one of letters, words"),
