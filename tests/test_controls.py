@@ -134,6 +134,35 @@ def test_letter_beyond_some_length_is_named_with_the_lengths(measure):
     assert results.debiased_by_length[12].score == 0.25 and results.debiased.score == 0.75
 
 
+def test_letter_is_mostly_chosen_where_some_samples_follow_the_content(measure):
+    """C has the majority in every order, and is chosen in two of three samples."""
+
+    def mixed(seen, question):
+        return "C" if len(seen) < 9 else honest(seen, question)
+
+    grid = Grid.parse("3,4,12", "0")
+    results = measure(Planted(mixed), controls="option-rotation", grid=grid)
+    found = verdict(results)
+    assert found.text == "mostly answers C"
+    chosen = [
+        find_option_lines(row.question).chosen(row.prediction) == "C"
+        for row in (*results.samples, *results.control_samples)
+        if find_option_lines(row.question)
+    ]
+    assert sum(chosen) < 0.9 * len(chosen)
+    assert (
+        f"C is chosen most often, in {sum(chosen) / len(chosen):.0%} of the samples"
+        in (found.lines[0])
+    )
+
+
+def test_four_orders_of_one_question_are_too_few_to_tell(measure, world):
+    one = NeedleSet("one", "one", (next(needle for needle in world[1] if needle.choices),))
+    found = verdict(measure(Planted(always_c), needles=one, controls="option-rotation"))
+    assert found.text == NOTHING
+    assert "in 100% of the samples, and the orders are too few to tell" in found.lines[0]
+
+
 def test_haystack_that_shows_one_answer_is_named_with_the_needle(measure, tmp_path):
     film = open_haystack(write_haystack(tmp_path / "film", 12, colour=(0, 250, 0)))
     found = verdict(measure(Planted(honest), haystack=film, controls="default"))
@@ -146,6 +175,7 @@ def test_haystack_is_not_blamed_for_what_only_a_text_says(measure, tmp_path):
     found = verdict(measure(PlantedChat(honest), haystack=film, controls="default"))
     assert found.text == NOTHING
     assert "right without the needle in 1 of 8 questions (card-3)" in found.lines[0]
+    assert found.lines[0].endswith("cannot be told without log-probabilities")
 
 
 @pytest.mark.parametrize(("num_sevens", "is_caught"), [(5, True), (1, False)])
@@ -167,7 +197,8 @@ def test_answers_that_can_be_guessed_are_caught_and_one_of_five_is_not(
     )
     assert results.average == num_sevens / 5
     assert "too few" not in "".join(verdict(results).lines)
-    assert verdict(results).text == ("answers without seeing" if is_caught else NOTHING)
+    expected = "answers without seeing" if is_caught else "no better than without the needle"
+    assert verdict(results).text == expected
 
 
 def test_control_with_errors_is_not_inconspicuous(measure):
@@ -187,8 +218,10 @@ def test_two_questions_are_too_few_to_tell(measure, world):
     found = verdict(
         measure(Planted(from_language), needles=world[1].select(["card-7"]), controls="blind")
     )
-    assert found.text == NOTHING
-    assert found.lines[0].endswith("guessing gives 0.1, and they are too few to tell")
+    assert found.text == "no better than without a video"
+    summary, shares = found.lines[0].rsplit("; ", 1)
+    assert summary.endswith("guessing gives 0.1, and they are too few to tell")
+    assert shares == "1.00 of the test's samples are right, and 1.00 without a video"
 
 
 def test_run_without_controls_has_no_verdict(measure):

@@ -253,14 +253,14 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     assert ax.get_ylabel() == "Depth of the group"
     (caption,) = [text.get_text() for text in ax.texts]
     assert caption == (
-        "n = 6 per cell\nblind 1.00\nverdict: nothing conspicuous\n"
+        "n = 6 per cell\nblind 1.00\nverdict: no better than without a video\n"
         "mean over Distractors: 0, 1\ndistance: 10, 200"
     )
     ax = heatmap(results, new_axes(), value="distance")
     (caption,) = [text.get_text() for text in ax.texts]
     assert caption == (
         "n = 4 per cell, 8 samples without a value\nright answers with controls:\nblind 1.00\n"
-        "verdict: nothing conspicuous\nmean over Distractors: 0, 1\ndistance: 10, 200"
+        "verdict: no better than without a video\nmean over Distractors: 0, 1\ndistance: 10, 200"
     )
     part = facet_results(results, "distance")[10]
     ax = heatmap(part, new_axes())

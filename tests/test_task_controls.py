@@ -20,6 +20,7 @@ from vniah.protocol import needle_of
 from vniah.results import Results, SampleResult, group_results
 from vniah.tasks import TASKS, load_task
 from vniah.tasks.controls import plan_samples
+from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import chance_of
 
 GRID = Grid.parse("16,40", "0,0.4,1")
@@ -159,11 +160,11 @@ def test_verdict_names_the_flaw_of_a_rule(task, options, say, expected):
 def test_one_content_for_all_is_not_taken_for_a_letter():
     """It follows the content "1" through all orders: no letter is preferred."""
     found = verdict(measured("count", always_first_words))
-    assert found.conspicuous == ()
+    assert found.conspicuous == ("no better than without the needle",)
     rotated = next(one for one in found.findings if one.control == "option-rotation")
     assert rotated.summary == (
         "0.25 right over all orders of the options of 6 questions; guessing gives 0.25. A is "
-        "chosen most often, in 25% of the orders"
+        "chosen most often, in 25% of the samples"
     )
 
 
@@ -180,6 +181,33 @@ def locates(sample):
     return sample.control is None and sample.fields["needle_id"] == "n0"
 
 
+@pytest.mark.parametrize(("num_read", "is_better"), [(0, False), (1, True)])
+def test_score_is_compared_with_the_same_questions_without_the_needle(num_read, is_better):
+    """One of six cards is a gain of 0.17; a model that reads none says nothing by its score."""
+    results = measured("vniah", lambda s: s.answer if reads(s, num_read) else "none")
+    found = verdict(results)
+    assert found.conspicuous == (() if is_better else ("no better than without the needle",))
+    line = "; 0.00 of the test's samples are right, and 0.00 without the needle"
+    assert found.lines[0].endswith(line) is not is_better
+
+
+def reads(sample, num_read):
+    return sample.control is None and sample.fields["needle_id"] in {
+        f"n{number}" for number in range(num_read)
+    }
+
+
+def test_shares_without_the_needle_are_of_the_answers_that_the_test_asks_for():
+    """Part 1 is right at depth 0 only, with a needle and without one."""
+    results = measured("localization", constant("01"), grid=Grid.parse("20,40,80", "0"))
+    assert Gain.of(results.samples, results.control_samples) == Gain(1.0, 1.0)
+    mixed = measured("localization", constant("01"), grid=Grid.parse("20,40", "0,0.4,1"))
+    no_needle = [row for row in mixed.control_samples if row.control == "no-needle"]
+    gain = Gain.of(mixed.samples, no_needle)
+    assert (gain.shown, gain.hidden) == (mixed.average, pytest.approx(mixed.average))
+    assert Gain.of(mixed.samples, []) is None
+
+
 def test_one_answer_is_no_flaw_where_the_test_has_no_other():
     """At depth 0.5 alone part 6 is right everywhere; what is right without seeing says it."""
     single = Grid.parse("20,40", "0.5")
@@ -187,7 +215,7 @@ def test_one_answer_is_no_flaw_where_the_test_has_no_other():
     found = verdict(measured("localization", constant("06"), grid=single))
     assert found.conspicuous == ("answers without seeing",)
     wrong = verdict(measured("localization", constant("05"), grid=single))
-    assert wrong.conspicuous == (), "it may be one part off"
+    assert wrong.conspicuous == ("no better than without the needle",), "it may be one part off"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the controls of a run say about its score, in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from textwrap import wrap
 
 from vniah.errors import counted, first_line, short_repr
@@ -22,11 +22,13 @@ class ControlFinding:
         control: its name.
         summary: what was measured, in one line.
         verdict: what is conspicuous, in a few words; None if nothing is.
+        otherwise: what is conspicuous if no control has a verdict.
     """
 
     control: str
     summary: str
     verdict: str | None
+    otherwise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Verdict:
     @property
     def conspicuous(self) -> tuple[str, ...]:
         """What is conspicuous, each once."""
-        return tuple(dict.fromkeys(one.verdict for one in self.findings if one.verdict is not None))
+        found = [one.verdict for one in self.findings if one.verdict is not None]
+        if not found:
+            found = [one.otherwise for one in self.findings if one.otherwise is not None]
+        return tuple(dict.fromkeys(found))
 
     @property
     def text(self) -> str:
@@ -88,7 +93,7 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
             if isinstance(found, str):
                 gaps.append(found)
             elif found is not None:
-                findings.append(ControlFinding(name, found.summary, found.verdict))
+                findings.append(ControlFinding(name, **asdict(found)))
     return Verdict(tuple(findings), tuple(gaps))
 
 

@@ -70,10 +70,12 @@ class Finding:
     Attributes:
         summary: what was measured, in one line.
         verdict: what is conspicuous, in a few words; None if nothing is.
+        otherwise: what is said in its place if no control finds anything conspicuous.
     """
 
     summary: str
     verdict: str | None = None
+    otherwise: str | None = None
 
 
 @runtime_checkable

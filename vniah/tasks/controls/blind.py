@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vniah.needles import NeedleSet
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row
+from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import count_questions, in_words, is_above_chance
 from vniah.tasks.controls.repeated import ask_once
 
@@ -30,10 +31,17 @@ class Blind:
     ) -> Finding | None:
         """As `vniah.tasks.controls.base.Control.finding`.
 
-        "Answers without seeing" if more questions are right than guessing explains.
+        "Answers without seeing" if more questions are right than guessing explains. Otherwise "no
+        better than without a video" by the rule of `vniah.tasks.controls.gain`, where no control
+        no-needle says it of the needle.
         """
         asked = count_questions(own)
         if not asked:
             return None
         summary = f"right without a video in {in_words(asked)}"
-        return Finding(summary, ANSWERS_WITHOUT_SEEING if is_above_chance(asked) else None)
+        if is_above_chance(asked):
+            return Finding(summary, ANSWERS_WITHOUT_SEEING)
+        gain = None if others.get("no-needle") else Gain.of(tests, own)
+        return (
+            Finding(summary) if gain is None else gain.finding(summary, without="without a video")
+        )

@@ -13,6 +13,7 @@ from vniah.tasks.controls.constant_answer import (
     has_own_options,
     prior_in_words,
 )
+from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import Asked, count_questions, in_words, is_above_chance
 from vniah.tasks.controls.repeated import ask_once
 
@@ -20,6 +21,7 @@ from vniah.tasks.controls.repeated import ask_once
 # guesses, or that knows the answer from the question, is alike in both.
 _SURE = 0.9
 _UNSURE = 0.5
+_WITHOUT = "without the needle"
 
 
 class NoNeedle:
@@ -47,7 +49,8 @@ class NoNeedle:
         "The haystack gives the answer away" if more questions than guessing explains are right here
         and wrong without a video; or if the answer to one of them has a probability of at least
         0.9 here, and of at most 0.5 without a video. Otherwise "answers without seeing" if more
-        questions are right here than guessing explains.
+        questions are right here than guessing explains. Otherwise "no better than without the
+        needle" by the rule of `vniah.tasks.controls.gain`.
 
         Where a task has a fixed set of answers in words, such as parts of the video, what is shown
         may make any of them likelier. So the haystack is not blamed for these; "always answers 10"
@@ -71,9 +74,14 @@ class NoNeedle:
         if not is_above_chance(compared):
             if is_above_chance(asked):
                 return Finding(summary, ANSWERS_WITHOUT_SEEING)
+            if any(_probability(one) is None for one in shown):
+                summary += (
+                    "; whether the haystack shows it cannot be told without log-probabilities"
+                )
             shown = [one for one in shown if _is_sure(one, blind[one.question])]
         if not shown:
-            return Finding(summary)
+            gain = Gain.of(tests, own)
+            return Finding(summary) if gain is None else gain.finding(summary, without=_WITHOUT)
         names = listed([one.name for one in shown])
         return Finding(summary, f"the haystack gives the answer away ({names})")
 

@@ -80,7 +80,7 @@ class OptionRotation:
         model "always answers B" if it chooses one letter in so many orders that following the
         content, or guessing, explains it with a probability of at most 0.01, and in at least
         (1 + 1/k) / 2 of them, halfway between even and always; "mostly" if in less than nine of
-        ten. Where that holds at some numbers of frames only, these are named.
+        ten samples. Where that holds at some numbers of frames only, these are named.
         """
         # Samples with a score in all orders only; else one order would weigh more.
         rows = [row for group in complete_variants(tests, own) for row in group]
@@ -94,8 +94,14 @@ class OptionRotation:
         summary = (
             f"{num_right / len(rows):.2f} right over all orders of the options of "
             f"{counted(num_questions, 'question')}; guessing gives {chance:.2f}. "
-            + (f"{letter} is chosen most often, in {share:.0%} of the orders" if share else _NONE)
+            + (
+                f"{letter} is chosen most often, in {_share_of(letter, rows):.0%} of the samples"
+                if share
+                else _NONE
+            )
         )
+        if not _is_unexplained(len(orders), orders):
+            summary += ", and the orders are too few to tell"
         return Finding(summary, _verdict(rows))
 
 
@@ -114,30 +120,40 @@ class _Order:
 
 
 def _verdict(rows: Sequence[Row]) -> str | None:
-    if found := _constant_letter(_read_orders(rows)):
+    if found := _constant_letter(rows):
         return found
     by_length: dict[int | None, list[Row]] = {}
     for row in rows:
         by_length.setdefault(row.num_frames, []).append(row)
     lengths: dict[str, list[str]] = {}
     for num_frames, some in by_length.items():
-        found = _constant_letter(_read_orders(some), num_tests=len(by_length))
+        found = _constant_letter(some, num_tests=len(by_length))
         if found is not None:
             lengths.setdefault(found, []).append(f"{num_frames:,}")
     parts = [f"{found} at {listed(names)} frames" for found, names in lengths.items()]
     return "; ".join(parts) or None
 
 
-def _constant_letter(orders: Sequence[_Order], *, num_tests: int = 1) -> str | None:
+def _constant_letter(rows: Sequence[Row], *, num_tests: int = 1) -> str | None:
     """That one letter is chosen in spite of the content; None if that cannot be said."""
+    orders = _read_orders(rows)
     letter, share = _preferred(orders)
     num_chosen = sum(order.letter == letter for order in orders)
+    is_clear = share >= (1 + max(order.chance for order in orders)) / 2
+    if not is_clear or not _is_unexplained(num_chosen, orders, num_tests=num_tests):
+        return None
+    return f"{'always' if _share_of(letter, rows) >= _ALWAYS else 'mostly'} answers {letter}"
+
+
+def _is_unexplained(num_chosen: int, orders: Sequence[_Order], *, num_tests: int = 1) -> bool:
+    """Whether neither content nor guesses explain one letter in so many of the orders."""
     chances = [order.chance for order in orders]
     num_letters = round(1 / min(chances))
-    probability = num_letters * tail_of(num_chosen, chances)
-    if share < (1 + max(chances)) / 2 or not is_unlikely(probability, num_tests=num_tests):
-        return None
-    return f"{'always' if share >= _ALWAYS else 'mostly'} answers {letter}"
+    return is_unlikely(num_letters * tail_of(num_chosen, chances), num_tests=num_tests)
+
+
+def _share_of(letter: str, rows: Sequence[Row]) -> float:
+    return sum(_chosen_letter(row) == letter for row in rows) / len(rows)
 
 
 def _preferred(orders: Sequence[_Order]) -> tuple[str, float]:

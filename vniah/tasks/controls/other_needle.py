@@ -81,7 +81,8 @@ class OtherNeedle:
         without = [name for name in names if name in asked and partners.find(known[name]) is None]
         if not without:
             return None
-        return f"{listed(without)}: no other question can be answered with what they show"
+        they_show = "it shows" if len(without) == 1 else "they show"
+        return f"{listed(without)}: no other question can be answered with what {they_show}"
 
     def finding(
         self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]
