@@ -34,6 +34,7 @@ def test_exported_names():
         "save_heatmaps",
         "show_sample",
         "summarize",
+        "table",
     ]
     for name in vniah.__all__:
         assert callable(getattr(vniah, name))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vniah.analysis.compare import compare
     from vniah.analysis.plot import heatmap, save_heatmaps
     from vniah.analysis.statistics.summary import summarize
+    from vniah.analysis.table_rows import table
     from vniah.errors import VniahError
     from vniah.grid import Grid
     from vniah.haystacks.haystack import generated_haystack, open_haystack
@@ -50,6 +51,7 @@ _HOMES = {
     "save_heatmaps": "vniah.analysis.plot",
     "show_sample": "vniah.show.sample",
     "summarize": "vniah.analysis.statistics.summary",
+    "table": "vniah.analysis.table_rows",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "save_heatmaps",
     "show_sample",
     "summarize",
+    "table",
 ]
 
 

@@ -9,6 +9,29 @@ from vniah.results import Results
 from vniah.schema import parse_json
 
 
+def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
+    """A name for each result that no other one has: the model, the part, how its RoPE differs.
+
+    Where these are the same, such as for two checkpoints of one model, the path is added, and a
+    number where that is the same as well.
+
+    Raises:
+        ResultsError: a manifest holds a scaling that cannot be read.
+    """
+    found = [
+        ", ".join(filter(None, (result.short_name, result.part, remark)))
+        for result, remark in zip(results, rope_remarks(results), strict=True)
+    ]
+    found = [
+        label if found.count(label) == 1 else f"{label} in {result.path}"
+        for label, result in zip(found, results, strict=True)
+    ]
+    return tuple(
+        label if found.count(label) == 1 else f"{label} ({found[: place + 1].count(label)})"
+        for place, label in enumerate(found)
+    )
+
+
 class _ScalingRecord(TypedDict):
     rope_type: str
     factor: NotRequired[float]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vniah.errors import printable
 from vniah.grid import Cell, format_depth
 from vniah.results import Results
+from vniah.results.plan import planned_cells
 
 _GAP = "  "
 
@@ -42,9 +43,17 @@ def format_columns(
 def format_places(
     results: Results, texts: Mapping[Cell, str], footer: Mapping[str, Mapping[int, str]]
 ) -> str:
-    """Cells as text: depths, or positions, downwards, frames to the right.
+    """The rows of `place_rows` in columns."""
+    return format_columns(place_rows(results, texts, footer))
 
-    A dot stands where there is no value, nothing where the haystack ends before the position.
+
+def place_rows(
+    results: Results, texts: Mapping[Cell, str], footer: Mapping[str, Mapping[int, str]]
+) -> tuple[tuple[str, ...], ...]:
+    """Cells as rows of text: depths, or positions, downwards, frames to the right.
+
+    A dot stands where there is no value, nothing where the haystack ends before the position. Cells
+    that are planned and not yet run have a place as well.
 
     Args:
         results: says which cells there are, and whether rows are positions.
@@ -52,19 +61,21 @@ def format_places(
         footer: further rows by name, each with what stands below the numbers of frames.
     """
     has_positions = results.has_positions
-    cells = {(found.cell.num_frames, results.row_of(found.cell)): found for found in results.cells}
+    planned = planned_cells(results.manifest) if results.manifest else frozenset()
+    everything = planned.union(found.cell for found in results.cells)
+    cells = {(cell.num_frames, results.row_of(cell)): cell for cell in everything}
     counts = sorted({count for count, _ in cells})
     lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
     for row in sorted({row for _, row in cells}):
         line = [f"{int(row):,}" if has_positions else format_depth(row)]
         for count in counts:
-            found = cells.get((count, row))
-            text = None if found is None else texts.get(found.cell)
+            cell = cells.get((count, row))
+            text = None if cell is None else texts.get(cell)
             line.append(text or ("" if has_positions and row > count else "."))
         lines.append(line)
     for name, means in footer.items():
         lines.append([name, *(means.get(count, ".") for count in counts)])
-    return format_columns(lines)
+    return tuple(map(tuple, lines))
 
 
 def _narrow(widths: list[int], columns: Sequence[Sequence[str]], total: int) -> None:

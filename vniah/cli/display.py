@@ -4,10 +4,9 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from math import inf
 from typing import TYPE_CHECKING
 
-from vniah.analysis.tables import format_columns, format_places
+from vniah.analysis.tables import format_columns
 from vniah.cli.printing import tell
 from vniah.errors import counted, printable
 
@@ -16,32 +15,17 @@ if TYPE_CHECKING:
     from vniah.results import Results, SampleResult
     from vniah.sweep.estimate import Estimate, Work
 
-_MAX_GAPS = 5
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def format_table(results: "Results") -> str:
-    """The scores of the cells as `format_places`, and their mean at each number of frames.
+    """The scores of the cells, and their mean at each number of frames.
 
     Below each mean stand the ends of its interval for needles like these, where it is known.
     """
-    from vniah.analysis.statistics.estimates import length_estimates
-    from vniah.analysis.statistics.table import sample_table
+    from vniah.analysis.table_layouts import cells_layout
 
-    counts = sorted({found.cell.num_frames for found in results.cells})
-    texts = {c.cell: f"{c.score:.2f}" for c in results.cells if c.score is not None}
-    footer = {"mean": dict(zip(counts, _means(results, counts), strict=True))}
-    intervals = {
-        length: estimate.interval
-        for length, estimate in length_estimates(sample_table(results)).items()
-        if estimate.interval is not None
-    }
-    if not intervals:
-        return format_places(results, texts, footer)
-    footer["from"] = {length: f"{found.low:.2f}" for length, found in intervals.items()}
-    footer["to"] = {length: f"{found.high:.2f}" for length, found in intervals.items()}
-    table = format_places(results, texts, footer)
-    return f"{table}\nfrom, to: the 95 % interval of the mean for needles like these"
+    return cells_layout(results).text
 
 
 def format_controls(results: "Results") -> str:
@@ -50,23 +34,9 @@ def format_controls(results: "Results") -> str:
     The last column is of controls without a video. For options in several orders the last line has
     the accuracy over all of them, the test's own included.
     """
-    counts = sorted({found.num_frames or 0 for found in results.controls}, key=lambda n: n or inf)
-    found_names = dict.fromkeys(found.control for found in results.controls)
-    names = [name for name in results.manifest.get("controls", ()) if name in found_names]
-    names += [name for name in found_names if name not in names]
-    scores = {(found.control, found.num_frames or 0): found.score for found in results.controls}
-    places = {(found.control, found.num_frames or 0) for found in results.controls}
-    lines = [["control", *(f"{count:,}" if count else "-" for count in counts)]]
-    for name in names:
-        line = [name]
-        for count in counts:
-            score = scores.get((name, count))
-            line.append(f"{score:.2f}" if score is not None else "." * ((name, count) in places))
-        lines.append(line)
-    if debiased := results.debiased_by_length:
-        means = [f"{debiased[count].score:.2f}" if count in debiased else "" for count in counts]
-        lines.append(["all orders of the options", *means])
-    return format_columns(lines)
+    from vniah.analysis.table_layouts import controls_layout
+
+    return controls_layout([results.name], [results]).text
 
 
 def format_oddness(results: "Results") -> str | None:
@@ -101,82 +71,16 @@ def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
     """Runs on one grid, one in each line: the mean over depth at each number of frames, the average
     over the cells, its 95 % interval for needles like these, and the effective length.
     """
-    from vniah.analysis.statistics.summary import summarize
+    from vniah.analysis.table_layouts import lengths_layout
 
-    counts = sorted({found.cell.num_frames for results in runs for found in results.cells})
-    # What an average is over is said of all runs as soon as it is not the whole grid in one.
-    is_whole = all(map(_is_whole, runs))
-    ending = ["average", "95 %", "effective length", "95 %"]
-    lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
-    for name, results in zip(names, runs, strict=True):
-        average = "." if results.average is None else f"{results.average:.4f}"
-        summary = summarize(results)
-        interval = summary.needles_like_these and summary.needles_like_these.interval
-        like_these = f"{interval.low:.2f}-{interval.high:.2f}" if interval else "."
-        lengths = (
-            summary.effective_length.short if summary.these_needles is not None else (".", ".")
-        )
-        lines.append([name, *_means(results, counts), average, like_these, *lengths])
-    if not is_whole:
-        for line, over in zip(lines, ("over", *map(_over, runs)), strict=True):
-            line.append(over)
-    legend = "95 %: the interval of what stands before it, for needles like these"
-    return f"{format_columns(lines)}\n{legend}"
-
-
-def _means(results: "Results", counts: Sequence[int]) -> list[str]:
-    """The mean score at each number of frames, and a dot where there is none."""
-    means = []
-    for count in counts:
-        found = [score for score in results.cells if score.cell.num_frames == count]
-        column = [score.score for score in found if score.score is not None]
-        means.append(f"{sum(column) / len(column):.2f}" if column else ".")
-    return means
-
-
-def _is_whole(results: "Results") -> bool:
-    return results.num_scored_cells == results.num_planned_cells and not results.num_partial_cells
-
-
-def _over(results: "Results") -> str:
-    """What an average is over: the cells with a score, and those of them that lack samples."""
-    if not results.num_partial_cells:
-        return results.coverage
-    return (
-        f"{results.coverage}, {results.num_partial_cells} of them without the samples that could "
-        "not be run"
-    )
+    return lengths_layout(names, runs).text
 
 
 def format_gaps(results: "Results") -> list[str]:
     """Lines that say where the means of the table are over less than was planned."""
-    lines = []
-    for count in sorted({found.cell.num_frames for found in results.cells}):
-        column = [found for found in results.cells if found.cell.num_frames == count]
-        num_errors = sum(found.num_errors for found in column)
-        if num_errors:
-            num_scored = sum(found.score is not None for found in column)
-            lines.append(
-                f"at {counted(count, 'frame')} the mean is over {num_scored} of "
-                f"{counted(len(column), 'cell')}, without {counted(num_errors, 'sample')} that "
-                "could not be run"
-            )
-    lines += [
-        f"the control {found.control} {_at(found.num_frames)}is without "
-        f"{counted(found.num_errors, 'sample')} that could not be run"
-        for found in results.controls
-        if found.num_errors
-    ]
-    hidden = len(lines) - _MAX_GAPS
-    return (
-        lines
-        if hidden <= 0
-        else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
-    )
+    from vniah.analysis.table_layouts import gaps
 
-
-def _at(num_frames: int | None) -> str:
-    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
+    return gaps(results)
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
@@ -201,9 +105,11 @@ def format_average(results: "Results") -> str:
     It says over how many of how many cells, in how many of these samples are missing, and that it
     is the score of these needles on this film.
     """
+    from vniah.analysis.table_layouts import average_over
+
     if results.average is None:
         return "average: none, no sample could be scored"
-    text = f"average: {results.average:.4f} over {_over(results)}"
+    text = f"average: {results.average:.4f} over {average_over(results)}"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)
     if size:  # else the mean over cells is not the share of samples

@@ -21,7 +21,7 @@ _MOST_PANELS = 60
 
 def plot(options: argparse.Namespace) -> int:
     """Draws the heatmaps of runs or published tables, or other pictures of runs."""
-    from vniah.analysis.labels import rope_remarks
+    from vniah.analysis.labels import result_labels
     from vniah.results import load_results
 
     is_retention = options.kind == "retention"
@@ -45,8 +45,7 @@ def plot(options: argparse.Namespace) -> int:
             training_tokens=options.training_length,
             tokens_per_frame=options.tokens_per_frame,
         )
-    for results, remark in zip(runs, rope_remarks(runs), strict=True):
-        name = ", ".join(filter(None, (results.name, results.part, remark)))
+    for results, name in zip(runs, result_labels(runs), strict=True):
         average, *sentences = _summary(results, options.value)
         show(f"{name}: {average}")
         for sentence in sentences:

@@ -37,6 +37,11 @@ Decoder = Literal["pyav", "decord"]
 
 Scorer = Literal["argmax", "generate"]
 
+TableKind = Literal["lengths", "cells", "needles", "controls"]
+"""What has a row in a table of results."""
+
+TableFormat = Literal["text", "markdown", "latex", "csv", "json"]
+
 _MAX_SIDE = 8192
 
 MAX_NEW_TOKENS = 32

@@ -14,7 +14,7 @@ from vniah.cli.arguments.measuring import (
     add_run,
     add_show,
 )
-from vniah.cli.arguments.results import add_compare, add_plot
+from vniah.cli.arguments.results import add_compare, add_plot, add_table
 from vniah.cli.printing import write_lines
 from vniah.errors import InputError
 
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_encode,
         add_models,
         add_plot,
+        add_table,
         add_compare,
         add_export,
         add_import,

@@ -1,9 +1,11 @@
 """The arguments of the commands that read results."""
 
-from typing import Any
+import argparse
+from typing import Any, get_args
 
-from vniah.cli import commands, pictures, values
+from vniah.cli import commands, pictures, tables, values
 from vniah.cli.arguments.groups import add_command
+from vniah.options import TableFormat, TableKind
 
 
 def add_plot(verbs: Any) -> None:
@@ -58,6 +60,43 @@ def add_plot(verbs: Any) -> None:
         "that have groups, e.g. retrieve-all",
     )
     plot.set_defaults(command=pictures.plot)
+
+
+def add_table(verbs: Any) -> None:
+    """``table``."""
+    table = add_command(verbs, "table", "print tables of runs or of published tables")
+    table.add_argument(
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a run's folder, or a JSON table; several are shown side by side",
+    )
+    table.add_argument(
+        "--kind",
+        choices=get_args(TableKind),
+        default="lengths",
+        help="what has a row or a column: lengths (default), cells, needles or controls",
+    )
+    table.add_argument(
+        "--format",
+        choices=get_args(TableFormat),
+        help="text for the terminal, markdown or latex with two digits, csv or json with whole "
+        "numbers; by default as the suffix of --output says, else text",
+    )
+    table.add_argument(
+        "--output",
+        type=values.path,
+        metavar="FILE",
+        help="write a .txt, .md, .tex, .csv or .json file",
+    )
+    table.add_argument(
+        "--intervals",
+        action=argparse.BooleanOptionalAction,
+        help="put the 95 %% interval behind each score, or leave it out; by default only markdown "
+        "and latex have it; csv and json always do",
+    )
+    table.set_defaults(command=tables.table)
 
 
 def add_compare(verbs: Any) -> None:

@@ -1,0 +1,182 @@
+"""Tables of results as Markdown, LaTeX, CSV and JSON.
+
+Names of models, needles and files come from outside: whatever means something in Markdown or LaTeX
+is escaped, and what cannot be seen is written as an escape.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vniah.analysis.labels import result_labels
+from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.table_layouts import Layout, layouts
+from vniah.analysis.table_rows import table_rows
+from vniah.errors import printable
+from vniah.files import to_json
+from vniah.options import TableFormat, TableKind
+from vniah.results import Results
+
+_IN_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"\symbol{34}",
+    "[": "{[}",  # at the beginning of a row, it would be an option of the line break before
+    "]": "{]}",
+    "*": "{*}",  # likewise
+}
+
+
+def format_results(
+    runs: Sequence[Results],
+    kind: TableKind,
+    style: TableFormat,
+    *,
+    intervals: bool | None = None,
+    confidence: float = 0.95,
+) -> str:
+    """A table of some results as text in a format, without a line end.
+
+    Args:
+        runs: runs or published tables.
+        kind: what has a row, as in `vniah.analysis.table_rows.table`.
+        style: ``"text"`` for the terminal; ``"markdown"`` and ``"latex"`` with two digits;
+            ``"csv"`` and ``"json"`` with whole numbers.
+        intervals: whether scores have their intervals behind them in text, Markdown and LaTeX; by
+            default not in text.
+        confidence: of the intervals.
+
+    Raises:
+        ResultsError: none of the results has such rows.
+        InputError: the kind is not known.
+    """
+    rows = table_rows(runs, kind, confidence=confidence)
+    if style == "csv":
+        return format_csv(rows)
+    if style == "json":
+        return format_json(runs, kind, rows, confidence=confidence)
+    has_intervals = style != "text" if intervals is None else intervals
+    found = layouts(runs, kind, intervals=has_intervals, confidence=confidence)
+    if style == "markdown":
+        return "\n\n".join(map(format_markdown, found))
+    if style == "latex":
+        return _LATEX_HEAD + "\n\n".join(map(format_latex, found))
+    return "\n\n".join(_with_title(layout, is_several=len(found) > 1) for layout in found)
+
+
+def format_markdown(layout: Layout) -> str:
+    """A table of GitHub's Markdown, with its notes as a list below it."""
+    heading, *body = ([escape_markdown(text) for text in row] for row in layout.rows)
+    rule = ["---", *["---:"] * (len(heading) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *body)]
+    title = [f"**{escape_markdown(layout.title)}**", ""] if layout.title else []
+    notes = ["", *(f"- {escape_markdown(note)}" for note in layout.notes)] if layout.notes else []
+    return "\n".join((*title, *lines, *notes))
+
+
+def format_latex(layout: Layout) -> str:
+    r"""A ``tabular`` with the rules of the package booktabs, with title and notes as comments.
+
+    It is to be put into a ``table`` with a caption of one's own.
+    """
+    heading, *body = (" & ".join(map(escape_latex, row)) + r" \\" for row in layout.rows)
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(layout.rows[0]) - 1)}}}", r"\toprule", heading]
+    lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    title = [f"% {printable(layout.title)}"] if layout.title else []
+    return "\n".join((*title, *lines, *(f"% {printable(note)}" for note in layout.notes)))
+
+
+def format_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows with a heading; what is not known is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def format_json(
+    runs: Sequence[Results],
+    kind: TableKind,
+    rows: Iterable[dict[str, Any]],
+    *,
+    confidence: float = 0.95,
+) -> str:
+    """The rows, and what is said of each result, as JSON in ASCII; null is what is not known."""
+    content = {
+        "kind": kind,
+        "confidence": confidence,
+        "results": [
+            _record(label, results, confidence)
+            for label, results in zip(result_labels(runs), runs, strict=True)
+        ],
+        "rows": list(rows),
+    }
+    text = to_json(content, indent=2).decode()
+    # The terminal would escape what it cannot show, and not as JSON does.
+    return re.sub(r"[^\n -~]", _json_escape, text)
+
+
+def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
+    summary = summarize(results, confidence=confidence)
+    length, estimate = summary.effective_length, summary.needles_like_these
+    interval = estimate.interval if estimate else None
+    return {
+        "result": label,
+        "name": results.name,
+        "path": str(results.path),
+        "axis": results.axis,
+        "is_published_table": not results.manifest,
+        "average": results.average,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "num_needles": estimate.num_needles if estimate else None,
+        "num_cells": results.num_scored_cells,
+        "num_planned_cells": results.num_planned_cells,
+        "num_cells_with_errors": sum(found.num_errors > 0 for found in results.cells),
+        "effective_length": {
+            "threshold": length.threshold,
+            "num_frames": length.num_frames,
+            "low": length.low,
+            "high": length.high,
+            "has_interval": length.has_interval,
+            "longest": length.measured[-1] if length.measured else None,
+        },
+        "summary": list(summary.lines),
+    }
+
+
+def escape_markdown(text: str) -> str:
+    r"""The text in one line, shown by Markdown as it stands: ``"a\|b\_c"``."""
+    text = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", printable(text))
+    text = re.sub(r"^([-+=])", r"\\\1", text)  # a list, or a heading
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+
+
+def escape_latex(text: str) -> str:
+    r"""The text in one line, set by LaTeX as it stands: ``"a\_b \& c"``."""
+    escaped = "".join(_IN_LATEX.get(character, character) for character in printable(text))
+    return re.sub(r"([-',])(?=\1)", r"\1{}", escaped)  # two would be a dash, or a quotation mark
+
+
+def _with_title(layout: Layout, *, is_several: bool) -> str:
+    return f"{printable(layout.title)}\n{layout.text}" if is_several else layout.text
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[k : k + 4]}" for k in range(0, len(units), 4))
+
+
+_LATEX_HEAD = r"""% Needs \usepackage{booktabs}.
+% Names in other scripts need lualatex or xelatex, and a font that has them.
+"""

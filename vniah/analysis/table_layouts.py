@@ -1,0 +1,288 @@
+"""Tables of results as texts in rows and columns, for the terminal and for papers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from vniah.analysis.labels import result_labels
+from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.table_rows import (
+    ALL_ORDERS,
+    Row,
+    all_cells,
+    cell_rows,
+    control_rows,
+    length_rows,
+    needle_rows,
+)
+from vniah.analysis.tables import format_columns, place_rows
+from vniah.errors import ResultsError, counted
+from vniah.options import TableKind
+from vniah.results import Results
+
+NO_VALUE = "."
+"""Stands where there is no value."""
+
+_MAX_GAPS = 5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One table.
+
+    Attributes:
+        rows: texts, all rows with equally many; the first is the heading, and the first text of
+            each row is its name.
+        title: what it is of; empty if that is clear.
+        notes: sentences that belong below it.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The table in columns, with its notes, without its title."""
+        return "\n".join((format_columns(self.rows), *self.notes))
+
+
+def layouts(
+    runs: Sequence[Results], kind: TableKind, *, intervals: bool = False, confidence: float = 0.95
+) -> list[Layout]:
+    """The tables of one kind of some results; several results side by side where they can be.
+
+    Args:
+        runs: the results.
+        kind: as in `vniah.analysis.table_rows.table`.
+        intervals: whether each score has its interval behind it.
+        confidence: of the intervals.
+    """
+    names = result_labels(runs)
+    if kind == "cells":
+        return [
+            Layout(found.rows, name, (*found.notes, *about(results), *gaps(results)))
+            for name, results in zip(names, runs, strict=True)
+            for found in [cells_layout(results, intervals=intervals, confidence=confidence)]
+        ]
+    if kind == "needles":
+        return [needles_layout(names, runs, confidence=confidence)]
+    make = lengths_layout if kind == "lengths" else controls_layout
+    found = []
+    axes = list(dict.fromkeys(results.axis for results in runs))
+    for axis in axes:
+        some = [(name, run) for name, run in zip(names, runs, strict=True) if run.axis == axis]
+        if kind == "controls" and not any(run.controls for _, run in some):
+            continue
+        layout = make(*zip(*some, strict=True), intervals=intervals, confidence=confidence)
+        notes = [f"{name}: {line}" for name, run in some for line in _notes(run, kind, confidence)]
+        title = f"number of {axis}" * (len(axes) > 1)
+        found.append(Layout(layout.rows, title, (*layout.notes, *notes)))
+    return found
+
+
+def _notes(results: Results, kind: TableKind, confidence: float) -> list[str]:
+    """What has to be said of one result below a table of several."""
+    if kind == "controls":
+        return gaps(results) if results.controls else ["no controls"]
+    return [*_claims(results, confidence), *about(results), *gaps(results)]
+
+
+def cells_layout(results: Results, *, intervals: bool = False, confidence: float = 0.95) -> Layout:
+    """The scores of the cells, depths or positions downwards and frames to the right.
+
+    Below are their means at each number of frames, and the ends of the interval of each mean.
+    """
+    rows = cell_rows(results, confidence)
+    texts = {
+        found.cell: _score(row, intervals)
+        for found, row in zip(all_cells(results), rows, strict=True)
+        if row["score"] is not None
+    }
+    means = {row["num_frames"]: row for row in length_rows(results, confidence)[1:]}
+    known = {n: row for n, row in means.items() if row["score"] is not None}
+    footer = {"mean": {length: f"{row['score']:.2f}" for length, row in known.items()}}
+    ends = {length: row for length, row in known.items() if row["low"] is not None}
+    if not ends:
+        return Layout(place_rows(results, texts, footer))
+    footer["from"] = {length: f"{row['low']:.2f}" for length, row in ends.items()}
+    footer["to"] = {length: f"{row['high']:.2f}" for length, row in ends.items()}
+    percent = percent_of(confidence)
+    note = f"from, to: the {percent} interval of the mean for needles like these"
+    inside = f"in parentheses: the {percent} interval of a cell, for needles like these in it alone"
+    return Layout(place_rows(results, texts, footer), notes=(note, *[inside] * intervals))
+
+
+def lengths_layout(
+    names: Sequence[str],
+    runs: Sequence[Results],
+    *,
+    intervals: bool = False,
+    confidence: float = 0.95,
+) -> Layout:
+    """Results in one line each: the mean over depth at each number of frames, the average over the
+    cells, its interval for needles like these, and the effective length.
+    """
+    found = [length_rows(results, confidence) for results in runs]
+    counts = sorted({row["num_frames"] for rows in found for row in rows[1:]})
+    # What an average is over is said of all runs as soon as it is not the whole grid in one.
+    is_whole = all(map(_is_whole, runs))
+    percent = percent_of(confidence)
+    ending = ["average", percent, "effective length", percent]
+    lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
+    for name, results, rows in zip(names, runs, found, strict=True):
+        texts = {row["num_frames"]: _score(row, intervals) for row in rows}
+        average = NO_VALUE if results.average is None else f"{results.average:.4f}"
+        whole: Row = rows[0] if rows else {"low": None}
+        like_these = NO_VALUE if whole["low"] is None else f"{whole['low']:.2f}-{whole['high']:.2f}"
+        summary = summarize(results, confidence=confidence)
+        lengths = (
+            summary.effective_length.short
+            if summary.these_needles is not None
+            else (NO_VALUE, NO_VALUE)
+        )
+        means = [texts.get(count, NO_VALUE) for count in counts]
+        lines.append([name, *means, average, like_these, *lengths])
+    if not is_whole:
+        for line, over in zip(lines, ("over", *map(average_over, runs)), strict=True):
+            line.append(over)
+    legend = f"{percent}: the interval of what stands before it, for needles like these"
+    inside = f"in parentheses: the {percent} interval of a mean, for needles like these"
+    has_ends = intervals and any(row["low"] is not None for rows in found for row in rows)
+    return Layout(tuple(map(tuple, lines)), notes=(legend, *[inside] * has_ends))
+
+
+def needles_layout(
+    names: Sequence[str], runs: Sequence[Results], *, confidence: float = 0.95
+) -> Layout:
+    """A row for each needle, with its score in each result and the interval of that.
+
+    Raises:
+        ResultsError: none of the results says how each needle did.
+    """
+    found = [{row["needle"]: row for row in needle_rows(run, confidence)} for run in runs]
+    needles = sorted({needle for rows in found for needle in rows})
+    if not needles:
+        raise ResultsError("these results do not say how each needle did")
+    lines = [("needle", *names)]
+    for needle in needles:
+        texts = [_score(rows[needle], True) if needle in rows else NO_VALUE for rows in found]
+        lines.append((needle, *texts))
+    notes = [
+        f"in parentheses: the {percent_of(confidence)} interval for this needle at other places"
+    ]
+    for name, rows in zip(names, found, strict=True):
+        if not rows:
+            notes.append(f"{name} does not say how each needle did")
+            continue
+        sizes = sorted({row["num_samples"] for row in rows.values()})
+        many = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        notes.append(f"{name}: {many} {'sample' if sizes == [1] else 'samples'} of each needle")
+        if num_errors := sum(row["num_errors"] for row in rows.values()):
+            notes.append(f"{name}: without {counted(num_errors, 'sample')} that could not be run")
+    return Layout(tuple(lines), notes=tuple(notes))
+
+
+def controls_layout(
+    names: Sequence[str],
+    runs: Sequence[Results],
+    *,
+    intervals: bool = False,
+    confidence: float = 0.95,
+) -> Layout:
+    """The share of right answers of each control at each number of frames; ``-`` is without video.
+
+    Of several results, those of one control stand below one another.
+    """
+    found = [control_rows(results, confidence) for results in runs]
+    everything = [row for rows in found for row in rows]
+    counts = sorted({row["num_frames"] for row in everything}, key=lambda n: n or inf)
+    has_names = len(runs) > 1
+    heading = ["control", *(["result"] if has_names else [])]
+    lines = [[*heading, *(f"{count:,}" if count else "-" for count in counts)]]
+    controls = list(dict.fromkeys(row["control"] for row in everything))
+    controls.sort(key=lambda name: name == ALL_ORDERS)
+    for control in controls:
+        for name, rows in zip(names, found, strict=True):
+            texts = {
+                row["num_frames"]: _score(row, intervals)
+                for row in rows
+                if row["control"] == control
+            }
+            if texts:
+                line = [control, *([name] if has_names else [])]
+                lines.append([*line, *(texts.get(count, "") for count in counts)])
+    percent = percent_of(confidence)
+    note = f"in parentheses: the {percent} interval, for needles like these"
+    return Layout(tuple(map(tuple, lines)), notes=(note,) * intervals)
+
+
+def about(results: Results) -> list[str]:
+    """What the average is over, if that is not all that was planned."""
+    if _is_whole(results):
+        return []
+    if results.average is None:
+        return [f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"]
+    return [f"the average {results.average:.4f} is over {average_over(results)}"]
+
+
+def average_over(results: Results) -> str:
+    """What an average is over: the cells with a score, and those of them that lack samples."""
+    if not results.num_partial_cells:
+        return results.coverage
+    return (
+        f"{results.coverage}, {results.num_partial_cells} of them without the samples that could "
+        "not be run"
+    )
+
+
+def gaps(results: Results) -> list[str]:
+    """Lines that say where the means of the table are over less than was planned."""
+    lines = []
+    for count in sorted({found.cell.num_frames for found in results.cells}):
+        column = [found for found in results.cells if found.cell.num_frames == count]
+        num_errors = sum(found.num_errors for found in column)
+        if num_errors:
+            num_scored = sum(found.score is not None for found in column)
+            lines.append(
+                f"at {counted(count, 'frame')} the mean is over {num_scored} of "
+                f"{counted(len(column), 'cell')}, without {counted(num_errors, 'sample')} that "
+                "could not be run"
+            )
+    lines += [
+        f"the control {found.control} {_at(found.num_frames)}is without "
+        f"{counted(found.num_errors, 'sample')} that could not be run"
+        for found in results.controls
+        if found.num_errors
+    ]
+    hidden = len(lines) - _MAX_GAPS
+    return (
+        lines
+        if hidden <= 0
+        else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
+    )
+
+
+def _at(num_frames: int | None) -> str:
+    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
+
+
+def _claims(results: Results, confidence: float) -> list[str]:
+    """What a run says about needles like these, if its needles are too few for a claim."""
+    found = summarize(results, confidence=confidence).needles_like_these
+    return [] if found is None or found.is_narrow else [found.text]
+
+
+def _is_whole(results: Results) -> bool:
+    return results.num_scored_cells == results.num_planned_cells and not results.num_partial_cells
+
+
+def _score(row: Mapping[str, object], intervals: bool) -> str:
+    """A score with two digits, with its interval if there is one and it is wanted."""
+    score, low, high = row["score"], row["low"], row["high"]
+    if not isinstance(score, float):
+        return NO_VALUE
+    if not intervals or low is None:
+        return f"{score:.2f}"
+    return f"{score:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,283 @@
+"""The numbers of results as rows: cells, lengths, needles and controls, with their intervals."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vniah.analysis.labels import result_labels
+from vniah.analysis.statistics.estimates import (
+    NeedleEstimate,
+    cell_intervals,
+    estimate_table,
+    interval_of_samples,
+    length_estimates,
+)
+from vniah.analysis.statistics.intervals import Interval, require_confidence
+from vniah.analysis.statistics.means import score_interval
+from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sample_table
+from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
+from vniah.options import TableKind
+from vniah.results import CellScore, Results, SampleResult, load_results
+from vniah.results.plan import planned_cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+
+ALL_ORDERS = "all orders of the options"
+"""The name of the row that has the accuracy over all orders of the options."""
+
+_WHOLE = (
+    *("num_frames", "needle_index", "num_samples", "num_correct", "num_errors"),
+    *("num_needles", "num_needed", "num_cells", "num_planned_cells"),
+)
+
+
+def table(
+    results: Results | str | Path | Sequence[Results | str | Path],
+    kind: TableKind = "lengths",
+    *,
+    confidence: float = 0.95,
+) -> "pd.DataFrame":
+    """The numbers of one or several results as a data frame.
+
+    Args:
+        results: runs or published tables, or their paths.
+        kind: what has a row: ``"lengths"``, each number of frames, after a row for the whole run,
+            whose ``num_frames`` is missing; ``"cells"``, each cell, those that are planned and not
+            yet run included; ``"needles"``, each needle; ``"controls"``, each control at each
+            number of frames.
+        confidence: of the intervals.
+
+    Returns:
+        The columns ``result`` (a name that tells several results apart), ``axis`` (what
+        ``num_frames`` counts: ``frames``, or ``tokens`` in a text table), those that name the row,
+        ``score`` in [0, 1], ``low`` and ``high`` (the interval), and the numbers behind it, such as
+        ``num_samples``. Scores and ends of intervals that are not known are NaN, never 0.
+        The intervals of lengths, cells and controls are for needles like these; that of a needle is
+        for this needle at other depths.
+
+    Raises:
+        ResultsError: results cannot be read, or none of them has such rows.
+        InputError: the kind is not known, or the confidence not between 0 and 1.
+    """
+    import pandas as pd
+
+    given = [results] if isinstance(results, Results | str | Path) else list(results)
+    runs = [one if isinstance(one, Results) else load_results(one) for one in given]
+    frame = pd.DataFrame(
+        [
+            {name: _as_utf8(value) for name, value in row.items()}
+            for row in table_rows(runs, kind, confidence=confidence)
+        ]
+    )
+    for name in frame.columns.intersection(list(_WHOLE)):
+        frame[name] = frame[name].astype("Int64")
+    for name in frame.columns.intersection(["score", "low", "high", "depth"]):
+        frame[name] = frame[name].astype("float64")
+    if "is_narrow" in frame:
+        frame["is_narrow"] = frame["is_narrow"].astype("boolean")
+    return frame
+
+
+def table_rows(runs: Sequence[Results], kind: TableKind, *, confidence: float = 0.95) -> list[Row]:
+    """The rows of `table`, with None for what is not known.
+
+    Raises:
+        ResultsError: none of the results has such rows.
+        InputError: the kind is not known, or the confidence not between 0 and 1.
+    """
+    require_confidence(confidence)
+    if kind not in _ROWS:
+        raise InputError(f"kind must be one of {', '.join(_ROWS)}, got {short_repr(kind)}")
+    rows = [
+        {"result": label, "axis": results.axis, **row}
+        for label, results in zip(result_labels(runs), runs, strict=True)
+        for row in _ROWS[kind](results, confidence)
+    ]
+    if not rows:
+        which = f"the results in {runs[0].path}" if len(runs) == 1 else "these results"
+        raise ResultsError(f"{which} {_LACKING[kind]}")
+    return rows
+
+
+def cell_rows(results: Results, confidence: float = 0.95) -> list[Row]:
+    """A row for each cell, by number of frames, then depth."""
+    intervals = cell_intervals(results, confidence=confidence)
+    return [
+        {
+            "num_frames": found.cell.num_frames,
+            "depth": float(found.cell.depth),
+            **({"needle_index": found.cell.needle_index} if results.has_positions else {}),
+            "score": found.score,
+            **_ends(intervals.get(found.cell)),
+            **_counts([found], results),
+        }
+        for found in all_cells(results)
+    ]
+
+
+def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
+    """A row for the whole run, then one for each number of frames."""
+    cells = all_cells(results)
+    if not cells:
+        return []
+    samples = sample_table(results)
+    whole = estimate_table(samples, confidence=confidence) if len(samples.values) else None
+    by_length = length_estimates(samples, confidence=confidence)
+    columns: dict[int, list[CellScore]] = {}
+    for found in cells:
+        columns.setdefault(found.cell.num_frames, []).append(found)
+    return [
+        _length_row(results, None, cells, whole),
+        *(
+            _length_row(results, length, column, by_length.get(length))
+            for length, column in columns.items()
+        ),
+    ]
+
+
+def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
+    """A row for each needle whose samples are its own; none where these are not known."""
+    index = index_samples(results)
+    samples = index.table(is_right)
+    if not samples.knows_needles:
+        return []
+    numbers = {name: number for number, name in enumerate(samples.needles)}
+    num_all = np.bincount(index.needle, minlength=len(index.needles))
+    rows = []
+    for name, total in zip(index.needles, map(int, num_all), strict=True):
+        row: Row = {"needle": name, "score": None, **_ends(None)}
+        own = samples.where(samples.needle == numbers.get(name, UNKNOWN - 1))
+        num_samples = len(own.values)
+        if num_samples:
+            over = own.row_values(results.row_of)
+            row |= {
+                "score": own.mean,
+                **_ends(score_interval(over, confidence=confidence)),
+            }
+        row["num_samples"] = num_samples
+        row["num_correct"] = int(own.values.sum())
+        row["num_errors"] = total - num_samples
+        rows.append(row)
+    return rows
+
+
+def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
+    """A row for each control at each number of frames, in the order of the run.
+
+    The last rows have the accuracy over all orders of the options, the test's own included.
+    """
+    groups: dict[tuple[str, int | None], list[SampleResult]] = {}
+    for sample in results.control_samples:
+        groups.setdefault((sample.control or "", sample.num_frames), []).append(sample)
+    found_names = {found.control for found in results.controls}
+    names = [name for name in results.manifest.get("controls", ()) if name in found_names]
+    order = {name: place for place, name in enumerate(dict.fromkeys([*names, *found_names]))}
+    rows = [
+        {
+            "control": found.control,
+            "num_frames": found.num_frames,
+            "score": found.score,
+            **_ends(_interval(groups[found.control, found.num_frames], confidence)),
+            "num_samples": found.num_samples,
+            "num_correct": found.num_correct,
+            "num_errors": found.num_errors,
+        }
+        for found in sorted(
+            results.controls, key=lambda one: (order[one.control], one.num_frames or inf)
+        )
+    ]
+    return rows + [
+        {
+            "control": ALL_ORDERS,
+            "num_frames": length,
+            "score": found.score,
+            **_ends(None),
+            "num_samples": found.num_samples,
+            "num_correct": None,
+            "num_errors": None,
+        }
+        for length, found in results.debiased_by_length.items()
+    ]
+
+
+def all_cells(results: Results) -> list[CellScore]:
+    """The measured cells, and those of the plan that have no sample yet."""
+    measured = {found.cell: found for found in results.cells}
+    planned = planned_cells(results.manifest) if results.manifest else frozenset()
+    missing = {cell: CellScore(cell, None, 0, 0) for cell in planned - measured.keys()}
+    everything = {**measured, **missing}
+    return [everything[cell] for cell in sorted(everything)]
+
+
+def _length_row(
+    results: Results,
+    length: int | None,
+    cells: Sequence[CellScore],
+    estimate: NeedleEstimate | None,
+) -> Row:
+    scores = [found.score for found in cells if found.score is not None]
+    return {
+        "num_frames": length,
+        "score": sum(scores) / len(scores) if scores else None,
+        **_ends(None if estimate is None else estimate.interval),
+        "num_needles": None if estimate is None else estimate.num_needles,
+        "is_narrow": None if estimate is None else estimate.is_narrow,
+        "num_needed": None if estimate is None else estimate.num_needed,
+        "num_cells": len(scores),
+        "num_planned_cells": len(cells),
+        **_counts(cells, results),
+    }
+
+
+def _counts(cells: Iterable[CellScore], results: Results) -> Row:
+    """Numbers of samples of some cells; None for a published table, which does not say them."""
+    if results.published:
+        return {"num_samples": None, "num_correct": None, "num_errors": None}
+    cells = list(cells)
+    return {
+        "num_samples": sum(found.num_samples or 0 for found in cells),
+        "num_correct": sum(found.num_correct or 0 for found in cells),
+        "num_errors": sum(found.num_errors for found in cells),
+    }
+
+
+def _ends(interval: Interval | None) -> Row:
+    if interval is None:
+        return {"low": None, "high": None}
+    return {"low": interval.low, "high": interval.high}
+
+
+def _interval(samples: Sequence[SampleResult], confidence: float) -> Interval | None:
+    """The interval of a control for needles like these; None if none could be run."""
+    done = [sample for sample in samples if sample.correct is not None]
+    if not done:
+        return None
+    numbers: dict[str | None, int] = {None: UNKNOWN}
+    needles = [numbers.setdefault(sample.needle_id, len(numbers)) for sample in done]
+    right = np.array([bool(sample.correct) for sample in done], float)
+    return interval_of_samples(np.array(needles), right, confidence=confidence)
+
+
+def _as_utf8(value: Any) -> Any:
+    return without_surrogates(value) if isinstance(value, str) else value
+
+
+_ROWS: Mapping[str, Callable[[Results, float], list[Row]]] = {
+    "lengths": length_rows,
+    "cells": cell_rows,
+    "needles": needle_rows,
+    "controls": control_rows,
+}
+
+_LACKING = {
+    "lengths": "have no cells",
+    "cells": "have no cells",
+    "needles": "do not say how each needle did; give a run whose samples name one needle each",
+    "controls": "have no controls; give a run with controls",
+}
