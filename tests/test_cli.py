@@ -272,7 +272,9 @@ def test_compare_exits_with_0_1_or_2(in_folder, material, capsys):
 
     assert main(["compare", "good", "good"]) == 0
     assert "passed" in capsys.readouterr().out
-    assert main(["compare", "good", "worse"]) == 1
+    assert main(["compare", "good", "worse"]) == 2
+    assert "1 of 6 cells fell, and whether that is chance" in capsys.readouterr().err
+    assert main(["compare", "good", "worse", "--max-drop", "0"]) == 1
     assert "regression: 1 of 6 cells fell" in capsys.readouterr().out
     assert main(["compare", "good", "worse", "--max-drop", "0.34"]) == 0
     assert main(["compare", "good", "nowhere"]) == 2

@@ -21,6 +21,7 @@ def test_exported_names():
     assert vniah.__all__ == [
         "Grid",
         "VniahError",
+        "assert_no_regression",
         "compare",
         "export_samples",
         "generated_haystack",

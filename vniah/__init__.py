@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vniah.analysis.compare import compare
+    from vniah.analysis.compare import assert_no_regression, compare
     from vniah.analysis.plot import heatmap, save_heatmaps
     from vniah.analysis.statistics.summary import summarize
     from vniah.analysis.table_rows import table
@@ -38,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Grid": "vniah.grid",
     "VniahError": "vniah.errors",
+    "assert_no_regression": "vniah.analysis.compare",
     "compare": "vniah.analysis.compare",
     "export_samples": "vniah.sweep.exchange.export",
     "generated_haystack": "vniah.haystacks.haystack",
@@ -57,6 +58,7 @@ _HOMES = {
 __all__ = [
     "Grid",
     "VniahError",
+    "assert_no_regression",
     "compare",
     "export_samples",
     "generated_haystack",

@@ -18,7 +18,7 @@ from vniah.cli.inputs import (
     parse_grid,
     task_options,
 )
-from vniah.cli.printing import comment, show, show_lines, tell
+from vniah.cli.printing import comment, show, show_lines
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -148,19 +148,6 @@ def estimate(options: argparse.Namespace) -> int:
     )
     show_lines(format_estimate(found))
     return 0 if found.memory.fits else 1
-
-
-def compare(options: argparse.Namespace) -> int:
-    """Prints whether a candidate's scores fell below those of a baseline."""
-    from vniah.analysis.compare import compare
-
-    comparison = compare(options.baseline, options.candidate, max_drop=options.max_drop)
-    if comparison.warning:
-        tell(f"warning: {comparison.warning}")
-    if comparison.fallen:
-        show_lines(comparison.table())
-    show(comparison.summary())
-    return 0 if comparison.passed else 1
 
 
 def make_haystack(options: argparse.Namespace) -> int:

@@ -119,6 +119,15 @@ def setting(text: str) -> tuple[str, str]:
     return name.replace("-", "_"), value.strip()
 
 
+@_checked
+def setting_of_length(text: str) -> tuple[str, float]:
+    """(number of frames, value) of a text such as ``512=0.9``."""
+    frames, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"must be FRAMES=X, such as 512=0.9, got {text[:_MOST_DIGITS]!r}")
+    return frames.strip(), float(_number(value))
+
+
 def _few(values: Sequence[_T]) -> Sequence[_T]:
     """The values, each of which is a run of its own."""
     if len(values) > _MOST_ROPES:

@@ -22,7 +22,7 @@ def exact_score(score: CellScore) -> Fraction | None:
     return Fraction(score.score).limit_denominator(_MAX_SAMPLES_PER_CELL)
 
 
-def _least_score(score: CellScore) -> Fraction | None:
+def least_score(score: CellScore) -> Fraction | None:
     """The score that a cell has at least, whatever its samples that could not be run had given."""
     if not score.num_errors:
         return exact_score(score)
@@ -43,7 +43,7 @@ def effective_length(cells: Iterable[CellScore], *, threshold: float = 0.9) -> i
     require_threshold(threshold)
     lengths: dict[int, list[Fraction]] = {}
     for cell_score in cells:
-        score = _least_score(cell_score)
+        score = least_score(cell_score)
         if score is not None:
             lengths.setdefault(cell_score.cell.num_frames, []).append(score)
     longest = None

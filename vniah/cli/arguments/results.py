@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, get_args
 
-from vniah.cli import commands, pictures, tables, values
+from vniah.cli import comparing, pictures, tables, values
 from vniah.cli.arguments.groups import add_command
 from vniah.options import TableFormat, TableKind
 
@@ -104,7 +104,8 @@ def add_compare(verbs: Any) -> None:
     compare = add_command(
         verbs,
         "compare",
-        "compare two runs; exit code 0: no cell fell, 1: regression, 2: not comparable",
+        "compare a run with an earlier one; exit code 0: it holds the rules (by default: no "
+        "significant fall), 1: regression, 2: not comparable",
     )
     compare.add_argument(
         "baseline", type=values.path, metavar="BASELINE", help="folder of a run, or published table"
@@ -115,8 +116,68 @@ def add_compare(verbs: Any) -> None:
     compare.add_argument(
         "--max-drop",
         type=values.real(100),
-        default=0.0,
         metavar="X",
-        help="by how much the score of a cell may fall, in [0, 1]; default 0",
+        help="by how much the score of a cell may fall, in [0, 1]",
     )
-    compare.set_defaults(command=commands.compare)
+    compare.add_argument(
+        "--max-mean-drop",
+        type=values.real(100),
+        metavar="X",
+        help="by how much the average of the cells may fall, in [0, 1]",
+    )
+    compare.add_argument(
+        "--min-mean",
+        type=values.real(100),
+        metavar="X",
+        help="the least average of the candidate, in [0, 1]",
+    )
+    compare.add_argument(
+        "--min-effective-length",
+        type=values.whole(10**12),
+        metavar="FRAMES",
+        help="the least effective length of the candidate (score at least 0.9 up to there)",
+    )
+    compare.add_argument(
+        "--floor",
+        type=values.setting_of_length,
+        action="append",
+        metavar="FRAMES=X",
+        help="the least score at a number of frames, e.g. 512=0.9; may be repeated",
+    )
+    compare.add_argument(
+        "--keep-cell",
+        action="append",
+        metavar="FRAMES:DEPTH",
+        help="a cell whose score may not fall at all, e.g. 512:0.5; may be repeated",
+    )
+    compare.add_argument(
+        "--significance",
+        type=values.real(100),
+        metavar="P",
+        help="no fall may be significant; how often one is found by chance at most (0.005 if no "
+        "rule is given)",
+    )
+    compare.add_argument(
+        "--allowed-errors",
+        type=values.whole(10**9),
+        metavar="N",
+        help="how many samples only the candidate may have been unable to run; they count as "
+        "wrong (default 0)",
+    )
+    compare.add_argument(
+        "--unpaired",
+        action="store_true",
+        default=None,
+        help="compare runs of which some needles, or their names, are the same as if all needles "
+        "were others",
+    )
+    compare.add_argument(
+        "--rules", type=values.path, metavar="FILE", help="rules in TOML; options replace them"
+    )
+    compare.add_argument(
+        "--format",
+        choices=("text", "json", "junit", "markdown"),
+        default="text",
+        help="what is printed (default text)",
+    )
+    compare.set_defaults(command=comparing.compare)

@@ -1,0 +1,127 @@
+"""Claim: the default gate of `vniah compare` alarms rarely, and finds a fall of 10 points.
+
+Simulates nights in which a model is compared with an earlier one, on needles of different
+difficulty: each needle has an effect that all its samples share, and another one in each run (a
+probit model). Prints the share of nights with an alarm: for a model that is the same, for a fall of
+10 points that is spread over all cells, and for a fall of 10 points, or to nothing, in two cells.
+
+    python -m benchmarks.gate [--nights 365] [--needles 5,10,20,50] [--icc 0.0,0.2] [--seed 0]
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from vniah.analysis.compare.rules import SIGNIFICANCE
+from vniah.analysis.statistics.falls import FallTests, paired_tests, unpaired_tests
+from vniah.analysis.statistics.table import SampleTable
+from vniah.grid import Cell
+
+LENGTHS, DEPTHS, MEAN = 15, 6, 0.85
+CELLS = tuple(
+    Cell(64 * length, Fraction(depth, DEPTHS - 1))
+    for length in range(1, LENGTHS + 1)
+    for depth in range(DEPTHS)
+)
+LEVELS = np.repeat(np.linspace(0.97, 2 * MEAN - 0.97, LENGTHS), DEPTHS)
+OWN_SHARE = 0.1  # of a needle's effect that is another one in each run
+
+
+@dataclass(frozen=True)
+class Fall:
+    """What is planted: how many points the score falls, in some cells or (None) in all."""
+
+    name: str
+    points: float
+    num_cells: int | None = None
+
+
+FALLS = (
+    Fall("the same model", 0.0),
+    Fall("0.1 in all cells", 0.1),
+    Fall("to 0 in two cells", 1.0, 2),
+    Fall("0.5 in two cells", 0.5, 2),
+)
+
+
+def nights(
+    fall: Fall, *, num_nights: int, num_needles: int, icc: float, is_paired: bool, seed: int
+) -> Iterator[FallTests]:
+    """The tests of each night.
+
+    Args:
+        fall: what is planted.
+        num_nights: number of nights.
+        num_needles: number of needles of each run; others every night.
+        icc: the share of the variance of a sample that is its needle's.
+        is_paired: whether both runs of a night have the same needles.
+        seed: of the simulation.
+    """
+    rng = np.random.default_rng(seed)
+    after = LEVELS.copy()
+    places = slice(None) if fall.num_cells is None else slice(0, fall.num_cells)
+    after[places] = np.maximum(0, after[places] - fall.points)
+    for _ in range(num_nights):
+        shared = rng.standard_normal((num_needles, 1))
+        runs = []
+        for levels in (LEVELS, after):
+            known = shared if is_paired else rng.standard_normal((num_needles, 1))
+            own = rng.standard_normal((num_needles, 1))
+            effect = np.sqrt(1 - OWN_SHARE) * known + np.sqrt(OWN_SHARE) * own
+            noise = rng.standard_normal((num_needles, len(LEVELS)))
+            strength = np.sqrt(icc) * effect + np.sqrt(1 - icc) * noise
+            runs.append((strength < ndtri(levels)).astype(np.float64))
+        if is_paired:
+            yield paired_tests(table_of(runs[1] - runs[0]))
+        else:
+            yield unpaired_tests(table_of(runs[0]), table_of(runs[1]))
+
+
+def table_of(values: NDArray[np.float64]) -> SampleTable:
+    """``[num_needles, num_cells]`` as a table of samples."""
+    num_needles, num_cells = values.shape
+    return SampleTable(
+        CELLS,
+        tuple(f"needle-{k:02}" for k in range(num_needles)),
+        np.tile(np.arange(num_cells), num_needles),
+        np.repeat(np.arange(num_needles), num_cells),
+        values.ravel(),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a row for each number of needles, and a column for each fall."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nights", type=int, default=365)
+    parser.add_argument("--needles", default="5,10,20,50")
+    parser.add_argument("--icc", default="0.0,0.2")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    print(f"| needles | ICC | pairs | {' | '.join(fall.name for fall in FALLS)} |")
+    print(f"|---|---|---|{'---|' * len(FALLS)}")
+    for num in map(int, options.needles.split(",")):
+        for icc in map(float, options.icc.split(",")):
+            for is_paired in (True, False):
+                rates = []
+                for fall in FALLS:
+                    found = nights(
+                        fall,
+                        num_nights=options.nights,
+                        num_needles=num,
+                        icc=icc,
+                        is_paired=is_paired,
+                        seed=options.seed,
+                    )
+                    rates.append(np.mean([tests.is_fall(SIGNIFICANCE) for tests in found]))
+                which = "same needles" if is_paired else "others"
+                shown = " | ".join(f"{rate:.3f}" for rate in rates)
+                print(f"| {num} | {icc:g} | {which} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Compares a run with an earlier one, and says whether it holds the rules."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from vniah.analysis.compare.changes import CellChange
+from vniah.analysis.compare.findings import Finding, changes_of, findings_of, mean_scores
+from vniah.analysis.compare.pairing import Pair, pair_runs
+from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
+from vniah.analysis.tables import format_columns
+from vniah.errors import counted
+from vniah.grid import format_depth
+from vniah.results import Results
+
+if TYPE_CHECKING:
+    from vniah.analysis.statistics.falls import FallTests
+
+MOST_ROWS = 20
+"""How many cells a table shows of each direction."""
+
+HEADING = ("depth", "before", "n", "after", "n", "change", "p")
+"""The columns of a table of changes, behind the number of frames or tokens."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate compared with a baseline.
+
+    Attributes:
+        baseline: the name of the baseline.
+        candidate: the name of the candidate.
+        rules: what was asked.
+        findings: what came of each rule that was asked.
+        changes: every cell of the baseline that has a score, by number of frames, then depth.
+        axis: what `Cell.num_frames` counts, as in `Results`.
+        is_paired: whether both have the same samples; else they have other needles.
+        num_left_out: samples that are not compared, because the baseline could not run them.
+        num_blank: cells that are not compared, because the baseline has only such samples there.
+        num_forgiven: samples that only the candidate could not run, which count as wrong.
+    """
+
+    baseline: str
+    candidate: str
+    rules: Rules
+    findings: tuple[Finding, ...]
+    changes: tuple[CellChange, ...]
+    axis: Literal["frames", "tokens"] = "frames"
+    is_paired: bool = True
+    num_left_out: int = 0
+    num_blank: int = 0
+    num_forgiven: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What the comparison leaves out, in one line; empty if nothing."""
+        parts = []
+        if self.num_left_out:
+            blank = f" and with them {counted(self.num_blank, 'cell')}" if self.num_blank else ""
+            runs = "both runs" if self.is_paired else "the baseline"
+            parts.append(
+                f"left out of {runs}: {counted(self.num_left_out, 'sample')}{blank}, which the "
+                "baseline could not run; both averages are over the others. Run the baseline again "
+                "to compare everything"
+            )
+        if self.num_forgiven:
+            parts.append(
+                f"{counted(self.num_forgiven, 'sample')} of the candidate could not be run and "
+                "count as wrong"
+            )
+        if not self.is_paired:
+            parts.append(
+                "the two runs have other needles: they are compared as two sets of needles like "
+                "these, which finds less than the same needles would"
+            )
+        return ". ".join(parts)
+
+    @property
+    def fallen(self) -> tuple[CellChange, ...]:
+        """The cells whose score fell, the worst first."""
+        fallen = (change for change in self.changes if change.drop > 0)
+        return tuple(sorted(fallen, key=lambda change: (-change.drop, change.cell)))
+
+    @property
+    def risen(self) -> tuple[CellChange, ...]:
+        """The cells whose score rose, the best first."""
+        risen = (change for change in self.changes if change.drop < 0)
+        return tuple(sorted(risen, key=lambda change: (change.drop, change.cell)))
+
+    @property
+    def passed(self) -> bool:
+        """True if the candidate holds every rule."""
+        return all(finding.passed for finding in self.findings)
+
+    def summary(self) -> str:
+        """One sentence: the verdict, what came of the rules, and both averages."""
+        verdict = "passed" if self.passed else "regression"
+        shown = [finding for finding in self.findings if finding.passed == self.passed]
+        before, after = mean_scores(self.changes)
+        whole = counted(len(self.changes) + self.num_blank, "cell")
+        over = f" over {len(self.changes):,} of {whole}" * bool(self.num_blank)
+        return (
+            f"{verdict}: {'; '.join(finding.text for finding in shown)}, average {before:.4f} -> "
+            f"{after:.4f}{over} ({self.baseline} -> {self.candidate})"
+        )
+
+    def table(self) -> str:
+        """A table of the cells that fell and of those that rose; empty if none did.
+
+        A star is behind the cells that break a rule. The last lines count what is not shown.
+        """
+        rows = self.rows()
+        if not rows:
+            return ""
+        return "\n".join((format_columns(((self.axis, *HEADING, ""), *rows)), *self.not_shown()))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table as texts, at most 20 of each direction."""
+        broken = {cell for finding in self.findings if not finding.passed for cell in finding.cells}
+        return [
+            (
+                f"{change.cell.num_frames:,}",
+                format_depth(change.cell.depth),
+                f"{float(change.before):.3f}",
+                _sample_count(change.num_before),
+                f"{float(change.after):.3f}",
+                _sample_count(change.num_after),
+                f"{float(-change.drop):+.3f}",
+                "." if change.p_value is None else f"{change.p_value:.2g}",
+                "*" if change.cell in broken else "",
+            )
+            for change in (*self.fallen[:MOST_ROWS], *self.risen[:MOST_ROWS])
+        ]
+
+    def not_shown(self) -> list[str]:
+        """How many cells of either direction the table leaves out, in a line each."""
+        return [
+            f"and {counted(len(changes) - MOST_ROWS, 'cell')} more that {did}"
+            for changes, did in ((self.fallen, "fell"), (self.risen, "rose"))
+            if len(changes) > MOST_ROWS
+        ]
+
+
+def compare(
+    baseline: Results | str | Path,
+    candidate: Results | str | Path,
+    *,
+    rules: str | Path | None = None,
+    **thresholds: Unpack[Thresholds],
+) -> Comparison:
+    """Compares a run with a baseline, or a published table with another one, cell by cell.
+
+    Two runs may differ in the model and in how it was run, and the candidate may have more cells.
+    What is asked must be the same: the task, the haystack with its sampling and decoder, the
+    protocol, and the length at which generated answers are cut off. Samples that the baseline could
+    not run are left out of both; `Comparison.warning` counts them. Runs that have no needle in
+    common are compared as two sets of needles, which `Comparison.is_paired` says.
+
+    Args:
+        baseline: the earlier results, or their path.
+        candidate: the results to judge, or their path.
+        rules: a file of rules in TOML.
+        **thresholds: rules by name, such as ``max_drop=0.1``, as in
+            `vniah.analysis.compare.Rules`; they replace those of the file. Without any rule the
+            candidate may not be significantly worse: ``significance=0.005``.
+
+    Raises:
+        InputError: a rule cannot be meant, or names what was not measured.
+        CannotCompareError: one of the two cannot be read or is not complete; the candidate lacks a
+            cell of the baseline, or has an error where the baseline has none; a fall cannot be told
+            from chance with so few needles; or the two do not measure the same thing, and the
+            message names the field and both values.
+    """
+    asked = make_rules(rules, thresholds)
+    pair = pair_runs(baseline, candidate, asked)
+    tests = _tests(pair)
+    changes = changes_of(pair, tests)
+    return Comparison(
+        pair.before.name,
+        pair.after.name,
+        asked,
+        findings=tuple(findings_of(asked, pair, changes, tests)),
+        changes=changes,
+        axis=pair.before.axis,
+        is_paired=pair.is_paired,
+        num_left_out=pair.num_left_out,
+        num_blank=pair.num_blank,
+        num_forgiven=pair.num_forgiven,
+    )
+
+
+def assert_no_regression(
+    candidate: Results | str | Path,
+    baseline: Results | str | Path,
+    *,
+    rules: str | Path | None = None,
+    **thresholds: Unpack[Thresholds],
+) -> None:
+    """Raises an `AssertionError` with the table of changes if a run is worse than its baseline.
+
+    For tests:
+
+    >>> def test_the_model_still_finds_needles():
+    ...     vniah.assert_no_regression("results/candidate", "results/baseline", max_drop=0.2)
+
+    Args:
+        candidate: the results to judge, or their path. It comes first, as in other assertions.
+        baseline: the earlier results, or their path.
+        rules: as in `vniah.compare`.
+        **thresholds: as in `vniah.compare`.
+
+    Raises:
+        AssertionError: the candidate breaks a rule.
+        InputError: as in `vniah.compare`.
+        CannotCompareError: as in `vniah.compare`.
+    """
+    comparison = compare(baseline, candidate, rules=rules, **thresholds)
+    if not comparison.passed:
+        warning = f"warning: {comparison.warning}" if comparison.warning else ""
+        lines = (comparison.summary(), comparison.table(), warning)
+        raise AssertionError("\n".join(filter(None, lines)))
+
+
+def _tests(pair: Pair) -> "FallTests | None":
+    """The tests, if there is anything to be tested; numpy and scipy are loaded only then."""
+    if not pair.before.manifest or all(old.score == new.score for old, new in pair.cells):
+        return None
+    from vniah.analysis.statistics.falls import fall_tests
+
+    cells = {old.cell for old, _ in pair.cells}
+    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
+    return fall_tests(before, after, is_paired=pair.is_paired)
+
+
+def _inside(results: Results, is_compared: Callable[[object], bool]) -> Results:
+    """The results with the samples of the compared cells only."""
+    samples = (sample for sample in results.samples if is_compared(sample.cell))
+    return replace(results, samples=tuple(samples))
+
+
+def _sample_count(number: int | None) -> str:
+    return "?" if number is None else str(number)

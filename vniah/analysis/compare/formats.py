@@ -1,0 +1,148 @@
+"""A comparison as text, JSON, JUnit's XML and Markdown."""
+
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from json import dumps
+from typing import Any
+from xml.etree import ElementTree
+
+from vniah.analysis.compare.changes import CellChange
+from vniah.analysis.compare.comparison import HEADING, Comparison
+from vniah.analysis.compare.findings import mean_scores
+from vniah.analysis.compare.rules import Rules, cell_text
+from vniah.errors import printable
+from vniah.files import to_json
+from vniah.grid import format_depth
+
+_MARKED = "\\`*_[]|#!~"
+
+
+def as_text(comparison: Comparison) -> str:
+    """The table of changes, and the verdict in its last line."""
+    lines = (*filter(None, [comparison.table()]), printable(comparison.summary()))
+    return "\n".join(lines)
+
+
+def as_json(comparison: Comparison) -> str:
+    """One object: the verdict, each rule, and each compared cell."""
+    before, after = mean_scores(comparison.changes)
+    record: dict[str, Any] = {
+        "passed": comparison.passed,
+        "summary": comparison.summary(),
+        "warning": comparison.warning or None,
+        "baseline": {"name": comparison.baseline, "average": before},
+        "candidate": {"name": comparison.candidate, "average": after},
+        "paired": comparison.is_paired,
+        "num_left_out": comparison.num_left_out,
+        "num_errors_as_wrong": comparison.num_forgiven,
+        "rules": _rules(comparison.rules),
+        "findings": [
+            {
+                "rule": finding.rule,
+                "passed": finding.passed,
+                "text": finding.text,
+                "cells": [cell_text(cell) for cell in finding.cells],
+            }
+            for finding in comparison.findings
+        ],
+        "cells": [_cell(change, comparison.axis) for change in comparison.changes],
+    }
+    # In ASCII: no terminal or stream can make it anything else than the same JSON.
+    text = to_json(record, indent=2).decode().replace("\x7f", "\\u007f")
+    return "".join(
+        sign if sign.isascii() and sign != "\x7f" else dumps(sign)[1:-1] for sign in text
+    )
+
+
+def as_junit(comparison: Comparison) -> str:
+    """A test suite with a test case for each rule; a failure has the table of changes."""
+    failed = [finding for finding in comparison.findings if not finding.passed]
+    counts = {
+        "tests": str(len(comparison.findings)),
+        "failures": str(len(failed)),
+        "errors": "0",
+    }
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "vniah compare", **counts})
+    names = _xml(f"{comparison.baseline} -> {comparison.candidate}")
+    for finding in comparison.findings:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": names, "name": _case_name(finding.rule, finding.text)}
+        )
+        if not finding.passed:
+            failure = ElementTree.SubElement(case, "failure", {"message": _xml(finding.text)})
+            failure.text = _xml(f"{comparison.summary()}\n") + comparison.table()
+    if comparison.warning:
+        ElementTree.SubElement(suite, "system-err").text = _xml(comparison.warning)
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
+    return text.decode("ascii")
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """A heading with the verdict, what came of each rule, and the table of changes."""
+    verdict = "passed" if comparison.passed else "regression"
+    before, after = mean_scores(comparison.changes)
+    lines = [
+        f"### {verdict}: {_marked(comparison.baseline)} → {_marked(comparison.candidate)}",
+        "",
+        f"average {before:.4f} → {after:.4f}",
+        "",
+    ]
+    for finding in comparison.findings:
+        state = "passed" if finding.passed else "**failed**"
+        lines.append(f"- `{finding.rule}` {state}: {_marked(finding.text)}")
+    if comparison.warning:
+        lines += ["", f"Warning: {_marked(comparison.warning)}"]
+    if rows := comparison.rows():
+        columns = (comparison.axis, *HEADING, "")
+        lines += ["", f"| {' | '.join(columns)} |", f"|{'---:|' * len(columns)}"]
+        lines += [f"| {' | '.join(row).replace('*', '**fails**')} |" for row in rows]
+        lines += [f"\n{line}" for line in comparison.not_shown()]
+    return "\n".join(lines)
+
+
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+    "text": as_text,
+    "json": as_json,
+    "junit": as_junit,
+    "markdown": as_markdown,
+}
+"""By the names of ``vniah compare --format``."""
+
+
+def _rules(rules: Rules) -> dict[str, Any]:
+    found = asdict(rules)
+    found["floors"] = {str(length): floor for length, floor in rules.floors.items()}
+    found["keep_cells"] = [cell_text(cell) for cell in rules.keep_cells]
+    return found
+
+
+def _cell(change: CellChange, axis: str) -> dict[str, Any]:
+    return {
+        f"num_{axis}": change.cell.num_frames,
+        "depth": format_depth(change.cell.depth),
+        "before": float(change.before),
+        "num_before": change.num_before,
+        "after": float(change.after),
+        "num_after": change.num_after,
+        "change": float(-change.drop),
+        "p_value": change.p_value,
+    }
+
+
+def _case_name(rule: str, text: str) -> str:
+    """The rule; of floors, of which there may be several, with the length that is meant."""
+    return rule if rule != "floors" else _xml(f"{rule}: {text.partition(' is ')[0]}")
+
+
+def _xml(text: str) -> str:
+    """A text as XML can hold it: what cannot be seen is escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _marked(text: str) -> str:
+    """A text that Markdown shows as it stands."""
+    plain = html.escape(printable(text), quote=False)
+    return "".join(f"\\{sign}" if sign in _MARKED else sign for sign in plain)

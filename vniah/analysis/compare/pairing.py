@@ -1,0 +1,225 @@
+"""Which samples of two runs are held against each other, and what cannot be compared."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vniah.analysis.compare.rules import Rules
+from vniah.errors import CannotCompareError, ResultsError, counted, short_repr
+from vniah.grid import format_depth
+from vniah.results import CellScore, Results, flatten, load_results
+
+# Names that do not change what is measured: the sha256 identifies the haystack.
+_LABELS = frozenset({"haystack.name"})
+
+# Compared only if both manifests have it: runs of chat models do not.
+_CUT_OFF = "scorer.max_new_tokens"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs with the same cells, made comparable.
+
+    Attributes:
+        before: the baseline, without the samples that are left out.
+        after: the candidate, without those, and with the errors that are allowed as wrong answers.
+        whole: the candidate as it was read.
+        is_paired: whether both have the same samples; else they have other needles.
+        cells: the scores of each cell of the baseline that has one, and of the candidate's.
+        num_left_out: number of samples that the baseline could not run.
+        num_blank: number of cells in which it could run none.
+        num_forgiven: number of errors of the candidate that count as wrong.
+    """
+
+    before: Results
+    after: Results
+    whole: Results
+    is_paired: bool
+    cells: tuple[tuple[CellScore, CellScore], ...]
+    num_left_out: int
+    num_blank: int
+    num_forgiven: int
+
+
+def pair_runs(
+    baseline: Results | str | Path, candidate: Results | str | Path, rules: Rules
+) -> Pair:
+    """Reads both and requires that they measure the same.
+
+    Raises:
+        CannotCompareError: they do not, or one is not complete or has errors.
+    """
+    before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
+    whole = after
+    is_paired = not _has_other_needles(before, after, rules)
+    _require_same_measure(before, after, is_paired=is_paired)
+    for role, results in (("baseline", before), ("candidate", after)):
+        _require_complete(role, results)
+    forgiven = _new_errors(before, after, is_paired=is_paired)
+    if len(forgiven) > rules.allowed_errors > 0:
+        raise CannotCompareError(
+            f"the candidate {after.path} could not run {counted(len(forgiven), 'sample')} that the "
+            f"baseline could, and allowed_errors is {rules.allowed_errors}. Run it again to try "
+            "once more"
+        )
+    if rules.allowed_errors:
+        after = _as_wrong(after, forgiven)
+    cells = tuple(_pair_cells(before, after))
+    if is_paired:
+        _require_same_samples(before, after)
+    _require_no_new_errors(before, after, is_paired=is_paired)
+    left_out = {sample.sample_id for sample in before.samples if sample.error is not None}
+    num_cells = len(before.cells)
+    if left_out:
+        before = _without(before, left_out)
+        after = _without(after, left_out) if is_paired else after
+        cells = tuple(_pair_cells(before, after))
+    if not cells:
+        raise CannotCompareError(
+            f"the baseline {before.path} has no cell with a score; run it again"
+        )
+    blank = num_cells - len(cells)
+    num_forgiven = len(forgiven) if rules.allowed_errors else 0
+    return Pair(before, after, whole, is_paired, cells, len(left_out), blank, num_forgiven)
+
+
+def _has_other_needles(before: Results, after: Results, rules: Rules) -> bool:
+    """Whether the needles differ, and none of them is the same, unless the rules allow it."""
+    if rules.needs_same_samples or not (before.manifest and after.manifest):
+        return False
+    old, new = (results.manifest.get("needles", {}) for results in (before, after))
+    if all(old.get(name) == new.get(name) for name in ("sha256", "declared_sha256")) and (
+        sorted(old.get("ids", ())) == sorted(new.get("ids", ()))
+    ):
+        return False
+    return rules.unpaired or not set(old.get("ids", ())) & set(new.get("ids", ()))
+
+
+def _as_wrong(results: Results, errors: Collection[str]) -> Results:
+    """The results with some samples that could not be run as wrong answers."""
+    samples = (
+        replace(sample, error=None, correct=False) if sample.sample_id in errors else sample
+        for sample in results.samples
+    )
+    return replace(results, samples=tuple(samples))
+
+
+def _new_errors(before: Results, after: Results, *, is_paired: bool) -> frozenset[str]:
+    """Samples of the compared cells that the candidate could not run and the baseline could."""
+    cells = {sample.cell for sample in before.samples}
+    run_before = {sample.sample_id for sample in before.samples if sample.error is None}
+    return frozenset(
+        sample.sample_id
+        for sample in after.samples
+        if sample.error is not None
+        and (sample.sample_id in run_before if is_paired else sample.cell in cells)
+    )
+
+
+def _without(results: Results, left_out: Collection[str]) -> Results:
+    """The results without some samples, so that both runs have the same ones in each cell."""
+    return replace(
+        results,
+        samples=tuple(sample for sample in results.samples if sample.sample_id not in left_out),
+    )
+
+
+def _load(results: Results | str | Path, role: str) -> Results:
+    if isinstance(results, Results):
+        return results
+    try:
+        return load_results(results)
+    except (ResultsError, OSError) as error:
+        raise CannotCompareError(f"the {role} cannot be read: {error}") from error
+
+
+def _require_same_measure(before: Results, after: Results, *, is_paired: bool) -> None:
+    """Raises `CannotCompareError` that names the first field in which the two differ."""
+    if bool(before.manifest) != bool(after.manifest):
+        table = after if before.manifest else before
+        raise CannotCompareError(
+            f"{table.path} is a published table, which does not say on which haystack and needles "
+            "it was measured: compare a run with a run, or a table with a table"
+        )
+    old, new = _measure(before), _measure(after)
+    if not (old.get(_CUT_OFF) and new.get(_CUT_OFF)):
+        old, new = ({k: v for k, v in m.items() if k != _CUT_OFF} for m in (old, new))
+    for field in dict.fromkeys((*old, *new)):
+        is_of_needles = field.startswith("needles.")
+        if old.get(field) != new.get(field) and (is_paired or not is_of_needles):
+            hint = "; unpaired compares runs with other needles" * is_of_needles
+            raise CannotCompareError(
+                f"the runs differ in {field}: {short_repr(old.get(field))} in the baseline, "
+                f"{short_repr(new.get(field))} in the candidate; run the candidate with the same"
+                f"{hint}"
+            )
+
+
+def _measure(results: Results) -> dict[str, Any]:
+    """The fields of a run that have to be equal in both, by name."""
+    if not results.manifest:
+        return {"axis": results.axis}
+    manifest = results.manifest
+    needles = manifest.get("needles", {})
+    fields = {
+        "task": manifest.get("task"),
+        **flatten({name: manifest.get(name, {}) for name in ("haystack", "protocol")}),
+        **flatten({"task_details.settings": results.details.get("settings", {})}),
+        "needles.sha256": needles.get("sha256"),
+        "needles.declared_sha256": needles.get("declared_sha256"),
+        "needles.ids": sorted(needles.get("ids", ())),
+        _CUT_OFF: manifest.get("scorer", {}).get("max_new_tokens"),
+    }
+    return {name: value for name, value in fields.items() if name not in _LABELS}
+
+
+def _require_complete(role: str, results: Results) -> None:
+    if results.is_complete:
+        return
+    raise CannotCompareError(
+        f"the {role} {results.path} is not complete: {results.num_done} of "
+        f"{results.num_planned} samples; run it again to go on"
+    )
+
+
+def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, CellScore]]:
+    """Every cell of the baseline that has a score, with the same one of the candidate."""
+    candidates = {score.cell: score for score in after.cells}
+    for old in before.cells:
+        if old.score is None:
+            continue
+        new = candidates.get(old.cell)
+        if new is None or new.score is None:
+            where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
+            lack = "is not in" if new is None else "has only errors in"
+            raise CannotCompareError(
+                f"the cell of {where} {lack} the candidate {after.path}; "
+                "run the candidate on every cell of the baseline"
+            )
+        yield old, new
+
+
+def _require_same_samples(before: Results, after: Results) -> None:
+    """Requires that the cells of the baseline have the same samples in both runs."""
+    cells = {sample.cell for sample in before.samples}
+    old = {sample.sample_id for sample in before.samples}
+    new = {sample.sample_id for sample in after.samples if sample.cell in cells}
+    if differing := sorted(old ^ new):
+        where = "baseline" if differing[0] in old else "candidate"
+        raise CannotCompareError(
+            f"only the {where} has the sample {differing[0]}; run both with the same task and "
+            "needles"
+        )
+
+
+def _require_no_new_errors(before: Results, after: Results, *, is_paired: bool) -> None:
+    """Requires no errors but those of the baseline, because a mean leaves errors out."""
+    found = _new_errors(before, after, is_paired=is_paired)
+    for sample in after.samples:
+        if sample.sample_id in found:
+            which = ", which the baseline could" if is_paired else ""
+            raise CannotCompareError(
+                f"the candidate {after.path} could not run the sample {sample.sample_id}{which}: "
+                f"{sample.error}. Run it again to try once more"
+            )
