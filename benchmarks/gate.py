@@ -5,7 +5,8 @@ difficulty: each needle has an effect that all its samples share, and another on
 probit model). Prints the share of nights with an alarm: for a model that is the same, for a fall of
 10 points that is spread over all cells, and for a fall of 10 points, or to nothing, in two cells.
 
-    python -m benchmarks.gate [--nights 365] [--needles 5,10,20,50] [--icc 0.0,0.2] [--seed 0]
+    python -m benchmarks.gate [--nights 365] [--needles 5,10,20,50] [--icc 0.0,0.2]
+        [--own-share 0.1] [--seed 0]
 """
 
 import argparse
@@ -29,7 +30,7 @@ CELLS = tuple(
     for depth in range(DEPTHS)
 )
 LEVELS = np.repeat(np.linspace(0.97, 2 * MEAN - 0.97, LENGTHS), DEPTHS)
-OWN_SHARE = 0.1  # of a needle's effect that is another one in each run
+OWN_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,14 @@ FALLS = (
 
 
 def nights(
-    fall: Fall, *, num_nights: int, num_needles: int, icc: float, is_paired: bool, seed: int
+    fall: Fall,
+    *,
+    num_nights: int,
+    num_needles: int,
+    icc: float,
+    is_paired: bool,
+    seed: int,
+    own_share: float = OWN_SHARE,
 ) -> Iterator[FallTests]:
     """The tests of each night.
 
@@ -61,6 +69,7 @@ def nights(
         icc: the share of the variance of a sample that is its needle's.
         is_paired: whether both runs of a night have the same needles.
         seed: of the simulation.
+        own_share: the share of a needle's effect that is another one in each run.
     """
     rng = np.random.default_rng(seed)
     after = LEVELS.copy()
@@ -72,7 +81,7 @@ def nights(
         for levels in (LEVELS, after):
             known = shared if is_paired else rng.standard_normal((num_needles, 1))
             own = rng.standard_normal((num_needles, 1))
-            effect = np.sqrt(1 - OWN_SHARE) * known + np.sqrt(OWN_SHARE) * own
+            effect = np.sqrt(1 - own_share) * known + np.sqrt(own_share) * own
             noise = rng.standard_normal((num_needles, len(LEVELS)))
             strength = np.sqrt(icc) * effect + np.sqrt(1 - icc) * noise
             runs.append((strength < ndtri(levels)).astype(np.float64))
@@ -100,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--nights", type=int, default=365)
     parser.add_argument("--needles", default="5,10,20,50")
     parser.add_argument("--icc", default="0.0,0.2")
+    parser.add_argument("--own-share", type=float, default=OWN_SHARE)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     print(f"| needles | ICC | pairs | {' | '.join(fall.name for fall in FALLS)} |")
@@ -116,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         icc=icc,
                         is_paired=is_paired,
                         seed=options.seed,
+                        own_share=options.own_share,
                     )
                     rates.append(np.mean([tests.is_fall(SIGNIFICANCE) for tests in found]))
                 which = "same needles" if is_paired else "others"

@@ -188,7 +188,7 @@ def test_frames_that_the_message_asks_for_are_enough(frames):
         ({"distance": ""}, "option distance must name each value once"),
         ({"distractors": "1.5"}, "option distractors must be whole numbers"),
         ({"similarity": "same"}, "option similarity must be near, far or a rank from 1"),
-        ({"similarity": "0"}, "option similarity must be whole numbers from 1"),
+        ({"similarity": "0"}, "option similarity must be one whole number from 1"),
     ],
 )
 def test_invalid_option_is_one_line(options, message):

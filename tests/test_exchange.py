@@ -20,6 +20,7 @@ from vniah import compare, import_answers, load_results, run_sweep
 from vniah import export_samples as export_all
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError, RunMismatchError, TaskError
+from vniah.files import TEMPORARY_SUFFIX
 from vniah.grid import Cell, Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
@@ -339,12 +340,55 @@ def test_first_rows_fill_every_column():
     assert [row["a"] for row in in_readable_order(rows)] == [1, 3, 1, 1, 2]
 
 
+def test_what_a_killed_export_left_is_written_over_or_removed(film, needle_folder, tmp_path):
+    """Half a video has a name that the next start takes for the same video."""
+    sources = (open_haystack(film), load_needles(needle_folder), Grid.of([4], ["0"]))
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    for output in (whole, halved):
+        export_samples(*sources, output=output, controls="none")
+    videos = sorted((halved / "videos").glob("*.mp4"))
+    half = halved / "videos" / f".{videos[0].name}{TEMPORARY_SUFFIX}"
+    videos[0].rename(half)
+    (halved / "metadata.jsonl").unlink()
+    export_samples(*sources, output=halved, controls="none")
+    assert not half.exists()
+    assert [path.name for path in sorted((halved / "videos").iterdir())] == [
+        path.name for path in sorted((whole / "videos").iterdir())
+    ]
+    half.write_bytes(b"half")
+    export_samples(
+        *sources[:2], Grid.of([9], ["0"]), output=halved, controls="none", overwrite=True
+    )
+    assert not half.exists()
+
+
 def test_a_video_has_one_name_however_spans_are_cut():
     whole = (FrameSpan("haystack", 0, 9),)
     parts = (FrameSpan("haystack", 0, 4), FrameSpan("haystack", 4, 9))
     assert video_name(whole) == video_name(parts)
     assert video_name(whole) != video_name(haystack_frames(8))
     assert video_name(()) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (([], [4]), ([], [4])),
+        (([], ["a"]), ([], ["a"])),
+        ((None, 4), (None, 4)),
+        ((4, "10%"), ("4", '"10%"')),
+        (([4], ["a"]), ("[4]", '["a"]')),
+    ],
+)
+def test_values_of_one_type_stay_and_of_several_become_text(values, expected):
+    """Arrow has one type for a column, and empty lists fit any list."""
+    shown = haystack_frames(4)
+    samples = [
+        Sample(f"4/0/{number}", GRID.cells[0], shown, "?", ("x",), fields={"it": value})
+        for number, value in enumerate(values)
+    ]
+    rows = metadata_rows(samples, [("x",)] * len(samples), "t")
+    assert tuple(row["fields"]["it"] for row in rows) == expected
 
 
 def test_seconds_of_what_is_inserted():

@@ -296,9 +296,9 @@ def test_tokenizer_that_gives_one_candidate_the_beginning_of_another_is_refused(
         ({"ask": "when"}, "the option ask must be one of part, second, got 'when'"),
         ({"ask": "second", "parts": "5"}, "the option parts does not go with ask=second"),
         ({"step": "5"}, "the option step does not go with ask=part"),
-        ({"parts": "1"}, "the option parts must be whole numbers from 2 to 1,000"),
+        ({"parts": "1"}, "the option parts must be one whole number from 2 to 1,000"),
         ({"within": "1,x"}, "the option within"),
-        ({"ask": "second", "step": "0"}, "the option step must be whole numbers from 1"),
+        ({"ask": "second", "step": "0"}, "the option step must be one whole number from 1"),
         ({"needle_style": "big"}, "needle_style must be one of"),
     ],
 )

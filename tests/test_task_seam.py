@@ -43,8 +43,9 @@ def test_what_is_no_list_of_whole_numbers_is_refused(value):
 
 def test_one_number_and_one_word():
     assert whole_number("7", "k") == 7
-    with pytest.raises(TaskError, match="the option k must be one whole number, got '1,2'"):
-        whole_number("1,2", "k")
+    for value in ("1,2", "x", "", "3.5", "0", "601", "\u0663", True, None):
+        with pytest.raises(TaskError, match="the option k must be one whole number from 1 to 600"):
+            whole_number(value, "k", at_least=1, at_most=600)
     assert one_of("b", "k", ("a", "b")) == "b"
     with pytest.raises(TaskError, match="the option k must be one of a, b, got 'c'"):
         one_of("c", "k", ("a", "b"))
@@ -59,7 +60,7 @@ def test_options_reach_the_task_and_its_settings():
 def test_options_that_a_task_does_not_take_are_refused():
     with pytest.raises(InputError, match="the task vniah has no option 'distance'; it has needle"):
         load_task("vniah", {"distance": "3"})
-    with pytest.raises(TaskError, match="needle_frames must be whole numbers from 1 to 600, got"):
+    with pytest.raises(TaskError, match="needle_frames must be one whole number from 1 to"):
         load_task("vniah", {"needle_frames": "0"})
     with pytest.raises(InputError, match="task options go with the name of a task"):
         load_task(VisualNeedle(), {"needle_frames": "3"})

@@ -1,9 +1,12 @@
 """Reads the options of tasks, which come as text: ``--task-option distance=200``."""
 
+import re
 from collections.abc import Sequence
 
 from vniah.errors import TaskError, short_repr
 from vniah.grid import MAX_FRAMES, parse_range
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 Option = str | int | float | None
 """An option as a task is given it: text from the command line, or a number from Python."""
@@ -46,11 +49,21 @@ def whole_numbers(
 
 
 def whole_number(value: Option, what: str, *, at_least: int = 0, at_most: int = MAX_FRAMES) -> int:
-    """One whole number; arguments and errors as `whole_numbers`."""
-    found = whole_numbers(value, what, at_least=at_least, at_most=at_most)
-    if len(found) != 1:
-        raise TaskError(f"the option {what} must be one whole number, got {short_repr(value)}")
-    return found[0]
+    """One whole number, as text or as a number; arguments as `whole_numbers`.
+
+    Raises:
+        TaskError: it is no whole number, or out of bounds.
+
+    >>> whole_number("3", "needle_frames", at_least=1)
+    3
+    """
+    text = str(value).strip()
+    if not _WHOLE_NUMBER.fullmatch(text) or not at_least <= int(text) <= at_most:
+        raise TaskError(
+            f"the option {what} must be one whole number from {at_least:,} to {at_most:,}, got "
+            f"{short_repr(value)}"
+        )
+    return int(text)
 
 
 def one_of(value: Option, what: str, known: Sequence[str]) -> str:

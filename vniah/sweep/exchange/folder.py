@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from vniah.errors import ResultsError, RunMismatchError, short_repr
-from vniah.files import atomic_path, write_json
+from vniah.files import TEMPORARY_SUFFIX, atomic_path, write_json
 from vniah.results import flatten
 from vniah.results.folders import EXPORT_NAME, PLAN_NAME, require_apart, require_writable
 from vniah.results.sample_file import LOCK_NAME, locked, writing_to
@@ -145,8 +145,9 @@ class ExportFolder:
 
     def _discard(self) -> None:
         """Removes what exports write; the manifest last, by which the folder is known."""
-        for video in (self.path / VIDEOS).glob("*.mp4"):
-            video.unlink()
+        for pattern in ("*.mp4", f".*.mp4{TEMPORARY_SUFFIX}"):
+            for video in (self.path / VIDEOS).glob(pattern):
+                video.unlink()
         for name in (METADATA_NAME, PLAN_NAME, EXPORT_NAME):
             (self.path / name).unlink(missing_ok=True)
 

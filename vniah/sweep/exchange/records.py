@@ -150,9 +150,9 @@ def metadata_rows(
 
 
 def _kinds(value: object) -> set[str]:
-    """The type of a value as Arrow tells them apart; none for what is in every column."""
+    """The type of a value as Arrow tells them apart; none for None and [], which fit them all."""
     if isinstance(value, list | tuple):
-        return {f"list of {kind}" for item in value for kind in _kinds(item)} or {"list of str"}
+        return {f"list of {kind}" for item in value for kind in _kinds(item)}
     return set() if value is None else {type(value).__name__}
 
 

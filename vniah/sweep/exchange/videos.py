@@ -166,7 +166,7 @@ class PictureStore:
         """
         with (
             writing_to(self._folder),
-            atomic_path(path) as unfinished,
+            atomic_path(path, is_locked=True) as unfinished,
             av.open(
                 str(unfinished), "w", format="mp4", options={"movflags": "+faststart"}
             ) as container,
