@@ -372,32 +372,40 @@ def replying(text):
         "<think>Let me look at all the frames",
         "\x1b[2J" * 9999,
         "",
+        "\\boxed{blue}",
     ],
 )
 def test_replies_that_are_no_answers_are_warned_of(haystack, tmp_path, caplog, text):
     results = sweep(replying(text), haystack, load_needles("cards"), tmp_path)
-    assert results.average == 0
+    assert results.average <= 0.1  # blue is right for one card
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "only 0 of 40 replies could be read as an answer" in message
+    assert "only 0 of 28 replies to questions for options or numbers could be read" in message
     assert repr(text[:20])[:-1] in message and message.isprintable() and len(message) < 500
 
 
-@pytest.mark.parametrize("text", ["<think>3</think>7", "8", "\\boxed{blue}"])
+@pytest.mark.parametrize("text", ["<think>3</think>7", "8"])
 def test_wrong_answers_are_not_warned_of(haystack, tmp_path, caplog, text):
     sweep(replying(text), haystack, load_needles("cards"), tmp_path)
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("form", "warned"), [("I see {}", True), ("{}", False), ("x{}", False)])
-def test_right_answers_among_other_words_are_warned_of(haystack, tmp_path, caplog, form, warned):
+@pytest.mark.parametrize(
+    ("form", "warning"),
+    [
+        ("I see {}", "40 of 40 replies hold the right answer among other"),
+        ("{}", None),
+        ("x{}", "only 0 of 28 replies to questions for options or numbers could be read"),
+    ],
+)
+def test_right_answers_among_other_words_are_warned_of(haystack, tmp_path, caplog, form, warning):
     cards = load_needles("cards")
     answers = {needle.question: needle.answer for needle in cards}
     chat = Chat()
     chat.answer = lambda frames, question: form.format(answers[question])
     sweep(chat, haystack, cards, tmp_path)
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == warned
-    assert not warned or "40 of 40 replies hold the right answer among other" in messages[0]
+    assert len(messages) == (warning is not None)
+    assert warning is None or warning in messages[0]
 
 
 def test_few_replies_are_not_warned_of(haystack, needles, tmp_path, caplog):

@@ -22,9 +22,9 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
     reasoning that was cut off, or in a wrapper that is not known. At least ten replies are needed
     for a warning, and it is given where less than a tenth of them can be read. Where at least ten
     are to questions for options or numbers, only these are judged: any word could be an answer to
-    the others. It is given as well where all replies are one text that is right nowhere. If enough
-    can be read, the warning is of right answers among other words, where these are half of the
-    replies.
+    the others. If there are not, it is given as well where all replies are one text that is right
+    nowhere. Right answers among other words are named before all of this, where these are half of
+    the replies.
 
     Args:
         samples: all samples of the run; they hold the accepted answers and the choices.
@@ -38,6 +38,8 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
     ]
     if len(replies) < _FEWEST_REPLIES:
         return None
+    if (words_around := _warn_of_words_around(results)) is not None:
+        return words_around
     fixed = [one for one in replies if has_fixed_form(one[1].candidates, one[1].choices)]
     judged = fixed if len(fixed) >= _FEWEST_REPLIES else replies
     num_read, unread = 0, dict[str, None]()
@@ -47,8 +49,8 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
         else:
             unread[text] = None
         if num_read >= _LEAST_SHARE * len(judged):
-            answers = {sample.answer for _, sample in replies}
-            return _one_wrong_text(results, answers) or _warn_of_words_around(results)
+            is_open = len(fixed) < _FEWEST_REPLIES
+            return _one_wrong_text(results, {one.answer for _, one in replies}) if is_open else None
     examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(unread)[:2])
     of_form = "to questions for options or numbers " if len(judged) < len(replies) else ""
     return (
