@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vniah.analysis.statistics.paired import adjust_holm, mcnemar_p_values, paired_table
+from vniah.analysis.statistics.paired import (
+    NUM_RANDOM,
+    SEED,
+    adjust_holm,
+    mcnemar_p_values,
+    paired_table,
+)
 from vniah.analysis.statistics.table import SampleTable, sample_table
 from vniah.grid import Cell
 from vniah.results import Results
@@ -22,8 +28,6 @@ if TYPE_CHECKING:
 NUM_TESTS = 3
 """That share a significance: the average, the worst cell, and all cells one by one."""
 
-_NUM_RANDOM = 9999  # rearrangements, where there are too many to take all
-_SEED = 20240624
 _CHUNK = 512  # cells at a time, which takes 40 MB
 _ROUNDING = 1e-9
 
@@ -102,7 +106,7 @@ def fall_tests(before: Results, after: Results, *, is_paired: bool = True) -> Fa
 
 def paired_tests(table: SampleTable) -> FallTests:
     """The same of a table of pairs, whose values are -1 (fallen), 0 and 1 (risen)."""
-    sums, counts = _by_needle(table, len(table.needles), table.needle)
+    sums, counts = _by_needle(table)
     parts = sums / counts.sum(axis=0)  # what each needle adds to the difference of each cell
     signs = _sign_changes(len(parts))
     average, worst = _rearranged(
@@ -126,10 +130,7 @@ def paired_tests(table: SampleTable) -> FallTests:
 def unpaired_tests(before: SampleTable, after: SampleTable) -> FallTests:
     """The same of two tables with the same cells, whose needles are others."""
     numbers = len(before.needles), len(after.needles)
-    first, second = (
-        _by_needle(table, num, table.needle)
-        for table, num in zip((before, after), numbers, strict=True)
-    )
+    first, second = _by_needle(before), _by_needle(after)
     sums, counts = (np.concatenate(pair) for pair in zip(first, second, strict=True))
     deals = _deals(*numbers)
 
@@ -159,12 +160,10 @@ def unpaired_tests(before: SampleTable, after: SampleTable) -> FallTests:
     return FallTests(False, min(numbers), 1 / len(deals), average, worst, cells)
 
 
-def _by_needle(
-    table: SampleTable, num_needles: int, needle: "NDArray[np.intp]"
-) -> tuple["Floats", "Floats"]:
+def _by_needle(table: SampleTable) -> tuple["Floats", "Floats"]:
     """``[num_needles, num_cells]`` each: the sums of the values, and how many there are."""
-    shape = num_needles, len(table.cells)
-    places = needle * shape[1] + table.cell
+    shape = len(table.needles), len(table.cells)
+    places = table.needle * shape[1] + table.cell
     size = shape[0] * shape[1]
     sums = np.bincount(places, table.values, size).astype(np.float64).reshape(shape)
     counts: Floats = np.bincount(places, minlength=size).reshape(shape).astype(np.float64)
@@ -222,11 +221,11 @@ def _cell_tests(
 @lru_cache(maxsize=4)
 def _sign_changes(num_needles: int) -> "Floats":
     """``[num_changes, num_needles]`` of 1 and -1: all, or 10,000; the first changes nothing."""
-    if 2**num_needles <= _NUM_RANDOM:
+    if 2**num_needles <= NUM_RANDOM:
         bits = np.arange(2**num_needles)[:, None] >> np.arange(num_needles) & 1
     else:
-        rng = np.random.default_rng(_SEED)
-        bits = rng.integers(0, 2, (_NUM_RANDOM + 1, num_needles))
+        rng = np.random.default_rng(SEED)
+        bits = rng.integers(0, 2, (NUM_RANDOM + 1, num_needles))
         bits[0] = 0
     signs: Floats = 1 - 2 * bits.astype(np.float64)
     return signs
@@ -237,13 +236,13 @@ def _deals(num_before: int, num_after: int) -> "Floats":
     """``[num_deals, num_before + num_after]``, 1 for the later run; the first is as it was."""
     num = num_before + num_after
     own = np.arange(num) >= num_before
-    if comb(num, num_after) <= _NUM_RANDOM:
+    if comb(num, num_after) <= NUM_RANDOM:
         every = combinations(reversed(range(num)), num_after)  # begins with the last ones
         deals = np.zeros((comb(num, num_after), num))
         for row, places in zip(deals, every, strict=True):
             row[list(places)] = 1
         return deals
-    rng = np.random.default_rng(_SEED)
-    deals = np.tile(own.astype(np.float64), (_NUM_RANDOM + 1, 1))
+    rng = np.random.default_rng(SEED)
+    deals = np.tile(own.astype(np.float64), (NUM_RANDOM + 1, 1))
     deals[1:] = rng.permuted(deals[1:], axis=1)
     return deals

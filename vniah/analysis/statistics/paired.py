@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 Alternative = Literal["two-sided", "less", "greater"]
 """What a test is against: any difference, a fall (``"less"``), or a rise (``"greater"``)."""
 
-_NUM_RANDOM = 9999  # sign changes, where there are too many to take all
-_SEED = 20240624
+NUM_RANDOM = 9999
+"""How many rearrangements are drawn where there are too many to take all."""
+
+SEED = 20240624
+"""With which they are drawn, always the same."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +200,9 @@ def sign_flip_p_value(
         lambda sample, axis: sample.mean(axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=_NUM_RANDOM,
+        n_resamples=NUM_RANDOM,
         alternative=alternative,
-        rng=np.random.default_rng(_SEED),
+        rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)
 
