@@ -356,6 +356,35 @@ def test_bytes_overwritten_in_the_middle_are_noticed(tmp_path, film, layout, at)
     assert [read_number(frame.image) for frame in kept[:before]] == sound[:before]
 
 
+@pytest.mark.parametrize("packet_size", [188, 192, 204])
+@pytest.mark.parametrize("num_lost", [16, 32])
+def test_overwritten_packets_are_noticed_where_all_counters_fit(
+    tmp_path, film, packet_size, num_lost
+):
+    path = repack(film("ts"), packet_size, tmp_path / "film.ts")
+    pids = [data[1] << 8 & 0x1F00 | data[2] for data in batched_bytes(film("ts"), 188)]
+    video = max(set(pids), key=pids.count)
+    # a counter has 4 bits: after 16 packets of its stream it is where it was
+    start = len(pids) // 2
+    pictures = [k for k in range(start, len(pids)) if pids[k] == video]
+    stop = pictures[num_lost]
+    data = bytearray(path.read_bytes())
+    data[start * packet_size : stop * packet_size] = bytes((stop - start) * packet_size)
+    path.write_bytes(data)
+    message = r"film\.ts is damaged: 1 incomplete packet, at \d+\.\d s.*--keep-damaged"
+    with pytest.raises(VideoDamagedError, match=message):
+        open_source(path)
+    # what only pads the end is no damage
+    path = repack(film("ts"), packet_size, tmp_path / "film.ts")
+    path.write_bytes(path.read_bytes() + bytes(40 * packet_size))
+    assert index_video(path).damage == ()
+
+
+def batched_bytes(path: Path, size: int) -> list[bytes]:
+    data = path.read_bytes()
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 def test_undecodable_packets_are_counted_and_placed(tmp_path):
     path = write_video(tmp_path / "film.mp4", at_rate(25, 300), noise=20)
     data = bytearray(path.read_bytes())

@@ -12,7 +12,12 @@ import av
 from vniah.errors import counted
 from vniah.haystacks.video.completeness import declares_one_length
 from vniah.haystacks.video.mp4 import Mp4Layout
-from vniah.haystacks.video.mpegts import MOST_PACKET_BYTES, find_joints, find_table_restarts
+from vniah.haystacks.video.mpegts import (
+    MOST_PACKET_BYTES,
+    find_joints,
+    find_table_restarts,
+    find_unreadable,
+)
 from vniah.haystacks.video.timeline import Timeline, demux, may_restart
 
 _HOLE_BYTES = 512
@@ -35,6 +40,8 @@ class Listing:
     # Of every keyframe the place in the file, and after which picture and place there is a pause.
     pauses: dict[int, tuple[int, int] | None] = field(default_factory=dict)
     last_place: int = 0
+    # Of every packet the place in the file, and the picture that was shown last until there.
+    places: list[tuple[int, int]] = field(default_factory=list)
     step: int = 0  # between the decoding times of the last two packets
     num_restarts: int = 0
     end_of_all_seconds: Fraction = Fraction(0)
@@ -70,6 +77,8 @@ class Listing:
                         return
                     self._add(packet, follows_hole=follows_hole)
                     follows_hole = False
+                    if is_stream_of_parts and packet.pos is not None and self.times:
+                        self.places.append((packet.pos, self.latest[0]))
                 elif by_bytes and packet.is_corrupt:
                     self.corrupt.append(self.latest[0])
         except av.error.FFmpegError as error:
@@ -89,6 +98,7 @@ class Listing:
         FFmpeg calls a packet corrupt where counters start anew.
         """
         if not self.corrupt:
+            self._find_unreadable(path)
             self._find_lost_parts(path)
             return
         places = sorted(self.pauses)
@@ -101,6 +111,13 @@ class Listing:
         if parts:
             self.corrupt.clear()
             self.holes.extend(pause[0] for at in parts if (pause := self.pauses[at]))
+
+    def _find_unreadable(self, path: Path) -> None:
+        """Notes packets that were overwritten, after which all counters fit by chance."""
+        for at in find_unreadable(path):
+            before = bisect(self.places, at, key=lambda place: place[0])
+            last = self.places[before - 1][1] if before else min(self.times)
+            self.corrupt.append(last)
 
     def _find_lost_parts(self, path: Path) -> None:
         """Notes pauses where program tables start anew: the counters of pictures fit by chance."""

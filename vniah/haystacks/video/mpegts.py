@@ -75,6 +75,27 @@ def find_table_restarts(path: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
+def find_unreadable(path: Path) -> tuple[int, ...]:
+    """The positions in bytes of runs of bytes between packets that are no transport packets.
+
+    FFmpeg skips them silently, and if a multiple of 16 packets of a stream was lost with them, its
+    counter fits again. What follows the last packet, such as padding, is left out.
+    """
+    found: list[int] = []
+    with path.open("rb") as file:
+        was_packet, waiting = True, -1
+        for packets in _read_packets(file, None):
+            is_packet = packets.rows[:, 0] == _SYNC_BYTE
+            follows = np.concatenate([[was_packet], is_packet[:-1]])
+            for at in np.flatnonzero(is_packet != follows):
+                if is_packet[at]:
+                    found.append(waiting)
+                else:
+                    waiting = int(packets.positions[at])
+            was_packet = bool(is_packet[-1])
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class _Packets:
     """Transport packets in the order of the file.
@@ -133,8 +154,11 @@ def _is_stuffed(row: NDArray[np.uint8]) -> bool:
     return not flags & 0x03 and length > needed
 
 
-def _read_packets(file: BinaryIO, pid: int) -> Iterator[_Packets]:
-    """The packets of a file in chunks, each after the last packets of the chunk before it."""
+def _read_packets(file: BinaryIO, pid: int | None) -> Iterator[_Packets]:
+    """The packets of a file in chunks, each after the last packets of the chunk before it.
+
+    Without the number of a stream, every chunk has only its own packets.
+    """
     start, size, sync_at = _find_layout(file.read(_LOOK_BYTES))
     if not size:
         return
@@ -149,7 +173,8 @@ def _read_packets(file: BinaryIO, pid: int) -> Iterator[_Packets]:
             np.concatenate([kept.positions, positions]),
         )
         yield packets
-        kept = packets.last(pid)
+        if pid is not None:
+            kept = packets.last(pid)
 
 
 def _find_layout(start: bytes) -> tuple[int, int, int]:
