@@ -10,7 +10,8 @@ from runs import PUBLISHED_DIR, write_run
 
 from vniah.analysis.compare import compare
 from vniah.analysis.labels import rope_remarks
-from vniah.cli.display import format_agreement, format_average, format_gaps, format_table
+from vniah.analysis.sentences import format_agreement, format_average
+from vniah.cli.display import format_gaps, format_table
 from vniah.errors import VniahError
 from vniah.results import MANIFEST_NAME, SAMPLES_NAME, load_results
 

@@ -6,7 +6,8 @@ import sys
 
 from runs import make_run
 
-from vniah.cli.display import format_average, format_comparison, format_gaps, shown_log
+from vniah.analysis.sentences import format_average
+from vniah.cli.display import format_comparison, format_gaps, shown_log
 from vniah.sweep import progress
 from vniah.sweep.progress import Bars
 

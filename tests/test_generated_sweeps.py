@@ -10,8 +10,8 @@ from runs import make_run, make_sample
 from tests.decoder_models import DecoderStandIn, make_samples, open_engine
 from tests.test_prefill import build_decoder
 from vniah.analysis.compare import compare
+from vniah.analysis.sentences import format_agreement
 from vniah.cli import main
-from vniah.cli.display import format_agreement
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_decoding
 from vniah.errors import CannotCompareError, InputError, ModelError, RunMismatchError

@@ -206,7 +206,7 @@ def test_oddness_is_read_from_whatever_a_manifest_holds(environment, expected):
 
 
 def test_one_line_says_how_far_needles_stand_out():
-    from vniah.cli.display import format_oddness
+    from vniah.analysis.sentences import format_oddness
 
     found = {"a": 1.0, "b": 0.9}
     manifest = {"environment": {"forward": {"oddness": found}}}

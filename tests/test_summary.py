@@ -11,6 +11,7 @@ import pytest
 from runs import make_manifest, make_run, make_sample
 
 import vniah
+from vniah.analysis.sentences import format_summary
 from vniah.analysis.statistics.depth import depth_effects
 from vniah.analysis.statistics.effective import find_effective_length, range_of_lengths
 from vniah.analysis.statistics.estimates import cell_intervals, estimate_of
@@ -23,7 +24,7 @@ from vniah.analysis.statistics.means import (
     t_interval,
 )
 from vniah.analysis.statistics.table import cluster_values, sample_table
-from vniah.cli.display import format_summary, format_table
+from vniah.cli.display import format_table
 from vniah.errors import InputError
 from vniah.grid import Cell, Grid
 from vniah.results import CellScore, Results

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import format_summary
 from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
 from vniah.cli.printing import show
@@ -68,6 +67,8 @@ def _require_for_heatmaps_only(options: argparse.Namespace) -> None:
 
 
 def _summary(results: "Results", value: str) -> list[str]:
+    from vniah.analysis.sentences import format_summary
+
     if value == "correct":
         return format_summary(results)
     return [format_measure_average(results.measure(value))]

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.display import (
-    format_agreement,
     format_comparison,
     format_controls,
     format_gaps,
-    format_oddness,
     format_parts,
-    format_summary,
     format_table,
 )
 from vniah.cli.environment import load_plot
@@ -237,6 +234,7 @@ def show_results(
         controls: those of the run that are not vniah's own.
         again: what to do about samples that could not be run.
     """
+    from vniah.analysis.sentences import format_agreement, format_oddness, format_summary
     from vniah.analysis.verdict import verdict
 
     show()

@@ -13,7 +13,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from vniah.analysis.plot.style import COLORS, FAINT, INK
+from vniah.analysis.palettes import COLORS
+from vniah.analysis.plot.style import FAINT, INK
 from vniah.protocol import HAYSTACK, Frames, blended_source, needle_of
 from vniah.show.facts import Facts
 from vniah.show.frames import Picture

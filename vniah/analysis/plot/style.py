@@ -5,13 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
+from vniah.analysis.palettes import COLORS, MEASURE_COLORS
 from vniah.errors import printable
-
-COLORS = ("#F0496E", "#EBB839", "#9ad5b3")
-"""Of scores of 0, 0.5 and 1, as published."""
-
-MEASURE_COLORS = ("#f3f0df", "#8fb9c9", "#3d6f9e", "#1d2f5a")
-"""Of measures, from the smallest value to the largest."""
 
 INK = "#333333"
 FAINT = "#777777"
