@@ -15,7 +15,7 @@ from runs import make_run
 
 from vniah.cli import main
 from vniah.cli.display import format_table
-from vniah.cli.run import draw_heatmap
+from vniah.cli.outcomes import draw_heatmap
 from vniah.results import load_results
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
     from vniah.sweep.progress import Bars
+    from vniah.sweep.run import SweepOptions
 
 # The options of a server, with the names of the fields of `ServerOptions`.
-_SERVER_FIELDS = (
+SERVER_FIELDS = (
     *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
     *("key_variable", "needs_usage"),
 )
@@ -76,6 +77,41 @@ def task_options(options: argparse.Namespace) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Reads what options say together, as far as that needs nothing but them.
+
+    Raises:
+        InputError: the grid cannot be read, or two options cannot be combined.
+    """
+    parse_grid(options)
+    task_options(options)
+    _max_new_tokens(options)
+
+
+def sweep_options(options: argparse.Namespace) -> "SweepOptions":
+    """How a sweep is run."""
+    from vniah.sweep.run import SweepOptions
+
+    return SweepOptions(
+        task=options.task,
+        task_options=task_options(options),
+        controls=options.controls,
+        cache=options.cache,
+        share=options.share,
+        attention=options.attn,
+        scorer=options.scorer,
+        max_new_tokens=_max_new_tokens(options),
+    )
+
+
+def _max_new_tokens(options: argparse.Namespace) -> int | None:
+    if options.max_new_tokens is None:
+        return None
+    if options.scorer != "generate":
+        raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
+    return int(options.max_new_tokens)
 
 
 def needles_name(options: argparse.Namespace) -> str:
@@ -151,7 +187,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
     from vniah.models.server.client import ServerOptions, is_server
     from vniah.models.server.messages import FrameFormat
 
-    given = _given(options, {name: name for name in _SERVER_FIELDS})
+    given = _given(options, {name: name for name in SERVER_FIELDS})
     of_frames = {"frames_as": "frames_as"}
     if is_server(options.model):
         of_frames["size"] = "frame_size"  # for checkpoints it is the size that the tower reads

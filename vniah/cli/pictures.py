@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
+from vniah.cli.outcomes import heatmap_name
 from vniah.cli.printing import show
-from vniah.cli.run import heatmap_name
 from vniah.errors import InputError, ResultsError
 from vniah.files import slug
 

@@ -1,0 +1,151 @@
+"""Runs the members of a sweep one after the other: models, films and needles are opened once."""
+
+import gc
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vniah.cli.inputs import load_named_model, needles_name, open_named_haystack, parse_grid
+from vniah.cli.printing import show_traceback, tell
+from vniah.cli.sweeps.members import Member, Plan
+from vniah.errors import InputError, VniahError, first_line
+from vniah.options.rope import RopeChoice
+
+if TYPE_CHECKING:
+    from vniah.haystacks.haystack import Haystack
+    from vniah.needles import NeedleSet
+    from vniah.protocol import AnyModel
+    from vniah.sweep.mesh import Mesh
+    from vniah.sweep.progress import Bars
+
+# What goes wrong with one model, one film or one machine, and is said in a line.
+_EXPECTED = (VniahError, OSError, MemoryError, RuntimeError)
+
+
+class Session:
+    """What the members of a plan share while they run.
+
+    Args:
+        plan: the runs.
+        mesh: the processes of the job.
+
+    Attributes:
+        failures: why members could not be run, by their names.
+    """
+
+    def __init__(self, plan: Plan, mesh: "Mesh") -> None:
+        self.failures: dict[str, str] = {}
+        self._plan = plan
+        self._mesh = mesh
+        self._films: dict[Hashable, Haystack] = {}
+        self._needles: dict[str, NeedleSet] = {}
+        self._num_opened = 0
+
+    def each(self, work: "Callable[[Member, AnyModel], None]") -> None:
+        """Calls ``work`` for each member, with its model; a model is loaded once for all its runs.
+
+        Members whose needles, model or RoPE cannot be had are left out, and are in `failures`, like
+        those whose work fails.
+        """
+        for group in self._plan.groups():
+            self._run_group(group, work)
+            gc.collect()
+            _give_back_memory(self._mesh)
+
+    def _run_group(
+        self, group: Sequence[Member], work: "Callable[[Member, AnyModel], None]"
+    ) -> None:
+        for member in group:
+            with self.isolated(member):
+                self.needles_of(member)
+        model: Any = None
+        ready = self._left(group)
+        if ready:
+            with self.isolated(*ready):
+                model = load_named_model(ready[0].options, ready[0].rope, self._mesh)
+        ready = self._left(ready)
+        has_several = any(member.rope != ready[0].rope for member in ready)
+        if has_several:  # what the model cannot have is refused before anything runs
+            for member in ready:
+                with self.isolated(member):
+                    _override_rope(model, member.rope)
+        for member in self._left(ready):
+            with self.isolated(member):
+                if has_several:
+                    _override_rope(model, member.rope)
+                work(member, model)
+
+    def _left(self, members: Sequence[Member]) -> list[Member]:
+        return [member for member in members if member.name not in self.failures]
+
+    def needles_of(self, member: Member) -> "NeedleSet":
+        """The needle set of a member."""
+        from vniah.needles import load_needles
+
+        name = needles_name(member.options)
+        if name not in self._needles:
+            self._needles[name] = load_needles(name)
+        return self._needles[name]
+
+    def haystack_of(self, member: Member, bars: "Bars") -> "Haystack":
+        """The film of a member; the leader opens it first, as it may have to be drawn."""
+        num_frames = parse_grid(member.options).max_frames
+        key = (member.film, num_frames if member.options.haystack is None else None)
+        if key not in self._films:
+            self._num_opened += 1
+            name = f"haystack {self._num_opened}"
+            if not self._mesh.is_leader:
+                self._mesh.wait_for(name)
+            self._films[key] = open_named_haystack(member.options, num_frames, bars)
+            if self._mesh.is_leader:
+                self._mesh.announce(name)
+        return self._films[key]
+
+    @contextmanager
+    def isolated(self, *members: Member) -> Iterator[None]:
+        """A block whose errors are those of these members, and do not end the sweep.
+
+        In a job of several processes they do, as the others would wait for this one; and where the
+        command line describes the runs.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._plan.config is None or self._mesh.size > 1:
+                raise
+            if not isinstance(error, _EXPECTED):
+                show_traceback(type(error), error, error.__traceback__)
+            text = str(error) if isinstance(error, VniahError) else _described(error)
+            self.failures |= {member.name: text for member in members}
+            names = ", ".join(member.name for member in members)
+            tell(f"error in {names}: {text}")
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or ''}".rstrip(": ")
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _give_back_memory(mesh: "Mesh") -> None:
+    """Frees what torch keeps of a model that is gone."""
+    if "torch" in sys.modules:
+        from vniah.forward.devices import give_back_unused
+
+        give_back_unused(mesh.device)
+
+
+def _override_rope(model: "AnyModel", choice: RopeChoice) -> None:
+    """Gives a loaded model another RoPE.
+
+    Raises:
+        InputError: the model cannot be given one.
+    """
+    change: Any = getattr(model, "override_rope", None)
+    if change is None:
+        raise InputError(
+            f"{model.name} has no override_rope(theta, scaling), which gives it another RoPE for "
+            "the next run; give one value"
+        )
+    change(choice.theta, choice.scaling)
