@@ -167,5 +167,5 @@ def test_plot_of_retention(tmp_path, capsys):
     assert (run / "retention.png").read_bytes().startswith(b"\x89PNG")
     for option in (["--value", "logprob"], ["--training-length", "48"], ["--groups"]):
         assert main(["plot", str(run), "--kind", "retention", *option]) == 2
-        message = f"{option[0]} is for heatmaps; leave it out with --kind retention"
+        message = f"{option[0]} is for heatmap or lengths pictures; leave it out with --kind"
         assert message in capsys.readouterr().err

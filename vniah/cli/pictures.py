@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
@@ -14,8 +14,13 @@ from vniah.files import slug
 if TYPE_CHECKING:
     from vniah.results import Results
 
-_RETENTION_NAME = "retention.png"
 _MOST_PANELS = 60
+
+_TAKEN = {
+    "heatmap": ("--value", "--training-length", "--tokens-per-frame", "--groups"),
+    "lengths": ("--value", "--training-length", "--tokens-per-frame", "--groups"),
+}
+"""Options that some kinds of picture take, and others do not."""
 
 
 def plot(options: argparse.Namespace) -> int:
@@ -23,27 +28,16 @@ def plot(options: argparse.Namespace) -> int:
     from vniah.analysis.labels import result_labels
     from vniah.results import load_results
 
-    is_retention = options.kind == "retention"
-    if is_retention:
-        _require_for_heatmaps_only(options)
+    _require_taken(options)
     runs = [load_results(path) for path in options.results]
     output, first = options.output, runs[0].path
     if output is None:
-        name = _RETENTION_NAME if is_retention else heatmap_name(options.value)
+        name = _file_name(options.kind, options.value)
         output = first / name if first.is_dir() and len(runs) == 1 else Path(name)
         by = [options.by] * (options.by is not None) + ["groups"] * options.groups
         output = output.with_stem("-".join((output.stem, *map(slug, by))))
     runs = [panel for run in runs for panel in _panels(run, options.by, options.groups)]
-    if is_retention:
-        picture = load_plot().save_retention_curves(runs, output)
-    else:
-        picture = load_plot().save_heatmaps(
-            runs,
-            output,
-            value=options.value,
-            training_tokens=options.training_length,
-            tokens_per_frame=options.tokens_per_frame,
-        )
+    picture = _save(options, runs, output)
     for results, name in zip(runs, result_labels(runs), strict=True):
         average, *sentences = _summary(results, options.value)
         show(f"{name}: {average}")
@@ -53,8 +47,31 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_for_heatmaps_only(options: argparse.Namespace) -> None:
-    """Raises `InputError` if an option is given that only heatmaps have."""
+def _file_name(kind: str, value: str) -> str:
+    if kind == "heatmap":
+        return heatmap_name(value)
+    return f"{kind}.png" if value == "correct" else f"{kind}-{slug(value)}.png"
+
+
+def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> Path:
+    """Draws the kind of picture that is asked for."""
+    plots, kind = load_plot(), options.kind
+    if kind == "retention":
+        picture = plots.save_retention_curves(runs, output)
+    else:
+        save = plots.save_heatmaps if kind == "heatmap" else plots.save_length_curves
+        picture = save(
+            runs,
+            output,
+            value=options.value,
+            training_tokens=options.training_length,
+            tokens_per_frame=options.tokens_per_frame,
+        )
+    return cast("Path", picture)
+
+
+def _require_taken(options: argparse.Namespace) -> None:
+    """Raises `InputError` if an option is given that this kind of picture does not take."""
     given = {
         "--value": options.value != "correct",
         "--training-length": options.training_length is not None,
@@ -62,8 +79,11 @@ def _require_for_heatmaps_only(options: argparse.Namespace) -> None:
         "--groups": options.groups,
     }
     for name, is_given in given.items():
-        if is_given:
-            raise InputError(f"{name} is for heatmaps; leave it out with --kind {options.kind}")
+        if is_given and name not in _TAKEN.get(options.kind, ()):
+            kinds = " or ".join(kind for kind, names in _TAKEN.items() if name in names)
+            raise InputError(
+                f"{name} is for {kinds} pictures; leave it out with --kind {options.kind}"
+            )
 
 
 def _summary(results: "Results", value: str) -> list[str]:

@@ -37,6 +37,9 @@ Decoder = Literal["pyav", "decord"]
 
 Scorer = Literal["argmax", "generate"]
 
+PictureKind = Literal["heatmap", "retention", "lengths"]
+"""What a picture of results shows."""
+
 TableKind = Literal["lengths", "cells", "needles", "controls"]
 """What has a row in a table of results."""
 

@@ -84,10 +84,10 @@ def measure_of(
     Raises:
         ResultsError: no sample has such a number.
     """
-    values = {sample.sample_id: _value(sample, name) for sample in samples}
+    values = {sample.sample_id: value_of(sample, name) for sample in samples}
     numbers = [value for value in values.values() if value is not None]
     if not numbers and name not in details.get("measures", ()):
-        known = sorted({key for s in samples for key in s.fields if _value(s, key) is not None})
+        known = sorted({key for s in samples for key in s.fields if value_of(s, key) is not None})
         raise ResultsError(
             f"no sample of {where} has a number called {short_repr(name)}; there are "
             f"{', '.join((*known, *_OF_ALL_TASKS))}"
@@ -132,7 +132,7 @@ def fault_of_measures(sample: SampleResult, details: Mapping[str, Any]) -> str |
     return None
 
 
-def _value(sample: SampleResult, name: str) -> float | bool | None:
+def value_of(sample: SampleResult, name: str) -> float | bool | None:
     """The number of that name that a sample has; None if it has none."""
     value = getattr(sample, name) if name in _OF_ALL_TASKS else sample.fields.get(name)
     return value if isinstance(value, int | float) else None

@@ -68,8 +68,8 @@ def save_heatmaps(
     path = picture_path(path)
     titles = _titles(results, titles, value)
     positions = [
-        _training_position(result, tokens, tokens_per_frame)
-        for result, tokens in zip(results, _one_each(training_tokens, len(results)), strict=True)
+        training_position(result, tokens, tokens_per_frame)
+        for result, tokens in zip(results, one_each(training_tokens, len(results)), strict=True)
     ]
     maps = [
         found
@@ -181,7 +181,7 @@ def _panels(maps: Sequence[_Map]) -> list[Panel]:
     ]
 
 
-def _one_each(training_tokens: object, count: int) -> list[Any]:
+def one_each(training_tokens: object, count: int) -> list[Any]:
     """The training length of every result, from one for all of them or a list with one for each."""
     if training_tokens is None or isinstance(training_tokens, (int, np.integer)):
         return [training_tokens] * count
@@ -197,7 +197,7 @@ def _one_each(training_tokens: object, count: int) -> list[Any]:
     return list(training_tokens)
 
 
-def _training_position(
+def training_position(
     results: Results, training_tokens: int | None, tokens_per_frame: int | None
 ) -> float | None:
     """The training length in the units of the horizontal axis."""

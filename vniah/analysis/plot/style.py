@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
@@ -27,13 +28,19 @@ def write_title(ax: Axes, text: str, *, pad: float = 8) -> None:
         )
 
 
-def write_caption(ax: Axes, text: str) -> None:
-    """Writes a text in small letters below the label of the horizontal axis; empty for none."""
+def write_caption(ax: Axes, text: str, *, below: Artist | None = None) -> None:
+    """Writes a text in small letters below the label of the horizontal axis; empty for none.
+
+    Args:
+        ax: the axes.
+        text: the caption.
+        below: what it stands below in place of the label, such as a legend.
+    """
     if text:
         ax.annotate(
             text,
             xy=(0.5, 0),
-            xycoords=ax.xaxis.label,
+            xycoords=ax.xaxis.label if below is None else below,
             xytext=(0, -4),
             textcoords="offset points",
             horizontalalignment="center",

@@ -194,7 +194,7 @@ def find_effective_length(
     """
     require_threshold(threshold)
     require_confidence(confidence)
-    pending = _pending_lengths(results)
+    pending = pending_lengths(results)
     cells = [found for found in results.cells if found.cell.num_frames not in pending]
     with_score = sorted({found.cell.num_frames for found in cells if _is_measured(found)})
     known = EffectiveLength(
@@ -258,7 +258,7 @@ def _is_measured(found: CellScore) -> bool:
     return found.score is not None or found.num_errors > 0
 
 
-def _pending_lengths(results: Results) -> set[int]:
+def pending_lengths(results: Results) -> set[int]:
     """The lengths at which a planned sample of the test has no line yet."""
     if results.is_complete:
         return set()

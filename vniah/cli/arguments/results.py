@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from vniah.cli import comparing, pictures, tables, values
 from vniah.cli.arguments.groups import add_command
-from vniah.options import TableFormat, TableKind
+from vniah.options import PictureKind, TableFormat, TableKind
 
 
 def add_plot(verbs: Any) -> None:
@@ -36,10 +36,11 @@ def add_plot(verbs: Any) -> None:
     )
     plot.add_argument(
         "--kind",
-        choices=("heatmap", "retention"),
+        choices=get_args(PictureKind),
         default="heatmap",
-        help="heatmap (default); retention: curves of accuracy against the seconds since the "
-        "needle, one for each depth or position",
+        help="heatmap (default); lengths: a line for each result, accuracy against the number of "
+        "frames with its 95 %% band; retention: accuracy against the seconds since the needle, a "
+        "curve for each depth or position",
     )
     plot.add_argument(
         "--value",

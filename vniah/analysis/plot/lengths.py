@@ -1,0 +1,306 @@
+"""Accuracy, or a measure such as an error in seconds, against the length: a line for each run."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import compress
+from math import isnan
+from textwrap import wrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from vniah.analysis.labels import result_labels
+from vniah.analysis.plot.lines import (
+    MOST_LINES,
+    draw_line,
+    line_style,
+    scale_lengths,
+    style_curves,
+    wrap_caption,
+    write_legend,
+)
+from vniah.analysis.plot.series import Series, is_score, length_series
+from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, write_caption, write_title
+from vniah.analysis.plot.table import CORRECT, default_title
+from vniah.analysis.statistics.effective import find_effective_length
+from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.medians import num_needles_of_median
+from vniah.analysis.verdict import controls_caption
+from vniah.errors import InputError, counted, printable
+from vniah.results import Results
+
+_LABEL_WIDTH = 40  # letters of a line of the legend
+_RING_SIZE = 10.0  # points
+_GUESS = "a guess"
+
+
+def length_curves(
+    results: Results | Sequence[Results],
+    ax: Axes | None = None,
+    *,
+    value: str = CORRECT,
+    title: str | None = None,
+    labels: Sequence[str] | None = None,
+    training_frames: float | Sequence[float | None] | None = None,
+    threshold: float = 0.9,
+    confidence: float = 0.95,
+) -> Axes:
+    """Draws a score, or a measure, against the number of frames onto ``ax`` and gives it back.
+
+    There is a line for each of the results: the mean over its cells at each length, which is the
+    score of these needles on this film, with a band, its interval for needles like these. Where
+    samples do not say which needle they are about, the band is for the same needles at other
+    depths; a published table has none. The caption says which. A ring marks the effective length. A
+    measure that is no share of samples is drawn as its median over needles, beside that of the
+    measure that it is compared with, such as a guess. Marks are hollow where planned samples are
+    missing. Never saves, shows or sizes a figure.
+
+    Args:
+        results: one or several, all of frames or all of tokens.
+        ax: where to draw; by default the current axes of pyplot.
+        value: what is drawn: ``"correct"``, or a measure such as ``"error_seconds"``, as
+            `Results.measure`.
+        title: the text above the axes; by default the name and the average of a single result, and
+            none of several. ``""`` for none.
+        labels: a name for each line; by default as in tables.
+        training_frames: where to draw dotted lines, in the units of the horizontal axis: one
+            length, or one for each result.
+        threshold: the score of the effective length.
+        confidence: of the bands.
+
+    Raises:
+        InputError: there are no results, too many, some of frames and some of tokens, or one
+            without cells; or another number of labels.
+        ResultsError: the samples of a result have no number of the name ``value``.
+    """
+    runs = [results] if isinstance(results, Results) else list(results)
+    names = _require_together(runs, labels)
+    series = [length_series(run, value, confidence=confidence) for run in runs]
+    references = list(_references(runs, value, confidence))
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    lengths = Counter(length for one in series for length in one.lengths)
+    scale_lengths(ax, lengths, axis=runs[0].axis)
+    handles = [
+        draw_line(ax, one, line_style(place), label=label)
+        for place, (one, label) in enumerate(zip(series, _line_labels(names, runs), strict=True))
+    ]
+    handles += _draw_references(ax, references)
+    has_rings = value == CORRECT and _draw_rings(ax, runs, series, threshold)
+    has_training = _draw_training(ax, training_frames, sorted(lengths))
+    style_curves(ax, label=_axis_label(runs, value, names))
+    _limit_values(ax, [*series, *(one for _, one in references)], is_share=is_score(runs[0], value))
+    sentences = [
+        *_about_lines(names, series, runs, value, confidence),
+        *(
+            f"rings: effective length (at least {threshold:g} up to there)"
+            for _ in range(has_rings)
+        ),
+        *_about_missing(series),
+    ]
+    caption = wrap_caption(sentences)
+    if len(runs) == 1:
+        caption += controls_caption(runs[0])
+    below = write_legend(ax, handles) if len(handles) > 1 else None
+    write_caption(ax, "\n".join(caption), below=below)
+    if title is None:
+        title = default_title(runs[0], value=value) if len(runs) == 1 else ""
+    write_title(ax, title, pad=17 if has_training else 8)
+    return ax
+
+
+def _require_together(runs: Sequence[Results], labels: Sequence[str] | None) -> Sequence[str]:
+    """A name for each of the results.
+
+    Raises:
+        InputError: they cannot be drawn onto the same axes, or there is another number of labels.
+    """
+    if not runs:
+        raise InputError("there are no results to draw: give at least one")
+    if len(runs) > MOST_LINES:
+        raise InputError(
+            f"one picture shows at most {MOST_LINES} lines, which is how many can be told apart, "
+            f"got {len(runs)} results: draw some of them"
+        )
+    for other in runs:
+        if other.axis != runs[0].axis:
+            raise InputError(
+                f"{runs[0].path} counts {runs[0].axis} and {other.path} counts {other.axis}, which "
+                "have no axis in common: draw them one by one"
+            )
+    if labels is not None and len(labels) != len(runs):
+        raise InputError(f"{len(labels)} labels for {len(runs)} results: give one for each")
+    return [printable(label) for label in (result_labels(runs) if labels is None else labels)]
+
+
+def _line_labels(names: Sequence[str], runs: Sequence[Results]) -> list[str]:
+    """The names in lines that fit below a narrow picture; published tables are told from runs."""
+    marks = [" (published)" if run.published else "" for run in runs]
+    full = [f"{name}{mark}" for name, mark in zip(names, marks, strict=True)]
+    return ["\n".join(wrap(name, _LABEL_WIDTH)) for name in full]
+
+
+def _references(
+    runs: Sequence[Results], value: str, confidence: float
+) -> Iterator[tuple[str, Series]]:
+    """The lines that the values are compared with, such as those of a guess, each once."""
+    seen = set()
+    for run in runs:
+        if value == CORRECT:
+            if run.chance is None:
+                continue
+            found = length_series(run, value, confidence=confidence)
+            name, values = _GUESS, np.full(len(found.lengths), run.chance)
+        else:
+            reference = run.measure(value).reference
+            if reference is None:
+                continue
+            found = length_series(run, reference.name, confidence=confidence)
+            name, values = printable(reference.label), found.values
+        key = name, found.lengths, tuple(values)
+        if key not in seen:
+            seen.add(key)
+            yield name, found.without_intervals(values)
+
+
+def _draw_references(ax: Axes, references: Sequence[tuple[str, Series]]) -> list[Line2D]:
+    """Draws them all alike; gives a line of each name, for the legend."""
+    handles: dict[str, Line2D] = {}
+    for name, one in references:
+        (line,) = ax.plot(
+            one.lengths,
+            one.values,
+            color=FAINT,
+            linestyle=(0, (1, 2)),
+            linewidth=1.6,
+            marker="_" if len(one.lengths) == 1 else "",
+            markersize=12,
+            label=name,
+            zorder=1.5,
+        )
+        handles.setdefault(name, line)
+    return list(handles.values())
+
+
+def _draw_rings(
+    ax: Axes, runs: Sequence[Results], series: Sequence[Series], threshold: float
+) -> bool:
+    """Marks the effective lengths; True if there is one."""
+    has_rings = False
+    for place, (run, one) in enumerate(zip(runs, series, strict=True)):
+        length = find_effective_length(run, threshold=threshold).num_frames
+        if length is None:
+            continue
+        ax.plot(
+            [length],
+            [one.values[one.lengths.index(length)]],
+            linestyle="none",
+            marker="o",
+            markersize=_RING_SIZE,
+            markerfacecolor="none",
+            markeredgecolor=line_style(place).color,
+            markeredgewidth=1.2,
+            clip_on=False,
+            zorder=4,
+        )
+        has_rings = True
+    return has_rings
+
+
+def _draw_training(
+    ax: Axes, training: float | Sequence[float | None] | None, lengths: Sequence[int]
+) -> bool:
+    """Draws training lengths that lie among the lengths; True if there is one."""
+    given = training if isinstance(training, Sequence) else [training]
+    inside = sorted(
+        {
+            float(one)
+            for one in given
+            if one is not None and not isnan(one) and lengths[0] <= one <= lengths[-1]
+        }
+    )
+    for one in inside:
+        ax.axvline(one, color=INK, linestyle=":", linewidth=1.4, zorder=1.2)
+    if inside:
+        ax.annotate(
+            "training length" if len(inside) == 1 else "training lengths",
+            xy=(inside[0], 1),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            horizontalalignment=_toward_the_middle(inside[0], lengths),
+            verticalalignment="bottom",
+            fontsize=SMALL_SIZE,
+            color=FAINT,
+            annotation_clip=False,
+        )
+    return bool(inside)
+
+
+def _toward_the_middle(place: float, lengths: Sequence[int]) -> str:
+    middle = (lengths[0] * lengths[-1]) ** 0.5
+    return "left" if place < middle / 2 else "right" if place > middle * 2 else "center"
+
+
+def _limit_values(ax: Axes, series: Sequence[Series], *, is_share: bool) -> None:
+    """The whole range of shares; else from 0, or from the least value below it."""
+    if is_share:
+        ax.set_ylim(-0.03, 1.03)
+        return
+    known = [end for one in series for ends in (one.values, one.low) for end in ends]
+    low = min((end for end in known if not isnan(end)), default=0.0)
+    if low >= 0:
+        ax.set_ylim(bottom=0)
+
+
+def _axis_label(runs: Sequence[Results], value: str, names: Sequence[str]) -> str:
+    if value == CORRECT:
+        return "Accuracy"
+    label = printable(runs[0].measure(value).label)
+    return label if is_score(runs[0], value) else f"{label}, median"
+
+
+def _about_lines(
+    names: Sequence[str],
+    series: Sequence[Series],
+    runs: Sequence[Results],
+    value: str,
+    confidence: float,
+) -> Iterator[str]:
+    """What the lines and their bands are of: one sentence for all that is the same."""
+    is_share = is_score(runs[0], value)
+    what = "mean over cells" if is_share else "median over needles, of each over its depths"
+    about: dict[str, list[str]] = {}
+    for name, one, run in zip(names, series, runs, strict=True):
+        about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
+    most = max(about, key=lambda text: len(about[text]))
+    yield f"{what}, these needles on this film; {most}"
+    for text, those in about.items():
+        if text != most:
+            yield f"{', '.join(those)}: {text}"
+
+
+def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool) -> str:
+    if run.published:
+        return "no band, as a published table has no samples"
+    if not one.has_value:
+        return "no line, as no sample could be run"
+    if not one.has_interval:
+        least = num_needles_of_median(confidence)
+        return f"no band, which takes at least {least} needles, of {one.num_clusters}"
+    percent = percent_of(confidence)
+    if one.estimand == "needles":
+        return f"band: {percent} for needles like these ({counted(one.num_clusters, 'needle')})"
+    depths = counted(one.num_clusters, "depth")
+    return (
+        f"band: {percent} for the same needles at other depths ({depths}), as its samples share "
+        "needles"
+    )
+
+
+def _about_missing(series: Sequence[Series]) -> Iterator[str]:
+    if any(list(compress(one.lengths, ~one.is_whole)) for one in series if one.has_value):
+        yield "hollow marks: planned samples are missing"

@@ -1,0 +1,258 @@
+"""Lines that can be told apart in print, their axis of lengths, and a legend beside the data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from vniah.analysis.plot.axes import TICK_SIZE, count_labels
+from vniah.analysis.plot.series import Series
+from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LINE_COLORS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#56B4E9", "#D55E00", "#CC79A7")
+"""Safe for colour-blind readers; neighbours also differ in grey. Source: M. Okabe and K. Ito,
+"Color Universal Design" (2008), without their yellow, which is too light for lines on white."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+
+MOST_LINES = len(LINE_COLORS) * len(DASHES)
+"""More lines would have the same look as others."""
+
+GRID_COLOR = "#e8e8e8"
+
+_LOG_FROM = 16.0  # places that span more than this factor are on a logarithmic axis
+_POINTS_PER_INCH = 72.0
+_LETTER = 0.56  # the mean width of a letter, in font sizes
+_BELOW_LABEL = 12.0  # points: the pads of ticks and label, and the space above the legend
+_CAPTION_WIDTH = 54  # letters
+_MARK_SIZE = 4.5  # points
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """The look of one of several lines: each differs from the others in more than its colour.
+
+    Attributes:
+        color: of the line, its marks and its band.
+        dashes: as matplotlib's ``linestyle``.
+        marker: as matplotlib's ``marker``.
+    """
+
+    color: str
+    dashes: Any
+    marker: str
+
+
+def line_style(place: int) -> LineStyle:
+    """The look of the line at a place, from 0 to `MOST_LINES` - 1; no two are the same."""
+    return LineStyle(
+        LINE_COLORS[place % len(LINE_COLORS)],
+        DASHES[place % len(DASHES)],
+        MARKERS[place % len(MARKERS)],
+    )
+
+
+def draw_line(ax: Axes, series: Series, style: LineStyle, *, label: str = "") -> Line2D:
+    """Draws values with their band, and a mark at each, which is hollow where samples are missing.
+
+    Args:
+        ax: where to draw.
+        series: the numbers. Where there is no value, the line is interrupted.
+        style: the look.
+        label: for the legend.
+
+    Returns:
+        The line, with filled marks, for the legend.
+    """
+    look: dict[str, Any] = {"color": style.color, "clip_on": False}
+    places = np.array(series.lengths, dtype=np.float64)
+    (line,) = ax.plot(
+        places,
+        series.values,
+        linestyle=style.dashes,
+        linewidth=1.5,
+        marker=style.marker,
+        markersize=_MARK_SIZE,
+        label=label,
+        zorder=3,
+        **look,
+    )
+    hollow = ~series.is_whole & ~np.isnan(series.values)
+    if hollow.any():
+        ax.plot(
+            places[hollow],
+            series.values[hollow],
+            linestyle="none",
+            marker=style.marker,
+            markersize=_MARK_SIZE,
+            markerfacecolor="white",
+            zorder=3.1,
+            **look,
+        )
+    if series.has_interval:
+        _draw_band(ax, places, series, style)
+    return line
+
+
+def _draw_band(ax: Axes, places: "Floats", series: Series, style: LineStyle) -> None:
+    """Draws the intervals: a band, or bars at a point alone, whose band has no width."""
+    low, high = series.low, series.high
+    is_known = ~np.isnan(low)
+    ax.fill_between(
+        places, low, high, where=is_known, color=style.color, alpha=0.15, linewidth=0, zorder=1
+    )
+    for ends in (low, high):
+        ax.plot(
+            places,
+            ends,
+            color=style.color,
+            linestyle=style.dashes,
+            linewidth=0.6,
+            alpha=0.7,
+            zorder=2,
+        )
+    around = np.pad(is_known, 1)
+    is_alone = is_known & ~around[:-2] & ~around[2:]
+    if is_alone.any():
+        ax.errorbar(
+            places[is_alone],
+            series.values[is_alone],
+            yerr=[
+                (series.values - low).clip(0)[is_alone],
+                (high - series.values).clip(0)[is_alone],
+            ],
+            color=style.color,
+            linestyle="none",
+            elinewidth=1.0,
+            capsize=3.0,
+            zorder=2,
+        )
+
+
+class SpacedLocator(FixedLocator):
+    """Ticks at as many of some places as have room for their labels at the axis's present size.
+
+    The last place always has one, and so has the first where both fit; then those go first that
+    matter more.
+
+    Args:
+        places: in the axis's units, ascending.
+        labels: the text at each.
+        weights: how much each matters.
+    """
+
+    def __init__(
+        self, places: Sequence[float], labels: Sequence[str], weights: Sequence[float]
+    ) -> None:
+        super().__init__(list(places))
+        self._places = list(places)
+        self._widths = [TICK_SIZE * _LETTER * (len(label) + 1) for label in labels]
+        last = len(places) - 1
+        between = sorted(range(1, last), key=lambda k: (-weights[k], -k))
+        self._order = list(dict.fromkeys([last, 0, *between])) if places else []
+
+    def __call__(self) -> list[float]:
+        """The places that get a label."""
+        assert isinstance(self.axis, Axis)
+        if not self._places:
+            return []
+        ax = self.axis.axes
+        points = np.column_stack((self._places, np.full(len(self._places), ax.get_ylim()[0])))
+        scale = _POINTS_PER_INCH / ax.figure.dpi
+        at = ax.transData.transform(points)[:, 0] * scale
+        kept: list[int] = []
+        for k in self._order:
+            if all(abs(at[k] - at[j]) >= (self._widths[k] + self._widths[j]) / 2 for j in kept):
+                kept.append(k)
+        return [self._places[k] for k in sorted(kept)]
+
+
+def scale_lengths(ax: Axes, lengths: Mapping[int, int], *, axis: str) -> None:
+    """Makes the horizontal axis one of lengths, with ticks at those that were measured.
+
+    Args:
+        ax: the axes.
+        lengths: numbers of frames, or of tokens, and how many results have each. Where they span
+            more than a factor of 16 the axis is logarithmic.
+        axis: what they count, ``"frames"`` or ``"tokens"``.
+    """
+    places = sorted(lengths)
+    if places[-1] > _LOG_FROM * places[0]:
+        ax.set_xscale("log", base=2)
+    weights = [lengths[place] for place in places]
+    ax.xaxis.set_major_locator(SpacedLocator(places, count_labels(places), weights))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    name = "Number of frames" if axis == "frames" else "Context length (tokens)"
+    ax.set_xlabel(name, fontsize=LABEL_SIZE, color=INK)
+
+
+def style_curves(ax: Axes, *, label: str) -> None:
+    """The look of axes with lines."""
+    ax.grid(color=GRID_COLOR, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
+    ax.set_ylabel(label, fontsize=LABEL_SIZE, color=INK, parse_math=False)
+
+
+def write_legend(ax: Axes, handles: Sequence[Line2D], *, title: str = "") -> Legend:
+    """Writes a legend below the label of the horizontal axis, where it covers no data.
+
+    It has as many columns as fit below the axes at their present width.
+
+    Args:
+        ax: the axes; their ticks and label have the sizes of `scale_lengths`.
+        handles: lines with labels.
+        title: the text above; empty for none.
+    """
+    labels = [str(handle.get_label()) for handle in handles]
+    below = (TICK_SIZE + LABEL_SIZE) * 1.2 + _BELOW_LABEL
+    shift = ScaledTranslation(0, -below / _POINTS_PER_INCH, ax.figure.dpi_scale_trans)
+    legend = ax.legend(
+        handles,
+        labels,
+        title=title or None,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=ax.transAxes + shift,
+        ncols=_num_columns(ax, labels),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        title_fontsize=SMALL_SIZE,
+        labelcolor=INK,
+        handlelength=3.2,
+        columnspacing=1.2,
+    )
+    legend.get_title().set_color(INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
+
+
+def _num_columns(ax: Axes, labels: Sequence[str]) -> int:
+    points = ax.bbox.width / ax.figure.dpi * _POINTS_PER_INCH
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    most = max(1, int(points / (SMALL_SIZE * (_LETTER * longest + 5.2))))
+    return ceil(len(labels) / ceil(len(labels) / most))
+
+
+def wrap_caption(sentences: Iterable[str]) -> list[str]:
+    """Sentences as lines of a caption that a narrow picture has room for."""
+    return [line for text in sentences for line in wrap(text, _CAPTION_WIDTH)]

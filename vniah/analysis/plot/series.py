@@ -1,0 +1,152 @@
+"""The numbers that lines along the lengths show, and what they are of."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vniah.analysis.plot.table import CORRECT
+from vniah.analysis.statistics.effective import pending_lengths
+from vniah.analysis.statistics.intervals import Interval
+from vniah.analysis.statistics.means import score_interval
+from vniah.analysis.statistics.medians import cluster_medians, median_interval
+from vniah.analysis.statistics.table import SampleTable, index_samples
+from vniah.analysis.table_rows import length_rows
+from vniah.errors import InputError
+from vniah.results import Results, SampleResult
+from vniah.results.measures import value_of
+
+if TYPE_CHECKING:
+    from vniah.analysis.statistics.table import Floats, Mask
+
+Estimand = Literal["needles", "depths"]
+"""What intervals are about: needles like these, or the same needles at other depths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A line along the lengths.
+
+    Attributes:
+        lengths: every number of frames, or tokens, that was planned or measured, ascending.
+        values: ``[num_lengths]``: the score of these needles on this film, in [0, 1], or the median
+            of a measure; NaN where no sample could be run.
+        low: ``[num_lengths]``, the lower ends of the intervals; NaN where there is none.
+        high: the upper ends.
+        is_whole: ``[num_lengths]``: whether every planned sample of the length is in its value.
+        estimand: what the intervals are about, where there are any.
+        num_clusters: number of needles, or depths, that the intervals are over.
+    """
+
+    lengths: tuple[int, ...]
+    values: "Floats"
+    low: "Floats"
+    high: "Floats"
+    is_whole: "Mask"
+    estimand: Estimand
+    num_clusters: int = 0
+
+    @property
+    def has_value(self) -> bool:
+        """True if any length has a value."""
+        return bool((~np.isnan(self.values)).any())
+
+    @property
+    def has_interval(self) -> bool:
+        """True if any length has an interval."""
+        return bool((~np.isnan(self.low)).any())
+
+    def without_intervals(self, values: "Floats") -> "Series":
+        """Other values at the same lengths, without intervals."""
+        nothing = np.full(len(self.lengths), np.nan)
+        return replace(self, values=values, low=nothing, high=nothing)
+
+
+def length_series(results: Results, value: str = CORRECT, *, confidence: float = 0.95) -> Series:
+    """The value at each length.
+
+    Of scores it is the mean over the cells, with the intervals of `length_estimates`; where samples
+    do not say which needle they are about, they are for the same needles at other depths
+    (`score_interval` over the depths). Of measures it is the median over needles, each with its
+    median over the depths, with `median_interval`; or over the depths in place of the needles. A
+    published table has no intervals.
+
+    Args:
+        results: a run or a published table.
+        value: ``"correct"``, or a number of the samples, as `Results.measure`.
+        confidence: of the intervals.
+
+    Raises:
+        InputError: there are no cells, or the confidence is not between 0 and 1.
+        ResultsError: no sample has a number of the name ``value``.
+    """
+    rows = length_rows(results, confidence)[1:]
+    if not rows:
+        raise InputError(f"{results.path} has no cells, so there is no line to draw")
+    lengths = tuple(int(row["num_frames"]) for row in rows)
+    if results.published:
+        nothing = np.full(len(rows), np.nan)
+        scores = np.array([np.nan if row["score"] is None else row["score"] for row in rows])
+        return Series(lengths, scores, nothing, nothing, ~np.isnan(scores), "needles")
+    get_point = _score_point if is_score(results, value) else _median_point
+    table = index_samples(results).table(partial(_number, value))
+    pending = pending_lengths(results)
+    points, is_whole = [], []
+    for length, row in zip(lengths, rows, strict=True):
+        part = table.at_length(length)
+        has_value = bool(len(part.values))
+        points.append(get_point(part, results, confidence) if has_value else _Point())
+        is_whole.append(
+            len(part.values) == row["num_samples"] + row["num_errors"]
+            and row["num_cells"] == row["num_planned_cells"]
+            and length not in pending
+        )
+    return Series(
+        lengths,
+        np.array([point.value for point in points]),
+        np.array([np.nan if point.interval is None else point.interval.low for point in points]),
+        np.array([np.nan if point.interval is None else point.interval.high for point in points]),
+        np.array(is_whole),
+        "needles" if table.knows_needles else "depths",
+        max(point.num for point in points),
+    )
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A value, its interval, and the number of needles or depths that the interval is over."""
+
+    value: float = nan
+    interval: Interval | None = None
+    num: int = 0
+
+
+def _score_point(part: SampleTable, results: Results, confidence: float) -> _Point:
+    values = part.needle_values() if part.knows_needles else part.row_values(results.row_of)
+    return _Point(part.mean, score_interval(values, confidence=confidence), len(values))
+
+
+def _median_point(part: SampleTable, results: Results, confidence: float) -> _Point:
+    if part.knows_needles:
+        values = cluster_medians(part.needle, part.values)
+    else:
+        rows = [results.row_of(cell) for cell in part.cells]
+        places = np.array([sorted(set(rows)).index(row) for row in rows], dtype=np.intp)
+        values = cluster_medians(places[part.cell], part.values)
+    interval = median_interval(values, confidence=confidence)
+    return _Point(float(np.median(values)), interval, len(values))
+
+
+def _number(value: str, sample: SampleResult) -> float | None:
+    """What is averaged of a sample; None if it could not be run, or has no such number."""
+    if sample.correct is None:
+        return None
+    number = sample.correct if value == CORRECT else value_of(sample, value)
+    return None if number is None else float(number)
+
+
+def is_score(results: Results, value: str) -> bool:
+    """Whether a value is a share of samples, whose mean is drawn; else its median is."""
+    return value == CORRECT or results.measure(value).is_share
