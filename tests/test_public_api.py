@@ -23,6 +23,7 @@ def test_exported_names():
         "VniahError",
         "assert_no_regression",
         "compare",
+        "convert_results",
         "export_samples",
         "generated_haystack",
         "heatmap",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vniah.analysis.compare import assert_no_regression, compare
+    from vniah.analysis.convert import convert_results
     from vniah.analysis.plot import heatmap, save_heatmaps
     from vniah.analysis.statistics.summary import summarize
     from vniah.analysis.table_rows import table
@@ -40,6 +41,7 @@ _HOMES = {
     "VniahError": "vniah.errors",
     "assert_no_regression": "vniah.analysis.compare",
     "compare": "vniah.analysis.compare",
+    "convert_results": "vniah.analysis.convert",
     "export_samples": "vniah.sweep.exchange.export",
     "generated_haystack": "vniah.haystacks.haystack",
     "heatmap": "vniah.analysis.plot",
@@ -60,6 +62,7 @@ __all__ = [
     "VniahError",
     "assert_no_regression",
     "compare",
+    "convert_results",
     "export_samples",
     "generated_haystack",
     "heatmap",

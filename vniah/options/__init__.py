@@ -43,6 +43,9 @@ PictureKind = Literal["heatmap", "retention", "lengths"]
 TableKind = Literal["lengths", "cells", "needles", "controls"]
 """What has a row in a table of results."""
 
+LogFormat = Literal["inspect", "lmms-eval"]
+"""Formats of other harnesses that results can be converted to."""
+
 TableFormat = Literal["text", "markdown", "latex", "csv", "json"]
 
 _MAX_SIDE = 8192

@@ -1,8 +1,8 @@
-"""The arguments of the commands that give samples to others, and take their answers."""
+"""The arguments of the commands that give samples and results to others, and take answers."""
 
-from typing import Any
+from typing import Any, get_args
 
-from vniah.cli import exchange, values
+from vniah.cli import converting, exchange, values
 from vniah.cli.arguments.groups import (
     add_command,
     add_grid_options,
@@ -12,7 +12,7 @@ from vniah.cli.arguments.groups import (
     add_quiet_option,
     add_task_options,
 )
-from vniah.options import DEFAULT_QUANTIZER
+from vniah.options import DEFAULT_QUANTIZER, LogFormat
 
 
 def add_export(verbs: Any) -> None:
@@ -90,3 +90,25 @@ def add_import(verbs: Any) -> None:
     add_overwrite_option(parser, "results")
     add_quiet_option(parser)
     parser.set_defaults(command=exchange.import_answers)
+
+
+def add_convert(verbs: Any) -> None:
+    """``convert``."""
+    convert = add_command(
+        verbs, "convert", "write a run as a log of Inspect, or as results of lmms-eval"
+    )
+    convert.add_argument("result", type=values.path, metavar="RESULT", help="folder of a run")
+    convert.add_argument(
+        "--to",
+        choices=get_args(LogFormat),
+        required=True,
+        help="the format: that of inspect_ai, or that of lmms-eval with --log_samples",
+    )
+    convert.add_argument(
+        "--output",
+        type=values.path,
+        required=True,
+        metavar="PATH",
+        help="for inspect a .eval or .json file; for lmms-eval a folder",
+    )
+    convert.set_defaults(command=converting.convert)

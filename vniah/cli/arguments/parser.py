@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vniah.cli.arguments.data import add_cache, add_haystack
-from vniah.cli.arguments.exchange import add_export, add_import
+from vniah.cli.arguments.exchange import add_convert, add_export, add_import
 from vniah.cli.arguments.measuring import (
     add_check,
     add_encode,
@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_plot,
         add_table,
         add_compare,
+        add_convert,
         add_export,
         add_import,
         add_haystack,
