@@ -71,6 +71,19 @@ def test_samples_that_could_not_be_run_are_counted_and_in_no_mean():
     assert np.isnan(frame.loc[1, "accuracy"])
 
 
+def test_points_have_no_interval_where_samples_share_needles():
+    run = make_run("8,16", "0,1", outcome=forgets)
+    shared = tuple(
+        replace(s, fields={"needle_ids": ["a", "b"], "needle_index": s.cell.needle_index})
+        for s in run.samples
+    )
+    frame = retention(replace(run, samples=shared))
+    assert frame["low"].isna().all() and frame["high"].isna().all()
+    assert list(frame["accuracy"]) == list(retention(run)["accuracy"])
+    ax = retention_curves(replace(run, samples=shared), new_axes())
+    assert "no bars, as samples do not say" in ax.texts[-1].get_text().replace("\n", " ")
+
+
 def test_run_without_a_needle_index_is_refused():
     run = make_run("8", "0")
     samples = tuple(replace(sample, fields={"needle_id": "a"}) for sample in run.samples)
@@ -105,7 +118,9 @@ def test_curves_are_drawn_with_their_intervals():
     assert [text.get_text() for text in legend.get_texts()] == ["0", "8", "16"]
     assert ax.get_xlabel() == "Seconds since the needle"
     assert ax.get_xscale() == "linear"
-    assert [text.get_text() for text in ax.texts] == ["n = 10 per point, 95 % intervals (Wilson)"]
+    assert [text.get_text() for text in ax.texts] == [
+        "these needles on this film, n = 10 per point; bars: 95\n% for needles like these"
+    ]
 
 
 def test_times_of_many_doublings_are_on_a_logarithmic_axis():

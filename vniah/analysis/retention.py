@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vniah.analysis.statistics.estimates import interval_of_samples
-from vniah.analysis.statistics.table import UNKNOWN
+from vniah.analysis.statistics.intervals import require_confidence
+from vniah.analysis.statistics.table import index_samples, is_right
 from vniah.errors import ResultsError
-from vniah.results import Results, SampleResult
+from vniah.results import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +33,12 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
 
     Returns:
         A row for each curve and time, ordered by both: ``depth`` (a float) or ``position``,
-        ``seconds`` since the needle, ``accuracy`` in [0, 1], ``low`` and ``high`` of the
-        interval for needles like these: Wilson's, or over needles where a point has several samples
-        of each, ``num_samples``, ``num_correct`` and ``num_errors``. Samples that could not be run
-        are in ``num_errors`` only. A time at which none could be run has NaN for an accuracy. Cells
-        of one row with the same time, such as all those of depth 1, are one point.
+        ``seconds`` since the needle, ``accuracy`` in [0, 1] of these needles on this film, ``low``
+        and ``high`` of the interval for needles like these: Wilson's, or over needles where a point
+        has several samples of each; NaN if samples do not say which needle they are about,
+        ``num_samples``, ``num_correct`` and ``num_errors``. Samples that could not be run are in
+        ``num_errors`` only. A time at which none could be run has NaN for an accuracy. Cells of one
+        row with the same time, such as all those of depth 1, are one point.
 
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
@@ -44,12 +46,15 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    groups: dict[tuple[Fraction, int], list[SampleResult]] = {}
-    for sample in results.samples:
-        index = sample.fields.get("needle_index")
-        if sample.cell is not None and isinstance(index, int):
-            key = results.row_of(sample.cell), sample.cell.num_frames - index
-            groups.setdefault(key, []).append(sample)
+    require_confidence(confidence)
+    index = index_samples(results)
+    knows_needles = index.table(is_right).knows_needles
+    groups: dict[tuple[Fraction, int], list[int]] = {}
+    for place, sample in enumerate(index.samples):
+        needle_index = sample.fields.get("needle_index")
+        if sample.cell is not None and isinstance(needle_index, int):
+            key = results.row_of(sample.cell), sample.cell.num_frames - needle_index
+            groups.setdefault(key, []).append(place)
     if not groups:
         raise ResultsError(
             f"no sample of {results.path} has a needle_index, so the time since the needle is not "
@@ -57,26 +62,24 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
         )
     row_name = "position" if results.has_positions else "depth"
     rows = []
-    for (row, seconds), samples in sorted(groups.items()):
-        done = [sample for sample in samples if sample.correct is not None]
-        scored = [bool(sample.correct) for sample in done]
-        numbers: dict[str | None, int] = {None: UNKNOWN}
-        needles = [numbers.setdefault(sample.needle_id, len(numbers)) for sample in done]
+    for (row, seconds), places in sorted(groups.items()):
+        done = [place for place in places if index.samples[place].correct is not None]
+        scored = np.array([bool(index.samples[place].correct) for place in done], np.float64)
         interval = (
-            interval_of_samples(np.array(needles), np.array(scored, float), confidence=confidence)
-            if done
+            interval_of_samples(index.needle[done], scored, confidence=confidence)
+            if done and knows_needles
             else None
         )
         rows.append(
             {
                 row_name: int(row) if results.has_positions else float(row),
                 "seconds": seconds,
-                "accuracy": sum(scored) / len(scored) if scored else float("nan"),
+                "accuracy": float(scored.mean()) if done else float("nan"),
                 "low": float("nan") if interval is None else interval.low,
                 "high": float("nan") if interval is None else interval.high,
-                "num_samples": len(scored),
-                "num_correct": sum(scored),
-                "num_errors": len(samples) - len(scored),
+                "num_samples": len(done),
+                "num_correct": int(scored.sum()),
+                "num_errors": len(places) - len(done),
             }
         )
     return pd.DataFrame(rows)

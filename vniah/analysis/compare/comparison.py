@@ -174,7 +174,7 @@ def compare(
     """
     asked = make_rules(rules, thresholds)
     pair = pair_runs(baseline, candidate, asked)
-    tests = _tests(pair)
+    tests = tests_of(pair)
     changes = changes_of(pair, tests)
     return Comparison(
         pair.before.name,
@@ -222,7 +222,7 @@ def assert_no_regression(
         raise AssertionError("\n".join(filter(None, lines)))
 
 
-def _tests(pair: Pair) -> "FallTests | None":
+def tests_of(pair: Pair) -> "FallTests | None":
     """The tests, if there is anything to be tested; numpy and scipy are loaded only then."""
     if not pair.before.manifest or all(old.score == new.score for old, new in pair.cells):
         return None

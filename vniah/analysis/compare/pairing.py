@@ -52,8 +52,8 @@ def pair_runs(
     """
     before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
     whole = after
-    is_paired = not _has_other_needles(before, after, rules)
-    _require_same_measure(before, after, is_paired=is_paired)
+    is_paired = not has_other_needles(before, after, rules)
+    require_same_measure(before, after, is_paired=is_paired)
     for role, results in (("baseline", before), ("candidate", after)):
         _require_complete(role, results)
     forgiven = _new_errors(before, after, is_paired=is_paired)
@@ -84,7 +84,7 @@ def pair_runs(
     return Pair(before, after, whole, is_paired, cells, len(left_out), blank, num_forgiven)
 
 
-def _has_other_needles(before: Results, after: Results, rules: Rules) -> bool:
+def has_other_needles(before: Results, after: Results, rules: Rules) -> bool:
     """Whether the needles differ, and none of them is the same, unless the rules allow it."""
     if rules.needs_same_samples or not (before.manifest and after.manifest):
         return False
@@ -134,7 +134,7 @@ def _load(results: Results | str | Path, role: str) -> Results:
         raise CannotCompareError(f"the {role} cannot be read: {error}") from error
 
 
-def _require_same_measure(before: Results, after: Results, *, is_paired: bool) -> None:
+def require_same_measure(before: Results, after: Results, *, is_paired: bool) -> None:
     """Raises `CannotCompareError` that names the first field in which the two differ."""
     if bool(before.manifest) != bool(after.manifest):
         table = after if before.manifest else before

@@ -1,15 +1,24 @@
 """Curves of accuracy against the time since the needle."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil, log2
 from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.container import ErrorbarContainer
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from vniah.analysis.plot.axes import TICK_SIZE, depth_label
-from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, write_caption, write_title
+from vniah.analysis.plot.axes import count_labels, depth_label
+from vniah.analysis.plot.lines import (
+    MARKERS,
+    SpacedLocator,
+    style_curves,
+    wrap_caption,
+    write_legend,
+)
+from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_title
 from vniah.analysis.plot.table import default_title
 from vniah.analysis.retention import retention
 from vniah.analysis.verdict import controls_caption
@@ -20,17 +29,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_NAMED = 12  # with more curves the legend names some of them
-_LAST_COLOR = 0.88  # the end of the colour map is too bright on white
-_WIDEST = 7.5  # points, by which the first of many curves is wider than the last
+_LAST_COLOR = 0.8  # the end of the colour map is too bright on white
+_WIDEST = 3.0  # points, by which the first of many curves is wider than the last
 _LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarithmic axis
 
 
 def retention_curves(results: Results, ax: Axes | None = None, *, title: str | None = None) -> Axes:
     """Draws accuracy against the seconds since the needle onto ``ax`` and gives it back.
 
-    There is a curve for each depth, or position, with Wilson's interval of 95 % at each point.
-    Times that span more than a factor of 16 are on a logarithmic axis, with 0 at its beginning.
-    Never saves, shows or sizes a figure.
+    There is a curve for each depth, or position: the score of these needles on this film, with the
+    interval of 95 % for needles like these at each point. Times that span more than a factor of 16
+    are on a logarithmic axis, with 0 at its beginning. Never saves, shows or sizes a figure.
 
     Args:
         results: a run of a task whose samples have a ``needle_index``.
@@ -45,60 +54,52 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    _draw_curves(ax, results, frame)
+    handles = _draw_curves(ax, results, frame)
     _scale_time(ax, sorted(set(frame["seconds"])))
     ax.set_ylim(-0.03, 1.03)
-    ax.grid(color="#eeeeee", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
     ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
-    ax.set_ylabel("Accuracy", fontsize=LABEL_SIZE, color=INK)
-    write_caption(ax, "\n".join(filter(None, (_caption(frame), *controls_caption(results)))))
+    style_curves(ax, label="Accuracy")
+    below = write_legend(ax, handles, title=_legend_title(results)) if len(handles) > 1 else None
+    lines = (*wrap_caption(_about(frame)), *controls_caption(results))
+    write_caption(ax, "\n".join(lines), below=below)
     write_title(ax, default_title(results) if title is None else title)
     return ax
 
 
-def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> None:
-    """A line for each row of the map, coloured from the first to the last, and a legend.
+def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> list[ErrorbarContainer]:
+    """A line for each row of the map, coloured from the first to the last.
 
     Each is thinner than the one before it, so that of curves that coincide all are seen.
+
+    Returns:
+        Those that the legend names.
     """
     row_name = "position" if results.has_positions else "depth"
     groups = list(frame.dropna(subset="accuracy").groupby(row_name))
     colors = matplotlib.colormaps["viridis"]
-    step = ceil(len(groups) / _MOST_NAMED)
+    handles: list[ErrorbarContainer] = []
     for k, (row, points) in enumerate(groups):
         seconds, accuracy = points["seconds"], points["accuracy"]
         behind = len(groups) - 1 - k  # curves that are drawn over this one
-        wider = min(1.5 * behind, _WIDEST * behind / len(groups))
+        wider = min(1.0 * behind, _WIDEST * behind / len(groups))
         below, above = accuracy - points["low"], points["high"] - accuracy
-        ax.errorbar(
+        container = ax.errorbar(
             seconds.to_numpy(),
             accuracy.to_numpy(),
             yerr=[below.clip(lower=0).to_numpy(), above.clip(lower=0).to_numpy()],
             color=colors(_LAST_COLOR * k / max(1, len(groups) - 1)),
-            marker="o",
+            marker=MARKERS[k % len(MARKERS)],
             markersize=3.5 + wider,
             linewidth=1.5 + wider,
-            elinewidth=0.8 + wider / 2,
+            elinewidth=0.9,
             label=f"{row:,}" if results.has_positions else depth_label(_exact(results, float(row))),
         )
-    handles, labels = ax.get_legend_handles_labels()
-    if labels:
-        legend = ax.legend(
-            handles[::step],
-            labels[::step],
-            title="Needle before frame" if results.has_positions else "Needle depth",
-            loc="upper left",
-            bbox_to_anchor=(1.02, 1.0),
-            borderaxespad=0.0,
-            frameon=False,
-            fontsize=SMALL_SIZE,
-            title_fontsize=SMALL_SIZE,
-            labelcolor=INK,
-        )
-        legend.get_title().set_color(INK)
+        handles.append(container)
+    return handles[:: max(1, ceil(len(groups) / _MOST_NAMED))]
+
+
+def _legend_title(results: Results) -> str:
+    return "Needle before frame" if results.has_positions else "Needle depth"
 
 
 def _exact(results: Results, depth: float) -> Fraction:
@@ -115,21 +116,26 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
         first = 2 ** int(log2(positive[0]))
         ticks = [first * 2**k for k in range(int(log2(positive[-1] / first)) + 1)]
         ax.set_xscale("symlog", base=2, linthresh=first, linscale=0.7)
-        ax.xaxis.set_major_locator(FixedLocator([0, *ticks] if seconds[0] == 0 else ticks))
+        if seconds[0] == 0:
+            ticks = [0, *ticks]
+        ax.xaxis.set_major_locator(SpacedLocator(ticks, count_labels(ticks), [0] * len(ticks)))
         ax.xaxis.set_minor_locator(NullLocator())
         if seconds[0] > 0:
             ax.set_xlim(left=first * 0.9)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
-def _caption(frame: "pd.DataFrame") -> str:
-    """How many samples stand behind a point, and how many could not be run."""
+def _about(frame: "pd.DataFrame") -> Iterator[str]:
+    """What points and bars are of, and how many samples could not be run."""
     counts = [int(count) for count in frame["num_samples"] if count]
-    parts = []
     if counts:
         low, high = min(counts), max(counts)
-        parts.append(f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}")
-        parts[0] += " per point, 95 % intervals (Wilson)"
+        num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
+        bars = (
+            "bars: 95 % for needles like these"
+            if frame["low"].notna().any()
+            else "no bars, as samples do not say which needle they are about"
+        )
+        yield f"these needles on this film, {num} per point; {bars}"
     if num_errors := int(frame["num_errors"].sum()):
-        parts.append(counted(num_errors, "error"))
-    return ", ".join(parts)
+        yield counted(num_errors, "error")

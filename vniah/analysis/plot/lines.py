@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.container import ErrorbarContainer
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -211,7 +212,9 @@ def style_curves(ax: Axes, *, label: str) -> None:
     ax.set_ylabel(label, fontsize=LABEL_SIZE, color=INK, parse_math=False)
 
 
-def write_legend(ax: Axes, handles: Sequence[Line2D], *, title: str = "") -> Legend:
+def write_legend(
+    ax: Axes, handles: Sequence[Line2D | ErrorbarContainer], *, title: str = ""
+) -> Legend:
     """Writes a legend below the label of the horizontal axis, where it covers no data.
 
     It has as many columns as fit below the axes at their present width.
