@@ -34,6 +34,7 @@ def test_exported_names():
         "open_haystack",
         "run_sweep",
         "save_heatmaps",
+        "save_report",
         "show_sample",
         "summarize",
         "table",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vniah.analysis.compare import assert_no_regression, compare
     from vniah.analysis.convert import convert_results
     from vniah.analysis.plot import heatmap, save_heatmaps
+    from vniah.analysis.report import save_report
     from vniah.analysis.statistics.summary import summarize
     from vniah.analysis.table_rows import table
     from vniah.errors import VniahError
@@ -52,6 +53,7 @@ _HOMES = {
     "open_haystack": "vniah.haystacks.haystack",
     "run_sweep": "vniah.sweep.run",
     "save_heatmaps": "vniah.analysis.plot",
+    "save_report": "vniah.analysis.report",
     "show_sample": "vniah.show.sample",
     "summarize": "vniah.analysis.statistics.summary",
     "table": "vniah.analysis.table_rows",
@@ -73,6 +75,7 @@ __all__ = [
     "open_haystack",
     "run_sweep",
     "save_heatmaps",
+    "save_report",
     "show_sample",
     "summarize",
     "table",

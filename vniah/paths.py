@@ -8,6 +8,7 @@ from vniah.errors import InputError, quoted
 _MOST_IN_A_PATH = 4096  # characters; Linux takes as many bytes
 _MOST_IN_A_NAME = 255  # bytes
 _PICTURES = (".png", ".pdf", ".svg")
+_PAGES = (".html", ".htm")
 
 
 def user_path(given: str | Path, what: str = "a path") -> Path:
@@ -61,4 +62,16 @@ def picture_path(given: str | Path) -> Path:
         raise InputError(
             f"a picture cannot be saved as {path.name!r}: use one of {', '.join(_PICTURES)}"
         )
+    return path
+
+
+def page_path(given: str | Path) -> Path:
+    """The path of a page that can be written.
+
+    Raises:
+        InputError: it can be no path, or its suffix is not that of a page.
+    """
+    path = user_path(given, "a page")
+    if path.suffix.lower() not in _PAGES:
+        raise InputError(f"a page cannot be saved as {path.name!r}: use .html")
     return path

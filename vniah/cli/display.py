@@ -45,13 +45,9 @@ def format_parts(results: "Results") -> str:
     One line for each part: the mean over depth at each number of frames, and the average. Facets
     with one value have no lines; empty text if nothing is left.
     """
-    from vniah.results import facet_results, facet_values, group_results
+    from vniah.results.facets import parts_of
 
-    parts = [
-        part for name in facet_values(results) for part in facet_results(results, name).values()
-    ]
-    if (groups := group_results(results)) is not None:
-        parts.append(groups)
+    parts = parts_of(results)
     return format_comparison([part.part for part in parts], parts) if parts else ""
 
 

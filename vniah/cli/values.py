@@ -14,7 +14,7 @@ from vniah.errors import InputError
 from vniah.grid import parse_range
 from vniah.haystacks.video.sampling import read_rate
 from vniah.options.rope import Scaling, read_scalings, require_theta
-from vniah.paths import picture_path, user_path
+from vniah.paths import page_path, picture_path, user_path
 
 _MOST_DIGITS = 100  # of one number
 _MOST_ROPES = 100
@@ -43,6 +43,12 @@ def path(text: str) -> Path:
 def picture(text: str) -> Path:
     """The path of a picture, whose suffix is one of those that can be written."""
     return picture_path(text)
+
+
+@_checked
+def page(text: str) -> Path:
+    """The path of a page, whose suffix is .html."""
+    return page_path(text)
 
 
 @_checked

@@ -55,6 +55,15 @@ def facet_values(results: Results) -> dict[str, tuple[FacetValue, ...]]:
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
+def parts_of(results: Results) -> list[Results]:
+    """The parts of a run by each facet with several values, then its groups, if there are any."""
+    parts = [
+        part for name in facet_values(results) for part in facet_results(results, name).values()
+    ]
+    groups = group_results(results)
+    return parts if groups is None else [*parts, groups]
+
+
 def group_results(results: Results) -> Results | None:
     """A run in which each group of samples is one; None if the task has no groups.
 

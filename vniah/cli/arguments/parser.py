@@ -14,7 +14,7 @@ from vniah.cli.arguments.measuring import (
     add_run,
     add_show,
 )
-from vniah.cli.arguments.results import add_compare, add_plot, add_table
+from vniah.cli.arguments.results import add_compare, add_plot, add_report, add_table
 from vniah.cli.printing import write_lines
 from vniah.errors import InputError
 
@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_models,
         add_plot,
         add_table,
+        add_report,
         add_compare,
         add_convert,
         add_export,

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, get_args
 
-from vniah.cli import comparing, pictures, tables, values
+from vniah.cli import comparing, pictures, reports, tables, values
 from vniah.cli.arguments.groups import add_command
 from vniah.options import PictureKind, TableFormat, TableKind
 
@@ -98,6 +98,39 @@ def add_table(verbs: Any) -> None:
         "and latex have it; csv and json always do",
     )
     table.set_defaults(command=tables.table)
+
+
+def add_report(verbs: Any) -> None:
+    """``report``."""
+    report = add_command(
+        verbs,
+        "report",
+        "write a page with the summary, maps, tables and all samples of runs or published tables",
+    )
+    report.add_argument(
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a run's folder, or a JSON table; several stand side by side",
+    )
+    report.add_argument(
+        "--output",
+        type=values.page,
+        metavar="FILE",
+        help="an .html file, which needs nothing besides; default: report.html, in the run's "
+        "folder if there is one run",
+    )
+    report.add_argument(
+        "--needles",
+        type=values.source,
+        action="append",
+        default=[],
+        metavar="S",
+        help="folder or hub id of a needle set, for its pictures; those that come with vniah are "
+        "found without it; may be repeated",
+    )
+    report.set_defaults(command=reports.report)
 
 
 def add_compare(verbs: Any) -> None:

@@ -1,0 +1,415 @@
+"use strict";
+// Shows the samples of a cell. Texts from outside are only ever set as text, never as markup.
+(() => {
+  const PAGE = 20;
+  const OUTCOMES = ["wrong", "right", "not run"];
+  const CLASSES = ["wrong", "right", "error"];
+  const byId = (id) => document.getElementById(id);
+
+  const make = (tag, { text, name, ...rest } = {}, ...children) => {
+    const found = document.createElement(tag);
+    if (text !== undefined) found.textContent = text;
+    if (name) found.className = name;
+    for (const [key, value] of Object.entries(rest)) found.setAttribute(key, value);
+    found.append(...children);
+    return found;
+  };
+
+  for (const found of document.querySelectorAll(".scripted")) found.hidden = false;
+
+  const theme = byId("theme");
+  theme.addEventListener("change", () => {
+    if (theme.value) document.documentElement.dataset.theme = theme.value;
+    else delete document.documentElement.dataset.theme;
+  });
+
+  for (const button of document.querySelectorAll(".copy")) {
+    button.addEventListener("click", async () => {
+      const code = button.parentElement.previousElementSibling;
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(code);
+        button.textContent = "Selected: copy it with the keyboard";
+      }
+    });
+  }
+
+  const panel = byId("samples");
+  if (!panel) return;
+
+  const data = JSON.parse(byId("data").textContent);
+  const { texts, runs } = data;
+  const textAt = (number) => (number < 0 ? null : texts[number]);
+  const count = (number, what) =>
+    `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
+
+  // One sample is a run and a number in its columns; a column that is no list has one value for all.
+  const valueOf = (run, name, index) => {
+    const column = run.columns[name];
+    return Array.isArray(column) ? column[index] : column;
+  };
+
+  // What is looked for: a cell, and filters. An empty filter lets everything pass.
+  const wanted = { run: null, cell: null, needle: "", control: "", outcome: "", together: runs.length > 1 };
+  let isKept = false;
+  let shown = [];
+  let numShown = 0;
+
+  // For each run, the samples at each place.
+  const places = runs.map((run) => {
+    const found = new Map();
+    for (let index = 0; index < run.num_samples; index += 1) {
+      const place = valueOf(run, "place", index);
+      if (!found.has(place)) found.set(place, []);
+      found.get(place).push(index);
+    }
+    return found;
+  });
+  const prefixes = runs.map((run) => new Map(run.places.map((place, number) => [place[0], number])));
+
+  // --- filters ---------------------------------------------------------------------------------
+
+  const form = byId("filters");
+  const addSelect = (label, options, chosen, change) => {
+    const select = make("select");
+    for (const [value, text] of options) {
+      select.append(make("option", { value, text }));
+    }
+    select.value = chosen;
+    select.addEventListener("change", () => {
+      change(select.value);
+      list();
+    });
+    form.append(make("label", {}, label, select));
+    return select;
+  };
+
+  const needles = new Set();
+  const controls = new Set();
+  for (const run of runs) {
+    const column = run.columns.needle;
+    for (const number of Array.isArray(column) ? new Set(column) : [column]) {
+      if (number >= 0 && run.num_samples) needles.add(texts[number]);
+    }
+    for (const control of run.controls) controls.add(control);
+  }
+  const sorted = [...needles].sort(new Intl.Collator("en", { numeric: true }).compare);
+  if (needles.size > 1) {
+    const options = sorted.map((name) => [`=${name}`, name]);
+    addSelect("Needle", [["", "all needles"], ...options], "", (value) => { wanted.needle = value; });
+  }
+  if (controls.size) {
+    const options = [...controls].map((name) => [`=${name}`, name]);
+    const all = [["", "the test itself"], ...options, ["*", "test and controls"]];
+    addSelect("Test or control", all, "", (value) => { wanted.control = value; });
+  }
+  addSelect("Outcome", [["", "all outcomes"], ["1", "right"], ["0", "wrong"], ["2", "not run"]], "", (value) => {
+    wanted.outcome = value;
+  });
+  let results = null;
+  if (runs.length > 1) {
+    const options = [["*", "all, side by side"], ...runs.map((run, number) => [String(number), run.label])];
+    results = addSelect("Results", options, "*", (value) => {
+      wanted.together = value === "*";
+      if (value !== "*") wanted.run = Number(value);
+    });
+  }
+  const everywhere = make("button", { type: "button", text: "All cells" });
+  everywhere.addEventListener("click", () => {
+    isKept = false;
+    choose(null, null);
+  });
+  form.append(everywhere);
+  form.addEventListener("submit", (event) => event.preventDefault());
+
+  // --- which samples ---------------------------------------------------------------------------
+
+  const passes = (run, index) => {
+    if (wanted.needle && `=${textAt(valueOf(run, "needle", index))}` !== wanted.needle) return false;
+    if (wanted.outcome && String(valueOf(run, "outcome", index)) !== wanted.outcome) return false;
+    if (wanted.control === "*") return true;
+    const control = valueOf(run, "control", index);
+    return wanted.control ? `=${run.controls[control]}` === wanted.control : control < 0;
+  };
+
+  // The places whose samples belong to a cell: its own, and those of controls that have no depth.
+  const placesOf = (number) => {
+    const run = runs[number];
+    if (wanted.cell === null) return null;
+    const [prefix, frames] = wanted.cell;
+    return [prefix, `${frames}/-/`, "-/-/"].map((one) => prefixes[number].get(one)).filter((one) => one !== undefined);
+  };
+
+  const samplesOf = (number) => {
+    const run = runs[number];
+    const found = [];
+    const some = placesOf(number);
+    if (some === null) {
+      for (let index = 0; index < run.num_samples; index += 1) if (passes(run, index)) found.push(index);
+    } else {
+      for (const place of some) {
+        for (const index of places[number].get(place) || []) if (passes(run, index)) found.push(index);
+      }
+    }
+    return found;
+  };
+
+  // Groups of samples that ask the same: one of each run, or one alone.
+  const find = () => {
+    const groups = new Map();
+    const order = runs.map((_, number) => number).filter((number) => wanted.together || number === wanted.run || (wanted.run === null && number === 0));
+    for (const number of order) {
+      const run = runs[number];
+      for (const index of samplesOf(number)) {
+        const place = run.places[valueOf(run, "place", index)][0];
+        const asked = ["name", "question", "answer"].map((name) => valueOf(run, name, index)).join(" ");
+        const key = runs.length > 1 ? `${place} ${asked}` : index;
+        if (!groups.has(key)) groups.set(key, []);
+        groups.get(key).push([number, index]);
+      }
+    }
+    return [...groups.values()];
+  };
+
+  // --- drawing ---------------------------------------------------------------------------------
+
+  const bdi = (text) => make("bdi", { text });
+  const long = (text) => make("bdi", { text, name: text.length > 400 ? "long" : "" });
+  const numberText = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toString());
+
+  const outcome = (run, index) => {
+    const value = valueOf(run, "outcome", index);
+    return make("span", { text: OUTCOMES[value], name: `outcome ${CLASSES[value]}` });
+  };
+
+  const pairs = (list, entries) => {
+    for (const [term, value] of entries) {
+      if (value === null || value === undefined) continue;
+      list.append(make("dt", { text: term }), make("dd", {}, value instanceof Node ? value : long(value)));
+    }
+    return list;
+  };
+
+  const readings = (run, index) => [
+    ["predicted", textAt(valueOf(run, "prediction", index))],
+    ["error", textAt(valueOf(run, "error", index))],
+    ["log-probability", valueOf(run, "logprob", index) === null ? null : numberText(valueOf(run, "logprob", index))],
+    ["margin", valueOf(run, "margin", index) === null ? null : numberText(valueOf(run, "margin", index))],
+    ["rank", valueOf(run, "rank", index) === null ? null : String(valueOf(run, "rank", index))],
+  ];
+
+  const fieldAt = (run, name, index) => {
+    const column = run.fields[name];
+    return textAt(Array.isArray(column) ? column[index] : column);
+  };
+
+  // Pictures of what a sample shows: its needle, and others that its fields name.
+  const picturesOf = (run, index) => {
+    const names = [textAt(valueOf(run, "needle", index))];
+    for (const name of Object.keys(run.fields)) names.push(...(fieldAt(run, name, index) || "").split(", "));
+    const found = new Set(names.filter((name) => name !== null && Object.hasOwn(run.pictures, name)));
+    return [...found].slice(0, 6).map((name) => {
+      const source = byId(run.pictures[name]);
+      return make("img", { src: source.src, alt: source.alt, title: name, loading: "lazy" });
+    });
+  };
+
+  const card = (group) => {
+    const [number, index] = group[0];
+    const run = runs[number];
+    const [prefix] = run.places[valueOf(run, "place", index)];
+    const outcomes = new Set(group.map(([one, at]) => valueOf(runs[one], "outcome", at)));
+    const name = outcomes.size === 1 ? CLASSES[[...outcomes][0]] : "";
+    const found = make("article", { name: `sample ${name}` });
+    const about = make("div", { name: "about" });
+    const pictures = picturesOf(run, index);
+    if (pictures.length) about.append(make("div", { name: "shown" }, ...pictures));
+    const heading = make("h3", {}, bdi(prefix + textAt(valueOf(run, "name", index))));
+    const facts = [["question", textAt(valueOf(run, "question", index))], ["expected", textAt(valueOf(run, "answer", index))]];
+    if (valueOf(run, "variant", index) >= 0) facts.push(["nearest accepted", textAt(valueOf(run, "variant", index))]);
+    const inside = make("dl");
+    pairs(inside, facts);
+    if (runs.length === 1) {
+      pairs(inside, [["outcome", outcome(run, index)], ...readings(run, index)]);
+    }
+    pairs(inside, Object.keys(run.fields).map((field) => [field.replaceAll("_", " "), fieldAt(run, field, index)]));
+    about.append(make("div", { name: "texts" }, heading, inside));
+    found.append(about);
+    if (runs.length > 1) found.append(sideBySide(group));
+    return found;
+  };
+
+  const sideBySide = (group) => {
+    const columns = ["result", "outcome", "predicted", "log-probability", "margin", "rank"];
+    const table = make("table", { name: "plain" });
+    const head = make("tr", {}, ...columns.map((text) => make("th", { scope: "col", text })));
+    table.append(make("caption", { text: "What each result has", name: "unseen" }), make("thead", {}, head));
+    const body = make("tbody");
+    for (const [number, index] of group) {
+      const run = runs[number];
+      const error = textAt(valueOf(run, "error", index));
+      const said = error === null ? textAt(valueOf(run, "prediction", index)) : error;
+      body.append(
+        make("tr", {},
+          make("th", { scope: "row" }, bdi(run.label)),
+          make("td", {}, outcome(run, index)),
+          make("td", {}, said === null ? "–" : long(said)),
+          make("td", { text: numberText(valueOf(run, "logprob", index)) }),
+          make("td", { text: numberText(valueOf(run, "margin", index)) }),
+          make("td", { text: numberText(valueOf(run, "rank", index)) })),
+      );
+    }
+    table.append(body);
+    return make("div", { name: "scroll" }, table);
+  };
+
+  const cellText = (run, cell) => {
+    const [place, score, low, high, numScored, numRight, numErrors] = cell;
+    const [, frames, row] = run.places[place];
+    const parts = [`${frames.toLocaleString("en")} ${run.axis}, ${run.row} ${row}:`];
+    parts.push(score === null ? "no score" : score.toFixed(2));
+    if (low !== null) parts.push(`(${low.toFixed(2)} to ${high.toFixed(2)} for needles like these in this cell)`);
+    if (numScored) parts.push(`– ${numRight.toLocaleString("en")} of ${numScored.toLocaleString("en")} right`);
+    if (numErrors) parts.push(`– ${numErrors.toLocaleString("en")} not run`);
+    return parts.join(" ");
+  };
+
+  const more = byId("more");
+  const showMore = () => {
+    const next = shown.slice(numShown, numShown + PAGE);
+    numShown += next.length;
+    byId("list").append(...next.map(card));
+    more.hidden = numShown >= shown.length;
+    const asked = runs.length > 1 ? "question" : "sample";
+    byId("count").textContent = shown.length
+      ? `${numShown.toLocaleString("en")} of ${count(shown.length, asked)}`
+      : "No sample is like this.";
+  };
+  more.addEventListener("click", showMore);
+
+  const list = () => {
+    shown = find();
+    numShown = 0;
+    byId("list").replaceChildren();
+    const about = byId("cell");
+    about.replaceChildren();
+    if (wanted.cell === null) {
+      about.append(make("p", { text: "All cells." }));
+    } else {
+      const order = wanted.together ? runs.keys() : [wanted.run];
+      for (const number of order) {
+        const run = runs[number];
+        const cell = run.cells.find((one) => run.places[one[0]][0] === wanted.cell[0]);
+        if (!cell) continue;
+        const line = make("p");
+        if (runs.length > 1) line.append(bdi(run.label), ": ");
+        line.append(cellText(run, cell));
+        if (!run.num_samples) line.append(". A published table has no samples.");
+        about.append(line);
+      }
+    }
+    showMore();
+    panel.scrollTop = 0;
+  };
+
+  // --- the maps --------------------------------------------------------------------------------
+
+  let chosen = null;
+  function choose(square, number) {
+    if (chosen) {
+      chosen.classList.remove("chosen");
+      chosen.setAttribute("aria-selected", "false");
+    }
+    chosen = square;
+    if (square === null) {
+      wanted.cell = null;
+    } else {
+      square.classList.add("chosen");
+      square.setAttribute("aria-selected", "true");
+      wanted.run = number;
+      if (results && !wanted.together) results.value = String(number);
+      const run = runs[number];
+      wanted.cell = run.places[run.cells[Number(square.dataset.cell)][0]];
+    }
+    list();
+  }
+
+  for (const map of document.querySelectorAll("table.map[data-run]")) {
+    const number = Number(map.dataset.run);
+    const rows = [...map.tBodies[0].rows].map((row) => [...row.cells].slice(1));
+    map.setAttribute("role", "grid");
+    map.setAttribute("aria-readonly", "true");
+    const isCell = (square) => square !== undefined && square.dataset.cell !== undefined;
+    let current = null;
+    rows.forEach((row, y) => row.forEach((square, x) => {
+      if (!isCell(square)) return;
+      square.tabIndex = -1;
+      square.dataset.at = `${y},${x}`;
+      square.setAttribute("aria-selected", "false");
+      if (current === null) current = square;
+    }));
+    if (current === null) continue;
+    current.tabIndex = 0;
+    const move = (square) => {
+      current.tabIndex = -1;
+      current = square;
+      current.tabIndex = 0;
+      current.focus();
+    };
+    // The next square in a direction that is a cell: a map of positions has corners without any.
+    const next = (dy, dx) => {
+      let [y, x] = current.dataset.at.split(",").map(Number);
+      do {
+        y += dy;
+        x += dx;
+      } while (rows[y] && rows[y][x] && !isCell(rows[y][x]));
+      return rows[y] && isCell(rows[y][x]) ? rows[y][x] : current;
+    };
+    const farthest = (row, isLast) => {
+      const cells = row.filter(isCell);
+      return cells[isLast ? cells.length - 1 : 0];
+    };
+    map.addEventListener("keydown", (event) => {
+      const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+      const row = rows[Number(current.dataset.at.split(",")[0])];
+      if (steps[event.key]) move(next(...steps[event.key]));
+      else if (event.key === "Home") move(farthest(row, false));
+      else if (event.key === "End") move(farthest(row, true));
+      else if (event.key === "Enter" || event.key === " ") {
+        isKept = !(isKept && chosen === current);
+        choose(current, number);
+      } else if (event.key === "Escape") {
+        isKept = false;
+        choose(null, null);
+      } else return;
+      event.preventDefault();
+    });
+    map.addEventListener("focusin", (event) => {
+      const square = event.target.closest("td[data-cell]");
+      if (square && !isKept && square !== chosen) choose(square, number);
+    });
+    let timer = 0;
+    map.addEventListener("pointerover", (event) => {
+      clearTimeout(timer);
+      const square = event.target.closest("td[data-cell]");
+      if (!square || event.pointerType === "touch" || isKept || square === chosen) return;
+      timer = setTimeout(() => { if (!isKept) choose(square, number); }, 60);
+    });
+    map.addEventListener("pointerleave", () => clearTimeout(timer));
+    map.addEventListener("click", (event) => {
+      const square = event.target.closest("td[data-cell]");
+      if (!square) return;
+      clearTimeout(timer);
+      isKept = !(isKept && chosen === square);
+      choose(square, number);
+      current.tabIndex = -1;
+      current = square;
+      current.tabIndex = 0;
+    });
+  }
+
+  list();
+  document.documentElement.dataset.ready = "true";
+})();

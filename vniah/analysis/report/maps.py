@@ -1,0 +1,180 @@
+"""The map of a run as a table with coloured cells, which needs no script."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vniah.analysis.palettes import COLORS, MEASURE_COLORS, channels_of, color_at
+from vniah.analysis.table_rows import all_cells
+from vniah.grid import Cell, format_depth
+from vniah.results import Results
+
+_STEPS = 100
+_MOST_NUMBERS = 26
+"""With more columns or rows there are no numbers in the cells, and not every label."""
+
+_MOST_LABELS = 20
+_BLACK, _WHITE = "#000000", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Square:
+    """A place of a map.
+
+    Attributes:
+        text: what stands in it; empty where there can be no cell.
+        style: names of classes.
+        remark: what else is said of it to those who cannot see it.
+        place: the number of its cell, in the order of the cells of `Map`; None where there is none.
+    """
+
+    text: str
+    style: str
+    remark: str = ""
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Map:
+    """The cells of a run: rows downwards, numbers of frames to the right.
+
+    Attributes:
+        corner: what the rows are: depths or positions.
+        columns: labels of the columns.
+        rows: labels of the rows, with the squares beside each.
+        footer: the mean of each column, with the same squares.
+        caption: what is shown.
+        is_dense: whether squares are too small for numbers.
+        num_steps: every how manieth column, and row, has a label that is seen.
+        key: the classes of the colours, and the numbers at their ends.
+    """
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Square, ...]], ...]
+    footer: tuple[Square, ...]
+    caption: str
+    is_dense: bool
+    num_steps: tuple[int, int]
+    key: tuple[str, str, str]
+
+
+def score_map(results: Results, caption: str) -> Map:
+    """The map of the scores of a run or of a published table."""
+    cells = all_cells(results)
+    squares = {}
+    for place, found in enumerate(cells):
+        remark = ""
+        style = _style("s", found.score)
+        if found.num_errors:
+            remark = f"{found.num_errors:,} not run"
+            style += " partial"
+        text = "." if found.score is None else f"{found.score:.2f}"
+        squares[found.cell] = Square(text, style, remark, place)
+    scores = {found.cell: found.score for found in cells}
+    means = {
+        length: Square(f"{mean:.2f}", _style("s", mean)) for length, mean in _means(scores).items()
+    }
+    return _map(results, squares, means, caption, ("s", "0", "1"))
+
+
+def measure_map(results: Results, name: str) -> Map:
+    """The map of the means of a measure, such as an error in seconds."""
+    measure = results.measure(name)
+    means = {found.cell: found.mean for found in measure.cells}
+    known = [mean for mean in means.values() if mean is not None]
+    low, high = (0.0, 1.0) if measure.is_share else (min((0.0, *known)), max((0.0, *known)))
+    span = high - low or 1.0
+    places = {found.cell: place for place, found in enumerate(all_cells(results))}
+
+    def square(mean: float | None, place: int | None = None) -> Square:
+        share = None if mean is None else (mean - low) / span
+        return Square(_short(mean), _style("m", share), place=place)
+
+    squares = {cell: square(means.get(cell), place) for cell, place in places.items()}
+    footer = {length: square(mean) for length, mean in _means(means).items()}
+    return _map(results, squares, footer, measure.label, ("m", _short(low), _short(high)))
+
+
+def map_colors() -> str:
+    """The style sheet of the colours of squares: ``s0`` to ``s100`` for scores, ``m`` likewise.
+
+    Letters are black or white, whichever differs more from the colour.
+    """
+    rules = []
+    for name, colors in (("s", COLORS), ("m", MEASURE_COLORS)):
+        for step in range(_STEPS + 1):
+            color = color_at(colors, step / _STEPS)
+            rules.append(f".{name}{step}{{background:{color};color:{letters_on(color)}}}")
+    return "\n".join(rules)
+
+
+def letters_on(color: str) -> str:
+    """Black or white: the colour of letters that can be read on a colour."""
+    return max((_BLACK, _WHITE), key=lambda letters: contrast(letters, color))
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, from 1 to 21, as WCAG 2 defines it."""
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(color: str) -> float:
+    linear = [
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in (value / 255 for value in channels_of(color))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _map(
+    results: Results,
+    squares: Mapping[Cell, Square],
+    footer: Mapping[int, Square],
+    caption: str,
+    key: tuple[str, str, str],
+) -> Map:
+    counts = sorted({cell.num_frames for cell in squares})
+    levels = sorted({results.row_of(cell) for cell in squares})
+    by_place = {(cell.num_frames, results.row_of(cell)): square for cell, square in squares.items()}
+    has_positions = results.has_positions
+    none, beyond = Square(".", "none", "not measured"), Square("", "beyond")
+    rows = []
+    for level in levels:
+        line = [
+            by_place.get((count, level), beyond if has_positions and level > count else none)
+            for count in counts
+        ]
+        label = f"{int(level):,}" if has_positions else format_depth(level)
+        rows.append((label, tuple(line)))
+    empty = Square(".", "none")
+    return Map(
+        corner="position" if has_positions else "depth",
+        columns=tuple(f"{count:,}" for count in counts),
+        rows=tuple(rows),
+        footer=tuple(footer.get(count, empty) for count in counts),
+        caption=caption,
+        is_dense=max(len(counts), len(levels)) > _MOST_NUMBERS,
+        num_steps=(_thinned(len(counts)), _thinned(len(levels))),
+        key=key,
+    )
+
+
+def _thinned(number: int) -> int:
+    return 1 if number <= _MOST_NUMBERS else -(-number // _MOST_LABELS)
+
+
+def _style(name: str, share: float | None) -> str:
+    return "none" if share is None else f"{name}{round(_STEPS * min(max(share, 0.0), 1.0))}"
+
+
+def _means(values: Mapping[Cell, float | None]) -> dict[int, float]:
+    columns: dict[int, list[float]] = {}
+    for cell, value in values.items():
+        if value is not None:
+            columns.setdefault(cell.num_frames, []).append(value)
+    return {count: sum(column) / len(column) for count, column in columns.items()}
+
+
+def _short(value: float | None) -> str:
+    return "." if value is None else f"{value:.3g}"

@@ -1,0 +1,278 @@
+"""Puts a report together: one HTML file that needs nothing from elsewhere."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vniah.analysis.labels import result_labels
+from vniah.analysis.report.command import Command, command_of
+from vniah.analysis.report.escaping import script_json, source_hash, visible_text
+from vniah.analysis.report.maps import Map, map_colors, measure_map, score_map
+from vniah.analysis.report.needles import make_gallery
+from vniah.analysis.report.origin import facts_of, notes_of
+from vniah.analysis.report.samples import SampleData
+from vniah.analysis.sentences import format_agreement, format_oddness, format_summary
+from vniah.analysis.table_layouts import Layout, gaps, layouts, lengths_layout
+from vniah.analysis.verdict import Verdict, verdict
+from vniah.errors import InputError, ResultsError, counted
+from vniah.files import atomic_path
+from vniah.needles import NeedleSet, load_needles
+from vniah.options import TableKind
+from vniah.paths import page_path
+from vniah.results import Results, load_results
+from vniah.results.facets import parts_of
+
+_MOST_RUNS = 20
+_MOST_CELLS_IN_TABLES = 2500
+_ASSETS = "assets"
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """What a report says of one result.
+
+    Attributes:
+        label: a name that no other result has.
+        path: where it lies.
+        is_published: whether it is a published table.
+        progress: how much is done, if not all is; else empty.
+        sentences: the summary.
+        remarks: what the means are not over, and the like.
+        verdict: that of the controls; None without any.
+        maps: its score, and the measures of its task.
+        parts: its parts by what the task names; None without any.
+        notes: what the run noted about itself.
+        command: makes it again.
+        picture: the address of its heatmap as a PNG file; empty without.
+    """
+
+    label: str
+    path: str
+    is_published: bool
+    progress: str
+    sentences: tuple[str, ...]
+    remarks: tuple[str, ...]
+    verdict: Verdict | None
+    maps: tuple[Map, ...]
+    parts: Layout | None
+    notes: tuple[str, ...]
+    command: Command
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report.
+
+    Attributes:
+        html: the page.
+        notes: sentences on what it leaves out.
+    """
+
+    html: str
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Writes the page, whole or not at all; missing folders above it are made."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self.html.encode("utf-8", "backslashreplace"))
+
+
+def save_report(
+    results: Results | str | Path | Sequence[Results | str | Path],
+    path: str | Path,
+    *,
+    needles: NeedleSet | str | Path | Sequence[NeedleSet | str | Path] = (),
+    pictures: bool = True,
+) -> Path:
+    """Writes a report of one or several results: one HTML file that needs no network.
+
+    It has the summary, the verdict of the controls, the map, tables, what ran and the command that
+    makes it again. A script in it shows the samples of each cell, and filters them.
+
+    Args:
+        results: runs, also those that are still going on, or published tables, or their paths.
+        path: the file, whose name ends in ``.html``; missing folders above it are made.
+        needles: needle sets, or where they lie, for their pictures. Those that come with vniah are
+            known; others are used if their hash is the one that a run recorded.
+        pictures: whether the heatmaps are in it as PNG files as well, to be saved from the page.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ResultsError: results cannot be read.
+        NeedleError: a needle set cannot be read.
+        InputError: there are no results, or too many for a page, or the path is not that of a page.
+    """
+    path = page_path(path)
+    given = [results] if isinstance(results, Results | str | Path) else list(results)
+    runs = [one if isinstance(one, Results) else load_results(one) for one in given]
+    make_report(runs, needles=_needle_sets(needles), pictures=pictures).save(path)
+    return path
+
+
+def make_report(
+    runs: Sequence[Results], *, needles: Sequence[NeedleSet] = (), pictures: bool = True
+) -> Report:
+    """A report of results; arguments as `save_report`.
+
+    Raises:
+        InputError: there are no results, or too many for a page.
+    """
+    if not 1 <= len(runs) <= _MOST_RUNS:
+        raise InputError(f"a report is of 1 to {_MOST_RUNS} results, got {len(runs)}")
+    labels = result_labels(runs)
+    gallery = make_gallery(runs, labels, needles)
+    samples = SampleData(runs)
+    sections = [
+        _section(results, label, pictures) for results, label in zip(runs, labels, strict=True)
+    ]
+    script, style = _asset("report.js"), f"{_asset('report.css')}\n{map_colors()}\n"
+    policy = "; ".join(
+        (
+            *("default-src 'none'", "base-uri 'none'", "form-action 'none'", "img-src data:"),
+            *(f"style-src {source_hash(style)}", f"script-src {source_hash(script)}"),
+        )
+    )
+    facts = facts_of(runs)
+    notes = (*gallery.notes, *samples.notes)
+    html = _template().render(
+        title=_title(labels),
+        policy=policy,
+        style=style,
+        script=script,
+        data=script_json(samples.record(labels, gallery.by_run)),
+        sections=sections,
+        tables=_tables(runs),
+        gallery=gallery,
+        facts=[fact for fact in facts if not fact.is_detail],
+        details=[fact for fact in facts if fact.is_detail],
+        notes=notes,
+        has_samples=any(results.samples or results.control_samples for results in runs),
+        version=_version(),
+    )
+    return Report(html, notes)
+
+
+def _section(results: Results, label: str, pictures: bool) -> RunSection:
+    axis = "number of frames" if results.axis == "frames" else "tokens of context"
+    rows = "position" if results.has_positions else "depth"
+    of_depth = results.details.get("labels", {}).get("depth")
+    named = f" ({of_depth})" if of_depth else ""
+    caption = f"Accuracy by {rows}{named}, downwards, and {axis}, to the right"
+    oddness = format_oddness(results)
+    parts = parts_of(results)
+    return RunSection(
+        label=label,
+        path=str(results.path),
+        is_published=not results.manifest,
+        progress=_progress(results),
+        sentences=tuple(format_summary(results)),
+        remarks=(
+            *gaps(results),
+            *format_agreement(results),
+            *([] if oddness is None else [oddness]),
+            *_chance(results),
+        ),
+        verdict=verdict(results),
+        maps=(
+            score_map(results, caption),
+            *(measure_map(results, name) for name in results.measures),
+        ),
+        parts=lengths_layout([one.part for one in parts], parts) if parts else None,
+        notes=tuple(notes_of(results)),
+        command=command_of(results.manifest),
+        picture=_picture(results) if pictures else "",
+    )
+
+
+def _progress(results: Results) -> str:
+    if results.is_complete:
+        return ""
+    done, planned = results.num_done or 0, results.num_planned or 0
+    return (
+        f"not complete: {done:,} of {counted(planned, 'sample')} are done, so the run is still "
+        "going on, or was stopped. All numbers are over what is done"
+    )
+
+
+def _chance(results: Results) -> list[str]:
+    return [] if results.chance is None else [f"a guess is right in {results.chance:.2f}"]
+
+
+def _picture(results: Results) -> str:
+    """The heatmap as a PNG file, as an address; empty if there is no cell to draw."""
+    import tempfile
+
+    from vniah.analysis.plot import save_heatmaps
+    from vniah.analysis.report.escaping import data_uri
+
+    if not results.cells:
+        return ""
+    with tempfile.TemporaryDirectory(prefix="vniah-report-") as folder:
+        path = save_heatmaps([results], Path(folder, "heatmap.png"))
+        return data_uri(path.read_bytes(), "image/png")
+
+
+def _tables(runs: Sequence[Results]) -> dict[str, list[Layout]]:
+    """The tables of all results by their headings."""
+    found: dict[str, list[Layout]] = {}
+    has: dict[TableKind, tuple[str, Callable[[Results], object]]] = {
+        "lengths": ("By length", lambda results: results.cells),
+        "needles": ("By needle", lambda results: results.samples),
+        "controls": ("Controls", lambda results: results.controls),
+        "cells": ("Cells, with their intervals", _has_few_cells),
+    }
+    for kind, (heading, is_wanted) in has.items():
+        some = [results for results in runs if is_wanted(results)]
+        if some:
+            with suppress(ResultsError):  # samples that do not name one needle each
+                found[heading] = layouts(some if kind == "cells" else runs, kind, intervals=True)
+    return found
+
+
+def _has_few_cells(results: Results) -> bool:
+    return 0 < len(results.cells) <= _MOST_CELLS_IN_TABLES
+
+
+def _needle_sets(given: Any) -> list[NeedleSet]:
+    some = [given] if isinstance(given, NeedleSet | str | Path) else list(given)
+    return [one if isinstance(one, NeedleSet) else load_needles(one) for one in some]
+
+
+def _title(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{len(labels)} results"
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(_ASSETS, name).read_text(encoding="utf-8")
+
+
+def _template() -> Any:
+    """The template; whatever it inserts is visible text, escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    environment.filters["visible"] = visible_text
+    return environment.from_string(_asset("report.html.jinja"))
+
+
+def _visible(value: Any) -> Any:
+    is_markup = hasattr(value, "__html__")
+    return visible_text(value) if isinstance(value, str) and not is_markup else value
+
+
+def _version() -> str:
+    from vniah import __version__
+
+    return __version__
