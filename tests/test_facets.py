@@ -253,7 +253,8 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     assert ax.get_ylabel() == "Depth of the group"
     (caption,) = [text.get_text() for text in ax.texts]
     assert caption == (
-        "n = 6 per cell\nblind 1.00\nverdict: no better than without a video\n"
+        "n = 6 per cell\neffective length (score \u2265 0.9): 8 frames\nblind 1.00\n"
+        "verdict: no better than without a video\n"
         "mean over Distractors: 0, 1\ndistance: 10, 200"
     )
     ax = heatmap(results, new_axes(), value="distance")
@@ -265,7 +266,8 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     part = facet_results(results, "distance")[10]
     ax = heatmap(part, new_axes())
     assert ax.get_title() == "tiny\ndistance: 10 (average 0.7500)"
-    assert [text.get_text() for text in ax.texts] == ["n = 2 per cell"]
+    (caption,) = [text.get_text() for text in ax.texts]
+    assert caption == "n = 2 per cell\neffective length (score \u2265 0.9): 8 frames"
     np.testing.assert_allclose(
         ax.collections[0].get_array().filled(np.nan).reshape(2, 2), [[1, 0.5], [1, 0.5]]
     )

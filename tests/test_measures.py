@@ -185,7 +185,7 @@ def test_heatmap_of_a_measure_spans_its_values_and_those_of_its_reference(run):
     np.testing.assert_array_equal(cells.get_array().reshape(2, 2), [[2, 2], [3, 3]])
     assert cells.get_clim() == (0.0, 4.0)
     assert ax.figure.axes[1].get_ylabel() == "Error (s)"
-    assert ax.get_title() == "tiny (mean 2.5)"
+    assert ax.get_title() == "tiny\nmean 2.5"
     assert [text.get_text() for text in ax.texts] == ["n = 2 per cell, 4 samples without a value"]
 
 
@@ -212,13 +212,13 @@ def test_heatmap_of_a_measure_over_positions():
 def test_heatmap_says_over_which_cells_the_mean_is(run):
     part = replace(run, samples=tuple(s for s in run.samples if s.cell.num_frames == 8))
     title = heatmap(part, new_axes(), value="distance").get_title()
-    assert title == "tiny\n(mean 2.5 over 2 of 4 cells)"
+    assert title == "tiny\nmean 2.5 over 2 of 4 cells"
 
 
 def test_file_has_the_reference_beside_the_measure_once(tmp_path, run):
     def titles(results, value):
         svg = save_heatmaps(results, tmp_path / "a.svg", value=value).read_text()
-        return [svg.count(f"<!-- {title} -->") for title in ("tiny (mean 2.5)", "a guess (mean 3)")]
+        return [svg.count(f"<!-- {average} -->") for average in ("mean 2.5", "mean 3")]
 
     assert titles([run], "distance") == [1, 1]
     assert titles([run, run], "distance") == [2, 1]

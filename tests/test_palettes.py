@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vniah.analysis.palettes import COLORS, MEASURE_COLORS, channels_of, color_at
+from vniah.analysis.palettes import COLORS, MEASURE_COLORS, SAFE_COLORS, channels_of, color_at
 from vniah.analysis.plot.style import measure_colors, score_colors
 
 
@@ -14,7 +14,7 @@ def test_ends_and_middles_are_the_colours_themselves():
 
 
 @pytest.mark.parametrize(
-    ("colors", "drawn"), [(COLORS, score_colors), (MEASURE_COLORS, measure_colors)]
+    ("colors", "drawn"), [(SAFE_COLORS, score_colors), (MEASURE_COLORS, measure_colors)]
 )
 def test_pages_have_the_colours_of_pictures(colors, drawn):
     for share in np.linspace(0, 1, 33):

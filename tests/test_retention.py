@@ -10,6 +10,7 @@ from runs import PUBLISHED_DIR, make_run, write_run
 
 from vniah.analysis.plot import retention_curves, save_retention_curves
 from vniah.analysis.plot.table import resolve
+from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.retention import retention
 from vniah.analysis.statistics import wilson_interval
 from vniah.analysis.verdict import controls_caption
@@ -144,7 +145,8 @@ def test_captions_name_the_controls_and_the_verdict():
     (caption,) = [text.get_text() for text in retention_curves(results, new_axes()).texts]
     of_measure = resolve(results, "logprob").caption
     for line in controls_caption(results):
-        assert line in caption.split("\n") and line in of_measure.split("\n")
+        assert line.replace(NO_BREAK, " ") in caption.split("\n")
+        assert line in of_measure.split("\n")
     assert any(line.startswith("verdict: ") for line in controls_caption(results))
     assert "right answers with controls:" in of_measure, "they are no values of the measure"
 

@@ -9,6 +9,7 @@ from PIL import Image
 from runs import cell, make_run, make_sample
 
 import vniah
+from vniah.analysis.plot.typesetting import Fonts, own_settings, text_width
 from vniah.cli import main
 from vniah.errors import InputError, ModelError
 from vniah.grid import Grid
@@ -29,7 +30,6 @@ from vniah.show.sample import file_name, show_sample
 from vniah.show.selection import find_sample, narrowed
 from vniah.show.sheet import draw_sheet
 from vniah.show.storyboard import Gap, Tile, make_storyboard
-from vniah.show.typesetting import Fonts, drawing, text_width
 from vniah.tasks import Sample
 from vniah.tasks.placement import insert
 
@@ -328,7 +328,7 @@ def test_a_clip_is_labelled_with_its_seconds():
 def test_a_sheet_without_video_and_with_texts_that_are_hard_to_draw():
     question = "$x_1$ 红色 Какая " + "so on " * 80 + "x" * 400 + "\x1b[2J\n\n\u202e"
     facts = Facts(sample_of(Frames(()), question=question), "t", notes=("a note",))
-    with drawing():
+    with own_settings():
         figure, axes = draw_sheet(facts, (), {})
         figure.canvas.draw()  # no warning of a missing character, which is an error in tests
         right = max(text.get_window_extent().x1 for text in figure.texts)

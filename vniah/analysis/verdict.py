@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from textwrap import wrap
 
 from vniah.errors import counted, first_line, short_repr
 from vniah.results import Results, SampleResult
@@ -10,7 +9,6 @@ from vniah.tasks.controls import CONTROLS, Control, Finding
 
 NOTHING = "nothing conspicuous"
 
-_CAPTION_WIDTH = 54  # characters
 _NO_BREAK = "\u00a0"
 
 
@@ -113,7 +111,10 @@ def _finding(
 
 
 def controls_caption(results: Results) -> tuple[str, ...]:
-    """Lines for below a picture: each control's share of right answers, and the verdict."""
+    """Lines for below a picture: each control's share of right answers, and the verdict.
+
+    They are not wrapped; a name and its number have a space between them that does not break.
+    """
     found = verdict(results)
     if found is None:
         return ()
@@ -127,12 +128,7 @@ def controls_caption(results: Results) -> tuple[str, ...]:
     if (debiased := results.debiased) is not None:
         shares.append(f"options in all orders {debiased.score:.2f} (chance {debiased.chance:.2f})")
     text = ", ".join(share.replace(" ", _NO_BREAK) for share in shares)
-    return (*_wrapped(text), *_wrapped(f"verdict: {found.text}"))
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = wrap(text, _CAPTION_WIDTH, break_on_hyphens=False)
-    return [line.replace(_NO_BREAK, " ") for line in lines]
+    return tuple(filter(None, (text, f"verdict: {found.text}")))
 
 
 def _gaps(results: Results, rows: Mapping[str, Sequence[SampleResult]]) -> list[str]:

@@ -48,6 +48,13 @@ LogFormat = Literal["inspect", "lmms-eval"]
 
 TableFormat = Literal["text", "markdown", "latex", "csv", "json"]
 
+Palette = Literal["safe", "published"]
+"""The colours of scores. ``safe``: for colour-blind readers and in grey. ``published``: those of
+the paper, in which 0 and 1 are alike for many."""
+
+SecondAxis = Literal["seconds", "tokens"]
+"""What a heatmap can count above it, besides frames."""
+
 _MAX_SIDE = 8192
 
 MAX_NEW_TOKENS = 32

@@ -58,19 +58,19 @@ class ShownSample:
             InputError: the suffix is unknown.
         """
         from vniah.analysis.plot.panels import write_figure
-        from vniah.show.typesetting import drawing
+        from vniah.analysis.plot.typesetting import own_settings
 
         path = picture_path(Path(path or file_name(self.sample.sample_id)))
-        with drawing():
+        with own_settings():
             write_figure(self.figure, path)
         return path
 
     def _repr_png_(self) -> bytes:
         """For notebooks."""
-        from vniah.show.typesetting import drawing
+        from vniah.analysis.plot.typesetting import own_settings
 
         file = io.BytesIO()
-        with drawing():
+        with own_settings():
             self.figure.savefig(file, format="png", dpi=100)
         return file.getvalue()
 
@@ -144,10 +144,10 @@ def show_sample(
         ),
         results,
     )
+    from vniah.analysis.plot.typesetting import own_settings
     from vniah.show.sheet import draw_sheet
-    from vniah.show.typesetting import drawing
 
-    with drawing():
+    with own_settings():
         figure, axes = draw_sheet(facts, story, frames.pictures)
     return ShownSample(sample, facts.text, figure, axes)
 

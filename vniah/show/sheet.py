@@ -15,11 +15,11 @@ from PIL import Image
 
 from vniah.analysis.palettes import COLORS
 from vniah.analysis.plot.style import FAINT, INK
+from vniah.analysis.plot.typesetting import Fonts, text_width
 from vniah.protocol import HAYSTACK, Frames, blended_source, needle_of
 from vniah.show.facts import Facts
 from vniah.show.frames import Picture
 from vniah.show.storyboard import Gap, Storyboard, Tile
-from vniah.show.typesetting import Fonts, text_width
 
 # In inches.
 _WIDTH = 8.3

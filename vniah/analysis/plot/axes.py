@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import ceil
+from itertools import pairwise
 
 from matplotlib.axis import Axis
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
+from vniah.analysis.plot.style import TICK_SIZE as TICK_SIZE
+from vniah.analysis.plot.typesetting import SANS, text_width
 from vniah.grid import format_depth
-
-TICK_SIZE = 9.0  # points
 
 _POINTS_PER_INCH = 72.0
 _MAX_DEPTH_DIGITS = 6
@@ -46,19 +47,27 @@ class ThinnedLocator(FixedLocator):
         self._places = [k + 0.5 for k in range(len(labels))] if places is None else list(places)
         super().__init__(self._places)
         self._horizontal = horizontal
-        longest = max((len(label) - label.count(",") / 2 for label in labels), default=1)
-        # A digit is about 0.64 of the font size wide, a comma half as much. One more digit keeps
-        # neighbours apart.
-        self._needed = TICK_SIZE * (0.64 * (longest + 1) if horizontal else 1.3)
+        style = FontProperties(family=SANS, size=TICK_SIZE)
+        # Along the axis, in points, with the room that keeps neighbours apart.
+        self._lengths = [
+            text_width(label, style) + 3 if horizontal else TICK_SIZE * 1.3 for label in labels
+        ]
 
     def __call__(self) -> list[float]:
         """The places that get a label at the axis's present size."""
         assert isinstance(self.axis, Axis)
         ax = self.axis.axes
         pixels = ax.bbox.width if self._horizontal else ax.bbox.height
-        points = pixels / ax.figure.dpi * _POINTS_PER_INCH
-        step = ceil(self._needed * len(self._places) / max(points, 1.0))
-        return self._places[:: max(1, step)]
+        room = pixels / ax.figure.dpi * _POINTS_PER_INCH / max(1, len(self._places))
+        step = 1
+        while step < len(self._places) and not self._fits(step, room):
+            step += 1
+        return self._places[::step]
+
+    def _fits(self, step: int, room: float) -> bool:
+        """Whether labels at every ``step``-th place, each with ``room`` points, stay apart."""
+        lengths = self._lengths[::step]
+        return all((one + other) / 2 <= step * room for one, other in pairwise(lengths))
 
 
 class ColumnFormatter(FixedFormatter):

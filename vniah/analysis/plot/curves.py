@@ -11,6 +11,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vniah.analysis.plot.axes import count_labels, depth_label
+from vniah.analysis.plot.captions import default_title
 from vniah.analysis.plot.lines import (
     MARKERS,
     SpacedLocator,
@@ -19,7 +20,6 @@ from vniah.analysis.plot.lines import (
     write_legend,
 )
 from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_title
-from vniah.analysis.plot.table import default_title
 from vniah.analysis.retention import retention
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted

@@ -10,27 +10,26 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vniah.analysis.labels import rope_remarks
+from vniah.analysis.plot.captions import CORRECT, default_title, reference_title
+from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
 from vniah.analysis.plot.curves import retention_curves
-from vniah.analysis.plot.heatmaps import draw_table
-from vniah.analysis.plot.panels import Panel, save_panels
-from vniah.analysis.plot.table import (
-    CORRECT,
-    Table,
-    default_title,
-    reference_title,
-    resolve,
-    resolve_reference,
-)
+from vniah.analysis.plot.heatmaps import Look, draw_table
+from vniah.analysis.plot.marks import tell_left_out, write_numbers
+from vniah.analysis.plot.panels import Panel, require_layout, save_panels
+from vniah.analysis.plot.second_axis import second_labels
+from vniah.analysis.plot.style import DEFAULT_PALETTE
+from vniah.analysis.plot.table import Table, resolve, resolve_reference
 from vniah.analysis.retention import retention
 from vniah.errors import InputError
+from vniah.options import Palette, SecondAxis
 from vniah.paths import picture_path
 from vniah.results import Results
 
 # In inches.
-_CELL_SIZE = 0.46
-_MIN_AXES = (2.4, 1.7)
-_MAX_AXES = (7.6, 5.2)
-_CURVES_SIZE = (5.2, 3.2)
+_CELL_SIZE = 0.36
+_MIN_AXES = (2.0, 1.4)
+_MAX_AXES = (6.0, 4.2)
+_CURVES_SIZE = (4.2, 2.6)
 
 
 def save_heatmaps(
@@ -41,14 +40,21 @@ def save_heatmaps(
     training_tokens: int | Sequence[int | None] | None = None,
     tokens_per_frame: int | None = None,
     titles: Sequence[str] | None = None,
+    palette: Palette = DEFAULT_PALETTE,
+    annotate: bool = False,
+    second_axis: SecondAxis | None = None,
+    width: float | None = None,
+    columns: int | None = None,
 ) -> Path:
     """Draws one heatmap per result, side by side, into a PNG, PDF or SVG file.
 
     Heatmaps of a measure have one scale, and beside each stands the heatmap of the measure that it
-    is compared with, such as that of a guess, unless that is the same as the one before.
+    is compared with, such as that of a guess, unless that is the same as the one before. Heatmaps
+    with the same scale share one colour bar, and those with the same axes their labels.
 
     The file is whole or not there; pyplot and its backend are not touched. The settings of
-    matplotlib are its defaults, so that a run gives the same picture everywhere.
+    matplotlib are its defaults, so that a run gives the same picture everywhere with the same
+    fonts.
 
     Args:
         results: at least one.
@@ -59,24 +65,39 @@ def save_heatmaps(
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
         titles: one for each result; by default its name and average, and its RoPE if results of
             the same name differ in that.
+        palette: the colours of scores, as for `vniah.heatmap`.
+        annotate: whether to write the values into the cells, as for `vniah.heatmap`.
+        second_axis: what is counted above the axes, as for `vniah.heatmap`.
+        width: of the picture in inches, exactly; by default as wide as its cells need. Letters have
+            the same size in either case.
+        columns: number of heatmaps in a row; by default as many as have room.
 
     Raises:
-        InputError: the suffix is unknown, there are no results, or the number of tokens of a frame
-            is not known.
+        InputError: the suffix is unknown, there are no results, the number of tokens of a frame
+            is not known, or an option has an invalid value.
         ResultsError: the samples of a result have no number of the name ``value``.
     """
     path = picture_path(path)
+    require_layout(width, columns)
     titles = _titles(results, titles, value)
-    positions = [
-        training_position(result, tokens, tokens_per_frame)
-        for result, tokens in zip(results, one_each(training_tokens, len(results)), strict=True)
-    ]
-    maps = [
-        found
-        for result, title, position in zip(results, titles, positions, strict=True)
-        for found in _maps(result, value, title, position)
-    ]
-    save_panels(_panels(_without_repeats(maps)), path)
+    maps = []
+    lengths = one_each(training_tokens, len(results))
+    for result, title, tokens in zip(results, titles, lengths, strict=True):
+        position = training_position(result, tokens, tokens_per_frame)
+        found = list(_maps(result, value, title, Look(palette, position)))
+        if second_axis is not None:
+            second = second_labels(result, found[0].table.frames, second_axis, tokens_per_frame)
+            found = [replace(one, look=replace(one.look, second=second)) for one in found]
+        maps += found
+    maps = _without_repeats(maps)
+    shared = None
+    if len(maps) > 1 and len({_scale(one.table) for one in maps}) == 1:
+        shared = partial(_share_colorbar, maps[0])
+        maps = [replace(one, look=replace(one.look, colorbar=False)) for one in maps]
+    left_out: list[int] = []
+    panels = [_panel(one, left_out if annotate else None) for one in maps]
+    save_panels(panels, path, width=width, columns=columns, share=shared)
+    tell_left_out(sum(left_out))
     return path
 
 
@@ -133,16 +154,16 @@ class _Map:
     table: Table
     results: Results
     title: str
-    training_frames: float | None
+    look: Look
     is_reference: bool = False
 
 
-def _maps(results: Results, value: str, title: str, position: float | None) -> Iterator[_Map]:
+def _maps(results: Results, value: str, title: str, look: Look) -> Iterator[_Map]:
     """The heatmap of a result, and that of the measure that its measure is compared with."""
-    yield _Map(resolve(results, value), results, title, position)
+    yield _Map(resolve(results, value), results, title, look)
     reference = resolve_reference(results, value)
     if reference is not None:
-        yield _Map(reference, results, reference_title(results, value), position, True)
+        yield _Map(reference, results, reference_title(results, value), look, True)
 
 
 def _without_repeats(maps: Sequence[_Map]) -> list[_Map]:
@@ -163,22 +184,46 @@ def _is_same(one: Table, other: Table) -> bool:
     return places and np.array_equal(one.values, other.values, equal_nan=True)
 
 
-def _panels(maps: Sequence[_Map]) -> list[Panel]:
-    """Heatmaps on one scale."""
-    lows, highs = zip(*(one.table.limits for one in maps), strict=True)
-    return [
-        Panel(
-            _heatmap_size(one.table),
-            partial(
-                draw_table,
-                table=replace(one.table, limits=(min(lows), max(highs))),
-                results=one.results,
-                title=one.title,
-                training_frames=one.training_frames,
-            ),
-        )
-        for one in maps
-    ]
+def _panel(one: _Map, left_out: list[int] | None) -> Panel:
+    """A heatmap as a panel.
+
+    Args:
+        one: the heatmap.
+        left_out: gets the number of values that have no room; None if none are written.
+    """
+    return Panel(
+        _heatmap_size(one.table),
+        partial(_draw_map, one),
+        None if left_out is None else partial(_annotate, one, left_out),
+        rows=(one.table.rows, one.table.has_positions),
+    )
+
+
+def _draw_map(one: _Map, ax: Axes) -> None:
+    draw_table(ax, one.table, one.results, title=one.title, look=one.look)
+
+
+def _annotate(one: _Map, left_out: list[int], ax: Axes) -> None:
+    colors = colors_of(one.table, one.look.palette)
+    left_out.append(write_numbers(ax, one.table, colors))
+
+
+def _scale(table: Table) -> tuple[object, ...]:
+    """What a colour bar shows."""
+    return table.limits, table.label, table.is_score, table.chance
+
+
+def _share_colorbar(one: _Map, bar: Axes, first: Axes, is_upright: bool) -> None:
+    """Draws the colour bar of all heatmaps, as that of the first one."""
+    style_colorbar(
+        bar.figure.colorbar(
+            first.collections[0],
+            cax=bar,
+            orientation="vertical" if is_upright else "horizontal",
+            ticks=ticks_of(one.table),
+        ),
+        one.table,
+    )
 
 
 def one_each(training_tokens: object, count: int) -> list[Any]:

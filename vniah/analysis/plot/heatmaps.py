@@ -1,41 +1,58 @@
-"""The depth x frames heatmap, in the published look."""
+"""The depth x frames heatmap."""
 
 from collections.abc import Sequence
-from fractions import Fraction
+from dataclasses import dataclass
 from itertools import pairwise
 from math import isnan
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import Collection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
 
-from vniah.analysis.plot.axes import (
-    TICK_SIZE,
-    ColumnFormatter,
-    ThinnedLocator,
-    count_labels,
-    depth_label,
-)
+from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels, depth_label
+from vniah.analysis.plot.captions import CORRECT, default_title
+from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
+from vniah.analysis.plot.marks import add_legend, hatch_errors, tell_left_out, write_numbers
+from vniah.analysis.plot.second_axis import SecondLabels, add_second_axis, second_labels
 from vniah.analysis.plot.style import (
     COLORBAR,
+    DEFAULT_PALETTE,
     FAINT,
     INK,
     LABEL_SIZE,
     SMALL_SIZE,
-    measure_colors,
-    score_colors,
+    TICK_SIZE,
+    TITLE_PAD,
     write_caption,
+    write_label,
     write_title,
 )
-from vniah.analysis.plot.table import CORRECT, Table, default_title, resolve
-from vniah.errors import printable
+from vniah.analysis.plot.table import Table, resolve
+from vniah.options import Palette, SecondAxis
 from vniah.results import Results
 
 _MAX_LINED_CELLS = 40  # with more cells side by side there are no white lines between them
 _LINE_WIDTH = 0.8
 _DEPTH_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_SCORE_TICKS = (0, 0.25, 0.5, 0.75, 1)
+_TRAINING_PAD = 10.0  # points that the words at the training length take above the axes
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be chosen of a heatmap.
+
+    Attributes:
+        palette: the colours of scores.
+        training_frames: where a dotted line is drawn; None for no line.
+        second: the labels above the columns; None for none.
+        colorbar: whether the heatmap has a colour bar of its own.
+    """
+
+    palette: Palette = DEFAULT_PALETTE
+    training_frames: float | None = None
+    second: SecondLabels | None = None
+    colorbar: bool = True
 
 
 def heatmap(
@@ -46,14 +63,20 @@ def heatmap(
     title: str | None = None,
     training_frames: float | None = None,
     colorbar: bool = True,
+    palette: Palette = DEFAULT_PALETTE,
+    annotate: bool = False,
+    second_axis: SecondAxis | None = None,
+    tokens_per_frame: int | None = None,
 ) -> Axes:
     """Draws the cells of a run, or of a published table, onto ``ax`` and gives it back.
 
     Depth increases downwards and the number of frames to the right; colours always span scores of
     0 to 1. Those of a measure are other colours, and span 0 to the largest mean of the measure and
-    of its reference, or 0 to 1 for a share. Cells without a value, because they were not measured
-    or have only errors, stay blank. If the grid has positions, their depths differ from column to
-    column, and so do the heights of the cells. Never saves, shows or sizes a figure.
+    of its reference, or 0 to 1 for a share. Cells that were not measured stay blank; those with
+    errors are hatched, on grey if they have nothing else, and a legend says so. If the grid has
+    positions, their depths differ from column to column, and so do the heights of the cells. Never
+    saves, shows or sizes a figure. Texts are wrapped, and numbers fitted, to the size that the
+    axes have when this is called.
 
     Args:
         results: what to draw. A run that is not complete is drawn with its whole grid.
@@ -65,55 +88,73 @@ def heatmap(
             or tokens in a published text table. It is placed between the columns by interpolation;
             outside of the columns' range no line is drawn.
         colorbar: whether to draw a colour bar beside the axes.
+        palette: the colours of scores: ``"safe"``, for colour-blind readers and in grey, or
+            ``"published"``, those of the paper.
+        annotate: whether to write the values into the cells. If the cells are too small for letters
+            of 6 points there are none, and one line of the log says so.
+        second_axis: what is counted above the axes: ``"seconds"`` of video, or visual ``"tokens"``;
+            by default nothing.
+        tokens_per_frame: for results that do not say it.
 
     Raises:
+        InputError: there is no such palette, or nothing is known of the second axis.
         ResultsError: no sample has a number of the name ``value``.
     """
+    table = resolve(results, value)
+    colors = colors_of(table, palette)
+    second = None
+    if second_axis is not None:
+        second = second_labels(results, table.frames, second_axis, tokens_per_frame)
     if ax is None:
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    return draw_table(
+    draw_table(
         ax,
-        resolve(results, value),
+        table,
         results,
         title=default_title(results, value=value) if title is None else title,
-        training_frames=training_frames,
-        colorbar=colorbar,
+        look=Look(palette, training_frames, second, colorbar),
     )
+    if annotate:
+        tell_left_out(write_numbers(ax, table, colors))
+    return ax
 
 
-def draw_table(
-    ax: Axes,
-    table: Table,
-    results: Results,
-    *,
-    title: str,
-    training_frames: float | None = None,
-    colorbar: bool = True,
-) -> Axes:
-    """Draws the numbers of a table; arguments as `heatmap`.
+def draw_table(ax: Axes, table: Table, results: Results, *, title: str, look: Look) -> Axes:
+    """Draws the numbers of a table.
 
     Args:
         ax: where to draw.
         table: the numbers.
         results: where they come from: the axes are labelled as these say.
         title: the text above the axes; empty for none.
-        training_frames: where to draw a dotted line; None for no line.
-        colorbar: whether to draw a colour bar beside the axes.
+        look: how.
     """
-    (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colorbar=colorbar)
+    colors = colors_of(table, look.palette)
+    cells = (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colors)
+    hatch_errors(ax, table, colors)
     _label(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
-    if colorbar:
-        _style_colorbar(ax, table.label, table.chance)
-    position = None if training_frames is None else _column(training_frames, table.frames)
+    if look.colorbar:
+        bar = ax.figure.colorbar(cells, ax=ax, ticks=ticks_of(table), **COLORBAR)
+        style_colorbar(bar, table)
+    if look.second is not None:
+        add_second_axis(ax, look.second)
+    training = look.training_frames
+    position = None if training is None else _column(training, table.frames)
+    is_named_above = position is not None and look.second is None
     if position is not None:
-        _draw_training_length(ax, position, num_columns=len(table.frames))
-    write_title(ax, title, pad=8 if position is None else 17)
+        ax.axvline(position, color=INK, linestyle=":", linewidth=1.6)
+        if is_named_above:
+            _name_training_length(ax, position / len(table.frames))
+    has_line_in_legend = position is not None and not is_named_above
+    legend = add_legend(ax, table, has_training_length=has_line_in_legend)
+    write_caption(ax, table.caption, below=legend)
+    write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * is_named_above)
     return ax
 
 
-def _draw_matrix(ax: Axes, table: Table, *, colorbar: bool) -> None:
+def _draw_matrix(ax: Axes, table: Table, colors: Colormap) -> Collection:
     """Draws cells of equal size: every column has the same depths."""
     import seaborn  # takes a second, and is needed only where something is drawn
 
@@ -123,32 +164,29 @@ def _draw_matrix(ax: Axes, table: Table, *, colorbar: bool) -> None:
         mask=np.isnan(table.values),
         vmin=table.limits[0],
         vmax=table.limits[1],
-        cmap=_colors(table),
-        cbar=colorbar,
-        cbar_kws={"ticks": _ticks(table), **COLORBAR},
+        cmap=colors,
+        cbar=False,
         linewidths=_LINE_WIDTH if max(table.values.shape) <= _MAX_LINED_CELLS else 0.0,
         linecolor="white",
         xticklabels=False,
         yticklabels=False,
     )
+    return ax.collections[0]
 
 
-def _draw_columns(ax: Axes, table: Table, *, colorbar: bool) -> None:
+def _draw_columns(ax: Axes, table: Table, colors: Colormap) -> Collection:
     """Draws cells whose heights differ: every column has depths of its own."""
-    corners: list[tuple[tuple[float, float], ...]] = []
-    scores: list[float] = []
+    places = list(table.places())
     widths: list[float] = []
-    for k, num_frames in enumerate(table.frames):
+    for num_frames in table.frames:
         depths = [row / num_frames for row in table.rows if row <= num_frames]
-        corners += [((k, a), (k + 1, a), (k + 1, b), (k, b)) for a, b in _spans(depths)]
-        scores += table.values[: len(depths), k].tolist()
         densest = max((1 / (below - above) for above, below in pairwise(depths)), default=1)
         is_lined = max(len(table.frames), densest) <= _MAX_LINED_CELLS
         widths += [_LINE_WIDTH if is_lined else 0.0] * len(depths)
     cells = PolyCollection(
-        corners,
-        array=np.ma.masked_invalid(scores),
-        cmap=_colors(table),
+        [place.corners for place in places],
+        array=np.ma.masked_invalid([table.values[place.row, place.column] for place in places]),
+        cmap=colors,
         norm=Normalize(*table.limits),
         edgecolors="white",
         linewidths=widths,
@@ -156,36 +194,7 @@ def _draw_columns(ax: Axes, table: Table, *, colorbar: bool) -> None:
     )
     ax.add_collection(cells)
     ax.set(xlim=(0, len(table.frames)), ylim=(1, 0))
-    if colorbar:
-        ax.figure.colorbar(cells, ax=ax, ticks=_ticks(table), **COLORBAR)
-
-
-def _colors(table: Table) -> Colormap:
-    return score_colors() if table.is_score else measure_colors()
-
-
-def _ticks(table: Table) -> tuple[float, ...] | None:
-    """Where the colour bar has ticks; None lets matplotlib choose."""
-    return _SCORE_TICKS if table.limits == (0.0, 1.0) else None
-
-
-def _spans(depths: Sequence[Fraction]) -> list[tuple[float, float]]:
-    """The upper and lower edge of every cell of a column, in depths.
-
-    Neighbours meet midway. The first cell reaches up to 0 and the last one down to 1, if that is no
-    farther away than the neighbour; else they reach half as far as the neighbour, and what was not
-    measured stays blank.
-
-    >>> _spans([Fraction(0), Fraction(2, 5), Fraction(4, 5)])
-    [(0.0, 0.2), (0.2, 0.6), (0.6, 1.0)]
-    """
-    first, last = Fraction(0), Fraction(1)
-    if len(depths) > 1:
-        after, before = depths[1] - depths[0], depths[-1] - depths[-2]
-        first = first if depths[0] <= after else depths[0] - after / 2
-        last = last if 1 - depths[-1] <= before else depths[-1] + before / 2
-    middles = [(above + below) / 2 for above, below in pairwise(depths)]
-    return list(pairwise(float(border) for border in (first, *middles, last)))
+    return cells
 
 
 def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
@@ -200,37 +209,12 @@ def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
         depths = [depth_label(depth) for depth in table.rows]
         ax.yaxis.set_major_locator(ThinnedLocator(depths, horizontal=False))
         ax.yaxis.set_major_formatter(ColumnFormatter(depths))
-    ax.spines[:].set(visible=True, color="#dddddd", linewidth=0.6)  # else blank edges have no end
+    ax.spines[:].set(visible=True, color="#cccccc", linewidth=0.6)  # else blank edges have no end
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK, labelrotation=0)
     xlabel = "Number of frames" if axis == "frames" else "Context length (tokens)"
     ax.set_xlabel(xlabel, fontsize=LABEL_SIZE, color=INK)
-    ylabel = printable("Needle depth" if depth is None else depth)
-    ax.set_ylabel(ylabel, fontsize=LABEL_SIZE, color=INK, parse_math=False)
-    write_caption(ax, table.caption)
-
-
-def _style_colorbar(ax: Axes, label: str, chance: float | None) -> None:
-    """Adds the label, and a line at the score of a guess."""
-    bar = ax.collections[0].colorbar
-    assert bar is not None
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=SMALL_SIZE, labelcolor=INK)
-    bar.set_label(printable(label), fontsize=LABEL_SIZE - 1, color=INK, parse_math=False)
-    if chance is not None:
-        bar.ax.axhline(chance, color=INK, linestyle=":", linewidth=1.6)
-        bar.ax.annotate(
-            "a guess",
-            xy=(0, chance),
-            xycoords=bar.ax.get_yaxis_transform(),
-            xytext=(-2, 0),
-            textcoords="offset points",
-            horizontalalignment="right",
-            verticalalignment="center",
-            fontsize=SMALL_SIZE,
-            color=FAINT,
-            rotation=90,
-            annotation_clip=False,
-        )
+    ax.set_ylabel("", fontsize=LABEL_SIZE, color=INK, parse_math=False)
+    write_label(ax.yaxis.label, "Needle depth" if depth is None else depth)
 
 
 def _column(count: float, counts: Sequence[int]) -> float | None:
@@ -245,14 +229,13 @@ def _column(count: float, counts: Sequence[int]) -> float | None:
     return float(np.interp(count, counts, middles))
 
 
-def _draw_training_length(ax: Axes, position: float, *, num_columns: int) -> None:
-    ax.axvline(position, color=INK, linestyle=":", linewidth=1.6)
-    share = position / num_columns
+def _name_training_length(ax: Axes, share: float) -> None:
+    """Writes above the axes what the dotted line at this share of their width is."""
     ax.annotate(
         "training length",
-        xy=(position, 1),
-        xycoords=ax.get_xaxis_transform(),
-        xytext=(0, 3),
+        xy=(share, 1),
+        xycoords=ax.transAxes,
+        xytext=(0, 2),
         textcoords="offset points",
         horizontalalignment="left" if share < 0.2 else "right" if share > 0.8 else "center",
         verticalalignment="bottom",

@@ -1,22 +1,36 @@
 """Figures of one or several panels, as files that are the same everywhere."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
+from vniah.analysis.plot.arrange import Layout, Sizes, arrange
+from vniah.analysis.plot.sharing import place_label, share_labels
+from vniah.analysis.plot.style import given_text
+from vniah.analysis.plot.typesetting import Fonts, own_settings
+from vniah.errors import InputError, counted
 from vniah.files import atomic_path
 
+_LOG = logging.getLogger("vniah")
+
 # In inches.
-_MARGINS = (1.55, 1.25)
-_MAX_WIDTH = 21.0
+_MARGINS = (0.9, 2.6)  # around axes, for labels and captions, before these are measured
+_LEFT = 0.55  # of it for the labels of the vertical axis
+_MAX_WIDTH = 15.5  # of a figure, if the user gives none
+_LEAST_AXES = 1.15  # in width, with which panels still stand side by side
+_PADDING = 0.05
+_WIDTHS = (1.9, 60.0)  # that a user may ask for
+_NARROW = 4.5  # pictures with less than this have what they share below their panels
+_DPI = 300  # of pictures that are made of pixels
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,32 @@ class Panel:
     """One of the pictures of a figure.
 
     Attributes:
-        size: width and height of its axes, in inches.
+        size: width and height of its axes, in inches. In a figure of a given width they are made
+            larger or smaller, and keep their proportions as far as labels allow.
         draw: draws it onto axes.
+        finish: what is drawn when the axes have their size, such as numbers that have to fit.
+        rows: what stands along the vertical axis; panels side by side that have the same one show
+            it once. None for one that is not compared.
     """
 
     size: tuple[float, float]
     draw: Callable[[Axes], object]
+    finish: Callable[[Axes], object] | None = None
+    rows: Hashable | None = None
 
 
-def save_panels(panels: Sequence[Panel], path: Path) -> None:
+def save_panels(
+    panels: Sequence[Panel],
+    path: Path,
+    *,
+    width: float | None = None,
+    columns: int | None = None,
+    share: Callable[[Axes, Axes, bool], object] | None = None,
+) -> None:
     """Draws panels side by side, in as many rows as they need, into a PNG, PDF or SVG file.
+
+    Letters have the same size in every figure. Panels with the same label of an axis share it, and
+    titles of a row begin at one height.
 
     The file is whole or not there; pyplot and its backend are not touched. The settings of
     matplotlib are its defaults, so that the same panels give the same bytes everywhere.
@@ -41,70 +71,134 @@ def save_panels(panels: Sequence[Panel], path: Path) -> None:
     Args:
         panels: at least one.
         path: what `vniah.paths.picture_path` returns; missing folders above it are made.
+        width: of the figure in inches, exactly; by default as wide as the axes need.
+        columns: number of panels in a row; by default as many as have room.
+        share: draws a bar that the panels have in common: onto axes of its own, given those of the
+            first panel, and whether it is upright.
+
+    Raises:
+        InputError: the width or the number of columns is out of range.
     """
+    require_layout(width, columns)
     with own_settings():
-        figure = _draw_figure(panels)
+        figure = _draw_figure(panels, width, columns, share)
         try:
-            write_figure(figure, path)
+            write_figure(figure, path, dpi=_exact_dpi(figure))
         finally:
             figure.clear()
 
 
-@contextmanager
-def own_settings() -> Iterator[None]:
-    """The defaults of matplotlib, whatever the user or the folder chose: one run, one picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.hashsalt": "vniah", "pdf.fonttype": 42})
-        yield
+def require_layout(width: float | None, columns: int | None) -> None:
+    """Raises `InputError` if a figure cannot have this width, or this number of columns."""
+    if width is not None and not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        raise InputError(
+            f"the width of a picture must be from {_WIDTHS[0]:g} to {_WIDTHS[1]:g} inches "
+            f"({_WIDTHS[0] * 2.54:.1f} to {_WIDTHS[1] * 2.54:.0f} cm), got {width:g} inches"
+        )
+    if columns is not None and columns < 1:
+        raise InputError(f"there must be at least 1 panel in a row, got {columns}")
 
 
-def _draw_figure(panels: Sequence[Panel]) -> Figure:
+def _draw_figure(
+    panels: Sequence[Panel],
+    width: float | None,
+    columns: int | None,
+    share: Callable[[Axes, Axes, bool], object] | None,
+) -> Figure:
     """A figure on a canvas of its own."""
-    widths, heights = _sizes(panels)
+    num_columns = _num_columns(panels, width, columns)
+    num_rows = ceil(len(panels) / num_columns)
+    sizes = Sizes.of([panel.size for panel in panels], num_columns)
     figure = Figure(
         figsize=(
-            sum(widths) + _MARGINS[0] * len(widths),
-            sum(heights) + _MARGINS[1] * len(heights),
+            width or sizes.widths.sum() + _MARGINS[0] * num_columns,
+            sizes.heights.sum() + _MARGINS[1] * num_rows,
         ),
-        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
+        layout=ConstrainedLayoutEngine(w_pad=_PADDING, h_pad=_PADDING, hspace=0.0, wspace=0.0),
         facecolor="white",
     )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
+    is_upright = width is None or width >= _NARROW or num_columns == 1
+    bar_column, bar_row = (1, 0) if is_upright else (0, 1)
+    if share is None:
+        bar_column = bar_row = 0
+    total = figure.get_size_inches()[0]
+    spec = GridSpec(
+        num_rows + bar_row,
+        num_columns + bar_column,
+        figure=figure,
+        left=_LEFT / total,  # about where they will be, for texts that are wrapped at once
+        right=1 - _PADDING / total,
     )
-    for k, ax in enumerate(axes.flat):
-        if k < len(panels):
-            panels[k].draw(ax)
-        else:
-            ax.set_axis_off()
+    drawn = []
+    for k, panel in enumerate(panels):
+        drawn.append(figure.add_subplot(spec[k // num_columns, k % num_columns]))
+        panel.draw(drawn[-1])
+    shared = share_labels(drawn, num_columns, [panel.rows for panel in panels])
+    bar = None
+    if share is not None:
+        bar = figure.add_subplot(spec[:, -1] if is_upright else spec[-1, :])
+        share(bar, drawn[0], is_upright)
+    FigureCanvasAgg(figure)  # only now: seaborn draws the whole figure for each heatmap if it can
+    _cover_characters(figure)
+    arrange(Layout(figure, spec, drawn, bar, is_upright), sizes, is_fixed=width is not None)
+    if shared is not None:
+        place_label(figure, drawn, shared)
+    for ax, panel in zip(drawn, panels, strict=True):
+        if panel.finish is not None:
+            panel.finish(ax)
     return figure
 
 
-def _sizes(panels: Sequence[Panel]) -> tuple[list[float], list[float]]:
-    """The widths of the columns of axes and the heights of their rows, in inches.
-
-    There are as few rows as `_MAX_WIDTH` allows, with equally many axes in each.
-    """
-    widths, heights = zip(*(panel.size for panel in panels), strict=True)
-    most = max(1, int(_MAX_WIDTH / (max(widths) + _MARGINS[0])))
-    num_rows = ceil(len(panels) / most)
-    num_columns = ceil(len(panels) / num_rows)
-    return (
-        [max(widths[k::num_columns]) for k in range(num_columns)],
-        [max(heights[k : k + num_columns]) for k in range(0, len(panels), num_columns)],
-    )
+def _num_columns(panels: Sequence[Panel], width: float | None, columns: int | None) -> int:
+    """How many panels stand in a row: as many as have room, and in each row equally many."""
+    if columns is not None:
+        return min(columns, len(panels))
+    if width is None:
+        most = int(_MAX_WIDTH / (max(panel.size[0] for panel in panels) + _MARGINS[0]))
+    else:
+        is_shared = panels[0].rows is not None and len({panel.rows for panel in panels}) == 1
+        once, each = (_LEFT, 0.0) if is_shared else (0.0, _MARGINS[0])
+        most = int((width - once) / (_LEAST_AXES + each))
+    return ceil(len(panels) / ceil(len(panels) / max(1, most)))
 
 
-def write_figure(figure: Figure, path: Path) -> None:
+def _cover_characters(figure: Figure) -> None:
+    """Gives all texts fonts that have their characters; what no font has becomes an escape."""
+    texts = figure.findobj(Text)
+    fonts = Fonts.covering(given_text(text) for text in texts)
+    for text in texts:
+        if not (shown := text.get_text()).isascii():
+            text.set_fontfamily(fonts.behind(text))
+            text.set_text("\n".join(map(fonts.writable, shown.split("\n"))))
+    warn_of_missing(fonts)
+
+
+def warn_of_missing(fonts: Fonts) -> None:
+    """Logs one line if there are characters that no font of this system has."""
+    if fonts.missing:
+        named = " ".join(sorted(fonts.missing)[:10])
+        _LOG.warning(
+            f"no font of this system has {counted(len(fonts.missing), 'character')} of the "
+            f"picture ({named}{' ...' if len(fonts.missing) > 10 else ''}); they are drawn as "
+            "escapes such as \\u4e2d"
+        )
+
+
+def _exact_dpi(figure: Figure) -> float:
+    """A resolution at which the width is a whole number of pixels, so that none is cut off."""
+    width = float(figure.get_size_inches()[0])
+    return max(1, round(width * _DPI)) / width
+
+
+def write_figure(figure: Figure, path: Path, *, dpi: float = 200) -> None:
     """Saves the figure; the same picture gives the same bytes.
 
     Args:
         figure: drawn with `own_settings`, as this is called.
         path: what `vniah.paths.picture_path` returns.
+        dpi: pixels per inch, in a PNG file.
     """
     kind = path.suffix.lower()[1:]
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated)

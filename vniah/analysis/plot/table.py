@@ -1,23 +1,44 @@
-"""The numbers that a heatmap shows, and what is said of them in words."""
+"""The numbers that a heatmap shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from textwrap import fill
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vniah.analysis.verdict import controls_caption
-from vniah.errors import counted, printable
+from vniah.analysis.plot.captions import CORRECT, caption, default_title, reference_title
 from vniah.grid import Cell
-from vniah.results import Measure, Results, facet_values
-from vniah.results.facets import label_of, value_label
+from vniah.results import CellScore, Measure, Results
 
-CORRECT = "correct"
-"""The value that is drawn by default: the share of right samples."""
+__all__ = ["CORRECT", "Place", "Table", "default_title", "reference_title", "resolve"]
 
-_TITLE_WIDTH = 42  # letters, of the text below a name
+
+Corners = tuple[tuple[float, float], ...]
+
+
+class Place(NamedTuple):
+    """Where a cell stands in the table, and on the axes.
+
+    Attributes:
+        row: its row.
+        column: its column; on the axes it reaches from there to the next whole number.
+        top: its upper edge, in the units of the vertical axis.
+        bottom: its lower edge.
+    """
+
+    row: int
+    column: int
+    top: float
+    bottom: float
+
+    @property
+    def corners(self) -> Corners:
+        """Its four corners on the axes."""
+        left, right = self.column, self.column + 1
+        return ((left, self.top), (right, self.top), (right, self.bottom), (left, self.bottom))
 
 
 @dataclass(frozen=True)
@@ -29,23 +50,46 @@ class Table:
         rows: one depth, or one position, for each row, ascending from the top down.
         values: [len(rows), len(frames)], the scores in [0, 1], or the means of a measure; NaN where
             there is none.
+        failed: [len(rows), len(frames)], where no sample could be run: there are errors only.
+        partial: [len(rows), len(frames)], where samples are left out that could not be run.
         limits: the values at both ends of the colours.
         label: what the values are, in words.
         caption: how many samples stand behind a cell; empty if that is not known.
         has_positions: whether rows are positions, so that depths differ from column to column.
-        is_score: whether the values are scores, which have the published colours.
+        is_score: whether the values are scores, which have colours of their own.
         chance: the score that a guess has; None if that is not known.
     """
 
     frames: tuple[int, ...]
     rows: tuple[Fraction, ...]
     values: npt.NDArray[np.float64]
+    failed: npt.NDArray[np.bool_]
+    partial: npt.NDArray[np.bool_]
     limits: tuple[float, float]
     label: str
     caption: str
     has_positions: bool
     is_score: bool = True
     chance: float | None = None
+
+    def share(self, place: Place) -> float:
+        """Where the value at a place is between both ends of the colours, in [0, 1], or NaN."""
+        low, high = self.limits
+        return float((self.values[place.row, place.column] - low) / (high - low))
+
+    def places(self) -> Iterator[Place]:
+        """Where the cells stand: in rows of equal height, or around their depths.
+
+        A position that a column's videos are too short for has no cell there.
+        """
+        for column, num_frames in enumerate(self.frames):
+            if self.has_positions:
+                depths = [row / num_frames for row in self.rows if row <= num_frames]
+                spans = _spans(depths)
+            else:
+                spans = [(float(row), row + 1.0) for row in range(len(self.rows))]
+            for row, (top, bottom) in enumerate(spans):
+                yield Place(row, column, top, bottom)
 
 
 def resolve(results: Results, value: str = CORRECT) -> Table:
@@ -57,22 +101,21 @@ def resolve(results: Results, value: str = CORRECT) -> Table:
     """
     if value == CORRECT:
         scores = {found.cell: found.score for found in results.cells}
-        values = _place(results, scores)
-        return Table(
-            *values,
+        return _table(
+            results,
+            scores,
             limits=(0.0, 1.0),
             label="Accuracy",
-            caption=_captions(results),
-            has_positions=results.has_positions,
+            caption=caption(results),
             chance=results.chance,
         )
     measure = results.measure(value)
-    return Table(
-        *_place(results, {found.cell: found.mean for found in measure.cells}),
+    return _table(
+        results,
+        {found.cell: found.mean for found in measure.cells},
         limits=_limits(measure),
         label=measure.label,
-        caption=_captions(results, measure),
-        has_positions=results.has_positions,
+        caption=caption(results, measure),
         is_score=False,
     )
 
@@ -83,29 +126,62 @@ def resolve_reference(results: Results, value: str) -> Table | None:
     if measure is None or measure.reference is None:
         return None
     found = {cell.cell: cell.mean for cell in measure.reference.cells}
-    return replace(resolve(results, value), values=_place(results, found)[2], caption="")
+    table = resolve(results, value)
+    return replace(table, values=_values(results, found, table.frames, table.rows), caption="")
 
 
-def _place(
-    results: Results, found: Mapping[Cell, float | None]
-) -> tuple[tuple[int, ...], tuple[Fraction, ...], npt.NDArray[np.float64]]:
-    """The columns, the rows, and the numbers at their places, as in `Table`."""
+def _table(
+    results: Results,
+    values: Mapping[Cell, float | None],
+    *,
+    limits: tuple[float, float],
+    label: str,
+    caption: str,
+    is_score: bool = True,
+    chance: float | None = None,
+) -> Table:
+    """The columns, the rows, and what stands at their places."""
     grid = results.grid
+    cells = values.keys() | set(() if grid is None else grid.cells)
+    frames = tuple(sorted({cell.num_frames for cell in cells}))
+    rows = tuple(sorted({results.row_of(cell) for cell in cells}))
 
-    def place(cell: Cell) -> tuple[Fraction, int]:
-        return results.row_of(cell), cell.num_frames
+    def where(counts: bool, found: CellScore) -> bool:
+        return found.num_errors > 0 and (found.score is None) == counts
 
-    by_place = {place(cell): value for cell, value in found.items()}
-    places = by_place.keys() | {place(cell) for cell in (() if grid is None else grid.cells)}
-    frames = sorted({num_frames for _, num_frames in places})
-    rows = sorted({row for row, _ in places})
+    failed, partial = (
+        _values(results, {s.cell: float(where(is_all, s)) for s in results.cells}, frames, rows) > 0
+        for is_all in (True, False)
+    )
+    return Table(
+        frames,
+        rows,
+        _values(results, values, frames, rows),
+        failed,
+        partial,
+        limits,
+        label,
+        caption,
+        results.has_positions,
+        is_score,
+        chance,
+    )
+
+
+def _values(
+    results: Results,
+    found: Mapping[Cell, float | None],
+    frames: tuple[int, ...],
+    rows: tuple[Fraction, ...],
+) -> npt.NDArray[np.float64]:
+    """[len(rows), len(frames)], the values of cells at their places; NaN where there is none."""
+    columns = {num_frames: column for column, num_frames in enumerate(frames)}
+    places = {row: k for k, row in enumerate(rows)}
     values = np.full((len(rows), len(frames)), np.nan)
-    for k, row in enumerate(rows):
-        for column, num_frames in enumerate(frames):
-            value = by_place.get((row, num_frames))
-            if value is not None:
-                values[k, column] = value
-    return tuple(frames), tuple(rows), values
+    for cell, value in found.items():
+        if value is not None:
+            values[places[results.row_of(cell)], columns[cell.num_frames]] = value
+    return values
 
 
 def _limits(measure: Measure) -> tuple[float, float]:
@@ -118,72 +194,20 @@ def _limits(measure: Measure) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1)
 
 
-def _captions(results: Results, measure: Measure | None = None) -> str:
-    """What stands below the axes."""
-    return "\n".join(filter(None, (_caption(results, measure), _averaged_over(results))))
+def _spans(depths: list[Fraction]) -> list[tuple[float, float]]:
+    """The upper and lower edge of every cell of a column, in depths.
 
+    Neighbours meet midway. The first cell reaches up to 0 and the last one down to 1, if that is no
+    farther away than the neighbour; else they reach half as far as the neighbour, and what was not
+    measured stays blank.
 
-def _caption(results: Results, measure: Measure | None) -> str:
-    cells = results.cells if measure is None else measure.cells
-    counts = [found.num_samples for found in cells if found.num_samples]
-    parts = []
-    if counts:
-        low, high = min(counts), max(counts)
-        parts.append(f"n = {low:,} per cell" if low == high else f"n = {low:,}-{high:,} per cell")
-    if measure is None and results.chance is not None:
-        parts.append(f"a guess is right in {results.chance:.2f}")
-    if measure is not None and measure.num_missing:
-        parts.append(f"{counted(measure.num_missing, 'sample')} without a value")
-    if num_errors := sum(score.num_errors for score in results.cells):
-        parts.append(counted(num_errors, "error"))
-    if not results.is_complete:
-        parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
-    controls = controls_caption(results)
-    if measure is not None and controls:
-        controls = ("right answers with controls:", *controls)
-    return "\n".join([", ".join(parts), *controls]).strip()
-
-
-def _averaged_over(results: Results) -> str:
-    """The facets that a cell is the mean over, if any has several values; else empty."""
-    texts = [
-        f"{label_of(results, name)}: {', '.join(map(value_label, values))}"
-        for name, values in facet_values(results).items()
-    ]
-    if not texts:
-        return ""
-    texts[0] = f"mean over {texts[0]}"
-    return "\n".join(fill(printable(text), _TITLE_WIDTH) for text in texts)
-
-
-def default_title(results: Results, remark: str = "", *, value: str = CORRECT) -> str:
-    """The name of the results and their average; below the name part and remark, if any."""
-    name, average = printable(results.short_name), _average(results, value)
-    remark = ", ".join(filter(None, (printable(results.part), remark)))
-    if not average:
-        return f"{name}\n{fill(remark, _TITLE_WIDTH)}" if remark else name
-    if not remark and " over " not in average:
-        return f"{name} ({average})"
-    return f"{name}\n{fill(f'{remark} ({average})'.strip(), _TITLE_WIDTH)}"
-
-
-def reference_title(results: Results, value: str) -> str:
-    """The name and the average of the measure that a measure is compared with."""
-    reference = results.measure(value).reference
-    assert reference is not None, "the measure has a reference"
-    label = printable(reference.label)
-    return label if reference.average is None else f"{label} (mean {reference.average:.3g})"
-
-
-def _average(results: Results, value: str) -> str:
-    """The average in words, and what it is over if that is not the whole grid; empty if none."""
-    planned = results.num_planned_cells
-    if value == CORRECT:
-        text = "" if results.average is None else f"average {results.average:.4f}"
-        num_cells, coverage = results.num_scored_cells, results.coverage
-    else:
-        measure = results.measure(value)
-        text = "" if measure.average is None else f"mean {measure.average:.3g}"
-        num_cells = sum(found.mean is not None for found in measure.cells)
-        coverage = f"{num_cells} of {planned} cells"
-    return text if num_cells == planned or not text else f"{text} over {coverage}"
+    >>> _spans([Fraction(0), Fraction(2, 5), Fraction(4, 5)])
+    [(0.0, 0.2), (0.2, 0.6), (0.6, 1.0)]
+    """
+    first, last = Fraction(0), Fraction(1)
+    if len(depths) > 1:
+        after, before = depths[1] - depths[0], depths[-1] - depths[-2]
+        first = first if depths[0] <= after else depths[0] - after / 2
+        last = last if 1 - depths[-1] <= before else depths[-1] + before / 2
+    middles = [(above + below) / 2 for above, below in pairwise(depths)]
+    return list(pairwise(float(border) for border in (first, *middles, last)))

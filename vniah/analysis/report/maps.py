@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vniah.analysis.palettes import COLORS, MEASURE_COLORS, channels_of, color_at
+from vniah.analysis.palettes import MEASURE_COLORS, SAFE_COLORS, color_at, letters_on
 from vniah.analysis.table_rows import all_cells
 from vniah.grid import Cell, format_depth
 from vniah.results import Results
@@ -13,7 +13,6 @@ _MOST_NUMBERS = 26
 """With more columns or rows there are no numbers in the cells, and not every label."""
 
 _MOST_LABELS = 20
-_BLACK, _WHITE = "#000000", "#ffffff"
 
 
 @dataclass(frozen=True)
@@ -101,30 +100,11 @@ def map_colors() -> str:
     Letters are black or white, whichever differs more from the colour.
     """
     rules = []
-    for name, colors in (("s", COLORS), ("m", MEASURE_COLORS)):
+    for name, colors in (("s", SAFE_COLORS), ("m", MEASURE_COLORS)):
         for step in range(_STEPS + 1):
             color = color_at(colors, step / _STEPS)
             rules.append(f".{name}{step}{{background:{color};color:{letters_on(color)}}}")
     return "\n".join(rules)
-
-
-def letters_on(color: str) -> str:
-    """Black or white: the colour of letters that can be read on a colour."""
-    return max((_BLACK, _WHITE), key=lambda letters: contrast(letters, color))
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast of two colours, from 1 to 21, as WCAG 2 defines it."""
-    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(color: str) -> float:
-    linear = [
-        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
-        for channel in (value / 255 for value in channels_of(color))
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _map(

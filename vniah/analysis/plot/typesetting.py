@@ -6,20 +6,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from matplotlib import rcParams
+import matplotlib
 from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from vniah.analysis.plot.panels import own_settings
 from vniah.errors import printable
 
 SANS = "DejaVu Sans"
 MONO = "DejaVu Sans Mono"
 """Both come with matplotlib. They lack, among others, the characters of Chinese and Japanese."""
 
+ELLIPSIS = "\u2026"
+"""Stands for what is left out of a name."""
+
+NO_BREAK = "\u00a0"
+"""A space at which no line is broken."""
+
 _LAST_RESORT = "Last Resort"  # a font that has a box for every character
 _SURPLUS = 1.01  # by which a line may be wider than its words were measured
 _MOST_FONTS = 500  # of the system, that are searched for characters
+_MOST_CUT = 1000  # characters of a name that are looked at
+_BREAKS = "-_/.:,;+="  # a word that is too wide is broken behind one of these
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,29 @@ class Fonts:
             family=[*first, *self.families], size=size, weight="bold" if bold else "normal"
         )
 
+    def behind(self, artist: Text) -> list[str]:
+        """The font families of an artist, then DejaVu, then the further families."""
+        return list(dict.fromkeys((*artist.get_fontfamily(), SANS, *self.families)))
+
     def writable(self, text: str) -> str:
         r"""One line of text with everything that cannot be drawn as an escape: ``"\u7d05"``."""
-        line = printable(text.expandtabs(4))
+        parts = text.expandtabs(4).split(NO_BREAK)
+        line = NO_BREAK.join(map(printable, parts))
         if not self.missing:
             return line
         return "".join(
             c.encode("unicode_escape").decode() if c in self.missing else c for c in line
         )
 
-    def wrap(self, text: str, width: float, style: FontProperties, *, most: int = 40) -> list[str]:
+    def wrap(
+        self,
+        text: str,
+        width: float,
+        style: FontProperties,
+        *,
+        most: int = 40,
+        elsewhere: str = ", which the command prints",
+    ) -> list[str]:
         """The lines of a text, each at most ``width`` points wide.
 
         Args:
@@ -72,6 +93,7 @@ class Fonts:
             width: in points.
             style: as `style` gives it.
             most: lines at most; the last then says how much is left out.
+            elsewhere: where that can be read.
         """
         lines = [
             part
@@ -81,7 +103,7 @@ class Fonts:
         if len(lines) <= most:
             return lines
         left_out = len(lines) - most + 1
-        return [*lines[: most - 1], f"... {left_out:,} more lines, which the command prints"]
+        return [*lines[: most - 1], f"... {left_out:,} more lines{elsewhere}"]
 
     def cut(self, text: str, width: float, style: FontProperties) -> str:
         """One line of text, with three dots for its end where it is wider than ``width`` points."""
@@ -92,10 +114,30 @@ class Fonts:
             line = line[:-1]
         return f"{line}..."
 
+    def wrap_name(self, text: str, width: float, style: FontProperties, *, most: int) -> list[str]:
+        """At most ``most`` lines of a name, which is cut in the middle where it has more.
+
+        The ends of names are what tells them apart: a family at the beginning, a step at the end.
+        """
+        name = self.writable(text)
+        if len(name) > _MOST_CUT:
+            name = _without_middle(name, _MOST_CUT)
+        lines = list(_wrapped(name, width, style))
+        if len(lines) <= most:
+            return lines
+        low, high = 0, len(name) - 1  # characters that are kept
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(list(_wrapped(_without_middle(name, middle), width, style))) <= most:
+                low = middle
+            else:
+                high = middle - 1
+        return list(_wrapped(_without_middle(name, low), width, style))[:most]
+
 
 @lru_cache(maxsize=1 << 14)
 def text_width(text: str, style: FontProperties) -> float:
-    """The width of one line in points, as `drawing` draws it."""
+    """The width of one line in points, as it is drawn within `own_settings`."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, style, ismath=False)
     return _SURPLUS * float(width)
 
@@ -110,10 +152,18 @@ def _wrapped(line: str, width: float, style: FontProperties) -> Iterator[str]:
             current, used, word = "", 0.0, word.lstrip()
         while (needed := text_width(word, style)) > width:
             fits = _num_that_fit(word, width, style)
+            breaks = [k for k in range(fits // 2, fits) if word[k] in _BREAKS]
+            fits = breaks[-1] + 1 if breaks else fits
             yield word[:fits]
             word = word[fits:]
         current, used = current + word, used + needed
     yield current.rstrip()
+
+
+def _without_middle(text: str, kept: int) -> str:
+    """The first and the last of the ``kept`` characters, and dots between them."""
+    last = kept // 2
+    return f"{text[: kept - last]}{ELLIPSIS}{text[len(text) - last :]}"
 
 
 def _words(line: str) -> list[str]:
@@ -163,16 +213,26 @@ def _other_families() -> dict[str, str]:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-    """Sheets are drawn and saved within: with matplotlib's own settings, except that letters are
-    not moved to whole pixels, which would make lines wider than they are measured.
+def own_settings() -> Iterator[None]:
+    """The defaults of matplotlib, whatever the user or the folder chose: one run, one picture.
+
+    Pictures are drawn and saved within. Letters are not moved to whole pixels, which would make
+    lines wider than they are measured.
     """
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of every family that has no bold letters
     try:
-        with own_settings():
-            rcParams["text.hinting"] = "none"
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(
+                {
+                    "svg.hashsalt": "vniah",
+                    "pdf.fonttype": 42,
+                    "text.hinting": "none",
+                    "hatch.linewidth": 0.6,
+                }
+            )
             yield
     finally:
         logger.setLevel(level)

@@ -1,0 +1,130 @@
+"""How large the axes of a figure are: exactly, with whatever room their labels take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+
+from vniah.analysis.plot.style import fit_texts, title_pad
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_PASSES = 6  # of the layout: texts are wrapped, which changes the room for the axes
+_EXACT = 0.005  # inches
+_BAR = 0.1  # inches, the thickness of a bar that panels share
+_TALLEST = 1.5  # axes in a figure of a fixed width, in widths
+_LEAST_HEIGHT = 0.85  # inches, of such axes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of all axes of a figure.
+
+    Attributes:
+        widths: [num_columns], of each column of axes, in inches.
+        heights: [num_rows], of each row of axes, in inches.
+        shapes: for each row the largest height of its axes by their width.
+    """
+
+    widths: Floats
+    heights: Floats
+    shapes: Floats
+
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[float, float]], num_columns: int) -> "Sizes":
+        """Those of axes with the given widths and heights, with so many in a row."""
+        rows = [sizes[k : k + num_columns] for k in range(0, len(sizes), num_columns)]
+        return cls(
+            np.array(
+                [max(width for width, _ in sizes[k::num_columns]) for k in range(num_columns)]
+            ),
+            np.array([max(height for _, height in row) for row in rows]),
+            np.array([max(height / width for width, height in row) for row in rows]),
+        )
+
+    def fixed(self, room: float) -> "Sizes":
+        """The sizes where all columns together have this many inches."""
+        widths = self.widths * room / self.widths.sum()
+        heights = np.clip(self.shapes * widths.max(), _LEAST_HEIGHT, _TALLEST * widths.max())
+        return Sizes(widths, heights, self.shapes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A figure whose axes are to be given their places.
+
+    Attributes:
+        figure: the figure.
+        spec: its rows and columns; the last of one of them is that of the bar.
+        axes: those of the panels.
+        bar: the axes of what the panels share; None if there is no such thing.
+        is_upright: whether the bar is a column.
+    """
+
+    figure: Figure
+    spec: GridSpec
+    axes: Sequence[Axes]
+    bar: Axes | None
+    is_upright: bool
+
+    def measure(self, num_columns: int) -> tuple[Floats, Floats]:
+        """The widths of the columns and the heights of the rows in inches, the bar included."""
+        boxes = [ax.get_position() for ax in self.axes]
+        widths = [box.width for box in boxes[:num_columns]]
+        heights = [box.height for box in boxes[::num_columns]]
+        if self.bar is not None and self.is_upright:
+            widths.append(self.bar.get_position().width)
+        elif self.bar is not None:
+            heights.append(self.bar.get_position().height)
+        size = self.figure.get_size_inches()
+        return np.array(widths) * size[0], np.array(heights) * size[1]
+
+    def with_bar(self, sizes: Sizes) -> tuple[Floats, Floats]:
+        """The widths and heights that are wanted, the bar included."""
+        if self.bar is None:
+            return sizes.widths, sizes.heights
+        if self.is_upright:
+            return np.append(sizes.widths, _BAR), sizes.heights
+        return sizes.widths, np.append(sizes.heights, _BAR)
+
+
+def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
+    """Makes the figure so large, and its texts so wide, that the axes have their sizes.
+
+    A figure of a fixed width keeps it. The positions are final afterwards.
+    """
+    figure, num_columns = layout.figure, len(sizes.widths)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    for _ in range(_MOST_PASSES):
+        engine.execute(figure)
+        widths, heights = layout.measure(num_columns)
+        if is_fixed:
+            has_bar_column = len(widths) > num_columns
+            sizes = sizes.fixed(widths.sum() - _BAR * has_bar_column)
+        wanted_widths, wanted_heights = layout.with_bar(sizes)
+        errors = np.concatenate([wanted_widths - widths, wanted_heights - heights])
+        before = [text.get_text() for ax in layout.axes for text in (ax.title, *ax.texts)]
+        _fit_rows(layout.axes, num_columns)
+        after = [text.get_text() for ax in layout.axes for text in (ax.title, *ax.texts)]
+        if np.abs(errors).max() < _EXACT and before == after:
+            break
+        layout.spec.set_width_ratios(wanted_widths.tolist())
+        layout.spec.set_height_ratios(wanted_heights.tolist())
+        size = figure.get_size_inches()
+        growth = 0.0 if is_fixed else (wanted_widths - widths).sum()
+        figure.set_size_inches(size[0] + growth, size[1] + (wanted_heights - heights).sum())
+    figure.set_layout_engine("none")
+
+
+def _fit_rows(axes: Sequence[Axes], num_columns: int) -> None:
+    """Wraps titles and captions to the width of their axes; titles of a row begin at one height."""
+    for k in range(0, len(axes), num_columns):
+        row = axes[k : k + num_columns]
+        pad, num_lines = max(map(title_pad, row)), max(map(fit_texts, row))
+        for ax in row:
+            fit_texts(ax, num_title_lines=num_lines, title_pad=pad)

@@ -1,0 +1,119 @@
+"""What pictures say in words, above and below their axes."""
+
+from vniah.analysis.plot.typesetting import NO_BREAK
+from vniah.analysis.statistics.effective import find_effective_length
+from vniah.analysis.statistics.estimates import estimate_table, percent_of
+from vniah.analysis.statistics.table import index_samples, is_right
+from vniah.analysis.verdict import controls_caption
+from vniah.errors import counted, printable, shortened
+from vniah.results import Measure, Results, facet_values
+from vniah.results.facets import label_of, value_label
+
+CORRECT = "correct"
+"""The value that is drawn by default: the share of right samples."""
+
+_MOST_OF_A_FACET = 300  # characters
+
+
+def default_title(results: Results, remark: str = "", *, value: str = CORRECT) -> str:
+    """The name of the results; below it part and remark, if any, and the average."""
+    average = _average(results, value)
+    remark = ", ".join(filter(None, (results.part, remark)))
+    below = f"{remark} ({average})" if remark and average else remark or average
+    return "\n".join(map(printable, filter(None, (results.name, below))))
+
+
+def reference_title(results: Results, value: str) -> str:
+    """The name and the average of the measure that a measure is compared with."""
+    reference = results.measure(value).reference
+    assert reference is not None, "the measure has a reference"
+    label = printable(reference.label)
+    return label if reference.average is None else f"{label}\nmean {reference.average:.3g}"
+
+
+def caption(results: Results, measure: Measure | None = None) -> str:
+    """What stands below the axes of a heatmap, a sentence a line.
+
+    Args:
+        results: what is drawn.
+        measure: which measure is drawn; None for the score.
+    """
+    lines = [_counts(results, measure)]
+    if measure is None:
+        lines += _estimands(results)
+    controls = controls_caption(results)
+    if measure is not None and controls:
+        lines.append("right answers with controls:")
+    return "\n".join(filter(None, (*lines, *controls, *_averaged_over(results))))
+
+
+def _counts(results: Results, measure: Measure | None) -> str:
+    """How many samples stand behind a cell, and how many are missing."""
+    cells = results.cells if measure is None else measure.cells
+    counts = [found.num_samples for found in cells if found.num_samples]
+    parts = []
+    if counts:
+        low, high = min(counts), max(counts)
+        parts.append(f"n = {low:,} per cell" if low == high else f"n = {low:,}-{high:,} per cell")
+    if measure is None and results.chance is not None:
+        parts.append(f"a guess is right in {results.chance:.2f}")
+    if measure is not None and measure.num_missing:
+        parts.append(f"{counted(measure.num_missing, 'sample')} without a value")
+    if num_errors := sum(score.num_errors for score in results.cells):
+        parts.append(counted(num_errors, "error"))
+    if not results.is_complete:
+        parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
+    return ", ".join(parts)
+
+
+def _estimands(results: Results) -> list[str]:
+    """What the average is of, the interval for needles like these, and the effective length."""
+    if results.average is None:
+        return []
+    index, lines = index_samples(results), []
+    table = index.table(is_right)
+    estimate = estimate_table(table) if len(table.values) else None
+    if estimate is not None and (interval := estimate.interval) is not None:
+        few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
+        lines.append(
+            f"average of these needles; needles like these: {interval.low:.2f} to "
+            f"{interval.high:.2f} ({_unbroken(percent_of(estimate.confidence))}, "
+            f"{_unbroken(counted(estimate.num_needles, 'needle'))}{few})"
+        )
+    length = find_effective_length(results, index=index)
+    if length.measured:
+        these, others = length.short
+        text = f"effective length ({_unbroken(f'score >= {length.threshold:g}')}): "
+        text += _unbroken(f"{these} {length.axis}")
+        lines.append(text if others == "." else f"{text}; needles like these: {_unbroken(others)}")
+    return lines
+
+
+def _unbroken(text: str) -> str:
+    """A short text that stays in one line of a picture."""
+    return text.replace(">=", "\u2265").replace("<=", "\u2264").replace(" ", NO_BREAK)
+
+
+def _averaged_over(results: Results) -> list[str]:
+    """The facets that a cell is the mean over, if any has several values; else empty."""
+    texts = [
+        f"{label_of(results, name)}: {', '.join(map(value_label, values))}"
+        for name, values in facet_values(results).items()
+    ]
+    if texts:
+        texts[0] = f"mean over {texts[0]}"
+    return [shortened(printable(text), _MOST_OF_A_FACET) for text in texts]
+
+
+def _average(results: Results, value: str) -> str:
+    """The average in words, and what it is over if that is not the whole grid; empty if none."""
+    planned = results.num_planned_cells
+    if value == CORRECT:
+        text = "" if results.average is None else f"average {results.average:.4f}"
+        num_cells, coverage = results.num_scored_cells, results.coverage
+    else:
+        measure = results.measure(value)
+        text = "" if measure.average is None else f"mean {measure.average:.3g}"
+        num_cells = sum(found.mean is not None for found in measure.cells)
+        coverage = f"{num_cells} of {planned} cells"
+    return text if num_cells == planned or not text else f"{text} over {coverage}"
