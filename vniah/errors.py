@@ -20,7 +20,9 @@ VniahError
 Every message is one line: what was wrong, the value that was given, what to do.
 """
 
+import difflib
 import os
+from collections.abc import Sequence
 
 _OF_THE_HUB = (
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"),
@@ -129,6 +131,19 @@ def hub_reason(error: BaseException) -> str:
     reason = first_line(error).rstrip(".")
     names = [name for name in _OF_THE_HUB if os.environ.get(name)]
     return f"{reason} (with {', '.join(names)} set)" if names else reason
+
+
+def did_you_mean(name: str, names: Sequence[str], otherwise: str = "") -> str:
+    """What may be meant by a name that is not among those that there are, for errors.
+
+    Args:
+        name: what was given.
+        names: those that there are.
+        otherwise: what is said where none of them is like it; by default all of them.
+    """
+    if close := difflib.get_close_matches(name, names, 1):
+        return f"do you mean {close[0]}?"
+    return otherwise or f"there are {', '.join(names)}"
 
 
 def short_repr(value: object) -> str:

@@ -1,4 +1,4 @@
-"""JSON from outside, read in one place: bounded, every key once, and of the declared type.
+"""JSON and TOML from outside, read in one place: bounded, every key once, and of the declared type.
 
 Manifests, lines of samples, needle metadata, checkpoint configurations and server replies may hold
 anything. Each room declares what it expects as types, with bounds (`typing.TypedDict`,
@@ -16,6 +16,7 @@ anything. Each room declares what it expects as types, with bounds (`typing.Type
 import json
 import re
 import reprlib
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 MOST_BYTES = 64 * 2**20
 """How large a file of JSON may be, unless its reader says otherwise."""
+
+_MOST_TOML_BYTES = 2**20
 
 INT_BOUND = 2**63
 """Whole numbers must be smaller, unless a reader says otherwise: what 64 bits hold."""
@@ -70,6 +73,28 @@ def read_json(
         most_bytes: a larger file is refused before it is read.
         int_bound: whole numbers must be smaller, for files whose authors write huge ones.
     """
+    text = _read_bytes(path, error, most_bytes)
+    return parse_json(text, kind, error, str(path), int_bound=int_bound)
+
+
+def read_toml(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The content of a file in TOML.
+
+    Args:
+        path: the file.
+        error: the class of the error that is raised, with one line that begins with the path.
+    """
+    text = _read_bytes(path, error, _MOST_TOML_BYTES)
+    try:
+        return tomllib.loads(text.decode("utf-8-sig"))
+    except RecursionError as cause:
+        raise error(f"{path} is nested too deeply to be read as TOML") from cause
+    except ValueError as cause:
+        reason = "a number in it has thousands of digits" if _is_huge(cause) else str(cause)
+        raise error(f"{path} cannot be read as TOML: {reason}") from cause
+
+
+def _read_bytes(path: Path, error: type[Exception], most_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:
             text = file.read(most_bytes + 1)
@@ -78,7 +103,7 @@ def read_json(
         raise error(f"{str(path)!r} cannot be read: {reason}") from cause
     if len(text) > most_bytes:
         raise error(f"{path} is larger than {most_bytes:,} bytes, which is no file of this kind")
-    return parse_json(text, kind, error, str(path), int_bound=int_bound)
+    return text
 
 
 def parse_json(
@@ -107,10 +132,15 @@ def parse_json(
         raise error(f"{where} is nested too deeply to be read as JSON") from cause
     except ValueError as cause:
         reason = str(cause)
-        if _MANY_DIGITS.match(reason):  # the words of Python, which are for its programmers
+        if _is_huge(cause):
             reason = "a number in it has thousands of digits"
         raise error(f"{where} cannot be read as JSON: {reason}") from cause
     return require_type(value, kind, error, where)
+
+
+def _is_huge(cause: ValueError) -> bool:
+    """Whether Python refused a number for its digits, in words that are for its programmers."""
+    return _MANY_DIGITS.match(str(cause)) is not None
 
 
 def require_type(value: object, kind: type[T], error: type[Exception], where: str) -> T:

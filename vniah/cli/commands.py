@@ -16,9 +16,9 @@ from vniah.cli.inputs import (
     open_job,
     open_named_haystack,
     parse_grid,
-    task_options,
 )
 from vniah.cli.printing import comment, show, show_lines
+from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -130,22 +130,14 @@ def _conforms(model: "AnyModel", needles: "NeedleSet", mesh: "Mesh") -> bool:
 
 def estimate(options: argparse.Namespace) -> int:
     """Prints the memory, operations and time that a run will take."""
+    if options.sweep is not None:
+        return estimate_sweep(options.sweep)
     grid, rope = parse_grid(options), only_rope(options)
     load_libraries()
     from vniah.needles import load_needles
-    from vniah.sweep.estimate import estimate
 
     needles = load_needles(needles_name(options))
-    found = estimate(
-        load_named_model(options, rope),
-        needles,
-        grid,
-        task=options.task,
-        task_options=task_options(options),
-        controls=options.controls,
-        num_ranks=options.context_parallel,
-        attention=options.attn,
-    )
+    found = estimate_run(load_named_model(options, rope), needles, grid, options)
     show_lines(format_estimate(found))
     return 0 if found.memory.fits else 1
 

@@ -150,7 +150,7 @@ def _work_row(name: str, work: "Work") -> tuple[str, ...]:
         f"{work.num_passes:,}",
         f"{work.num_tokens:,}",
         *(scaled(value, "FLOP") for value in flops),
-        _duration(work.seconds),
+        duration(work.seconds),
     )
 
 
@@ -166,7 +166,8 @@ def scaled(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time with three digits, in the unit that fits."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     if seconds < 7200:

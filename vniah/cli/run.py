@@ -1,6 +1,9 @@
 """The command ``vniah run``: one run, or all that its options or a file name."""
 
 import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.inputs import (
@@ -14,8 +17,9 @@ from vniah.cli.outcomes import Outcome, measure
 from vniah.cli.printing import comment, show
 from vniah.cli.sweeps.members import Member, Plan, plan_of_options
 from vniah.cli.sweeps.session import Session
-from vniah.cli.sweeps.summary import finish
+from vniah.cli.sweeps.summary import Summary
 from vniah.errors import counted
+from vniah.files import slug
 
 if TYPE_CHECKING:
     from vniah.protocol import AnyModel
@@ -23,15 +27,53 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Measures the grid of each run, prints its table and draws its heatmap."""
-    return run_plan(plan_of_options(options), options)
+    config = options.sweep
+    if config is None:
+        plan = plan_of_options(options)
+    else:
+        plan = config.plan(options.output or Path("results", slug(options.config.stem)))
+    summary = Summary(plan)
+    runs = run_members(plan, options, on_end=summary.add)
+    if not runs.is_leader:
+        return 0
+    if plan.is_single:
+        (outcome,) = runs.outcomes.values()
+        return outcome.show()
+    return summary.finish()
 
 
-def run_plan(plan: Plan, options: argparse.Namespace) -> int:
-    """Runs all members of a plan, and returns the exit code.
+@dataclass(frozen=True)
+class Runs:
+    """What the members of a plan gave.
+
+    Attributes:
+        outcomes: of those that could be run, by their names.
+        failures: why others could not, likewise.
+        is_leader: whether this process is the one that prints.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    failures: Mapping[str, str]
+    is_leader: bool
+
+
+def run_members(
+    plan: Plan,
+    options: argparse.Namespace,
+    *,
+    on_end: Callable[[Member, Outcome | str], None] = lambda member, found: None,
+    check: Callable[[Member], None] = lambda member: None,
+    is_brief: bool = False,
+) -> Runs:
+    """Runs all members of a plan.
 
     Args:
         plan: the runs.
         options: of the command.
+        on_end: called in the leading process when a run has ended, with what it gave or why it
+            failed.
+        check: called when the model of a run is loaded; raises if it cannot be measured.
+        is_brief: whether the tables of each run are left out.
     """
     for member in plan.members:  # what is wrong here is said before anything is loaded
         check_options(member.options)
@@ -41,30 +83,29 @@ def run_plan(plan: Plan, options: argparse.Namespace) -> int:
 
     outcomes: dict[str, Outcome] = {}
     with open_job(options) as mesh, Bars(mesh.is_leader and not options.quiet) as bars:
-        session = Session(plan, mesh)
+        session = Session(plan, mesh, on_end)
 
         def work(member: Member, model: "AnyModel") -> None:
+            check(member)
             grid, how = parse_grid(member.options), sweep_options(member.options)
             needles, haystack = session.needles_of(member), session.haystack_of(member, bars)
             sweep = Sweep(model, haystack, needles, grid, how, mesh=mesh)
             output = plan.folder_of(member) or sweep.default_output
             if mesh.is_leader:
-                if outcomes:
+                if outcomes and not is_brief:
                     show()
-                name = model.name if plan.is_single else f"{model.name}, {member.label},"
+                is_named = plan.is_single or member.label == model.name
+                name = model.name if is_named else f"{model.name}, {member.label},"
                 comment(
                     f"{name} on {haystack.name}: {counted(len(grid.cells), 'cell')} x "
                     f"{counted(len(needles), 'needle')} -> {output}"
                 )
             outcome = measure(sweep, output, bars, overwrite=options.overwrite)
             outcomes[member.name] = outcome
-            if mesh.is_leader and not plan.is_single:
-                outcome.show()
+            if mesh.is_leader:
+                if not plan.is_single and not is_brief:
+                    outcome.show()
+                on_end(member, outcome)
 
         session.each(work)
-    if not mesh.is_leader:
-        return 0
-    if plan.is_single:
-        (outcome,) = outcomes.values()
-        return outcome.show()
-    return finish(plan, outcomes, session.failures)
+    return Runs(outcomes, session.failures, mesh.is_leader)

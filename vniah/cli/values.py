@@ -18,6 +18,7 @@ from vniah.paths import page_path, picture_path, user_path
 
 _MOST_DIGITS = 100  # of one number
 _MOST_ROPES = 100
+_MOST_SECONDS = 10**6
 _T = TypeVar("_T")
 
 
@@ -100,6 +101,15 @@ def real(most: float) -> Callable[[str], float]:
         return float(value)
 
     return _checked(convert)
+
+
+@_checked
+def interval(text: str) -> float:
+    """A time in seconds between two things that are done again and again."""
+    value = _number(text)
+    if not 0 < value <= _MOST_SECONDS:
+        raise InputError(f"must be above 0 and at most {_MOST_SECONDS:,} seconds, got {text!r}")
+    return float(value)
 
 
 @_checked

@@ -1,7 +1,5 @@
 """The rules of a regression gate, from arguments or from a file in TOML."""
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
@@ -10,15 +8,14 @@ from typing import Annotated, Any, TypedDict
 
 import msgspec
 
-from vniah.errors import InputError, short_repr
+from vniah.errors import InputError, did_you_mean, short_repr
 from vniah.grid import Cell, format_depth, read_depth
 from vniah.paths import user_path
-from vniah.schema import require_type
+from vniah.schema import read_toml, require_type
 
 SIGNIFICANCE = 0.005
 """How often the default gate alarms by chance at most."""
 
-_MOST_BYTES = 2**20
 _MOST_FRAMES = 10**12
 
 
@@ -99,16 +96,7 @@ def make_rules(path: str | Path | None, thresholds: Thresholds) -> Rules:
 
 def _read(path: str | Path) -> Mapping[str, Any]:
     path = user_path(path, "a file of rules")
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise InputError(f"{path} is larger than {_MOST_BYTES:,} bytes, which is no rules file")
-        given = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as TOML: {error}") from error
-    except OSError as error:
-        raise InputError(f"the rules {path} cannot be read: {error.strerror or error}") from error
+    given = read_toml(path, InputError)
     try:
         rules = _parsed(given)
     except InputError as error:
@@ -125,9 +113,7 @@ def _parsed(given: Mapping[str, Any]) -> Rules:
     names = [rule.name for rule in fields(Rules)]
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"do you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-            raise InputError(f"there is no rule {short_repr(name)}; {hint}")
+            raise InputError(f"there is no rule {short_repr(name)}; {did_you_mean(name, names)}")
     floors = given.get("floors")
     if isinstance(floors, Mapping):
         given = {**given, "floors": {str(key): value for key, value in floors.items()}}

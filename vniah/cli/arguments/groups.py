@@ -52,6 +52,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, default: str = DEFAULT
         "a server, or package.module:factory, a function that returns a model and gets those of "
         f"the following options that are given; default: {default}",
     )
+    add_load_options(parser)
+
+
+def add_load_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `LoadOptions`: how a model is loaded."""
     for option in fields(LoadOptions):
         parser.add_argument(
             f"--{option.name.replace('_', '-')}",
@@ -61,6 +66,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, default: str = DEFAULT
             metavar=option.metadata["metavar"],
             help=option.metadata["help"],
         )
+
+
+def add_config_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """--config, a file with settings of one run or of many."""
+    parser.add_argument("--config", type=values.path, metavar="FILE", help=text)
 
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:

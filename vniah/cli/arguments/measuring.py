@@ -1,5 +1,6 @@
 """The arguments of the commands that load a model."""
 
+import argparse
 from typing import Any, get_args
 
 from vniah.cli import commands, values
@@ -7,9 +8,11 @@ from vniah.cli.arguments.groups import (
     DEFAULT_FRAMES,
     add_cache_option,
     add_command,
+    add_config_option,
     add_grid_options,
     add_haystack_options,
     add_job_options,
+    add_load_options,
     add_model_options,
     add_needles_option,
     add_overwrite_option,
@@ -19,13 +22,72 @@ from vniah.cli.arguments.groups import (
 )
 from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
+from vniah.cli.watching import watch as watch_command
 from vniah.options import DEFAULT_MODEL, Scorer, Share
 
 
 def add_run(verbs: Any) -> None:
     """``run``."""
     run = add_command(verbs, "run", "measure a grid of frames x depths and draw the heatmap")
+    add_config_option(
+        run,
+        "sweep of models x haystacks x tasks x RoPEs, in TOML; its keys are the names of the "
+        "following options, which replace them where both are given",
+    )
     add_model_options(run)
+    _add_run_options(run, "one in results/, named after the settings, or after the --config")
+    add_server_options(run)
+    add_quiet_option(run)
+    run.set_defaults(command=run_command, by_all_processes=True)
+
+
+def add_watch(verbs: Any) -> None:
+    """``watch``."""
+    watch = add_command(
+        verbs, "watch", "measure the checkpoints of a folder as a training run writes them"
+    )
+    watch.add_argument(
+        "folder",
+        type=values.path,
+        metavar="FOLDER",
+        help="each folder in it that holds config.json and safetensors, or an adapter, is measured "
+        "once, as soon as it is whole",
+    )
+    watch.add_argument(
+        "--interval",
+        type=values.interval,
+        default=30.0,
+        metavar="S",
+        help="seconds between two looks; a checkpoint is whole if everything that its index names "
+        "is there and no file has changed for so long; default 30",
+    )
+    watch.add_argument(
+        "--once", action="store_true", help="measure what is there, and end; for scripts and CI"
+    )
+    watch.add_argument(
+        "--baseline",
+        type=values.path,
+        metavar="RUN",
+        help="folder of a run with which each checkpoint is compared",
+    )
+    watch.add_argument(
+        "--rules",
+        type=values.path,
+        metavar="FILE",
+        help="rules of the comparison, in TOML, as for compare; without --baseline each checkpoint "
+        "is compared with the one before",
+    )
+    add_config_option(
+        watch, "settings of the runs, in TOML, as for run: haystacks x tasks x RoPEs, no models"
+    )
+    add_load_options(watch)
+    _add_run_options(watch, "results/ and the name of FOLDER; each run has a folder in it")
+    add_quiet_option(watch)
+    watch.set_defaults(command=watch_command)
+
+
+def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
+    """The options of a run but for its model; ``output`` is the default of --output in words."""
     add_cache_option(run)
     add_haystack_options(run)
     add_needles_option(
@@ -39,7 +101,7 @@ def add_run(verbs: Any) -> None:
         "--output",
         type=values.path,
         metavar="DIR",
-        help="folder for the results; default: one in results/, named after the settings",
+        help=f"folder for the results; default: {output}",
     )
     add_overwrite_option(run, "results")
     run.add_argument(
@@ -65,9 +127,6 @@ def add_run(verbs: Any) -> None:
         "embedded models 1, as they never end a text",
     )
     add_job_options(run)
-    add_server_options(run)
-    add_quiet_option(run)
-    run.set_defaults(command=run_command, by_all_processes=True)
 
 
 def add_check(verbs: Any) -> None:
@@ -91,6 +150,7 @@ def add_estimate(verbs: Any) -> None:
     estimate = add_command(
         verbs, "estimate", "estimate the memory, operations and time that a grid takes"
     )
+    add_config_option(estimate, "estimate all runs of a sweep; as for run")
     add_model_options(estimate)
     add_needles_option(estimate)
     add_task_options(estimate)

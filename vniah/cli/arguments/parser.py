@@ -13,9 +13,12 @@ from vniah.cli.arguments.measuring import (
     add_models,
     add_run,
     add_show,
+    add_watch,
 )
 from vniah.cli.arguments.results import add_compare, add_plot, add_report, add_table
+from vniah.cli.arguments.settings import OF_THE_COMMAND, Settings
 from vniah.cli.printing import write_lines
+from vniah.cli.sweeps.config import read_config
 from vniah.errors import InputError
 
 
@@ -46,7 +49,49 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options, unknown = build_parser().parse_known_args(arguments)
     if unknown:  # the outer parser, which finds them, does not know whose options they are not
         raise InputError(f"unrecognized arguments: {' '.join(unknown)}. See: {options.prog} --help")
+    if "config" in options:
+        _read_sweep(options, arguments)
     return options
+
+
+def _read_sweep(options: argparse.Namespace, arguments: Sequence[str] | None) -> None:
+    """Gives the options of a command what its --config says, as ``sweep``.
+
+    It is None where there is no file and the command needs none.
+
+    Raises:
+        InputError: the file cannot be read, or holds what cannot be meant.
+    """
+    options.sweep = None
+    if options.config is None and options.prog.split()[-1] != "watch":
+        return
+    run = next(parser for parser in commands(build_parser()) if parser.prog.endswith(" run"))
+    settings = Settings(run, left_out=("config",))
+    given = {name: value for name, value in _given(arguments).items() if name in settings.names}
+    options.sweep = read_config(options.config, settings, given)
+    whole = vars(options.sweep.of_the_command)
+    for name in OF_THE_COMMAND:
+        setattr(options, name, whole[name])
+
+
+def _given(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The options that a command line names, without the defaults of the others."""
+    parser = build_parser()
+    for command in commands(parser):
+        for action in command._actions:
+            action.default = argparse.SUPPRESS
+    found = vars(parser.parse_args(arguments))
+    return {name: value for name, value in found.items() if name != "quiet" or value}
+
+
+def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of the commands and of their own commands."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found += commands(command) or [command]
+    return found
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_check,
         add_estimate,
         add_encode,
+        add_watch,
         add_models,
         add_plot,
         add_table,

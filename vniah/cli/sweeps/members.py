@@ -54,18 +54,20 @@ class Plan:
     Attributes:
         members: at least one, in the order in which tables name them.
         output: the folder for all of them; None for folders named after the settings of each.
-        config: the file that describes them; None where the command line does. Then an error in one
-            run ends the command, as it is about what was just typed.
+        config: the file that describes them; None where the command line does.
+        is_isolated: whether an error in one run leaves the others alone. Where the command line
+            describes them it ends the command, as it is about what was just typed.
     """
 
     members: tuple[Member, ...]
     output: Path | None
     config: Path | None = None
+    is_isolated: bool = False
 
     @property
     def is_single(self) -> bool:
         """Whether there is one run, which has the folder ``output`` for itself."""
-        return self.config is None and len(self.members) == 1
+        return not self.is_isolated and len(self.members) == 1
 
     def folder_of(self, member: Member) -> Path | None:
         """The folder of a run; None for one that is named after its settings."""

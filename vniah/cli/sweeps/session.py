@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vniah.cli.inputs import load_named_model, needles_name, open_named_haystack, parse_grid
 from vniah.cli.printing import show_traceback, tell
 from vniah.cli.sweeps.members import Member, Plan
-from vniah.errors import InputError, VniahError, first_line
+from vniah.errors import InputError, VniahError, counted, first_line
 from vniah.options.rope import RopeChoice
 
 if TYPE_CHECKING:
@@ -29,15 +29,17 @@ class Session:
     Args:
         plan: the runs.
         mesh: the processes of the job.
+        on_failure: called with a member and the reason if it cannot be run.
 
     Attributes:
         failures: why members could not be run, by their names.
     """
 
-    def __init__(self, plan: Plan, mesh: "Mesh") -> None:
+    def __init__(self, plan: Plan, mesh: "Mesh", on_failure: Callable[[Member, str], None]) -> None:
         self.failures: dict[str, str] = {}
         self._plan = plan
         self._mesh = mesh
+        self._on_failure = on_failure
         self._films: dict[Hashable, Haystack] = {}
         self._needles: dict[str, NeedleSet] = {}
         self._num_opened = 0
@@ -106,20 +108,27 @@ class Session:
     def isolated(self, *members: Member) -> Iterator[None]:
         """A block whose errors are those of these members, and do not end the sweep.
 
-        In a job of several processes they do, as the others would wait for this one; and where the
-        command line describes the runs.
+        Where the command line describes the runs they do; and in a job of several processes, as the
+        others would wait for this one.
         """
         try:
             yield
         except Exception as error:
-            if self._plan.config is None or self._mesh.size > 1:
+            if not self._plan.is_isolated or self._mesh.size > 1:
                 raise
             if not isinstance(error, _EXPECTED):
                 show_traceback(type(error), error, error.__traceback__)
             text = str(error) if isinstance(error, VniahError) else _described(error)
-            self.failures |= {member.name: text for member in members}
-            names = ", ".join(member.name for member in members)
-            tell(f"error in {names}: {text}")
+            for member in members:
+                self.failures[member.name] = text
+                self._on_failure(member, text)
+            tell(f"error in {in_short(members)}: {text}; the other runs go on")
+
+
+def in_short(members: Sequence[Member]) -> str:
+    """Some runs, in a few words."""
+    first, *others = (member.name for member in members)
+    return first + (f" and {counted(len(others), 'other run')}" if others else "")
 
 
 def _described(error: Exception) -> str:

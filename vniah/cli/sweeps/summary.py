@@ -1,6 +1,7 @@
-"""What stands at the end of a sweep: one table, one picture."""
+"""What stands at the end of a sweep: one table, one picture, and an index of all runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,33 +9,104 @@ from vniah.cli.display import format_comparison
 from vniah.cli.environment import load_plot
 from vniah.cli.outcomes import HEATMAP_NAME, Outcome, failed_samples
 from vniah.cli.printing import show, show_lines
-from vniah.cli.sweeps.members import Plan
-from vniah.files import hash_text, slug
+from vniah.cli.sweeps.index import Index
+from vniah.cli.sweeps.members import Member, Plan
+from vniah.cli.sweeps.session import in_short
+from vniah.errors import counted
+from vniah.files import atomic_path, hash_text, slug
 
 if TYPE_CHECKING:
     from vniah.results import Results
 
+TABLE_NAME = "summary.md"
 
-def finish(plan: Plan, outcomes: Mapping[str, Outcome], failures: Mapping[str, str]) -> int:
-    """Prints one line for each run, draws all heatmaps in one picture, and returns the exit code.
+_MOST_PANELS = 60
+
+
+class Summary:
+    """What is printed and written about all runs of a plan.
 
     Args:
         plan: the runs.
-        outcomes: what those gave that could be run, by their names.
-        failures: why others could not, likewise.
     """
-    done = [member for member in plan.members if member.name in outcomes]
-    runs = [outcomes[member.name].results for member in done]
-    output = plan.output or _default_folder(runs, plan.members[0].options.task)
-    picture = load_plot().save_heatmaps(runs, output / HEATMAP_NAME)
-    show()
-    show_lines(format_comparison([member.label for member in done], runs))
-    if len({tuple(cell.cell for cell in run.cells if cell.score is not None) for run in runs}) > 1:
-        show("these averages are over different cells, so they cannot be compared")
-    show()
-    show(f"heatmap: {picture}")
-    is_whole = all(run.average is not None and not failed_samples(run) for run in runs)
-    return 0 if is_whole else 1
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._outcomes: dict[str, Outcome] = {}
+        self._failures: dict[str, str] = {}
+        self._index: Index | None = None
+        if plan.is_isolated and plan.output is not None:
+            self._index = Index(plan.output, plan.config)
+            self._index.add(plan)
+
+    def add(self, member: Member, found: Outcome | str) -> None:
+        """Takes what a run gave, or why it failed."""
+        if isinstance(found, str):
+            self._failures[member.name] = found
+        else:
+            self._outcomes[member.name] = found
+        if self._index is not None:
+            if isinstance(found, str):
+                self._index.has_failed(member, found)
+            else:
+                self._index.has_ended(member, found.results)
+            self._index.write()
+
+    def finish(self) -> int:
+        """Prints one line for each run, draws their heatmaps in one picture; the exit code."""
+        done = [member for member in self._plan.members if member.name in self._outcomes]
+        labels = [member.label for member in done]
+        runs = [self._outcomes[member.name].results for member in done]
+        show()
+        if runs:
+            show_lines(format_comparison(labels, runs))
+            if len({_cells_of(run) for run in runs}) > 1:
+                show("these averages are over different cells, so they cannot be compared")
+        for line in failure_lines(self._plan, self._failures):
+            show(f"not run: {line}")
+        self._show_files(labels, runs)
+        if self._failures:
+            return 2
+        is_whole = all(run.average is not None and not failed_samples(run) for run in runs)
+        return 0 if is_whole else 1
+
+    def _show_files(self, labels: Sequence[str], runs: "Sequence[Results]") -> None:
+        plan = self._plan
+        output = plan.output or _default_folder(runs, plan.members[0].options.task)
+        show()
+        if self._index is not None:
+            # Labels say what differs, which the names of the models may not.
+            runs = [replace(run, name=label) for run, label in zip(runs, labels, strict=True)]
+            if runs:
+                show(f"table: {_write_table(runs, output / TABLE_NAME)}")
+            show(f"index: {self._index.path}")
+        if len(runs) > _MOST_PANELS:
+            many = counted(len(runs), "run")
+            show(f"no common heatmap: {many} are too many for one picture; vniah plot draws some")
+        elif runs:
+            show(f"heatmap: {load_plot().save_heatmaps(runs, output / HEATMAP_NAME)}")
+
+
+def failure_lines(plan: Plan, failures: Mapping[str, str]) -> list[str]:
+    """Why some runs of a plan failed; those with one reason are one line."""
+    found: dict[str, list[Member]] = {}
+    for member in plan.members:
+        if member.name in failures:
+            found.setdefault(failures[member.name], []).append(member)
+    return [f"{in_short(members)}: {reason}" for reason, members in found.items()]
+
+
+def _cells_of(results: "Results") -> tuple[object, ...]:
+    return tuple(found.cell for found in results.cells if found.score is not None)
+
+
+def _write_table(runs: "Sequence[Results]", path: Path) -> Path:
+    from vniah.analysis.table_formats import format_results
+
+    text = format_results(runs, "lengths", "markdown")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    return path
 
 
 def _default_folder(runs: "Sequence[Results]", task: str) -> Path:

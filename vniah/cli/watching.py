@@ -1,0 +1,217 @@
+"""The command ``vniah watch``: measures checkpoints as a training run writes them."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vniah.cli.inputs import load_libraries
+from vniah.cli.outcomes import failed_samples
+from vniah.cli.printing import comment, show, tell
+from vniah.cli.run import run_members
+from vniah.cli.sweeps.config import SEPARATOR, Entry, SweepConfig, is_name, plain_name
+from vniah.cli.sweeps.index import COMPLETE, Index
+from vniah.cli.sweeps.members import Member, Plan
+from vniah.errors import InputError, ModelError, VniahError
+from vniah.files import hash_text, slug
+from vniah.sweep.launchers import job_size
+
+if TYPE_CHECKING:
+    from vniah.results import Results
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Measures each checkpoint of a folder once, and says how it compares."""
+    folder, config = options.folder, options.sweep
+    _require_watchable(folder, config, options)
+    output = options.output or Path("results", slug(folder.resolve().name))
+    load_libraries()
+    watcher = _Watcher(options, config, output)
+    comment(f"checkpoints of {folder} -> {output}")
+    watcher.look()
+    while True:
+        # A checkpoint is whole only if its files are the same at two moments.
+        time.sleep(options.interval)
+        watcher.look()
+        if options.once:
+            return watcher.finish()
+
+
+def _require_watchable(folder: Path, config: SweepConfig, options: argparse.Namespace) -> None:
+    if job_size() > 1:
+        raise InputError(
+            "watch runs in one process; with several, start vniah run for each checkpoint"
+        )
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the one in which checkpoints appear")
+    if any(entry.values for entry in config.entries["models"]) or "model" in config.shared:
+        raise InputError(
+            f"{config.path} names models, but watch measures the checkpoints of {folder}; remove "
+            "them from the file"
+        )
+    plan = config.plan(Path(), [Entry("checkpoint", {"model": str(folder)})])
+    if options.baseline is not None and len(plan.members) > 1:
+        raise InputError(
+            f"--baseline is one run, and there are {len(plan.members)} of each checkpoint; with "
+            "--rules alone each is compared with that of the checkpoint before"
+        )
+    if options.baseline is not None:
+        from vniah.results import load_results
+
+        load_results(options.baseline)
+    if options.rules is not None:
+        from vniah.analysis.compare.rules import make_rules
+
+        make_rules(options.rules, {})
+
+
+class _Watcher:
+    """What is known of the checkpoints of a folder.
+
+    Args:
+        options: of the command.
+        config: what each checkpoint is measured with.
+        output: the folder of all runs.
+    """
+
+    def __init__(self, options: argparse.Namespace, config: SweepConfig, output: Path) -> None:
+        self._code = 0
+        self._options = options
+        self._config = config
+        self._output = output
+        self._index = Index(output, config.path, keeps_all=True)
+        self._seen: dict[str, str] = {}  # the state of the files when they were last looked at
+        self._done: dict[str, str] = {}  # the same, of checkpoints that are dealt with
+        self._said: dict[str, str] = {}
+        self._latest: dict[str, Results] = {}
+
+    def look(self) -> None:
+        """Measures the checkpoints that are whole, and have not changed since the last look."""
+        from vniah.models.appearing import files_key, find_checkpoints, why_unfinished
+
+        for checkpoint in find_checkpoints(self._options.folder):
+            name, key = checkpoint.name, files_key(checkpoint)
+            before, self._seen[name] = self._seen.get(name), key
+            if self._done.get(name) == key or before != key:
+                continue
+            if (why := why_unfinished(checkpoint)) is not None:
+                self._say(name, f"waiting, as it is not whole: {why}")
+                continue
+            self._done[name] = key
+            self._measure(checkpoint, key)
+
+    def finish(self) -> int:
+        """Says what was not measured, and returns the exit code."""
+        waiting = sorted(self._seen.keys() - self._done.keys())
+        for name in waiting:
+            if name not in self._said:
+                self._say(name, "not measured, as its files were still changing")
+        return 2 if waiting else self._code
+
+    def _say(self, name: str, text: str) -> None:
+        """A remark about a checkpoint, once."""
+        if self._said.get(name) != text:
+            self._said[name] = text
+            tell(f"{name}: {text}")
+
+    def _measure(self, checkpoint: Path, key: str) -> None:
+        """Runs what is not there yet of a checkpoint, and prints a line for each of its runs."""
+        entry = Entry(_run_name(checkpoint.name), {"model": str(checkpoint)}, str(checkpoint))
+        plan = self._config.plan(self._output, [entry])
+        self._index.add(plan)
+        found = {member.name: self._earlier(plan, member, key) for member in plan.members}
+        missing = tuple(member for member in plan.members if found[member.name] is None)
+        failures: Mapping[str, str] = {}
+        if missing:
+
+            def require_same(member: Member) -> None:
+                _require_same_files(checkpoint, key)
+
+            runs = run_members(
+                replace(plan, members=missing), self._options, check=require_same, is_brief=True
+            )
+            failures = runs.failures
+            found |= {name: outcome.results for name, outcome in runs.outcomes.items()}
+        for member in plan.members:
+            self._conclude(member, found[member.name], failures.get(member.name), key)
+        self._index.write()
+
+    def _earlier(self, plan: Plan, member: Member, key: str) -> "Results | None":
+        """What an earlier start measured of these files; None if that is not all."""
+        from vniah.results import load_results
+
+        record, folder = self._index.record(member.name), plan.folder_of(member)
+        if folder is None or record.get("state") != COMPLETE or record.get("files") != key:
+            return None
+        try:
+            results = load_results(folder)
+        except VniahError:
+            return None
+        return results if results.is_complete else None
+
+    def _conclude(
+        self, member: Member, results: "Results | None", failure: str | None, key: str
+    ) -> None:
+        """Prints the line of a run, and records it."""
+        if results is None:
+            self._code = 2
+            self._index.has_failed(member, failure or "it was not run")
+            return
+        if results.average is None or failed_samples(results):
+            self._code = max(self._code, 1)
+        parts = [_in_short(results)]
+        verdict = self._verdict(member, results)
+        if verdict is not None:
+            parts.append(str(verdict["text"]))
+        self._index.has_ended(member, results, files=key, verdict=verdict)
+        show(f"{member.name}: {'; '.join(parts)}")
+
+    def _verdict(self, member: Member, results: "Results") -> dict[str, Any] | None:
+        """How a run compares with the baseline, or with that of the checkpoint before."""
+        kind = _kind_of(member)
+        before, self._latest[kind] = self._latest.get(kind), results
+        baseline = self._options.baseline or (before if self._options.rules else None)
+        if baseline is None:
+            return None
+        from vniah.analysis.compare import compare
+
+        try:
+            comparison = compare(baseline, results, rules=self._options.rules)
+        except VniahError as error:
+            self._code = 2
+            return {"passed": None, "text": f"not compared: {error}"}
+        if not comparison.passed:
+            self._code = max(self._code, 1)
+        return {"passed": comparison.passed, "text": comparison.summary()}
+
+
+def _kind_of(member: Member) -> str:
+    """What distinguishes the runs of one checkpoint: the rest of their names."""
+    return member.name.partition(SEPARATOR)[2]
+
+
+def _in_short(results: "Results") -> str:
+    from vniah.analysis.statistics.effective import find_effective_length
+
+    length = find_effective_length(results).short[0]
+    if results.average is None:
+        return "no average, as no sample could be scored"
+    unit = "" if length == "." else f" {results.axis}"
+    average = f"average {results.average:.4f} over {results.coverage}"
+    return f"{average}, effective length {length}{unit}"
+
+
+def _run_name(name: str) -> str:
+    """The name of a checkpoint's runs: that of its folder, or one like it that a folder can have
+    beside the names of haystacks and tasks.
+    """
+    return name if is_name(name) else f"{plain_name(name)[:50]}-{hash_text(name)[:8]}"
+
+
+def _require_same_files(checkpoint: Path, key: str) -> None:
+    from vniah.models.appearing import files_key
+
+    if files_key(checkpoint) != key:
+        raise ModelError(f"the files of {checkpoint} changed while it was loaded")
