@@ -129,6 +129,8 @@ def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     samples = sample_table(results)
     whole = estimate_table(samples, confidence=confidence) if len(samples.values) else None
     by_length = length_estimates(samples, confidence=confidence)
+    if results.is_adaptive:  # scores decided which cells were measured
+        whole = None
     columns: dict[int, list[CellScore]] = {}
     for found in cells:
         columns.setdefault(found.cell.num_frames, []).append(found)
@@ -222,6 +224,9 @@ def _length_row(
     estimate: NeedleEstimate | None,
 ) -> Row:
     scores = [found.score for found in cells if found.score is not None]
+    num_scores = len(scores)
+    if results.is_adaptive and length is not None and not all(map(_is_measured, cells)):
+        scores, estimate = [], None  # other depths than those that were chosen may differ
     return {
         "num_frames": length,
         "score": sum(scores) / len(scores) if scores else None,
@@ -229,10 +234,14 @@ def _length_row(
         "num_needles": None if estimate is None else estimate.num_needles,
         "is_narrow": None if estimate is None else estimate.is_narrow,
         "num_needed": None if estimate is None else estimate.num_needed,
-        "num_cells": len(scores),
+        "num_cells": num_scores,
         "num_planned_cells": len(cells),
         **_counts(cells, results),
     }
+
+
+def _is_measured(found: CellScore) -> bool:
+    return found.score is not None or found.num_errors > 0
 
 
 def _counts(cells: Iterable[CellScore], results: Results) -> Row:

@@ -136,6 +136,8 @@ def _gaps(results: Results, rows: Mapping[str, Sequence[SampleResult]]) -> list[
     gaps = []
     for name, num_planned in results.num_planned_by_control.items():
         num_scored = sum(row.correct is not None for row in rows.get(name, ()))
+        if results.is_adaptive:  # controls are run where the test is
+            num_planned = len(rows.get(name, ()))
         if num_scored < num_planned:
             missing = counted(num_planned - num_scored, "sample")
             gaps.append(f"{name} lacks {missing} of {num_planned:,}")

@@ -11,6 +11,7 @@ from vniah.cli.printing import working
 from vniah.errors import InputError
 from vniah.grid import Grid
 from vniah.options import LoadOptions
+from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         InputError: the grid cannot be read, or two options cannot be combined.
     """
-    parse_grid(options)
+    grid = parse_grid(options)
     task_options(options)
     _max_new_tokens(options)
+    _adaptive(options, grid)
 
 
 def sweep_options(options: argparse.Namespace) -> "SweepOptions":
@@ -103,6 +105,7 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         attention=options.attn,
         scorer=options.scorer,
         max_new_tokens=_max_new_tokens(options),
+        adaptive=_adaptive(options, parse_grid(options)),
     )
 
 
@@ -112,6 +115,18 @@ def _max_new_tokens(options: argparse.Namespace) -> int | None:
     if options.scorer != "generate":
         raise InputError("--max-new-tokens is for generated answers: add --scorer generate")
     return int(options.max_new_tokens)
+
+
+def _adaptive(options: argparse.Namespace, grid: Grid) -> Precision | None:
+    """How precisely an adaptive sweep finds the effective length; None for a whole grid."""
+    if not options.adaptive:
+        if options.precision is not None:
+            raise InputError("--precision is for adaptive sweeps: add --adaptive")
+        return None
+    from vniah.sweep.search import require_depths
+
+    require_depths(grid)
+    return cast("Precision", options.precision or DEFAULT_PRECISION)
 
 
 def needles_name(options: argparse.Namespace) -> str:

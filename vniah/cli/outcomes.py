@@ -52,7 +52,8 @@ class Outcome:
         if self.num_run is not None:
             comment(f"{counted(self.num_run, 'sample')} in {self.seconds:.0f} s")
         else:
-            comment("nothing to do: every sample of this run is there already")
+            what = "what it takes" if self.results.is_adaptive else "every sample of this run"
+            comment(f"nothing to do: {what} is there already")
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
         pictures = draw_heatmaps(self.results, self.output)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from vniah.errors import InputError
 from vniah.grid import parse_range
 from vniah.haystacks.video.sampling import read_rate
+from vniah.options.precision import Precision
 from vniah.options.rope import Scaling, read_scalings, require_theta
 from vniah.paths import page_path, picture_path, user_path
 
@@ -119,6 +120,7 @@ def rope_thetas(text: str) -> tuple[float, ...]:
 
 
 rate = _checked(read_rate)
+precision = _checked(Precision.read)
 
 
 @_checked

@@ -123,15 +123,19 @@ class Engine(Protocol):
         """
 
     def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
-        """Plans the batches of a sweep; called once.
+        """Plans the batches of a sweep, or of a round of it; a later plan replaces an earlier one.
 
         Args:
-            samples: all samples of the sweep.
+            samples: all samples of the sweep, or of the round.
             is_pending: for each of them, whether it is still to be run.
 
         Returns:
             The number of batches.
         """
+
+    @property
+    def planned_flops(self) -> int | None:
+        """The operations of the planned passes; None where they are not known."""
 
     def check(self) -> Mapping[str, Any]:
         """Checks the model on short samples; called after `plan`. The result is for the manifest.

@@ -148,7 +148,9 @@ class DecoderEngine:
         The tree is that of all samples, whether or not they are still to be run. So a resumed sweep
         computes the remaining samples exactly as one that was never stopped.
         """
-        self._samples, all_sequences = samples, self._sequences
+        all_sequences = SampleSequences()
+        self._samples, self._sequences, self._latest = samples, all_sequences, None
+        vars(self).pop("_runner", None)  # which reads the sequences of an earlier plan
         for sample in samples:
             all_sequences.add(compose_candidates(self._model, sample))
         plan = make_plan(
@@ -167,6 +169,12 @@ class DecoderEngine:
         self._batches = all_sequences.batches(self._roots, self._cost)
         self._description = self._describe_plan(plan)
         return len(self._batches) + bool(self._refused)
+
+    @property
+    def planned_flops(self) -> int | None:
+        """As `vniah.engines.base.Engine.planned_flops`."""
+        found = self._description.get("flops")
+        return None if found is None else int(found)
 
     def _describe_plan(self, plan: Plan) -> dict[str, Any]:
         """How the samples are run, for the manifest."""

@@ -47,6 +47,7 @@ class _OneByOne:
     """The common part of both engines: every pending sample is a batch of its own."""
 
     decoding: Decoding | None = None
+    planned_flops: int | None = None
     notes: list[str]
 
     def __init__(self) -> None:

@@ -126,6 +126,7 @@ class ServerEngine:
 
     criterion = GENERATED
     decoding: Decoding | None = None
+    planned_flops: int | None = None
 
     def __init__(self, model: ServerModel) -> None:
         self._model = model

@@ -22,8 +22,9 @@ DAMAGED_NAME = "manifest.damaged"
 
 ENVIRONMENT_KEY = "environment"
 NOTES_KEY = "notes"
+ADAPTIVE_KEY = "adaptive"
 # These sections may differ when a run is resumed.
-_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY)
+_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY)
 # In the environment: where the run was started again.
 LATER_KEY = "later_starts"
 
@@ -68,6 +69,19 @@ class EnvironmentRecord(TypedDict):
     forward: NotRequired[dict[str, Any]]
 
 
+class AdaptiveRecord(TypedDict):
+    """What an adaptive run looks for, and what it took; only runs that were begun so have it.
+
+    Its ``flops`` are the operations of all rounds, and ``flops_of_grid`` those of the whole grid.
+    """
+
+    precision: str
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+    rounds: NotRequired[Annotated[int, Meta(ge=0)]]
+    flops: NotRequired[Annotated[int, Meta(ge=0)]]
+    flops_of_grid: NotRequired[Annotated[int, Meta(ge=0)]]
+
+
 class _OfAllVersions(TypedDict):
     """The fields of a manifest that are read; it may have others."""
 
@@ -79,6 +93,7 @@ class _OfAllVersions(TypedDict):
     scorer: NotRequired[ScorerRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]
+    adaptive: NotRequired[AdaptiveRecord]
 
 
 class ManifestOfVersion1(_OfAllVersions):

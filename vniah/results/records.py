@@ -20,7 +20,7 @@ from vniah.results.debiased import (
     mean_of,
 )
 from vniah.results.details import TaskDetails, details_in
-from vniah.results.manifests import oddness_in
+from vniah.results.manifests import ADAPTIVE_KEY, oddness_in
 from vniah.results.measures import Measure, measure_of, shown_measures
 from vniah.results.plan import planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
@@ -327,6 +327,11 @@ class Results:
     def is_complete(self) -> bool:
         """True if every planned sample has a line; a published table always is complete."""
         return self.num_done == self.num_planned
+
+    @property
+    def is_adaptive(self) -> bool:
+        """True if an adaptive run chose which cells of its grid were measured, and not all were."""
+        return ADAPTIVE_KEY in self.manifest and not self.is_complete
 
     @property
     def tokens_per_frame(self) -> int | None:

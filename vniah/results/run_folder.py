@@ -10,6 +10,7 @@ from vniah.errors import ResultsError
 from vniah.files import atomic_path, flush_folder, write_json
 from vniah.results.folders import require_no_export, require_writable
 from vniah.results.manifests import (
+    ADAPTIVE_KEY,
     DAMAGED_NAME,
     ENVIRONMENT_KEY,
     LATER_KEY,
@@ -188,7 +189,7 @@ class RunFolder:
             self.manifest = {**self.manifest, ENVIRONMENT_KEY: now, NOTES_KEY: list(notes)}
             write_json(self._manifest_path, self.manifest)
             return
-        changed = self._is_upgraded
+        changed = self._take_adaptive(self._settings.get(ADAPTIVE_KEY)) or self._is_upgraded
         if environment:
             first = dict(self.manifest.get(ENVIRONMENT_KEY, {}))
             later = first.pop(LATER_KEY, [])
@@ -198,6 +199,24 @@ class RunFolder:
                 changed = True
         if changed:
             write_json(self._manifest_path, self.manifest)
+
+    def record_adaptive(self, record: Mapping[str, Any]) -> None:
+        """Writes into the manifest what an adaptive run took; only inside the block of `open`."""
+        assert self._file is not None, "RunFolder.record_adaptive outside of its open block"
+        with writing_to(self.directory):
+            if self._take_adaptive(record):
+                write_json(self._manifest_path, self.manifest)
+
+    def _take_adaptive(self, record: Mapping[str, Any] | None) -> bool:
+        """Takes up what is known of an adaptive run; None if it is none. Whether that is new."""
+        earlier = self.manifest.get(ADAPTIVE_KEY)
+        if record is not None and earlier is not None and record.items() <= earlier.items():
+            return False  # what it took was recorded at its end
+        if record == earlier:
+            return False
+        others = {name: value for name, value in self.manifest.items() if name != ADAPTIVE_KEY}
+        self.manifest = others if record is None else {**others, ADAPTIVE_KEY: dict(record)}
+        return True
 
     def _set_aside(self) -> None:
         """Gives a manifest that was cut another name, so that a new one can be written."""

@@ -19,10 +19,12 @@ from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
 from vniah.options import MAX_NEW_TOKENS, Scorer, Share
+from vniah.options.precision import Precision
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import MANIFEST_NAME, Results, RunFolder, load_run
-from vniah.results.manifests import read_manifest
+from vniah.results.manifests import ADAPTIVE_KEY, read_manifest
+from vniah.sweep.adaptive import Rounds, in_words, scored_ids
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import EARLIER_DEFAULT, make_manifest, run_key
 from vniah.sweep.mesh import Mesh
@@ -30,7 +32,8 @@ from vniah.sweep.outcomes import require_readable, result_of
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.sweep.samples import askable_samples, begun_with
-from vniah.tasks import Task, load_task
+from vniah.sweep.search import require_depths
+from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import ChosenControls, choose_controls
 from vniah.tasks.parsing import Option
 
@@ -55,6 +58,7 @@ def run_sweep(
     attention: str = "auto",
     scorer: Scorer = "argmax",
     max_new_tokens: int | None = None,
+    adaptive: Precision | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -86,6 +90,8 @@ def run_sweep(
         max_new_tokens: greedy decoding ends after this many tokens at the latest, but not before it
             has as many as the longest accepted answer; by default after 32, or after as many as the
             model's attribute ``max_new_tokens`` says.
+        adaptive: measure only the cells that it takes to know the effective length this precisely
+            (`vniah.sweep.adaptive`); by default all.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -100,7 +106,7 @@ def run_sweep(
     """
     folder = user_path(output, "the output")
     options = SweepOptions(
-        task, task_options, controls, cache, share, attention, scorer, max_new_tokens
+        task, task_options, controls, cache, share, attention, scorer, max_new_tokens, adaptive
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -118,6 +124,7 @@ class SweepOptions:
     attention: str = "auto"
     scorer: Scorer = "argmax"
     max_new_tokens: int | None = None
+    adaptive: Precision | None = None
 
 
 class Sweep:
@@ -173,6 +180,8 @@ class Sweep:
             self._task, grid, needles, haystack, self._engine, options.controls
         )
         require_readable(self._task, self.samples, needles)
+        if options.adaptive is not None:
+            require_depths(grid)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )
@@ -181,6 +190,7 @@ class Sweep:
         self._needles = needles
         self._num_frames = grid.max_frames
         self._options = options
+        self._num_done = 0
         self._report: OnProgress = lambda stage, done, total: None
 
     @property
@@ -212,13 +222,19 @@ class Sweep:
         if not overwrite:
             self._keep_earlier_length(output)
             self._keep_earlier_controls(output)
-        folder = RunFolder(output, self.manifest, overwrite=overwrite)
+        rounds, manifest = None, self.manifest
+        if self._options.adaptive is not None:
+            rounds = Rounds(self.samples, self._options.adaptive)
+            manifest = {**manifest, ADAPTIVE_KEY: rounds.record}
+        folder = RunFolder(output, manifest, overwrite=overwrite)
         is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
-        if any(is_pending):
+        first = self.samples if rounds is None else rounds.next_to_run(folder.results())
+        has_work = bool(first) and any(is_pending)
+        if has_work:
             self._prepare()
         if mesh.is_leader:
             mesh.announce("encoded")
-        num_batches = engine.plan(self.samples, is_pending) if any(is_pending) else 0
+        num_batches = engine.plan(self.samples, is_pending) if has_work else 0
         environment = {"forward": self._describe()} if num_batches else {}
         if mesh.is_leader and "passes" in environment.get("forward", {}):
             _LOG.info(_in_words(environment["forward"], len(self.samples), sum(is_pending)))
@@ -226,9 +242,13 @@ class Sweep:
         if not mesh.is_leader:
             mesh.wait_for("open")
         with _writing(folder, mesh, engine.notes, environment):
-            self._run_batches(folder, num_batches, num_done=len(is_pending) - sum(is_pending))
+            self._num_done = len(is_pending) - sum(is_pending)
+            if rounds is None:
+                self._run_batches(folder, num_batches)
+            elif has_work:
+                self._run_rounds(folder, rounds, first)
         mesh.barrier()  # the leader has merged the files of all processes
-        if num_batches:
+        if num_batches and rounds is None:
             self._report("sweep", len(self.samples), len(self.samples))
         if not mesh.is_leader:
             return load_run(output)
@@ -287,15 +307,41 @@ class Sweep:
             described["check"] = dict(found)
         return {**described, "processes": self._mesh.size}
 
-    def _run_batches(self, folder: RunFolder, num_batches: int, *, num_done: int) -> None:
+    def _run_batches(self, folder: RunFolder, num_batches: int, *, name: str = "batches") -> None:
         mesh, num_samples = self._mesh, len(self.samples)
         if num_batches:
-            self._report("sweep", num_done, num_samples)
-        for batch in mesh.claim("batches", num_batches):
+            self._report("sweep", self._num_done + mesh.count("done"), num_samples)
+        for batch in mesh.claim(name, num_batches):
             for sample, outcome in self._engine.run(batch):
                 if mesh.context_rank == 0:
                     folder.append(result_of(self._task, sample, outcome))
-                    self._report("sweep", num_done + mesh.count("done", 1), num_samples)
+                    self._report("sweep", self._num_done + mesh.count("done", 1), num_samples)
+
+    def _run_rounds(self, folder: RunFolder, rounds: Rounds, samples: Sequence[Sample]) -> None:
+        """Runs one round after the other, each planned by itself; the engine planned the grid."""
+        engine, of_grid = self._engine, self._engine.planned_flops
+        results = self._results_of_all(folder)
+        while samples:
+            scored = scored_ids(results)
+            num_batches = engine.plan(samples, [s.sample_id not in scored for s in samples])
+            self._run_batches(folder, num_batches, name=f"round-{len(rounds.chosen)}")
+            results = self._results_of_all(folder)
+            samples = rounds.next_to_run(results)
+        record = {**rounds.record, "rounds": len(rounds.chosen)}
+        if of_grid is not None:
+            record |= {"flops": rounds.count_flops(engine), "flops_of_grid": of_grid}
+        if self._mesh.is_leader:
+            folder.record_adaptive(record)
+            _LOG.info(in_words(record, rounds.num_cells, results.num_planned_cells))
+
+    def _results_of_all(self, folder: RunFolder) -> Results:
+        """What all processes have written so far; the same in each of them."""
+        if self._mesh.size == 1:
+            return folder.results()
+        self._mesh.barrier()  # all have written
+        results = load_run(folder.directory)
+        self._mesh.barrier()  # all have read
+        return results
 
 
 @contextmanager

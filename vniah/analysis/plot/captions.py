@@ -61,7 +61,10 @@ def _counts(results: Results, measure: Measure | None) -> str:
         parts.append(f"{counted(measure.num_missing, 'sample')} without a value")
     if num_errors := sum(score.num_errors for score in results.cells):
         parts.append(counted(num_errors, "error"))
-    if not results.is_complete:
+    if results.is_adaptive:
+        measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
+        parts.append(f"measured {measured:,} of {planned}: adaptive")
+    elif not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
     return ", ".join(parts)
 

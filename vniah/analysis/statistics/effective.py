@@ -11,6 +11,7 @@ from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.lengths import effective_length, require_threshold
 from vniah.analysis.statistics.means import score_interval
+from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
 from vniah.results import CellScore, Results
@@ -28,7 +29,8 @@ class EffectiveLength:
         threshold: the score that is enough, in [0, 1].
         num_frames: the length for these needles on this film; None if the score is too low at the
             shortest length. Samples that could not be run count as wrong.
-        measured: the lengths that are complete, ascending; empty if there is none.
+        measured: the lengths that are complete, ascending; empty if there is none. Of an adaptive
+            run, all lengths of its grid.
         low: the largest length of which it is shown that needles like these are found up to there;
             None if that is shown of no length.
         high: the largest length that is not shown to be too long for needles like these; None if
@@ -42,6 +44,10 @@ class EffectiveLength:
         tokens_per_frame: number of tokens that the model reads for a frame, if known.
         seconds_per_frame: seconds of video in a frame: 1 in a run; None in a published table, which
             does not say it.
+        is_adaptive: whether only some lengths of the grid were measured, as an adaptive run chose
+            them. Those between two that are good enough count as good enough, too.
+        at_most: the largest length that an adaptive run leaves possible for these needles; None if
+            the score is too low at the shortest length, and for other runs.
     """
 
     threshold: float
@@ -56,6 +62,8 @@ class EffectiveLength:
     axis: Literal["frames", "tokens"] = "frames"
     tokens_per_frame: int | None = None
     seconds_per_frame: int | None = 1
+    is_adaptive: bool = False
+    at_most: int | None = None
 
     @property
     def seconds(self) -> int | None:
@@ -105,7 +113,9 @@ class EffectiveLength:
         if not self.measured:
             return ".", "."
         shortest, longest = f"{self.measured[0]:,}", self.measured[-1]
-        if self.num_frames is None:
+        if self._is_range:
+            point = f"{0 if self.num_frames is None else self.num_frames:,}-{self.at_most:,}"
+        elif self.num_frames is None:
             point = f"< {shortest}"
         else:
             point = f"{'>= ' * (self.num_frames == longest)}{self.num_frames:,}"
@@ -120,7 +130,16 @@ class EffectiveLength:
         return point, f"{self.low:,}" if self.low == self.high else f"{self.low:,}-{self.high:,}"
 
     @property
+    def _is_range(self) -> bool:
+        """Whether an adaptive run left open which of several lengths it is."""
+        return self.is_adaptive and self.at_most is not None and self.at_most != self.num_frames
+
+    @property
     def _point(self) -> str:
+        if self._is_range:
+            assert self.at_most is not None
+            least = "at most" if self.num_frames is None else f"{self.num_frames:,} to"
+            return f"{least} {self._spelled(self.at_most)}, as no length between was run"
         if self.num_frames is None:
             return f"below {self._spelled(self.measured[0])}, the shortest measured"
         if self.num_frames == self.measured[-1]:
@@ -181,7 +200,7 @@ def find_effective_length(
 
     Samples that could not be run count as wrong for ``low`` and as right for ``high``, so that both
     hold whatever they would have given. Lengths at which a planned sample has no line yet are left
-    out.
+    out; in an adaptive run its cells have bounds (`vniah.analysis.statistics.partial`).
 
     Args:
         results: a run, or a published table, which has no interval.
@@ -194,6 +213,8 @@ def find_effective_length(
     """
     require_threshold(threshold)
     require_confidence(confidence)
+    if results.is_adaptive:
+        return _of_adaptive_run(results, threshold, confidence, index)
     pending = pending_lengths(results)
     cells = [found for found in results.cells if found.cell.num_frames not in pending]
     with_score = sorted({found.cell.num_frames for found in cells if _is_measured(found)})
@@ -221,6 +242,31 @@ def find_effective_length(
         highest = intervals(index.table(lambda sample: sample.correct is not False))
     low, high = range_of_lengths(with_score, lowest, highest, threshold=threshold)
     return replace(known, low=low, high=high, has_interval=True, num_needles=len(least.needles))
+
+
+def _of_adaptive_run(
+    results: Results, threshold: float, confidence: float, index: SampleIndex | None
+) -> EffectiveLength:
+    """The same of a run that measured some cells, whose other cells have bounds."""
+    index = index or index_samples(results)
+    lengths = partial_lengths(results, index=index)
+    is_known = any(length.scores for length in lengths)
+    has_interval = any(length.needles is not None for length in lengths)
+    bounds = LengthBounds(lengths, threshold=threshold, confidence=confidence)
+    found = bounds.find()
+    return EffectiveLength(
+        threshold,
+        found.at_least,
+        tuple(length.num_frames for length in lengths if is_known),
+        low=found.low if has_interval else None,
+        high=found.high if has_interval else None,
+        has_interval=has_interval,
+        num_needles=len(index.needles) if has_interval else 0,
+        confidence=confidence,
+        tokens_per_frame=results.tokens_per_frame,
+        is_adaptive=True,
+        at_most=found.at_most,
+    )
 
 
 def range_of_lengths(

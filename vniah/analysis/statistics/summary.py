@@ -13,6 +13,7 @@ from vniah.analysis.statistics.estimates import (
     length_estimates,
 )
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
+from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, is_right
 from vniah.results import Results
 
@@ -29,10 +30,11 @@ class Summary:
             places that were measured. It has no interval, as the same run gives it again. None if
             no sample could be run.
         needles_like_these: what that says about needles like these; None if no sample could be run,
-            or for a published table.
+            or for a published table or an adaptive run, whose cells were chosen by their scores.
         at_other_depths: the same needles at other depths: the depths, or positions, are taken as a
             sample in place of the needles. None likewise.
-        by_length: the same as ``needles_like_these`` at each number of frames.
+        by_length: the same as ``needles_like_these`` at each number of frames; of an adaptive run
+            at those that were measured at all depths.
         effective_length: the effective visual context length.
         depth_effects: the effects of depth on the score, tested.
         margin: how sure the model is where all answers are right; None if there is no such length,
@@ -105,7 +107,15 @@ def summarize(
     """
     index = index_samples(results)
     table = index.table(is_right)
+    effective = find_effective_length(
+        results, threshold=threshold, confidence=confidence, index=index
+    )
     by_length = length_estimates(table, confidence=confidence, half_width=half_width)
+    if results.is_adaptive:  # scores decided which cells were measured
+        lengths = partial_lengths(results, index=index)
+        whole = {length.num_frames for length in lengths if length.is_whole}
+        by_length = {length: one for length, one in by_length.items() if length in whole}
+        return Summary(results.average, None, None, by_length, effective, (), None)
     like_these = other_depths = None
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
@@ -116,7 +126,7 @@ def summarize(
         like_these,
         other_depths,
         by_length,
-        find_effective_length(results, threshold=threshold, confidence=confidence, index=index),
+        effective,
         depth_effects(table, confidence=confidence),
         margin_trend(results, confidence=confidence, index=index),
     )

@@ -24,6 +24,7 @@ from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
 from vniah.cli.watching import watch as watch_command
 from vniah.options import DEFAULT_MODEL, Scorer, Share
+from vniah.options.precision import DEFAULT_PRECISION
 
 
 def add_run(verbs: Any) -> None:
@@ -125,6 +126,19 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         metavar="N",
         help="with --scorer generate: the most tokens of an answer; default 32, and for the "
         "embedded models 1, as they never end a text",
+    )
+    run.add_argument(
+        "--adaptive",
+        action="store_true",
+        help="measure only the cells that it takes to find the effective length: longer and longer "
+        "haystacks, then between them; the same command without it measures the rest",
+    )
+    run.add_argument(
+        "--precision",
+        type=values.precision,
+        metavar="P",
+        help="with --adaptive: the range of lengths in which the effective length may be left, as "
+        f"a share, or in frames; default {DEFAULT_PRECISION}".replace("%", "%%"),
     )
     add_job_options(run)
 

@@ -1,0 +1,104 @@
+"""The rounds of an adaptive sweep: which samples are run next, by the results that are there.
+
+A round is some cells of the grid, with their controls. The next one follows from the results of all
+rounds before it, and from nothing else: not from cells that happen to have results, nor from when
+the sweep was stopped. So every process of a job chooses the same, and so does a later start.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
+from vniah.engines.base import Engine
+from vniah.grid import Cell
+from vniah.options.precision import Precision
+from vniah.results import Results
+from vniah.sweep.search import next_cells
+from vniah.tasks import Sample
+
+THRESHOLD = 0.9
+"""The score that is looked for, as in `vniah.summarize`."""
+
+
+class Rounds:
+    """The rounds of a sweep.
+
+    Controls without a cell come with the first cell of their length, and those that show no
+    haystack with the first round.
+
+    Args:
+        samples: all samples of the sweep, controls included.
+        precision: of the effective length.
+
+    Attributes:
+        chosen: the samples of each round so far.
+    """
+
+    def __init__(self, samples: Sequence[Sample], precision: Precision) -> None:
+        self.chosen: list[tuple[Sample, ...]] = []
+        self._precision = precision
+        self._cells: set[Cell] = set()
+        self._waiting = list(samples)
+
+    def next(self, results: Results) -> tuple[Sample, ...]:
+        """The samples of the next round; none if the effective length is known well enough.
+
+        Args:
+            results: at least those of all rounds so far.
+        """
+        lengths = partial_lengths(results, among=self._cells)
+        cells = next_cells(LengthBounds(lengths, threshold=THRESHOLD), self._precision)
+        self._cells |= set(cells)
+        measured = {cell.num_frames for cell in self._cells}
+        found: list[Sample] = []
+        waiting: list[Sample] = []
+        for sample in self._waiting:
+            is_due = sample.cell in self._cells or (
+                sample.cell is None and (sample.num_frames is None or sample.num_frames in measured)
+            )
+            (found if is_due else waiting).append(sample)
+        self._waiting = waiting
+        if found:
+            self.chosen.append(tuple(found))
+        return tuple(found)
+
+    def next_to_run(self, results: Results) -> tuple[Sample, ...]:
+        """The same of the next round in which a sample has no score yet."""
+        scored = scored_ids(results)
+        while samples := self.next(results):
+            if any(sample.sample_id not in scored for sample in samples):
+                return samples
+        return ()
+
+    def count_flops(self, engine: Engine) -> int:
+        """The operations of all rounds so far, whichever start ran them."""
+        total = 0
+        for samples in self.chosen:
+            engine.plan(samples, [False] * len(samples))
+            total += engine.planned_flops or 0
+        return total
+
+    @property
+    def num_cells(self) -> int:
+        """The number of cells of all rounds so far."""
+        return len(self._cells)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of the sweep from its beginning on."""
+        return {"precision": str(self._precision), "threshold": THRESHOLD}
+
+
+def scored_ids(results: Results) -> frozenset[str]:
+    """The ids of all samples that have a score, controls included."""
+    lines = (*results.samples, *results.control_samples)
+    return frozenset(line.sample_id for line in lines if line.error is None)
+
+
+def in_words(record: Mapping[str, Any], num_cells: int, num_planned: int) -> str:
+    """What an adaptive sweep took, in one line, from its record in the manifest."""
+    text = f"measured {num_cells:,} of {num_planned:,} cells in {record['rounds']:,} rounds"
+    if "flops" in record and record["flops_of_grid"]:
+        share = record["flops"] / record["flops_of_grid"]
+        text += f", with {share:.0%} of the operations of the whole grid"
+    return f"{text}; the same command without --adaptive measures the rest"
