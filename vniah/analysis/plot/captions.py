@@ -75,7 +75,8 @@ def _estimands(results: Results) -> list[str]:
         return []
     index, lines = index_samples(results), []
     table = index.table(is_right)
-    estimate = estimate_table(table) if len(table.values) else None
+    has_estimate = len(table.values) and not results.is_adaptive
+    estimate = estimate_table(table) if has_estimate else None
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
         lines.append(

@@ -15,6 +15,7 @@ from vniah.files import embedded_dir
 from vniah.needles import EMBEDDED_SETS
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, LoadIn, Sampling
 from vniah.options.rope import theta_label
+from vniah.results.manifests import ADAPTIVE_KEY
 
 _OWN_CLASSES = "vniah."
 _FEWEST_IN_A_RANGE = 4
@@ -51,7 +52,7 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
         return Command((), (remark,))
     words: list[str] = ["run"]
     remarks: list[str] = []
-    for part in (_model, _haystack, _needles, _grid, _task, _controls, _scorer):
+    for part in (_model, _haystack, _needles, _grid, _task, _controls, _scorer, _adaptive):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -79,6 +80,13 @@ def _plain(words: Sequence[str]) -> Iterator[str]:
     yield option
     for value in values:
         yield f"./{value}" if value.startswith("-") else value
+
+
+def _adaptive(manifest: Mapping[str, Any]) -> _Parts:
+    record = manifest.get(ADAPTIVE_KEY)
+    if record is not None:
+        yield ("--adaptive",)
+        yield "--precision", str(record["precision"])
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:

@@ -193,6 +193,8 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
 def _progress(results: Results) -> str:
     if results.is_complete:
         return ""
+    if results.is_adaptive:
+        return gaps(results)[0]
     done, planned = results.num_done or 0, results.num_planned or 0
     return (
         f"not complete: {done:,} of {counted(planned, 'sample')} are done, so the run is still "
