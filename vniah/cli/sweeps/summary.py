@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 from vniah.cli.display import format_comparison
 from vniah.cli.environment import load_plot
+from vniah.cli.inputs import needles_name
 from vniah.cli.outcomes import HEATMAP_NAME, Outcome, failed_samples
 from vniah.cli.printing import show, show_lines
 from vniah.cli.sweeps.index import Index
 from vniah.cli.sweeps.members import Member, Plan
 from vniah.cli.sweeps.session import in_short
-from vniah.errors import counted
+from vniah.errors import InputError, counted
 from vniah.files import atomic_path, hash_text, slug
 
 if TYPE_CHECKING:
     from vniah.results import Results
 
 TABLE_NAME = "summary.md"
+REPORT_NAME = "report.html"
 
 _MOST_PANELS = 60
 
@@ -71,20 +73,32 @@ class Summary:
         return 0 if is_whole else 1
 
     def _show_files(self, labels: Sequence[str], runs: "Sequence[Results]") -> None:
-        plan = self._plan
+        plan, plot = self._plan, load_plot()
         output = plan.output or _default_folder(runs, plan.members[0].options.task)
         show()
         if self._index is not None:
             # Labels say what differs, which the names of the models may not.
             runs = [replace(run, name=label) for run, label in zip(runs, labels, strict=True)]
+            show(f"index: {self._index.path}")
             if runs:
                 show(f"table: {_write_table(runs, output / TABLE_NAME)}")
-            show(f"index: {self._index.path}")
+                show(f"report: {self._write_report(runs, output / REPORT_NAME)}")
         if len(runs) > _MOST_PANELS:
             many = counted(len(runs), "run")
             show(f"no common heatmap: {many} are too many for one picture; vniah plot draws some")
         elif runs:
-            show(f"heatmap: {load_plot().save_heatmaps(runs, output / HEATMAP_NAME)}")
+            show(f"heatmap: {plot.save_heatmaps(runs, output / HEATMAP_NAME)}")
+
+    def _write_report(self, runs: "Sequence[Results]", path: Path) -> Path | str:
+        """The path of the report, or why there is none."""
+        from vniah.analysis.report import save_report
+
+        done = [member for member in self._plan.members if member.name in self._outcomes]
+        needles = dict.fromkeys(needles_name(member.options) for member in done)
+        try:
+            return save_report(runs, path, needles=list(needles))
+        except InputError as error:  # too many for a page
+            return f"none: {error}"
 
 
 def failure_lines(plan: Plan, failures: Mapping[str, str]) -> list[str]:
