@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 WORKERS ?= 2
+BASELINES := $(notdir $(wildcard results/reference-*))
 
-.PHONY: help install demo test lint pytest docs train clean
+.PHONY: help install demo test lint pytest regression docs train clean
 
 help:
 	@echo "make demo   install, then measure the embedded model and draw its heatmap"
 	@echo "make test   install, then ruff, mypy and pytest; WORKERS=8 for more than two processes"
+	@echo "make regression  install, then measure the embedded models and compare them with their baselines in results/"
 	@echo "make docs   install, then build the documentation in site/; strict: no broken link or reference"
 	@echo "make train  install, then train the embedded reference models from scratch; SEED=1 for another seed"
 
@@ -35,6 +37,14 @@ test: install
 
 pytest: install
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# All are measured and compared, also if one is worse.
+regression: install
+	$(BIN)/vniah run --config results/regression.toml --output results/regression --overwrite
+	@failed=0; for model in $(BASELINES); do \
+		$(BIN)/vniah compare results/$$model results/regression/$${model}__generated__vniah \
+			--rules results/gate.toml || failed=1; \
+	done; exit $$failed
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import yaml
 
+from vniah import compare
+from vniah.cli.arguments import parse
+from vniah.cli.inputs import needles_name, parse_grid
+from vniah.results import grid_record, load_results
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load(TEXT)
@@ -46,4 +51,28 @@ def test_targets_of_make_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     called = set(re.findall(r"\bmake (?:-C \S+ )?(\w+)", TEXT))
-    assert {"test", "demo", "docs"} <= called <= targets
+    assert {"test", "regression", "docs"} <= called <= targets
+
+
+def test_regression_measures_every_baseline_with_its_settings(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    members = parse(["run", "--config", "results/regression.toml"]).sweep.plan(Path("out")).members
+    baselines = sorted(path.parent for path in Path("results").glob("reference-*/manifest.json"))
+    assert [member.options.model for member in members] == [path.name for path in baselines]
+    for member, path in zip(members, baselines, strict=True):
+        assert member.name == f"{path.name}__generated__vniah"  # as the Makefile has it
+        manifest = load_results(path).manifest
+        assert grid_record(parse_grid(member.options)) == manifest["grid"]
+        assert (member.options.task, member.options.needles) == (manifest["task"], None)
+        assert needles_name(member.options) == manifest["needles"]["name"]
+        assert manifest["haystack"]["name"].startswith("generated")
+
+
+def test_rules_of_the_regression_hold_and_fall():
+    long, short = (ROOT / "results" / f"reference-{name}" for name in ("long", "short"))
+    rules = ROOT / "results" / "gate.toml"
+    assert compare(long, long, rules=rules).passed
+    found = compare(long, short, rules=rules)
+    assert {finding.rule for finding in found.findings if not finding.passed} == {
+        *("significance", "max_mean_drop"),
+    }
