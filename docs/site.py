@@ -1,6 +1,7 @@
 """Hooks of mkdocs: pages that are made when the site is built, and links that leave ``docs/``.
 
-The files of the repository's root are pages, and so are the options of all commands.
+The files of the repository's root are pages, and so are the options of all commands and the fields
+of all files of a run.
 
 Links in the repository are such that they work where the files are read: relative ones in
 ``docs/``, absolute ones in the files of the root, which also appear on package indexes. On the
@@ -9,14 +10,17 @@ site both lead to pages of the site where there is one.
 
 import argparse
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from vniah.cli.arguments import build_parser
+from vniah.results import format_schema
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -33,6 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "options.md", content=options_page()))
+    files.append(File.generated(config, "fields.md", content=fields_page()))
     files.append(File.generated(config, PICTURE, abs_src_path=str(ROOT / PICTURE)))
     return files
 
@@ -73,3 +78,32 @@ def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
             for command in action.choices.values():
                 found += commands(command) or [command]
     return found
+
+
+def fields_page() -> str:
+    """What every field of the files of a run means, from their schemas."""
+    sections = [
+        "# All fields\n\nWhat the schemas of `manifest.json` and `samples.jsonl` say "
+        "([Format of runs](files.md)). A field that need not be there is in italics."
+    ]
+    for file in ("manifest", "samples"):
+        schema = format_schema(file)
+        rows = ["| field | type | unit | meaning |", "|---|---|---|---|"]
+        rows += [" | ".join(("", *cells, "")).strip() for cells in field_rows(schema)]
+        sections.append(f"## {schema['title']}\n\n{schema['description']}\n\n" + "\n".join(rows))
+    return "\n\n".join(sections) + "\n"
+
+
+def field_rows(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, ...]]:
+    """The cells of a line for each field, those of sections after the section."""
+    named = {**schema.get("properties", {}), **schema.get("patternProperties", {})}
+    for name, field in named.items():
+        shown = f"`{prefix}{name}`"
+        kinds = field.get("type", "number")
+        yield (
+            shown if name in schema.get("required", ()) else f"*{shown}*",
+            kinds if isinstance(kinds, str) else ", ".join(kinds),
+            field.get("unit", ""),
+            field["description"].replace("|", "\\|"),
+        )
+        yield from field_rows(field, f"{prefix}{name}.")

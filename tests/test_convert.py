@@ -236,7 +236,7 @@ def test_command_says_what_it_wrote_and_what_is_missing(unfinished, tmp_path, ca
     assert main(["convert", str(unfinished.path), "--to", "inspect", "--output", str(log)]) == 0
     out, err = capsys.readouterr()
     assert out == f"inspect: {log}\n"
-    assert "not complete, 12 samples of 48 have no line yet" in err and err.count("\n") == 1
+    assert "has lines for 36 of 48 samples" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from vniah.errors import ResultsError
 from vniah.paths import user_path
 from vniah.results.debiased import DebiasedScore
 from vniah.results.facets import facet_results, facet_values, group_results
+from vniah.results.format_schema import format_schema
 from vniah.results.manifests import (
     ENVIRONMENT_KEY,
     FORMAT_VERSION,
@@ -46,6 +47,7 @@ __all__ = [
     "facet_results",
     "facet_values",
     "flatten",
+    "format_schema",
     "grid_record",
     "group_results",
     "load_results",

@@ -15,7 +15,7 @@ from vniah.results.plan import GridRecord, planned_ids, read_grid
 from vniah.schema import parse_json, read_json, require_type
 
 FORMAT_VERSION = 2
-_READ_VERSIONS = (1, 2)
+READ_VERSIONS = (1, 2)
 
 MANIFEST_NAME = "manifest.json"
 DAMAGED_NAME = "manifest.damaged"
@@ -146,10 +146,10 @@ def require_manifest(manifest: dict[str, Any], where: str) -> dict[str, Any]:
         ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     version = manifest.get("format_version")
-    if type(version) is not int or version not in _READ_VERSIONS:
+    if type(version) is not int or version not in READ_VERSIONS:
         raise ResultsError(
             f"{where} has format_version {short_repr(version)}; this vniah reads "
-            f"{' and '.join(map(str, _READ_VERSIONS))}"
+            f"{' and '.join(map(str, READ_VERSIONS))}"
         )
     require_type(manifest, Manifest if version > 1 else ManifestOfVersion1, ResultsError, where)
     try:

@@ -13,6 +13,8 @@ from vniah.cli.arguments.groups import (
     add_task_options,
 )
 from vniah.options import DEFAULT_QUANTIZER, LogFormat
+from vniah.results.format_schema import RunFile
+from vniah.results.manifests import FORMAT_VERSION
 
 
 def add_export(verbs: Any) -> None:
@@ -112,3 +114,19 @@ def add_convert(verbs: Any) -> None:
         help="for inspect a .eval or .json file; for lmms-eval a folder",
     )
     convert.set_defaults(command=converting.convert)
+
+
+def add_schema(verbs: Any) -> None:
+    """``schema``."""
+    schema = add_command(
+        verbs, "schema", "print the JSON schema of a run's manifest, or of a line of its samples"
+    )
+    schema.add_argument("file", choices=get_args(RunFile), help="which file of a run")
+    schema.add_argument(
+        "--format-version",
+        type=values.whole(10**9),
+        default=FORMAT_VERSION,
+        metavar="N",
+        help="version of the format, as manifests carry it; default: %(default)s",
+    )
+    schema.set_defaults(command=converting.schema)

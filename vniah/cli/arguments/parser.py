@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vniah.cli.arguments.data import add_cache, add_haystack
-from vniah.cli.arguments.exchange import add_convert, add_export, add_import
+from vniah.cli.arguments.exchange import add_convert, add_export, add_import, add_schema
 from vniah.cli.arguments.measuring import (
     add_check,
     add_encode,
@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_report,
         add_compare,
         add_convert,
+        add_schema,
         add_export,
         add_import,
         add_haystack,
