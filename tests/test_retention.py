@@ -120,7 +120,7 @@ def test_curves_are_drawn_with_their_intervals():
     assert ax.get_xlabel() == "Seconds since the needle"
     assert ax.get_xscale() == "linear"
     assert [text.get_text() for text in ax.texts] == [
-        "these needles on this film, n = 10 per point; bars: 95\n% for needles like these"
+        "these needles on this film, n = 10 per point; bars: 95 % for needles like these"
     ]
 
 
@@ -184,5 +184,5 @@ def test_plot_of_retention(tmp_path, capsys):
     assert (run / "retention.png").read_bytes().startswith(b"\x89PNG")
     for option in (["--value", "logprob"], ["--training-length", "48"], ["--groups"]):
         assert main(["plot", str(run), "--kind", "retention", *option]) == 2
-        message = f"{option[0]} is for heatmap or lengths pictures; leave it out with --kind"
+        message = f"{option[0]} is for pictures of the kinds heatmap, lengths; leave it out"
         assert message in capsys.readouterr().err

@@ -21,6 +21,15 @@ MEASURE_COLORS = (
 """Of measures, from the smallest value to the largest, made like `SAFE_COLORS`."""
 
 
+CHANGE_COLORS = (
+    *("#a65006", "#c36b2a", "#da8952", "#eaaa80", "#f2ccb6", "#f1f1f1"),
+    *("#c7d4ee", "#9cb9e9", "#6f9fde", "#4085cd", "#006bb5"),
+)
+"""Of changes, from the largest fall to the largest rise. Both sides have the same lightness L* in
+CIELAB, from 95 in the middle to 44 at the ends: in grey only a sign tells them apart. Orange and
+blue differ for colour-blind readers too."""
+
+
 def color_at(colors: Sequence[str], share: float) -> str:
     """The colour of a value, such as ``"#ebb839"``.
 

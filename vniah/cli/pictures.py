@@ -8,7 +8,7 @@ from vniah.cli.environment import load_plot
 from vniah.cli.measures import format_measure_average
 from vniah.cli.outcomes import heatmap_name
 from vniah.cli.printing import show
-from vniah.errors import InputError, ResultsError
+from vniah.errors import InputError, ResultsError, counted
 from vniah.files import slug
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _MOST_PANELS = 60
 
 _TAKEN = {
-    "heatmap": ("--value", "--training-length", "--tokens-per-frame", "--groups"),
-    "lengths": ("--value", "--training-length", "--tokens-per-frame", "--groups"),
+    "heatmap": ("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
+    "lengths": ("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
+    "needles": ("--by",),
+    "retention": ("--by",),
 }
 """Options that some kinds of picture take, and others do not."""
 
@@ -56,7 +58,14 @@ def _file_name(kind: str, value: str) -> str:
 def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> Path:
     """Draws the kind of picture that is asked for."""
     plots, kind = load_plot(), options.kind
-    if kind == "retention":
+    if kind == "difference":
+        before, after = _exactly(2, runs, kind)
+        picture = plots.save_difference_map(before, after, output)
+    elif kind == "controls":
+        picture = plots.save_controls(*_exactly(1, runs, kind), output)
+    elif kind == "needles":
+        picture = plots.save_needle_maps(runs, output)
+    elif kind == "retention":
         picture = plots.save_retention_curves(runs, output)
     else:
         save = plots.save_heatmaps if kind == "heatmap" else plots.save_length_curves
@@ -70,19 +79,30 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
     return cast("Path", picture)
 
 
+def _exactly(number: int, runs: "list[Results]", kind: str) -> "list[Results]":
+    if len(runs) != number:
+        raise InputError(
+            f"a picture of the kind {kind} is of exactly {counted(number, 'result')}, got "
+            f"{len(runs)}"
+        )
+    return runs
+
+
 def _require_taken(options: argparse.Namespace) -> None:
     """Raises `InputError` if an option is given that this kind of picture does not take."""
     given = {
         "--value": options.value != "correct",
         "--training-length": options.training_length is not None,
         "--tokens-per-frame": options.tokens_per_frame is not None,
+        "--by": options.by is not None,
         "--groups": options.groups,
     }
     for name, is_given in given.items():
         if is_given and name not in _TAKEN.get(options.kind, ()):
-            kinds = " or ".join(kind for kind, names in _TAKEN.items() if name in names)
+            kinds = ", ".join(kind for kind, names in _TAKEN.items() if name in names)
             raise InputError(
-                f"{name} is for {kinds} pictures; leave it out with --kind {options.kind}"
+                f"{name} is for pictures of the kinds {kinds}; leave it out with --kind "
+                f"{options.kind}"
             )
 
 

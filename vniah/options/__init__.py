@@ -37,7 +37,7 @@ Decoder = Literal["pyav", "decord"]
 
 Scorer = Literal["argmax", "generate"]
 
-PictureKind = Literal["heatmap", "retention", "lengths"]
+PictureKind = Literal["heatmap", "lengths", "difference", "controls", "needles", "retention"]
 """What a picture of results shows."""
 
 TableKind = Literal["lengths", "cells", "needles", "controls"]

@@ -1,18 +1,33 @@
 """Pictures of results. Imported only when something is drawn."""
 
 from vniah.analysis.palettes import COLORS
+from vniah.analysis.plot.controls import control_names, control_picture
 from vniah.analysis.plot.curves import retention_curves
+from vniah.analysis.plot.difference import difference_map
 from vniah.analysis.plot.files import save_heatmaps, save_retention_curves
 from vniah.analysis.plot.heatmaps import heatmap
 from vniah.analysis.plot.lengths import length_curves
-from vniah.analysis.plot.saving import save_length_curves
+from vniah.analysis.plot.needles import needle_map
+from vniah.analysis.plot.saving import (
+    save_controls,
+    save_difference_map,
+    save_length_curves,
+    save_needle_maps,
+)
 
 __all__ = [
     "COLORS",
+    "control_names",
+    "control_picture",
+    "difference_map",
     "heatmap",
     "length_curves",
+    "needle_map",
     "retention_curves",
+    "save_controls",
+    "save_difference_map",
     "save_heatmaps",
     "save_length_curves",
+    "save_needle_maps",
     "save_retention_curves",
 ]

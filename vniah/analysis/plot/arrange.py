@@ -28,29 +28,42 @@ class Sizes:
         widths: [num_columns], of each column of axes, in inches.
         heights: [num_rows], of each row of axes, in inches.
         shapes: for each row the largest height of its axes by their width.
+        is_kept: for each row whether it has this height in a figure of any width.
     """
 
     widths: Floats
     heights: Floats
     shapes: Floats
+    is_kept: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, sizes: Sequence[tuple[float, float]], num_columns: int) -> "Sizes":
-        """Those of axes with the given widths and heights, with so many in a row."""
-        rows = [sizes[k : k + num_columns] for k in range(0, len(sizes), num_columns)]
+    def of(
+        cls, sizes: Sequence[tuple[float, float]], num_columns: int, is_kept: Sequence[bool] = ()
+    ) -> "Sizes":
+        """Those of axes with the given widths and heights, with so many in a row.
+
+        Args:
+            sizes: width and height of each of the axes.
+            num_columns: how many stand in a row.
+            is_kept: for each of the axes whether it keeps its height; by default none does.
+        """
+        starts = range(0, len(sizes), num_columns)
+        rows = [sizes[k : k + num_columns] for k in starts]
         return cls(
             np.array(
                 [max(width for width, _ in sizes[k::num_columns]) for k in range(num_columns)]
             ),
             np.array([max(height for _, height in row) for row in rows]),
             np.array([max(height / width for width, height in row) for row in rows]),
+            np.array([any(is_kept[k : k + num_columns]) for k in starts]),
         )
 
     def fixed(self, room: float) -> "Sizes":
         """The sizes where all columns together have this many inches."""
         widths = self.widths * room / self.widths.sum()
         heights = np.clip(self.shapes * widths.max(), _LEAST_HEIGHT, _TALLEST * widths.max())
-        return Sizes(widths, heights, self.shapes)
+        heights = np.where(self.is_kept, self.heights, heights)
+        return Sizes(widths, heights, self.shapes, self.is_kept)
 
 
 @dataclass(frozen=True)

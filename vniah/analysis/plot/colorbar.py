@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap
 
@@ -61,4 +62,24 @@ def style_colorbar(bar: Colorbar, table: Table) -> None:
         color=FAINT,
         rotation=90 if is_upright else 0,
         annotation_clip=False,
+    )
+
+
+def share_colorbar(table: Table, bar: Axes, first: Axes, is_upright: bool) -> None:
+    """Draws the colour bar of several heatmaps, as that of the first one.
+
+    Args:
+        table: the numbers of the first one.
+        bar: where to draw.
+        first: the axes of the first one.
+        is_upright: whether the bar stands beside the heatmaps, or lies below them.
+    """
+    style_colorbar(
+        bar.figure.colorbar(
+            first.collections[0],
+            cax=bar,
+            orientation="vertical" if is_upright else "horizontal",
+            ticks=ticks_of(table),
+        ),
+        table,
     )

@@ -16,7 +16,6 @@ from vniah.analysis.plot.lines import (
     MARKERS,
     SpacedLocator,
     style_curves,
-    wrap_caption,
     write_legend,
 )
 from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_title
@@ -60,7 +59,7 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
     ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
     style_curves(ax, label="Accuracy")
     below = write_legend(ax, handles, title=_legend_title(results)) if len(handles) > 1 else None
-    lines = (*wrap_caption(_about(frame)), *controls_caption(results))
+    lines = (*_about(frame), *controls_caption(results))
     write_caption(ax, "\n".join(lines), below=below)
     write_title(ax, default_title(results) if title is None else title)
     return ax

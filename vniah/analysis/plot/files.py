@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from vniah.analysis.labels import rope_remarks
 from vniah.analysis.plot.captions import CORRECT, default_title, reference_title
-from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
+from vniah.analysis.plot.colorbar import colors_of, share_colorbar
 from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
@@ -79,7 +79,7 @@ def save_heatmaps(
     """
     path = picture_path(path)
     require_layout(width, columns)
-    titles = _titles(results, titles, value)
+    titles = titles_of(results, titles, value)
     maps = []
     lengths = one_each(training_tokens, len(results))
     for result, title, tokens in zip(results, titles, lengths, strict=True):
@@ -92,7 +92,7 @@ def save_heatmaps(
     maps = _without_repeats(maps)
     shared = None
     if len(maps) > 1 and len({_scale(one.table) for one in maps}) == 1:
-        shared = partial(_share_colorbar, maps[0])
+        shared = partial(share_colorbar, maps[0].table)
         maps = [replace(one, look=replace(one.look, colorbar=False)) for one in maps]
     left_out: list[int] = []
     panels = [_panel(one, left_out if annotate else None) for one in maps]
@@ -116,7 +116,7 @@ def save_retention_curves(
         ResultsError: the samples of a result have no ``needle_index``.
     """
     path = picture_path(path)
-    titles = _titles(results, titles, CORRECT)
+    titles = titles_of(results, titles, CORRECT)
     for result in results:
         retention(result)  # raises before anything is drawn
     panels = [
@@ -131,7 +131,9 @@ def _draw_curves(results: Results, title: str, ax: Axes) -> None:
     retention_curves(results, ax, title=title)
 
 
-def _titles(results: Sequence[Results], titles: Sequence[str] | None, value: str) -> Sequence[str]:
+def titles_of(
+    results: Sequence[Results], titles: Sequence[str] | None, value: str
+) -> Sequence[str]:
     """The title of each result.
 
     Raises:
@@ -211,19 +213,6 @@ def _annotate(one: _Map, left_out: list[int], ax: Axes) -> None:
 def _scale(table: Table) -> tuple[object, ...]:
     """What a colour bar shows."""
     return table.limits, table.label, table.is_score, table.chance
-
-
-def _share_colorbar(one: _Map, bar: Axes, first: Axes, is_upright: bool) -> None:
-    """Draws the colour bar of all heatmaps, as that of the first one."""
-    style_colorbar(
-        bar.figure.colorbar(
-            first.collections[0],
-            cax=bar,
-            orientation="vertical" if is_upright else "horizontal",
-            ticks=ticks_of(one.table),
-        ),
-        one.table,
-    )
 
 
 def one_each(training_tokens: object, count: int) -> list[Any]:

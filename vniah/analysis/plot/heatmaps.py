@@ -134,7 +134,7 @@ def draw_table(ax: Axes, table: Table, results: Results, *, title: str, look: Lo
     colors = colors_of(table, look.palette)
     cells = (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colors)
     hatch_errors(ax, table, colors)
-    _label(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
+    label_axes(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
     if look.colorbar:
         bar = ax.figure.colorbar(cells, ax=ax, ticks=ticks_of(table), **COLORBAR)
         style_colorbar(bar, table)
@@ -197,7 +197,8 @@ def _draw_columns(ax: Axes, table: Table, colors: Colormap) -> Collection:
     return cells
 
 
-def _label(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
+def label_axes(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
+    """Writes the numbers of frames and the depths along the axes, and what they are."""
     counts = count_labels(table.frames)
     ax.xaxis.set_major_locator(ThinnedLocator(counts, horizontal=True))
     ax.xaxis.set_major_formatter(ColumnFormatter(counts))

@@ -4,25 +4,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from math import isnan
-from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from vniah.analysis.labels import result_labels
+from vniah.analysis.plot.captions import CORRECT, default_title
 from vniah.analysis.plot.lines import (
     MOST_LINES,
     draw_line,
+    legend_room,
     line_style,
     scale_lengths,
     style_curves,
-    wrap_caption,
     write_legend,
 )
 from vniah.analysis.plot.series import Series, is_score, length_series
-from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, write_caption, write_title
-from vniah.analysis.plot.table import CORRECT, default_title
+from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, TITLE_PAD, write_caption, write_title
+from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.medians import num_needles_of_median
@@ -30,8 +30,8 @@ from vniah.analysis.verdict import controls_caption
 from vniah.errors import InputError, counted, printable
 from vniah.results import Results
 
-_LABEL_WIDTH = 40  # letters of a line of the legend
 _RING_SIZE = 10.0  # points
+_TRAINING_PAD = 10.0  # points that the words at the training length take above the axes
 _GUESS = "a guess"
 
 
@@ -86,7 +86,9 @@ def length_curves(
     scale_lengths(ax, lengths, axis=runs[0].axis)
     handles = [
         draw_line(ax, one, line_style(place), label=label)
-        for place, (one, label) in enumerate(zip(series, _line_labels(names, runs), strict=True))
+        for place, (one, label) in enumerate(
+            zip(series, _line_labels(ax, names, runs), strict=True)
+        )
     ]
     handles += _draw_references(ax, references)
     has_rings = value == CORRECT and _draw_rings(ax, runs, series, threshold)
@@ -101,14 +103,13 @@ def length_curves(
         ),
         *_about_missing(series),
     ]
-    caption = wrap_caption(sentences)
     if len(runs) == 1:
-        caption += controls_caption(runs[0])
+        sentences += controls_caption(runs[0])
     below = write_legend(ax, handles) if len(handles) > 1 else None
-    write_caption(ax, "\n".join(caption), below=below)
+    write_caption(ax, "\n".join(sentences), below=below)
     if title is None:
         title = default_title(runs[0], value=value) if len(runs) == 1 else ""
-    write_title(ax, title, pad=17 if has_training else 8)
+    write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * has_training)
     return ax
 
 
@@ -136,11 +137,13 @@ def _require_together(runs: Sequence[Results], labels: Sequence[str] | None) -> 
     return [printable(label) for label in (result_labels(runs) if labels is None else labels)]
 
 
-def _line_labels(names: Sequence[str], runs: Sequence[Results]) -> list[str]:
-    """The names in lines that fit below a narrow picture; published tables are told from runs."""
+def _line_labels(ax: Axes, names: Sequence[str], runs: Sequence[Results]) -> list[str]:
+    """The names in lines that fit below the axes; published tables are told from runs."""
     marks = [" (published)" if run.published else "" for run in runs]
     full = [f"{name}{mark}" for name, mark in zip(names, marks, strict=True)]
-    return ["\n".join(wrap(name, _LABEL_WIDTH)) for name in full]
+    fonts = Fonts.covering(full)
+    style, room = fonts.style(SMALL_SIZE), legend_room(ax)
+    return ["\n".join(fonts.wrap_name(name, room, style, most=2)) for name in full]
 
 
 def _references(

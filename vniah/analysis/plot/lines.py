@@ -1,9 +1,8 @@
 """Lines that can be told apart in print, their axis of lengths, and a legend beside the data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from vniah.analysis.plot.axes import TICK_SIZE, count_labels
+from vniah.analysis.plot.axes import count_labels
 from vniah.analysis.plot.series import Series
-from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE
+from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE
+from vniah.analysis.plot.typesetting import Fonts, text_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,9 +38,9 @@ GRID_COLOR = "#e8e8e8"
 
 _LOG_FROM = 16.0  # places that span more than this factor are on a logarithmic axis
 _POINTS_PER_INCH = 72.0
-_LETTER = 0.56  # the mean width of a letter, in font sizes
+_TICK_GAP = 4.0  # points between labels of ticks, at least
 _BELOW_LABEL = 12.0  # points: the pads of ticks and label, and the space above the legend
-_CAPTION_WIDTH = 54  # letters
+_HANDLE, _BETWEEN = 4.0, 1.2  # of a legend, in sizes of its letters
 _MARK_SIZE = 4.5  # points
 
 
@@ -162,7 +162,8 @@ class SpacedLocator(FixedLocator):
     ) -> None:
         super().__init__(list(places))
         self._places = list(places)
-        self._widths = [TICK_SIZE * _LETTER * (len(label) + 1) for label in labels]
+        style = Fonts.covering(labels).style(TICK_SIZE)
+        self._widths = [text_width(label, style) + _TICK_GAP for label in labels]
         last = len(places) - 1
         between = sorted(range(1, last), key=lambda k: (-weights[k], -k))
         self._order = list(dict.fromkeys([last, 0, *between])) if places else []
@@ -231,17 +232,18 @@ def write_legend(
         handles,
         labels,
         title=title or None,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
         bbox_transform=ax.transAxes + shift,
         ncols=_num_columns(ax, labels),
         borderaxespad=0.0,
+        borderpad=0.0,
         frameon=False,
         fontsize=SMALL_SIZE,
         title_fontsize=SMALL_SIZE,
         labelcolor=INK,
-        handlelength=3.2,
-        columnspacing=1.2,
+        handlelength=_HANDLE - 0.8,
+        columnspacing=_BETWEEN,
     )
     legend.get_title().set_color(INK)
     for text in legend.get_texts():
@@ -249,13 +251,14 @@ def write_legend(
     return legend
 
 
+def legend_room(ax: Axes) -> float:
+    """How many points wide a label of the legend can be."""
+    return ax.bbox.width / ax.figure.dpi * _POINTS_PER_INCH - _HANDLE * SMALL_SIZE
+
+
 def _num_columns(ax: Axes, labels: Sequence[str]) -> int:
-    points = ax.bbox.width / ax.figure.dpi * _POINTS_PER_INCH
-    longest = max(len(line) for label in labels for line in label.split("\n"))
-    most = max(1, int(points / (SMALL_SIZE * (_LETTER * longest + 5.2))))
+    style = Fonts.covering(labels).style(SMALL_SIZE)
+    longest = max(text_width(line, style) for label in labels for line in label.split("\n"))
+    handle, between = _HANDLE * SMALL_SIZE, _BETWEEN * SMALL_SIZE
+    most = max(1, int((legend_room(ax) + handle + between) / (longest + handle + between)))
     return ceil(len(labels) / ceil(len(labels) / most))
-
-
-def wrap_caption(sentences: Iterable[str]) -> list[str]:
-    """Sentences as lines of a caption that a narrow picture has room for."""
-    return [line for text in sentences for line in wrap(text, _CAPTION_WIDTH)]

@@ -44,12 +44,15 @@ class Panel:
         finish: what is drawn when the axes have their size, such as numbers that have to fit.
         rows: what stands along the vertical axis; panels side by side that have the same one show
             it once. None for one that is not compared.
+        keeps_height: whether the axes have this height in a figure of any width, as where each row
+            of them has a name.
     """
 
     size: tuple[float, float]
     draw: Callable[[Axes], object]
     finish: Callable[[Axes], object] | None = None
     rows: Hashable | None = None
+    keeps_height: bool = False
 
 
 def save_panels(
@@ -108,7 +111,11 @@ def _draw_figure(
     """A figure on a canvas of its own."""
     num_columns = _num_columns(panels, width, columns)
     num_rows = ceil(len(panels) / num_columns)
-    sizes = Sizes.of([panel.size for panel in panels], num_columns)
+    sizes = Sizes.of(
+        [panel.size for panel in panels],
+        num_columns,
+        [panel.keeps_height for panel in panels],
+    )
     figure = Figure(
         figsize=(
             width or sizes.widths.sum() + _MARGINS[0] * num_columns,

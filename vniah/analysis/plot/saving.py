@@ -1,4 +1,7 @@
-"""Pictures other than heatmaps, as files."""
+"""Pictures other than heatmaps, as files.
+
+The files are whole or not there, and the same results give the same file, as with `save_heatmaps`.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,14 +9,28 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from vniah.analysis.plot.files import one_each, training_position
+from vniah.analysis.plot.captions import CORRECT, default_title
+from vniah.analysis.plot.colorbar import colors_of, share_colorbar
+from vniah.analysis.plot.controls import control_names, control_picture
+from vniah.analysis.plot.difference import draw_difference, resolve_difference
+from vniah.analysis.plot.files import one_each, titles_of, training_position
+from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.lengths import length_curves
-from vniah.analysis.plot.panels import Panel, save_panels
-from vniah.analysis.plot.table import CORRECT
+from vniah.analysis.plot.marks import tell_left_out, write_numbers
+from vniah.analysis.plot.needles import NeedleTable, draw_needles, resolve_needles
+from vniah.analysis.plot.panels import Panel, require_layout, save_panels
+from vniah.analysis.plot.style import DEFAULT_PALETTE
+from vniah.analysis.plot.table import resolve
+from vniah.errors import ResultsError
+from vniah.options import Palette
 from vniah.paths import picture_path
 from vniah.results import Results
 
-_CURVES_SIZE = (5.2, 3.2)  # of the axes, in inches
+# Of axes, in inches.
+_CURVES_SIZE = (4.2, 2.6)
+_SMALL_SIZE = (2.6, 1.8)
+_ROW_HEIGHT = 0.14
+_HEIGHTS = (1.0, 9.0)
 
 
 def save_length_curves(
@@ -23,11 +40,9 @@ def save_length_curves(
     value: str = CORRECT,
     training_tokens: int | Sequence[int | None] | None = None,
     tokens_per_frame: int | None = None,
+    width: float | None = None,
 ) -> Path:
     """Draws a score or a measure against the number of frames, all results onto the same axes.
-
-    The file is whole or not there, and the same results give the same file, as with
-    `save_heatmaps`.
 
     Args:
         results: at least one, all of frames or all of tokens.
@@ -36,19 +51,21 @@ def save_length_curves(
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
             for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
+        width: of the picture in inches, exactly. Letters have the same size in all pictures.
 
     Raises:
-        InputError: as `length_curves`; or the suffix is unknown, or the number of tokens of a frame
-            is not known.
+        InputError: as `length_curves`; or the suffix is unknown, the number of tokens of a frame
+            is not known, or the width is out of range.
         ResultsError: the samples of a result have no number of the name ``value``.
     """
     path = picture_path(path)
+    require_layout(width, None)
     positions = [
         training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, one_each(training_tokens, len(results)), strict=True)
     ]
     draw = partial(_length_curves, results, value, positions)
-    save_panels([Panel(_CURVES_SIZE, draw)], path)
+    save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
     return path
 
 
@@ -56,3 +73,140 @@ def _length_curves(
     results: Sequence[Results], value: str, positions: Sequence[float | None], ax: Axes
 ) -> None:
     length_curves(results, ax, value=value, training_frames=positions)
+
+
+def save_difference_map(
+    before: Results,
+    after: Results,
+    path: Path,
+    *,
+    level: float = 0.05,
+    limit: float | None = None,
+    width: float | None = None,
+) -> Path:
+    """Draws how the score of every cell changed from one run to another.
+
+    Args:
+        before: the first run, or published table.
+        after: the second.
+        path: as for `save_length_curves`.
+        level: as for `difference_map`.
+        limit: as for `difference_map`.
+        width: as for `save_length_curves`.
+
+    Raises:
+        CannotCompareError: as `difference_map`.
+        InputError: as `difference_map`; or the suffix is unknown, or the width is out of range.
+    """
+    path = picture_path(path)
+    require_layout(width, None)
+    found = resolve_difference(before, after, level=level, limit=limit)
+
+    def draw(ax: Axes) -> None:
+        draw_difference(ax, found, before, after)
+
+    save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
+    return path
+
+
+def save_controls(
+    results: Results,
+    path: Path,
+    *,
+    palette: Palette = DEFAULT_PALETTE,
+    width: float | None = None,
+    columns: int | None = None,
+) -> Path:
+    """Draws the heatmap of a run, and beside it a panel for each of its controls.
+
+    Args:
+        results: a run with controls.
+        path: as for `save_length_curves`.
+        palette: as for `vniah.heatmap`.
+        width: as for `save_length_curves`.
+        columns: number of panels in a row; by default as many as have room.
+
+    Raises:
+        ResultsError: the run has no controls.
+        InputError: the suffix is unknown, or an option has an invalid value.
+    """
+    path = picture_path(path)
+    require_layout(width, columns)
+    names = control_names(results)
+    if not names:
+        raise ResultsError(f"{results.path} has no samples of controls; give a run with controls")
+    table = resolve(results)
+    colors_of(table, palette)  # raises before anything is drawn
+    look, title = Look(palette, colorbar=False), default_title(results)
+
+    def draw(ax: Axes) -> None:
+        draw_table(ax, table, results, title=title, look=look)
+
+    def draw_control(name: str, ax: Axes) -> None:
+        control_picture(results, name, ax, colorbar=False, palette=palette)
+
+    panels = [Panel(_SMALL_SIZE, draw)]
+    panels += [Panel(_SMALL_SIZE, partial(draw_control, name)) for name in names]
+    share = partial(share_colorbar, table)
+    save_panels(panels, path, width=width, columns=columns, share=share)
+    return path
+
+
+def save_needle_maps(
+    results: Sequence[Results],
+    path: Path,
+    *,
+    palette: Palette = DEFAULT_PALETTE,
+    annotate: bool = False,
+    titles: Sequence[str] | None = None,
+    width: float | None = None,
+    columns: int | None = None,
+) -> Path:
+    """Draws which needles are found at which lengths, a panel for each result.
+
+    Args:
+        results: at least one.
+        path: as for `save_length_curves`.
+        palette: as for `vniah.heatmap`.
+        annotate: whether to write the values into the cells, as for `vniah.heatmap`.
+        titles: as for `save_heatmaps`.
+        width: as for `save_length_curves`.
+        columns: number of panels in a row; by default as many as have room.
+
+    Raises:
+        ResultsError: the samples of a result do not say which needle they are about.
+        InputError: there are no results, the suffix is unknown, or an option has an invalid value.
+    """
+    path = picture_path(path)
+    require_layout(width, columns)
+    titles = titles_of(results, titles, CORRECT)
+    tables = [resolve_needles(result) for result in results]
+    colors = colors_of(tables[0].table, palette)  # raises before anything is drawn
+    look = Look(palette, colorbar=len(results) == 1)
+    left_out: list[int] = []
+
+    def draw(found: NeedleTable, result: Results, title: str, ax: Axes) -> None:
+        draw_needles(ax, found, result, title=title, look=look)
+
+    def finish(found: NeedleTable, ax: Axes) -> None:
+        left_out.append(write_numbers(ax, found.table, colors))
+
+    panels = [
+        Panel(
+            _needles_size(found),
+            partial(draw, found, result, title),
+            partial(finish, found) if annotate else None,
+            keeps_height=True,
+        )
+        for found, result, title in zip(tables, results, titles, strict=True)
+    ]
+    share = partial(share_colorbar, tables[0].table) if len(results) > 1 else None
+    save_panels(panels, path, width=width, columns=columns, share=share)
+    tell_left_out(sum(left_out))
+    return path
+
+
+def _needles_size(found: NeedleTable) -> tuple[float, float]:
+    """Width and height of axes; where there are not many needles, each has room for its name."""
+    low, high = _HEIGHTS
+    return _SMALL_SIZE[0], min(max(len(found.names) * _ROW_HEIGHT, low), high)

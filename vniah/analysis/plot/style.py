@@ -93,7 +93,7 @@ def write_caption(ax: Axes, text: str, *, below: Artist | None = None) -> None:
             annotation_clip=False,
             parse_math=False,
         )
-        _GIVEN[caption] = _Given(tuple(text.split("\n")))
+        _GIVEN[caption] = _Given(tuple(text.replace(" %", f"{NO_BREAK}%").split("\n")))
         fit_texts(ax)
 
 

@@ -38,9 +38,11 @@ def add_plot(verbs: Any) -> None:
         "--kind",
         choices=get_args(PictureKind),
         default="heatmap",
-        help="heatmap (default); lengths: a line for each result, accuracy against the number of "
-        "frames with its 95 %% band; retention: accuracy against the seconds since the needle, a "
-        "curve for each depth or position",
+        help="heatmap (default); lengths: accuracy against the number of frames, a line for each "
+        "result with its 95 %% band; difference: how each cell changed from the first result to "
+        "the second; controls: the heatmap and a panel for each control; needles: a row for each "
+        "needle; retention: accuracy against the seconds since the needle, a curve for each depth "
+        "or position",
     )
     plot.add_argument(
         "--value",

@@ -1,0 +1,162 @@
+"""Which needles are found at which lengths: a row for each needle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator
+from vniah.analysis.plot.heatmaps import Look, draw_table
+from vniah.analysis.plot.marks import tell_left_out, write_numbers
+from vniah.analysis.plot.style import DEFAULT_PALETTE, INK, LABEL_SIZE, TICK_SIZE, score_colors
+from vniah.analysis.plot.table import Table, default_title
+from vniah.analysis.plot.typesetting import Fonts
+from vniah.analysis.statistics.table import index_samples
+from vniah.errors import ResultsError, printable
+from vniah.options import Palette
+from vniah.results import Results
+
+_LONGEST_NAME = 84.0  # points
+_MOST_CELLS = 10_000_000
+
+
+@dataclass(frozen=True)
+class NeedleTable:
+    """The scores of needles.
+
+    Attributes:
+        names: of the needles, the hardest first.
+        table: a row for each needle, a column for each number of frames.
+    """
+
+    names: tuple[str, ...]
+    table: Table
+
+
+def needle_map(
+    results: Results,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    training_frames: float | None = None,
+    colorbar: bool = True,
+    palette: Palette = DEFAULT_PALETTE,
+    annotate: bool = False,
+) -> Axes:
+    """Draws how well each needle is found at each length onto ``ax`` and gives it back.
+
+    There is a row for each needle, the hardest on top, and a column for each number of frames. A
+    cell is the mean over the depths of this needle on this film, in the colours of `vniah.heatmap`:
+    all needles have one scale. Cells with errors are hatched, and those without a sample are blank.
+    Never saves, shows or sizes a figure.
+
+    Args:
+        results: a run whose samples say which needle they are about.
+        ax: where to draw; by default the current axes of pyplot.
+        title: the text above the axes; by default the name and the average, ``""`` for none.
+        training_frames: as for `vniah.heatmap`.
+        colorbar: whether to draw a colour bar beside the axes.
+        palette: as for `vniah.heatmap`.
+        annotate: whether to write the values into the cells, as for `vniah.heatmap`.
+
+    Raises:
+        ResultsError: the samples do not say which needle they are about, or there are too many.
+        InputError: there is no such palette.
+    """
+    found = resolve_needles(results)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    look = Look(palette, training_frames, None, colorbar)
+    draw_needles(ax, found, results, title=title, look=look)
+    if annotate:
+        tell_left_out(write_numbers(ax, found.table, score_colors(palette)))
+    return ax
+
+
+def draw_needles(
+    ax: Axes, found: NeedleTable, results: Results, *, title: str | None, look: Look
+) -> None:
+    """Draws the numbers of `resolve_needles`; arguments as `needle_map`."""
+    heading = default_title(results) if title is None else title
+    draw_table(ax, found.table, results, title=heading, look=look)
+    labels, families = _short(found.names)
+    ax.tick_params(axis="y", labelfontfamily=families)
+    ax.yaxis.set_major_locator(ThinnedLocator(labels, horizontal=False))
+    ax.yaxis.set_major_formatter(ColumnFormatter(labels))
+    ax.set_ylabel("Needle", fontsize=LABEL_SIZE, color=INK)
+
+
+def resolve_needles(results: Results) -> NeedleTable:
+    """The scores of the needles of a run at each length.
+
+    Raises:
+        ResultsError: the samples do not say which needle they are about, or there are too many.
+    """
+    index = index_samples(results)
+    done = index.table(lambda sample: sample.correct)
+    everything = index.table(lambda _: 0.0)
+    if not everything.knows_needles:
+        raise ResultsError(
+            f"{results.path} does not say how each needle did: give a run whose samples name one "
+            "needle each"
+        )
+    lengths = everything.lengths
+    grid = results.grid
+    frames = tuple(sorted({*lengths, *(() if grid is None else grid.frames)}))
+    shape = len(everything.needles), len(frames)
+    if shape[0] * shape[1] > _MOST_CELLS:
+        raise ResultsError(
+            f"{results.path} has {shape[0]:,} needles at {shape[1]:,} lengths, a picture has at "
+            f"most {_MOST_CELLS:,} cells"
+        )
+    places = {name: k for k, name in enumerate(everything.needles)}
+    columns = {length: k for k, length in enumerate(frames)}
+    values = np.full(shape, np.nan)
+    num_all, num_done = np.zeros(shape, np.intp), np.zeros(shape, np.intp)
+    for table, counts in ((everything, num_all), (done, num_done)):
+        rows = np.array([places[name] for name in table.needles], np.intp)[table.needle]
+        at = np.array([columns[cell.num_frames] for cell in table.cells], np.intp)[table.cell]
+        np.add.at(counts, (rows, at), 1)
+    for length in done.lengths:
+        part = done.at_length(length)
+        for needle in np.unique(part.needle):
+            own = part.where(part.needle == needle)
+            values[places[done.needles[needle]], columns[length]] = own.mean
+    means = np.array([np.nanmean(row) if (~np.isnan(row)).any() else np.inf for row in values])
+    order = np.argsort(np.round(means, 9), kind="stable")
+    table = Table(
+        frames,
+        tuple(Fraction(k) for k in range(shape[0])),
+        values[order],
+        failed=((num_all > 0) & (num_done == 0))[order],
+        partial=((num_done > 0) & (num_done < num_all))[order],
+        limits=(0.0, 1.0),
+        label="Accuracy",
+        caption="\n".join(_about(num_done)),
+        has_positions=False,
+        chance=results.chance,
+    )
+    return NeedleTable(tuple(everything.needles[k] for k in order), table)
+
+
+def _about(num_done: npt.NDArray[np.intp]) -> list[str]:
+    counts = num_done[num_done > 0]
+    if not len(counts):
+        return ["no sample could be run"]
+    low, high = int(counts.min()), int(counts.max())
+    num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
+    return [f"each cell: the mean over depths of one needle on this film, {num}; hardest on top"]
+
+
+def _short(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names as labels, cut in the middle where they are long, and the fonts that have them."""
+    shown = [printable(name) for name in names]
+    fonts = Fonts.covering(shown)
+    style = fonts.style(TICK_SIZE)
+    labels = [fonts.wrap_name(name, _LONGEST_NAME, style, most=1) for name in shown]
+    return ["".join(lines) for lines in labels], style.get_family()
