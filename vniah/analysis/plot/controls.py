@@ -156,7 +156,7 @@ def _about(results: Results, control: str, *, is_map: bool) -> Iterator[str]:
             "like these, dashed: the test"
         )
     else:
-        yield f"n = {num_samples:,}, these needles on this film"
+        yield f"n = {num_samples:,}, these needles on this film; colours as for the test"
     if num_errors := sum(score.num_errors for score in found):
         yield counted(num_errors, "error")
     said = verdict(results)

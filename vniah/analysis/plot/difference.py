@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter
 from vniah.analysis.compare.shared import SharedCells, compare_shared_cells
 from vniah.analysis.labels import result_labels
 from vniah.analysis.palettes import CHANGE_COLORS
-from vniah.analysis.plot.heatmaps import label_axes, style_colorbar
+from vniah.analysis.plot.colorbar import style_colorbar
+from vniah.analysis.plot.heatmaps import label_axes
 from vniah.analysis.plot.style import COLORBAR, INK, write_caption, write_title
 from vniah.analysis.plot.table import Place, Table
 from vniah.errors import InputError, counted, printable
@@ -175,7 +176,7 @@ def draw_difference(
 
 def _has_signs(values: npt.NDArray[np.float64]) -> bool:
     """Whether cells are large enough for a sign and for lines between them."""
-    return max(values.shape) <= _MAX_LINED_CELLS
+    return bool(max(values.shape) <= _MAX_LINED_CELLS)
 
 
 def _draw_cells(ax: Axes, table: Table, places: Sequence[Place]) -> Collection:

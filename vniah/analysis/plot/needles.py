@@ -118,9 +118,9 @@ def resolve_needles(results: Results) -> NeedleTable:
     columns = {length: k for k, length in enumerate(frames)}
     values = np.full(shape, np.nan)
     num_all, num_done = np.zeros(shape, np.intp), np.zeros(shape, np.intp)
-    for table, counts in ((everything, num_all), (done, num_done)):
-        rows = np.array([places[name] for name in table.needles], np.intp)[table.needle]
-        at = np.array([columns[cell.num_frames] for cell in table.cells], np.intp)[table.cell]
+    for some, counts in ((everything, num_all), (done, num_done)):
+        rows = np.array([places[name] for name in some.needles], np.intp)[some.needle]
+        at = np.array([columns[cell.num_frames] for cell in some.cells], np.intp)[some.cell]
         np.add.at(counts, (rows, at), 1)
     for length in done.lengths:
         part = done.at_length(length)

@@ -137,7 +137,7 @@ def save_controls(
         raise ResultsError(f"{results.path} has no samples of controls; give a run with controls")
     table = resolve(results)
     colors_of(table, palette)  # raises before anything is drawn
-    look, title = Look(palette, colorbar=False), default_title(results)
+    look, title = Look(palette), default_title(results)
 
     def draw(ax: Axes) -> None:
         draw_table(ax, table, results, title=title, look=look)
@@ -147,8 +147,7 @@ def save_controls(
 
     panels = [Panel(_SMALL_SIZE, draw)]
     panels += [Panel(_SMALL_SIZE, partial(draw_control, name)) for name in names]
-    share = partial(share_colorbar, table)
-    save_panels(panels, path, width=width, columns=columns, share=share)
+    save_panels(panels, path, width=width, columns=columns)
     return path
 
 
