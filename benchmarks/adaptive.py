@@ -8,7 +8,7 @@ with their intervals. Operations are those of all rounds, each of which begins a
 frame, against those of one tree for the whole grid.
 
     python -m benchmarks.adaptive [--models reference-short,reference-long] [--precision 10%]
-        [--frames 64:1024:64] [--depths 0:1:0.2] [--output DIR] [--replay-only]
+        [--frames 32:512:32] [--depths 0:1:0.2] [--output DIR] [--replay-only]
 """
 
 import argparse
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default=",".join(embedded_models()))
     parser.add_argument("--precision", default=str(DEFAULT_PRECISION))
-    parser.add_argument("--frames", default="64:1024:64")
+    parser.add_argument("--frames", default="32:512:32")
     parser.add_argument("--depths", default="0:1:0.2")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--replay-only", action="store_true")

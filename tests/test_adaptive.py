@@ -5,10 +5,14 @@ back no more than some frames.
 """
 
 import json
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from planted_models import DIGITS, PlantedChat, honest, write_needles
 from runs import make_run, write_run
@@ -17,10 +21,13 @@ from scipy.special import ndtri
 import vniah
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.partial import LengthBounds, PartialLength, partial_lengths
+from vniah.analysis.table_layouts import layouts
 from vniah.analysis.verdict import verdict
-from vniah.errors import InputError
+from vniah.cli import main
+from vniah.errors import CannotCompareError, InputError
 from vniah.grid import Cell, Grid
 from vniah.haystacks.haystack import open_haystack
+from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.results import load_results
@@ -414,3 +421,156 @@ def test_manifest_with_an_odd_record_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"10%"', "10"))
     with pytest.raises(vniah.VniahError, match=r"adaptive.precision|precision"):
         load_results(folder)
+
+
+def test_rounds_of_a_decoder_give_the_numbers_of_the_whole_grid(
+    checkpoint, image_folder, needle_folder, tmp_path, monkeypatch
+):
+    """Each round is planned by itself; the rounds here take every second cell."""
+    sources = load_model(checkpoint, device="cpu"), open_haystack(image_folder)
+    grid, order = Grid.of([3, 7, 12], [0, 0.3, 1]), []
+
+    def next_of(bounds, precision):
+        known = {cell for length in bounds.lengths for cell in length.scores}
+        order.append([cell for cell in grid.cells[::2] if cell not in known][:2])
+        return tuple(order[-1])
+
+    needles = load_needles(needle_folder)
+    whole = run_sweep(*sources, needles, grid, output=tmp_path / "whole", progress=False)
+    monkeypatch.setattr("vniah.sweep.adaptive.next_cells", next_of)
+    some = run_sweep(
+        *(*sources, needles, grid),
+        output=tmp_path / "some",
+        adaptive=DEFAULT_PRECISION,
+        progress=False,
+    )
+    assert [len(cells) for cells in order] == [2, 2, 1, 0] and len(some.cells) == 5
+    known = {line.sample_id: line for line in (*whole.samples, *whole.control_samples)}
+    for line in (*some.samples, *some.control_samples):
+        other = known[line.sample_id]
+        assert line.predicted_ids == other.predicted_ids and line.correct == other.correct
+        assert line.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert line.fields == other.fields
+    record = some.manifest["adaptive"]
+    assert record["rounds"] == 3 and record["flops"] > 0
+    assert record["flops_of_grid"] == whole.manifest["environment"]["forward"]["flops"]
+
+
+# --- beside other runs ----------------------------------------------------------------------------
+
+
+def test_adaptive_run_is_compared_in_the_cells_that_both_measured(some, whole, tmp_path):
+    found = vniah.compare(whole, some)
+    assert found.passed and len(found.changes) == len(some.cells)
+    left_out = len(whole.cells) - len(some.cells)
+    assert f"{len(some.cells)} cells that both measured are compared" in found.warning
+    assert f"{left_out} cells of the baseline are left out" in found.warning
+    backwards = vniah.compare(some, whole)
+    assert backwards.num_apart == 0 and len(backwards.changes) == len(some.cells)
+
+
+def test_rules_of_the_candidate_are_not_held_against_a_part_of_the_grid(some, whole):
+    assert vniah.compare(whole, some, min_effective_length=8).passed
+    assert not vniah.compare(whole, some, min_effective_length=10).passed
+    assert vniah.compare(whole, some, floors={8: 0.9}).passed, "the length that was found"
+    with pytest.raises(CannotCompareError, match="min_mean asks for an average over 50 cells, and"):
+        vniah.compare(whole, some, min_mean=0.5)
+    with pytest.raises(CannotCompareError, match="floors asks for an average over 5 cells, and"):
+        vniah.compare(whole, some, floors={20: 0.1})
+
+
+def test_adaptive_run_that_was_stopped_is_not_compared(some, whole, tmp_path):
+    record = {"precision": "10%", "threshold": 0.9}
+    stopped = replace(some, manifest={**some.manifest, "adaptive": record})
+    with pytest.raises(CannotCompareError, match="is not complete"):
+        vniah.compare(whole, stopped)
+    assert "adaptive, not finished" in notes_below(stopped)
+
+
+def test_runs_without_a_measured_cell_in_common_are_not_compared(whole, tmp_path):
+    first, second = (
+        replace(
+            whole,
+            samples=tuple(s for s in whole.samples if s.num_frames in lengths),
+            manifest={
+                **whole.manifest,
+                "adaptive": {"precision": "1", "threshold": 0.9, "rounds": 1},
+            },
+        )
+        for lengths in ((2, 4), (6, 8))
+    )
+    with pytest.raises(CannotCompareError, match="no measured cell in common"):
+        vniah.compare(first, second)
+
+
+def notes_below(results):
+    return "\n".join(layouts([results], "cells")[0].notes)
+
+
+def test_tables_and_pictures_say_what_was_not_measured(some):
+    (table,) = layouts([some], "cells")
+    text = f"measured {len(some.cells)} of 50 cells, chosen by their scores (adaptive): the average"
+    assert text in notes_below(some)
+    assert any("." in row for row in table.rows[1:])
+    rows = vniah.table(some, "lengths")
+    partial = rows["num_cells"] < rows["num_planned_cells"]
+    assert rows["score"][partial][1:].isna().all() and rows["low"][0] is not rows["score"][0]
+    assert rows["low"][0] != rows["low"][0], "no interval of an average over chosen cells"
+    ax = vniah.heatmap(some, Figure().subplots())
+    shown = " ".join(text.get_text() for text in ax.figure.findobj(Text))
+    assert f"measured {len(some.cells)} of 50 cells: adaptive" in shown.replace("\n", " ")
+    drawn = np.ma.asarray(ax.collections[0].get_array())
+    assert drawn.count() == len(some.cells), "the others are blank"
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def load_short_sighted():
+    return PlantedChat(short_sighted)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Options for a run of the model that looks back nine frames."""
+    film = tmp_path / "film"
+    film.mkdir()
+    for k in range(max(FRAMES)):
+        Image.new("RGB", (8, 8), (40 + 5 * k,) * 3).save(film / f"{k:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    return [
+        *("run", "--model", "test_adaptive:load_short_sighted", "--haystack", str(film)),
+        *("--needles", str(write_needles(tmp_path / "cards", letters=False))),
+        *("--frames", "2:20:2", "--depths", "0:1:0.25"),
+    ]
+
+
+def test_command_says_what_was_not_run_and_completes_it_later(command, capsys):
+    assert main([*command, "--adaptive", "--precision", "0"]) == 0
+    output = capsys.readouterr()
+    assert "with these needles 8 frames (8 s" in output.out
+    assert "of 50 cells, chosen by their scores (adaptive)" in output.out
+    assert "; the same command without --adaptive measures the rest" in output.err
+    assert main([*command, "--adaptive", "--precision", "0"]) == 0
+    assert "nothing to do: what it takes is there already" in capsys.readouterr().out
+    (folder,) = (path.parent for path in Path("results").glob("*/manifest.json"))
+    num_lines = len(lines_of(folder))
+    assert main(command) == 0
+    assert "adaptive" not in capsys.readouterr().out
+    assert len(lines_of(folder)) > num_lines and load_results(folder).is_complete
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--precision", "5%"], "--precision is for adaptive sweeps: add --adaptive"),
+        (["--adaptive", "--precision", "half"], "a precision cannot be 'half': write a share such"),
+        (["--adaptive", "--positions", "0,1"], "--adaptive cannot be combined with --positions"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_in_one_line(command, capsys, options, text):
+    if "--positions" in options:
+        command = command[: command.index("--depths")]
+    assert main([*command, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert text in line

@@ -21,6 +21,7 @@ from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
+from vniah.options.precision import DEFAULT_PRECISION
 from vniah.protocol import TextSegment, TokenSequence
 from vniah.results import load_results
 from vniah.sweep.mesh import open_mesh
@@ -106,13 +107,14 @@ def alone(one_thread, checkpoint, image_folder, needle_folder, tmp_path_factory)
     return folder
 
 
-def sweep(name, sources, output, mesh=None):
+def sweep(name, sources, output, mesh=None, **options):
     """A sweep of the tiny checkpoint over a grid, or of a plug-in over depths."""
     checkpoint, images, needles = sources
     model = PLUG_INS[name]() if name in PLUG_INS else load_model(checkpoint, device="cpu")
     grid = GRIDS.get(name, GRIDS["depths"])
+    haystack = open_haystack(images)
     return run_sweep(
-        model, open_haystack(images), load_needles(needles), grid, output=output, mesh=mesh
+        model, haystack, load_needles(needles), grid, output=output, mesh=mesh, **options
     )
 
 
@@ -205,7 +207,11 @@ def work_of_two(rank, folder, sources, whole):
         before = (folder / "cut" / "samples.jsonl").read_bytes()
         sweep("positions", sources, folder / "cut", mesh)
         assert (folder / "cut" / "samples.jsonl").read_bytes() == before, "nothing was left to do"
+        results = sweep("first", sources, folder / "adaptive", mesh, adaptive=DEFAULT_PRECISION)
+        assert results.is_finished and not results.is_complete, "on every rank"
     with open_mesh(context_parallel=2) as mesh:
+        output = folder / "adaptive-context"
+        sweep("depths", sources, output, mesh, adaptive=DEFAULT_PRECISION)
         for name in GRIDS:
             results = sweep(name, sources, folder / f"context-{name}", mesh)
             assert results.is_complete
@@ -248,6 +254,16 @@ def test_two_workers_give_the_samples_of_one(two, alone, name):
 @pytest.mark.parametrize("name", GRIDS)
 def test_one_worker_of_two_processes_gives_the_samples_of_one(two, alone, name):
     assert_equal_samples(two / f"context-{name}", alone / name, is_exact=False)
+
+
+def test_two_workers_choose_the_cells_of_one(two, sources, tmp_path):
+    sweep("first", sources, tmp_path / "one", adaptive=DEFAULT_PRECISION)
+    assert_equal_samples(two / "adaptive", tmp_path / "one")
+    assert lines_of(two / "adaptive") == sorted(lines_of(tmp_path / "one"))
+    records = [load_results(f).manifest["adaptive"] for f in (two / "adaptive", tmp_path / "one")]
+    assert records[0] == records[1] and records[0]["rounds"] > 3
+    sweep("depths", sources, tmp_path / "context", adaptive=DEFAULT_PRECISION)
+    assert_equal_samples(two / "adaptive-context", tmp_path / "context", is_exact=False)
 
 
 def test_sweep_that_three_ranks_left_is_ended_by_two(two, alone):

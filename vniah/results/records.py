@@ -334,6 +334,11 @@ class Results:
         return ADAPTIVE_KEY in self.manifest and not self.is_complete
 
     @property
+    def is_finished(self) -> bool:
+        """True if there is nothing left to run: all of it, or what an adaptive run chose."""
+        return self.is_complete or "rounds" in self.manifest.get(ADAPTIVE_KEY, {})
+
+    @property
     def tokens_per_frame(self) -> int | None:
         """Number of tokens that the model reads for a frame; None if the manifest lacks it."""
         tokens = self.manifest.get("model", {}).get("tokens_per_frame")

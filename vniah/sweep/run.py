@@ -247,6 +247,8 @@ class Sweep:
                 self._run_batches(folder, num_batches)
             elif has_work:
                 self._run_rounds(folder, rounds, first)
+            elif mesh.is_leader:  # a kill may have come before this
+                folder.record_adaptive({**rounds.record, "rounds": len(rounds.chosen)})
         mesh.barrier()  # the leader has merged the files of all processes
         if num_batches and rounds is None:
             self._report("sweep", len(self.samples), len(self.samples))

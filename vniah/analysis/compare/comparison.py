@@ -39,6 +39,8 @@ class Comparison:
         num_left_out: samples that are not compared, because the baseline could not run them.
         num_blank: cells that are not compared, because the baseline has only such samples there.
         num_forgiven: samples that only the candidate could not run, which count as wrong.
+        num_apart: measured cells of the baseline that the candidate lacks, as one of the two is
+            adaptive; None if none is.
     """
 
     baseline: str
@@ -51,11 +53,18 @@ class Comparison:
     num_left_out: int = 0
     num_blank: int = 0
     num_forgiven: int = 0
+    num_apart: int | None = None
 
     @property
     def warning(self) -> str:
         """What the comparison leaves out, in one line; empty if nothing."""
         parts = []
+        if self.num_apart is not None:
+            parts.append(
+                f"of adaptive runs the {counted(len(self.changes), 'cell')} that both measured are "
+                f"compared, which were chosen by their scores; {counted(self.num_apart, 'cell')} "
+                "of the baseline are left out"
+            )
         if self.num_left_out:
             blank = f" and with them {counted(self.num_blank, 'cell')}" if self.num_blank else ""
             runs = "both runs" if self.is_paired else "the baseline"
@@ -187,6 +196,7 @@ def compare(
         num_left_out=pair.num_left_out,
         num_blank=pair.num_blank,
         num_forgiven=pair.num_forgiven,
+        num_apart=pair.num_apart,
     )
 
 

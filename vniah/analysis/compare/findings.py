@@ -7,6 +7,7 @@ from math import comb
 from typing import TYPE_CHECKING
 
 from vniah.analysis.compare.changes import CellChange
+from vniah.analysis.compare.common import require_whole
 from vniah.analysis.compare.pairing import Pair
 from vniah.analysis.compare.rules import Rules, cell_text
 from vniah.analysis.statistics.lengths import effective_length, exact_score, least_score
@@ -137,13 +138,14 @@ def _of_candidate(rules: Rules, after: Results) -> Iterator[Finding]:
         if score is not None:
             lengths.setdefault(found.cell.num_frames, []).append(score)
     if rules.min_mean is not None:
+        require_whole(after, "min_mean")
         mean = _mean([score for scores in lengths.values() for score in scores])
         text = f"the average is {float(mean):.4f}, at least {rules.min_mean:g} is wanted"
         yield Finding("min_mean", mean >= _exact(rules.min_mean), text)
     for num_frames, floor in sorted(rules.floors.items()):
         yield _floor(num_frames, floor, lengths, after)
     if rules.min_effective_length is not None:
-        length = effective_length(after.cells)
+        length = _effective_length(after)
         shortest = f"below {min(lengths):,}"
         text = (
             f"the effective length is {shortest if length is None else f'{length:,}'} "
@@ -152,9 +154,19 @@ def _of_candidate(rules: Rules, after: Results) -> Iterator[Finding]:
         yield Finding("min_effective_length", (length or 0) >= rules.min_effective_length, text)
 
 
+def _effective_length(after: Results) -> int | None:
+    """The effective length; of an adaptive run the least that it leaves possible."""
+    if not after.is_adaptive:
+        return effective_length(after.cells)
+    from vniah.analysis.statistics.effective import find_effective_length
+
+    return find_effective_length(after).num_frames
+
+
 def _floor(
     num_frames: int, floor: float, lengths: Mapping[int, Collection[Fraction]], after: Results
 ) -> Finding:
+    require_whole(after, "floors", num_frames)
     if num_frames not in lengths:
         measured = ", ".join(map(str, sorted(lengths)[:20]))
         raise InputError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vniah.analysis.compare.common import cells_in_common
 from vniah.analysis.compare.rules import Rules
 from vniah.errors import CannotCompareError, ResultsError, counted, short_repr
 from vniah.grid import format_depth
@@ -30,6 +31,8 @@ class Pair:
         num_left_out: number of samples that the baseline could not run.
         num_blank: number of cells in which it could run none.
         num_forgiven: number of errors of the candidate that count as wrong.
+        num_apart: number of measured cells of the baseline that only it has, as one of the two is
+            adaptive; None if none is.
     """
 
     before: Results
@@ -40,6 +43,7 @@ class Pair:
     num_left_out: int
     num_blank: int
     num_forgiven: int
+    num_apart: int | None = None
 
 
 def pair_runs(
@@ -56,6 +60,8 @@ def pair_runs(
     require_same_measure(before, after, is_paired=is_paired)
     for role, results in (("baseline", before), ("candidate", after)):
         _require_complete(role, results)
+    has_adaptive = before.is_adaptive or after.is_adaptive
+    before, after, num_apart = cells_in_common(before, after)
     forgiven = _new_errors(before, after, is_paired=is_paired)
     if len(forgiven) > rules.allowed_errors > 0:
         raise CannotCompareError(
@@ -81,7 +87,17 @@ def pair_runs(
         )
     blank = num_cells - len(cells)
     num_forgiven = len(forgiven) if rules.allowed_errors else 0
-    return Pair(before, after, whole, is_paired, cells, len(left_out), blank, num_forgiven)
+    return Pair(
+        before,
+        after,
+        whole,
+        is_paired,
+        cells,
+        len(left_out),
+        blank,
+        num_forgiven,
+        num_apart if has_adaptive else None,
+    )
 
 
 def has_other_needles(before: Results, after: Results, rules: Rules) -> bool:
@@ -175,7 +191,7 @@ def _measure(results: Results) -> dict[str, Any]:
 
 
 def _require_complete(role: str, results: Results) -> None:
-    if results.is_complete:
+    if results.is_finished:
         return
     raise CannotCompareError(
         f"the {role} {results.path} is not complete: {results.num_done} of "

@@ -63,7 +63,8 @@ def _counts(results: Results, measure: Measure | None) -> str:
         parts.append(counted(num_errors, "error"))
     if results.is_adaptive:
         measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
-        parts.append(f"measured {measured:,} of {planned}: adaptive")
+        ending = "" if results.is_finished else ", not finished"
+        parts.append(f"measured {measured:,} of {planned}: adaptive{ending}")
     elif not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
     return ", ".join(parts)

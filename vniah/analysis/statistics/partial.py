@@ -19,7 +19,8 @@ from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.grid import Cell
 from vniah.results import Results
-from vniah.results.plan import open_places, planned_cells
+from vniah.results.measured import measured_cells
+from vniah.results.plan import planned_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -214,12 +215,11 @@ def partial_lengths(
         index: the samples of the run, if it is there already.
         among: the cells whose results may be used; by default all.
     """
-    done = {sample.sample_id for sample in (*results.samples, *results.control_samples)}
-    pending = frozenset() if results.is_complete else open_places(results.manifest, done)
+    measured = measured_cells(results)
     scores = {
         found.cell: score
         for found in results.cells
-        if (among is None or found.cell in among) and found.cell.prefix not in pending
+        if found.cell in measured and (among is None or found.cell in among)
         if (score := least_score(found)) is not None
     }
     index = index or index_samples(results)
