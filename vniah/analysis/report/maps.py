@@ -13,6 +13,7 @@ _MOST_NUMBERS = 26
 """With more columns or rows there are no numbers in the cells, and not every label."""
 
 _MOST_LABELS = 20
+_MOST_LARGE = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Map:
         footer: the mean of each column, with the same squares.
         caption: what is shown.
         is_dense: whether squares are too small for numbers.
+        is_roomy: whether there are so few columns that squares can be large.
         num_steps: every how manieth column, and row, has a label that is seen.
         key: the classes of the colours, and the numbers at their ends.
     """
@@ -53,6 +55,7 @@ class Map:
     footer: tuple[Square, ...]
     caption: str
     is_dense: bool
+    is_roomy: bool
     num_steps: tuple[int, int]
     key: tuple[str, str, str]
 
@@ -135,6 +138,7 @@ def _map(
         footer=tuple(footer.get(count, empty) for count in counts),
         caption=caption,
         is_dense=max(len(counts), len(levels)) > _MOST_NUMBERS,
+        is_roomy=max(len(counts), len(levels)) <= _MOST_LARGE,
         num_steps=(_thinned(len(counts)), _thinned(len(levels))),
         key=key,
     )

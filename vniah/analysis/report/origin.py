@@ -65,6 +65,8 @@ def _is_detail(name: str) -> bool:
     section, _, rest = name.partition(".")
     if section == ENVIRONMENT_KEY:
         return rest not in _IN_SHORT
+    if section == "task_details":
+        return not rest.startswith("settings")
     return section not in (*_FIRST, "scorer")
 
 

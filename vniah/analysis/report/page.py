@@ -15,6 +15,8 @@ from vniah.analysis.report.needles import make_gallery
 from vniah.analysis.report.origin import facts_of, notes_of
 from vniah.analysis.report.samples import SampleData
 from vniah.analysis.sentences import format_agreement, format_oddness, format_summary
+from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_layouts import Layout, gaps, layouts, lengths_layout
 from vniah.analysis.verdict import Verdict, verdict
 from vniah.errors import InputError, ResultsError, counted
@@ -39,6 +41,7 @@ class RunSection:
         path: where it lies.
         is_published: whether it is a published table.
         progress: how much is done, if not all is; else empty.
+        figures: the numbers that people look for first, each with its name.
         sentences: the summary.
         remarks: what the means are not over, and the like.
         verdict: that of the controls; None without any.
@@ -53,6 +56,7 @@ class RunSection:
     path: str
     is_published: bool
     progress: str
+    figures: tuple[tuple[str, str], ...]
     sentences: tuple[str, ...]
     remarks: tuple[str, ...]
     verdict: Verdict | None
@@ -171,6 +175,7 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
         path=str(results.path),
         is_published=not results.manifest,
         progress=_progress(results),
+        figures=_figures(results),
         sentences=tuple(format_summary(results)),
         remarks=(
             *gaps(results),
@@ -188,6 +193,23 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
         command=command_of(results.manifest),
         picture=_picture(results) if pictures else "",
     )
+
+
+def _figures(results: Results) -> tuple[tuple[str, str], ...]:
+    """The average, its interval for needles like these, and the effective length."""
+    if results.average is None:
+        return ()
+    found = summarize(results)
+    figures = [("average, these needles", f"{results.average:.4f}")]
+    estimate = found.needles_like_these
+    if estimate is not None and estimate.interval is not None:
+        ends = f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}"
+        figures.append((f"needles like these ({percent_of(estimate.confidence)})", ends))
+    length = found.effective_length
+    if length.measured:
+        what = f"effective length in {results.axis}, score {length.threshold:g}"
+        figures.append((what, length.short[0]))
+    return tuple(figures)
 
 
 def _progress(results: Results) -> str:
