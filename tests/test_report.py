@@ -380,8 +380,8 @@ def test_pictures_of_needles_that_come_with_vniah():
         assert found.by_id(element_id).get("src").startswith("data:image/")
 
 
-def test_a_needle_set_that_is_not_found_is_named(needle_folder):
-    needles = vniah.load_needles(needle_folder)
+def test_a_needle_set_that_is_not_found_is_named():
+    needles = vniah.load_needles("cards").select(["card-red-7", "sign-star-blue"])
     run = make_run(needles__ids=list(needles.ids), needles__name="three")
     report = make_report([run], pictures=False)
     assert any("no needle pictures" in note and "--needles" in note for note in report.notes)
@@ -391,7 +391,7 @@ def test_a_needle_set_that_is_not_found_is_named(needle_folder):
     )
     report = make_report([run], needles=[needles], pictures=False)
     assert report.notes == ()
-    assert set(Page(report.html).data["runs"][0]["pictures"]) == set(needles.ids)
+    assert set(needles.ids) <= Page(report.html).data["runs"][0]["pictures"].keys()
     other = make_run(needles__ids=list(needles.ids), needles__sha256="00" * 32)
     assert make_report([other], needles=[needles], pictures=False).notes != ()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from vniah.analysis.palettes import MEASURE_COLORS, SAFE_COLORS, color_at, letters_on
 from vniah.analysis.table_rows import all_cells
@@ -14,6 +15,7 @@ _MOST_NUMBERS = 26
 
 _MOST_LABELS = 20
 _MOST_LARGE = 8
+_LONGEST_DEPTH = 6
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Map:
         is_dense: whether squares are too small for numbers.
         is_roomy: whether there are so few columns that squares can be large.
         num_steps: every how manieth column, and row, has a label that is seen.
+        has_errors: whether cells are without samples that could not be run.
         key: the classes of the colours, and the numbers at their ends.
     """
 
@@ -57,6 +60,7 @@ class Map:
     is_dense: bool
     is_roomy: bool
     num_steps: tuple[int, int]
+    has_errors: bool
     key: tuple[str, str, str]
 
 
@@ -128,7 +132,7 @@ def _map(
             by_place.get((count, level), beyond if has_positions and level > count else none)
             for count in counts
         ]
-        label = f"{int(level):,}" if has_positions else format_depth(level)
+        label = f"{int(level):,}" if has_positions else _depth_label(level)
         rows.append((label, tuple(line)))
     empty = Square(".", "none")
     return Map(
@@ -140,8 +144,15 @@ def _map(
         is_dense=max(len(counts), len(levels)) > _MOST_NUMBERS,
         is_roomy=max(len(counts), len(levels)) <= _MOST_LARGE,
         num_steps=(_thinned(len(counts)), _thinned(len(levels))),
+        has_errors=any(square.remark for square in squares.values()),
         key=key,
     )
+
+
+def _depth_label(depth: Fraction) -> str:
+    """The depth as in tables, with at most four digits after the point."""
+    text = format_depth(depth)
+    return text if len(text) <= _LONGEST_DEPTH else f"{float(depth):.4f}".rstrip("0").rstrip(".")
 
 
 def _thinned(number: int) -> int:

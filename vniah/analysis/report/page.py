@@ -1,6 +1,6 @@
 """Puts a report together: one HTML file that needs nothing from elsewhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,9 +14,9 @@ from vniah.analysis.report.maps import Map, map_colors, measure_map, score_map
 from vniah.analysis.report.needles import make_gallery
 from vniah.analysis.report.origin import facts_of, notes_of
 from vniah.analysis.report.samples import SampleData
-from vniah.analysis.sentences import format_agreement, format_oddness, format_summary
+from vniah.analysis.sentences import format_agreement, format_average, format_oddness
 from vniah.analysis.statistics.estimates import percent_of
-from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.statistics.summary import Summary, summarize
 from vniah.analysis.table_layouts import Layout, gaps, layouts, lengths_layout
 from vniah.analysis.verdict import Verdict, verdict
 from vniah.errors import InputError, ResultsError, counted
@@ -30,6 +30,12 @@ from vniah.results.facets import parts_of
 _MOST_RUNS = 20
 _MOST_CELLS_IN_TABLES = 2500
 _ASSETS = "assets"
+_TABLES: tuple[tuple[TableKind, str, str], ...] = (
+    ("lengths", "By length", "Mean over depth at each length, average, effective length"),
+    ("needles", "By needle", "Score of each needle over all cells"),
+    ("controls", "Controls", "Share of right answers with each control at each length"),
+    ("cells", "Cells, with their intervals", "Score of each cell"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,23 @@ class RunSection:
     notes: tuple[str, ...]
     command: Command
     picture: str = ""
+
+
+@dataclass(frozen=True)
+class TableSection:
+    """Tables of one kind.
+
+    Attributes:
+        heading: above them.
+        caption: what each of them has.
+        layouts: the tables.
+        is_folded: whether they are unfolded only where somebody wants to see them.
+    """
+
+    heading: str
+    caption: str
+    layouts: tuple[Layout, ...]
+    is_folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,13 +193,14 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
     caption = f"Accuracy by {rows}{named}, downwards, and {axis}, to the right"
     oddness = format_oddness(results)
     parts = parts_of(results)
+    found = summarize(results)
     return RunSection(
         label=label,
         path=str(results.path),
         is_published=not results.manifest,
         progress=_progress(results),
-        figures=_figures(results),
-        sentences=tuple(format_summary(results)),
+        figures=_figures(results, found),
+        sentences=(format_average(results), *found.lines),
         remarks=(
             *gaps(results),
             *format_agreement(results),
@@ -195,11 +219,10 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
     )
 
 
-def _figures(results: Results) -> tuple[tuple[str, str], ...]:
+def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
     """The average, its interval for needles like these, and the effective length."""
     if results.average is None:
         return ()
-    found = summarize(results)
     figures = [("average, these needles", f"{results.average:.4f}")]
     estimate = found.needles_like_these
     if estimate is not None and estimate.interval is not None:
@@ -242,20 +265,16 @@ def _picture(results: Results) -> str:
         return data_uri(path.read_bytes(), "image/png")
 
 
-def _tables(runs: Sequence[Results]) -> dict[str, list[Layout]]:
-    """The tables of all results by their headings."""
-    found: dict[str, list[Layout]] = {}
-    has: dict[TableKind, tuple[str, Callable[[Results], object]]] = {
-        "lengths": ("By length", lambda results: results.cells),
-        "needles": ("By needle", lambda results: results.samples),
-        "controls": ("Controls", lambda results: results.controls),
-        "cells": ("Cells, with their intervals", _has_few_cells),
-    }
-    for kind, (heading, is_wanted) in has.items():
-        some = [results for results in runs if is_wanted(results)]
-        if some:
-            with suppress(ResultsError):  # samples that do not name one needle each
-                found[heading] = layouts(some if kind == "cells" else runs, kind, intervals=True)
+def _tables(runs: Sequence[Results]) -> list[TableSection]:
+    """The tables that some of the results have."""
+    found = []
+    for kind, heading, caption in _TABLES:
+        some = list(filter(_has_few_cells, runs)) if kind == "cells" else runs
+        if not some or (kind == "controls" and not any(results.controls for results in runs)):
+            continue
+        with suppress(ResultsError):  # no cell at all; samples that do not name one needle each
+            tables = layouts(some, kind, intervals=True)
+            found.append(TableSection(heading, caption, tuple(tables), kind == "cells"))
     return found
 
 

@@ -73,7 +73,8 @@
 
   const form = byId("filters");
   const addSelect = (label, options, chosen, change) => {
-    const select = make("select");
+    const id = `filter-${form.children.length}`;
+    const select = make("select", { id });
     for (const [value, text] of options) {
       select.append(make("option", { value, text }));
     }
@@ -82,7 +83,7 @@
       change(select.value);
       list();
     });
-    form.append(make("label", {}, label, select));
+    form.append(make("div", {}, make("label", { for: id, text: label }), select));
     return select;
   };
 
