@@ -75,6 +75,9 @@ def main() -> None:
         options.output / "heatmaps.png",
         titles=[panel.title for panel in PANELS],
         training_tokens=[panel.text_tokens for panel in PANELS],
+        width=17 / 2.54,  # inches
+        columns=2,
+        caption=False,
     )
     print(picture)
 

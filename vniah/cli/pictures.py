@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 _MOST_PANELS = 60
 
 _TAKEN = {
-    "heatmap": ("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
+    "heatmap": (
+        *("--value", "--training-length", "--tokens-per-frame", "--by", "--groups", "--palette"),
+        *("--annotate", "--second-axis", "--width", "--columns", "--no-caption"),
+    ),
     "lengths": ("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
     "needles": ("--by",),
-    "retention": ("--by",),
+    "retention": ("--by", "--width", "--columns"),
 }
 """Options that some kinds of picture take, and others do not."""
 
@@ -58,6 +61,11 @@ def _file_name(kind: str, value: str) -> str:
 def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> Path:
     """Draws the kind of picture that is asked for."""
     plots, kind = load_plot(), options.kind
+    what = {
+        "value": options.value,
+        "training_tokens": options.training_length,
+        "tokens_per_frame": options.tokens_per_frame,
+    }
     if kind == "difference":
         before, after = _exactly(2, runs, kind)
         picture = plots.save_difference_map(before, after, output)
@@ -66,15 +74,21 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
     elif kind == "needles":
         picture = plots.save_needle_maps(runs, output)
     elif kind == "retention":
-        picture = plots.save_retention_curves(runs, output)
+        size = {"width": options.width, "columns": options.columns}
+        picture = plots.save_retention_curves(runs, output, **size)
+    elif kind == "lengths":
+        picture = plots.save_length_curves(runs, output, **what)
     else:
-        save = plots.save_heatmaps if kind == "heatmap" else plots.save_length_curves
-        picture = save(
+        picture = plots.save_heatmaps(
             runs,
             output,
-            value=options.value,
-            training_tokens=options.training_length,
-            tokens_per_frame=options.tokens_per_frame,
+            **what,
+            **({} if options.palette is None else {"palette": options.palette}),
+            annotate=options.annotate,
+            second_axis=options.second_axis,
+            width=options.width,
+            columns=options.columns,
+            caption=options.caption,
         )
     return cast("Path", picture)
 
@@ -96,6 +110,12 @@ def _require_taken(options: argparse.Namespace) -> None:
         "--tokens-per-frame": options.tokens_per_frame is not None,
         "--by": options.by is not None,
         "--groups": options.groups,
+        "--palette": options.palette is not None,
+        "--annotate": options.annotate,
+        "--second-axis": options.second_axis is not None,
+        "--width": options.width is not None,
+        "--columns": options.columns is not None,
+        "--no-caption": not options.caption,
     }
     for name, is_given in given.items():
         if is_given and name not in _TAKEN.get(options.kind, ()):

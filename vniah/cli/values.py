@@ -20,6 +20,7 @@ from vniah.paths import page_path, picture_path, user_path
 _MOST_DIGITS = 100  # of one number
 _MOST_ROPES = 100
 _MOST_SECONDS = 10**6
+_PER_INCH = {"in": Fraction(1), "cm": Fraction("2.54"), "mm": Fraction("25.4")}
 _T = TypeVar("_T")
 
 
@@ -76,6 +77,15 @@ def size(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"must be WIDTHxHEIGHT in pixels, such as 96x96, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+@_checked
+def width(text: str) -> float:
+    """The width of a picture in inches, of a text such as ``8cm``, ``80mm`` or ``3.5in``."""
+    match = re.fullmatch(r"(.*?) ?(cm|mm|in)", text)
+    if match is None:
+        raise InputError(f"must be a number with its unit, such as 8cm or 3.5in, got {text!r}")
+    return float(_number(match[1]) / _PER_INCH[match[2]])
 
 
 def whole(most: int) -> Callable[[str], int]:

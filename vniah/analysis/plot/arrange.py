@@ -1,5 +1,6 @@
 """How large the axes of a figure are: exactly, with whatever room their labels take."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from vniah.analysis.plot.style import fit_texts, title_pad
+from vniah.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
 _MOST_PASSES = 6  # of the layout: texts are wrapped, which changes the room for the axes
 _EXACT = 0.005  # inches
+_MOST_TRIES, _GROWTH = 6, 1.4  # of a layout for which the figure is too small
 _BAR = 0.1  # inches, the thickness of a bar that panels share
 _TALLEST = 1.5  # axes in a figure of a fixed width, in widths
 _LEAST_HEIGHT = 0.85  # inches, of such axes
@@ -109,12 +112,13 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
     """Makes the figure so large, and its texts so wide, that the axes have their sizes.
 
     A figure of a fixed width keeps it. The positions are final afterwards.
+
+    Raises:
+        InputError: the labels have no room in the width.
     """
     figure, num_columns = layout.figure, len(sizes.widths)
-    engine = figure.get_layout_engine()
-    assert engine is not None
     for _ in range(_MOST_PASSES):
-        engine.execute(figure)
+        _execute(figure, is_fixed=is_fixed)
         widths, heights = layout.measure(num_columns)
         if is_fixed:
             has_bar_column = len(widths) > num_columns
@@ -132,6 +136,24 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
         growth = 0.0 if is_fixed else (wanted_widths - widths).sum()
         figure.set_size_inches(size[0] + growth, size[1] + (wanted_heights - heights).sum())
     figure.set_layout_engine("none")
+
+
+def _execute(figure: Figure, *, is_fixed: bool) -> None:
+    """Gives the axes places with room for their labels, in a larger figure if this one has none."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    for _ in range(_MOST_TRIES):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "constrained_layout not applied", UserWarning)
+            try:
+                return engine.execute(figure)
+            except UserWarning:
+                width, height = figure.get_size_inches()
+                figure.set_size_inches(width if is_fixed else _GROWTH * width, _GROWTH * height)
+    raise InputError(
+        f"the labels of the picture have no room in a width of {figure.get_size_inches()[0]:.3g} "
+        "inches; make it wider, or put fewer panels into a row"
+    )
 
 
 def _fit_rows(axes: Sequence[Axes], num_columns: int) -> None:

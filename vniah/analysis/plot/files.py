@@ -45,6 +45,7 @@ def save_heatmaps(
     second_axis: SecondAxis | None = None,
     width: float | None = None,
     columns: int | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draws one heatmap per result, side by side, into a PNG, PDF or SVG file.
 
@@ -71,6 +72,7 @@ def save_heatmaps(
         width: of the picture in inches, exactly; by default as wide as its cells need. Letters have
             the same size in either case.
         columns: number of heatmaps in a row; by default as many as have room.
+        caption: whether to write below each heatmap what is behind it, as for `vniah.heatmap`.
 
     Raises:
         InputError: the suffix is unknown, there are no results, the number of tokens of a frame
@@ -84,12 +86,12 @@ def save_heatmaps(
     lengths = one_each(training_tokens, len(results))
     for result, title, tokens in zip(results, titles, lengths, strict=True):
         position = training_position(result, tokens, tokens_per_frame)
-        found = list(_maps(result, value, title, Look(palette, position)))
+        found = list(_maps(result, value, title, Look(palette, position, caption=caption)))
         if second_axis is not None:
             second = second_labels(result, found[0].table.frames, second_axis, tokens_per_frame)
             found = [replace(one, look=replace(one.look, second=second)) for one in found]
         maps += found
-    maps = _without_repeats(maps)
+    maps = _on_one_scale(_without_repeats(maps))
     shared = None
     if len(maps) > 1 and len({_scale(one.table) for one in maps}) == 1:
         shared = partial(share_colorbar, maps[0].table)
@@ -102,7 +104,12 @@ def save_heatmaps(
 
 
 def save_retention_curves(
-    results: Sequence[Results], path: Path, *, titles: Sequence[str] | None = None
+    results: Sequence[Results],
+    path: Path,
+    *,
+    titles: Sequence[str] | None = None,
+    width: float | None = None,
+    columns: int | None = None,
 ) -> Path:
     """Draws accuracy against the time since the needle, one panel per run, into a file.
 
@@ -110,12 +117,15 @@ def save_retention_curves(
         results: at least one.
         path: as for `save_heatmaps`.
         titles: as for `save_heatmaps`.
+        width: as for `save_heatmaps`.
+        columns: as for `save_heatmaps`.
 
     Raises:
-        InputError: the suffix is unknown, or there are no results.
+        InputError: the suffix is unknown, there are no results, or an option has an invalid value.
         ResultsError: the samples of a result have no ``needle_index``.
     """
     path = picture_path(path)
+    require_layout(width, columns)
     titles = titles_of(results, titles, CORRECT)
     for result in results:
         retention(result)  # raises before anything is drawn
@@ -123,7 +133,7 @@ def save_retention_curves(
         Panel(_CURVES_SIZE, partial(_draw_curves, result, title))
         for result, title in zip(results, titles, strict=True)
     ]
-    save_panels(panels, path)
+    save_panels(panels, path, width=width, columns=columns)
     return path
 
 
@@ -179,6 +189,13 @@ def _without_repeats(maps: Sequence[_Map]) -> list[_Map]:
             latest = one.table
         kept.append(one)
     return kept
+
+
+def _on_one_scale(maps: Sequence[_Map]) -> list[_Map]:
+    """The same with the colours of all between the smallest and the largest of their values."""
+    lows, highs = zip(*(one.table.limits for one in maps), strict=True)
+    limits = (min(lows), max(highs))
+    return [replace(one, table=replace(one.table, limits=limits)) for one in maps]
 
 
 def _is_same(one: Table, other: Table) -> bool:

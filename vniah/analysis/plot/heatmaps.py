@@ -47,12 +47,14 @@ class Look:
         training_frames: where a dotted line is drawn; None for no line.
         second: the labels above the columns; None for none.
         colorbar: whether the heatmap has a colour bar of its own.
+        caption: whether there is a caption.
     """
 
     palette: Palette = DEFAULT_PALETTE
     training_frames: float | None = None
     second: SecondLabels | None = None
     colorbar: bool = True
+    caption: bool = True
 
 
 def heatmap(
@@ -67,6 +69,7 @@ def heatmap(
     annotate: bool = False,
     second_axis: SecondAxis | None = None,
     tokens_per_frame: int | None = None,
+    caption: bool = True,
 ) -> Axes:
     """Draws the cells of a run, or of a published table, onto ``ax`` and gives it back.
 
@@ -95,6 +98,8 @@ def heatmap(
         second_axis: what is counted above the axes: ``"seconds"`` of video, or visual ``"tokens"``;
             by default nothing.
         tokens_per_frame: for results that do not say it.
+        caption: whether to write below the axes how many samples are behind a cell, what the
+            average says about needles like these, the effective length, and what the controls say.
 
     Raises:
         InputError: there is no such palette, or nothing is known of the second axis.
@@ -114,7 +119,7 @@ def heatmap(
         table,
         results,
         title=default_title(results, value=value) if title is None else title,
-        look=Look(palette, training_frames, second, colorbar),
+        look=Look(palette, training_frames, second, colorbar, caption),
     )
     if annotate:
         tell_left_out(write_numbers(ax, table, colors))
@@ -144,12 +149,14 @@ def draw_table(ax: Axes, table: Table, results: Results, *, title: str, look: Lo
     position = None if training is None else _column(training, table.frames)
     is_named_above = position is not None and look.second is None
     if position is not None:
+        ax.axvline(position, color="white", linewidth=2.6)  # else it is lost on dark cells
         ax.axvline(position, color=INK, linestyle=":", linewidth=1.6)
         if is_named_above:
             _name_training_length(ax, position / len(table.frames))
     has_line_in_legend = position is not None and not is_named_above
     legend = add_legend(ax, table, has_training_length=has_line_in_legend)
-    write_caption(ax, table.caption, below=legend)
+    if look.caption:
+        write_caption(ax, table.caption, below=legend)
     write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * is_named_above)
     return ax
 

@@ -79,7 +79,7 @@ def add_legend(ax: Axes, table: Table, *, has_training_length: bool = False) -> 
         rows.append(_entry(_sample(FAILED_HATCH, _FAILED_COLOR, _HATCH_COLOR), "errors only"))
     if table.partial.any():
         sample = _sample(PARTIAL_HATCH, BLANK, INK)
-        rows.append(_entry(sample, "some errors, left out of the mean"))
+        rows.append(_entry(sample, "some errors"))
     if any(is_blank):
         what = "not measured" if table.is_score else "no value"
         rows.append(_entry(_sample("", BLANK, _HATCH_COLOR), what))
@@ -129,7 +129,7 @@ def write_numbers(ax: Axes, table: Table, colors: Colormap) -> int:
         The number of values that are left out because their cells are too small.
     """
     texts = {
-        place: short_number(value, is_score=table.limits == (0.0, 1.0))
+        place: short_number(value, is_share=table.limits == (0.0, 1.0))
         for place in table.places()
         if not isnan(value := float(table.values[place.row, place.column]))
     }
@@ -144,12 +144,15 @@ def write_numbers(ax: Axes, table: Table, colors: Colormap) -> int:
         return len(texts)
     fitting = [place for place in texts if heights[place] >= size * _LINE_HEIGHT]
     for place in fitting:
+        share = table.share(place)
+        is_hatched = bool(table.partial[place.row, place.column])
         ax.text(
             place.column + 0.5,
             (place.top + place.bottom) / 2,
             texts[place],
             fontsize=size,
-            color=_letters_on(colors, table.share(place)),
+            color=_letters_on(colors, share),
+            bbox={"facecolor": colors(share), "linewidth": 0, "pad": 0.8} if is_hatched else None,
             horizontalalignment="center",
             verticalalignment="center_baseline",
             clip_on=True,
@@ -181,15 +184,15 @@ def _size_that_fits(texts: set[str], width: float, height: float) -> float | Non
     return None
 
 
-def short_number(value: float, *, is_score: bool) -> str:
+def short_number(value: float, *, is_share: bool) -> str:
     """A value for a cell: ``".8"``, ``".25"`` or ``"1"`` for a share, else three digits.
 
     What is not 0 or 1 is not shown as if it were.
 
-    >>> short_number(0.8, is_score=True), short_number(0.998, is_score=True)
+    >>> short_number(0.8, is_share=True), short_number(0.998, is_share=True)
     ('.8', '<1')
     """
-    if not is_score:
+    if not is_share:
         return _without_zero(f"{value:.3g}")
     text = f"{value:.2f}"
     if text == "1.00":

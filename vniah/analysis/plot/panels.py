@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from numbers import Integral, Real
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from vniah.analysis.plot.arrange import Layout, Sizes, arrange
 from vniah.analysis.plot.sharing import place_label, share_labels
 from vniah.analysis.plot.style import given_text
 from vniah.analysis.plot.typesetting import Fonts, own_settings
-from vniah.errors import InputError, counted
+from vniah.errors import InputError, counted, short_repr
 from vniah.files import atomic_path
 
 _LOG = logging.getLogger("vniah")
@@ -28,7 +29,7 @@ _LEFT = 0.55  # of it for the labels of the vertical axis
 _MAX_WIDTH = 15.5  # of a figure, if the user gives none
 _LEAST_AXES = 1.15  # in width, with which panels still stand side by side
 _PADDING = 0.05
-_WIDTHS = (1.9, 60.0)  # that a user may ask for
+_WIDTHS = (2.0, 60.0)  # that a user may ask for
 _NARROW = 4.5  # pictures with less than this have what they share below their panels
 _DPI = 300  # of pictures that are made of pixels
 
@@ -91,15 +92,20 @@ def save_panels(
             figure.clear()
 
 
-def require_layout(width: float | None, columns: int | None) -> None:
+def require_layout(width: object, columns: object) -> None:
     """Raises `InputError` if a figure cannot have this width, or this number of columns."""
-    if width is not None and not _WIDTHS[0] <= width <= _WIDTHS[1]:
+    least, most = _WIDTHS
+    if width is not None and not (isinstance(width, Real) and least <= float(width) <= most):
         raise InputError(
-            f"the width of a picture must be from {_WIDTHS[0]:g} to {_WIDTHS[1]:g} inches "
-            f"({_WIDTHS[0] * 2.54:.1f} to {_WIDTHS[1] * 2.54:.0f} cm), got {width:g} inches"
+            f"the width of a picture must be from {least:g} to {most:g} inches "
+            f"({least * 2.54:.0f} to {most * 2.54:.0f} cm), got {_spelled(width)}"
         )
-    if columns is not None and columns < 1:
-        raise InputError(f"there must be at least 1 panel in a row, got {columns}")
+    if columns is not None and not (isinstance(columns, Integral) and int(columns) >= 1):
+        raise InputError(f"there must be at least 1 panel in a row, got {short_repr(columns)}")
+
+
+def _spelled(width: object) -> str:
+    return f"{width:g} inches" if isinstance(width, float) else short_repr(width)
 
 
 def _draw_figure(
@@ -157,16 +163,27 @@ def _draw_figure(
 
 
 def _num_columns(panels: Sequence[Panel], width: float | None, columns: int | None) -> int:
-    """How many panels stand in a row: as many as have room, and in each row equally many."""
-    if columns is not None:
-        return min(columns, len(panels))
+    """How many panels stand in a row: as many as have room, and in each row equally many.
+
+    Raises:
+        InputError: so many as the user asks for have no room.
+    """
     if width is None:
         most = int(_MAX_WIDTH / (max(panel.size[0] for panel in panels) + _MARGINS[0]))
     else:
         is_shared = panels[0].rows is not None and len({panel.rows for panel in panels}) == 1
         once, each = (_LEFT, 0.0) if is_shared else (0.0, _MARGINS[0])
         most = int((width - once) / (_LEAST_AXES + each))
-    return ceil(len(panels) / ceil(len(panels) / max(1, most)))
+    most = max(1, most)
+    if columns is None:
+        return ceil(len(panels) / ceil(len(panels) / most))
+    columns = min(columns, len(panels))
+    if width is not None and columns > most:
+        raise InputError(
+            f"{columns} panels side by side have no room in a width of {width:.3g} inches; at most "
+            f"{most} have"
+        )
+    return columns
 
 
 def _cover_characters(figure: Figure) -> None:

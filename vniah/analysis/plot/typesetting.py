@@ -26,7 +26,7 @@ NO_BREAK = "\u00a0"
 _LAST_RESORT = "Last Resort"  # a font that has a box for every character
 _SURPLUS = 1.01  # by which a line may be wider than its words were measured
 _MOST_FONTS = 500  # of the system, that are searched for characters
-_MOST_CUT = 1000  # characters of a name that are looked at
+_NARROWEST = 0.2  # width of a letter, in sizes of its font
 _BREAKS = "-_/.:,;+="  # a word that is too wide is broken behind one of these
 
 
@@ -119,20 +119,21 @@ class Fonts:
 
         The ends of names are what tells them apart: a family at the beginning, a step at the end.
         """
-        name = self.writable(text)
-        if len(name) > _MOST_CUT:
-            name = _without_middle(name, _MOST_CUT)
-        lines = list(_wrapped(name, width, style))
-        if len(lines) <= most:
-            return lines
-        low, high = 0, len(name) - 1  # characters that are kept
+        text = _without_middle(text, most * _most_letters(width, style))
+
+        def lines(kept: int) -> list[str]:
+            return list(_wrapped(self.writable(_without_middle(text, kept)), width, style))
+
+        if len(whole := lines(len(text))) <= most:
+            return whole
+        low, high = 0, len(text) - 1  # characters that are kept
         while low < high:
             middle = (low + high + 1) // 2
-            if len(list(_wrapped(_without_middle(name, middle), width, style))) <= most:
+            if len(lines(middle)) <= most:
                 low = middle
             else:
                 high = middle - 1
-        return list(_wrapped(_without_middle(name, low), width, style))[:most]
+        return lines(low)[:most]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -146,22 +147,24 @@ def _wrapped(line: str, width: float, style: FontProperties) -> Iterator[str]:
     """Greedily, between words; a word that is too wide is cut."""
     current, used = "", 0.0
     for word in _words(line):
-        needed = text_width(word, style)
-        if used + needed > width and current.strip():
+        is_wide = len(word) > _most_letters(width, style)
+        if current.strip() and (is_wide or used + text_width(word, style) > width):
             yield current.rstrip()
             current, used, word = "", 0.0, word.lstrip()
-        while (needed := text_width(word, style)) > width:
+        while len(word) > _most_letters(width, style) or text_width(word, style) > width:
             fits = _num_that_fit(word, width, style)
             breaks = [k for k in range(fits // 2, fits) if word[k] in _BREAKS]
             fits = breaks[-1] + 1 if breaks else fits
             yield word[:fits]
             word = word[fits:]
-        current, used = current + word, used + needed
+        current, used = current + word, used + text_width(word, style)
     yield current.rstrip()
 
 
 def _without_middle(text: str, kept: int) -> str:
-    """The first and the last of the ``kept`` characters, and dots between them."""
+    """The first and the last characters, ``kept`` in all, and dots for others between them."""
+    if len(text) <= kept:
+        return text
     last = kept // 2
     return f"{text[: kept - last]}{ELLIPSIS}{text[len(text) - last :]}"
 
@@ -178,8 +181,13 @@ def _words(line: str) -> list[str]:
     return words
 
 
+def _most_letters(width: float, style: FontProperties) -> int:
+    """More letters than fit into a width: what is longer need not be measured."""
+    return int(width / (_NARROWEST * style.get_size_in_points())) + 1
+
+
 def _num_that_fit(word: str, width: float, style: FontProperties) -> int:
-    low, high = 1, len(word)
+    low, high = 1, min(len(word), _most_letters(width, style))
     while low < high:
         middle = (low + high + 1) // 2
         if text_width(word[:middle], style) <= width:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from vniah.cli import comparing, pictures, reports, tables, values
 from vniah.cli.arguments.groups import add_command
-from vniah.options import PictureKind, TableFormat, TableKind
+from vniah.options import Palette, PictureKind, SecondAxis, TableFormat, TableKind
 
 
 def add_plot(verbs: Any) -> None:
@@ -62,7 +62,39 @@ def add_plot(verbs: Any) -> None:
         help="a heatmap of the groups of samples that are right as a whole beside each, for tasks "
         "that have groups, e.g. retrieve-all",
     )
+    _add_look(plot)
     plot.set_defaults(command=pictures.plot)
+
+
+def _add_look(plot: argparse.ArgumentParser) -> None:
+    """How a picture looks, not what it shows."""
+    plot.add_argument(
+        "--palette",
+        choices=get_args(Palette),
+        help="colours of scores; safe (default): in order in grey and for colour-blind readers; "
+        "published: those of the paper",
+    )
+    plot.add_argument("--annotate", action="store_true", help="write the values into the cells")
+    plot.add_argument(
+        "--second-axis",
+        choices=get_args(SecondAxis),
+        help="count above the heatmap as well: seconds of video in h, min and s, or visual tokens",
+    )
+    plot.add_argument(
+        "--width",
+        type=values.width,
+        metavar="LENGTH",
+        help="width of the whole picture, such as 8cm, 17cm or 3.5in; letters keep their size",
+    )
+    plot.add_argument(
+        "--columns", type=values.whole(1000), metavar="N", help="panels in a row, at most"
+    )
+    plot.add_argument(
+        "--caption",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write below a heatmap what is behind it (default), or leave it out",
+    )
 
 
 def add_table(verbs: Any) -> None:
