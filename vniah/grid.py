@@ -84,6 +84,14 @@ class Cell:
     num_frames: int
     depth: Fraction
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Kept, as a fraction takes long to hash, and the many samples of a cell share it."""
+        return hash((self.num_frames, self.depth))
+
     @cached_property
     def needle_index(self) -> int:
         """floor(depth x num_frames): the number of haystack frames before the needle."""

@@ -154,7 +154,8 @@ def require_manifest(manifest: dict[str, Any], where: str) -> dict[str, Any]:
     require_type(manifest, Manifest if version > 1 else ManifestOfVersion1, ResultsError, where)
     try:
         read_grid(manifest["grid"])
-        planned_ids(manifest)
+        if "sample_ids" not in manifest:  # else the plan is a list, and not a product
+            planned_ids(manifest)
     except ValueError as error:
         raise ResultsError(f"{where}: grid: {error}") from error
     return manifest

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from vniah.errors import ResultsError, short_repr
+from vniah.errors import short_repr
 from vniah.grid import Cell, format_depth, place_prefix
 from vniah.results.details import details_in
 from vniah.results.measures import fault_of_measures
@@ -72,30 +72,24 @@ class Membership:
 
     Args:
         manifest: of the run.
+
+    Attributes:
+        plan: that of the run.
     """
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
-        self._ids = planned_ids(manifest)
+        self.plan = planned_ids(manifest)
         self._task = manifest.get("task")
         self._details = details_in(manifest)
         self._asks_needles = self._details.get("asks_needles", False)
         self._needle_ids = frozenset(manifest["needles"]["ids"])
         self._asked: dict[str, tuple[str, str]] = {}
 
-    def require(self, sample: SampleResult, where: str) -> None:
-        """Raises `ResultsError` unless a line belongs to the run.
-
-        Args:
-            sample: what the line holds.
-            where: file and line, for the message.
-        """
-        if found := self._fault(sample):
-            raise ResultsError(f"{where} holds {found}; remove the line, or choose another folder")
-
-    def _fault(self, sample: SampleResult) -> str | None:
+    def fault(self, sample: SampleResult) -> str | None:
+        """What the line of a sample holds that does not belong to the run; None if it does."""
         if sample.task != self._task:
             return f"the task {short_repr(sample.task)}, and the run is of {short_repr(self._task)}"
-        if sample.sample_id not in self._ids:
+        if sample.sample_id not in self.plan:
             return (
                 f"the sample {short_repr(sample.sample_id)}, which is not part of this run's plan"
             )

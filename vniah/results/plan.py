@@ -1,8 +1,9 @@
 """The plan of a run as its manifest holds it: the grid, and the ids of all samples."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, NotRequired, TypedDict
+from weakref import WeakValueDictionary
 
 from msgspec import Meta
 
@@ -22,7 +23,25 @@ class GridRecord(TypedDict):
     positions: NotRequired[Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]]
 
 
-def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
+class Plan(dict[str, int]):
+    """The ``sample_id`` of every sample of a run, with its place in the plan; not to be changed.
+
+    Attributes:
+        ids: the ids by their places.
+    """
+
+    __slots__ = ("__weakref__", "ids")
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = tuple(ids)
+        super().__init__(zip(self.ids, range(len(self.ids)), strict=True))
+
+
+_plans: WeakValueDictionary[str, Plan] = WeakValueDictionary()
+"""The plans in use, by their texts in manifests: all that is read of a run shares its plan."""
+
+
+def planned_ids(manifest: Mapping[str, Any]) -> Plan:
     """The ``sample_id`` of every sample of a run, with its place in the plan.
 
     A manifest of version 1 does not list them: its run has every needle in every cell.
@@ -31,16 +50,18 @@ def planned_ids(manifest: Mapping[str, Any]) -> dict[str, int]:
         InputError: there are more than ten million.
     """
     if "sample_ids" in manifest:
-        ids = str(manifest["sample_ids"]).split()
-    else:
-        cells, needles = read_grid(manifest["grid"]).cells, manifest["needles"]["ids"]
-        if len(cells) * len(needles) > _MAX_SAMPLES:
-            raise InputError(
-                f"{len(cells):,} cells with {len(needles):,} needles are more than "
-                f"{_MAX_SAMPLES:,} samples"
-            )
-        ids = [cell_sample_id(cell, needle_id) for cell in cells for needle_id in needles]
-    return {sample_id: place for place, sample_id in enumerate(ids)}
+        text = str(manifest["sample_ids"])
+        plan = _plans.get(text)
+        if plan is None:
+            plan = _plans[text] = Plan(text.split())
+        return plan
+    cells, needles = read_grid(manifest["grid"]).cells, manifest["needles"]["ids"]
+    if len(cells) * len(needles) > _MAX_SAMPLES:
+        raise InputError(
+            f"{len(cells):,} cells with {len(needles):,} needles are more than "
+            f"{_MAX_SAMPLES:,} samples"
+        )
+    return Plan(cell_sample_id(cell, needle_id) for cell in cells for needle_id in needles)
 
 
 def planned_test_ids(manifest: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,9 @@
 """Reads the folder of a run."""
 
+import gc
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from vniah.results.manifests import MANIFEST_NAME, is_cut, read_manifest
 from vniah.results.membership import Membership
 from vniah.results.plan import planned_ids
 from vniah.results.records import Results, require_table_size
-from vniah.results.samples import MOST_LINE_BYTES, SampleResult
+from vniah.results.samples import MOST_LINE_BYTES, SampleReader, SampleResult
 
 SAMPLES_NAME = "samples.jsonl"
 
@@ -24,7 +26,7 @@ def rank_paths(directory: Path) -> list[Path]:
 
 def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[SampleResult]) -> Results:
     """The results of a run, with its samples in the order of the plan."""
-    ordered = in_order(samples, manifest)
+    ordered = in_order(samples, manifest)  # by the plan, which the results keep
     results = Results(
         str(manifest["model"]["name"]),
         path,
@@ -32,6 +34,7 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
         samples=tuple(sample for sample in ordered if sample.control is None),
         control_samples=tuple(sample for sample in ordered if sample.control is not None),
     )
+    assert results.num_planned is not None, "a run has a plan"
     return require_table_size(results)
 
 
@@ -56,7 +59,8 @@ def load_run(directory: Path) -> Results:
             "sample: this run has not begun; start it again"
         )
     manifest = read_manifest(manifest_path)
-    return as_results(directory, manifest, read_all_samples(directory, manifest).values())
+    members = Membership(manifest)  # keeps the plan, which samples and results share
+    return as_results(directory, manifest, read_all_samples(directory, members).values())
 
 
 def has_lines(directory: Path) -> bool:
@@ -71,39 +75,58 @@ def has_lines(directory: Path) -> bool:
     return False
 
 
-def read_all_samples(directory: Path, manifest: Mapping[str, Any]) -> dict[str, SampleResult]:
+def read_all_samples(directory: Path, members: Membership) -> dict[str, SampleResult]:
     """All samples in the files of a run, by their ids; a score is preferred to a later error.
+
+    Args:
+        directory: of the run.
+        members: says which lines belong to it.
 
     Raises:
         ResultsError: a line is not a sample, or not a sample of this run.
     """
-    members = Membership(manifest)
     # The files of ranks are read first: one that is gone by then was merged into the main file.
     of_ranks = [_read_samples(path, members) for path in rank_paths(directory)]
-    main = _read_samples(directory / SAMPLES_NAME, members)
-    samples: dict[str, SampleResult] = {}
-    for sample in itertools.chain(main.values(), *(found.values() for found in of_ranks)):
-        _keep(samples, sample, f"{directory}")
+    samples = _read_samples(directory / SAMPLES_NAME, members)
+    for sample in itertools.chain.from_iterable(found.values() for found in of_ranks):
+        if not _keep(samples, sample):
+            raise _disagreement(sample, f"{directory}")
     return samples
 
 
-def _keep(samples: dict[str, SampleResult], sample: SampleResult, where: str) -> None:
+def _keep(samples: dict[str, SampleResult], sample: SampleResult) -> bool:
     """Adds a sample; of several lines for one a score is preferred to an error.
 
-    Raises:
-        ResultsError: two lines disagree on whether the sample is right. No run writes both.
+    Returns:
+        False if two lines disagree on whether the sample is right. No run writes both.
     """
     earlier = samples.get(sample.sample_id)
     if earlier is None or earlier.error is not None:
         samples[sample.sample_id] = sample
     elif sample.error is None:
-        if sample.correct != earlier.correct:
-            raise ResultsError(
-                f"{where} holds the sample {short_repr(sample.sample_id)} twice, once right and "
-                "once wrong, as if lines of two runs were in one file; remove the line that does "
-                "not belong to this run"
-            )
         samples[sample.sample_id] = sample
+        return sample.correct == earlier.correct
+    return True
+
+
+def _disagreement(sample: SampleResult, where: str) -> ResultsError:
+    return ResultsError(
+        f"{where} holds the sample {short_repr(sample.sample_id)} twice, once right and once "
+        "wrong, as if lines of two runs were in one file; remove the line that does not belong to "
+        "this run"
+    )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A block that makes many objects and no cycles, in which Python need not look for cycles."""
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
 
 
 def _read_samples(path: Path, members: Membership) -> dict[str, SampleResult]:
@@ -113,7 +136,8 @@ def _read_samples(path: Path, members: Membership) -> dict[str, SampleResult]:
         file = path.open("rb")
     except FileNotFoundError:
         return samples
-    with file:
+    reader = SampleReader(members.plan)
+    with file, _no_collection():
         # Read as bytes, as the last line may be cut inside a character; without a newline it is
         # ignored. str.splitlines would also split at U+2028, which JSON does not escape.
         for number in itertools.count(1):
@@ -126,13 +150,18 @@ def _read_samples(path: Path, members: Membership) -> dict[str, SampleResult]:
                     "a sample; remove the line"
                 )
             try:
-                sample = SampleResult.from_json(line)
+                sample = reader.read(line)
             except ResultsError as error:
                 reason = str(error).removeprefix("the line: ")
                 raise ResultsError(
                     f"{path}, line {number}, is not a sample: {reason}; remove the line, and the "
                     "same command runs its sample again"
                 ) from error
-            members.require(sample, f"{path}, line {number},")
-            _keep(samples, sample, f"{path}, line {number},")
+            if fault := members.fault(sample):
+                raise ResultsError(
+                    f"{path}, line {number}, holds {fault}; remove the line, or choose another "
+                    "folder"
+                )
+            if not _keep(samples, sample):
+                raise _disagreement(sample, f"{path}, line {number},")
     raise AssertionError("a file has an end")

@@ -315,7 +315,7 @@ class Results:
         """Number of planned samples, controls included; None for a published table."""
         return len(self._planned_ids) if self.manifest else None
 
-    @property
+    @cached_property
     def num_done(self) -> int | None:
         """Number of planned samples that have a line; None for a published table."""
         if not self.manifest:

@@ -23,6 +23,7 @@ from vniah.results.manifests import (
     require_manifest,
     require_same_settings,
 )
+from vniah.results.membership import Membership
 from vniah.results.reading import (
     RANK_SAMPLES_GLOB,
     SAMPLES_NAME,
@@ -100,7 +101,7 @@ class RunFolder:
             self.manifest = (
                 {**self._settings, **kept_sections(earlier)} if self._is_upgraded else earlier
             )
-            self.samples = read_all_samples(self.directory, self.manifest)
+            self.samples = read_all_samples(self.directory, Membership(self.manifest))
         elif has_lines(self.directory):
             found = f"an empty or cut {MANIFEST_NAME}" if self._is_cut else f"no {MANIFEST_NAME}"
             raise ResultsError(
@@ -249,7 +250,7 @@ class RunFolder:
     def _merge_files(self) -> None:
         """Makes one file of all; a kill at any moment leaves every sample in at least one file."""
         paths = rank_paths(self.directory)
-        self.samples = read_all_samples(self.directory, self.manifest)
+        self.samples = read_all_samples(self.directory, Membership(self.manifest))
         ordered = in_order(self.samples.values(), self.manifest)
         with atomic_path(self._samples_path, is_locked=True) as path, path.open("wb") as file:
             file.writelines(map(_line, ordered))

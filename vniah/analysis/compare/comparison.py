@@ -245,6 +245,8 @@ def tests_of(pair: Pair) -> "FallTests | None":
 
 def _inside(results: Results, is_compared: Callable[[object], bool]) -> Results:
     """The results with the samples of the compared cells only."""
+    if all(is_compared(found.cell) for found in results.cells):
+        return results
     samples = (sample for sample in results.samples if is_compared(sample.cell))
     return replace(results, samples=tuple(samples))
 

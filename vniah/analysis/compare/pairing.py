@@ -123,13 +123,15 @@ def _as_wrong(results: Results, errors: Collection[str]) -> Results:
 
 def _new_errors(before: Results, after: Results, *, is_paired: bool) -> frozenset[str]:
     """Samples of the compared cells that the candidate could not run and the baseline could."""
+    failed = [sample for sample in after.samples if sample.error is not None]
+    if not failed:
+        return frozenset()
     cells = {sample.cell for sample in before.samples}
     run_before = {sample.sample_id for sample in before.samples if sample.error is None}
     return frozenset(
         sample.sample_id
-        for sample in after.samples
-        if sample.error is not None
-        and (sample.sample_id in run_before if is_paired else sample.cell in cells)
+        for sample in failed
+        if (sample.sample_id in run_before if is_paired else sample.cell in cells)
     )
 
 
@@ -218,6 +220,11 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
 
 def _require_same_samples(before: Results, after: Results) -> None:
     """Requires that the cells of the baseline have the same samples in both runs."""
+    if len(before.samples) == len(after.samples) and all(
+        one.sample_id == other.sample_id
+        for one, other in zip(before.samples, after.samples, strict=True)
+    ):
+        return
     cells = {sample.cell for sample in before.samples}
     old = {sample.sample_id for sample in before.samples}
     new = {sample.sample_id for sample in after.samples if sample.cell in cells}
@@ -232,7 +239,7 @@ def _require_same_samples(before: Results, after: Results) -> None:
 def _require_no_new_errors(before: Results, after: Results, *, is_paired: bool) -> None:
     """Requires no errors but those of the baseline, because a mean leaves errors out."""
     found = _new_errors(before, after, is_paired=is_paired)
-    for sample in after.samples:
+    for sample in after.samples if found else ():
         if sample.sample_id in found:
             which = ", which the baseline could" if is_paired else ""
             raise CannotCompareError(
