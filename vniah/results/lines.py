@@ -26,22 +26,27 @@ class Layout:
             by their names, None where the layout lacks them, then those of ``others``.
         others: the keys that the type does not name.
         attributes: the names of the attributes with their values.
-        num_keys: the number of all keys.
+        keys: all keys.
     """
 
     decode: Callable[[bytes], Any]
     others: tuple[str, ...]
     attributes: tuple[str, ...]
-    num_keys: int
+    keys: frozenset[str]
+
+    @property
+    def num_keys(self) -> int:
+        """The number of all keys."""
+        return len(self.keys)
 
 
 class LineDecoder:
-    """Decodes lines that have the same keys over and over, such as those of samples: to the same
-    values as `parse_json`, in a fraction of the time.
+    """Decodes lines that have the same keys over and over, such as those of samples.
 
-    It decodes only lines with the keys of one that it has learned, and none that is wrong or
-    unusual: there `parse_json` has to tell. Values that the type does not name are plain, or lists
-    of plain values.
+    The values are those that `vniah.schema.parse_json` gives, in a fraction of the time. Only lines
+    with the keys of one that was learned are decoded, and none that is wrong or unusual: there
+    `parse_json` has to tell. Values that the type does not name are plain, or lists of plain
+    values.
 
     Args:
         kind: the declared type of a line, a `TypedDict`.
@@ -72,12 +77,14 @@ class LineDecoder:
         """Learns the keys of a line that `parse_json` has read."""
         number = line.count(_BETWEEN)
         known = self._layouts.get(number, ())
+        if any(layout.keys == value.keys() for layout in known):
+            return
         if len(known) < _MOST_ALIKE and (known or len(self._layouts) < _MOST_DIFFERENT):
             others = tuple(name for name in value if name not in self._types)
             attributes = tuple(f"other_{place}" for place in range(len(others)))
             decode = self._decoder(value, dict(zip(attributes, others, strict=True)))
             if decode is not None:
-                layout = Layout(decode, others, attributes, len(value))
+                layout = Layout(decode, others, attributes, frozenset(value))
                 self._layouts[number] = (*known, layout)
 
     def _decoder(
@@ -111,8 +118,9 @@ def _num_colons(line: bytes, found: Any, layout: Layout) -> int:
 
 
 def _as_written(hint: Any) -> Any:
-    """A type that takes the values that `require_type` takes within `INT_BOUND`, as they are
-    written: a declared number may be a whole number, and stays one.
+    """A type that takes what `require_type` takes within `INT_BOUND`, and leaves it as it stands.
+
+    A number may be written as a whole number, and msgspec would make it a float.
     """
     kind, arguments = get_origin(hint), get_args(hint)
     if kind is NotRequired:

@@ -48,7 +48,7 @@ class SampleLine(TypedDict):
 class _Slotted:
     """Gives `vars` of an object with slots what it gives of others: its values by name."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
