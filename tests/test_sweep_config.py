@@ -6,7 +6,7 @@ import pytest
 
 from vniah.cli.arguments import build_parser, parse
 from vniah.cli.arguments.parser import commands
-from vniah.cli.arguments.settings import COMMA_LISTS, OF_THE_COMMAND, Settings
+from vniah.cli.arguments.settings import COMMA_LISTS, OF_THE_COMMAND, ONLY_GIVEN, Settings
 from vniah.cli.sweeps.config import AXES
 from vniah.errors import InputError
 
@@ -178,7 +178,8 @@ BAD = {
     "kind": ("dtype = true", "sweep.toml: dtype must be text or a number, got True"),
     "date": ("frames = 2020-01-01", "frames must be text or a number, got datetime.date"),
     "choice": ('dtype = "float3"', "dtype cannot be 'float3'; do you mean float32?"),
-    "flag": ('overwrite = "yes"', "overwrite must be true or false, got 'yes'"),
+    "flag": ('keep-damaged = "yes"', "keep-damaged must be true or false, got 'yes'"),
+    "overwrite": ("overwrite = true", "there is no setting 'overwrite'"),
     "number": ("max-new-tokens = 1.5", "max-new-tokens must be one whole number, got '1.5'"),
     "list": ('dtype = ["float32"]', "dtype must be text or a number, got ['float32']"),
     "empty list": ("frames = []", "frames must not be an empty list"),
@@ -262,9 +263,10 @@ def test_missing_file_is_one_line(tmp_path):
 
 
 def test_file_sets_every_option_of_the_command_but_help_and_itself():
-    settings = Settings(RUN, left_out=("config",))
+    settings = Settings(RUN, left_out=ONLY_GIVEN)
     options = {text for action in RUN._actions for text in action.option_strings}
-    assert {f"--{key}" for key in settings.keys} == options - {"-h", "--help", "--config"}
+    left_out = {"-h", "--help", *(f"--{name}" for name in ONLY_GIVEN)}
+    assert {f"--{key}" for key in settings.keys} == options - left_out
     assert {*OF_THE_COMMAND, *COMMA_LISTS, *AXES.values()} <= settings.names
     # The words that a file has besides options; no option may ever be called so.
     assert settings.names.isdisjoint({*AXES, "exclude", "name"})

@@ -43,8 +43,8 @@ class Model:
 def right():
     return Model("right", "right")
 
-def wrong(rope_theta):
-    return Model("wrong", "wrong").with_rope(rope_theta)
+def wrong():
+    return Model("wrong", "wrong")
 
 def killed(rope_theta):
     return Model("killed", "killed").with_rope(rope_theta)
@@ -56,17 +56,18 @@ def broken():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The names of the results in each picture, by its path, in place of the pictures."""
-    from vniah.analysis import plot
+    """The names of the results in each picture and report, by its path, in place of them."""
+    from vniah.analysis import plot, report
 
     found = {}
 
-    def save_heatmaps(results, path, **_):
+    def save(results, path, **_):
         path.write_bytes(b"a picture")
         found[str(path)] = [one.name for one in results]
         return path
 
-    monkeypatch.setattr(plot, "save_heatmaps", save_heatmaps)
+    monkeypatch.setattr(plot, "save_heatmaps", save)
+    monkeypatch.setattr(report, "save_report", save)
     return found
 
 
@@ -143,6 +144,7 @@ def test_runs_go_on_when_some_fail_and_all_are_said(in_folder, drawn, capsys):
     assert "error in missing__" in output.err and "; the other runs go on" in output.err
     markdown = (in_folder / "out" / "summary.md").read_text()
     assert "| right, long, RoPE of the checkpoint |" in markdown and "missing" not in markdown
+    assert drawn["out/report.html"] == drawn["out/heatmap.png"]
     assert drawn["out/heatmap.png"] == [
         *("right, short, RoPE of the checkpoint", "right, long, RoPE of the checkpoint"),
         *("tuned, short, RoPE base 5", "tuned, long, RoPE base 5"),
@@ -209,6 +211,7 @@ def test_broken_index_is_written_anew(in_folder):
     assert [run["state"] for run in index(in_folder / "out").values()] == ["complete"]
     with Image.open("out/heatmap.png") as picture:
         assert min(picture.size) > 200
+    assert "<html" in (in_folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("short_measurements")

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from checkpoints import write_checkpoint
+from PIL import Image
 
 from vniah.cli import main
 from vniah.cli.arguments import parse
@@ -137,6 +138,8 @@ def test_each_checkpoint_is_measured_once_when_it_is_whole(watched, tmp_path, sh
     assert [run["name"] for run in runs] == ["step-20", "step-100"]
     assert [run["state"] for run in runs] == ["complete"] * 2
     assert [run["verdict"] and run["verdict"]["passed"] for run in runs] == [None, True]
+    with Image.open("results/run/curve.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_checkpoint_that_fell_or_failed_is_said_by_the_exit_code(watched, tmp_path, capsys):

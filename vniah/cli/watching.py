@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vniah.cli.environment import load_plot
 from vniah.cli.inputs import load_libraries
 from vniah.cli.outcomes import failed_samples
 from vniah.cli.printing import comment, show, tell
@@ -20,6 +21,8 @@ from vniah.sweep.launchers import job_size
 
 if TYPE_CHECKING:
     from vniah.results import Results
+
+CURVE_NAME = "curve.png"
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -86,12 +89,23 @@ class _Watcher:
         self._done: dict[str, str] = {}  # the same, of checkpoints that are dealt with
         self._said: dict[str, str] = {}
         self._latest: dict[str, Results] = {}
+        self._lines: dict[str, dict[str, Results]] = {}
 
     def look(self) -> None:
         """Measures the checkpoints that are whole, and have not changed since the last look."""
         from vniah.models.appearing import files_key, find_checkpoints, why_unfinished
 
-        for checkpoint in find_checkpoints(self._options.folder):
+        try:
+            found = find_checkpoints(self._options.folder)
+        except OSError as error:  # a network file system that is gone for a moment
+            if self._options.once:
+                raise
+            self._say("", f"{self._options.folder} cannot be listed: {error.strerror or error}")
+            return
+        for name in self._seen.keys() - {checkpoint.name for checkpoint in found}:
+            del self._seen[name]
+        has_new = False
+        for checkpoint in found:
             name, key = checkpoint.name, files_key(checkpoint)
             before, self._seen[name] = self._seen.get(name), key
             if self._done.get(name) == key or before != key:
@@ -101,6 +115,9 @@ class _Watcher:
                 continue
             self._done[name] = key
             self._measure(checkpoint, key)
+            has_new = True
+        if has_new:
+            self._draw()
 
     def finish(self) -> int:
         """Says what was not measured, and returns the exit code."""
@@ -114,7 +131,7 @@ class _Watcher:
         """A remark about a checkpoint, once."""
         if self._said.get(name) != text:
             self._said[name] = text
-            tell(f"{name}: {text}")
+            tell(": ".join(filter(None, (name, text))))
 
     def _measure(self, checkpoint: Path, key: str) -> None:
         """Runs what is not there yet of a checkpoint, and prints a line for each of its runs."""
@@ -135,7 +152,8 @@ class _Watcher:
             failures = runs.failures
             found |= {name: outcome.results for name, outcome in runs.outcomes.items()}
         for member in plan.members:
-            self._conclude(member, found[member.name], failures.get(member.name), key)
+            failure = failures.get(member.name)
+            self._conclude(checkpoint.name, member, found[member.name], failure, key)
         self._index.write()
 
     def _earlier(self, plan: Plan, member: Member, key: str) -> "Results | None":
@@ -151,8 +169,35 @@ class _Watcher:
             return None
         return results if results.is_complete else None
 
+    def _draw(self) -> None:
+        """Draws the accuracy over the checkpoints, if there are several."""
+        from vniah.results import load_results
+
+        if not any(len(line) > 1 for line in self._lines.values()):
+            return
+        baseline = self._options.baseline
+        lines = {
+            kind.replace(SEPARATOR, ", ") or "checkpoints": [*line.items()]
+            for kind, line in self._lines.items()
+        }
+        try:
+            picture = load_plot().save_checkpoint_curves(
+                lines,
+                self._output / CURVE_NAME,
+                baseline=None if baseline is None else load_results(baseline),
+            )
+        except InputError as error:  # too many lines
+            self._say("", f"no curve: {error}")
+        else:
+            comment(f"curve: {picture}")
+
     def _conclude(
-        self, member: Member, results: "Results | None", failure: str | None, key: str
+        self,
+        checkpoint: str,
+        member: Member,
+        results: "Results | None",
+        failure: str | None,
+        key: str,
     ) -> None:
         """Prints the line of a run, and records it."""
         if results is None:
@@ -161,6 +206,7 @@ class _Watcher:
             return
         if results.average is None or failed_samples(results):
             self._code = max(self._code, 1)
+        self._lines.setdefault(_kind_of(member), {})[checkpoint] = results
         parts = [_in_short(results)]
         verdict = self._verdict(member, results)
         if verdict is not None:

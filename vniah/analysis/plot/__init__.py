@@ -1,6 +1,7 @@
 """Pictures of results. Imported only when something is drawn."""
 
 from vniah.analysis.palettes import COLORS
+from vniah.analysis.plot.checkpoints import checkpoint_curves, save_checkpoint_curves
 from vniah.analysis.plot.controls import control_names, control_picture
 from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.difference import difference_map
@@ -17,6 +18,7 @@ from vniah.analysis.plot.saving import (
 
 __all__ = [
     "COLORS",
+    "checkpoint_curves",
     "control_names",
     "control_picture",
     "difference_map",
@@ -24,6 +26,7 @@ __all__ = [
     "length_curves",
     "needle_map",
     "retention_curves",
+    "save_checkpoint_curves",
     "save_controls",
     "save_difference_map",
     "save_heatmaps",

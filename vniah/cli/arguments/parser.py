@@ -16,7 +16,7 @@ from vniah.cli.arguments.measuring import (
     add_watch,
 )
 from vniah.cli.arguments.results import add_compare, add_plot, add_report, add_table
-from vniah.cli.arguments.settings import OF_THE_COMMAND, Settings
+from vniah.cli.arguments.settings import OF_THE_COMMAND, ONLY_GIVEN, Settings
 from vniah.cli.printing import write_lines
 from vniah.cli.sweeps.config import read_config
 from vniah.errors import InputError
@@ -66,7 +66,7 @@ def _read_sweep(options: argparse.Namespace, arguments: Sequence[str] | None) ->
     if options.config is None and options.prog.split()[-1] != "watch":
         return
     run = next(parser for parser in commands(build_parser()) if parser.prog.endswith(" run"))
-    settings = Settings(run, left_out=("config",))
+    settings = Settings(run, left_out=ONLY_GIVEN)
     given = {name: value for name, value in _given(arguments).items() if name in settings.names}
     options.sweep = read_config(options.config, settings, given)
     whole = vars(options.sweep.of_the_command)

@@ -7,8 +7,11 @@ from typing import Any
 
 from vniah.errors import InputError, did_you_mean, short_repr
 
-OF_THE_COMMAND = ("output", "overwrite", "quiet", "cache", "device", "context_parallel")
+OF_THE_COMMAND = ("output", "quiet", "cache", "device", "context_parallel")
 """Options that a whole sweep has, by the names that a namespace gives them."""
+
+ONLY_GIVEN = ("config", "overwrite")
+"""Options that no file has: with ``overwrite`` a stopped sweep would not go on."""
 
 _OBJECTS = ("rope_scaling",)
 """Options whose values may be JSON objects; a file may write them as tables."""

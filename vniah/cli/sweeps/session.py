@@ -63,11 +63,12 @@ class Session:
                 self.needles_of(member)
         model: Any = None
         ready = self._left(group)
-        if ready:
-            with self.isolated(*ready):
-                model = load_named_model(ready[0].options, ready[0].rope, self._mesh)
-        ready = self._left(ready)
         has_several = any(member.rope != ready[0].rope for member in ready)
+        if ready:
+            rope = RopeChoice() if has_several else ready[0].rope
+            with self.isolated(*ready):
+                model = load_named_model(ready[0].options, rope, self._mesh)
+        ready = self._left(ready)
         if has_several:  # what the model cannot have is refused before anything runs
             for member in ready:
                 with self.isolated(member):
@@ -111,18 +112,22 @@ class Session:
         Where the command line describes the runs they do; and in a job of several processes, as the
         others would wait for this one.
         """
+        failure = None
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is: the other runs, of hours, are not to be lost
             if not self._plan.is_isolated or self._mesh.size > 1:
                 raise
             if not isinstance(error, _EXPECTED):
                 show_traceback(type(error), error, error.__traceback__)
-            text = str(error) if isinstance(error, VniahError) else _described(error)
+            failure = str(error) if isinstance(error, VniahError) else _described(error)
+        if failure is not None:
+            gc.collect()  # with the error its traceback is gone, which held what filled the memory
+            _give_back_memory(self._mesh)
             for member in members:
-                self.failures[member.name] = text
-                self._on_failure(member, text)
-            tell(f"error in {in_short(members)}: {text}; the other runs go on")
+                self.failures[member.name] = failure
+                self._on_failure(member, failure)
+            tell(f"error in {in_short(members)}: {failure}; the other runs go on")
 
 
 def in_short(members: Sequence[Member]) -> str:
