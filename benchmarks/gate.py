@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from vniah.analysis.compare.rules import SIGNIFICANCE
-from vniah.analysis.statistics.falls import FallTests, paired_tests, unpaired_tests
+from vniah.analysis.compare.significance import GateTests
+from vniah.analysis.statistics.falls import paired_tests, unpaired_tests
+from vniah.analysis.statistics.losses import losses_of
 from vniah.analysis.statistics.table import SampleTable
 from vniah.grid import Cell
 
@@ -35,11 +37,19 @@ OWN_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Fall:
-    """What is planted: how many points the score falls, in some cells or (None) in all."""
+    """What is planted.
+
+    Attributes:
+        name: what it is, for tables.
+        points: how many points the score falls.
+        num_cells: in how many cells, the first ones; None for all.
+        num_needles: of how many needles, the first ones; None for all.
+    """
 
     name: str
     points: float
     num_cells: int | None = None
+    num_needles: int | None = None
 
 
 FALLS = (
@@ -47,6 +57,9 @@ FALLS = (
     Fall("0.1 in all cells", 0.1),
     Fall("to 0 in two cells", 1.0, 2),
     Fall("0.5 in two cells", 0.5, 2),
+    Fall("one length to 0", 1.0, DEPTHS),
+    Fall("one needle lost", 1.0, None, 1),
+    Fall("all needles but one lost", 1.0, None, -1),
 )
 
 
@@ -59,7 +72,7 @@ def nights(
     is_paired: bool,
     seed: int,
     own_share: float = OWN_SHARE,
-) -> Iterator[FallTests]:
+) -> Iterator[GateTests]:
     """The tests of each night.
 
     Args:
@@ -84,11 +97,15 @@ def nights(
             effect = np.sqrt(1 - own_share) * known + np.sqrt(own_share) * own
             noise = rng.standard_normal((num_needles, len(LEVELS)))
             strength = np.sqrt(icc) * effect + np.sqrt(1 - icc) * noise
-            runs.append((strength < ndtri(levels)).astype(np.float64))
+            right = strength < ndtri(levels)
+            if levels is after and fall.num_needles is not None:
+                right[fall.num_needles :] = (strength < ndtri(LEVELS))[fall.num_needles :]
+            runs.append(right.astype(np.float64))
         if is_paired:
-            yield paired_tests(table_of(runs[1] - runs[0]))
+            changes = table_of(runs[1] - runs[0])
+            yield GateTests(paired_tests(changes), losses_of(changes, runs[1].ravel()))
         else:
-            yield unpaired_tests(table_of(runs[0]), table_of(runs[1]))
+            yield GateTests(unpaired_tests(table_of(runs[0]), table_of(runs[1])))
 
 
 def table_of(values: NDArray[np.float64]) -> SampleTable:

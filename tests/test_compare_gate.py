@@ -2,18 +2,22 @@
 
 import itertools
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from runs import PUBLISHED_DIR, cell, make_run, write_run
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest, fisher_exact
+from statsmodels.stats.multitest import multipletests
 
 import vniah
 from benchmarks.gate import FALLS, nights, table_of
 from vniah.analysis.compare import compare
 from vniah.analysis.compare.comparison import MOST_ROWS
+from vniah.analysis.compare.formats import as_json, as_junit, as_markdown, as_text
 from vniah.analysis.statistics.falls import paired_tests, unpaired_tests
+from vniah.analysis.statistics.losses import losses_of
 from vniah.analysis.statistics.paired import sign_flip_p_value
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
@@ -22,9 +26,15 @@ PUBLISHED = PUBLISHED_DIR / "longva-7b_vniah.json"
 NONE_RIGHT = {"outcome": lambda c, k: c != cell(16, "0.5")}
 
 
-def rate(fall, is_paired, num_nights):
+def rate(fall, is_paired, num_nights, *, num_needles=20, icc=0.2, own_share=0.1):
     found = nights(
-        fall, num_nights=num_nights, num_needles=20, icc=0.2, is_paired=is_paired, seed=3
+        fall,
+        num_nights=num_nights,
+        num_needles=num_needles,
+        icc=icc,
+        is_paired=is_paired,
+        seed=3,
+        own_share=own_share,
     )
     return np.mean([tests.is_fall(0.005) for tests in found])
 
@@ -34,9 +44,19 @@ def test_a_year_of_nights_of_the_same_model_has_hardly_an_alarm(is_paired):
     assert rate(FALLS[0], is_paired, 365) <= 0.01
 
 
+@pytest.mark.parametrize(("icc", "own_share"), [(0.0, 0.1), (0.2, 0.25)])
+def test_chance_in_each_sample_or_each_needle_is_hardly_ever_an_alarm(icc, own_share):
+    assert rate(FALLS[0], True, 365, num_needles=10, icc=icc, own_share=own_share) <= 0.01
+
+
 @pytest.mark.parametrize("fall", FALLS[1:3], ids=lambda fall: fall.name)
 def test_a_fall_of_ten_points_and_one_in_two_of_ninety_cells_are_found(fall):
     assert rate(fall, True, 80) >= 0.95
+
+
+@pytest.mark.parametrize("fall", FALLS[4:], ids=lambda fall: fall.name)
+def test_a_length_a_needle_and_all_needles_but_one_are_found_if_lost(fall):
+    assert rate(fall, True, 20) >= 0.95, "one needle in twenty had little to lose"
 
 
 def test_paired_tests_are_those_of_every_sign_change():
@@ -83,9 +103,12 @@ def test_unpaired_tests_where_a_needle_lacks_samples_are_close_to_those_with_all
 def test_a_cell_that_all_ten_needles_lose_is_a_regression_by_default():
     comparison = compare(make_run(), make_run(**NONE_RIGHT))
     assert not comparison.passed
-    (finding,) = comparison.findings
+    finding, lost, average = comparison.findings
     assert finding.rule == "significance" and finding.cells == (cell(16, "0.5"),)
     assert "the same samples, 10 needles" in finding.text
+    assert (lost.rule, lost.passed, lost.text) == ("needles_lost", True, "no needle is lost")
+    assert average.rule == "average_of_these_needles" and not average.passed
+    assert "fell by 0.1667, which is more than 0.1 (p = 0.00098, against 0.001)" in average.text
     assert comparison.table().splitlines()[1].endswith("*")
 
 
@@ -95,9 +118,119 @@ def test_one_needle_less_is_no_regression_by_default():
     assert "no significant fall" in comparison.summary()
 
 
-def test_one_of_ten_needles_lost_in_every_cell_is_what_max_drop_lets_through():
-    lost = make_run(outcome=lambda c, k: k != c.needle_index % 10)
-    assert compare(make_run(), lost, max_drop=0.1).passed
+WIDE = {"frames": "8,16,24,32,40,48", "depths": "0,0.2,0.4,0.6,0.8,1"}
+
+
+def test_one_of_ten_needles_lost_everywhere_is_found_by_default_and_let_through_by_max_drop():
+    lost = make_run(**WIDE, outcome=lambda c, k: k != 3)
+    assert compare(make_run(**WIDE), lost, max_drop=0.1).passed
+    comparison = compare(make_run(**WIDE), lost)
+    assert [(f.rule, f.passed) for f in comparison.findings] == [
+        ("significance", True),
+        ("needles_lost", False),
+        ("average_of_these_needles", True),
+    ]
+    finding = comparison.findings[1]
+    assert finding.text == "1 needle lost: needle-3 (right 36 -> 0 of 36)"
+    assert finding.needles == ("needle-3",) and finding.text in comparison.summary()
+    for format_it in (as_text, as_json, as_junit, as_markdown):
+        assert "needle-3" in format_it(comparison)
+    assert json.loads(as_json(comparison))["findings"][1]["needles"] == ["needle-3"]
+
+
+def test_as_many_needles_gained_as_lost_are_no_regression():
+    before = make_run(**WIDE, outcome=lambda c, k: k != 2)
+    after = make_run(**WIDE, outcome=lambda c, k: k != 3)
+    comparison = compare(before, after)
+    assert comparison.passed and comparison.fallen == ()
+    text = "1 needle lost: needle-3 (right 36 -> 0 of 36); 1 gained: needle-2 (right 0 -> 36 of 36)"
+    assert comparison.findings[1].text == text
+    two = compare(before, make_run(**WIDE, outcome=lambda c, k: k not in (3, 4)))
+    assert not two.passed and two.findings[1].needles == ("needle-3", "needle-4")
+
+
+@pytest.mark.parametrize(
+    ("num_needles", "never_found", "still_found"),
+    [(10, 1, 0), (10, 0, 1), (20, 0, 12), (5, 0, 0), (3, 1, 0), (11, 5, 0), (10, 9, 0)],
+)
+def test_a_collapse_is_a_regression_whatever_needles_like_these_would_do(
+    num_needles, never_found, still_found
+):
+    many = {"num_needles": num_needles, **WIDE}
+    before = make_run(**many, outcome=lambda c, k: k >= never_found)
+    after = make_run(**many, outcome=lambda c, k: never_found <= k < never_found + still_found)
+    comparison = compare(before, after)
+    assert not comparison.passed
+    num_lost = num_needles - never_found - still_found
+    lost = next(finding for finding in comparison.findings if finding.rule == "needles_lost")
+    assert len(lost.needles) == num_lost and f"{num_lost} needle" in lost.text
+
+
+def test_a_collapse_that_cannot_be_told_from_chance_is_no_pass():
+    """Of runs with other needles, the needles that have something to lose are too few."""
+    found_by = {"needles__sha256": "dd", "num_needles": 6, **WIDE}
+    before = make_run(**WIDE, num_needles=6, outcome=lambda c, k: k > 0)
+    message = (
+        r"fell from 0\.8333 to 0\.0000, .* cannot be told from 6 needles \(p = 0\.0076, against "
+        r"0\.0017\); it takes about 9 like these\. Give max_mean_drop"
+    )
+    with pytest.raises(CannotCompareError, match=message):
+        compare(before, make_run(**found_by, outcome=lambda c, k: False), unpaired=True)
+    one_left = make_run(**found_by, outcome=lambda c, k: k == 0)
+    with pytest.raises(CannotCompareError, match="cannot be told from 6 needles"):
+        compare(make_run(**WIDE, num_needles=6), one_left, unpaired=True)
+    nine = {**found_by, "num_needles": 9, "outcome": lambda c, k: False}
+    nine_before = make_run(**WIDE, num_needles=9, outcome=lambda c, k: k > 0)
+    assert not compare(nine_before, make_run(**nine), unpaired=True).passed
+    one_cell = {"frames": "8", "depths": "0"}
+    with pytest.raises(CannotCompareError, match="cannot be told from 10 needles"):
+        compare(make_run(**one_cell), make_run(**one_cell, outcome=lambda c, k: k < 2))
+
+
+def test_the_size_of_a_significant_drop_is_a_rule():
+    few = make_run(**WIDE, outcome=lambda c, k: k > 1 or c.depth > 0)  # 12 of 360 samples
+    assert compare(make_run(**WIDE), few).passed
+    comparison = compare(make_run(**WIDE), few, significant_drop=0.02)
+    assert [f.rule for f in comparison.findings if not f.passed] == ["average_of_these_needles"]
+
+
+def test_losses_are_exact_sign_tests_of_each_needle_with_holms_correction():
+    rng = np.random.default_rng(4)
+    before = rng.integers(0, 2, (7, 90))
+    after = np.where(rng.random((7, 90)) < 0.3, rng.integers(0, 2, (7, 90)), before)
+    before[0, :60], before[2, :60], after[2] = 1, 0, 1
+    after[0], after[1] = 0, before[1] * (np.arange(90) % 3 > 0)
+    found = losses_of(table_of((after - before).astype(float)), after.ravel().astype(float))
+    p_values = []
+    for old, new in zip(before, after, strict=True):
+        down, up = int((old > new).sum()), int((old < new).sum())
+        p_values.append(binomtest(down, down + up, alternative="greater").pvalue)
+    adjusted = multipletests(p_values, method="holm")[1]
+    fallen = [k for k in range(7) if after[k].sum() < before[k].sum()]
+    assert [one.needle for one in found.fallen] == [f"needle-{k:02}" for k in fallen]
+    assert [one.p_value for one in found.fallen] == pytest.approx([adjusted[k] for k in fallen])
+    assert [one.needle for one in found.lost(0.001)] == ["needle-00"], "a third is not half"
+    assert [one.needle for one in found.gained(0.001)] == ["needle-02"]
+    assert not found.are_more_lost(0.001), "one is lost, and one gained"
+    down, up = int((before > after).sum()), int((before < after).sum())
+    assert found.p_value == pytest.approx(binomtest(down, down + up, alternative="greater").pvalue)
+    assert found.drop == pytest.approx((before.mean(axis=0) - after.mean(axis=0)).mean())
+    assert found.num_right_before == before.sum()
+
+
+def test_tasks_whose_samples_share_needles_are_judged_by_their_average():
+    def run(outcome):
+        made = make_run(**WIDE, outcome=outcome)
+        fields = {"needle_ids": ["a", "b"], "needle_index": 0}
+        samples = (replace(one, fields=fields) for one in made.samples)
+        return replace(made, samples=tuple(samples))
+
+    whole = run(lambda c, k: True)
+    comparison = compare(whole, run(lambda c, k: k < 5))
+    assert [f.rule for f in comparison.findings] == ["average_of_these_needles"]
+    assert not comparison.passed
+    with pytest.raises(CannotCompareError, match="because samples of this task share needles"):
+        compare(whole, run(lambda c, k: k > 0))
 
 
 def test_a_fall_is_not_judged_where_nothing_can_be_known():

@@ -34,6 +34,8 @@ def _thresholds(options: argparse.Namespace) -> "Thresholds":
     found: Thresholds = {}
     if options.significance is not None:
         found["significance"] = options.significance
+    if options.significant_drop is not None:
+        found["significant_drop"] = options.significant_drop
     if options.max_drop is not None:
         found["max_drop"] = options.max_drop
     if options.max_mean_drop is not None:

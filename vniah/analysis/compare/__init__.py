@@ -1,8 +1,7 @@
 """The regression gate: is a run as good as an earlier one?"""
 
-from vniah.analysis.compare.changes import CellChange
+from vniah.analysis.compare.changes import CellChange, Finding
 from vniah.analysis.compare.comparison import Comparison, assert_no_regression, compare
-from vniah.analysis.compare.findings import Finding
 from vniah.analysis.compare.rules import Rules
 
 __all__ = ["CellChange", "Comparison", "Finding", "Rules", "assert_no_regression", "compare"]

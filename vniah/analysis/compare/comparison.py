@@ -1,21 +1,18 @@
 """Compares a run with an earlier one, and says whether it holds the rules."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import Literal, Unpack
 
-from vniah.analysis.compare.changes import CellChange
-from vniah.analysis.compare.findings import Finding, changes_of, findings_of, mean_scores
-from vniah.analysis.compare.pairing import Pair, pair_runs
+from vniah.analysis.compare.changes import CellChange, Finding, mean_scores
+from vniah.analysis.compare.findings import changes_of, findings_of
+from vniah.analysis.compare.pairing import pair_runs
 from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
+from vniah.analysis.compare.significance import tests_of
 from vniah.analysis.tables import format_columns
 from vniah.errors import counted
 from vniah.grid import format_depth
 from vniah.results import Results
-
-if TYPE_CHECKING:
-    from vniah.analysis.statistics.falls import FallTests
 
 MOST_ROWS = 20
 """How many cells a table shows of each direction."""
@@ -230,25 +227,6 @@ def assert_no_regression(
         warning = f"warning: {comparison.warning}" if comparison.warning else ""
         lines = (comparison.summary(), comparison.table(), warning)
         raise AssertionError("\n".join(filter(None, lines)))
-
-
-def tests_of(pair: Pair) -> "FallTests | None":
-    """The tests, if there is anything to be tested; numpy and scipy are loaded only then."""
-    if not pair.before.manifest or all(old.score == new.score for old, new in pair.cells):
-        return None
-    from vniah.analysis.statistics.falls import fall_tests
-
-    cells = {old.cell for old, _ in pair.cells}
-    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
-    return fall_tests(before, after, is_paired=pair.is_paired)
-
-
-def _inside(results: Results, is_compared: Callable[[object], bool]) -> Results:
-    """The results with the samples of the compared cells only."""
-    if all(is_compared(found.cell) for found in results.cells):
-        return results
-    samples = (sample for sample in results.samples if is_compared(sample.cell))
-    return replace(results, samples=tuple(samples))
 
 
 def _sample_count(number: int | None) -> str:

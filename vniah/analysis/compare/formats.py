@@ -7,9 +7,8 @@ from json import dumps
 from typing import Any
 from xml.etree import ElementTree
 
-from vniah.analysis.compare.changes import CellChange
+from vniah.analysis.compare.changes import CellChange, mean_scores
 from vniah.analysis.compare.comparison import HEADING, Comparison
-from vniah.analysis.compare.findings import mean_scores
 from vniah.analysis.compare.rules import Rules, cell_text
 from vniah.errors import printable
 from vniah.files import to_json
@@ -43,6 +42,7 @@ def as_json(comparison: Comparison) -> str:
                 "passed": finding.passed,
                 "text": finding.text,
                 "cells": [cell_text(cell) for cell in finding.cells],
+                "needles": list(finding.needles),
             }
             for finding in comparison.findings
         ],

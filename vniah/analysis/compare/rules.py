@@ -16,6 +16,9 @@ from vniah.schema import read_toml, require_type
 SIGNIFICANCE = 0.005
 """How often the default gate alarms by chance at most."""
 
+SIGNIFICANT_DROP = 0.1
+"""How far the average of these needles has to fall for that to count as a significant fall."""
+
 _MOST_FRAMES = 10**12
 
 
@@ -23,6 +26,7 @@ class Thresholds(TypedDict, total=False):
     """The rules by name, as they are written in Python and in TOML (`Rules`)."""
 
     significance: float
+    significant_drop: float
     max_drop: float
     max_mean_drop: float
     min_mean: float
@@ -46,6 +50,8 @@ class Rules:
     Attributes:
         significance: there is no significant fall; this is how often one is found by chance at
             most, in (0, 0.5].
+        significant_drop: a significant fall of the average of these needles is one by more than
+            this, in [0, 1].
         max_drop: no cell's score falls by more than this, in [0, 1].
         max_mean_drop: the average of the cells falls by no more than this, in [0, 1].
         min_mean: the average of the candidate is at least this, in [0, 1].
@@ -60,6 +66,7 @@ class Rules:
     """
 
     significance: float | None = None
+    significant_drop: float = SIGNIFICANT_DROP
     max_drop: float | None = None
     max_mean_drop: float | None = None
     min_mean: float | None = None
@@ -72,7 +79,11 @@ class Rules:
     @property
     def asks_something(self) -> bool:
         """True if a candidate can fail; else the default gate is meant."""
-        plain = Rules(allowed_errors=self.allowed_errors, unpaired=self.unpaired)
+        plain = Rules(
+            significant_drop=self.significant_drop,
+            allowed_errors=self.allowed_errors,
+            unpaired=self.unpaired,
+        )
         return self != plain
 
     @property
@@ -124,8 +135,10 @@ def _parsed(given: Mapping[str, Any]) -> Rules:
             f"significance must be above 0 and at most 0.5, got {significance}: write 0.01 for "
             "false alarms in at most 1 of 100 comparisons"
         )
+    significant_drop = _share("significant_drop", found.get("significant_drop"), "0.05 for 5 %")
     return Rules(
         significance=significance,
+        significant_drop=SIGNIFICANT_DROP if significant_drop is None else significant_drop,
         max_drop=_share("max_drop", found.get("max_drop"), "0.05 for 5 %"),
         max_mean_drop=_share("max_mean_drop", found.get("max_mean_drop"), "0.05 for 5 %"),
         min_mean=_share("min_mean", found.get("min_mean"), "0.9 for 90 %"),

@@ -6,10 +6,10 @@ from math import comb
 from typing import TYPE_CHECKING
 
 from vniah.analysis.compare.changes import CellChange
-from vniah.analysis.compare.comparison import tests_of
 from vniah.analysis.compare.findings import changes_of
 from vniah.analysis.compare.pairing import Pair, has_other_needles, require_same_measure
 from vniah.analysis.compare.rules import Rules
+from vniah.analysis.compare.significance import tests_of
 from vniah.errors import CannotCompareError, InputError
 from vniah.grid import Cell
 from vniah.results import CellScore, Results

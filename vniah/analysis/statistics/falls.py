@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NUM_TESTS = 3
-"""That share a significance: the average, the worst cell, and all cells one by one."""
 
 _CHUNK = 512  # cells at a time, which takes 40 MB
 _ROUNDING = 1e-9
+
+
+def num_tests(*, is_paired: bool) -> int:
+    """How many tests share a significance: three of a fall of needles like these.
+
+    On the same samples there are two more, of what these needles lost (`LossTests`).
+    """
+    return 5 if is_paired else 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class FallTests:
         is_paired: whether both runs have the same samples; else they have other needles.
         num_needles: number of needles of the run that has fewer.
         least: the smallest p-value that so few needles can give by rearrangement.
+        least_average: the smallest that these could, of the average, if everything were lost.
         average: the p-value of the mean over cells.
         worst_cell: the p-value of the largest fall of a cell, among all cells.
         cells: those of each cell.
@@ -61,22 +68,19 @@ class FallTests:
     is_paired: bool
     num_needles: int
     least: float
+    least_average: float
     average: float
     worst_cell: float
     cells: Mapping[Cell, CellTest]
 
-    def can_find(self, significance: float) -> bool:
+    def can_find(self, level: float) -> bool:
         """Whether a fall could be found with so few needles; else no test says anything."""
-        return self.least <= significance / NUM_TESTS
+        return self.least <= level
 
-    def is_fall(self, significance: float) -> bool:
-        """Whether there is a fall, with a false alarm at most this often.
-
-        The average, the worst cell and all cells one by one have a third of it each.
-        """
-        each = significance / NUM_TESTS
+    def is_fall(self, level: float) -> bool:
+        """Whether one of the three tests finds a fall, each with this level."""
         p_values = self.average, self.worst_cell, *(test.fall for test in self.cells.values())
-        return self.can_find(significance) and min(p_values) <= each
+        return self.can_find(level) and min(p_values) <= level
 
 
 def fall_tests(before: Results, after: Results, *, is_paired: bool = True) -> FallTests | None:
@@ -116,6 +120,7 @@ def paired_tests(table: SampleTable) -> FallTests:
     return FallTests(
         True,
         len(parts),
+        1 / len(signs),
         1 / len(signs),
         average,
         worst,
@@ -157,7 +162,10 @@ def unpaired_tests(before: SampleTable, after: SampleTable) -> FallTests:
     else:
         falls, rises = _fisher(first, second)
     cells = _cell_tests(before.cells, falls, rises)
-    return FallTests(False, min(numbers), 1 / len(deals), average, worst, cells)
+    least = 1 / len(deals)
+    num_found = int((first[0].sum(axis=1) > _ROUNDING).sum())
+    least_average = comb(sum(numbers) - num_found, numbers[1]) / comb(sum(numbers), numbers[1])
+    return FallTests(False, min(numbers), least, max(least, least_average), average, worst, cells)
 
 
 def _by_needle(table: SampleTable) -> tuple["Floats", "Floats"]:

@@ -226,6 +226,13 @@ def add_compare(verbs: Any) -> None:
         "rule is given)",
     )
     compare.add_argument(
+        "--significant-drop",
+        type=values.real(100),
+        metavar="X",
+        help="on the same samples a significant fall of the average is one by more than X, in "
+        "[0, 1] (default 0.1)",
+    )
+    compare.add_argument(
         "--allowed-errors",
         type=values.whole(10**9),
         metavar="N",

@@ -1,0 +1,224 @@
+"""The default gate: is there a significant fall, of needles like these or of these needles?"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, comb
+from typing import TYPE_CHECKING
+
+from vniah.analysis.compare.changes import CellChange, Finding, cells_of, mean_scores
+from vniah.analysis.compare.pairing import Pair
+from vniah.analysis.compare.rules import SIGNIFICANT_DROP, Rules
+from vniah.errors import CannotCompareError, counted
+from vniah.results import Results
+
+if TYPE_CHECKING:
+    from vniah.analysis.statistics.falls import FallTests
+    from vniah.analysis.statistics.losses import LossTests, NeedleChange
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class GateTests:
+    """All tests of two runs.
+
+    Attributes:
+        falls: for needles like these; None if nothing changed or the needles are not known.
+        losses: for these needles; None if nothing changed, or the runs have other needles.
+    """
+
+    falls: "FallTests | None" = None
+    losses: "LossTests | None" = None
+
+    def is_fall(self, significance: float, significant_drop: float = SIGNIFICANT_DROP) -> bool:
+        """Whether one of the tests finds a fall, with a false alarm at most this often."""
+        each = _level(significance, is_paired=self.losses is not None)
+        if self.falls is not None and self.falls.is_fall(each):
+            return True
+        losses = self.losses
+        return losses is not None and (
+            losses.are_more_lost(each) or losses.is_drop(each, significant_drop)
+        )
+
+
+def tests_of(pair: Pair) -> GateTests:
+    """The tests, if there is anything to be tested; numpy and scipy are loaded only then."""
+    if not pair.before.manifest or not _has_changed(pair):
+        return GateTests()
+    from vniah.analysis.statistics.falls import fall_tests
+    from vniah.analysis.statistics.losses import loss_tests
+
+    cells = {old.cell for old, _ in pair.cells}
+    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
+    return GateTests(
+        fall_tests(before, after, is_paired=pair.is_paired),
+        loss_tests(before, after) if pair.is_paired else None,
+    )
+
+
+def significance_findings(
+    rules: Rules, pair: Pair, changes: Sequence[CellChange], tests: GateTests
+) -> Iterator[Finding]:
+    """What the tests found; of what these needles lost only where they have the same samples.
+
+    Raises:
+        CannotCompareError: a fall cannot be told from chance with so few needles.
+    """
+    assert rules.significance is not None
+    each = _level(rules.significance, is_paired=pair.is_paired)
+    of_these = []
+    if tests.losses is not None:
+        if tests.losses.knows_needles:
+            of_these.append(_needles_lost(tests.losses, each))
+        of_these.append(_average(tests.losses, each, rules.significant_drop))
+    try:
+        found = [_like_these(rules.significance, pair, changes, tests.falls), *of_these]
+    except CannotCompareError:
+        # What these needles lost is known, whatever others would have done.
+        if failed := [finding for finding in of_these if not finding.passed]:
+            yield from failed
+            return
+        raise
+    if all(finding.passed for finding in found):
+        _require_no_unproven_collapse(rules.significant_drop, each, changes, tests)
+    yield from found
+
+
+def _like_these(
+    significance: float, pair: Pair, changes: Sequence[CellChange], tests: "FallTests | None"
+) -> Finding:
+    fallen = [change for change in changes if change.drop > 0]
+    each = _level(significance, is_paired=pair.is_paired)
+    if not fallen:
+        of = f"none of {len(changes):,} cells" if len(changes) > 1 else "the only cell"
+        return Finding(
+            "significance", True, f"{of} fell" if len(changes) > 1 else f"{of} did not fall"
+        )
+    if tests is None or not tests.can_find(each):
+        raise CannotCompareError(
+            f"{len(fallen):,} of {counted(len(changes), 'cell')} fell, and whether that is chance "
+            f"{_why_unknown(pair, tests, significance)}. Give max_drop (--max-drop), the "
+            "largest fall of a cell that is accepted, in its place"
+        )
+    broken = [change for change in fallen if tests.cells[change.cell].fall <= each]
+    if tests.worst_cell <= each and not broken:
+        worst = max(change.drop for change in fallen)
+        broken = [change for change in fallen if change.drop == worst]
+    passed = not tests.is_fall(each)
+    how = "the same samples" if tests.is_paired else "other needles, not paired"
+    least = min(test.fall for test in tests.cells.values())
+    text = (
+        f"{'no' if passed else 'a'} significant fall (average p = {tests.average:.2g}, largest "
+        f"fall of a cell p = {tests.worst_cell:.2g}, cells one by one p = {least:.2g}; each "
+        f"against {each:.2g}; {how}, {counted(tests.num_needles, 'needle')})"
+    )
+    return Finding("significance", passed, text, cells_of(broken))
+
+
+def _needles_lost(losses: "LossTests", each: float) -> Finding:
+    lost, gained = losses.lost(each), losses.gained(each)
+    passed = not losses.are_more_lost(each)
+    if not lost:
+        return Finding("needles_lost", True, "no needle is lost")
+    text = f"{counted(len(lost), 'needle')} lost: {_named(lost)}"
+    if gained:
+        text += f"; {len(gained):,} gained: {_named(gained)}"
+    return Finding("needles_lost", passed, text, needles=tuple(one.needle for one in lost))
+
+
+def _named(changes: "Sequence[NeedleChange]") -> str:
+    names = [
+        f"{one.needle} (right {one.num_right_before:,} -> {one.num_right_after:,} "
+        f"of {one.num_samples:,})"
+        for one in changes[:_MOST_NAMED]
+    ]
+    hidden = len(changes) - _MOST_NAMED
+    return ", ".join(names) + (f" and {hidden:,} more" if hidden > 0 else "")
+
+
+def _average(losses: "LossTests", each: float, least_drop: float) -> Finding:
+    name = "average_of_these_needles"
+    if losses.drop <= 1e-9:
+        return Finding(name, True, "the average of these needles did not fall")
+    text = f"the average of these needles fell by {losses.drop:.4f}"
+    if losses.drop <= least_drop + 1e-9:
+        return Finding(name, True, f"{text}, which is not more than {least_drop:g}")
+    tested = f"p = {losses.p_value:.2g}, against {each:.2g}"
+    if losses.is_drop(each, least_drop):
+        return Finding(name, False, f"{text}, which is more than {least_drop:g} ({tested})")
+    return Finding(name, True, f"{text}, which may be chance ({tested})")
+
+
+def _require_no_unproven_collapse(
+    least_drop: float, each: float, changes: Sequence[CellChange], tests: GateTests
+) -> None:
+    """Requires that a large fall, if no test found it, could have been found."""
+    before, after = mean_scores(changes)
+    if before - after <= least_drop + 1e-9:
+        return
+    if tests.losses is not None:
+        can_find, p_value = tests.losses.can_find_drop(each), tests.losses.p_value
+    else:
+        assert tests.falls is not None
+        can_find, p_value = tests.falls.least_average <= each, tests.falls.average
+    if can_find and 2 * after > before:
+        return
+    num = tests.falls.num_needles if tests.falls is not None else 0
+    raise CannotCompareError(
+        f"the average fell from {before:.4f} to {after:.4f}, and whether that is chance cannot be "
+        f"told from {counted(num, 'needle')} (p = {p_value:.2g}, against {each:.2g}); it takes "
+        f"about {_num_for(p_value, each, num):,} like these. Give max_mean_drop "
+        "(--max-mean-drop), the largest fall of the average that is accepted, in its place"
+    )
+
+
+def _num_for(p_value: float, each: float, num: int) -> int:
+    """How many needles make a fall as large as this one significant, about."""
+    from scipy.special import ndtri
+
+    seen = float(-ndtri(min(p_value, 0.4)))
+    return max(num + 1, ceil(num * (float(-ndtri(each)) / seen) ** 2))
+
+
+def _level(significance: float, *, is_paired: bool) -> float:
+    """The share of a significance that each of the tests has."""
+    from vniah.analysis.statistics.falls import num_tests
+
+    return significance / num_tests(is_paired=is_paired)
+
+
+def _why_unknown(pair: Pair, tests: "FallTests | None", significance: float) -> str:
+    if not pair.before.manifest:
+        return "cannot be known from a published table"
+    if tests is None:
+        return "cannot be known, because samples of this task share needles"
+    needed = _num_needed(significance, is_paired=tests.is_paired)
+    return (
+        f"cannot be known from {counted(tests.num_needles, 'needle')}: for a significance of "
+        f"{significance:g} it takes at least {needed}"
+    )
+
+
+def _num_needed(significance: float, *, is_paired: bool) -> int:
+    each, num = _level(significance, is_paired=is_paired), 1
+    while 1 / (2**num if is_paired else comb(2 * num, num)) > each:
+        num += 1
+    return num
+
+
+def _has_changed(pair: Pair) -> bool:
+    """Whether the scores of a cell differ, or on the same samples any answer."""
+    if any(old.score != new.score for old, new in pair.cells):
+        return True
+    if not pair.is_paired:
+        return False
+    earlier = {sample.sample_id: sample.correct for sample in pair.before.samples}
+    return any(earlier.get(one.sample_id) not in (None, one.correct) for one in pair.after.samples)
+
+
+def _inside(results: Results, is_compared: Callable[[object], bool]) -> Results:
+    """The results with the samples of the compared cells only."""
+    if all(is_compared(found.cell) for found in results.cells):
+        return results
+    samples = (sample for sample in results.samples if is_compared(sample.cell))
+    return replace(results, samples=tuple(samples))
