@@ -287,11 +287,11 @@ def test_effective_length_of_a_run_that_goes_on_leaves_out_what_is_not_complete(
     run = make_run("8,16", "0,1", outcome=lambda c, k: True if c.num_frames == 8 or k < 3 else None)
     found = find_effective_length(run)
     assert found.measured == (8,) and found.num_frames == 8
-    assert found.text.endswith("; without 1 length whose samples are not all run")
+    assert found.text.endswith("; without 16 frames, where not all samples have been run")
     begun = make_run("8,16", "0,1", outcome=lambda c, k: True if k < 3 else None)
     assert find_effective_length(begun).text == (
         "effective visual context length (score at least 0.9 up to there): not known, no length is "
-        "complete; without 2 lengths whose samples are not all run"
+        "complete; without 8 and 16 frames, where not all samples have been run"
     )
 
 

@@ -5,6 +5,7 @@ behind one needle are questions at different times in one forward pass (`--posit
 task whose samples record a ``needle_index`` has the curve: no sample is run for it.
 """
 
+from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,10 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
         ``seconds`` since the needle, ``accuracy`` in [0, 1] of these needles on this film, ``low``
         and ``high`` of the interval for needles like these: Wilson's, or over needles where a point
         has several samples of each; NaN if samples do not say which needle they are about,
-        ``num_samples``, ``num_correct`` and ``num_errors``. Samples that could not be run are in
-        ``num_errors`` only. A time at which none could be run has NaN for an accuracy. Cells of one
-        row with the same time, such as all those of depth 1, are one point.
+        ``num_samples``, ``num_correct``, ``num_errors`` and ``num_pending``. Samples that could not
+        be run are in ``num_errors`` only, those that have not been run yet in ``num_pending``. A
+        time at which none could be run has NaN for an accuracy. Cells of one row with the same
+        time, such as all those of depth 1, are one point.
 
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
@@ -60,6 +62,10 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
             f"no sample of {results.path} has a needle_index, so the time since the needle is not "
             "known: give a run of a task that shows one needle, such as vniah"
         )
+    pending: Counter[tuple[Fraction, int]] = Counter()
+    for cell, count in results.pending_by_cell.items():
+        pending[results.row_of(cell), cell.num_frames - cell.needle_index] += count
+        groups.setdefault((results.row_of(cell), cell.num_frames - cell.needle_index), [])
     row_name = "position" if results.has_positions else "depth"
     rows = []
     for (row, seconds), places in sorted(groups.items()):
@@ -80,6 +86,7 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
                 "num_samples": len(done),
                 "num_correct": int(scored.sum()),
                 "num_errors": len(places) - len(done),
+                "num_pending": pending[row, seconds],
             }
         )
     return pd.DataFrame(rows)

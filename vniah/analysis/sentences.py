@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vniah.analysis.statistics.summary import summarize
-from vniah.analysis.table_layouts import average_over
+from vniah.analysis.table_notes import average_over
 from vniah.errors import counted
 from vniah.results import Results, SampleResult
 

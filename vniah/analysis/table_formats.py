@@ -130,6 +130,8 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
     summary = summarize(results, confidence=confidence)
     length, estimate = summary.effective_length, summary.needles_like_these
     interval = estimate.interval if estimate else None
+    done = sum(found.num_errors + (found.num_samples or 0) for found in results.cells)
+    planned = done + results.num_pending if results.manifest else None
     return {
         "result": label,
         "name": results.name,
@@ -142,6 +144,8 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
         "num_needles": estimate.num_needles if estimate else None,
         "num_cells": results.num_scored_cells,
         "num_planned_cells": results.num_planned_cells,
+        "num_planned_samples": planned,
+        "num_pending": results.num_pending if results.manifest else None,
         "num_cells_with_errors": sum(found.num_errors > 0 for found in results.cells),
         "effective_length": {
             "threshold": length.threshold,
@@ -149,6 +153,8 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
             "low": length.low,
             "high": length.high,
             "has_interval": length.has_interval,
+            "num_left_out": len(length.left_out),
+            "left_out": list(length.left_out),
             "longest": length.measured[-1] if length.measured else None,
         },
         "summary": list(summary.lines),

@@ -7,6 +7,7 @@ from math import inf
 from vniah.analysis.labels import result_labels
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.table_notes import about, average_over, gaps, is_whole
 from vniah.analysis.table_rows import (
     ALL_ORDERS,
     Row,
@@ -23,8 +24,6 @@ from vniah.results import Results
 
 NO_VALUE = "."
 """Stands where there is no value."""
-
-_MAX_GAPS = 5
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,12 @@ def _notes(results: Results, kind: TableKind, confidence: float) -> list[str]:
     """What has to be said of one result below a table of several."""
     if kind == "controls":
         return gaps(results) if results.controls else ["no controls"]
-    return [*_claims(results, confidence), *about(results), *gaps(results)]
+    return [
+        *_claims(results, confidence),
+        *about(results),
+        *gaps(results),
+        *_unfinished(results, confidence),
+    ]
 
 
 def cells_layout(results: Results, *, intervals: bool = False, confidence: float = 0.95) -> Layout:
@@ -127,7 +131,7 @@ def lengths_layout(
     found = [length_rows(results, confidence) for results in runs]
     counts = sorted({row["num_frames"] for rows in found for row in rows[1:]})
     # What an average is over is said of all runs as soon as it is not the whole grid in one.
-    is_whole = all(map(_is_whole, runs))
+    are_whole = all(map(is_whole, runs))
     percent = percent_of(confidence)
     ending = ["average", percent, "effective length", percent]
     lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
@@ -144,7 +148,7 @@ def lengths_layout(
         )
         means = [texts.get(count, NO_VALUE) for count in counts]
         lines.append([name, *means, average, like_these, *lengths])
-    if not is_whole:
+    if not are_whole:
         for line, over in zip(lines, ("over", *map(average_over, runs)), strict=True):
             line.append(over)
     legend = f"{percent}: the interval of what stands before it, for needles like these"
@@ -172,7 +176,9 @@ def needles_layout(
     notes = [
         f"in parentheses: the {percent_of(confidence)} interval for this needle at other places"
     ]
-    for name, rows in zip(names, found, strict=True):
+    for name, run, rows in zip(names, runs, found, strict=True):
+        if run.progress:
+            notes.append(f"{name}: {run.progress}")
         if not rows:
             notes.append(f"{name} does not say how each needle did")
             continue
@@ -218,72 +224,16 @@ def controls_layout(
     return Layout(tuple(map(tuple, lines)), notes=(note,) * intervals)
 
 
-def about(results: Results) -> list[str]:
-    """What the average is over, if that is not all that was planned."""
-    if _is_whole(results):
-        return []
-    if results.average is None:
-        return [f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"]
-    return [f"the average {results.average:.4f} is over {average_over(results)}"]
-
-
-def average_over(results: Results) -> str:
-    """What an average is over: the cells with a score, and those of them that lack samples."""
-    if not results.num_partial_cells:
-        return results.coverage
-    return (
-        f"{results.coverage}, {results.num_partial_cells} of them without the samples that could "
-        "not be run"
-    )
-
-
-def gaps(results: Results) -> list[str]:
-    """Lines that say where the means of the table are over less than was planned."""
-    lines = []
-    for count in sorted({found.cell.num_frames for found in results.cells}):
-        column = [found for found in results.cells if found.cell.num_frames == count]
-        num_errors = sum(found.num_errors for found in column)
-        if num_errors:
-            num_scored = sum(found.score is not None for found in column)
-            lines.append(
-                f"at {counted(count, 'frame')} the mean is over {num_scored} of "
-                f"{counted(len(column), 'cell')}, without {counted(num_errors, 'sample')} that "
-                "could not be run"
-            )
-    lines += [
-        f"the control {found.control} {_at(found.num_frames)}is without "
-        f"{counted(found.num_errors, 'sample')} that could not be run"
-        for found in results.controls
-        if found.num_errors
-    ]
-    if results.is_adaptive:
-        measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
-        lines.insert(
-            0,
-            f"measured {measured:,} of {planned}, chosen by their scores (adaptive"
-            f"{'' if results.is_finished else ', not finished'}): the average "
-            "is not that of the whole grid, and lengths with a dot have no mean",
-        )
-    hidden = len(lines) - _MAX_GAPS
-    return (
-        lines
-        if hidden <= 0
-        else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
-    )
-
-
-def _at(num_frames: int | None) -> str:
-    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
-
-
 def _claims(results: Results, confidence: float) -> list[str]:
     """What a run says about needles like these, if its needles are too few for a claim."""
     found = summarize(results, confidence=confidence).needles_like_these
     return [] if found is None or found.is_narrow else [found.text]
 
 
-def _is_whole(results: Results) -> bool:
-    return results.num_scored_cells == results.num_planned_cells and not results.num_partial_cells
+def _unfinished(results: Results, confidence: float) -> list[str]:
+    """At which lengths the effective length could not look yet."""
+    found = summarize(results, confidence=confidence).effective_length
+    return [f"the effective length is {found.without}"] if found.without else []
 
 
 def _score(row: Mapping[str, object], intervals: bool) -> str:

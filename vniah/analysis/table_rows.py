@@ -1,5 +1,6 @@
 """The numbers of results as rows: cells, lengths, needles and controls, with their intervals."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -21,7 +22,7 @@ from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sa
 from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
 from vniah.options import TableKind
 from vniah.results import CellScore, Results, SampleResult, load_results
-from vniah.results.plan import planned_cells
+from vniah.results.plan import planned_cells, planned_ids, planned_test_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,10 @@ Row = dict[str, Any]
 ALL_ORDERS = "all orders of the options"
 """The name of the row that has the accuracy over all orders of the options."""
 
+_OF_SAMPLES = (*("num_samples", "num_correct", "num_errors", "num_pending", "num_planned_samples"),)
+
 _WHOLE = (
-    *("num_frames", "needle_index", "num_samples", "num_correct", "num_errors"),
+    *("num_frames", "needle_index", *_OF_SAMPLES),
     *("num_needles", "num_needed", "num_cells", "num_planned_cells"),
 )
 
@@ -149,6 +152,7 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     samples = index.table(is_right)
     if not samples.knows_needles:
         return []
+    pending = _pending_by_needle(results)
     numbers = {name: number for number, name in enumerate(samples.needles)}
     num_all = np.bincount(index.needle, minlength=len(index.needles))
     rows = []
@@ -165,8 +169,26 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
         row["num_samples"] = num_samples
         row["num_correct"] = int(own.values.sum())
         row["num_errors"] = total - num_samples
+        row["num_pending"] = None if pending is None else pending[name]
         rows.append(row)
     return rows
+
+
+def _pending_by_needle(results: Results) -> "Counter[str] | None":
+    """How many samples of each needle have no line yet; None if their ids do not say that."""
+    if not results.num_pending:
+        return Counter()
+    done = {sample.sample_id for sample in results.samples}
+    planned = [name for name in planned_test_ids(results.manifest) if name not in done]
+    prefixes = [cell.prefix for cell in results.pending_by_cell]
+    needles = set(results.manifest.get("needles", {}).get("ids", ()))
+    found = Counter(
+        sample_id.removeprefix(prefix)
+        for sample_id in planned
+        for prefix in prefixes
+        if sample_id.startswith(prefix)
+    )
+    return found if found.keys() <= needles and found.total() == results.num_pending else None
 
 
 def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
@@ -174,6 +196,7 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
 
     The last rows have the accuracy over all orders of the options, the test's own included.
     """
+    pending = _pending_by_control(results)
     groups: dict[tuple[str, int | None], list[SampleResult]] = {}
     for sample in results.control_samples:
         groups.setdefault((sample.control or "", sample.num_frames), []).append(sample)
@@ -189,6 +212,7 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "num_samples": found.num_samples,
             "num_correct": found.num_correct,
             "num_errors": found.num_errors,
+            "num_pending": pending[found.control, found.num_frames],
         }
         for found in sorted(
             results.controls, key=lambda one: (order[one.control], one.num_frames or inf)
@@ -203,9 +227,24 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "num_samples": found.num_samples,
             "num_correct": None,
             "num_errors": None,
+            "num_pending": None,
         }
         for length, found in results.debiased_by_length.items()
     ]
+
+
+def _pending_by_control(results: Results) -> "Counter[tuple[str, int | None]]":
+    """How many samples of each control have no line yet, at each number of frames."""
+    if not results.manifest or results.is_complete or results.is_adaptive:
+        return Counter()
+    done = {sample.sample_id for sample in results.control_samples}
+    controls = set(results.manifest.get("controls", ()))
+    found: Counter[tuple[str, int | None]] = Counter()
+    for sample_id in planned_ids(results.manifest):
+        length, name = sample_id.partition("/")[0], sample_id.rpartition("/")[2]
+        if name in controls and sample_id not in done:
+            found[name, int(length) if length.isdecimal() else None] += 1
+    return found
 
 
 def all_cells(results: Results) -> list[CellScore]:
@@ -247,12 +286,16 @@ def _is_measured(found: CellScore) -> bool:
 def _counts(cells: Iterable[CellScore], results: Results) -> Row:
     """Numbers of samples of some cells; None for a published table, which does not say them."""
     if results.published:
-        return {"num_samples": None, "num_correct": None, "num_errors": None}
+        return dict.fromkeys(_OF_SAMPLES)
     cells = list(cells)
+    num_run = sum((found.num_samples or 0) + found.num_errors for found in cells)
+    num_pending = sum(results.pending_by_cell.get(found.cell, 0) for found in cells)
     return {
         "num_samples": sum(found.num_samples or 0 for found in cells),
         "num_correct": sum(found.num_correct or 0 for found in cells),
         "num_errors": sum(found.num_errors for found in cells),
+        "num_pending": num_pending,
+        "num_planned_samples": num_run + num_pending,
     }
 
 

@@ -132,8 +132,8 @@ def controls_caption(results: Results) -> tuple[str, ...]:
 
 
 def _gaps(results: Results, rows: Mapping[str, Sequence[SampleResult]]) -> list[str]:
-    """What is missing of each control: samples with an error, and those without a line."""
-    gaps = []
+    """What the test and each control lack: samples without a line, and of controls errors."""
+    gaps = [results.progress] if results.progress else []
     for name, num_planned in results.num_planned_by_control.items():
         num_scored = sum(row.correct is not None for row in rows.get(name, ()))
         if results.is_adaptive:  # controls are run where the test is

@@ -62,7 +62,7 @@ def format_comparison(names: Sequence[str], runs: "Sequence[Results]") -> str:
 
 def format_gaps(results: "Results") -> list[str]:
     """Lines that say where the means of the table are over less than was planned."""
-    from vniah.analysis.table_layouts import gaps
+    from vniah.analysis.table_notes import gaps
 
     return gaps(results)
 

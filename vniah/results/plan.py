@@ -1,5 +1,6 @@
 """The plan of a run as its manifest holds it: the grid, and the ids of all samples."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -96,6 +97,23 @@ def open_places(manifest: Mapping[str, Any], done: Collection[str]) -> frozenset
         for sample_id in planned_test_ids(manifest)
         if sample_id not in done
         for place in _places(sample_id)
+    )
+
+
+def pending_cells(manifest: Mapping[str, Any], done: Collection[str]) -> dict[Cell, int]:
+    """The cells that lack some sample of the test, with the number of those that they lack.
+
+    Args:
+        manifest: of a run.
+        done: the ids of the samples that have a line.
+    """
+    cell_at = {cell.prefix: cell for cell in read_grid(manifest["grid"]).cells}
+    return Counter(
+        cell_at[place]
+        for sample_id in planned_test_ids(manifest)
+        if sample_id not in done
+        for place in _places(sample_id)
+        if place in cell_at
     )
 
 

@@ -22,7 +22,7 @@ from vniah.results.debiased import (
 from vniah.results.details import TaskDetails, details_in
 from vniah.results.manifests import ADAPTIVE_KEY, oddness_in
 from vniah.results.measures import Measure, measure_of, shown_measures
-from vniah.results.plan import planned_cells, planned_ids, read_grid
+from vniah.results.plan import pending_cells, planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
 
 if TYPE_CHECKING:
@@ -327,6 +327,38 @@ class Results:
     def is_complete(self) -> bool:
         """True if every planned sample has a line; a published table always is complete."""
         return self.num_done == self.num_planned
+
+    @cached_property
+    def pending_by_cell(self) -> Mapping[Cell, int]:
+        """How many planned samples of the test have no line yet, by cell, where there are any.
+
+        Of an adaptive run only of cells that were begun, as it need not run the others.
+        """
+        if not self.manifest or self.is_complete:
+            return {}
+        done = {sample.sample_id for sample in self.samples}
+        found = pending_cells(self.manifest, done)
+        if not self.is_adaptive:
+            return found
+        begun = {sample.cell for sample in self.samples}
+        return {cell: count for cell, count in found.items() if cell in begun}
+
+    @property
+    def num_pending(self) -> int:
+        """Number of planned samples of the test that have no line yet (`pending_by_cell`)."""
+        return sum(self.pending_by_cell.values())
+
+    @property
+    def progress(self) -> str:
+        """How much of the test was run, in a sentence; empty if nothing is pending.
+
+        >>> results.progress  # doctest: +SKIP
+        "27 of 108 samples have been run"
+        """
+        if not self.num_pending:
+            return ""
+        done = sum(sample.cell is not None for sample in self.samples)
+        return f"{done:,} of {counted(done + self.num_pending, 'sample')} have been run"
 
     @property
     def is_adaptive(self) -> bool:

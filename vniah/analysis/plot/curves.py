@@ -125,7 +125,7 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
 
 
 def _about(frame: "pd.DataFrame") -> Iterator[str]:
-    """What points and bars are of, and how many samples could not be run."""
+    """What points and bars are of, and how many samples could not be, or were not yet, run."""
     counts = [int(count) for count in frame["num_samples"] if count]
     if counts:
         low, high = min(counts), max(counts)
@@ -138,3 +138,5 @@ def _about(frame: "pd.DataFrame") -> Iterator[str]:
         yield f"these needles on this film, {num} per point; {bars}"
     if num_errors := int(frame["num_errors"].sum()):
         yield counted(num_errors, "error")
+    if num_pending := int(frame["num_pending"].sum()):
+        yield f"{counted(num_pending, 'sample')} not run yet"

@@ -17,7 +17,8 @@ from vniah.analysis.report.samples import SampleData
 from vniah.analysis.sentences import format_agreement, format_average, format_oddness
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import Summary, summarize
-from vniah.analysis.table_layouts import Layout, gaps, layouts, lengths_layout
+from vniah.analysis.table_layouts import Layout, layouts, lengths_layout
+from vniah.analysis.table_notes import gaps
 from vniah.analysis.verdict import Verdict, verdict
 from vniah.errors import InputError, ResultsError, counted
 from vniah.files import atomic_path

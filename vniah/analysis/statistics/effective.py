@@ -15,9 +15,9 @@ from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
 from vniah.results import CellScore, Results
-from vniah.results.plan import planned_ids
 
 _ROUNDING = 1e-9
+_MOST_NAMED = 5  # lengths
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EffectiveLength:
         has_interval: whether ``low`` and ``high`` are known; they are not for published tables and
             where samples name no needle.
         num_needles: number of needles behind the interval.
-        num_left_out: number of lengths that are not complete yet.
+        left_out: the lengths that are not complete yet, ascending; they are not in ``measured``.
         confidence: how often ``low`` and ``high`` are both right.
         axis: what lengths count: frames, or tokens in a published text table.
         tokens_per_frame: number of tokens that the model reads for a frame, if known.
@@ -57,7 +57,7 @@ class EffectiveLength:
     high: int | None = None
     has_interval: bool = False
     num_needles: int = 0
-    num_left_out: int = 0
+    left_out: tuple[int, ...] = ()
     confidence: float = 0.95
     axis: Literal["frames", "tokens"] = "frames"
     tokens_per_frame: int | None = None
@@ -95,17 +95,20 @@ class EffectiveLength:
         """What it says, in one sentence."""
         what = "context" if self.axis == "tokens" else "visual context"
         name = f"effective {what} length (score at least {self.threshold:g} up to there)"
-        left_out = (
-            f"; without {counted(self.num_left_out, 'length')} whose samples are not all run"
-            if self.num_left_out
-            else ""
-        )
+        left_out = f"; {self.without}" if self.without else ""
         if not self.measured:
             return f"{name}: not known, no length is complete{left_out}"
         text = f"{name}: with these needles {self._point}"
         if self.has_interval:
             text += f"; with needles like these {self._range}"
         return text + left_out
+
+    @property
+    def without(self) -> str:
+        """Which lengths it leaves out, and why; empty if none."""
+        if not self.left_out:
+            return ""
+        return f"without {self._lengths(self.left_out)}, where not all samples have been run"
 
     @property
     def short(self) -> tuple[str, str]:
@@ -165,6 +168,13 @@ class EffectiveLength:
             return f"the same ({percent})"
         return f"{self.low:,} to {self._counted(self.high)} ({percent})"
 
+    def _lengths(self, lengths: Sequence[int]) -> str:
+        """Some lengths by name, or how many and from where to where: ``"128 and 256 frames"``."""
+        if len(lengths) > _MOST_NAMED:
+            return f"{len(lengths):,} lengths from {lengths[0]:,} to {self._counted(lengths[-1])}"
+        first = ", ".join(f"{length:,}" for length in lengths[:-1])
+        return f"{first} and {self._counted(lengths[-1])}" if first else self._counted(lengths[0])
+
     def _counted(self, num_frames: int) -> str:
         return counted(num_frames, self.axis.removesuffix("s"))
 
@@ -222,7 +232,7 @@ def find_effective_length(
         threshold,
         effective_length(cells, threshold=threshold),
         tuple(with_score),
-        num_left_out=len(pending),
+        left_out=tuple(sorted(pending)),
         confidence=confidence,
         axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
@@ -306,13 +316,4 @@ def _is_measured(found: CellScore) -> bool:
 
 def pending_lengths(results: Results) -> set[int]:
     """The lengths at which a planned sample of the test has no line yet."""
-    if results.is_complete:
-        return set()
-    done = {sample.sample_id for sample in results.samples}
-    endings = tuple(f"/{control}" for control in results.manifest.get("controls", ()))
-    return {
-        int(length)
-        for sample_id in planned_ids(results.manifest)
-        if sample_id not in done and not (endings and sample_id.endswith(endings))
-        if (length := sample_id.partition("/")[0]).isdecimal()
-    }
+    return {cell.num_frames for cell in results.pending_by_cell}

@@ -108,7 +108,7 @@ def _trend(
         float(slopes.mean()) if slopes is not None and is_known else None,
         t_interval(slopes, confidence=confidence) if slopes is not None and is_known else None,
         0 if slopes is None else len(slopes),
-        len(lengths) == len({found.cell.num_frames for found in results.cells}),
+        len(lengths) == _num_lengths(results),
         confidence,
     )
 
@@ -128,13 +128,19 @@ def _slopes(table: SampleTable) -> "Floats":
 
 
 def _saturated_lengths(results: Results) -> frozenset[int]:
-    """The lengths at which samples could be run, all of them, and all are right."""
-    is_right: dict[int, bool] = {}
+    """The lengths at which all samples have been run, and all are right."""
+    is_right = {cell.num_frames: False for cell in results.pending_by_cell}
     for sample in results.samples:
         if sample.cell is not None:
             length = sample.cell.num_frames
             is_right[length] = is_right.get(length, True) and sample.correct is True
     return frozenset(length for length, right in is_right.items() if right)
+
+
+def _num_lengths(results: Results) -> int:
+    """How many lengths the run has, those that are not run yet included."""
+    cells = {*(found.cell for found in results.cells), *results.pending_by_cell}
+    return len({cell.num_frames for cell in cells})
 
 
 def _number_of(name: str, lengths: frozenset[int], sample: SampleResult) -> float | None:

@@ -39,6 +39,7 @@ class Summary:
         depth_effects: the effects of depth on the score, tested.
         margin: how sure the model is where all answers are right; None if there is no such length,
             or nothing to tell it by.
+        progress: how much of the test was run, in words; empty if nothing is pending.
     """
 
     these_needles: float | None
@@ -48,11 +49,12 @@ class Summary:
     effective_length: EffectiveLength
     depth_effects: tuple[DepthEffect, ...]
     margin: MarginTrend | None
+    progress: str = ""
 
     @property
     def lines(self) -> tuple[str, ...]:
         """What it says besides the average: one sentence a line."""
-        lines = []
+        lines = [f"{self.progress}; all that is said here is of these"] if self.progress else []
         if self.needles_like_these is not None:
             lines.append(self.needles_like_these.text)
         if self.these_needles is not None:
@@ -115,7 +117,9 @@ def summarize(
         lengths = partial_lengths(results, index=index)
         whole = {length.num_frames for length in lengths if length.is_whole}
         by_length = {length: one for length, one in by_length.items() if length in whole}
-        return Summary(results.average, None, None, by_length, effective, (), None)
+        return Summary(
+            results.average, None, None, by_length, effective, (), None, results.progress
+        )
     like_these = other_depths = None
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
@@ -129,4 +133,5 @@ def summarize(
         effective,
         depth_effects(table, confidence=confidence),
         margin_trend(results, confidence=confidence, index=index),
+        results.progress,
     )

@@ -1,0 +1,98 @@
+"""What belongs below a table: over what its means are, and what has not been run."""
+
+from collections import Counter
+
+from vniah.errors import counted
+from vniah.results import Results
+
+_MAX_GAPS = 5
+
+
+def about(results: Results) -> list[str]:
+    """What the average is over, if that is not all that was planned."""
+    if is_whole(results):
+        return []
+    if results.average is None:
+        return [f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"]
+    return [f"the average {results.average:.4f} is over {average_over(results)}"]
+
+
+def average_over(results: Results) -> str:
+    """What an average is over: the cells with a score, and those of them that lack samples."""
+    lacking = [
+        *(["could not be run"] if results.num_partial_cells else []),
+        *(["have not been run yet"] if results.num_pending else []),
+    ]
+    if not lacking:
+        return results.coverage
+    num = sum(
+        found.score is not None
+        and (found.num_errors > 0 or results.pending_by_cell.get(found.cell, 0) > 0)
+        for found in results.cells
+    )
+    if not num:  # nothing is lacking but whole cells
+        return results.coverage
+    return f"{results.coverage}, {num:,} of them without the samples that {' or '.join(lacking)}"
+
+
+def gaps(results: Results) -> list[str]:
+    """Lines that say where the means of the table are over less than was planned."""
+    lines = [results.progress] if results.progress else []
+    for count in sorted({found.cell.num_frames for found in results.cells}):
+        column = [found for found in results.cells if found.cell.num_frames == count]
+        num_errors = sum(found.num_errors for found in column)
+        num_pending = sum(results.pending_by_cell.get(found.cell, 0) for found in column)
+        num_scored = sum(found.score is not None for found in column)
+        has = "has" if num_pending == 1 else "have"
+        without = [
+            *([f"{counted(num_errors, 'sample')} that could not be run"] if num_errors else []),
+            *([f"{num_pending:,} that {has} not been run yet"] if num_pending else []),
+        ]
+        if without:
+            lines.append(
+                f"at {counted(count, results.axis.removesuffix('s'))} the mean is over "
+                f"{num_scored} of {counted(len(column), 'cell')}, without {' and '.join(without)}"
+            )
+    lines += [
+        f"the control {found.control} {_at(found.num_frames)}is without "
+        f"{counted(found.num_errors, 'sample')} that could not be run"
+        for found in results.controls
+        if found.num_errors
+    ]
+    lines += _pending_controls(results)
+    if results.is_adaptive:
+        measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
+        lines.insert(
+            0,
+            f"measured {measured:,} of {planned}, chosen by their scores (adaptive): the average "
+            "is not that of the whole grid, and lengths with a dot have no mean",
+        )
+    hidden = len(lines) - _MAX_GAPS
+    return (
+        lines
+        if hidden <= 0
+        else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
+    )
+
+
+def _pending_controls(results: Results) -> list[str]:
+    """Lines on the controls of which not all samples have been run yet."""
+    if results.is_adaptive:  # controls are run where the test is
+        return []
+    done = Counter(sample.control for sample in results.control_samples)
+    return [
+        f"the control {name} lacks {planned - done[name]:,} of {counted(planned, 'sample')}, which "
+        f"{'has' if planned - done[name] == 1 else 'have'} not been run yet"
+        for name, planned in results.num_planned_by_control.items()
+        if done[name] < planned
+    ]
+
+
+def _at(num_frames: int | None) -> str:
+    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
+
+
+def is_whole(results: Results) -> bool:
+    """Whether every planned cell has a score of all its samples."""
+    is_scored = results.num_scored_cells == results.num_planned_cells
+    return is_scored and not (results.num_partial_cells or results.num_pending)
