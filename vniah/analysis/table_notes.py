@@ -64,7 +64,8 @@ def gaps(results: Results) -> list[str]:
         measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
         lines.insert(
             0,
-            f"measured {measured:,} of {planned}, chosen by their scores (adaptive): the average "
+            f"measured {measured:,} of {planned}, chosen by their scores (adaptive"
+            f"{'' if results.is_finished else ', not finished'}): the average "
             "is not that of the whole grid, and lengths with a dot have no mean",
         )
     hidden = len(lines) - _MAX_GAPS
