@@ -32,6 +32,7 @@ def test_exported_names():
         "load_needles",
         "load_results",
         "open_haystack",
+        "rescore",
         "run_sweep",
         "save_heatmaps",
         "save_report",

@@ -22,7 +22,6 @@ from vniah.protocol import (
     TokenSequence,
     needle_source,
 )
-from vniah.show import recorded
 from vniah.show.facts import Facts
 from vniah.show.frames import read_frames
 from vniah.show.prompt import chat_prompt, composed_prompt
@@ -30,7 +29,7 @@ from vniah.show.sample import file_name, show_sample
 from vniah.show.selection import find_sample, narrowed
 from vniah.show.sheet import draw_sheet
 from vniah.show.storyboard import Gap, Tile, make_storyboard
-from vniah.tasks import Sample
+from vniah.tasks import Sample, recorded
 from vniah.tasks.placement import insert
 
 CARD = FrameSpan(needle_source("card"), 0, 1)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vniah.show.sample import show_sample
     from vniah.sweep.exchange.export import export_samples
     from vniah.sweep.exchange.importing import import_answers
+    from vniah.sweep.rescoring.rescoring import rescore
     from vniah.sweep.run import run_sweep
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ _HOMES = {
     "load_needles": "vniah.needles",
     "load_results": "vniah.results",
     "open_haystack": "vniah.haystacks.haystack",
+    "rescore": "vniah.sweep.rescoring.rescoring",
     "run_sweep": "vniah.sweep.run",
     "save_heatmaps": "vniah.analysis.plot",
     "save_report": "vniah.analysis.report",
@@ -73,6 +75,7 @@ __all__ = [
     "load_needles",
     "load_results",
     "open_haystack",
+    "rescore",
     "run_sweep",
     "save_heatmaps",
     "save_report",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vniah.answers import find_ambiguous, match_answer
+from vniah.answers import MatchRule, find_ambiguous, match_answer
 from vniah.errors import ModelError, TaskError, quoted, short_repr
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ class GeneratedText:
         text: the text, without the stop token.
         token_ids: its tokens, with the stop token at the end if there is one; empty for chat
             models, whose tokens are unknown.
+        rule: says which of the accepted answers it is; another one only where a run is judged anew
+            (`vniah.sweep.rescoring`).
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
+    rule: MatchRule = match_answer
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,12 @@ def score_accepted(
     score = _best_by_logits(answers, readings)
     if first.generated is None:
         return score
-    text, token_ids = first.generated.text, first.generated.token_ids
+    token_ids = first.generated.token_ids
     return replace(
         score,
-        prediction=text,
+        prediction=first.generated.text,
         predicted_ids=token_ids,
-        correct=_match(text, answers, choices) is not None,
+        correct=_match(first.generated, answers, choices) is not None,
         argmax_correct=score.correct,
         greedy_correct=any(
             token_ids[: len(reading.answer_ids)] == reading.answer_ids for reading in readings
@@ -186,7 +189,7 @@ def score_options(
     )
     if text is None:
         return score
-    is_right = _match(text.text, [answer], named) is not None
+    is_right = _match(text, [answer], named) is not None
     return replace(score, prediction=text.text, predicted_ids=text.token_ids, correct=is_right)
 
 
@@ -204,7 +207,7 @@ def _require_different(options: Sequence[str], readings: Sequence[Reading]) -> N
 
 def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str] | None) -> Score:
     assert reading.generated is not None, "a reading has logits or text"
-    matched = _match(reading.generated.text, answers, choices)
+    matched = _match(reading.generated, answers, choices)
     return Score(
         prediction=reading.generated.text,
         predicted_ids=(),
@@ -218,14 +221,16 @@ def _score_text(answers: Sequence[str], reading: Reading, choices: Sequence[str]
     )
 
 
-def _match(text: str, answers: Sequence[str], choices: Sequence[str] | None) -> str | None:
-    """As `match_answer`; raises `TaskError` where no text could name one of the options."""
+def _match(
+    said: GeneratedText, answers: Sequence[str], choices: Sequence[str] | None
+) -> str | None:
+    """What its rule says of a text; raises `TaskError` where none could name one of the options."""
     if choices is not None and (ambiguous := find_ambiguous(tuple(choices))):
         raise TaskError(
             f"the options {short_repr(list(choices))} cannot be told apart in generated text: "
             f"{quoted(ambiguous[0], 60)} may mean {quoted(ambiguous[1], 60)}; word one differently"
         )
-    return match_answer(text, answers, choices)
+    return said.rule(said.text, answers, choices)
 
 
 def _best_by_logits(answers: Sequence[str], readings: Sequence[Reading]) -> Score:

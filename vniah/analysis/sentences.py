@@ -49,7 +49,7 @@ def format_agreement(results: Results) -> list[str]:
     decoding begins with the answer. Judged by text they need not, as a model may write more, or
     give the answer in other words.
     """
-    judged = [sample for sample in results.samples if sample.argmax_correct is not None]
+    judged = [sample for sample in results.samples if sample.greedy_correct is not None]
     if not judged:
         return []
     tokens = [sample for sample in judged if sample.argmax_correct != sample.greedy_correct]

@@ -39,10 +39,13 @@ from vniah.answers.matching import (
     read_choice,
     readings_of,
 )
+from vniah.answers.rules import TEXT_RULES, MatchRule
 from vniah.answers.times import read_number_in_order, read_second
 from vniah.answers.wrappers import final_text, unwrap
 
 __all__ = [
+    "TEXT_RULES",
+    "MatchRule",
     "choice_letters",
     "final_text",
     "find_ambiguous",

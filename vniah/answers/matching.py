@@ -193,7 +193,7 @@ def _readings(form: str) -> set[str]:
 
 def _options_of(form: str, choices: Sequence[str]) -> set[int] | None:
     """Places of the options that a text can be; None if its letter and its words contradict."""
-    letters, _ = _letters_and_words(tuple(choices))
+    letters, _ = letters_and_words(tuple(choices))
     found = _said_in(form, choices)
     if match := _BY_LETTER.fullmatch(form):
         option = _index_of(match["letter"], letters)
@@ -211,12 +211,12 @@ def _options_of(form: str, choices: Sequence[str]) -> set[int] | None:
 
 def _said_in(text: str, choices: Sequence[str]) -> set[int]:
     """The places of the options whose words a text is."""
-    _, options_by_words = _letters_and_words(tuple(choices))
+    _, options_by_words = letters_and_words(tuple(choices))
     return {place for reading in _readings(text) for place in options_by_words.get(reading, ())}
 
 
 @lru_cache(maxsize=1 << 10)
-def _letters_and_words(choices: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[int]]]:
+def letters_and_words(choices: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[int]]]:
     """The letter of each option; and what the options are called, without letters of their own."""
     plain = [visible(choice) for choice in choices]
     matches = [_LETTERED_CHOICE.match(choice) for choice in plain]

@@ -35,14 +35,14 @@ def show_sample(options: argparse.Namespace) -> int:
     only_rope(options)
     load_libraries()
     load_matplotlib()
-    from vniah.show import recorded
     from vniah.show.sample import file_name, show_sample
-    from vniah.show.selection import narrowed
+    from vniah.show.selection import narrowed, planned_id
     from vniah.sweep.progress import Bars
+    from vniah.tasks import recorded
 
     results = None if run is None else recorded.require_run(load_results(run))
     if results is not None and (sample_id is not None or not _chooses(options)):
-        sample_id = recorded.planned_id(results, sample_id)
+        sample_id = planned_id(results, sample_id)
     notes: list[str] = []
     grid = _grid(options, None if results is None else recorded.grid_of(results))
     if sample_id is not None:
@@ -143,7 +143,7 @@ def _load_model(
 
 def _load_needles(options: argparse.Namespace, results: Results | None) -> "NeedleSet":
     from vniah.needles import load_needles
-    from vniah.show.recorded import needles_of
+    from vniah.tasks.recorded import needles_of
 
     if results is None:
         return load_needles(needles_name(options))
@@ -154,7 +154,7 @@ def _load_needles(options: argparse.Namespace, results: Results | None) -> "Need
 def _open_haystack(
     options: argparse.Namespace, results: Results | None, num_frames: int, bars: "Bars"
 ) -> "Haystack":
-    from vniah.show.recorded import haystack_of
+    from vniah.tasks.recorded import haystack_of
 
     if results is None:
         return open_named_haystack(options, num_frames, bars)

@@ -148,6 +148,15 @@ def setting(text: str) -> tuple[str, str]:
 
 
 @_checked
+def accepted(text: str) -> tuple[str, str]:
+    """(answer, another answer that counts as it) of a text such as ``7=seven``."""
+    answer, _, other = text.partition("=")
+    if not answer.strip() or not other.strip():
+        raise InputError(f"must be ANSWER=TEXT, such as 7=seven, got {text[:_MOST_DIGITS]!r}")
+    return answer.strip(), other.strip()
+
+
+@_checked
 def setting_of_length(text: str) -> tuple[str, float]:
     """(number of frames, value) of a text such as ``512=0.9``."""
     frames, equals, value = text.partition("=")

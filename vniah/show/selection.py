@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from vniah.errors import InputError, short_repr
 from vniah.grid import Grid, read_depth
 from vniah.protocol import needle_of
+from vniah.results import Results
+from vniah.results.plan import planned_ids
 from vniah.tasks.base import Sample
 
 _NUM_NEAREST = 3
@@ -87,3 +89,17 @@ def unknown_sample(ids: Iterable[str], sample_id: str) -> InputError:
     return InputError(
         f"there is no sample {short_repr(sample_id)}; the nearest are {', '.join(nearest)}"
     )
+
+
+def planned_id(results: Results, sample_id: str | None) -> str:
+    """The id of a sample of a run's plan: the given one, or that of the first sample.
+
+    Raises:
+        InputError: the run has no such sample; the message names those with the most similar ids.
+    """
+    ids = planned_ids(results.manifest)
+    if sample_id is None:
+        return next(iter(ids))
+    if sample_id not in ids:
+        raise unknown_sample(ids, sample_id)
+    return sample_id

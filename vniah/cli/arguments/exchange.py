@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from vniah.cli import converting, exchange, values
+from vniah.cli import converting, exchange, rescoring, values
 from vniah.cli.arguments.groups import (
     add_command,
     add_grid_options,
@@ -130,3 +130,66 @@ def add_schema(verbs: Any) -> None:
         help="version of the format, as manifests carry it; default: %(default)s",
     )
     schema.set_defaults(command=converting.schema)
+
+
+def add_rescore(verbs: Any) -> None:
+    """``rescore``."""
+    rescore = add_command(
+        verbs,
+        "rescore",
+        "judge the answers of a run by other rules, without a model, and write them as a new run",
+    )
+    rescore.add_argument("result", type=values.path, metavar="RESULT", help="folder of a run")
+    rescore.add_argument(
+        "--output", type=values.path, required=True, metavar="RUN", help="folder for the new run"
+    )
+    rescore.add_argument(
+        "--answer-rules",
+        metavar="RULE",
+        help="for what a model wrote: whole (all of it is the answer), exact (letter for letter), "
+        "begins, contains, or package.module:factory for one of your own; for log-probabilities: "
+        "argmax, rank:K, margin:X, probability:P; for options asked in several orders: circular "
+        "(right in each). By default the rule of the run, as this version has it",
+    )
+    rescore.add_argument(
+        "--accept",
+        type=values.accepted,
+        action="append",
+        default=[],
+        metavar="ANSWER=TEXT",
+        help="a text that counts as an answer of the needles, e.g. 7=seven; may be repeated",
+    )
+    add_needles_option(
+        rescore,
+        text="folder or hub id of the run's needle set, where it does not come with vniah; it may "
+        "accept more answers than when the run was made",
+    )
+    rescore.add_argument(
+        "--export",
+        type=values.path,
+        metavar="DIR",
+        help="of imported answers: the folder of the export, in place of --needles",
+    )
+    rescore.add_argument(
+        "--task",
+        metavar="T",
+        help="package.module:factory of the run's task, where it does not come with vniah",
+    )
+    rescore.add_argument(
+        "--task-option",
+        type=values.setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of that task; may be given several times",
+    )
+    rescore.add_argument(
+        "--list",
+        type=values.whole(10**6),
+        default=5,
+        metavar="N",
+        help="list so many samples of each kind of change; default: %(default)s",
+    )
+    add_overwrite_option(rescore, "results")
+    add_quiet_option(rescore)
+    rescore.set_defaults(command=rescoring.rescore)

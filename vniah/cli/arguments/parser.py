@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vniah.cli.arguments.data import add_cache, add_haystack
-from vniah.cli.arguments.exchange import add_convert, add_export, add_import, add_schema
+from vniah.cli.arguments.exchange import (
+    add_convert,
+    add_export,
+    add_import,
+    add_rescore,
+    add_schema,
+)
 from vniah.cli.arguments.measuring import (
     add_check,
     add_encode,
@@ -114,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_table,
         add_report,
         add_compare,
+        add_rescore,
         add_convert,
         add_schema,
         add_export,

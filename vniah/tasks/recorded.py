@@ -8,10 +8,7 @@ from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack, generated_haystack
 from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
 from vniah.results import Results
-from vniah.results.plan import planned_ids
 from vniah.schema import parse_json
-from vniah.show.selection import unknown_sample
-from vniah.tasks import TASKS
 
 
 class _Recipe(TypedDict):
@@ -37,6 +34,8 @@ def task_of(results: Results) -> tuple[str, dict[str, str]]:
     Raises:
         InputError: it is another one.
     """
+    from vniah.tasks import TASKS  # which imports the tasks
+
     name = str(results.manifest.get("task", "vniah"))
     if name not in TASKS:
         raise InputError(
@@ -53,20 +52,6 @@ def _as_option(value: object) -> str:
     return str(value)
 
 
-def planned_id(results: Results, sample_id: str | None) -> str:
-    """The id of a sample of a run's plan: the given one, or that of the first sample.
-
-    Raises:
-        InputError: the run has no such sample; the message names those with the most similar ids.
-    """
-    ids = planned_ids(results.manifest)
-    if sample_id is None:
-        return next(iter(ids))
-    if sample_id not in ids:
-        raise unknown_sample(ids, sample_id)
-    return sample_id
-
-
 def grid_of(results: Results) -> Grid:
     """The grid of a run."""
     grid = results.grid
@@ -74,14 +59,23 @@ def grid_of(results: Results) -> Grid:
     return grid
 
 
-def needles_of(results: Results, given: NeedleSet | None) -> NeedleSet:
+def needles_of(
+    results: Results, given: NeedleSet | None, *, may_accept_more: bool = False
+) -> NeedleSet:
     """The needles of a run: those given, or a set that comes with vniah.
+
+    Args:
+        results: the run.
+        given: what the user opened; None where nothing was given.
+        may_accept_more: a set that was given may be another version of the run's, for whoever
+            compares its questions and answers with those of the run.
 
     Raises:
         InputError: the manifest does not say where they lie, or they are others.
     """
     record = results.manifest["needles"]
     name = record.get("name")
+    is_own = given is None
     if given is None:
         if name not in EMBEDDED_SETS:
             raise InputError(
@@ -93,7 +87,8 @@ def needles_of(results: Results, given: NeedleSet | None) -> NeedleSet:
         needles = given.select(record["ids"])
     except VniahError as error:
         raise InputError(f"these are not the needles of {results.path}: {error}") from error
-    if needles.sha256 != record.get("sha256", needles.sha256):
+    is_newer = may_accept_more and not is_own
+    if not is_newer and needles.sha256 != record.get("sha256", needles.sha256):
         raise InputError(
             f"the needle set {given.name} is not that of {results.path}: its sha256 is "
             f"{needles.sha256}, that of the run {record['sha256']}; give the one by --needles"
