@@ -282,6 +282,13 @@ def test_argmax_beside_generated_text_is_a_rule(tmp_path, cards):
     folder = write_answers(tmp_path / "run", cards, lambda sample: "none", has_logits=True)
     found = rescore(folder, output=tmp_path / "new", answer_rules="argmax")
     assert [*outcomes(found).values()] == [True, True]
+    assert found.criterion == load_results(BASELINE).manifest["protocol"]["criterion"]
+    options = write_answers(
+        tmp_path / "count", cards, lambda sample: "none", task="count", has_logits=True
+    )
+    found = rescore(options, output=tmp_path / "counted", answer_rules="argmax")
+    assert found.criterion == "the most probable of the options"
+    assert {*outcomes(found).values()} == {True, False}
     chat = write_answers(tmp_path / "chat", cards, lambda sample: "none")
     with pytest.raises(InputError, match="argmax cannot be applied to the sample"):
         rescore(chat, output=tmp_path / "other", answer_rules="argmax")

@@ -49,18 +49,24 @@ def write_lmms_eval(results: Results, folder: Path) -> tuple[Path, ...]:
     files, hashes = [], {}
     for group, name in zip(groups, names, strict=True):
         path = directory / f"{date}_samples_{name}.jsonl"
-        lines = [as_utf8(_line(sample, doc_ids[sample.sample_id])) for sample in group.samples]
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            file.writelines(to_json(line) + b"\n" for line in lines)
+        hashes[name] = _write_samples(path, group, doc_ids)
         files.append(path)
-        hashes[name] = hash_text(
-            "".join(f"sample_{number}{line['doc_hash']}" for number, line in enumerate(lines))
-        )
     content = _results(results, dict(zip(names, groups, strict=True)))
     named = {"model_name": results.name, "model_name_sanitized": model, "date": date}
     path = directory / f"{date}_results.json"
     write_json(path, as_utf8({**content, "task_hashes": hashes, **named}))
     return path, *files
+
+
+def _write_samples(path: Path, group: Scored, doc_ids: Mapping[str, int]) -> str:
+    """Writes a line for each sample; gives their hash, as lmms-eval computes it."""
+    hashes = []
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for number, sample in enumerate(group.samples):
+            line = as_utf8(_line(sample, doc_ids[sample.sample_id]))
+            file.write(to_json(line) + b"\n")
+            hashes.append(f"sample_{number}{line['doc_hash']}")
+    return hash_text("".join(hashes))
 
 
 def _results(results: Results, tasks: Mapping[str, Scored]) -> dict[str, Any]:

@@ -157,17 +157,16 @@ def _read(source: Path) -> tuple[Results, Mapping[str, str]]:
         InputError: it is a published table.
         ResultsError: it has no samples yet, or changes while it is read.
     """
+    path = source / SAMPLES_NAME
+    digest = hash_file(path) if path.is_file() else None
     results = require_run(load_results(source))
     if rank_paths(source):
         raise ResultsError(
             f"several processes write to {source}, or did when they were stopped; wait until the "
             "run has ended, or start it again"
         )
-    path = source / SAMPLES_NAME
-    if not path.is_file() or not (results.samples or results.control_samples):
+    if digest is None or not (results.samples or results.control_samples):
         raise ResultsError(f"{source} has no samples yet, so there is nothing to judge")
-    digest = hash_file(path)
-    results = load_results(source)
     if digest != hash_file(path):
         raise ResultsError(
             f"{path} grew while it was read, as the run is going on; try again, or wait for its end"

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from vniah.answers import TEXT_RULES, MatchRule
-from vniah.engines.base import GENERATED
+from vniah.engines.base import ARGMAX, GENERATED
 from vniah.errors import InputError, first_line, short_repr
 from vniah.factories import call_factory, is_factory
 from vniah.results import Results, SampleResult
 from vniah.scoring import GeneratedText, Reading
 from vniah.sweep.outcomes import result_of
 from vniah.tasks import Sample, Task
+from vniah.tasks.multiple_choice import CRITERION as OPTIONS_CRITERION
 
 ARGMAX_RULE, CIRCULAR_RULE = "argmax", "circular"
 _LEAST = {
@@ -67,7 +68,7 @@ def number_rule(source: str, results: Results) -> Rule:
         InputError: there is no such rule, or the run lacks what it needs.
     """
     if source == ARGMAX_RULE:
-        return ByArgmax(was_generated=criterion_of(results) == GENERATED)
+        return ByArgmax.of(results)
     if source == CIRCULAR_RULE:
         return InEveryOrder.of(results)
     name, _, text = source.partition(":")
@@ -126,8 +127,16 @@ class ByArgmax:
     """Right is what the argmax says; of options, the most probable one."""
 
     was_generated: bool
+    criterion: str
     name: str = ARGMAX_RULE
-    criterion: str = "argmax at every position of the answer span"
+
+    @classmethod
+    def of(cls, results: Results) -> "ByArgmax":
+        """The rule for a run; where text was judged, its lines say whether they had options."""
+        if (earlier := criterion_of(results)) != GENERATED:
+            return cls(False, earlier)
+        has_argmax = any(line.argmax_correct is not None for line in results.samples)
+        return cls(True, ARGMAX if has_argmax else OPTIONS_CRITERION)
 
     def judge(self, line: SampleResult) -> SampleResult:
         """As `Rule.judge`."""
