@@ -507,3 +507,18 @@ def test_command_escapes_hostile_text_and_refuses_in_one_line(tmp_path, cards, c
     for more in (["--accept", "7"], ["--answer-rules", "x"], ["--task-option", "a=b"]):
         assert main([*arguments, *more]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_run_that_grows_while_it_is_read_is_refused(tmp_path, cards, monkeypatch):
+    folder = write_answers(tmp_path / "run", cards, lambda sample: "7")
+
+    def load_and_grow(path):
+        found = load_results(path)
+        with (folder / "samples.jsonl").open("ab") as file:
+            file.write(b"{")
+        return found
+
+    monkeypatch.setattr("vniah.sweep.rescoring.rescoring.load_results", load_and_grow)
+    with pytest.raises(ResultsError, match="grew while it was read"):
+        rescore(folder, output=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
