@@ -16,7 +16,6 @@ from vniah.analysis.plot.lines import (
     draw_line,
     line_style,
     style_curves,
-    wrap_caption,
     write_legend,
 )
 from vniah.analysis.plot.panels import Panel, save_panels
@@ -83,7 +82,7 @@ def checkpoint_curves(
     if not all(one.is_whole.all() for one in series):
         sentences.append("hollow marks: planned samples are missing")
     below = write_legend(ax, handles) if len(handles) > 1 else None
-    write_caption(ax, "\n".join(wrap_caption(sentences)), below=below)
+    write_caption(ax, "\n".join(sentences), below=below)
     return ax
 
 

@@ -227,7 +227,7 @@ def _manifest(
     """The manifest of the new run: what was measured, and how it was judged."""
     old = earlier.manifest
     ids = " ".join(planned_ids(old))
-    derived = {"from": earlier.path.name, **hashes, "answer_rules": rule.name}
+    derived: dict[str, Any] = {"from": earlier.path.name, **hashes, "answer_rules": rule.name}
     if accept:
         derived["accepted"] = {answer: list(texts) for answer, texts in accept.items()}
     environment = {**old.get(ENVIRONMENT_KEY, {}), "rescored_by": _version()}

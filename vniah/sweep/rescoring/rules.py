@@ -27,15 +27,15 @@ RULE_NAMES = (*TEXT_RULES, ARGMAX_RULE, CIRCULAR_RULE, *(f"{name}:X" for name in
 
 
 class Rule(Protocol):
-    """Judges lines that have a score.
+    """Judges lines that have a score."""
 
-    Attributes:
-        name: as it was given.
-        criterion: what makes an answer right, for the manifest.
-    """
+    @property
+    def name(self) -> str:
+        """As it was given."""
 
-    name: str
-    criterion: str
+    @property
+    def criterion(self) -> str:
+        """What makes an answer right, for the manifest."""
 
     def judge(self, line: SampleResult) -> SampleResult | None:
         """The line with its new outcome; None where that is not known yet.
