@@ -16,7 +16,14 @@ from scipy.stats import binom
 from vniah.analysis.statistics.depth import depth_effects
 from vniah.analysis.statistics.effective import range_of_lengths
 from vniah.analysis.statistics.intervals import Interval
-from vniah.analysis.statistics.means import difference_interval, score_interval, t_interval
+from vniah.analysis.statistics.means import (
+    difference_interval,
+    score_interval,
+    t_interval,
+    unseen_share,
+    with_unseen_changes,
+)
+from vniah.analysis.statistics.paired import difference_of
 from vniah.analysis.statistics.table import SampleTable
 from vniah.grid import Cell
 
@@ -60,7 +67,8 @@ def score_intervals(scores):
     is_binary = np.isin(scores, (0, 1)).all(axis=1)
     low = np.where(is_binary, bound_low, np.where(is_wide, np.minimum(low, bound_low), low))
     high = np.where(is_binary, bound_high, np.where(is_wide, np.maximum(high, bound_high), high))
-    return low.clip(0), high.clip(max=1)
+    best, worst = wilson(1.0, num, ndtri(0.975))[0], wilson(0.0, num, ndtri(0.975))[1]
+    return low.clip(0, best), high.clip(worst, 1)
 
 
 def difference_intervals(values):
@@ -149,6 +157,44 @@ def test_needles_that_are_found_everywhere_or_nowhere(num_needles):
     assert found.min() > 0.83
 
 
+def mixture(share, others, num_needles, num_cells, num_runs=NUM_RUNS):
+    """``[num_runs, num_needles]`` scores, of which a share of needles is never found."""
+    rng = np.random.default_rng(11)
+    chances = np.where(rng.random((num_runs, num_needles)) < share, 0.0, others)
+    return rng.binomial(num_cells, chances) / num_cells
+
+
+@pytest.mark.parametrize("num_cells", [36, 360])
+@pytest.mark.parametrize(("share", "others"), [(0.1, 0.97), (0.1, 0.9), (0.05, 0.97), (0.02, 0.95)])
+def test_needles_of_a_rare_kind_that_is_never_found(share, others, num_cells):
+    """Few needles may all be of the other kind, and claim no more than if all were found."""
+    for num_needles in (5, 10, 20):
+        scores = mixture(share, others, num_needles, num_cells)
+        # The reach of twenty needles is 0.839, and the score of all is 0.81.
+        least = 0.85 if (num_needles, share, others) == (20, 0.1, 0.9) else 0.94
+        assert coverage(score_intervals(scores), (1 - share) * others) >= least
+
+
+def test_at_middling_scores_a_rare_kind_of_needle_is_not_in_the_interval():
+    """That there is none is what the interval assumes there; docs/statistics.md says so."""
+    scores = mixture(0.1, 0.5, 10, 90)
+    assert coverage(score_intervals(scores), 0.45) < 0.85
+
+
+@pytest.mark.parametrize("num_needles", [5, 10, 21, 50])
+def test_no_run_claims_more_than_one_in_which_all_needles_are_found(num_needles):
+    best = score_interval([1.0] * num_needles)
+    assert best.low == pytest.approx(num_needles / (num_needles + ndtri(0.975) ** 2))
+    assert unseen_share(num_needles) == pytest.approx(1 - best.low)
+    rng = np.random.default_rng(12)
+    for chance in (0.9, 0.975, 0.99):
+        values = rng.binomial(84, chance, num_needles) / 84
+        found, mirrored = score_interval(values), score_interval(1 - values)
+        assert found.low <= best.low + 1e-12
+        assert mirrored.high == pytest.approx(1 - found.low)
+    assert (num_needles >= 35) == (best.low >= 0.9), "what an effective length takes"
+
+
 def test_a_wilson_interval_over_all_samples_is_too_narrow():
     """As if each sample were of a needle of its own."""
     scores, truth = simulate(0.65, 10, 0.5)
@@ -170,6 +216,46 @@ def test_differences_of_two_runs_are_in_95_of_100_intervals(num_needles, icc, ch
         truths.append(float(ndtr(levels).mean()))
     found = coverage(difference_intervals(runs[1] - runs[0]), truths[1] - truths[0])
     assert 0.94 <= found <= 0.965
+
+
+def paired_runs(num_needles, mean, lost=0.0, num_runs=300):
+    """``[num_runs, num_needles, num_places]`` changes, some of chance, and the mean of all."""
+    rng = np.random.default_rng(13)
+    levels = np.broadcast_to(ndtri(mean) + PLACES, (num_runs, num_needles, len(PLACES)))
+    noise = rng.standard_normal((2, *levels.shape))
+    noise[1] = np.where(rng.random(levels.shape) < 0.7, noise[0], noise[1])
+    before, after = noise < levels
+    after &= rng.random((num_runs, num_needles, 1)) >= lost
+    return after.astype(float) - before, -lost * float(ndtr(levels[0, 0]).mean())
+
+
+@pytest.mark.parametrize("num_needles", [10, 20])
+def test_few_needles_do_not_show_that_no_needle_is_lost(num_needles):
+    for lost in (0.0, 0.05, 0.1):
+        changes, truth = paired_runs(num_needles, 0.5, lost)
+        plain = [difference_interval(run.mean(axis=1)) for run in changes]
+        found = [
+            with_unseen_changes(
+                interval,
+                rise=float((run > 0).mean()),
+                fall=float((run < 0).mean()),
+                num_needles=num_needles,
+            )
+            for interval, run in zip(plain, changes, strict=True)
+        ]
+        whole = difference_of(table_of(changes[0].reshape(-1, LENGTHS, DEPTHS))).interval
+        assert (whole.low, whole.high) == pytest.approx((found[0].low, found[0].high))
+        assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.94
+        if lost == 0.1:
+            assert np.mean([one.low <= truth <= one.high for one in plain]) < 0.93
+
+
+def test_a_change_that_is_shown_stays_shown():
+    interval = Interval(-0.2, -0.05)
+    found = with_unseen_changes(interval, rise=0.02, fall=0.1, num_needles=10)
+    assert found.high == interval.high and found.low == pytest.approx(0.02 - unseen_share(10))
+    many = with_unseen_changes(Interval(-0.1, 0.1), rise=0.3, fall=0.3, num_needles=20)
+    assert many == Interval(-0.1, 0.1), "most of what can change has changed"
 
 
 def test_differences_of_few_needles_have_intervals_that_are_too_wide():

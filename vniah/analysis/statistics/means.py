@@ -44,6 +44,12 @@ def score_interval(values: "Values", *, confidence: float = 0.95) -> Interval:
     not need their spread: scores in [0, 1] with the mean m have at most the variance ``m (1 - m)``.
     If every score is 0 or 1, it is that interval and nothing else.
 
+    Few needles may all be alike although a share of others like them is never found. So no interval
+    of J needles reaches further than those of J needles that are all found, or all missed: its low
+    end is at most ``J / (J + z^2)``, its high end at least ``z^2 / (J + z^2)``, with the normal
+    quantile z. What is assumed beyond that is that the needles' spread tells of all others: that
+    no rare kind of needle, which these do not show, is much harder or easier than the rest.
+
     Args:
         values: the score of each needle, in [0, 1].
         confidence: how often such an interval holds the mean of all needles like these.
@@ -58,7 +64,41 @@ def score_interval(values: "Values", *, confidence: float = 0.95) -> Interval:
         return by_needles
     num_known = _num_independent(values, mean)
     interval = _wilson_form(mean, num_known, _quantile(len(values), confidence))
-    return interval.hull(by_needles) if _is_spread_unknown(values) else interval
+    if _is_spread_unknown(values):
+        interval = interval.hull(by_needles)
+    return _within_reach(interval, len(values), confidence)
+
+
+def unseen_share(num_needles: int, confidence: float = 0.95) -> float:
+    """The share of needles that so many of them may all have missed: ``z^2 / (J + z^2)``.
+
+    It is the end of Wilson's interval of none of J needles, with the normal quantile z.
+    """
+    square = float(ndtri((1 + confidence) / 2)) ** 2
+    return square / (num_needles + square)
+
+
+def with_unseen_changes(
+    interval: Interval, *, rise: float, fall: float, num_needles: int, confidence: float = 0.95
+) -> Interval:
+    """An interval of a difference, with what a share of needles that none was drawn of may add.
+
+    Runs that hardly differ on a few needles do not show that they hardly differ on others: a share
+    of needles (`unseen_share`) may be lost, or gained, wholly. So no interval is shorter on either
+    side than that share of samples falling, or rising, would have it. A side that is beyond 0
+    already, which shows a change, is left as it is.
+
+    Args:
+        interval: that of the mean difference, such as `difference_interval`.
+        rise: the share of samples that rose, in [0, 1].
+        fall: the share of samples that fell, in [0, 1].
+        num_needles: how many needles it is from.
+        confidence: of the interval.
+    """
+    share = unseen_share(num_needles, confidence)
+    low = min(interval.low, rise - share) if interval.low <= 0 else interval.low
+    high = max(interval.high, share - fall) if interval.high >= 0 else interval.high
+    return Interval(low, high)
 
 
 def difference_interval(values: "Values", *, confidence: float = 0.95) -> Interval:
@@ -130,7 +170,7 @@ def num_needles_needed(
         if needs_bound:
             bound = _wilson_form(mean, num, normal)
             interval = bound if per_needle <= 1 else interval.hull(bound)
-        return interval.half_width <= half_width
+        return _within_reach(interval, num, confidence).half_width <= half_width
 
     return _first(is_enough, FEW_NEEDLES, _MOST_NEEDLES)
 
@@ -181,6 +221,12 @@ def _wilson_form(mean: float, num: float, quantile: float) -> Interval:
     center = (mean + weight / 2) / (1 + weight)
     half = sqrt(weight * (mean * (1 - mean) + weight / 4)) / (1 + weight)
     return Interval(max(0.0, center - half), min(1.0, center + half))
+
+
+def _within_reach(interval: Interval, num_needles: int, confidence: float) -> Interval:
+    """The interval, and what needles of a kind that none of these is may add to it."""
+    share = unseen_share(num_needles, confidence)
+    return Interval(min(interval.low, 1 - share), max(interval.high, share))
 
 
 def _quantile(num: int, confidence: float) -> float:

@@ -1,13 +1,13 @@
 """Tests of two runs on the same samples, and of differences over needles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vniah.analysis.statistics.intervals import Interval
-from vniah.analysis.statistics.means import difference_interval
+from vniah.analysis.statistics.means import difference_interval, with_unseen_changes
 from vniah.analysis.statistics.table import SampleTable, sample_table
 from vniah.errors import CannotCompareError
 from vniah.results import Results
@@ -35,8 +35,9 @@ class PairedDifference:
     Attributes:
         estimate: the mean of the cells' differences, the second run minus the first: that of these
             needles on this film.
-        interval: the interval of the difference for needles like these; None if the samples do not
-            say which needle they are about.
+        interval: the interval of the difference for needles like these (`difference_interval` over
+            the needles' differences, `with_unseen_changes`); None if the samples do not say which
+            needle they are about.
         p_value: of the test that needles like these make no difference, by turning around the
             needles' differences (`sign_flip_p_value`); None likewise.
         num_needles: number of needles.
@@ -77,7 +78,7 @@ def paired_difference(
     Args:
         before: the first run.
         after: the second run, with the same sample ids.
-        confidence: of the interval (`difference_interval` over the needles' differences).
+        confidence: of the interval.
         alternative: what the p-value is against.
 
     Raises:
@@ -96,9 +97,21 @@ def difference_of(
 ) -> PairedDifference:
     """The same of a table of pairs with at least one, such as ``table.at_length(512)``."""
     values = table.needle_values() if table.knows_needles else None
+    interval = None
+    if values is not None:
+        rise, fall = (
+            replace(table, values=(sign * table.values).clip(min=0)).mean for sign in (1, -1)
+        )
+        interval = with_unseen_changes(
+            difference_interval(values, confidence=confidence),
+            rise=rise,
+            fall=fall,
+            num_needles=len(values),
+            confidence=confidence,
+        )
     return PairedDifference(
         table.mean,
-        None if values is None else difference_interval(values, confidence=confidence),
+        interval,
         None if values is None else sign_flip_p_value(values, alternative=alternative),
         0 if values is None else len(values),
         len(table.values),
