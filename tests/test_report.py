@@ -1,5 +1,6 @@
 """Reports: what stands in the page, and that nothing from outside can become markup."""
 
+import configparser
 import json
 import re
 import shlex
@@ -532,6 +533,20 @@ def test_what_cannot_be_is_one_line(arguments, message, tmp_path, monkeypatch, c
 def test_a_report_needs_results():
     with pytest.raises(InputError, match="1 to 20 results, got 0"):
         make_report([])
+
+
+def test_every_part_of_the_page_is_installed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    pattern = config["options.package_data"]["vniah.analysis.report"]
+    folder = Path(page.__file__).parent
+    assert {path.name for path in folder.glob(pattern)} == {
+        "report.css",
+        "report.html.jinja",
+        "report.js",
+    }
+    others = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"}
+    assert {path for path in others if path.suffix != ".pyc"} == set(folder.glob(pattern))
 
 
 # --- texts ---------------------------------------------------------------------------------------

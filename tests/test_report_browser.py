@@ -163,6 +163,11 @@ def test_several_results_answer_side_by_side(show):
         ["tiny", "right", "7"],
         ["other", "wrong", "3"],
     ]
+    choose(page, "Outcome", "not the same in all results")
+    assert names(page) == [f"16/0/needle-{k}" for k in range(5, 10)]
+    choose(page, "Outcome", "wrong")
+    assert page.locator(".sample").nth(0).locator("tbody tr").count() == 2, "all that answered it"
+    choose(page, "Outcome", "all outcomes")
     page.click("table[data-run='1'] tbody tr:nth-child(1) td >> nth=1")  # 32 frames, in one of them
     assert page.locator(".sample").nth(0).locator("tbody tr").count() == 1
     choose(page, "Results", "tiny")

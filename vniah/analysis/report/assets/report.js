@@ -106,9 +106,9 @@
     const all = [["", "the test itself"], ...options, ["*", "test and controls"]];
     addSelect("Test or control", all, "", (value) => { wanted.control = value; });
   }
-  addSelect("Outcome", [["", "all outcomes"], ["1", "right"], ["0", "wrong"], ["2", "not run"]], "", (value) => {
-    wanted.outcome = value;
-  });
+  const outcomes = [["", "all outcomes"], ["1", "right"], ["0", "wrong"], ["2", "not run"]];
+  if (runs.length > 1) outcomes.push(["differs", "not the same in all results"]);
+  addSelect("Outcome", outcomes, "", (value) => { wanted.outcome = value; });
   let results = null;
   if (runs.length > 1) {
     const options = [["*", "all, side by side"], ...runs.map((run, number) => [String(number), run.label])];
@@ -129,7 +129,6 @@
 
   const passes = (run, index) => {
     if (wanted.needle && `=${textAt(valueOf(run, "needle", index))}` !== wanted.needle) return false;
-    if (wanted.outcome && String(valueOf(run, "outcome", index)) !== wanted.outcome) return false;
     if (wanted.control === "*") return true;
     const control = valueOf(run, "control", index);
     return wanted.control ? `=${run.controls[control]}` === wanted.control : control < 0;
@@ -171,7 +170,12 @@
         groups.get(key).push([number, index]);
       }
     }
-    return [...groups.values()];
+    // A question is found if one of the results has the outcome; all that answered it are shown.
+    return [...groups.values()].filter((group) => {
+      if (!wanted.outcome) return true;
+      const found = group.map(([number, index]) => String(valueOf(runs[number], "outcome", index)));
+      return wanted.outcome === "differs" ? new Set(found).size > 1 : found.includes(wanted.outcome);
+    });
   };
 
   // --- drawing ---------------------------------------------------------------------------------
