@@ -308,6 +308,20 @@ def test_positions_end_where_the_video_ends():
     ]
 
 
+def test_an_adaptive_run_says_what_was_not_measured():
+    run = make_run(
+        outcome=lambda cell, k: None if (cell.num_frames, cell.depth) == (16, 1) else k < 6,
+        adaptive={"precision": "10%", "threshold": 0.9, "rounds": []},
+    )
+    assert run.is_adaptive
+    found = page_of(run)
+    assert grid_of(found)[-2:] == [["1", "0.60", "."], ["mean", "0.60", "."]]
+    assert "measured 5 of 6 cells, chosen by their scores" in found.root.text
+    assert "still going on" not in found.root.text
+    assert "average over 5 of 6 cells, these needles" in found.root.text
+    assert "--adaptive" in found.root.text
+
+
 @pytest.mark.parametrize(
     "run",
     [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vniah.analysis.palettes import MEASURE_COLORS, SAFE_COLORS, color_at, letters_on
-from vniah.analysis.table_rows import all_cells
+from vniah.analysis.table_rows import all_cells, length_rows
 from vniah.grid import Cell, format_depth
 from vniah.results import Results
 
@@ -76,9 +76,10 @@ def score_map(results: Results, caption: str) -> Map:
             style += " partial"
         text = "." if found.score is None else f"{found.score:.2f}"
         squares[found.cell] = Square(text, style, remark, place)
-    scores = {found.cell: found.score for found in cells}
     means = {
-        length: Square(f"{mean:.2f}", _style("s", mean)) for length, mean in _means(scores).items()
+        row["num_frames"]: Square(f"{row['score']:.2f}", _style("s", row["score"]))
+        for row in length_rows(results)[1:]
+        if row["score"] is not None
     }
     return _map(results, squares, means, caption, ("s", "0", "1"))
 
@@ -97,7 +98,7 @@ def measure_map(results: Results, name: str) -> Map:
         return Square(_short(mean), _style("m", share), place=place)
 
     squares = {cell: square(means.get(cell), place) for cell, place in places.items()}
-    footer = {length: square(mean) for length, mean in _means(means).items()}
+    footer = {length: square(mean) for length, mean in _means(means, results).items()}
     return _map(results, squares, footer, measure.label, ("m", _short(low), _short(high)))
 
 
@@ -163,12 +164,17 @@ def _style(name: str, share: float | None) -> str:
     return "none" if share is None else f"{name}{round(_STEPS * min(max(share, 0.0), 1.0))}"
 
 
-def _means(values: Mapping[Cell, float | None]) -> dict[int, float]:
-    columns: dict[int, list[float]] = {}
-    for cell, value in values.items():
-        if value is not None:
-            columns.setdefault(cell.num_frames, []).append(value)
-    return {count: sum(column) / len(column) for count, column in columns.items()}
+def _means(values: Mapping[Cell, float | None], results: Results) -> dict[int, float]:
+    """The mean of each column that has one; in an adaptive run, of those that are whole."""
+    columns: dict[int, list[float | None]] = {}
+    for found in all_cells(results):
+        columns.setdefault(found.cell.num_frames, []).append(values.get(found.cell))
+    means = {}
+    for count, column in columns.items():
+        known = [value for value in column if value is not None]
+        if known and (len(known) == len(column) or not results.is_adaptive):
+            means[count] = sum(known) / len(known)
+    return means
 
 
 def _short(value: float | None) -> str:

@@ -224,7 +224,9 @@ def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
     """The average, its interval for needles like these, and the effective length."""
     if results.average is None:
         return ()
-    figures = [("average, these needles", f"{results.average:.4f}")]
+    is_whole = results.num_scored_cells == results.num_planned_cells
+    over = "" if is_whole else f" over {results.coverage}"
+    figures = [(f"average{over}, these needles", f"{results.average:.4f}")]
     estimate = found.needles_like_these
     if estimate is not None and estimate.interval is not None:
         ends = f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}"
