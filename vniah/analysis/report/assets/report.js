@@ -2,6 +2,7 @@
 // Shows the samples of a cell. Texts from outside are only ever set as text, never as markup.
 (() => {
   const PAGE = 20;
+  const MOST_FIELDS = 3;  // of a task, that are not folded
   const OUTCOMES = ["wrong", "right", "not run"];
   const CLASSES = ["wrong", "right", "error"];
   const byId = (id) => document.getElementById(id);
@@ -239,8 +240,17 @@
     if (runs.length === 1) {
       pairs(inside, [["outcome", outcome(run, index)], ...readings(run, index)]);
     }
-    pairs(inside, Object.keys(run.fields).map((field) => [field.replaceAll("_", " "), fieldAt(run, field, index)]));
-    about.append(make("div", { name: "texts" }, heading, inside));
+    const texts = make("div", { name: "texts" }, heading, inside);
+    const fields = Object.keys(run.fields)
+      .map((field) => [field.replaceAll("_", " "), fieldAt(run, field, index)])
+      .filter(([, value]) => value !== null);
+    if (fields.length <= MOST_FIELDS) {
+      pairs(inside, fields);
+    } else {
+      const summary = make("summary", { text: `${fields.length} fields of the task` });
+      texts.append(make("details", {}, summary, pairs(make("dl"), fields)));
+    }
+    about.append(texts);
     found.append(about);
     if (runs.length > 1) found.append(sideBySide(group));
     return found;
