@@ -16,7 +16,7 @@ HEAVY += ("scipy", "statsmodels")
 run, png = sys.argv[1:]
 for arguments in (
     ["--version"], ["run", "--help"], ["models"], ["compare", run, run],
-    ["plot", run, "--output", png],
+    ["plot", run, "--output", png], ["report", run, "--output", png + ".html"],
 ):
     with contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -44,4 +44,5 @@ def test_commands_load_only_what_they_need(tmp_path):
         ["models", 0, []],
         ["compare", 0, []],
         ["plot", 0, ["matplotlib", "seaborn", "pandas", "numpy", "scipy", "statsmodels"]],
+        ["report", 0, ["matplotlib", "seaborn", "pandas", "numpy", "scipy", "statsmodels"]],
     ]
