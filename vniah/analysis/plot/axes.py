@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from vniah.analysis.plot.style import TICK_SIZE as TICK_SIZE
+from vniah.analysis.plot.style import TICK_SIZE
 from vniah.analysis.plot.typesetting import SANS, text_width
 from vniah.grid import format_depth
 

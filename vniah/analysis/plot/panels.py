@@ -28,7 +28,7 @@ _MARGINS = (0.9, 2.6)  # around axes, for labels and captions, before these are 
 _LEFT = 0.55  # of it for the labels of the vertical axis
 _MAX_WIDTH = 15.5  # of a figure, if the user gives none
 _LEAST_AXES = 1.15  # in width, with which panels still stand side by side
-_PADDING = 0.05
+_PADDING = (0.05, 0.09)  # beside panels, and above and below them
 _WIDTHS = (2.0, 60.0)  # that a user may ask for
 _NARROW = 4.5  # pictures with less than this have what they share below their panels
 _DPI = 300  # of pictures that are made of pixels
@@ -127,7 +127,9 @@ def _draw_figure(
             width or sizes.widths.sum() + _MARGINS[0] * num_columns,
             sizes.heights.sum() + _MARGINS[1] * num_rows,
         ),
-        layout=ConstrainedLayoutEngine(w_pad=_PADDING, h_pad=_PADDING, hspace=0.0, wspace=0.0),
+        layout=ConstrainedLayoutEngine(
+            w_pad=_PADDING[0], h_pad=_PADDING[1], hspace=0.0, wspace=0.0
+        ),
         facecolor="white",
     )
     is_upright = width is None or width >= _NARROW or num_columns == 1
@@ -140,7 +142,7 @@ def _draw_figure(
         num_columns + bar_column,
         figure=figure,
         left=_LEFT / total,  # about where they will be, for texts that are wrapped at once
-        right=1 - _PADDING / total,
+        right=1 - _PADDING[0] / total,
     )
     drawn = []
     for k, panel in enumerate(panels):
