@@ -79,7 +79,7 @@ def heatmap(
     errors are hatched, on grey if they have nothing else, and a legend says so. If the grid has
     positions, their depths differ from column to column, and so do the heights of the cells. Never
     saves, shows or sizes a figure. Texts are wrapped, and numbers fitted, to the size that the
-    axes have when this is called.
+    axes have when this is called; a figure with ``layout="constrained"`` makes room for them.
 
     Args:
         results: what to draw. A run that is not complete is drawn with its whole grid.
