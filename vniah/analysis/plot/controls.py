@@ -1,6 +1,5 @@
 """The controls of a run: each as a map where it has cells, else along the lengths."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -76,8 +75,7 @@ def control_picture(
         return ax
     series = control_series(results, control)
     test = length_series(results)
-    lengths = Counter((*series.lengths, *test.lengths))
-    scale_lengths(ax, lengths, axis=results.axis)
+    scale_lengths(ax, [series.lengths, test.lengths], axis=results.axis)
     ax.plot(
         test.lengths, test.values, color=FAINT, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1.5
     )

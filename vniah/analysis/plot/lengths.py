@@ -1,6 +1,5 @@
 """Accuracy, or a measure such as an error in seconds, against the length: a line for each run."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from math import isnan
@@ -82,8 +81,7 @@ def length_curves(
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    lengths = Counter(length for one in series for length in one.lengths)
-    scale_lengths(ax, lengths, axis=runs[0].axis)
+    scale_lengths(ax, [one.lengths for one in series], axis=runs[0].axis)
     handles = [
         draw_line(ax, one, line_style(place), label=label)
         for place, (one, label) in enumerate(
@@ -92,23 +90,17 @@ def length_curves(
     ]
     handles += _draw_references(ax, references)
     has_rings = value == CORRECT and _draw_rings(ax, runs, series, threshold)
-    has_training = _draw_training(ax, training_frames, sorted(lengths))
-    style_curves(ax, label=_axis_label(runs, value, names))
+    has_training = _draw_training(ax, training_frames, series)
+    style_curves(ax, label=_axis_label(runs, value))
     _limit_values(ax, [*series, *(one for _, one in references)], is_share=is_score(runs[0], value))
-    sentences = [
-        *_about_lines(names, series, runs, value, confidence),
-        *(
-            f"rings: effective length (at least {threshold:g} up to there)"
-            for _ in range(has_rings)
-        ),
-        *_about_missing(series),
-    ]
-    if len(runs) == 1:
-        sentences += controls_caption(runs[0])
+    sentences = list(_about_lines(names, series, runs, value, confidence))
+    if has_rings:
+        sentences.append(f"rings: effective length (at least {threshold:g} up to there)")
+    sentences += [*_about_missing(series), *_about_controls(runs, value)]
     below = write_legend(ax, handles) if len(handles) > 1 else None
     write_caption(ax, "\n".join(sentences), below=below)
     if title is None:
-        title = default_title(runs[0], value=value) if len(runs) == 1 else ""
+        title = _title(runs[0], names[0], value) if len(runs) == 1 else ""
     write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * has_training)
     return ax
 
@@ -137,9 +129,15 @@ def _require_together(runs: Sequence[Results], labels: Sequence[str] | None) -> 
     return [printable(label) for label in (result_labels(runs) if labels is None else labels)]
 
 
+def _title(results: Results, name: str, value: str) -> str:
+    """The average belongs to a mean, and not to a line of medians."""
+    return default_title(results, value=value) if is_score(results, value) else name
+
+
 def _line_labels(ax: Axes, names: Sequence[str], runs: Sequence[Results]) -> list[str]:
     """The names in lines that fit below the axes; published tables are told from runs."""
-    marks = [" (published)" if run.published else "" for run in runs]
+    is_mixed = len({bool(run.published) for run in runs}) > 1
+    marks = [" (published)" * (is_mixed and bool(run.published)) for run in runs]
     full = [f"{name}{mark}" for name, mark in zip(names, marks, strict=True)]
     fonts = Fonts.covering(full)
     style, room = fonts.style(SMALL_SIZE), legend_room(ax)
@@ -214,9 +212,10 @@ def _draw_rings(
 
 
 def _draw_training(
-    ax: Axes, training: float | Sequence[float | None] | None, lengths: Sequence[int]
+    ax: Axes, training: float | Sequence[float | None] | None, series: Sequence[Series]
 ) -> bool:
     """Draws training lengths that lie among the lengths; True if there is one."""
+    lengths = sorted({length for one in series for length in one.lengths})
     given = training if isinstance(training, Sequence) else [training]
     inside = sorted(
         {
@@ -259,7 +258,7 @@ def _limit_values(ax: Axes, series: Sequence[Series], *, is_share: bool) -> None
         ax.set_ylim(bottom=0)
 
 
-def _axis_label(runs: Sequence[Results], value: str, names: Sequence[str]) -> str:
+def _axis_label(runs: Sequence[Results], value: str) -> str:
     if value == CORRECT:
         return "Accuracy"
     label = printable(runs[0].measure(value).label)
@@ -275,7 +274,11 @@ def _about_lines(
 ) -> Iterator[str]:
     """What the lines and their bands are of: one sentence for all that is the same."""
     is_share = is_score(runs[0], value)
-    what = "mean over cells" if is_share else "median over needles, of each over its depths"
+    what = (
+        "mean over cells"
+        if is_share
+        else "median over needles of each needle's median over its depths"
+    )
     about: dict[str, list[str]] = {}
     for name, one, run in zip(names, series, runs, strict=True):
         about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
@@ -307,3 +310,10 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
 def _about_missing(series: Sequence[Series]) -> Iterator[str]:
     if any(list(compress(one.lengths, ~one.is_whole)) for one in series if one.has_value):
         yield "hollow marks: planned samples are missing"
+
+
+def _about_controls(runs: Sequence[Results], value: str) -> tuple[str, ...]:
+    """What the controls of a single run say; those of several have no room."""
+    controls = controls_caption(runs[0]) if len(runs) == 1 else ()
+    is_of_measure = bool(controls) and value != CORRECT
+    return (*("right answers with controls:" for _ in range(is_of_measure)), *controls)

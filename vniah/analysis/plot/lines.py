@@ -1,8 +1,9 @@
 """Lines that can be told apart in print, their axis of lengths, and a legend beside the data."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,17 +185,19 @@ class SpacedLocator(FixedLocator):
         return [self._places[k] for k in sorted(kept)]
 
 
-def scale_lengths(ax: Axes, lengths: Mapping[int, int], *, axis: str) -> None:
+def scale_lengths(ax: Axes, groups: Sequence[Sequence[int]], *, axis: str) -> None:
     """Makes the horizontal axis one of lengths, with ticks at those that were measured.
 
     Args:
         ax: the axes.
-        lengths: numbers of frames, or of tokens, and how many results have each. Where they span
-            more than a factor of 16 the axis is logarithmic.
+        groups: numbers of frames, or of tokens, of each of the results, ascending. Where those of
+            one result grow by factors, and all span more than a factor of 16, the axis is
+            logarithmic.
         axis: what they count, ``"frames"`` or ``"tokens"``.
     """
+    lengths = Counter(length for group in groups for length in group)
     places = sorted(lengths)
-    if places[-1] > _LOG_FROM * places[0]:
+    if places[-1] > _LOG_FROM * places[0] and any(map(_is_geometric, groups)):
         ax.set_xscale("log", base=2)
     weights = [lengths[place] for place in places]
     ax.xaxis.set_major_locator(SpacedLocator(places, count_labels(places), weights))
@@ -202,6 +205,16 @@ def scale_lengths(ax: Axes, lengths: Mapping[int, int], *, axis: str) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     name = "Number of frames" if axis == "frames" else "Context length (tokens)"
     ax.set_xlabel(name, fontsize=LABEL_SIZE, color=INK)
+
+
+def _is_geometric(lengths: Sequence[int]) -> bool:
+    """Whether lengths, ascending, grow by factors, such as doublings, and not by equal steps.
+
+    >>> _is_geometric([32, 64, 128, 256, 512, 1024]), _is_geometric([100, 200, 300, 400, 500])
+    (True, False)
+    """
+    by_factors, by_steps = sqrt(lengths[0] * lengths[-1]), (lengths[0] + lengths[-1]) / 2
+    return bool(np.median(lengths) <= sqrt(by_factors * by_steps))
 
 
 def style_curves(ax: Axes, *, label: str) -> None:
