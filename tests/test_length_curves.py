@@ -238,6 +238,16 @@ def test_medians_of_clusters_against_numpy():
     assert cluster_medians(clusters, values).tolist() == expected
 
 
+def test_planned_lengths_without_a_value_are_on_the_axis():
+    run = make_run("8,16,1024", outcome=lambda c, k: None if c.num_frames > 16 else True)
+    ax = length_curves(run, new_axes())
+    ax.figure.canvas.draw()
+    assert ax.get_xlim()[1] > 1024 and ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "16", "1,024"]
+    even = make_run("100:3000:100", "0", num_needles=1)
+    assert length_curves(even, new_axes()).get_xscale() == "linear"
+
+
 def test_what_cannot_be_drawn_is_refused_in_one_line():
     run = make_run("8")
     for given, options, message in (

@@ -117,6 +117,7 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
         InputError: the labels have no room in the width.
     """
     figure, num_columns = layout.figure, len(sizes.widths)
+    _wrap_to_axes(layout, num_columns, is_fixed=is_fixed)
     for _ in range(_MOST_PASSES):
         _execute(figure, is_fixed=is_fixed)
         widths, heights = layout.measure(num_columns)
@@ -136,6 +137,20 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
         growth = 0.0 if is_fixed else (wanted_widths - widths).sum()
         figure.set_size_inches(size[0] + growth, size[1] + (wanted_heights - heights).sum())
     figure.set_layout_engine("none")
+
+
+def _wrap_to_axes(layout: Layout, num_columns: int, *, is_fixed: bool) -> None:
+    """Wraps texts to the width that labels leave to the axes, before the texts take part in it.
+
+    A caption that is wider than its axes would make them narrower still.
+    """
+    texts = [text for ax in layout.axes for text in ax.texts]
+    for text in texts:
+        text.set_in_layout(False)
+    _execute(layout.figure, is_fixed=is_fixed)
+    _fit_rows(layout.axes, num_columns)
+    for text in texts:
+        text.set_in_layout(True)
 
 
 def _execute(figure: Figure, *, is_fixed: bool) -> None:

@@ -25,6 +25,7 @@ from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.medians import num_needles_of_median
+from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import InputError, counted, printable
 from vniah.results import Results
@@ -75,8 +76,12 @@ def length_curves(
     """
     runs = [results] if isinstance(results, Results) else list(results)
     names = _require_together(runs, labels)
-    series = [length_series(run, value, confidence=confidence) for run in runs]
-    references = list(_references(runs, value, confidence))
+    indexes = [index_samples(run) for run in runs]
+    series = [
+        length_series(run, value, confidence=confidence, index=index)
+        for run, index in zip(runs, indexes, strict=True)
+    ]
+    references = list(_references(runs, indexes, value))
     if ax is None:
         from matplotlib import pyplot
 
@@ -89,12 +94,17 @@ def length_curves(
         )
     ]
     handles += _draw_references(ax, references)
-    has_rings = value == CORRECT and _draw_rings(ax, runs, series, threshold)
+    effective = [
+        find_effective_length(run, threshold=threshold, index=index).num_frames
+        for run, index in zip(runs, indexes, strict=True)
+        if value == CORRECT
+    ]
+    _draw_rings(ax, series, effective)
     has_training = _draw_training(ax, training_frames, series)
     style_curves(ax, label=_axis_label(runs, value))
     _limit_values(ax, [*series, *(one for _, one in references)], is_share=is_score(runs[0], value))
     sentences = list(_about_lines(names, series, runs, value, confidence))
-    if has_rings:
+    if any(length is not None for length in effective):
         sentences.append(f"rings: effective length (at least {threshold:g} up to there)")
     sentences += [*_about_missing(series), *_about_controls(runs, value)]
     below = write_legend(ax, handles) if len(handles) > 1 else None
@@ -145,21 +155,21 @@ def _line_labels(ax: Axes, names: Sequence[str], runs: Sequence[Results]) -> lis
 
 
 def _references(
-    runs: Sequence[Results], value: str, confidence: float
+    runs: Sequence[Results], indexes: Sequence[SampleIndex], value: str
 ) -> Iterator[tuple[str, Series]]:
     """The lines that the values are compared with, such as those of a guess, each once."""
     seen = set()
-    for run in runs:
+    for run, index in zip(runs, indexes, strict=True):
         if value == CORRECT:
             if run.chance is None:
                 continue
-            found = length_series(run, value, confidence=confidence)
+            found = length_series(run, index=index)
             name, values = _GUESS, np.full(len(found.lengths), run.chance)
         else:
             reference = run.measure(value).reference
             if reference is None:
                 continue
-            found = length_series(run, reference.name, confidence=confidence)
+            found = length_series(run, reference.name, index=index)
             name, values = printable(reference.label), found.values
         key = name, found.lengths, tuple(values)
         if key not in seen:
@@ -186,29 +196,23 @@ def _draw_references(ax: Axes, references: Sequence[tuple[str, Series]]) -> list
     return list(handles.values())
 
 
-def _draw_rings(
-    ax: Axes, runs: Sequence[Results], series: Sequence[Series], threshold: float
-) -> bool:
-    """Marks the effective lengths; True if there is one."""
-    has_rings = False
-    for place, (run, one) in enumerate(zip(runs, series, strict=True)):
-        length = find_effective_length(run, threshold=threshold).num_frames
-        if length is None:
-            continue
-        ax.plot(
-            [length],
-            [one.values[one.lengths.index(length)]],
-            linestyle="none",
-            marker="o",
-            markersize=_RING_SIZE,
-            markerfacecolor="none",
-            markeredgecolor=line_style(place).color,
-            markeredgewidth=1.2,
-            clip_on=False,
-            zorder=4,
-        )
-        has_rings = True
-    return has_rings
+def _draw_rings(ax: Axes, series: Sequence[Series], lengths: Sequence[int | None]) -> None:
+    """Marks the effective length of each line that has one."""
+    for place, length in enumerate(lengths):
+        if length is not None:
+            one = series[place]
+            ax.plot(
+                [length],
+                [one.values[one.lengths.index(length)]],
+                linestyle="none",
+                marker="o",
+                markersize=_RING_SIZE,
+                markerfacecolor="none",
+                markeredgecolor=line_style(place).color,
+                markeredgewidth=1.2,
+                clip_on=False,
+                zorder=4,
+            )
 
 
 def _draw_training(

@@ -199,6 +199,8 @@ def scale_lengths(ax: Axes, groups: Sequence[Sequence[int]], *, axis: str) -> No
     places = sorted(lengths)
     if places[-1] > _LOG_FROM * places[0] and any(map(_is_geometric, groups)):
         ax.set_xscale("log", base=2)
+    ends = np.array([(places[0], 0.0), (places[-1], 0.0)])
+    ax.update_datalim(ends, updatey=False)  # lengths without a value are on the axis, too
     weights = [lengths[place] for place in places]
     ax.xaxis.set_major_locator(SpacedLocator(places, count_labels(places), weights))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -1,5 +1,6 @@
 """The numbers that lines along the lengths show, and what they are of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
@@ -9,13 +10,13 @@ import numpy as np
 
 from vniah.analysis.plot.table import CORRECT
 from vniah.analysis.statistics.effective import pending_lengths
-from vniah.analysis.statistics.intervals import Interval
+from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.medians import cluster_medians, median_interval
-from vniah.analysis.statistics.table import SampleTable, index_samples
-from vniah.analysis.table_rows import length_rows
+from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
+from vniah.analysis.table_rows import all_cells
 from vniah.errors import InputError
-from vniah.results import Results, SampleResult
+from vniah.results import CellScore, Results, SampleResult
 from vniah.results.measures import value_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,13 @@ class Series:
         return replace(self, values=values, low=nothing, high=nothing)
 
 
-def length_series(results: Results, value: str = CORRECT, *, confidence: float = 0.95) -> Series:
+def length_series(
+    results: Results,
+    value: str = CORRECT,
+    *,
+    confidence: float = 0.95,
+    index: SampleIndex | None = None,
+) -> Series:
     """The value at each length.
 
     Of scores it is the mean over the cells, with the intervals of `length_estimates`; where samples
@@ -77,32 +84,34 @@ def length_series(results: Results, value: str = CORRECT, *, confidence: float =
         results: a run or a published table.
         value: ``"correct"``, or a number of the samples, as `Results.measure`.
         confidence: of the intervals.
+        index: the samples of the run, if it is there already.
 
     Raises:
         InputError: there are no cells, or the confidence is not between 0 and 1.
         ResultsError: no sample has a number of the name ``value``.
     """
-    rows = length_rows(results, confidence)[1:]
-    if not rows:
-        raise InputError(f"{results.path} has no cells, so there is no line to draw")
-    lengths = tuple(int(row["num_frames"]) for row in rows)
-    if results.published:
-        nothing = np.full(len(rows), np.nan)
-        scores = np.array([np.nan if row["score"] is None else row["score"] for row in rows])
-        return Series(lengths, scores, nothing, nothing, ~np.isnan(scores), "needles")
+    require_confidence(confidence)
     get_point = _score_point if is_score(results, value) else _median_point
-    table = index_samples(results).table(partial(_number, value))
+    columns: dict[int, list[CellScore]] = {}
+    for found in all_cells(results):
+        columns.setdefault(found.cell.num_frames, []).append(found)
+    if not columns:
+        raise InputError(f"{results.path} has no cells, so there is no line to draw")
+    lengths = tuple(columns)
+    if results.published:
+        scores = np.array([_mean(cells) for cells in columns.values()])
+        nothing = np.full(len(lengths), nan)
+        return Series(lengths, scores, nothing, nothing, ~np.isnan(scores), "needles")
+    table = (index or index_samples(results)).table(partial(_number, value))
     pending = pending_lengths(results)
     points, is_whole = [], []
-    for length, row in zip(lengths, rows, strict=True):
+    for length, cells in columns.items():
         part = table.at_length(length)
         has_value = bool(len(part.values))
         points.append(get_point(part, results, confidence) if has_value else _Point())
-        is_whole.append(
-            len(part.values) == row["num_samples"] + row["num_errors"]
-            and row["num_cells"] == row["num_planned_cells"]
-            and length not in pending
-        )
+        num_samples = sum((found.num_samples or 0) + found.num_errors for found in cells)
+        has_all_cells = all(found.num_samples or found.num_errors for found in cells)
+        is_whole.append(len(part.values) == num_samples and has_all_cells and length not in pending)
     return Series(
         lengths,
         np.array([point.value for point in points]),
@@ -145,6 +154,11 @@ def _number(value: str, sample: SampleResult) -> float | None:
         return None
     number = sample.correct if value == CORRECT else value_of(sample, value)
     return None if number is None else float(number)
+
+
+def _mean(cells: Sequence[CellScore]) -> float:
+    scores = [found.score for found in cells if found.score is not None]
+    return sum(scores) / len(scores) if scores else nan
 
 
 def is_score(results: Results, value: str) -> bool:

@@ -1,6 +1,7 @@
 """Confidence intervals of proportions."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vniah.errors import InputError
 
@@ -58,6 +59,12 @@ def wilson_interval(
             f"num_correct must be between 0 and num_samples = {num_samples}, got {num_correct}"
         )
     require_confidence(confidence)
+    return _wilson(num_correct, num_samples, confidence)
+
+
+@lru_cache(maxsize=4096)
+def _wilson(num_correct: float, num_samples: float, confidence: float) -> Interval:
+    """The same; maps have many cells with the same score, and it takes half a millisecond."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(num_correct, num_samples, 1 - confidence, method="wilson")
