@@ -209,7 +209,7 @@ def test_measure_is_a_median_over_needles_beside_the_guess():
     assert points(guess) == [(8, 30.0), (16, 30.0)]
     assert ax.get_ylabel() == "Expected error (s), median"
     few = replace(run, samples=tuple(s for s in run.samples if s.fields["error_seconds"] < 30))
-    assert "no band, which takes at least 6 needles, of 5" in caption_of(
+    assert "no band, as 5 needles are too few for that of a median, which takes 6" in caption_of(
         length_curves(few, new_axes(), value="error_seconds")
     )
     with pytest.raises(ResultsError, match="no sample of runs/tiny has a number called 'x'"):

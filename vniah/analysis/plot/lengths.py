@@ -1,7 +1,7 @@
 """Accuracy, or a measure such as an error in seconds, against the length: a line for each run."""
 
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from dataclasses import dataclass
 from math import isnan
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from vniah.analysis.labels import result_labels
 from vniah.analysis.plot.captions import CORRECT, default_title
+from vniah.analysis.plot.line_captions import about_lines
 from vniah.analysis.plot.lines import (
     MOST_LINES,
     draw_line,
@@ -23,11 +24,8 @@ from vniah.analysis.plot.series import Series, is_score, length_series
 from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, TITLE_PAD, write_caption, write_title
 from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.effective import find_effective_length
-from vniah.analysis.statistics.estimates import percent_of
-from vniah.analysis.statistics.medians import num_needles_of_median
 from vniah.analysis.statistics.table import SampleIndex, index_samples
-from vniah.analysis.verdict import controls_caption
-from vniah.errors import InputError, counted, printable
+from vniah.errors import InputError, printable
 from vniah.results import Results
 
 _RING_SIZE = 10.0  # points
@@ -45,6 +43,7 @@ def length_curves(
     training_frames: float | Sequence[float | None] | None = None,
     threshold: float = 0.9,
     confidence: float = 0.95,
+    caption: bool = True,
 ) -> Axes:
     """Draws a score, or a measure, against the number of frames onto ``ax`` and gives it back.
 
@@ -68,6 +67,7 @@ def length_curves(
             length, or one for each result.
         threshold: the score of the effective length.
         confidence: of the bands.
+        caption: whether to write below the axes what the lines and bands are of.
 
     Raises:
         InputError: there are no results, too many, some of frames and some of tokens, or one
@@ -75,44 +75,71 @@ def length_curves(
         ResultsError: the samples of a result have no number of the name ``value``.
     """
     runs = [results] if isinstance(results, Results) else list(results)
+    found = _resolve(runs, labels, value, threshold, confidence)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    scale_lengths(ax, [one.lengths for one in found.series], axis=runs[0].axis)
+    handles = [
+        draw_line(ax, one, line_style(place), label=label)
+        for place, (one, label) in enumerate(
+            zip(found.series, _line_labels(ax, found.names, runs), strict=True)
+        )
+    ]
+    handles += _draw_references(ax, found.references)
+    _draw_rings(ax, found.series, found.effective)
+    has_training = _draw_training(ax, training_frames, found.series)
+    style_curves(ax, label=_axis_label(runs, value))
+    _limit_values(ax, found, is_share=is_score(runs[0], value))
+    below = write_legend(ax, handles) if len(handles) > 1 else None
+    if caption:
+        rings = threshold if any(length is not None for length in found.effective) else None
+        sentences = about_lines(found.names, found.series, runs, value, confidence, rings=rings)
+        write_caption(ax, "\n".join(sentences), below=below)
+    if title is None:
+        title = _title(runs[0], found.names[0], value) if len(runs) == 1 else ""
+    write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * has_training)
+    return ax
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """What is drawn.
+
+    Attributes:
+        names: one for each of the results.
+        series: their lines.
+        references: the lines that they are compared with, such as those of a guess, by name.
+        effective: the effective length of each of the results, if it has one; empty of measures.
+    """
+
+    names: Sequence[str]
+    series: Sequence[Series]
+    references: Sequence[tuple[str, Series]]
+    effective: Sequence[int | None]
+
+
+def _resolve(
+    runs: Sequence[Results],
+    labels: Sequence[str] | None,
+    value: str,
+    threshold: float,
+    confidence: float,
+) -> _Lines:
+    """The numbers of `length_curves`."""
     names = _require_together(runs, labels)
     indexes = [index_samples(run) for run in runs]
     series = [
         length_series(run, value, confidence=confidence, index=index)
         for run, index in zip(runs, indexes, strict=True)
     ]
-    references = list(_references(runs, indexes, value))
-    if ax is None:
-        from matplotlib import pyplot
-
-        ax = pyplot.gca()
-    scale_lengths(ax, [one.lengths for one in series], axis=runs[0].axis)
-    handles = [
-        draw_line(ax, one, line_style(place), label=label)
-        for place, (one, label) in enumerate(
-            zip(series, _line_labels(ax, names, runs), strict=True)
-        )
-    ]
-    handles += _draw_references(ax, references)
     effective = [
         find_effective_length(run, threshold=threshold, index=index).num_frames
         for run, index in zip(runs, indexes, strict=True)
         if value == CORRECT
     ]
-    _draw_rings(ax, series, effective)
-    has_training = _draw_training(ax, training_frames, series)
-    style_curves(ax, label=_axis_label(runs, value))
-    _limit_values(ax, [*series, *(one for _, one in references)], is_share=is_score(runs[0], value))
-    sentences = list(_about_lines(names, series, runs, value, confidence))
-    if any(length is not None for length in effective):
-        sentences.append(f"rings: effective length (at least {threshold:g} up to there)")
-    sentences += [*_about_missing(series), *_about_controls(runs, value)]
-    below = write_legend(ax, handles) if len(handles) > 1 else None
-    write_caption(ax, "\n".join(sentences), below=below)
-    if title is None:
-        title = _title(runs[0], names[0], value) if len(runs) == 1 else ""
-    write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * has_training)
-    return ax
+    return _Lines(names, series, list(_references(runs, indexes, value)), effective)
 
 
 def _require_together(runs: Sequence[Results], labels: Sequence[str] | None) -> Sequence[str]:
@@ -251,11 +278,12 @@ def _toward_the_middle(place: float, lengths: Sequence[int]) -> str:
     return "left" if place < middle / 2 else "right" if place > middle * 2 else "center"
 
 
-def _limit_values(ax: Axes, series: Sequence[Series], *, is_share: bool) -> None:
+def _limit_values(ax: Axes, found: _Lines, *, is_share: bool) -> None:
     """The whole range of shares; else from 0, or from the least value below it."""
     if is_share:
         ax.set_ylim(-0.03, 1.03)
         return
+    series = (*found.series, *(one for _, one in found.references))
     known = [end for one in series for ends in (one.values, one.low) for end in ends]
     low = min((end for end in known if not isnan(end)), default=0.0)
     if low >= 0:
@@ -267,57 +295,3 @@ def _axis_label(runs: Sequence[Results], value: str) -> str:
         return "Accuracy"
     label = printable(runs[0].measure(value).label)
     return label if is_score(runs[0], value) else f"{label}, median"
-
-
-def _about_lines(
-    names: Sequence[str],
-    series: Sequence[Series],
-    runs: Sequence[Results],
-    value: str,
-    confidence: float,
-) -> Iterator[str]:
-    """What the lines and their bands are of: one sentence for all that is the same."""
-    is_share = is_score(runs[0], value)
-    what = (
-        "mean over cells"
-        if is_share
-        else "median over needles of each needle's median over its depths"
-    )
-    about: dict[str, list[str]] = {}
-    for name, one, run in zip(names, series, runs, strict=True):
-        about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
-    most = max(about, key=lambda text: len(about[text]))
-    yield f"{what}, these needles on this film; {most}"
-    for text, those in about.items():
-        if text != most:
-            yield f"{', '.join(those)}: {text}"
-
-
-def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool) -> str:
-    if run.published:
-        return "no band, as a published table has no samples"
-    if not one.has_value:
-        return "no line, as no sample could be run"
-    if not one.has_interval:
-        least = num_needles_of_median(confidence)
-        return f"no band, which takes at least {least} needles, of {one.num_clusters}"
-    percent = percent_of(confidence)
-    if one.estimand == "needles":
-        return f"band: {percent} for needles like these ({counted(one.num_clusters, 'needle')})"
-    depths = counted(one.num_clusters, "depth")
-    return (
-        f"band: {percent} for the same needles at other depths ({depths}), as its samples share "
-        "needles"
-    )
-
-
-def _about_missing(series: Sequence[Series]) -> Iterator[str]:
-    if any(list(compress(one.lengths, ~one.is_whole)) for one in series if one.has_value):
-        yield "hollow marks: planned samples are missing"
-
-
-def _about_controls(runs: Sequence[Results], value: str) -> tuple[str, ...]:
-    """What the controls of a single run say; those of several have no room."""
-    controls = controls_caption(runs[0]) if len(runs) == 1 else ()
-    is_of_measure = bool(controls) and value != CORRECT
-    return (*("right answers with controls:" for _ in range(is_of_measure)), *controls)

@@ -1,0 +1,92 @@
+"""What pictures with lines along the lengths say in words."""
+
+from collections.abc import Iterator, Sequence
+
+from vniah.analysis.plot.captions import CORRECT
+from vniah.analysis.plot.series import Series, is_score
+from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.medians import num_needles_of_median
+from vniah.analysis.verdict import controls_caption
+from vniah.errors import counted
+from vniah.results import Results
+
+
+def about_lines(
+    names: Sequence[str],
+    series: Sequence[Series],
+    runs: Sequence[Results],
+    value: str,
+    confidence: float,
+    *,
+    rings: float | None = None,
+) -> Iterator[str]:
+    """What lines along the lengths are of, a sentence a line.
+
+    Args:
+        names: one for each line.
+        series: the lines.
+        runs: the results behind them.
+        value: what is drawn, as for `length_curves`.
+        confidence: of the bands.
+        rings: the score of the effective lengths that have rings; None for no rings.
+    """
+    yield from _about_bands(names, series, runs, value, confidence)
+    if rings is not None:
+        yield f"rings: effective length (at least {rings:g} up to there)"
+    yield from _about_missing(series)
+    yield from _about_controls(runs, value)
+
+
+def _about_bands(
+    names: Sequence[str],
+    series: Sequence[Series],
+    runs: Sequence[Results],
+    value: str,
+    confidence: float,
+) -> Iterator[str]:
+    """One sentence for all that is the same, and one for each that differs."""
+    is_share = is_score(runs[0], value)
+    what = (
+        "mean over cells"
+        if is_share
+        else "median over needles of each needle's median over its depths"
+    )
+    about: dict[str, list[str]] = {}
+    for name, one, run in zip(names, series, runs, strict=True):
+        about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
+    most = max(about, key=lambda text: len(about[text]))
+    yield f"{what}, these needles on this film; {most}"
+    for text, those in about.items():
+        if text != most:
+            yield f"{', '.join(those)}: {text}"
+
+
+def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool) -> str:
+    if run.published:
+        return "no band, as a published table has no samples"
+    if not one.has_value:
+        return "no line, as no sample could be run"
+    clusters = counted(one.num_clusters, one.estimand.removesuffix("s"))
+    if not one.has_interval:
+        least = num_needles_of_median(confidence)
+        are = "is" if one.num_clusters == 1 else "are"
+        return f"no band, as {clusters} {are} too few for that of a median, which takes {least}"
+    percent = percent_of(confidence)
+    if one.estimand == "needles":
+        return f"band: {percent} for needles like these ({clusters})"
+    return (
+        f"band: {percent} for the same needles at other depths ({clusters}), as samples do not say "
+        "which needle they are about"
+    )
+
+
+def _about_missing(series: Sequence[Series]) -> Iterator[str]:
+    if any(one.has_value and not one.is_whole.all() for one in series):
+        yield "hollow marks: planned samples are missing"
+
+
+def _about_controls(runs: Sequence[Results], value: str) -> tuple[str, ...]:
+    """What the controls of a single run say; those of several have no room."""
+    controls = controls_caption(runs[0]) if len(runs) == 1 else ()
+    is_of_measure = bool(controls) and value != CORRECT
+    return (*("right answers with controls:" for _ in range(is_of_measure)), *controls)
