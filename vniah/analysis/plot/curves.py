@@ -33,7 +33,13 @@ _WIDEST = 3.0  # points, by which the first of many curves is wider than the las
 _LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarithmic axis
 
 
-def retention_curves(results: Results, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+def retention_curves(
+    results: Results,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    caption: bool = True,
+) -> Axes:
     """Draws accuracy against the seconds since the needle onto ``ax`` and gives it back.
 
     There is a curve for each depth, or position: the score of these needles on this film, with the
@@ -44,6 +50,7 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
         results: a run of a task whose samples have a ``needle_index``.
         ax: where to draw; by default the current axes of pyplot.
         title: the text above the axes; by default the name and the average, ``""`` for none.
+        caption: whether to write below the axes what points and bars are of.
 
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
@@ -59,8 +66,9 @@ def retention_curves(results: Results, ax: Axes | None = None, *, title: str | N
     ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
     style_curves(ax, label="Accuracy")
     below = write_legend(ax, handles, title=_legend_title(results)) if len(handles) > 1 else None
-    lines = (*_about(frame), *controls_caption(results))
-    write_caption(ax, "\n".join(lines), below=below)
+    if caption:
+        lines = (*_about(frame), *controls_caption(results))
+        write_caption(ax, "\n".join(lines), below=below)
     write_title(ax, default_title(results) if title is None else title)
     return ax
 

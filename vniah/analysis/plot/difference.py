@@ -63,6 +63,7 @@ def difference_map(
     level: float = 0.05,
     limit: float | None = None,
     colorbar: bool = True,
+    caption: bool = True,
 ) -> Axes:
     """Draws how the score of every cell changed onto ``ax`` and gives it back.
 
@@ -82,6 +83,7 @@ def difference_map(
         limit: the change at the ends of the colours, in (0, 1]; by default the largest one, rounded
             up to a tenth, and at least 0.2.
         colorbar: whether to draw a colour bar beside the axes.
+        caption: whether to write below the axes the mean change, and what is marked.
 
     Raises:
         CannotCompareError: the two do not measure the same thing, or have no cell in common.
@@ -92,7 +94,9 @@ def difference_map(
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    return draw_difference(ax, found, before, after, title=title, colorbar=colorbar)
+    return draw_difference(
+        ax, found, before, after, title=title, colorbar=colorbar, caption=caption
+    )
 
 
 def resolve_difference(
@@ -155,6 +159,7 @@ def draw_difference(
     *,
     title: str | None = None,
     colorbar: bool = True,
+    caption: bool = True,
 ) -> Axes:
     """Draws the numbers of `resolve_difference`; arguments as `difference_map`."""
     table = found.table
@@ -168,7 +173,8 @@ def draw_difference(
     if colorbar:
         bar = ax.figure.colorbar(cells, ax=ax, format=FuncFormatter(_signed), **COLORBAR)
         style_colorbar(bar, table)
-    write_caption(ax, table.caption)
+    if caption:
+        write_caption(ax, table.caption)
     names = [printable(name) for name in result_labels([before, after])]
     write_title(ax, f"{names[1]}\nminus {names[0]}" if title is None else title)
     return ax
