@@ -1,6 +1,7 @@
 """Lines along the lengths: what is drawn against the statistics."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import inf
 
@@ -11,7 +12,13 @@ from matplotlib.figure import Figure
 from runs import PUBLISHED_DIR, make_run, write_run
 from scipy.stats import binom
 
-from vniah.analysis.plot import length_curves, save_length_curves
+from vniah.analysis.plot import (
+    difference_map,
+    length_curves,
+    needle_map,
+    retention_curves,
+    save_length_curves,
+)
 from vniah.analysis.plot.lines import MOST_LINES, line_style
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.medians import (
@@ -296,3 +303,21 @@ def test_plot_of_lengths(tmp_path, capsys):
     assert output.read_bytes().startswith(b"%PDF")
     assert main(["plot", str(runs[0]), str(TEXT), "--kind", "lengths"]) == 2
     assert "have no axis in common" in capsys.readouterr().err
+
+
+def test_captions_can_be_left_out_of_every_kind_of_picture(tmp_path):
+    run = make_run("8,16", "0,1", num_needles=2)
+    other = make_run("8,16", "0,1", num_needles=2, outcome=lambda c, k: False)
+    for draw in (
+        partial(length_curves, run),
+        partial(difference_map, run, other),
+        partial(needle_map, run),
+        partial(retention_curves, run),
+    ):
+        assert len(draw(new_axes()).texts) == 1
+        assert not draw(new_axes(), caption=False).texts
+    folder, output = write_run(tmp_path / "run", "8", "0", num_needles=1), tmp_path / "a.svg"
+    given = ["--kind", "lengths", "--no-caption", "--width", "8cm", "--output", str(output)]
+    assert main(["plot", str(folder), *given]) == 0
+    text = output.read_text()
+    assert "this film" not in text and 'width="226' in text

@@ -18,12 +18,17 @@ _MOST_PANELS = 60
 
 _TAKEN = {
     "heatmap": (
-        *("--value", "--training-length", "--tokens-per-frame", "--by", "--groups", "--palette"),
-        *("--annotate", "--second-axis", "--width", "--columns", "--no-caption"),
+        *("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
+        *("--palette", "--annotate", "--second-axis", "--width", "--columns", "--no-caption"),
     ),
-    "lengths": ("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
-    "needles": ("--by",),
-    "retention": ("--by", "--width", "--columns"),
+    "lengths": (
+        *("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
+        *("--width", "--no-caption"),
+    ),
+    "difference": ("--width", "--no-caption"),
+    "controls": ("--palette", "--width", "--columns", "--no-caption"),
+    "needles": ("--by", "--palette", "--annotate", "--width", "--columns", "--no-caption"),
+    "retention": ("--by", "--width", "--columns", "--no-caption"),
 }
 """Options that some kinds of picture take, and others do not."""
 
@@ -61,6 +66,9 @@ def _file_name(kind: str, value: str) -> str:
 def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> Path:
     """Draws the kind of picture that is asked for."""
     plots, kind = load_plot(), options.kind
+    frame = {"width": options.width, "caption": options.caption}
+    size = {**frame, "columns": options.columns}
+    colors = {} if options.palette is None else {"palette": options.palette}
     what = {
         "value": options.value,
         "training_tokens": options.training_length,
@@ -68,27 +76,24 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
     }
     if kind == "difference":
         before, after = _exactly(2, runs, kind)
-        picture = plots.save_difference_map(before, after, output)
+        picture = plots.save_difference_map(before, after, output, **frame)
     elif kind == "controls":
-        picture = plots.save_controls(*_exactly(1, runs, kind), output)
+        picture = plots.save_controls(*_exactly(1, runs, kind), output, **colors, **size)
     elif kind == "needles":
-        picture = plots.save_needle_maps(runs, output)
+        picture = plots.save_needle_maps(runs, output, **colors, **size, annotate=options.annotate)
     elif kind == "retention":
-        size = {"width": options.width, "columns": options.columns}
         picture = plots.save_retention_curves(runs, output, **size)
     elif kind == "lengths":
-        picture = plots.save_length_curves(runs, output, **what)
+        picture = plots.save_length_curves(runs, output, **what, **frame)
     else:
         picture = plots.save_heatmaps(
             runs,
             output,
             **what,
-            **({} if options.palette is None else {"palette": options.palette}),
+            **colors,
             annotate=options.annotate,
             second_axis=options.second_axis,
-            width=options.width,
-            columns=options.columns,
-            caption=options.caption,
+            **size,
         )
     return cast("Path", picture)
 

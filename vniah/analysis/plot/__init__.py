@@ -5,7 +5,7 @@ from vniah.analysis.plot.checkpoints import checkpoint_curves, save_checkpoint_c
 from vniah.analysis.plot.controls import control_names, control_picture
 from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.difference import difference_map
-from vniah.analysis.plot.files import save_heatmaps, save_retention_curves
+from vniah.analysis.plot.files import save_heatmaps
 from vniah.analysis.plot.heatmaps import heatmap
 from vniah.analysis.plot.lengths import length_curves
 from vniah.analysis.plot.needles import needle_map
@@ -14,6 +14,7 @@ from vniah.analysis.plot.saving import (
     save_difference_map,
     save_length_curves,
     save_needle_maps,
+    save_retention_curves,
 )
 
 __all__ = [

@@ -39,6 +39,7 @@ def control_picture(
     title: str | None = None,
     colorbar: bool = True,
     palette: Palette = DEFAULT_PALETTE,
+    caption: bool = True,
 ) -> Axes:
     """Draws one control of a run onto ``ax`` and gives it back.
 
@@ -54,6 +55,7 @@ def control_picture(
         title: the text above the axes; by default the name and the share; ``""`` for none.
         colorbar: whether a map has a colour bar beside it.
         palette: as for `vniah.heatmap`.
+        caption: whether to write below the axes what is drawn, and what the control found.
 
     Raises:
         ResultsError: the run has no such control.
@@ -67,11 +69,13 @@ def control_picture(
 
         ax = pyplot.gca()
     table = control_table(results, control)
-    caption = "\n".join(_about(results, control, is_map=table is not None))
+    about = "\n".join(_about(results, control, is_map=table is not None))
     heading = _title(results, control) if title is None else title
     if table is not None:
-        table = replace(table, caption=caption)
-        draw_table(ax, table, results, title=heading, look=Look(palette, None, None, colorbar))
+        table = replace(table, caption=about)
+        draw_table(
+            ax, table, results, title=heading, look=Look(palette, None, None, colorbar, caption)
+        )
         return ax
     series = control_series(results, control)
     test = length_series(results)
@@ -82,7 +86,8 @@ def control_picture(
     draw_line(ax, series, _STYLE if _has_video(results, control) else _LEVEL_STYLE)
     style_curves(ax, label=_LABEL)
     ax.set_ylim(-0.03, 1.03)
-    write_caption(ax, caption)
+    if caption:
+        write_caption(ax, about)
     write_title(ax, heading)
     return ax
 

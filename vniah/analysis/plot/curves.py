@@ -60,6 +60,13 @@ def retention_curves(
         from matplotlib import pyplot
 
         ax = pyplot.gca()
+    return draw_retention(ax, frame, results, title=title, caption=caption)
+
+
+def draw_retention(
+    ax: Axes, frame: "pd.DataFrame", results: Results, *, title: str | None, caption: bool
+) -> Axes:
+    """Draws what `retention` gives of the results; arguments as `retention_curves`."""
     handles = _draw_curves(ax, results, frame)
     _scale_time(ax, sorted(set(frame["seconds"])))
     ax.set_ylim(-0.03, 1.03)

@@ -12,14 +12,12 @@ from matplotlib.axes import Axes
 from vniah.analysis.labels import rope_remarks
 from vniah.analysis.plot.captions import CORRECT, default_title, reference_title
 from vniah.analysis.plot.colorbar import colors_of, share_colorbar
-from vniah.analysis.plot.curves import retention_curves
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.panels import Panel, require_layout, save_panels
 from vniah.analysis.plot.second_axis import second_labels
 from vniah.analysis.plot.style import DEFAULT_PALETTE
 from vniah.analysis.plot.table import Table, resolve, resolve_reference
-from vniah.analysis.retention import retention
 from vniah.errors import InputError
 from vniah.options import Palette, SecondAxis
 from vniah.paths import picture_path
@@ -29,7 +27,6 @@ from vniah.results import Results
 _CELL_SIZE = 0.36
 _MIN_AXES = (2.0, 1.4)
 _MAX_AXES = (6.0, 4.2)
-_CURVES_SIZE = (4.2, 2.6)
 
 
 def save_heatmaps(
@@ -101,44 +98,6 @@ def save_heatmaps(
     save_panels(panels, path, width=width, columns=columns, share=shared)
     tell_left_out(sum(left_out))
     return path
-
-
-def save_retention_curves(
-    results: Sequence[Results],
-    path: Path,
-    *,
-    titles: Sequence[str] | None = None,
-    width: float | None = None,
-    columns: int | None = None,
-) -> Path:
-    """Draws accuracy against the time since the needle, one panel per run, into a file.
-
-    Args:
-        results: at least one.
-        path: as for `save_heatmaps`.
-        titles: as for `save_heatmaps`.
-        width: as for `save_heatmaps`.
-        columns: as for `save_heatmaps`.
-
-    Raises:
-        InputError: the suffix is unknown, there are no results, or an option has an invalid value.
-        ResultsError: the samples of a result have no ``needle_index``.
-    """
-    path = picture_path(path)
-    require_layout(width, columns)
-    titles = titles_of(results, titles, CORRECT)
-    for result in results:
-        retention(result)  # raises before anything is drawn
-    panels = [
-        Panel(_CURVES_SIZE, partial(_draw_curves, result, title))
-        for result, title in zip(results, titles, strict=True)
-    ]
-    save_panels(panels, path, width=width, columns=columns)
-    return path
-
-
-def _draw_curves(results: Results, title: str, ax: Axes) -> None:
-    retention_curves(results, ax, title=title)
 
 
 def titles_of(

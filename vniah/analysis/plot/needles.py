@@ -45,6 +45,7 @@ def needle_map(
     colorbar: bool = True,
     palette: Palette = DEFAULT_PALETTE,
     annotate: bool = False,
+    caption: bool = True,
 ) -> Axes:
     """Draws how well each needle is found at each length onto ``ax`` and gives it back.
 
@@ -61,6 +62,7 @@ def needle_map(
         colorbar: whether to draw a colour bar beside the axes.
         palette: as for `vniah.heatmap`.
         annotate: whether to write the values into the cells, as for `vniah.heatmap`.
+        caption: whether to write below the axes what a cell is.
 
     Raises:
         ResultsError: the samples do not say which needle they are about, or there are too many.
@@ -71,7 +73,7 @@ def needle_map(
         from matplotlib import pyplot
 
         ax = pyplot.gca()
-    look = Look(palette, training_frames, None, colorbar)
+    look = Look(palette, training_frames, None, colorbar, caption)
     draw_needles(ax, found, results, title=title, look=look)
     if annotate:
         tell_left_out(write_numbers(ax, found.table, score_colors(palette)))

@@ -6,12 +6,14 @@ The files are whole or not there, and the same results give the same file, as wi
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 
 from vniah.analysis.plot.captions import CORRECT, default_title
 from vniah.analysis.plot.colorbar import colors_of, share_colorbar
 from vniah.analysis.plot.controls import control_names, control_picture
+from vniah.analysis.plot.curves import draw_retention
 from vniah.analysis.plot.difference import draw_difference, resolve_difference
 from vniah.analysis.plot.files import one_each, titles_of, training_position
 from vniah.analysis.plot.heatmaps import Look, draw_table
@@ -21,10 +23,14 @@ from vniah.analysis.plot.needles import NeedleTable, draw_needles, resolve_needl
 from vniah.analysis.plot.panels import Panel, require_layout, save_panels
 from vniah.analysis.plot.style import DEFAULT_PALETTE
 from vniah.analysis.plot.table import resolve
+from vniah.analysis.retention import retention
 from vniah.errors import ResultsError
 from vniah.options import Palette
 from vniah.paths import picture_path
 from vniah.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Of axes, in inches.
 _CURVES_SIZE = (4.2, 2.6)
@@ -41,6 +47,7 @@ def save_length_curves(
     training_tokens: int | Sequence[int | None] | None = None,
     tokens_per_frame: int | None = None,
     width: float | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draws a score or a measure against the number of frames, all results onto the same axes.
 
@@ -52,6 +59,7 @@ def save_length_curves(
             for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
         width: of the picture in inches, exactly. Letters have the same size in all pictures.
+        caption: as for `length_curves`.
 
     Raises:
         InputError: as `length_curves`; or the suffix is unknown, the number of tokens of a frame
@@ -64,15 +72,19 @@ def save_length_curves(
         training_position(result, tokens, tokens_per_frame)
         for result, tokens in zip(results, one_each(training_tokens, len(results)), strict=True)
     ]
-    draw = partial(_length_curves, results, value, positions)
+    draw = partial(_length_curves, results, value, positions, caption)
     save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
     return path
 
 
 def _length_curves(
-    results: Sequence[Results], value: str, positions: Sequence[float | None], ax: Axes
+    results: Sequence[Results],
+    value: str,
+    positions: Sequence[float | None],
+    caption: bool,
+    ax: Axes,
 ) -> None:
-    length_curves(results, ax, value=value, training_frames=positions)
+    length_curves(results, ax, value=value, training_frames=positions, caption=caption)
 
 
 def save_difference_map(
@@ -83,6 +95,7 @@ def save_difference_map(
     level: float = 0.05,
     limit: float | None = None,
     width: float | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draws how the score of every cell changed from one run to another.
 
@@ -93,6 +106,7 @@ def save_difference_map(
         level: as for `difference_map`.
         limit: as for `difference_map`.
         width: as for `save_length_curves`.
+        caption: as for `difference_map`.
 
     Raises:
         CannotCompareError: as `difference_map`.
@@ -103,7 +117,7 @@ def save_difference_map(
     found = resolve_difference(before, after, level=level, limit=limit)
 
     def draw(ax: Axes) -> None:
-        draw_difference(ax, found, before, after)
+        draw_difference(ax, found, before, after, caption=caption)
 
     save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
     return path
@@ -116,6 +130,7 @@ def save_controls(
     palette: Palette = DEFAULT_PALETTE,
     width: float | None = None,
     columns: int | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draws the heatmap of a run, and beside it a panel for each of its controls.
 
@@ -125,6 +140,7 @@ def save_controls(
         palette: as for `vniah.heatmap`.
         width: as for `save_length_curves`.
         columns: number of panels in a row; by default as many as have room.
+        caption: whether to write below each panel what is behind it.
 
     Raises:
         ResultsError: the run has no controls.
@@ -137,13 +153,13 @@ def save_controls(
         raise ResultsError(f"{results.path} has no samples of controls; give a run with controls")
     table = resolve(results)
     colors_of(table, palette)  # raises before anything is drawn
-    look, title = Look(palette), default_title(results)
+    look, title = Look(palette, caption=caption), default_title(results)
 
     def draw(ax: Axes) -> None:
         draw_table(ax, table, results, title=title, look=look)
 
     def draw_control(name: str, ax: Axes) -> None:
-        control_picture(results, name, ax, colorbar=False, palette=palette)
+        control_picture(results, name, ax, colorbar=False, palette=palette, caption=caption)
 
     panels = [Panel(_SMALL_SIZE, draw)]
     panels += [Panel(_SMALL_SIZE, partial(draw_control, name)) for name in names]
@@ -160,6 +176,7 @@ def save_needle_maps(
     titles: Sequence[str] | None = None,
     width: float | None = None,
     columns: int | None = None,
+    caption: bool = True,
 ) -> Path:
     """Draws which needles are found at which lengths, a panel for each result.
 
@@ -171,6 +188,7 @@ def save_needle_maps(
         titles: as for `save_heatmaps`.
         width: as for `save_length_curves`.
         columns: number of panels in a row; by default as many as have room.
+        caption: whether to write below each panel what is behind it.
 
     Raises:
         ResultsError: the samples of a result do not say which needle they are about.
@@ -181,7 +199,7 @@ def save_needle_maps(
     titles = titles_of(results, titles, CORRECT)
     tables = [resolve_needles(result) for result in results]
     colors = colors_of(tables[0].table, palette)  # raises before anything is drawn
-    look = Look(palette, colorbar=len(results) == 1)
+    look = Look(palette, colorbar=len(results) == 1, caption=caption)
     left_out: list[int] = []
 
     def draw(found: NeedleTable, result: Results, title: str, ax: Axes) -> None:
@@ -209,3 +227,42 @@ def _needles_size(found: NeedleTable) -> tuple[float, float]:
     """Width and height of axes; where there are not many needles, each has room for its name."""
     low, high = _HEIGHTS
     return _SMALL_SIZE[0], min(max(len(found.names) * _ROW_HEIGHT, low), high)
+
+
+def save_retention_curves(
+    results: Sequence[Results],
+    path: Path,
+    *,
+    titles: Sequence[str] | None = None,
+    width: float | None = None,
+    columns: int | None = None,
+    caption: bool = True,
+) -> Path:
+    """Draws accuracy against the time since the needle, a panel for each result.
+
+    Args:
+        results: at least one.
+        path: as for `save_length_curves`.
+        titles: as for `save_heatmaps`.
+        width: as for `save_length_curves`.
+        columns: number of panels in a row; by default as many as have room.
+        caption: as for `retention_curves`.
+
+    Raises:
+        InputError: there are no results, the suffix is unknown, or an option has an invalid value.
+        ResultsError: the samples of a result have no ``needle_index``.
+    """
+    path = picture_path(path)
+    require_layout(width, columns)
+    titles = titles_of(results, titles, CORRECT)
+    frames = [retention(result) for result in results]  # raises before anything is drawn
+
+    def draw(found: "pd.DataFrame", result: Results, title: str, ax: Axes) -> None:
+        draw_retention(ax, found, result, title=title, caption=caption)
+
+    panels = [
+        Panel(_CURVES_SIZE, partial(draw, found, result, title))
+        for found, result, title in zip(frames, results, titles, strict=True)
+    ]
+    save_panels(panels, path, width=width, columns=columns)
+    return path

@@ -93,7 +93,7 @@ def _add_look(plot: argparse.ArgumentParser) -> None:
         "--caption",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="write below a heatmap what is behind it (default), or leave it out",
+        help="write below a picture what is behind it (default), or leave it out",
     )
 
 
