@@ -420,4 +420,6 @@ def test_plot_takes_all_of_it(tmp_path, capsys):
         assert main(["plot", str(run), "--width", width]) == 2
         assert message in capsys.readouterr().err
     assert main(["plot", str(run), "--kind", "retention", "--annotate"]) == 2
-    assert "--annotate is for heatmap pictures; leave it out" in capsys.readouterr().err
+    assert (
+        "--annotate is for pictures of the kinds heatmap, needles; leave" in capsys.readouterr().err
+    )
