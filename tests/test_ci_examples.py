@@ -38,10 +38,6 @@ def commands() -> list[list[str]]:
 def repository(tmp_path, monkeypatch):
     """A folder with the files where the page says that they go."""
     shutil.copytree(FOLDER, tmp_path / "ci")
-    text = (tmp_path / "ci" / "nightly.toml").read_text(encoding="utf-8")
-    watched = text.replace("[models.candidate]\n", "")
-    assert watched != text
-    (tmp_path / "ci" / "nightly-watch.toml").write_text(watched, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

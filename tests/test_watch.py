@@ -172,6 +172,12 @@ def test_files_that_change_while_a_model_is_loaded_are_not_measured(
     assert not (tmp_path / "results" / "run" / "step-20").exists()
 
 
+def test_checkpoint_that_is_removed_is_forgotten(watched, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(time, "sleep", lambda _: shutil.rmtree(tmp_path / "run" / "step-20"))
+    assert main(watched) == 2, "nothing was measured"
+    assert capsys.readouterr().err == "vniah: there is no checkpoint in run\n"
+
+
 def test_stopped_while_it_waits_ends_cleanly(watched, monkeypatch, capsys):
     def stop(seconds):
         raise KeyboardInterrupt

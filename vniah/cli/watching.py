@@ -1,6 +1,7 @@
 """The command ``vniah watch``: measures checkpoints as a training run writes them."""
 
 import argparse
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -122,10 +123,12 @@ class _Watcher:
     def finish(self) -> int:
         """Says what was not measured, and returns the exit code."""
         waiting = sorted(self._seen.keys() - self._done.keys())
+        if not self._seen:
+            self._say("", f"there is no checkpoint in {self._options.folder}")
         for name in waiting:
             if name not in self._said:
                 self._say(name, "not measured, as its files were still changing")
-        return 2 if waiting else self._code
+        return 2 if waiting or not self._seen else self._code
 
     def _say(self, name: str, text: str) -> None:
         """A remark about a checkpoint, once."""
@@ -149,6 +152,7 @@ class _Watcher:
             runs = run_members(
                 replace(plan, members=missing), self._options, check=require_same, is_brief=True
             )
+            _free_memory(self._options.device)  # the training may need it until the next look
             failures = runs.failures
             found |= {name: outcome.results for name, outcome in runs.outcomes.items()}
         for member in plan.members:
@@ -254,6 +258,15 @@ def _run_name(name: str) -> str:
     beside the names of haystacks and tasks.
     """
     return name if is_name(name) else f"{plain_name(name)[:50]}-{hash_text(name)[:8]}"
+
+
+def _free_memory(device: str | None) -> None:
+    """Gives back what a model took that is measured."""
+    from vniah.forward.devices import give_back_unused
+    from vniah.models.checkpoints import find_device
+
+    gc.collect()
+    give_back_unused(find_device(device))
 
 
 def _require_same_files(checkpoint: Path, key: str) -> None:

@@ -14,13 +14,15 @@ from vniah.analysis.plot.lines import (
     MOST_LINES,
     SpacedLocator,
     draw_line,
+    legend_room,
     line_style,
     style_curves,
     write_legend,
 )
 from vniah.analysis.plot.panels import Panel, save_panels
 from vniah.analysis.plot.series import Series
-from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, write_caption
+from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, SMALL_SIZE, write_caption
+from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.summary import summarize
 from vniah.errors import InputError, printable
 from vniah.paths import picture_path
@@ -65,11 +67,11 @@ def checkpoint_curves(
     places = steps or {name: number for number, name in enumerate(names)}
     series = [_series(line, places) for line in runs.values()]
     handles = [
-        draw_line(ax, one, line_style(number), label=printable(label))
-        for number, (label, one) in enumerate(zip(runs, series, strict=True))
+        draw_line(ax, one, line_style(number), label=label)
+        for number, (label, one) in enumerate(zip(_labels(ax, list(runs)), series, strict=True))
     ]
     if baseline is not None and baseline.average is not None:
-        name = f"{printable(baseline.short_name)} (baseline)"
+        (name,) = _labels(ax, [f"{baseline.short_name} (baseline)"])
         handles.append(
             ax.axhline(baseline.average, color=FAINT, linestyle=":", linewidth=1.6, label=name)
         )
@@ -108,6 +110,14 @@ def _draw(runs: Mapping[str, Checkpoints], baseline: Results | None, ax: Axes) -
     checkpoint_curves(runs, ax, baseline=baseline)
 
 
+def _labels(ax: Axes, names: Sequence[str]) -> list[str]:
+    """The names in lines that fit below the axes."""
+    shown = [printable(name) for name in names]
+    fonts = Fonts.covering(shown)
+    style, room = fonts.style(SMALL_SIZE), legend_room(ax)
+    return ["\n".join(fonts.wrap_name(name, room, style, most=2)) for name in shown]
+
+
 def _steps(names: Sequence[str]) -> dict[str, int] | None:
     """The last number in each name; None if one has none, or two have the same."""
     found = {name: _LAST_NUMBER.search(name) for name in names}
@@ -143,7 +153,11 @@ def _scale_steps(ax: Axes, places: Mapping[str, int], *, is_number: bool) -> Non
     """Ticks at checkpoints, with their steps or their names."""
     ordered = sorted((place, name) for name, place in places.items())
     labels = [f"{place:,}" if is_number else printable(name) for place, name in ordered]
+    fonts = Fonts.covering(labels)
+    labels = list(map(fonts.writable, labels))
     label_at = dict(zip([place for place, _ in ordered], labels, strict=True))
+    # matplotlib makes the texts of ticks when it draws, so that their fonts are chosen here.
+    ax.tick_params(axis="x", labelfontfamily=fonts.behind(ax.xaxis.label))
     ax.xaxis.set_major_locator(
         SpacedLocator([place for place, _ in ordered], labels, [1] * len(labels))
     )

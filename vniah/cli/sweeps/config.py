@@ -245,7 +245,7 @@ def _entries(path: Path | None, axis: str, content: Any, settings: "Settings") -
         if not isinstance(item, dict):
             raise InputError(f"{where} must be a table or text, got {short_repr(item)}")
         table = dict(item)
-        name = table.pop("name", None) if key is None else key
+        name = table.pop("name", key)
         if name is not None:
             _require_name(name, where)
         yield Entry(name, settings.read(table, where), where)

@@ -1,9 +1,8 @@
 """Runs the members of a sweep one after the other: models, films and needles are opened once."""
 
 import gc
-import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from vniah.cli.inputs import load_named_model, needles_name, open_named_haystack, parse_grid
@@ -43,6 +42,7 @@ class Session:
         self._films: dict[Hashable, Haystack] = {}
         self._needles: dict[str, NeedleSet] = {}
         self._num_opened = 0
+        self._has_loaded = False
 
     def each(self, work: "Callable[[Member, AnyModel], None]") -> None:
         """Calls ``work`` for each member, with its model; a model is loaded once for all its runs.
@@ -52,32 +52,53 @@ class Session:
         """
         for group in self._plan.groups():
             self._run_group(group, work)
-            gc.collect()
-            _give_back_memory(self._mesh)
 
     def _run_group(
         self, group: Sequence[Member], work: "Callable[[Member, AnyModel], None]"
     ) -> None:
-        for member in group:
-            with self.isolated(member):
-                self.needles_of(member)
-        model: Any = None
-        ready = self._left(group)
-        has_several = any(member.rope != ready[0].rope for member in ready)
-        if ready:
-            rope = RopeChoice() if has_several else ready[0].rope
-            with self.isolated(*ready):
-                model = load_named_model(ready[0].options, rope, self._mesh)
-        ready = self._left(ready)
-        if has_several:  # what the model cannot have is refused before anything runs
-            for member in ready:
-                with self.isolated(member):
-                    _override_rope(model, member.rope)
-        for member in self._left(ready):
+        model = self._prepare(group)
+        self._agree(group)
+        has_several = _has_several(group)
+        for member in self._left(group):
             with self.isolated(member):
                 if has_several:
                     _override_rope(model, member.rope)
                 work(member, model)
+
+    def _prepare(self, group: Sequence[Member]) -> Any:
+        """The model of a group. What it or one of its runs cannot have is found before any runs."""
+        model: Any = None
+        for member in group:
+            with self._prepared(member):
+                self.needles_of(member)
+        if ready := self._left(group):
+            self._free_memory()
+            rope = RopeChoice() if _has_several(group) else ready[0].rope
+            with self._prepared(*ready):
+                model = load_named_model(ready[0].options, rope, self._mesh)
+            self._has_loaded = True
+        if _has_several(group):
+            for member in self._left(ready):
+                with self._prepared(member):
+                    _override_rope(model, member.rope)
+        return model
+
+    def _agree(self, group: Sequence[Member]) -> None:
+        """In a job of several processes all leave out the runs that one of them cannot prepare."""
+        if self._mesh.size == 1 or not self._plan.is_isolated:
+            return
+        mesh = self._mesh.fresh()
+        for member in group:
+            has_failed = member.name in self.failures
+            mesh.count(member.name, has_failed)
+            mesh.count(f"{member.name} of the leader", has_failed and mesh.is_leader)
+        mesh.barrier()
+        for member in group:
+            has_failed = member.name in self.failures
+            if not has_failed and mesh.count(member.name):
+                self._fail([member], "it could not be prepared in another process of the job")
+            elif has_failed and not mesh.count(f"{member.name} of the leader"):
+                tell(f"error in {member.name}, process {mesh.rank}: {self.failures[member.name]}")
 
     def _left(self, members: Sequence[Member]) -> list[Member]:
         return [member for member in members if member.name not in self.failures]
@@ -105,29 +126,45 @@ class Session:
                 self._mesh.announce(name)
         return self._films[key]
 
-    @contextmanager
-    def isolated(self, *members: Member) -> Iterator[None]:
-        """A block whose errors are those of these members, and do not end the sweep.
+    def _free_memory(self) -> None:
+        """Frees what is left of a model that is gone, before another one is loaded."""
+        from vniah.forward.devices import give_back_unused
 
-        Where the command line describes the runs they do; and in a job of several processes, as the
-        others would wait for this one.
+        if self._has_loaded:
+            gc.collect()
+            give_back_unused(self._mesh.device)
+
+    @contextmanager
+    def isolated(self, member: Member) -> Iterator[None]:
+        """A block whose errors are those of this member, and do not end the sweep.
+
+        In a job of several processes they do, as the others would wait for this one.
         """
-        failure = None
+        with nullcontext() if self._mesh.size > 1 else self._prepared(member):
+            yield
+
+    @contextmanager
+    def _prepared(self, *members: Member) -> Iterator[None]:
+        """The same while no other process waits. Where the command line describes the runs, an
+        error ends the command.
+        """
         try:
             yield
         except Exception as error:  # whatever it is: the other runs, of hours, are not to be lost
-            if not self._plan.is_isolated or self._mesh.size > 1:
+            if not self._plan.is_isolated:
                 raise
             if not isinstance(error, _EXPECTED):
                 show_traceback(type(error), error, error.__traceback__)
-            failure = str(error) if isinstance(error, VniahError) else _described(error)
-        if failure is not None:
-            gc.collect()  # with the error its traceback is gone, which held what filled the memory
-            _give_back_memory(self._mesh)
+            self._fail(members, str(error) if isinstance(error, VniahError) else _described(error))
+
+    def _fail(self, members: Sequence[Member], reason: str) -> None:
+        """Records why runs fail, and says it once in a job."""
+        for member in members:
+            self.failures[member.name] = reason
+        if self._mesh.is_leader:
             for member in members:
-                self.failures[member.name] = failure
-                self._on_failure(member, failure)
-            tell(f"error in {in_short(members)}: {failure}; the other runs go on")
+                self._on_failure(member, reason)
+            tell(f"error in {in_short(members)}: {reason}; the other runs go on")
 
 
 def in_short(members: Sequence[Member]) -> str:
@@ -136,18 +173,15 @@ def in_short(members: Sequence[Member]) -> str:
     return first + (f" and {counted(len(others), 'other run')}" if others else "")
 
 
+def _has_several(group: Sequence[Member]) -> bool:
+    """Whether runs of one model have RoPEs of several kinds."""
+    return any(member.rope != group[0].rope for member in group)
+
+
 def _described(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ")
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _give_back_memory(mesh: "Mesh") -> None:
-    """Frees what torch keeps of a model that is gone."""
-    if "torch" in sys.modules:
-        from vniah.forward.devices import give_back_unused
-
-        give_back_unused(mesh.device)
 
 
 def _override_rope(model: "AnyModel", choice: RopeChoice) -> None:
