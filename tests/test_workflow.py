@@ -73,6 +73,5 @@ def test_rules_of_the_regression_hold_and_fall():
     rules = ROOT / "results" / "gate.toml"
     assert compare(long, long, rules=rules).passed
     found = compare(long, short, rules=rules)
-    assert {finding.rule for finding in found.findings if not finding.passed} == {
-        *("significance", "max_mean_drop"),
-    }
+    failed = {finding.rule for finding in found.findings if not finding.passed}
+    assert {"significance", "max_mean_drop"} <= failed
