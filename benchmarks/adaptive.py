@@ -1,27 +1,28 @@
 """Claim: an adaptive sweep finds the effective length with a third of the operations, or less.
 
-First replays published tables, whose scores are those of real models: the cells are chosen as in a
-sweep, and the operations are counted for a decoder of the shape of LongVA-7B, without its weights,
-with the published needles and 144 tokens a frame. Then runs embedded models both ways, the whole
-grid and adaptively, into folders that a later call goes on with, and prints both effective lengths
-with their intervals. Operations are those of all rounds, each of which begins anew at the first
-frame, against those of one tree for the whole grid.
+First replays results that are there: the cells are chosen as in a sweep, and operations counted.
+Those of published tables, whose scores are those of real models, are counted for a decoder of the
+shape of LongVA-7B, without its weights, with the published needles and 144 tokens a frame. Then
+runs embedded models both ways, the whole grid and adaptively, into folders that a later call goes
+on with, and prints both effective lengths with their intervals. Operations are those of all rounds,
+each of which begins anew at the first frame, against those of one tree for the whole grid.
 
-    python -m benchmarks.adaptive [--models reference-short,reference-long] [--precision 10%]
+    python -m benchmarks.adaptive [--models reference-short,reference-long] [--precision 25%]
         [--frames 32:512:32] [--depths 0:1:0.2] [--output DIR] [--replay-only]
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from benchmarks.controls import Shape
 from vniah import Grid, generated_haystack, load_model, load_needles, load_results
 from vniah.analysis.statistics.effective import EffectiveLength, find_effective_length
 from vniah.analysis.statistics.lengths import exact_score
-from vniah.analysis.statistics.partial import LengthBounds, PartialLength
+from vniah.analysis.statistics.partial import LengthBounds, PartialLength, partial_lengths
 from vniah.engines.inputs import compose_candidates
 from vniah.engines.planning import SampleSequences, make_plan
 from vniah.forward.costs import DecoderShape
@@ -29,35 +30,38 @@ from vniah.grid import Cell
 from vniah.models.loading import embedded_models
 from vniah.needles import NeedleSet
 from vniah.options.precision import DEFAULT_PRECISION, Precision
+from vniah.protocol import DecoderModel
 from vniah.results import Results
 from vniah.sweep.adaptive import THRESHOLD
 from vniah.sweep.run import run_sweep
 from vniah.sweep.search import next_cells
 from vniah.tasks.vniah import VisualNeedle
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 FRAMES_IN_ONE = {"qwen2-vl": 2}  # of the film, in one "frame" of these tables
 
 
 def replay(results: Results, precision: Precision) -> tuple[LengthBounds, list[tuple[Cell, ...]]]:
-    """What an adaptive sweep would have known and measured, of a table with all its scores."""
-    scores = {found.cell: exact_score(found) or Fraction(0) for found in results.cells}
-    lengths = sorted({cell.num_frames for cell in scores})
-    of_length = {n: tuple(sorted(c for c in scores if c.num_frames == n)) for n in lengths}
+    """What an adaptive sweep would have known and measured, of a whole grid."""
     rounds: list[tuple[Cell, ...]] = []
     while True:
         seen = {cell for cells in rounds for cell in cells}
-        known = [
-            PartialLength(n, cells, {cell: scores[cell] for cell in cells if cell in seen})
-            for n, cells in of_length.items()
-        ]
+        known = partial_lengths(results, among=seen) if results.samples else of_table(results, seen)
         bounds = LengthBounds(known, threshold=THRESHOLD)
         if not (cells := next_cells(bounds, precision)):
             return bounds, rounds
         rounds.append(cells)
 
 
-def flops_of(model: Shape, needles: NeedleSet, cells: Sequence[Cell]) -> int:
+def of_table(results: Results, seen: Collection[Cell]) -> Iterator[PartialLength]:
+    """The same as `partial_lengths` of a published table, which does not know its needles."""
+    scores = {found.cell: exact_score(found) or Fraction(0) for found in results.cells}
+    for num_frames in sorted({cell.num_frames for cell in scores}):
+        cells = tuple(sorted(cell for cell in scores if cell.num_frames == num_frames))
+        yield PartialLength(num_frames, cells, {c: scores[c] for c in cells if c in seen})
+
+
+def flops_of(model: DecoderModel, needles: NeedleSet, cells: Sequence[Cell]) -> int:
     """The operations of one tree over every needle in some cells."""
     task, wanted = VisualNeedle(), set(cells)
     asked = SampleSequences()
@@ -76,10 +80,11 @@ def scaled(cells: Sequence[Cell], factor: int) -> list[Cell]:
 
 
 def replays(precision: Precision) -> Iterator[tuple[str, ...]]:
-    """A row for each published table of V-NIAH."""
-    needles, model = load_needles("counterfactual"), Shape()
-    for path in sorted(PUBLISHED.glob("*_vniah.json")):
+    """A row for each published table of V-NIAH, and for each baseline of an embedded model."""
+    for path in (*sorted(RESULTS.glob("published/*_vniah.json")), *sorted(RESULTS.glob("ref*"))):
         results = load_results(path)
+        needles = load_needles("cards" if results.samples else "counterfactual")
+        model: Any = load_model(results.name) if results.samples else Shape()
         factor = FRAMES_IN_ONE.get(path.name.partition("_")[0], 1)
         bounds, rounds = replay(results, precision)
         found, whole = bounds.find(), find_effective_length(results)
@@ -143,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     precision = Precision.read(options.precision)
     shared = ("cells", "rounds", "operations of the whole grid")
-    show(("published table", "whole grid", "adaptive", *shared), replays(precision))
+    show(("results", "whole grid", "adaptive", *shared), replays(precision))
     if options.replay_only:
         return
     print()

@@ -239,7 +239,7 @@ def test_summary_says_what_is_known_and_what_is_not():
     run = adaptive_run(lambda cell: cell.num_frames in (8, 16, 40), lambda c, k: c.num_frames < 40)
     summary = vniah.summarize(run)
     (line,) = summary.lines
-    assert "with these needles 16 to 32 frames (32 s, 128 tokens), as no length between" in line
+    assert "with these needles 16 to 32 frames (32 s, 128 tokens), as not all lengths" in line
     assert line.endswith("with needles like these at most 32 frames (95 %)")
     assert summary.effective_length.short == ("16-32", "<= 32")
     assert set(summary.by_length) == {8, 16, 40}
@@ -282,6 +282,7 @@ def test_precision_that_cannot_be_meant_is_refused(text):
 
 FRAMES = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
 GRID = Grid.of(FRAMES, [0, 0.25, 0.5, 0.75, 1])
+FINE = Precision.read("10%")
 
 
 def short_sighted(seen, question):
@@ -316,7 +317,7 @@ def lines_of(folder):
 
 
 def sweep(material, output, **options):
-    options = {"adaptive": DEFAULT_PRECISION, "progress": False, **options}
+    options = {"adaptive": FINE, "progress": False, **options}
     return run_sweep(*material, GRID, output=output, **options)
 
 

@@ -53,4 +53,4 @@ class Precision:
         return f"{float(self.share * 100):g}%" if self.share else str(self.num_frames)
 
 
-DEFAULT_PRECISION = Precision(share=Fraction(1, 10))
+DEFAULT_PRECISION = Precision(share=Fraction(1, 4))

@@ -64,33 +64,40 @@ def coarse_places(lengths: Sequence[int]) -> tuple[int, ...]:
 
 
 def _climb(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
-    """Tries longer and longer lengths, up to the first one that is too long."""
+    """Tries longer and longer lengths at late depths, up to the first one that looks too long."""
     for place in _coarse(bounds):
-        if place >= bounds.first_short:
+        judged = _judge(bounds, place)
+        if judged is False:
             break
-        if cells := _examine(bounds, place):
+        if judged is None and (cells := _add_depths(bounds.lengths[place])):
             return cells
     return ()
 
 
 def _narrow(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
-    """Tries lengths between the last that looks good enough and the first that is too long."""
-    last, first = _last_good(bounds), bounds.first_short
+    """Tries lengths between the last that looks good enough and the first that looks too long."""
+    last, first = _last_good(bounds), _first_bad(bounds)
     if last < 0:
         return ()
+    if cells := _first_depth(bounds, last):
+        return cells
     lengths = [length.num_frames for length in bounds.lengths]
     if precision.is_enough(lengths[last], lengths[first - 1]):
         return ()
     middle = lengths[last] * lengths[min(first, len(lengths) - 1)]  # the square of the mean
     between = range(last + 1, first)
     nearest = min(between, key=lambda place: _distance(lengths[place], middle))
-    return _examine(bounds, nearest)
+    return _add_depths(bounds.lengths[nearest])
 
 
 def _confirm(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
-    """Measures the length that was found at all depths."""
-    last = _last_good(bounds)
-    return _missing(bounds.lengths[last]) if last >= 0 else ()
+    """Measures the length that was found at all depths, and then makes sure of the one above it."""
+    last, first = _last_good(bounds), _first_bad(bounds)
+    if last >= 0 and (cells := _missing(bounds.lengths[last])):
+        return cells
+    if first < len(bounds.lengths) and not bounds.is_short_of(first):
+        return _add_depths(bounds.lengths[first])
+    return ()
 
 
 def _show_low(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
@@ -125,37 +132,53 @@ def _coarse(bounds: LengthBounds) -> tuple[int, ...]:
     return coarse_places([length.num_frames for length in bounds.lengths])
 
 
+def _first_bad(bounds: LengthBounds) -> int:
+    """The place of the first length that looks too long; the number of lengths if none does."""
+    places = range(len(bounds.lengths))
+    return next((place for place in places if _judge(bounds, place) is False), len(places))
+
+
 def _last_good(bounds: LengthBounds) -> int:
     """The place of the longest length that looks good enough, before one too long; -1 if none."""
-    places = reversed(range(bounds.first_short))
-    return next((p for p in places if bounds.is_enough(p) or _looks_good(bounds, p)), -1)
+    places = reversed(range(_first_bad(bounds)))
+    return next((place for place in places if _judge(bounds, place)), -1)
 
 
-def _looks_good(bounds: LengthBounds, place: int) -> bool:
-    """Whether all depths of the coarse grid were run, and no cell has a score that is too low."""
+def _judge(bounds: LengthBounds, place: int) -> bool | None:
+    """Whether a length is, or looks, good enough; None if more depths have to be measured.
+
+    It looks too long if its late depths of the coarse grid were run and the mean is too low. It
+    looks good enough if they were run and no cell has a score that is too low.
+    """
+    if bounds.is_enough(place):
+        return True
+    if bounds.is_short_of(place):
+        return False
     length = bounds.lengths[place]
-    return _is_begun(length) and min(length.scores.values()) >= Fraction(str(bounds.threshold))
+    if not all(cell in length.scores for cell in _late_cells(length)):
+        return None
+    if bounds.is_doubtful(place):
+        return False
+    return True if min(length.scores.values()) >= Fraction(str(bounds.threshold)) else None
+
+
+def _first_depth(bounds: LengthBounds, place: int) -> tuple[Cell, ...]:
+    """The first depth of a length, if it was not measured and is not known to be good enough."""
+    first = bounds.lengths[place].cells[0]
+    is_known = bounds.is_enough(place) or first in bounds.lengths[place].scores
+    return () if is_known else (first,)
 
 
 def _is_begun(length: PartialLength) -> bool:
     return all(cell in length.scores for cell in _coarse_cells(length))
 
 
-def _examine(bounds: LengthBounds, place: int) -> tuple[Cell, ...]:
-    """The next cells at a length; none once it looks good enough, or is known to be too long."""
-    is_known = bounds.is_enough(place) or bounds.is_short_of(place)
-    if is_known or _looks_good(bounds, place):
-        return ()
-    return _add_depths(bounds.lengths[place])
-
-
 def _add_depths(length: PartialLength) -> tuple[Cell, ...]:
     """The next depths of a length: first the late ones of the coarse grid, then between others."""
-    first, *later = _coarse_cells(length)
-    if cells := tuple(cell for cell in later if cell not in length.scores):
+    if cells := tuple(cell for cell in _late_cells(length) if cell not in length.scores):
         return cells
-    if first not in length.scores:
-        return (first,)
+    if length.cells[0] not in length.scores:
+        return (length.cells[0],)
     gaps = list(_gaps(length))
     return (max(gaps, key=lambda gap: gap[0])[1],) if gaps else ()
 
@@ -164,6 +187,11 @@ def _coarse_cells(length: PartialLength) -> tuple[Cell, ...]:
     """Its first, its middle and its last cell."""
     last = len(length.cells) - 1
     return tuple(length.cells[place] for place in dict.fromkeys((0, (last + 1) // 2, last)))
+
+
+def _late_cells(length: PartialLength) -> tuple[Cell, ...]:
+    """The same without the first, unless it is the only one."""
+    return _coarse_cells(length)[1:] or length.cells
 
 
 def _gaps(length: PartialLength) -> Iterator[tuple[tuple[Fraction, int, Fraction], Cell]]:

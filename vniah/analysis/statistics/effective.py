@@ -142,7 +142,7 @@ class EffectiveLength:
         if self._is_range:
             assert self.at_most is not None
             least = "at most" if self.num_frames is None else f"{self.num_frames:,} to"
-            return f"{least} {self._spelled(self.at_most)}, as no length between was run"
+            return f"{least} {self._spelled(self.at_most)}, as not all lengths were measured"
         if self.num_frames is None:
             return f"below {self._spelled(self.measured[0])}, the shortest measured"
         if self.num_frames == self.measured[-1]:

@@ -52,17 +52,17 @@ class PartialLength:
         """Whether all of its cells were run."""
         return len(self.scores) == len(self.cells)
 
-    @property
+    @cached_property
     def mean(self) -> Fraction | None:
         """The mean of the cells that were run; None without any."""
         return sum(self.scores.values(), Fraction(0)) / len(self.scores) if self.scores else None
 
-    @property
+    @cached_property
     def least(self) -> Fraction:
         """The score that it has at least, whatever the cells that were not run had given."""
         return sum(self.scores.values(), Fraction(0)) / len(self.cells)
 
-    @property
+    @cached_property
     def most(self) -> Fraction:
         """The score that it has at most."""
         return self.least + Fraction(len(self.cells) - len(self.scores), len(self.cells))
@@ -192,12 +192,16 @@ class LengthBounds:
             low = place
         high = len(self.lengths) - 1
         for place in reversed(range(len(self.lengths))):
-            if self.lengths[place].scores:
-                if not self.is_shown_short(place):
-                    break
+            if self.is_shown_short(place):
                 high = place - 1
+            elif self.lengths[place].scores and not self._is_skipped(place):
+                break
         at_most = self.first_short - 1
         return LengthRange(*(self._frames(place) for place in (at_least, at_most, low, high)))
+
+    def _is_skipped(self, place: int) -> bool:
+        """Whether too little was run for a test, of a length that does not seem good enough."""
+        return self.is_doubtful(place) and not self.lengths[place].is_whole
 
     def _frames(self, place: int | None) -> int | None:
         return None if place is None or place < 0 else self.lengths[place].num_frames
