@@ -21,6 +21,7 @@ from scipy.special import ndtri
 import vniah
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.partial import LengthBounds, PartialLength, partial_lengths
+from vniah.analysis.table_formats import format_results
 from vniah.analysis.table_layouts import layouts
 from vniah.analysis.verdict import verdict
 from vniah.cli import main
@@ -113,7 +114,7 @@ def test_intervals_hold_although_lengths_were_chosen_by_the_scores(name):
     truth = TRUTHS[name]
     num_runs = num_held = num_in = 0
     for num_needles, icc in ((10, 0.3), (40, 0.0), (40, 0.3)):
-        for _ in range(6):
+        for _ in range(4):
             right = draw(truth, num_needles, icc, rng)
             found, whole = Simulated(right).search(), Simulated(right).whole()
             num_runs += 1
@@ -513,6 +514,11 @@ def test_tables_and_pictures_say_what_was_not_measured(some):
     text = f"measured {len(some.cells)} of 50 cells, chosen by their scores (adaptive): the average"
     assert text in notes_below(some)
     assert any("." in row for row in table.rows[1:])
+    (by_needle,) = layouts([some], "needles")
+    assert any("chosen by their scores (adaptive)" in note for note in by_needle.notes)
+    record = json.loads(format_results([some], "lengths", "json"))["results"][0]
+    length = vniah.summarize(some).effective_length
+    assert record["effective_length"]["at_most"] == length.at_most
     rows = vniah.table(some, "lengths")
     partial = rows["num_cells"] < rows["num_planned_cells"]
     assert rows["score"][partial][1:].isna().all() and rows["low"][0] is not rows["score"][0]

@@ -150,6 +150,7 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
         "effective_length": {
             "threshold": length.threshold,
             "num_frames": length.num_frames,
+            **({"at_most": length.at_most} if length.is_adaptive else {}),
             "low": length.low,
             "high": length.high,
             "has_interval": length.has_interval,

@@ -7,7 +7,7 @@ from math import inf
 from vniah.analysis.labels import result_labels
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import summarize
-from vniah.analysis.table_notes import about, average_over, gaps, is_whole
+from vniah.analysis.table_notes import about, adaptive_note, average_over, gaps, is_whole
 from vniah.analysis.table_rows import (
     ALL_ORDERS,
     Row,
@@ -185,6 +185,8 @@ def needles_layout(
         sizes = sorted({row["num_samples"] for row in rows.values()})
         many = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
         notes.append(f"{name}: {many} {'sample' if sizes == [1] else 'samples'} of each needle")
+        if run.is_adaptive:
+            notes.append(f"{name}: {adaptive_note(run)}")
         if num_errors := sum(row["num_errors"] for row in rows.values()):
             notes.append(f"{name}: without {counted(num_errors, 'sample')} that could not be run")
     return Layout(tuple(lines), notes=tuple(notes))

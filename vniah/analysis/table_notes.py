@@ -61,19 +61,21 @@ def gaps(results: Results) -> list[str]:
     ]
     lines += _pending_controls(results)
     if results.is_adaptive:
-        measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
-        lines.insert(
-            0,
-            f"measured {measured:,} of {planned}, chosen by their scores (adaptive"
-            f"{'' if results.is_finished else ', not finished'}): the average "
-            "is not that of the whole grid, and lengths with a dot have no mean",
-        )
+        text = "the average is not that of the whole grid, and lengths with a dot have no mean"
+        lines.insert(0, f"{adaptive_note(results)}: {text}")
     hidden = len(lines) - _MAX_GAPS
     return (
         lines
         if hidden <= 0
         else [*lines[:_MAX_GAPS], f"and so at {counted(hidden, 'other place')}"]
     )
+
+
+def adaptive_note(results: Results) -> str:
+    """Which cells an adaptive run measured."""
+    measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
+    ending = "" if results.is_finished else ", not finished"
+    return f"measured {measured:,} of {planned}, chosen by their scores (adaptive{ending})"
 
 
 def _pending_controls(results: Results) -> list[str]:

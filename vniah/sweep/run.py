@@ -39,6 +39,7 @@ from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
 
+_OF_THE_PLAN = ("passes", "flops", "flops_not_shared")
 _MAX_IN_FOLDER_NAME = 60  # characters, each of up to four bytes
 
 
@@ -235,9 +236,7 @@ class Sweep:
         if mesh.is_leader:
             mesh.announce("encoded")
         num_batches = engine.plan(self.samples, is_pending) if has_work else 0
-        environment = {"forward": self._describe()} if num_batches else {}
-        if mesh.is_leader and "passes" in environment.get("forward", {}):
-            _LOG.info(_in_words(environment["forward"], len(self.samples), sum(is_pending)))
+        environment = {"forward": self._describe(sum(is_pending))} if num_batches else {}
         mesh.barrier()  # all processes have read the folder before anything is written
         if not mesh.is_leader:
             mesh.wait_for("open")
@@ -301,10 +300,16 @@ class Sweep:
             on_progress=lambda done, total: self._report("encode", done, total),
         )
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, num_left: int) -> dict[str, Any]:
         """Checks the model, and describes for the manifest how the samples are run."""
         found = self._engine.check()  # which may change how a server is asked
         described = dict(self._engine.describe())
+        is_adaptive = self._options.adaptive is not None
+        if self._mesh.is_leader and "passes" in described:
+            text = _in_words(described, len(self.samples), num_left)
+            _LOG.info(f"the whole grid would be {text}" if is_adaptive else text)
+        if is_adaptive:  # its rounds have plans of their own
+            described = {k: v for k, v in described.items() if k not in _OF_THE_PLAN}
         if found:
             described["check"] = dict(found)
         return {**described, "processes": self._mesh.size}

@@ -98,7 +98,7 @@ def _header(results: Results, groups: tuple[Scored, ...]) -> dict[str, Any]:
     num_errors = sum(s.error is not None for group in groups for s in group.samples)
     return {
         "version": _VERSION,
-        "status": "success" if results.is_complete else "started",
+        "status": "success" if results.is_finished else "started",
         "eval": {
             "eval_id": number,
             "run_id": number,
