@@ -461,6 +461,7 @@ def test_rounds_of_a_decoder_give_the_numbers_of_the_whole_grid(
 # --- beside other runs ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:of adaptive runs:UserWarning")
 def test_adaptive_run_is_compared_in_the_cells_that_both_measured(some, whole, tmp_path):
     found = vniah.compare(whole, some)
     assert found.passed and len(found.changes) == len(some.cells)
@@ -471,6 +472,7 @@ def test_adaptive_run_is_compared_in_the_cells_that_both_measured(some, whole, t
     assert backwards.num_apart == 0 and len(backwards.changes) == len(some.cells)
 
 
+@pytest.mark.filterwarnings("ignore:of adaptive runs:UserWarning")
 def test_rules_of_the_candidate_are_not_held_against_a_part_of_the_grid(some, whole):
     assert vniah.compare(whole, some, min_effective_length=8).passed
     assert not vniah.compare(whole, some, min_effective_length=10).passed

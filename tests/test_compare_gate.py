@@ -22,6 +22,11 @@ from vniah.analysis.statistics.paired import sign_flip_p_value
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the two runs have other needles:UserWarning"),
+    pytest.mark.filterwarnings("ignore:3 samples of the candidate could not:UserWarning"),
+]
+
 PUBLISHED = PUBLISHED_DIR / "longva-7b_vniah.json"
 NONE_RIGHT = {"outcome": lambda c, k: c != cell(16, "0.5")}
 
@@ -261,7 +266,7 @@ def test_a_long_table_counts_what_it_leaves_out():
 
 def test_runs_with_other_needles_are_compared_as_two_sets():
     others = make_run(needles__sha256="dd")
-    with pytest.raises(CannotCompareError, match=r"differ in needles.*unpaired compares runs with"):
+    with pytest.raises(CannotCompareError, match=r"give unpaired \(--unpaired\), which compares"):
         compare(make_run(), others)
     comparison = compare(make_run(), others, unpaired=True)
     assert comparison.passed and not comparison.is_paired
@@ -314,8 +319,14 @@ def test_allowed_errors_count_as_wrong():
         ("keep_cells = ['8:25']", "write 0.25, not 25"),
         ("[floors]\nlong = 0.9", "floors must be named by numbers of frames, got 'long'"),
         ("[floors]\n8 = 2", "the floor of 8 frames must be between 0 and 1, got 2"),
-        ("[floors]\n9 = 0.5", "floors names 9 frames, which the candidate has no score at"),
-        ("keep_cells = ['8:0.3']", "keep_cells names 8:0.3, which is not compared"),
+        (
+            "[floors]\n9 = 0.5",
+            r"floors \(--floor\) names 9 frames, which the candidate has no score at",
+        ),
+        (
+            "keep_cells = ['8:0.3']",
+            r"\(--keep-cell\) names 8:0.3, which is not compared; there are 8:0, 8:0.5, 8:1$",
+        ),
         ("allowed_errors = -1", "allowed_errors"),
         ("min_effective_length = 0.5", "min_effective_length must be a whole number"),
         ("allowed_errors = 1", "has no rule that a candidate could fail"),
@@ -346,6 +357,67 @@ def test_assert_no_regression_raises_with_the_table():
         vniah.assert_no_regression(make_run(**NONE_RIGHT), make_run())
 
 
+def test_what_is_left_out_is_a_warning_of_python_also_where_the_rules_hold(recwarn):
+    before = make_run(outcome=lambda c, k: "timeout" if k == 0 else True)
+    with pytest.warns(UserWarning, match="left out of both runs: 6 samples") as caught:
+        assert vniah.compare(before, make_run()).passed
+        vniah.assert_no_regression(make_run(), before)
+    assert [one.filename for one in caught] == [__file__] * 2
+    vniah.assert_no_regression(make_run(), make_run())
+    assert not recwarn.list
+    with pytest.raises(AssertionError, match="warning: left out of both runs"):
+        vniah.assert_no_regression(make_run(outcome=lambda c, k: False), before)
+
+
+def test_an_assertion_has_no_character_that_cannot_be_seen():
+    worse = make_run(model__name="a\x1b[2J\nb\u202e", outcome=lambda c, k: False)
+    with pytest.raises(AssertionError) as caught:
+        vniah.assert_no_regression(worse, make_run())
+    lines = str(caught.value).splitlines()
+    assert all(line.isprintable() for line in lines) and r"a\x1b[2J\nb\u202e" in lines[0]
+
+
+@pytest.mark.parametrize("style", ["text", "json", "junit", "markdown"])
+def test_what_cannot_be_compared_is_said_in_every_format(style, tmp_path, capsys, monkeypatch):
+    page = tmp_path / "page.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    old = str(write_run(tmp_path / "old"))
+    assert main(["compare", old, str(tmp_path / "no<where"), "--format", style]) == 2
+    out, error = capsys.readouterr()
+    assert "cannot compare: the candidate cannot be read" in error
+    assert page.read_text().startswith("### not compared\n\nthe candidate cannot be read")
+    if style == "json":
+        record = json.loads(out)
+        assert record["passed"] is None and "no<where" in record["error"]
+    elif style == "junit":
+        root = ElementTree.fromstring(out)
+        assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("1", "0", "1")
+        (found,) = root.iter("error")
+        assert "no<where" in found.get("message") and found.text == found.get("message")
+    elif style == "markdown":
+        assert out.startswith("### not compared") and "no\\<where" in out
+    else:
+        assert not out
+
+
+def test_rules_of_cells_for_other_needles_are_refused_with_a_way_out(tmp_path, capsys):
+    old = str(write_run(tmp_path / "old"))
+    new = str(write_run(tmp_path / "new", needles__sha256="d" * 64))
+    assert main(["compare", old, new, "--max-drop", "0.1"]) == 2
+    error = capsys.readouterr().err
+    assert "dddddddddddd..." in error and "d" * 20 not in error
+    assert "Without these rules, unpaired (--unpaired) compares runs with other needles" in error
+    assert main(["compare", old, new, "--unpaired"]) == 0
+
+
+def test_one_cell_is_called_the_only_one():
+    one = make_run("8", "0")
+    assert "the only cell did not fall, average" in compare(one, one).summary()
+    text = compare(one, one, max_drop=0.1).summary()
+    assert "the only cell did not fall by more than 0.1" in text
+    assert "no cell to keep fell (8:0)" in compare(one, one, keep_cells=["8:0"]).summary()
+
+
 def test_formats_on_the_command_line_and_the_step_summary(tmp_path, capsys, monkeypatch):
     name = "a|b <i>\x7f\u202e"
     old = str(write_run(tmp_path / "old"))
@@ -365,7 +437,8 @@ def test_formats_on_the_command_line_and_the_step_summary(tmp_path, capsys, monk
     assert capsys.readouterr().out.startswith("### passed: tiny")
     assert main(["compare", old, new, "--floor", "8=1", "--floor", "8=0"]) == 2
     text = page.read_text()
-    assert text.count("###") == 3 and "a\\|b &lt;i&gt;\\\\x7f" in text and "**fails**" in text
+    assert text.count("###") == 4 and "a\\|b \\<i\\>\\\\x7f" in text and "**fails**" in text
+    assert text.endswith("### not compared\n\n\\--floor names a number of frames twice\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
     capsys.readouterr()
     assert main(["compare", old, old]) == 0

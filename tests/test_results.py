@@ -437,12 +437,10 @@ def test_every_published_table_is_listed_with_its_average():
     }
 
 
-def test_load_results_of_a_published_table_takes_the_mean_of_repeated_cells(tmp_path):
-    entry = {"Num. Frame": 200, "Frame Depth": 33.3}
-    rows = [{**entry, "Score": score} for score in (1, 0, 0.5)]
+def test_a_published_table_is_named_by_its_folder(tmp_path):
     path = tmp_path / "some-model" / "all_accuracies.json"
     path.parent.mkdir()
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps([{"Num. Frame": 200, "Frame Depth": 33.3, "Score": 0.5}]))
     results = load_results(path)
     assert results.name == "some-model"
     assert [(score.cell, score.score) for score in results.cells] == [(cell(200, "0.333"), 0.5)]
@@ -459,6 +457,10 @@ def entry(**changes):
         ([], "is not a table of results"),
         ({"Num. Frame": 200}, "is not a table of results"),
         ([1, 2], "is not a table of results"),
+        (
+            [entry(Score=1), entry(Score=0)],
+            r"entry 1 has the cell of 200 frames, depth 0.2, a second time \(scores 1 and 0\)",
+        ),
         ([{"Score": 1.0}], "entry 0 has other fields: expected a run folder, or a list of"),
         (
             [entry(), {"Num. Frame": 400, "Score": 1}],

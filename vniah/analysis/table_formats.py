@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vniah.analysis.labels import result_labels
+from vniah.analysis.markdown import escape_markdown
 from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_layouts import Layout, layouts
 from vniah.analysis.table_rows import table_rows
@@ -49,7 +50,7 @@ def format_results(
         runs: runs or published tables.
         kind: what has a row, as in `vniah.analysis.table_rows.table`.
         style: ``"text"`` for the terminal; ``"markdown"`` and ``"latex"`` with two digits;
-            ``"csv"`` and ``"json"`` with whole numbers.
+            ``"csv"`` and ``"json"`` with all digits.
         intervals: whether scores have their intervals behind them in text, Markdown and LaTeX; by
             default not in text.
         confidence: of the intervals.
@@ -160,13 +161,6 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
         },
         "summary": list(summary.lines),
     }
-
-
-def escape_markdown(text: str) -> str:
-    r"""The text in one line, shown by Markdown as it stands: ``"a\|b\_c"``."""
-    text = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", printable(text))
-    text = re.sub(r"^([-+=])", r"\\\1", text)  # a list, or a heading
-    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
 
 
 def escape_latex(text: str) -> str:

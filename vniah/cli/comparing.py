@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.printing import show_lines, tell
-from vniah.errors import InputError
+from vniah.errors import InputError, VniahError
 
 if TYPE_CHECKING:
     from vniah.analysis.compare.rules import Thresholds
@@ -16,18 +16,32 @@ _STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 def compare(options: argparse.Namespace) -> int:
     """Prints whether a candidate is worse than a baseline, and where."""
-    from vniah.analysis.compare import compare
+    from vniah.analysis.compare.comparison import compare_runs
     from vniah.analysis.compare.formats import FORMATS, as_markdown
 
-    comparison = compare(
-        options.baseline, options.candidate, rules=options.rules, **_thresholds(options)
-    )
+    try:
+        comparison = compare_runs(
+            options.baseline, options.candidate, options.rules, _thresholds(options)
+        )
+    except VniahError as error:
+        _show_error(str(error), options.format)
+        raise
     if comparison.warning:
         tell(f"warning: {comparison.warning}")
     show_lines(FORMATS[options.format](comparison))
     if path := os.environ.get(_STEP_SUMMARY):
         _append(Path(path), as_markdown(comparison))
     return 0 if comparison.passed else 1
+
+
+def _show_error(message: str, style: str) -> None:
+    """Why nothing is known, for a job that reads the output, and on its page."""
+    from vniah.analysis.compare.formats import ERROR_FORMATS, error_as_markdown
+
+    if style in ERROR_FORMATS:
+        show_lines(ERROR_FORMATS[style](message))
+    if path := os.environ.get(_STEP_SUMMARY):
+        _append(Path(path), error_as_markdown(message))
 
 
 def _thresholds(options: argparse.Namespace) -> "Thresholds":

@@ -225,16 +225,17 @@ class _Watcher:
         baseline = self._options.baseline or (before if self._options.rules else None)
         if baseline is None:
             return None
-        from vniah.analysis.compare import compare
+        from vniah.analysis.compare.comparison import compare_runs
 
         try:
-            comparison = compare(baseline, results, rules=self._options.rules)
+            comparison = compare_runs(baseline, results, self._options.rules, {})
         except VniahError as error:
             self._code = 2
             return {"passed": None, "text": f"not compared: {error}"}
         if not comparison.passed:
             self._code = max(self._code, 1)
-        return {"passed": comparison.passed, "text": comparison.summary()}
+        warning = f". Warning: {comparison.warning}" if comparison.warning else ""
+        return {"passed": comparison.passed, "text": comparison.summary() + warning}
 
 
 def _kind_of(member: Member) -> str:

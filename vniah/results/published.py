@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
-from vniah.errors import ResultsError
-from vniah.grid import Cell, as_depth
+from vniah.errors import ResultsError, counted
+from vniah.grid import Cell, as_depth, format_depth
 from vniah.results.records import CellScore, Results, require_table_size
 from vniah.schema import read_json, require_type
 
@@ -34,13 +34,19 @@ def load_published(path: Path) -> Results:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ResultsError(f"{path} is not a table of results: {_HINT}")
     axis: Literal["frames", "tokens"] = "tokens" if "Context Length" in rows[0] else "frames"
-    scores: dict[Cell, list[float]] = {}
+    scores: dict[Cell, float] = {}
     for number, row in enumerate(rows):
-        cell, score = _read_entry(row, axis, f"{path}, entry {number}")
-        scores.setdefault(cell, []).append(score)
+        where = f"{path}, entry {number}"
+        cell, score = _read_entry(row, axis, where)
+        if cell in scores:
+            raise ResultsError(
+                f"{where} has the cell of {counted(cell.num_frames, axis.removesuffix('s'))}, "
+                f"depth {format_depth(cell.depth)}, a second time (scores {scores[cell]:g} and "
+                f"{score:g}): a table has one score for each cell"
+            )
+        scores[cell] = score
     cells = tuple(
-        CellScore(cell, sum(values) / len(values), num_samples=None)
-        for cell, values in sorted(scores.items())
+        CellScore(cell, score, num_samples=None) for cell, score in sorted(scores.items())
     )
     # The published scripts call every table all_accuracies.json; the folder has the model's name.
     name = path.resolve().parent.name if path.stem == "all_accuracies" else path.stem

@@ -47,6 +47,7 @@ class Finding:
         text: what was found, in a phrase.
         cells: the cells that break it.
         needles: the needles that are lost.
+        note: what has to be said below the table of cells; empty if nothing.
     """
 
     rule: str
@@ -54,6 +55,7 @@ class Finding:
     text: str
     cells: tuple[Cell, ...] = ()
     needles: tuple[str, ...] = ()
+    note: str = ""
 
 
 def mean_scores(changes: Sequence[CellChange]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Compares a run with an earlier one, and says whether it holds the rules."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack
@@ -10,7 +11,7 @@ from vniah.analysis.compare.pairing import pair_runs
 from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
 from vniah.analysis.compare.significance import tests_of
 from vniah.analysis.tables import format_columns
-from vniah.errors import counted
+from vniah.errors import counted, printable
 from vniah.grid import format_depth
 from vniah.results import Results
 
@@ -114,7 +115,8 @@ class Comparison:
     def table(self) -> str:
         """A table of the cells that fell and of those that rose; empty if none did.
 
-        A star is behind the cells that break a rule. The last lines count what is not shown.
+        A star is behind the cells that break a rule. The last lines count what is not shown, and
+        say by which test a cell has its star if not by its own.
         """
         rows = self.rows()
         if not rows:
@@ -140,12 +142,13 @@ class Comparison:
         ]
 
     def not_shown(self) -> list[str]:
-        """How many cells of either direction the table leaves out, in a line each."""
-        return [
+        """How many cells of either direction the table leaves out, and notes, in a line each."""
+        lines = [
             f"and {counted(len(changes) - MOST_ROWS, 'cell')} more that {did}"
             for changes, did in ((self.fallen, "fell"), (self.risen, "rose"))
             if len(changes) > MOST_ROWS
         ]
+        return lines + [finding.note for finding in self.findings if finding.note]
 
 
 def compare(
@@ -171,6 +174,10 @@ def compare(
             `vniah.analysis.compare.Rules`; they replace those of the file. Without any rule the
             candidate may not be significantly worse: ``significance=0.005``.
 
+    Warns:
+        UserWarning: something is left out, counts as wrong, or is not paired
+            (`Comparison.warning`).
+
     Raises:
         InputError: a rule cannot be meant, or names what was not measured.
         CannotCompareError: one of the two cannot be read or is not complete; the candidate lacks a
@@ -178,6 +185,19 @@ def compare(
             from chance with so few needles; or the two do not measure the same thing, and the
             message names the field and both values.
     """
+    comparison = compare_runs(baseline, candidate, rules, thresholds)
+    if comparison.warning:
+        warnings.warn(comparison.warning, stacklevel=2)
+    return comparison
+
+
+def compare_runs(
+    baseline: Results | str | Path,
+    candidate: Results | str | Path,
+    rules: str | Path | None,
+    thresholds: Thresholds,
+) -> Comparison:
+    """The same without a Python warning, for callers that show `Comparison.warning` themselves."""
     asked = make_rules(rules, thresholds)
     pair = pair_runs(baseline, candidate, asked)
     tests = tests_of(pair)
@@ -217,16 +237,21 @@ def assert_no_regression(
         rules: as in `vniah.compare`.
         **thresholds: as in `vniah.compare`.
 
+    Warns:
+        UserWarning: as in `vniah.compare`, also of a candidate that holds the rules.
+
     Raises:
         AssertionError: the candidate breaks a rule.
         InputError: as in `vniah.compare`.
         CannotCompareError: as in `vniah.compare`.
     """
-    comparison = compare(baseline, candidate, rules=rules, **thresholds)
+    comparison = compare_runs(baseline, candidate, rules, thresholds)
     if not comparison.passed:
         warning = f"warning: {comparison.warning}" if comparison.warning else ""
-        lines = (comparison.summary(), comparison.table(), warning)
-        raise AssertionError("\n".join(filter(None, lines)))
+        lines = (comparison.summary(), *comparison.table().splitlines(), warning)
+        raise AssertionError("\n".join(map(printable, filter(None, lines))))
+    if comparison.warning:
+        warnings.warn(comparison.warning, stacklevel=2)
 
 
 def _sample_count(number: int | None) -> str:

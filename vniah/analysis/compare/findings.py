@@ -13,6 +13,8 @@ from vniah.errors import InputError, counted
 from vniah.grid import Cell
 from vniah.results import Results
 
+_MOST_NAMED = 20  # cells
+
 
 def findings_of(
     rules: Rules, pair: Pair, changes: Sequence[CellChange], tests: GateTests
@@ -34,7 +36,9 @@ def findings_of(
     if rules.max_drop is not None:
         fallen = [change for change in changes if change.drop > exact(rules.max_drop)]
         count = f"{len(fallen):,}" if fallen else "none"
-        text = f"{count} of {counted(len(changes), 'cell')} fell by more than {rules.max_drop:g}"
+        one = "the only cell " + ("fell" if fallen else "did not fall")
+        what = one if len(changes) == 1 else f"{count} of {len(changes):,} cells fell"
+        text = f"{what} by more than {rules.max_drop:g}"
         yield Finding("max_drop", not fallen, text, cells_of(fallen))
     if rules.keep_cells:
         yield _kept(rules.keep_cells, changes)
@@ -51,10 +55,18 @@ def _kept(cells: Sequence[Cell], changes: Sequence[CellChange]) -> Finding:
     known = {change.cell: change for change in changes}
     for cell in cells:
         if cell not in known:
-            raise InputError(f"keep_cells names {cell_text(cell)}, which is not compared")
+            there = [c for c in known if c.num_frames == cell.num_frames] or list(known)
+            names = ", ".join(map(cell_text, there[:_MOST_NAMED]))
+            more = f" and {len(there) - _MOST_NAMED:,} others" if len(there) > _MOST_NAMED else ""
+            raise InputError(
+                f"keep_cells (--keep-cell) names {cell_text(cell)}, which is not compared; there "
+                f"are {names}{more}"
+            )
     fallen = [known[cell] for cell in dict.fromkeys(cells) if known[cell].drop > 0]
-    names = ", ".join(cell_text(change.cell) for change in fallen) or "none"
-    text = f"{names} of {counted(len(set(cells)), 'cell')} to keep fell"
+    names = ", ".join(cell_text(change.cell) for change in fallen)
+    text = f"{names} fell of {counted(len(set(cells)), 'cell')} to keep"
+    if not fallen:
+        text = f"no cell to keep fell ({', '.join(map(cell_text, dict.fromkeys(cells)))})"
     return Finding("keep_cells", not fallen, text, cells_of(fallen))
 
 
@@ -98,8 +110,8 @@ def _floor(
     if num_frames not in lengths:
         measured = ", ".join(map(str, sorted(lengths)[:20]))
         raise InputError(
-            f"floors names {num_frames} {after.axis}, which the candidate has no score at; it has "
-            f"{measured}"
+            f"floors (--floor) names {num_frames} {after.axis}, which the candidate has no score "
+            f"at; it has {measured}"
         )
     mean = mean_of(lengths[num_frames])
     text = (

@@ -1,6 +1,5 @@
 """A comparison as text, JSON, JUnit's XML and Markdown."""
 
-import html
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from json import dumps
@@ -10,11 +9,10 @@ from xml.etree import ElementTree
 from vniah.analysis.compare.changes import CellChange, mean_scores
 from vniah.analysis.compare.comparison import HEADING, Comparison
 from vniah.analysis.compare.rules import Rules, cell_text
+from vniah.analysis.markdown import escape_markdown
 from vniah.errors import printable
 from vniah.files import to_json
 from vniah.grid import format_depth
-
-_MARKED = "\\`*_[]|#!~"
 
 
 def as_text(comparison: Comparison) -> str:
@@ -48,11 +46,7 @@ def as_json(comparison: Comparison) -> str:
         ],
         "cells": [_cell(change, comparison.axis) for change in comparison.changes],
     }
-    # In ASCII: no terminal or stream can make it anything else than the same JSON.
-    text = to_json(record, indent=2).decode().replace("\x7f", "\\u007f")
-    return "".join(
-        sign if sign.isascii() and sign != "\x7f" else dumps(sign)[1:-1] for sign in text
-    )
+    return _in_ascii(record)
 
 
 def as_junit(comparison: Comparison) -> str:
@@ -75,33 +69,61 @@ def as_junit(comparison: Comparison) -> str:
             failure.text = _xml(f"{comparison.summary()}\n") + comparison.table()
     if comparison.warning:
         ElementTree.SubElement(suite, "system-err").text = _xml(comparison.warning)
-    ElementTree.indent(root)
-    text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
-    return text.decode("ascii")
+    return _xml_text(root)
 
 
 def as_markdown(comparison: Comparison) -> str:
     """A heading with the verdict, what came of each rule, and the table of changes."""
     verdict = "passed" if comparison.passed else "regression"
     before, after = mean_scores(comparison.changes)
+    names = comparison.baseline, comparison.candidate
     lines = [
-        f"### {verdict}: {_marked(comparison.baseline)} → {_marked(comparison.candidate)}",
+        f"### {verdict}: {' → '.join(map(escape_markdown, names))}",
         "",
         f"average {before:.4f} → {after:.4f}",
         "",
     ]
     for finding in comparison.findings:
         state = "passed" if finding.passed else "**failed**"
-        lines.append(f"- `{finding.rule}` {state}: {_marked(finding.text)}")
+        lines.append(f"- `{finding.rule}` {state}: {escape_markdown(finding.text)}")
     if comparison.warning:
-        lines += ["", f"Warning: {_marked(comparison.warning)}"]
+        lines += ["", f"Warning: {escape_markdown(comparison.warning)}"]
     if rows := comparison.rows():
         columns = (comparison.axis, *HEADING, "")
         lines += ["", f"| {' | '.join(columns)} |", f"|{'---:|' * len(columns)}"]
         lines += [f"| {' | '.join(row).replace('*', '**fails**')} |" for row in rows]
-        lines += [f"\n{line}" for line in comparison.not_shown()]
+        lines += [f"\n{escape_markdown(line)}" for line in comparison.not_shown()]
     return "\n".join(lines)
 
+
+def error_as_json(message: str) -> str:
+    """One object for what could not be compared: ``passed`` is null."""
+    return _in_ascii({"passed": None, "error": message})
+
+
+def error_as_junit(message: str) -> str:
+    """A test suite with one test case, which has an error and no failure."""
+    counts = {"tests": "1", "failures": "0", "errors": "1"}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "vniah compare", **counts})
+    case = ElementTree.SubElement(
+        suite, "testcase", {"classname": "vniah compare", "name": "comparison"}
+    )
+    ElementTree.SubElement(case, "error", {"message": _xml(message)}).text = _xml(message)
+    return _xml_text(root)
+
+
+def error_as_markdown(message: str) -> str:
+    """A heading, and why nothing is known."""
+    return f"### not compared\n\n{escape_markdown(message)}"
+
+
+ERROR_FORMATS: Mapping[str, Callable[[str], str]] = {
+    "json": error_as_json,
+    "junit": error_as_junit,
+    "markdown": error_as_markdown,
+}
+"""What is printed in place of a comparison that cannot be made; as text there is only the error."""
 
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "text": as_text,
@@ -142,7 +164,15 @@ def _xml(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def _marked(text: str) -> str:
-    """A text that Markdown shows as it stands."""
-    plain = html.escape(printable(text), quote=False)
-    return "".join(f"\\{sign}" if sign in _MARKED else sign for sign in plain)
+def _xml_text(root: ElementTree.Element) -> str:
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
+    return text.decode("ascii")
+
+
+def _in_ascii(record: Mapping[str, Any]) -> str:
+    """As JSON that no terminal or stream can make anything else of."""
+    text = to_json(record, indent=2).decode().replace("\x7f", "\\u007f")
+    return "".join(
+        sign if sign.isascii() and sign != "\x7f" else dumps(sign)[1:-1] for sign in text
+    )

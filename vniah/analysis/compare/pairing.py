@@ -7,7 +7,7 @@ from typing import Any
 
 from vniah.analysis.compare.common import cells_in_common
 from vniah.analysis.compare.rules import Rules
-from vniah.errors import CannotCompareError, ResultsError, counted, short_repr
+from vniah.errors import CannotCompareError, ResultsError, counted, quoted, short_repr
 from vniah.grid import format_depth
 from vniah.results import CellScore, Results, flatten, load_results
 
@@ -57,7 +57,7 @@ def pair_runs(
     before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
     whole = after
     is_paired = not has_other_needles(before, after, rules)
-    require_same_measure(before, after, is_paired=is_paired)
+    require_same_measure(before, after, is_paired=is_paired, by_cell=rules.needs_same_samples)
     for role, results in (("baseline", before), ("candidate", after)):
         _require_complete(role, results)
     has_adaptive = before.is_adaptive or after.is_adaptive
@@ -152,8 +152,17 @@ def _load(results: Results | str | Path, role: str) -> Results:
         raise CannotCompareError(f"the {role} cannot be read: {error}") from error
 
 
-def require_same_measure(before: Results, after: Results, *, is_paired: bool) -> None:
-    """Raises `CannotCompareError` that names the first field in which the two differ."""
+def require_same_measure(
+    before: Results, after: Results, *, is_paired: bool, by_cell: bool = False
+) -> None:
+    """Raises `CannotCompareError` that names the first field in which the two differ.
+
+    Args:
+        before: the baseline.
+        after: the candidate.
+        is_paired: whether both have to have the same needles.
+        by_cell: whether a rule holds single cells against each other, which takes the same needles.
+    """
     if bool(before.manifest) != bool(after.manifest):
         table = after if before.manifest else before
         raise CannotCompareError(
@@ -166,12 +175,27 @@ def require_same_measure(before: Results, after: Results, *, is_paired: bool) ->
     for field in dict.fromkeys((*old, *new)):
         is_of_needles = field.startswith("needles.")
         if old.get(field) != new.get(field) and (is_paired or not is_of_needles):
-            hint = "; unpaired compares runs with other needles" * is_of_needles
             raise CannotCompareError(
-                f"the runs differ in {field}: {short_repr(old.get(field))} in the baseline, "
-                f"{short_repr(new.get(field))} in the candidate; run the candidate with the same"
-                f"{hint}"
+                f"the runs differ in {field}: {_short(field, old.get(field))} in the baseline, "
+                f"{_short(field, new.get(field))} in the candidate; run the candidate with the same"
+                f"{_other_needles_hint(by_cell) * is_of_needles}"
             )
+
+
+def _other_needles_hint(by_cell: bool) -> str:
+    if by_cell:
+        return (
+            ", as max_drop and keep_cells (--max-drop, --keep-cell) hold single cells against each "
+            "other. Without these rules, unpaired (--unpaired) compares runs with other needles"
+        )
+    return ". Or give unpaired (--unpaired), which compares runs with other needles"
+
+
+def _short(field: str, value: object) -> str:
+    """A value for a message; of a hash the beginning tells enough."""
+    if field.endswith("sha256") and isinstance(value, str):
+        return quoted(value, 15)
+    return short_repr(value)
 
 
 def _measure(results: Results) -> dict[str, Any]:

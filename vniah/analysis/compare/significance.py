@@ -101,9 +101,15 @@ def _like_these(
             "largest fall of a cell that is accepted, in its place"
         )
     broken = [change for change in fallen if tests.cells[change.cell].fall <= each]
+    note = ""
     if tests.worst_cell <= each and not broken:
         worst = max(change.drop for change in fallen)
         broken = [change for change in fallen if change.drop == worst]
+        note = (
+            "what is marked is so by the test of the largest fall of a cell (p = "
+            f"{tests.worst_cell:.2g}); the column p is of each cell alone, corrected for their "
+            "number"
+        )
     passed = not tests.is_fall(each)
     how = "the same samples" if tests.is_paired else "other needles, not paired"
     least = min(test.fall for test in tests.cells.values())
@@ -112,7 +118,7 @@ def _like_these(
         f"fall of a cell p = {tests.worst_cell:.2g}, cells one by one p = {least:.2g}; each "
         f"against {each:.2g}; {how}, {counted(tests.num_needles, 'needle')})"
     )
-    return Finding("significance", passed, text, cells_of(broken))
+    return Finding("significance", passed, text, cells_of(broken), note=note)
 
 
 def _needles_lost(losses: "LossTests", each: float) -> Finding:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.analysis.statistics.depth import DepthEffect, depth_effects
@@ -15,7 +16,7 @@ from vniah.analysis.statistics.estimates import (
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, is_right
-from vniah.results import Results
+from vniah.results import Results, load_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,7 @@ class Summary:
 
 
 def summarize(
-    results: Results,
+    results: Results | str | Path,
     *,
     threshold: float = 0.9,
     half_width: float = 0.1,
@@ -99,14 +100,18 @@ def summarize(
     """What a run says about its needles, and about needles like these.
 
     Args:
-        results: a run, also one that is not complete, or a published table, which has no intervals.
+        results: a run, also one that is not complete, or a published table, which has no
+            intervals; or the path of one.
         threshold: the score that the effective visual context length asks for.
         half_width: the half-width of an interval that is narrow enough for a claim.
         confidence: of all intervals.
 
     Raises:
+        ResultsError: there are no results at the path.
         InputError: one of the numbers is not between 0 and 1.
     """
+    if not isinstance(results, Results):
+        results = load_results(results)
     index = index_samples(results)
     table = index.table(is_right)
     effective = find_effective_length(
