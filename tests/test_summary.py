@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import make_manifest, make_run, make_sample
+from runs import make_manifest, make_run, make_sample, write_run
 
 import vniah
 from vniah.analysis.sentences import format_summary
@@ -25,9 +25,9 @@ from vniah.analysis.statistics.means import (
 )
 from vniah.analysis.statistics.table import cluster_values, sample_table
 from vniah.cli.display import format_table
-from vniah.errors import InputError
+from vniah.errors import InputError, ResultsError
 from vniah.grid import Cell, Grid
-from vniah.results import CellScore, Results
+from vniah.results import CellScore, Results, load_results
 
 HALF = Fraction(1, 2)
 
@@ -467,4 +467,11 @@ def test_needles_of_other_names_in_other_cells_count_once_each():
     manifest = make_manifest(grid)
     samples = tuple(make_sample(c, k, True) for c in grid.cells for k in range(10))
     run = Results("tiny", Path("runs/tiny"), manifest, samples)
-    assert vniah.summarize(run).needles_like_these.num_needles == 10
+    assert vniah.vniah.summarize(run).needles_like_these.num_needles == 10
+
+
+def test_summaries_of_a_folder(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert vniah.summarize(folder) == vniah.summarize(str(folder)) == vniah.summarize(load_results(folder))
+    with pytest.raises(ResultsError, match="nowhere"):
+        vniah.summarize(tmp_path / "nowhere")

@@ -16,6 +16,7 @@ from runs import PUBLISHED_DIR, make_run, make_sample, write_run
 import vniah
 from vniah.analysis.labels import result_labels
 from vniah.analysis.statistics import wilson_interval
+from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.table_formats import escape_latex, escape_markdown, format_results
 from vniah.analysis.table_rows import table_rows
@@ -287,6 +288,9 @@ def test_latex_of_hostile_names_has_whole_rows(kind):
     for table in tables:
         num_columns = len(re.search(r"\\begin\{tabular\}\{(l?r*)\}", table)[1])
         rows = re.findall(r"^(.*) \\\\$", table, flags=re.MULTILINE)
+        about, *rows = rows
+        assert about.startswith(rf"\multicolumn{{{num_columns}}}{{l}}{{S")
+        assert rf"95 \% intervals for {'this' if kind == 'needles' else 'needles like'}" in about
         assert len(rows) >= 2
         for row in rows:
             assert len(re.findall(r"(?<!\\)&", row)) == num_columns - 1
@@ -294,6 +298,32 @@ def test_latex_of_hostile_names_has_whole_rows(kind):
             unescaped = re.sub(r"\\[{}]", "", row)
             assert unescaped.count("{") == unescaped.count("}")
             assert row.isprintable()
+
+
+def test_csv_names_what_intervals_are_for():
+    run = with_controls(make_run(outcome=uneven))
+    for kind, what in (
+        ("lengths", "needles like these"),
+        ("cells", "needles like these in this cell"),
+        ("needles", "this needle at other places"),
+        ("controls", "needles like these"),
+    ):
+        (row, *_) = csv.DictReader(io.StringIO(format_results([run], kind, "csv")))
+        assert row["interval_for"] == what and row["low"]
+
+
+def test_ends_of_intervals_are_told_apart():
+    assert Interval(0.9, 0.95).text() == "0.90 to 0.95"
+    assert Interval(0.9012, 0.9049).text() == "0.901 to 0.905"
+    assert Interval(0.90001, 0.90002).text("-") == "0.90001-0.90002"
+    assert Interval(1.0, 1.0).text() == "1.00 to 1.00"
+
+
+def test_signs_of_the_effective_length_are_explained():
+    short = format_results([make_run(outcome=lambda c, k: k > 4)], "lengths", "text")
+    assert "< 8" in short and "effective length: < stands where" in short
+    between = make_run("8,16", outcome=lambda c, k: c.num_frames == 8 or k > 1)
+    assert "effective length: <" not in format_results([between], "lengths", "text")
 
 
 @pytest.mark.parametrize("kind", KINDS)

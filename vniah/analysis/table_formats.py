@@ -12,6 +12,7 @@ from typing import Any
 
 from vniah.analysis.labels import result_labels
 from vniah.analysis.markdown import escape_markdown
+from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_layouts import Layout, layouts
 from vniah.analysis.table_rows import table_rows
@@ -69,7 +70,8 @@ def format_results(
     if style == "markdown":
         return "\n\n".join(map(format_markdown, found))
     if style == "latex":
-        return _LATEX_HEAD + "\n\n".join(map(format_latex, found))
+        about = _estimand(kind, confidence if has_intervals else None)
+        return _LATEX_HEAD + "\n\n".join(format_latex(layout, about) for layout in found)
     return "\n\n".join(_with_title(layout, is_several=len(found) > 1) for layout in found)
 
 
@@ -83,13 +85,29 @@ def format_markdown(layout: Layout) -> str:
     return "\n".join((*title, *lines, *notes))
 
 
-def format_latex(layout: Layout) -> str:
+def _estimand(kind: TableKind, confidence: float | None) -> str:
+    """What the numbers of a table are, and what their intervals are for, in one line."""
+    text = "Scores of these needles on this film"
+    if kind == "controls":
+        text = "Share of right answers of each control"
+    if confidence is None:
+        return text
+    like = "this needle at other places" if kind == "needles" else "needles like these"
+    return f"{text}; {percent_of(confidence)} intervals for {like}"
+
+
+def format_latex(layout: Layout, about: str = "") -> str:
     r"""A ``tabular`` with the rules of the package booktabs, with title and notes as comments.
+
+    Its first line is ``about``, which says what the numbers are, over the whole width.
 
     It is to be put into a ``table`` with a caption of one's own.
     """
     heading, *body = (" & ".join(map(escape_latex, row)) + r" \\" for row in layout.rows)
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(layout.rows[0]) - 1)}}}", r"\toprule", heading]
+    num = len(layout.rows[0])
+    over = rf"\multicolumn{{{num}}}{{l}}{{{escape_latex(about)}}} \\"
+    lines = [rf"\begin{{tabular}}{{l{'r' * (num - 1)}}}", r"\toprule"]
+    lines += [*([over, r"\midrule"] if about else []), heading]
     lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     title = [f"% {printable(layout.title)}"] if layout.title else []
     return "\n".join((*title, *lines, *(f"% {printable(note)}" for note in layout.notes)))

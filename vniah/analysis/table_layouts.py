@@ -6,6 +6,7 @@ from math import inf
 
 from vniah.analysis.labels import result_labels
 from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_notes import about, adaptive_note, average_over, gaps, is_whole
 from vniah.analysis.table_rows import (
@@ -139,7 +140,9 @@ def lengths_layout(
         texts = {row["num_frames"]: _score(row, intervals) for row in rows}
         average = NO_VALUE if results.average is None else f"{results.average:.4f}"
         whole: Row = rows[0] if rows else {"low": None}
-        like_these = NO_VALUE if whole["low"] is None else f"{whole['low']:.2f}-{whole['high']:.2f}"
+        like_these = (
+            NO_VALUE if whole["low"] is None else Interval(whole["low"], whole["high"]).text("-")
+        )
         summary = summarize(results, confidence=confidence)
         lengths = (
             summary.effective_length.short
@@ -154,7 +157,12 @@ def lengths_layout(
     legend = f"{percent}: the interval of what stands before it, for needles like these"
     inside = f"in parentheses: the {percent} interval of a mean, for needles like these"
     has_ends = intervals and any(row["low"] is not None for rows in found for row in rows)
-    return Layout(tuple(map(tuple, lines)), notes=(legend, *[inside] * has_ends))
+    below = (
+        "effective length: < stands where the score at the shortest length is below 0.9 already, "
+        ">= where no length is too long"
+    )
+    signs = [below] * any("<" in text or ">" in text for line in lines[1:] for text in line[-5:])
+    return Layout(tuple(map(tuple, lines)), notes=(legend, *[inside] * has_ends, *signs))
 
 
 def needles_layout(
@@ -245,4 +253,5 @@ def _score(row: Mapping[str, object], intervals: bool) -> str:
         return NO_VALUE
     if not intervals or low is None:
         return f"{score:.2f}"
-    return f"{score:.2f} ({low:.2f} to {high:.2f})"
+    assert isinstance(low, float) and isinstance(high, float)
+    return f"{score:.2f} ({Interval(low, high).text()})"

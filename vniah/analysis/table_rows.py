@@ -59,8 +59,9 @@ def table(
     Returns:
         The columns ``result`` (a name that tells several results apart), ``axis`` (what
         ``num_frames`` counts: ``frames``, or ``tokens`` in a text table), those that name the row,
-        ``score`` in [0, 1], ``low`` and ``high`` (the interval), and the numbers behind it, such as
-        ``num_samples``. Scores and ends of intervals that are not known are NaN, never 0.
+        ``score`` in [0, 1] of these needles on this film, ``low`` and ``high`` (the interval),
+        ``interval_for`` (what it is for), and the numbers behind it, such as ``num_samples``.
+        Scores and ends of intervals that are not known are NaN, never 0.
         The intervals of lengths, cells and controls are for needles like these; that of a needle is
         for this needle at other depths.
 
@@ -117,7 +118,7 @@ def cell_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "depth": float(found.cell.depth),
             **({"needle_index": found.cell.needle_index} if results.has_positions else {}),
             "score": found.score,
-            **_ends(intervals.get(found.cell)),
+            **_ends(intervals.get(found.cell), "needles like these in this cell"),
             **_counts([found], results),
         }
         for found in all_cells(results)
@@ -164,7 +165,7 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             over = own.row_values(results.row_of)
             row |= {
                 "score": own.mean,
-                **_ends(score_interval(over, confidence=confidence)),
+                **_ends(score_interval(over, confidence=confidence), "this needle at other places"),
             }
         row["num_samples"] = num_samples
         row["num_correct"] = int(own.values.sum())
@@ -299,10 +300,11 @@ def _counts(cells: Iterable[CellScore], results: Results) -> Row:
     }
 
 
-def _ends(interval: Interval | None) -> Row:
+def _ends(interval: Interval | None, of: str = "needles like these") -> Row:
+    """The ends of an interval, and what it is for."""
     if interval is None:
-        return {"low": None, "high": None}
-    return {"low": interval.low, "high": interval.high}
+        return {"low": None, "high": None, "interval_for": None}
+    return {"low": interval.low, "high": interval.high, "interval_for": of}
 
 
 def _interval(samples: Sequence[SampleResult], confidence: float) -> Interval | None:

@@ -70,7 +70,7 @@ class NeedleEstimate:
                 "different needles"
             )
         needles, percent = counted(self.num_needles, "needle"), percent_of(self.confidence)
-        found = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        found = self.interval.text()
         if self.is_narrow:
             return f"needles like these: {found} ({percent}, {needles})"
         return (

@@ -23,6 +23,14 @@ class Interval:
         """Half of the distance between the ends."""
         return (self.high - self.low) / 2
 
+    def text(self, joiner: str = " to ") -> str:
+        """Both ends with two digits, or with as many as it takes to tell them apart, up to six."""
+        for digits in range(2, 6):
+            low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
+            if low != high or self.low == self.high:
+                return f"{low}{joiner}{high}"
+        return f"{self.low:.6f}{joiner}{self.high:.6f}"
+
     def hull(self, other: "Interval") -> "Interval":
         """The smallest interval that holds both."""
         return Interval(min(self.low, other.low), max(self.high, other.high))
