@@ -73,7 +73,35 @@ def nights(
     seed: int,
     own_share: float = OWN_SHARE,
 ) -> Iterator[GateTests]:
-    """The tests of each night.
+    """The tests of each night; the arguments are those of `outcomes`."""
+    found = outcomes(
+        fall,
+        num_nights=num_nights,
+        num_needles=num_needles,
+        icc=icc,
+        is_paired=is_paired,
+        seed=seed,
+        own_share=own_share,
+    )
+    for before, after in found:
+        if is_paired:
+            changes = table_of(after - before)
+            yield GateTests(paired_tests(changes), losses_of(changes, after.ravel()))
+        else:
+            yield GateTests(unpaired_tests(table_of(before), table_of(after)))
+
+
+def outcomes(
+    fall: Fall,
+    *,
+    num_nights: int,
+    num_needles: int,
+    icc: float,
+    is_paired: bool,
+    seed: int,
+    own_share: float = OWN_SHARE,
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Both runs of each night, ``[num_needles, num_cells]``, 1 for right and 0 for wrong.
 
     Args:
         fall: what is planted.
@@ -101,11 +129,7 @@ def nights(
             if levels is after and fall.num_needles is not None:
                 right[fall.num_needles :] = (strength < ndtri(LEVELS))[fall.num_needles :]
             runs.append(right.astype(np.float64))
-        if is_paired:
-            changes = table_of(runs[1] - runs[0])
-            yield GateTests(paired_tests(changes), losses_of(changes, runs[1].ravel()))
-        else:
-            yield GateTests(unpaired_tests(table_of(runs[0]), table_of(runs[1])))
+        yield runs[0], runs[1]
 
 
 def table_of(values: NDArray[np.float64]) -> SampleTable:

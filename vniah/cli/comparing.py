@@ -9,29 +9,59 @@ from vniah.cli.printing import show_lines, tell
 from vniah.errors import InputError, VniahError
 
 if TYPE_CHECKING:
+    from vniah.analysis.compare import Comparison
     from vniah.analysis.compare.rules import Thresholds
 
 _STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
+EXIT_CODES = {"passed": 0, "regression": 1, "undecided": 3}
+"""Of a comparison that may stop early, by its verdict."""
+
 
 def compare(options: argparse.Namespace) -> int:
     """Prints whether a candidate is worse than a baseline, and where."""
-    from vniah.analysis.compare.comparison import compare_runs
-    from vniah.analysis.compare.formats import FORMATS, as_markdown
-
+    judge = _compare_early if options.stop_early else _compare
     try:
-        comparison = compare_runs(
-            options.baseline, options.candidate, options.rules, _thresholds(options)
-        )
+        return judge(options)
     except VniahError as error:
         _show_error(str(error), options.format)
         raise
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from vniah.analysis.compare.comparison import compare_by
+    from vniah.analysis.compare.rules import make_rules
+
+    rules = make_rules(options.rules, _thresholds(options))
+    comparison = compare_by(options.baseline, options.candidate, rules)
+    _show(comparison, options.format)
+    return 0 if comparison.passed else 1
+
+
+def _compare_early(options: argparse.Namespace) -> int:
+    """The same of a run that may be going on."""
+    from vniah.analysis.compare import compare_early
+    from vniah.analysis.compare.formats import EARLY_FORMATS
+
+    early = compare_early(
+        options.baseline, options.candidate, rules=options.rules, **_thresholds(options)
+    )
+    if early.comparison is not None:
+        _show(early.comparison, options.format)
+    else:
+        show_lines(EARLY_FORMATS[options.format](early))
+        _add_to_page(EARLY_FORMATS["markdown"](early))
+    return EXIT_CODES[early.verdict]
+
+
+def _show(comparison: "Comparison", how: str) -> None:
+    """Prints a comparison, and adds it to the page of a job."""
+    from vniah.analysis.compare.formats import FORMATS
+
     if comparison.warning:
         tell(f"warning: {comparison.warning}")
-    show_lines(FORMATS[options.format](comparison))
-    if path := os.environ.get(_STEP_SUMMARY):
-        _append(Path(path), as_markdown(comparison))
-    return 0 if comparison.passed else 1
+    show_lines(FORMATS[how](comparison))
+    _add_to_page(FORMATS["markdown"](comparison))
 
 
 def _show_error(message: str, style: str) -> None:
@@ -40,8 +70,7 @@ def _show_error(message: str, style: str) -> None:
 
     if style in ERROR_FORMATS:
         show_lines(ERROR_FORMATS[style](message))
-    if path := os.environ.get(_STEP_SUMMARY):
-        _append(Path(path), error_as_markdown(message))
+    _add_to_page(error_as_markdown(message))
 
 
 def _thresholds(options: argparse.Namespace) -> "Thresholds":
@@ -71,10 +100,13 @@ def _thresholds(options: argparse.Namespace) -> "Thresholds":
     return found
 
 
-def _append(path: Path, text: str) -> None:
+def _add_to_page(text: str) -> None:
     """The verdict is what counts: a page that cannot be written is only said."""
+    path = os.environ.get(_STEP_SUMMARY)
+    if not path:
+        return
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with Path(path).open("a", encoding="utf-8") as file:
             file.write(text + "\n")
     except OSError as error:
         tell(f"warning: {_STEP_SUMMARY} cannot be written: {error.strerror or error}")

@@ -225,10 +225,11 @@ class _Watcher:
         baseline = self._options.baseline or (before if self._options.rules else None)
         if baseline is None:
             return None
-        from vniah.analysis.compare.comparison import compare_runs
+        from vniah.analysis.compare.comparison import compare_by
+        from vniah.analysis.compare.rules import make_rules
 
         try:
-            comparison = compare_runs(baseline, results, self._options.rules, {})
+            comparison = compare_by(baseline, results, make_rules(self._options.rules, {}))
         except VniahError as error:
             self._code = 2
             return {"passed": None, "text": f"not compared: {error}"}

@@ -2,6 +2,16 @@
 
 from vniah.analysis.compare.changes import CellChange, Finding
 from vniah.analysis.compare.comparison import Comparison, assert_no_regression, compare
+from vniah.analysis.compare.early import EarlyComparison, compare_early
 from vniah.analysis.compare.rules import Rules
 
-__all__ = ["CellChange", "Comparison", "Finding", "Rules", "assert_no_regression", "compare"]
+__all__ = [
+    "CellChange",
+    "Comparison",
+    "EarlyComparison",
+    "Finding",
+    "Rules",
+    "assert_no_regression",
+    "compare",
+    "compare_early",
+]

@@ -185,20 +185,19 @@ def compare(
             from chance with so few needles; or the two do not measure the same thing, and the
             message names the field and both values.
     """
-    comparison = compare_runs(baseline, candidate, rules, thresholds)
+    comparison = compare_by(baseline, candidate, make_rules(rules, thresholds))
     if comparison.warning:
         warnings.warn(comparison.warning, stacklevel=2)
     return comparison
 
 
-def compare_runs(
-    baseline: Results | str | Path,
-    candidate: Results | str | Path,
-    rules: str | Path | None,
-    thresholds: Thresholds,
+def compare_by(
+    baseline: Results | str | Path, candidate: Results | str | Path, asked: Rules
 ) -> Comparison:
-    """The same without a Python warning, for callers that show `Comparison.warning` themselves."""
-    asked = make_rules(rules, thresholds)
+    """The same by rules that are made already, without a Python warning.
+
+    For callers that show `Comparison.warning` themselves.
+    """
     pair = pair_runs(baseline, candidate, asked)
     tests = tests_of(pair)
     changes = changes_of(pair, tests)
@@ -245,7 +244,7 @@ def assert_no_regression(
         InputError: as in `vniah.compare`.
         CannotCompareError: as in `vniah.compare`.
     """
-    comparison = compare_runs(baseline, candidate, rules, thresholds)
+    comparison = compare_by(baseline, candidate, make_rules(rules, thresholds))
     if not comparison.passed:
         warning = f"warning: {comparison.warning}" if comparison.warning else ""
         lines = (comparison.summary(), *comparison.table().splitlines(), warning)

@@ -1,13 +1,14 @@
-"""A comparison as text, JSON, JUnit's XML and Markdown."""
+"""A comparison as text, JSON, JUnit's XML and Markdown; also one of a run that is going on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from json import dumps
 from typing import Any
 from xml.etree import ElementTree
 
-from vniah.analysis.compare.changes import CellChange, mean_scores
+from vniah.analysis.compare.changes import CellChange, Finding, mean_scores
 from vniah.analysis.compare.comparison import HEADING, Comparison
+from vniah.analysis.compare.early import EarlyComparison
 from vniah.analysis.compare.rules import Rules, cell_text
 from vniah.analysis.markdown import escape_markdown
 from vniah.errors import printable
@@ -34,16 +35,7 @@ def as_json(comparison: Comparison) -> str:
         "num_left_out": comparison.num_left_out,
         "num_errors_as_wrong": comparison.num_forgiven,
         "rules": _rules(comparison.rules),
-        "findings": [
-            {
-                "rule": finding.rule,
-                "passed": finding.passed,
-                "text": finding.text,
-                "cells": [cell_text(cell) for cell in finding.cells],
-                "needles": list(finding.needles),
-            }
-            for finding in comparison.findings
-        ],
+        "findings": _findings(comparison.findings),
         "cells": [_cell(change, comparison.axis) for change in comparison.changes],
     }
     return _in_ascii(record)
@@ -132,6 +124,81 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "markdown": as_markdown,
 }
 """By the names of ``vniah compare --format``."""
+
+
+def early_as_text(early: EarlyComparison) -> str:
+    """The verdict of a run that is not complete, in one line."""
+    return printable(early.summary())
+
+
+def early_as_json(early: EarlyComparison) -> str:
+    """One object: the verdict, what it is based on, and how much of the run there is."""
+    test = early.test
+    record: dict[str, Any] = {
+        "verdict": early.verdict,
+        "passed": {"passed": True, "regression": False}.get(early.verdict),
+        "summary": early.summary(),
+        "baseline": {"name": early.baseline},
+        "candidate": {"name": early.candidate},
+        "num_samples": early.num_done,
+        "num_planned_samples": early.num_planned,
+        "evidence": None if test is None else test.evidence,
+        "num_looks": None if test is None else len(test.e_values),
+        "findings": _findings(early.findings),
+    }
+    return _in_ascii(record)
+
+
+def early_as_junit(early: EarlyComparison) -> str:
+    """A test suite with one test case; where the verdict is not known yet, it is skipped."""
+    failures, skipped = (str(int(early.verdict == one)) for one in ("regression", "undecided"))
+    counts = {"tests": "1", "failures": failures, "errors": "0", "skipped": skipped}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "vniah compare", **counts})
+    names = _xml(f"{early.baseline} -> {early.candidate}")
+    case = ElementTree.SubElement(suite, "testcase", {"classname": names, "name": "stop-early"})
+    kind = {"regression": "failure", "undecided": "skipped"}.get(early.verdict)
+    if kind is not None:
+        ElementTree.SubElement(case, kind, {"message": _xml(early.summary())})
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
+    return text.decode("ascii")
+
+
+def early_as_markdown(early: EarlyComparison) -> str:
+    """A heading with the verdict, and the sentence about it."""
+    names = f"{_marked(early.baseline)} → {_marked(early.candidate)}"
+    return f"### {early.verdict}: {names}\n\n{_marked(early.summary())}"
+
+
+EARLY_FORMATS: Mapping[str, Callable[[EarlyComparison], str]] = {
+    "text": early_as_text,
+    "json": early_as_json,
+    "junit": early_as_junit,
+    "markdown": early_as_markdown,
+}
+"""The same of a run that is not complete, for ``vniah compare --stop-early``."""
+
+
+def _findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [
+        {
+            "rule": finding.rule,
+            "passed": finding.passed,
+            "text": finding.text,
+            "cells": [cell_text(cell) for cell in finding.cells],
+            "needles": list(finding.needles),
+        }
+        for finding in findings
+    ]
+
+
+def _in_ascii(record: Mapping[str, Any]) -> str:
+    """JSON in ASCII: no terminal or stream can make it anything else than the same JSON."""
+    text = to_json(record, indent=2).decode().replace("\x7f", "\\u007f")
+    return "".join(
+        sign if sign.isascii() and sign != "\x7f" else dumps(sign)[1:-1] for sign in text
+    )
 
 
 def _rules(rules: Rules) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def pair_runs(
     Raises:
         CannotCompareError: they do not, or one is not complete or has errors.
     """
-    before, after = _load(baseline, "baseline"), _load(candidate, "candidate")
+    before, after = load(baseline, "baseline"), load(candidate, "candidate")
     whole = after
     is_paired = not has_other_needles(before, after, rules)
     require_same_measure(before, after, is_paired=is_paired, by_cell=rules.needs_same_samples)
@@ -143,7 +143,12 @@ def _without(results: Results, left_out: Collection[str]) -> Results:
     )
 
 
-def _load(results: Results | str | Path, role: str) -> Results:
+def load(results: Results | str | Path, role: str) -> Results:
+    """The results, or those of a path; ``role`` names them in a message.
+
+    Raises:
+        CannotCompareError: they cannot be read.
+    """
     if isinstance(results, Results):
         return results
     try:

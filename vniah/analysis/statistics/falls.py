@@ -110,7 +110,7 @@ def fall_tests(before: Results, after: Results, *, is_paired: bool = True) -> Fa
 
 def paired_tests(table: SampleTable) -> FallTests:
     """The same of a table of pairs, whose values are -1 (fallen), 0 and 1 (risen)."""
-    sums, counts = _by_needle(table)
+    sums, counts = by_needle(table)
     parts = sums / counts.sum(axis=0)  # what each needle adds to the difference of each cell
     signs = _sign_changes(len(parts))
     average, worst = _rearranged(
@@ -135,7 +135,7 @@ def paired_tests(table: SampleTable) -> FallTests:
 def unpaired_tests(before: SampleTable, after: SampleTable) -> FallTests:
     """The same of two tables with the same cells, whose needles are others."""
     numbers = len(before.needles), len(after.needles)
-    first, second = _by_needle(before), _by_needle(after)
+    first, second = by_needle(before), by_needle(after)
     sums, counts = (np.concatenate(pair) for pair in zip(first, second, strict=True))
     deals = _deals(*numbers)
 
@@ -168,7 +168,7 @@ def unpaired_tests(before: SampleTable, after: SampleTable) -> FallTests:
     return FallTests(False, min(numbers), least, max(least, least_average), average, worst, cells)
 
 
-def _by_needle(table: SampleTable) -> tuple["Floats", "Floats"]:
+def by_needle(table: SampleTable) -> tuple["Floats", "Floats"]:
     """``[num_needles, num_cells]`` each: the sums of the values, and how many there are."""
     shape = len(table.needles), len(table.cells)
     places = table.needle * shape[1] + table.cell

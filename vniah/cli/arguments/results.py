@@ -173,7 +173,7 @@ def add_compare(verbs: Any) -> None:
         verbs,
         "compare",
         "compare a run with an earlier one; exit code 0: it holds the rules (by default: no "
-        "significant fall), 1: regression, 2: not comparable",
+        "significant fall), 1: regression, 2: not comparable; with --stop-early 3: not known yet",
     )
     compare.add_argument(
         "baseline", type=values.path, metavar="BASELINE", help="folder of a run, or published table"
@@ -248,6 +248,13 @@ def add_compare(verbs: Any) -> None:
     )
     compare.add_argument(
         "--rules", type=values.path, metavar="FILE", help="rules in TOML; options replace them"
+    )
+    compare.add_argument(
+        "--stop-early",
+        action="store_true",
+        help="the candidate may be going on: say whether its verdict is known, however often this "
+        "is asked. A quarter of the significance is for that, for a fall of the average; the "
+        "complete run has the rest",
     )
     compare.add_argument(
         "--format",

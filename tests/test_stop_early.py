@@ -1,0 +1,241 @@
+"""A comparison that may stop early: its evidence, how often it alarms, and what it says."""
+
+import itertools
+import json
+from math import cosh, exp, prod, sqrt
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from runs import cell, make_run, make_sample, write_run
+
+from benchmarks.gate import CELLS as BENCHMARK_CELLS
+from benchmarks.gate import table_of
+from benchmarks.stop_early import FALLS, PARTS, simulate
+from vniah.analysis.compare import compare, compare_early
+from vniah.analysis.statistics.sequential import (
+    MOST_PARTS,
+    early_test,
+    parts_of,
+    symmetry_e_value,
+)
+from vniah.cli import main
+from vniah.errors import CannotCompareError, InputError
+from vniah.grid import Cell, Grid
+
+GRID = {"frames": "8,16,32,64", "depths": "0,0.2,0.4,0.6,0.8,1", "num_needles": 20}
+CELLS = [found.cell for found in make_run(**GRID).cells]
+ORDER = parts_of(CELLS)
+
+
+def run(num_parts, is_right=lambda c, k: True, **options):
+    """A run whose first parts are done."""
+    done = {c for part in ORDER[:num_parts] for c in part}
+    return make_run(
+        **{**GRID, **options}, outcome=lambda c, k: is_right(c, k) if c in done else None
+    )
+
+
+def worse(c, k):
+    """Three of ten samples of every needle fall."""
+    return (c.num_frames // 8 + c.needle_index + k) % 10 > 2
+
+
+def e_value_one_by_one(values):
+    size = sqrt(sum(value**2 for value in values) / len(values))
+    products = [
+        prod(exp(-stake * value / size) / cosh(stake * value / size) for value in values)
+        for stake in (0.5, 1, 2, 4, 8)
+    ]
+    return sum(products) / 5
+
+
+def test_e_value_is_the_mean_of_products_over_needles():
+    values = [-0.3, 0.1, 0.0, -0.25, -0.5, 0.02]
+    assert symmetry_e_value(values) == pytest.approx(e_value_one_by_one(values))
+    assert symmetry_e_value([0.0] * 5) == symmetry_e_value([]) == 1
+    assert symmetry_e_value([-1.0] * 40) == pytest.approx(2.0**40 / 5 * 3, rel=0.5)
+    assert 0 <= symmetry_e_value([1.0] * 1000) < 1e-100
+
+
+@pytest.mark.parametrize("spread", [1, 9])
+def test_mean_over_all_swaps_of_the_two_runs_is_one_at_every_look(spread):
+    rng = np.random.default_rng(spread)
+    differences = np.clip(rng.integers(-spread, 2, (6, 90)), -1, 1).astype(float)
+    found = []
+    for signs in itertools.product((1, -1), repeat=6):
+        found.append(early_test(table_of(differences * np.array(signs)[:, None]), PARTS))
+    assert np.mean([test.e_values for test in found], axis=0) == pytest.approx(
+        np.ones(len(PARTS) - 1)
+    )
+    assert np.mean([test.evidence for test in found]) == pytest.approx(1)
+
+
+def test_evidence_is_that_of_complete_parts_and_only_grows():
+    differences = -np.ones((12, 90))
+    whole = early_test(table_of(differences), PARTS)
+    assert len(whole.e_values) == whole.num_looks == len(PARTS) - 1
+    table = table_of(differences)
+    seen = {c for part in PARTS[:3] for c in part[: len(part)]} - {PARTS[2][0]}
+    is_seen = np.array([table.cells[place] in seen for place in table.cell])
+    part = early_test(table.where(is_seen), PARTS)
+    assert part.e_values == whole.e_values[:2] and part.evidence < whole.evidence
+    assert whole.is_fall(0.005) and whole.can_find(0.005 / 4) and not part.is_fall(0.00001)
+    few = early_test(table_of(-np.ones((7, 90))), PARTS)
+    assert not few.can_find(0.005) and not few.is_fall(0.005)
+
+
+def test_parts_hold_every_cell_once_and_each_position_in_one():
+    for cells in (CELLS, BENCHMARK_CELLS, Grid.parse("64:960:64", positions="0:960:64").cells):
+        parts = parts_of(cells)
+        assert sorted(itertools.chain(*parts)) == sorted(cells)
+        assert 8 <= len(parts) <= MOST_PARTS and max(map(len, parts)) <= len(cells) / 4
+        positions = [{c.needle_index for c in part} for part in parts]
+        assert sum(map(len, positions)) == len(set.union(*positions))
+        assert parts_of(reversed(cells)) == parts
+    assert parts_of([]) == () and parts_of([CELLS[0]]) == ((CELLS[0],),)
+    assert parts_of([Cell(8, c.depth) for c in CELLS[:3]]) == tuple(
+        (cell(8, depth),) for depth in ("0.4", "0", "0.2")
+    ), "the order stays in later versions, as runs that go on rely on it"
+
+
+def test_a_year_of_nights_of_the_same_model_with_a_look_after_each_part_has_hardly_an_alarm():
+    nights = simulate(FALLS[0], num_nights=365, num_needles=20, icc=0.3, seed=1, whole=False)
+    assert sum(night.is_fall for night in nights) <= 1
+    nights = simulate(FALLS[0], num_nights=60, num_needles=20, icc=0.2, seed=2)
+    assert sum(night.is_fall for night in nights) <= 1
+
+
+def test_a_fall_of_thirty_points_takes_a_fifth_of_the_samples_and_one_of_ten_is_still_found():
+    nights = simulate(FALLS[3], num_nights=60, num_needles=20, icc=0.2, seed=3, whole=False)
+    assert all(night.is_fall for night in nights)
+    assert np.mean([night.stopped_at for night in nights]) < 0.2
+    nights = simulate(FALLS[2], num_nights=40, num_needles=20, icc=0.2, seed=4)
+    assert sum(night.is_fall for night in nights) >= 38
+    assert sum(night.stopped_at is not None for night in nights) >= 15
+
+
+def test_a_run_that_is_going_on_is_undecided_until_a_fall_is_shown():
+    before = run(len(ORDER))
+    found = [compare_early(before, run(num, worse)) for num in range(1, len(ORDER))]
+    verdicts = [early.verdict for early in found]
+    assert verdicts[0] == "undecided" and verdicts[5:] == ["regression"] * 2
+    assert sorted(verdicts, reverse=True) == verdicts, "it stays"
+    assert [early.num_done for early in found[:2]] == [60, 120] and not found[0].is_decided
+    assert "average to quote" in found[-1].summary() and "go on" in found[0].summary()
+    assert "average 1" not in found[-1].summary()
+    assert {compare_early(before, run(num)).verdict for num in range(len(ORDER))} == {"undecided"}
+
+
+def test_a_complete_run_is_compared_with_what_is_left_of_the_significance():
+    before, after = run(len(ORDER)), run(len(ORDER), worse)
+    early = compare_early(before, after)
+    assert early.comparison == compare(before, after, significance=0.005 * 0.75)
+    assert early.verdict == "regression" and early.summary() == early.comparison.summary()
+    assert compare_early(before, before, max_drop=0.1).verdict == "passed"
+    controls = {**before.manifest, "controls": ["blind"]}
+    controls["sample_ids"] += " -/-/needle-0/blind"
+    waiting = make_run(**GRID, controls=["blind"], sample_ids=controls["sample_ids"])
+    assert not waiting.is_complete and compare_early(before, waiting).verdict == "passed"
+
+
+def test_other_rules_are_decided_where_missing_samples_cannot_change_them():
+    before = run(len(ORDER))
+    half = run(5, lambda c, k: c.num_frames < 64)
+    assert compare_early(before, half, max_drop=0.1).verdict == "regression"
+    assert compare_early(before, half, max_mean_drop=0.3).verdict == "undecided"
+    assert compare_early(before, half, min_mean=0.95).verdict == "regression"
+    early = compare_early(before, run(5), min_mean=0.4)
+    assert early.verdict == "passed" and "were all missing samples wrong" in early.summary()
+    assert compare_early(before, run(5), min_mean=0.7, floors={8: 0.1}).verdict == "undecided"
+    assert compare_early(before, run(5), keep_cells=["64:1"], significance=0.01).verdict == (
+        "undecided"
+    )
+    with pytest.raises(InputError, match="keep_cells names 9:1, which is not compared"):
+        compare_early(before, run(5), keep_cells=["9:1"])
+
+
+def test_cells_that_only_the_candidate_has_count_for_its_own_rules():
+    before = make_run(frames="8,16", depths="0,0.2,0.4,0.6,0.8,1", num_needles=20)
+    after = run(5, lambda c, k: c.num_frames < 32)
+    assert compare_early(before, after, min_mean=0.9).verdict == "regression"
+    assert compare_early(before, after, max_drop=0.9).verdict == "undecided"
+
+
+def test_samples_that_could_not_be_run_are_missing():
+    before = run(len(ORDER))
+    failed = run(3, lambda c, k: "no memory" if c == ORDER[1][0] and k == 2 else worse(c, k))
+    early = compare_early(before, failed)
+    assert early.test is not None and len(early.test.e_values) == 1
+    blank = run(len(ORDER), lambda c, k: "no memory" if c == ORDER[1][0] else True)
+    assert len(compare_early(blank, run(7, worse)).test.e_values) == 7
+
+
+def test_what_cannot_be_compared_early_is_one_line():
+    before, after = run(len(ORDER)), run(3)
+    with pytest.raises(CannotCompareError, match=r"the baseline .* is not complete"):
+        compare_early(after, after)
+    names = [f"other-{k}" for k in range(20)]
+    others = {"needles__sha256": "dd", "needles__ids": names}
+    with pytest.raises(CannotCompareError, match="other needles than the baseline"):
+        compare_early(before, run(3, **others))
+    with pytest.raises(CannotCompareError, match=r"differ in haystack\.sha256"):
+        compare_early(before, run(3, haystack__sha256="ff"))
+    few = compare_early(run(len(ORDER), num_needles=5), run(7, lambda c, k: False, num_needles=5))
+    assert few.verdict == "undecided" and "too few needles" in few.summary()
+    nothing = compare_early(before, run(0))
+    assert nothing.verdict == "undecided" and nothing.num_done == 0
+    one = make_run("8", "0", num_needles=20)
+    empty = make_run("8", "0", num_needles=20, outcome=lambda c, k: None)
+    assert "0 of 0 looks" in compare_early(one, empty).summary()
+
+
+def test_needles_that_samples_share_are_refused():
+    def shared(results):
+        samples = [make_sample(s.cell, 0, sample_id=s.sample_id) for s in results.samples]
+        strip = [{"needle_ids": ["a", "b"]} for _ in samples]
+        return type(results)(
+            results.name,
+            results.path,
+            {**results.manifest, "task": "order"},
+            tuple(
+                make_sample(s.cell, 0, sample_id=s.sample_id, fields=fields, task="order")
+                for s, fields in zip(samples, strip, strict=True)
+            ),
+        )
+
+    with pytest.raises(CannotCompareError, match="share needles"):
+        compare_early(shared(run(len(ORDER))), shared(run(5)))
+
+
+def test_command_line_formats_and_exit_codes(tmp_path, capsys, monkeypatch):
+    page = tmp_path / "page.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+
+    def written(name, num_parts, is_right, **options):
+        done = {c for part in ORDER[:num_parts] for c in part}
+        outcome = lambda c, k: is_right(c, k) if c in done else None  # noqa: E731
+        return str(write_run(tmp_path / name, **GRID, outcome=outcome, **options))
+
+    old = written("old", len(ORDER), lambda c, k: True)
+    going = written("going", 2, lambda c, k: True, model__name="a|b <i>\u202e")
+    fallen = written("fallen", 7, worse)
+    whole = written("whole", len(ORDER), lambda c, k: True)
+    codes = [main(["compare", old, name, "--stop-early"]) for name in (going, fallen, whole)]
+    assert codes == [3, 1, 0]
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("undecided after 120 of 480 samples: no significant fall")
+    assert out[1].startswith("regression after 400 of 480") and out[2].startswith("passed: none")
+    assert main(["compare", old, going, "--stop-early", "--format", "json"]) == 3
+    record = json.loads(capsys.readouterr().out)
+    assert record["verdict"] == "undecided" and record["passed"] is None
+    assert record["num_looks"] == 2 and record["num_samples"] == 120
+    for name, kind in ((going, "skipped"), (fallen, "failure"), (whole, "testcase")):
+        main(["compare", old, name, "--stop-early", "--format", "junit"])
+        root = ElementTree.fromstring(capsys.readouterr().out)
+        assert root.find(f".//{kind}") is not None
+    main(["compare", old, going, "--stop-early", "--format", "markdown"])
+    assert capsys.readouterr().out.startswith("### undecided: tiny → a\\|b &lt;i&gt;")
+    assert page.read_text().count("### ") == 8
+    assert main(["compare", old, going]) == 2, "without the option it has to be complete"
+    assert main(["compare", fallen, old, "--stop-early"]) == 2

@@ -1,0 +1,221 @@
+"""Compares a run that is going on with a baseline: may it stop, because the verdict is known?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from vniah.analysis.compare.changes import Finding
+from vniah.analysis.compare.comparison import Comparison, compare_by
+from vniah.analysis.compare.findings import changes_of, findings_of
+from vniah.analysis.compare.pairing import Pair, load, pair_runs
+from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
+from vniah.analysis.compare.significance import GateTests
+from vniah.errors import CannotCompareError, counted
+from vniah.grid import Cell
+from vniah.results import Results, SampleResult
+from vniah.results.plan import planned_test_ids
+
+if TYPE_CHECKING:
+    from vniah.analysis.statistics.sequential import EarlyTest
+
+EARLY_SHARE = 0.25
+"""The share of the significance that stopping early uses; the tests of the whole run have the rest,
+so that all of them together alarm no more often."""
+
+Verdict = Literal["passed", "regression", "undecided"]
+
+
+@dataclass(frozen=True)
+class EarlyComparison:
+    """What can be said of a run that need not be complete.
+
+    Attributes:
+        baseline: the name of the baseline.
+        candidate: the name of the candidate.
+        verdict: ``"undecided"`` where the samples that are missing may still change it.
+        findings: what is known for certain, whatever the missing samples give; of an undecided run
+            what is known so far.
+        num_done: the samples of the test that have a score, of those that are planned.
+        num_planned: the samples of the test that are planned.
+        comparison: the whole comparison, if the run is complete; else None.
+        test: the evidence of a fall so far; None without the rule ``significance``.
+    """
+
+    baseline: str
+    candidate: str
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    num_done: int
+    num_planned: int
+    comparison: Comparison | None = None
+    test: "EarlyTest | None" = None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether no sample needs to be run any more."""
+        return self.verdict != "undecided"
+
+    def summary(self) -> str:
+        """One sentence: the verdict, and what it is based on; without an average."""
+        if self.comparison is not None:
+            return self.comparison.summary()
+        wanted = self.verdict != "regression"
+        shown = [finding.text for finding in self.findings if finding.passed == wanted]
+        texts = "; ".join(shown)
+        done = f"{self.num_done:,} of {counted(self.num_planned, 'sample')}"
+        if self.verdict == "undecided":
+            return (
+                f"undecided after {done}{texts and f': {texts}'}; go on "
+                f"({self.baseline} -> {self.candidate})"
+            )
+        return (
+            f"{self.verdict} after {done}: {texts} ({self.baseline} -> {self.candidate}). A run "
+            "that is stopped here has no average to quote, for its scores decided when it stopped"
+        )
+
+
+def compare_early(
+    baseline: Results | str | Path,
+    candidate: Results | str | Path,
+    *,
+    rules: str | Path | None = None,
+    **thresholds: Unpack[Thresholds],
+) -> EarlyComparison:
+    """Compares a run that may still be going on with a baseline; may be called again and again.
+
+    The rule ``significance`` is about the average here: the cells of the baseline are looked at in
+    up to ten parts (`vniah.analysis.statistics.sequential.parts_of`), each as soon as it is
+    complete, and the evidence of a fall adds up. Stopping early has a quarter of the significance,
+    and the tests of the complete run have the rest. Other rules are decided where the missing
+    samples cannot change what comes of them, were they all right or all wrong. Samples that could
+    not be run count as missing, for they are run again.
+
+    Args:
+        baseline: a complete run, or its path.
+        candidate: the run to judge, on the same samples, or its path.
+        rules: as in `vniah.compare`.
+        **thresholds: as in `vniah.compare`.
+
+    Raises:
+        InputError: as in `vniah.compare`.
+        CannotCompareError: as in `vniah.compare`, but the candidate need not be complete; or the
+            two have other needles.
+    """
+    asked = make_rules(rules, thresholds)
+    before, after = load(baseline, "baseline"), load(candidate, "candidate")
+    if after.is_complete:
+        return _of_complete(before, after, asked)
+    missing = set(planned_test_ids(after.manifest)) - {
+        sample.sample_id for sample in after.samples if sample.error is None
+    }
+    if not missing:  # but controls
+        return _of_complete(before, _filled(before, after, missing, correct=True), asked)
+    best, worst = (_filled(before, after, missing, correct=right) for right in (True, False))
+    pair = pair_runs(before, best, asked)
+    if not pair.is_paired:
+        raise CannotCompareError(
+            f"{after.path} has other needles than the baseline {before.path}: only runs with the "
+            "same needles can be compared before they are complete"
+        )
+    num_planned = len(best.samples)
+    broken = [finding for finding in _certain(asked, pair, "right") if not finding.passed]
+    held = list(_certain(asked, pair_runs(before, worst, asked), "wrong"))
+    verdict: Verdict = "regression" if broken else "undecided"
+    findings, test = broken, None
+    if asked.significance is not None:
+        test = _test(pair, missing)
+        found = _of_significance(asked.significance, test)
+        findings = [found, *broken]
+        verdict = verdict if found.passed else "regression"
+    elif not broken and all(finding.passed for finding in held):
+        verdict, findings = "passed", held
+    return EarlyComparison(
+        before.name,
+        after.name,
+        verdict,
+        tuple(findings),
+        num_planned - len(missing),
+        num_planned,
+        test=test,
+    )
+
+
+def _of_complete(before: Results, after: Results, rules: Rules) -> EarlyComparison:
+    if rules.significance is not None:
+        rules = replace(rules, significance=rules.significance * (1 - EARLY_SHARE))
+    comparison = compare_by(before, after, rules)
+    num = len(after.samples)
+    return EarlyComparison(
+        before.name,
+        after.name,
+        "passed" if comparison.passed else "regression",
+        comparison.findings,
+        num,
+        num,
+        comparison,
+    )
+
+
+def _filled(before: Results, after: Results, missing: set[str], *, correct: bool) -> Results:
+    """The candidate as if it were complete, its missing samples all right or wrong; no controls."""
+    known = {sample.sample_id: sample for sample in before.samples}
+    at: Mapping[str, Cell] = {}
+    if not missing <= known.keys() and after.grid is not None:
+        at = {cell.prefix: cell for cell in after.grid.cells}
+
+    def samples() -> Iterator[SampleResult]:
+        yield from (sample for sample in after.samples if sample.sample_id not in missing)
+        for sample_id in sorted(missing):
+            if sample_id in known:
+                yield replace(known[sample_id], correct=correct, error=None)
+                continue
+            places = ("/".join(sample_id.split("/", 3)[:number]) + "/" for number in (2, 3))
+            cell = next(at[place] for place in places if place in at)
+            yield SampleResult(sample_id, before.manifest["task"], cell, "", "", correct=correct)
+
+    filled = tuple(samples())
+    ids = " ".join(sample.sample_id for sample in filled)
+    manifest = {**after.manifest, "controls": [], "sample_ids": ids}
+    return replace(after, manifest=manifest, samples=filled, control_samples=())
+
+
+def _certain(rules: Rules, pair: Pair, outcome: str) -> Iterator[Finding]:
+    """What comes of all rules that right answers can only help, with one outcome of the missing."""
+    others = replace(rules, significance=None)
+    none = GateTests()
+    for finding in findings_of(others, pair, changes_of(pair, none), none):
+        text = f"{finding.text}, were all missing samples {outcome}"
+        yield replace(finding, text=text)
+
+
+def _test(pair: Pair, missing: set[str]) -> "EarlyTest":
+    from vniah.analysis.statistics.paired import paired_table
+    from vniah.analysis.statistics.sequential import early_test, parts_of
+
+    cells = [old.cell for old, _ in pair.cells]
+    is_open = {sample.cell for sample in pair.after.samples if sample.sample_id in missing}
+    is_whole = set(cells) - is_open
+    done = replace(
+        pair.after, samples=tuple(one for one in pair.after.samples if one.cell in is_whole)
+    )
+    table = paired_table(pair.before, done)
+    if len(table.values) and not table.knows_needles:
+        raise CannotCompareError(
+            "samples of this task share needles, so it cannot be told early from chance whether it "
+            "fell; give max_drop (--max-drop) in place of significance"
+        )
+    return early_test(table, parts_of(cells))
+
+
+def _of_significance(level: float, test: "EarlyTest") -> Finding:
+    own = level * EARLY_SHARE
+    is_fall = test.is_fall(own)
+    text = (
+        f"{'a' if is_fall else 'no'} significant fall of the average so far (evidence "
+        f"{test.evidence:.3g}, {1 / own:.4g} is enough; {len(test.e_values)} of "
+        f"{counted(test.num_looks, 'look')}, {counted(test.num_needles, 'needle')})"
+    )
+    if not is_fall and test.e_values and not test.can_find(own):
+        text += ", which are too few needles to find one before the run is complete"
+    return Finding("significance", not is_fall, text)
