@@ -7,8 +7,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from runs import cell, make_run, make_sample, write_run
 
+import vniah
 from benchmarks.gate import CELLS as BENCHMARK_CELLS
 from benchmarks.gate import table_of
 from benchmarks.stop_early import FALLS, PARTS, simulate
@@ -22,6 +24,7 @@ from vniah.analysis.statistics.sequential import (
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
 from vniah.grid import Cell, Grid
+from vniah.results import load_results
 
 GRID = {"frames": "8,16,32,64", "depths": "0,0.2,0.4,0.6,0.8,1", "num_needles": 20}
 CELLS = [found.cell for found in make_run(**GRID).cells]
@@ -239,3 +242,99 @@ def test_command_line_formats_and_exit_codes(tmp_path, capsys, monkeypatch):
     assert page.read_text().count("### ") == 8
     assert main(["compare", old, going]) == 2, "without the option it has to be complete"
     assert main(["compare", fallen, old, "--stop-early"]) == 2
+
+
+NUM_NEEDLES = 16
+
+
+class Counting:
+    """Reads the green of the one frame that is not grey, and may have forgotten most of them."""
+
+    revision = "1"
+
+    def __init__(self, name, forgets=False):
+        self.name, self._forgets = name, forgets
+
+    def answer(self, frames, question):
+        (place,) = [k for k, frame in enumerate(frames) if frame[0, 0, 0] > 200]
+        green = int(frames[place][0, 0, 1])
+        return "nothing" if self._forgets and (place + len(frames)) % 3 else str(green)
+
+
+def load_steady():
+    return Counting("steady")
+
+
+def load_forgetful():
+    return Counting("forgetful", forgets=True)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Options of a run on sixteen needles, and a baseline."""
+    folder = tmp_path_factory.mktemp("material")
+    film, needles = folder / "film", folder / "needles"
+    film.mkdir(), needles.mkdir()
+    for k in range(12):
+        Image.new("RGB", (8, 8), (40 + 9 * k,) * 3).save(film / f"{k:02d}.png")
+    rows = []
+    for k in range(NUM_NEEDLES):
+        green = 10 + 12 * k
+        Image.new("RGB", (8, 8), (250, green, 0)).save(needles / f"{k}.png")
+        row = {"file_name": f"{k}.png", "needle_id": f"card-{k}", "answer": str(green)}
+        rows.append(json.dumps({**row, "question": f"What is on card {k}?"}) + "\n")
+    (needles / "metadata.jsonl").write_text("".join(rows))
+    options = ["--haystack", str(film), "--needles", str(needles), "--controls", "none"]
+    options += ["--frames", "4,8,12", "--depths", "0,0.25,0.5,0.75,1"]
+    baseline = str(folder / "baseline")
+    command = ["run", "--model", "test_stop_early:load_steady", *options, "--output", baseline]
+    assert main(command) == 0
+    return options, baseline
+
+
+def test_a_run_that_is_worse_stops_and_is_completed_by_the_command_without_the_option(
+    settings, tmp_path, capsys
+):
+    options, baseline = settings
+    folder = tmp_path / "worse"
+    command = ["run", "--model", "test_stop_early:load_forgetful", *options]
+    command += ["--output", str(folder)]
+    assert main([*command, "--stop-early", baseline]) == 1
+    output = capsys.readouterr()
+    found = load_results(folder)
+    assert 0 < found.num_done < found.num_planned == 15 * NUM_NEEDLES
+    assert len({s.cell for s in found.samples}) * NUM_NEEDLES == len(found.samples)
+    assert "stopped after" in output.err and "measures the rest" in output.err
+    assert "the average is not to be quoted" in output.out and "regression after" in output.out
+    assert found.manifest["stopped_early"]["samples"] == found.num_done
+    summary = vniah.summarize(found)
+    assert summary.needles_like_these is None and not summary.by_length
+    assert main([*command, "--stop-early", baseline]) == 1, "it stays stopped"
+    assert load_results(folder).num_done == found.num_done
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["compare", str(folder), baseline]) == 2, "a stopped run is no baseline"
+    assert "is not complete" in capsys.readouterr().err
+    assert main(command) == 0
+    capsys.readouterr()
+    whole = load_results(folder)
+    assert whole.is_complete and not whole.stopped_early and not whole.is_selected
+    assert main([*command, "--stop-early", baseline]) == 1, "it is worse in the end, too"
+    assert "a significant fall (average p" in capsys.readouterr().out
+
+
+def test_a_run_that_is_no_worse_is_measured_whole(settings, tmp_path, capsys):
+    options, baseline = settings
+    command = ["run", "--model", "test_stop_early:load_steady", *options, "--stop-early", baseline]
+    assert main([*command, "--output", str(tmp_path / "same")]) == 0
+    assert "passed: none of 15 cells fell" in capsys.readouterr().out
+    found = load_results(tmp_path / "same")
+    assert found.is_complete and "stopped_early" not in found.manifest
+    earlier = load_results(baseline)
+    assert [s.sample_id for s in found.samples] == [s.sample_id for s in earlier.samples]
+    assert main([*command, "--output", str(tmp_path / "other"), "--frames", "4,8"]) == 2
+    assert "lacks" in (told := capsys.readouterr().err) or "is not in the candidate" in told
+    assert main([*command, "--output", str(tmp_path / "other"), "--adaptive"]) == 2
+    assert "cannot stop early as well" in capsys.readouterr().err
+    nowhere = [*command[:-1], str(tmp_path / "nowhere"), "--output", str(tmp_path / "other")]
+    assert main(nowhere) == 2
+    assert "the baseline cannot be read: no results at" in capsys.readouterr().err

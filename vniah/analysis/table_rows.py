@@ -133,7 +133,7 @@ def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     samples = sample_table(results)
     whole = estimate_table(samples, confidence=confidence) if len(samples.values) else None
     by_length = length_estimates(samples, confidence=confidence)
-    if results.is_adaptive:  # scores decided which cells were measured
+    if results.is_selected:
         whole = None
     columns: dict[int, list[CellScore]] = {}
     for found in cells:

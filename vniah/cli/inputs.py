@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vniah.haystacks.haystack import Haystack
     from vniah.models.server.client import ServerOptions
     from vniah.protocol import AnyModel
+    from vniah.results import Results
     from vniah.sweep.mesh import Mesh
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import SweepOptions
@@ -106,7 +107,17 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         scorer=options.scorer,
         max_new_tokens=_max_new_tokens(options),
         adaptive=_adaptive(options, parse_grid(options)),
+        stop_early=load_baseline(options),
     )
+
+
+def load_baseline(options: argparse.Namespace) -> "Results | None":
+    """The run that a sweep is compared with while it is going on; None for one that runs whole."""
+    if options.stop_early is None:
+        return None
+    from vniah.analysis.compare.pairing import load
+
+    return load(options.stop_early, "baseline")
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int | None:

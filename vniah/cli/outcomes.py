@@ -38,6 +38,7 @@ class Outcome:
         num_run: samples that this start ran; None if there was nothing to do.
         seconds: how long that took.
         controls: those of the sweep.
+        baseline: what it is compared with; None for most.
     """
 
     results: "Results"
@@ -45,6 +46,7 @@ class Outcome:
     num_run: int | None
     seconds: float
     controls: "Sequence[Control]"
+    baseline: "Results | None" = None
 
     def show(self) -> int:
         """Prints the results and draws their heatmap; returns the exit code."""
@@ -52,12 +54,20 @@ class Outcome:
         if self.num_run is not None:
             comment(f"{counted(self.num_run, 'sample')} in {self.seconds:.0f} s")
         else:
-            what = "what it takes" if self.results.is_adaptive else "every sample of this run"
+            what = "what it takes" if self.results.is_selected else "every sample of this run"
             comment(f"nothing to do: {what} is there already")
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
         pictures = draw_heatmaps(self.results, self.output)
-        return show_results(self.results, pictures, controls=self.controls)
+        code = show_results(self.results, pictures, controls=self.controls)
+        if self.baseline is None:
+            return code
+        from vniah.analysis.compare import compare_early
+        from vniah.cli.comparing import EXIT_CODES
+
+        early = compare_early(self.baseline, self.results)
+        show(early.summary())
+        return code or EXIT_CODES[early.verdict]
 
 
 def draw_heatmaps(results: "Results", output: Path) -> list[Path]:
@@ -95,7 +105,7 @@ def measure(sweep: "Sweep", output: Path, bars: "Bars", *, overwrite: bool) -> O
     results = sweep.run(output, overwrite=overwrite, on_progress=on_progress)
     num_run = num_done[-1] - num_done[0] if num_done else None
     seconds = time.perf_counter() - started
-    return Outcome(results, output, num_run, seconds, sweep.controls)
+    return Outcome(results, output, num_run, seconds, sweep.controls, sweep.baseline)
 
 
 def failed_samples(results: "Results") -> "list[SampleResult]":

@@ -18,7 +18,7 @@ from vniah.cli.printing import comment, show
 from vniah.cli.sweeps.members import Member, Plan, plan_of_options
 from vniah.cli.sweeps.session import Session
 from vniah.cli.sweeps.summary import Summary
-from vniah.errors import counted
+from vniah.errors import InputError, counted
 from vniah.files import slug
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
         plan = plan_of_options(options)
     else:
         plan = config.plan(options.output or Path("results", slug(options.config.stem)))
+    if not plan.is_single and any(member.options.stop_early for member in plan.members):
+        raise InputError("--stop-early is for one run at a time; give one model and one RoPE")
     summary = Summary(plan)
     runs = run_members(plan, options, on_end=summary.add)
     if not runs.is_leader:

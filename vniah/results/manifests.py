@@ -23,8 +23,9 @@ DAMAGED_NAME = "manifest.damaged"
 ENVIRONMENT_KEY = "environment"
 NOTES_KEY = "notes"
 ADAPTIVE_KEY = "adaptive"
+STOPPED_KEY = "stopped_early"
 # These sections may differ when a run is resumed.
-_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY)
+_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY, STOPPED_KEY)
 # In the environment: where the run was started again.
 LATER_KEY = "later_starts"
 
@@ -82,6 +83,18 @@ class AdaptiveRecord(TypedDict):
     flops_of_grid: NotRequired[Annotated[int, Meta(ge=0)]]
 
 
+class StoppedRecord(TypedDict):
+    """Of a run that was stopped early, as it is worse than a baseline: when, and why.
+
+    Its numbers of samples are those of the test. It stays when the run is completed.
+    """
+
+    baseline: str
+    samples: Annotated[int, Meta(ge=0)]
+    planned_samples: Annotated[int, Meta(ge=1)]
+    reason: str
+
+
 class _OfAllVersions(TypedDict):
     """The fields of a manifest that are read; it may have others."""
 
@@ -94,6 +107,7 @@ class _OfAllVersions(TypedDict):
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]
     adaptive: NotRequired[AdaptiveRecord]
+    stopped_early: NotRequired[StoppedRecord]
 
 
 class ManifestOfVersion1(_OfAllVersions):

@@ -20,7 +20,7 @@ from vniah.results.debiased import (
     mean_of,
 )
 from vniah.results.details import TaskDetails, details_in
-from vniah.results.manifests import ADAPTIVE_KEY, oddness_in
+from vniah.results.manifests import ADAPTIVE_KEY, STOPPED_KEY, oddness_in
 from vniah.results.measures import Measure, measure_of, shown_measures
 from vniah.results.plan import pending_cells, planned_cells, planned_ids, read_grid
 from vniah.results.samples import SampleResult
@@ -357,6 +357,8 @@ class Results:
         """
         if not self.num_pending:
             return ""
+        if self.stopped_early:
+            return self.stopped_early
         done = sum(sample.cell is not None for sample in self.samples)
         return f"{done:,} of {counted(done + self.num_pending, 'sample')} have been run"
 
@@ -369,6 +371,24 @@ class Results:
     def is_finished(self) -> bool:
         """True if there is nothing left to run: all of it, or what an adaptive run chose."""
         return self.is_complete or "rounds" in self.manifest.get(ADAPTIVE_KEY, {})
+
+    @property
+    def stopped_early(self) -> str:
+        """That a run was stopped early, and that its average is not to be quoted; else empty."""
+        record = self.manifest.get(STOPPED_KEY)
+        if record is None or not self.num_pending:
+            return ""
+        return (
+            f"stopped early after {record['samples']:,} of "
+            f"{counted(record['planned_samples'], 'sample')}, as it is worse than "
+            f"{shortened(record['baseline'], _MAX_NAME)}: the average is not to be quoted, for its "
+            "scores decided when the run stopped"
+        )
+
+    @property
+    def is_selected(self) -> bool:
+        """True if scores decided which samples were run, so that their mean has no interval."""
+        return self.is_adaptive or bool(self.stopped_early)
 
     @property
     def tokens_per_frame(self) -> int | None:

@@ -201,11 +201,17 @@ class RunFolder:
         if changed:
             write_json(self._manifest_path, self.manifest)
 
-    def record_adaptive(self, record: Mapping[str, Any]) -> None:
-        """Writes into the manifest what an adaptive run took; only inside the block of `open`."""
-        assert self._file is not None, "RunFolder.record_adaptive outside of its open block"
-        with writing_to(self.directory):
-            if self._take_adaptive(record):
+    def record(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes sections into the manifest that say how the run ended; only inside `open`."""
+        assert self._file is not None, "RunFolder.record outside of its open block"
+        new = {
+            name: section
+            for name, section in sections.items()
+            if not section.items() <= self.manifest.get(name, {}).items()  # else it is known
+        }
+        if new:
+            self.manifest = {**self.manifest, **new}
+            with writing_to(self.directory):
                 write_json(self._manifest_path, self.manifest)
 
     def _take_adaptive(self, record: Mapping[str, Any] | None) -> bool:

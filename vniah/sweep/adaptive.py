@@ -5,7 +5,7 @@ rounds before it, and from nothing else: not from cells that happen to have resu
 the sweep was stopped. So every process of a job chooses the same, and so does a later start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
@@ -13,6 +13,7 @@ from vniah.engines.base import Engine
 from vniah.grid import Cell
 from vniah.options.precision import Precision
 from vniah.results import Results
+from vniah.results.manifests import ADAPTIVE_KEY
 from vniah.sweep.search import next_cells
 from vniah.tasks import Sample
 
@@ -49,18 +50,10 @@ class Rounds:
         lengths = partial_lengths(results, among=self._cells)
         cells = next_cells(LengthBounds(lengths, threshold=THRESHOLD), self._precision)
         self._cells |= set(cells)
-        measured = {cell.num_frames for cell in self._cells}
-        found: list[Sample] = []
-        waiting: list[Sample] = []
-        for sample in self._waiting:
-            is_due = sample.cell in self._cells or (
-                sample.cell is None and (sample.num_frames is None or sample.num_frames in measured)
-            )
-            (found if is_due else waiting).append(sample)
-        self._waiting = waiting
+        found, self._waiting = due_samples(self._waiting, self._cells)
         if found:
-            self.chosen.append(tuple(found))
-        return tuple(found)
+            self.chosen.append(found)
+        return found
 
     def next_to_run(self, results: Results) -> tuple[Sample, ...]:
         """The same of the next round in which a sample has no score yet."""
@@ -79,14 +72,43 @@ class Rounds:
         return total
 
     @property
-    def num_cells(self) -> int:
-        """The number of cells of all rounds so far."""
-        return len(self._cells)
-
-    @property
-    def record(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What the manifest says of the sweep from its beginning on."""
-        return {"precision": str(self._precision), "threshold": THRESHOLD}
+        return {ADAPTIVE_KEY: {"precision": str(self._precision), "threshold": THRESHOLD}}
+
+    def record_of_end(
+        self, results: Results, engine: Engine, flops_of_grid: int | None
+    ) -> dict[str, Any]:
+        """What the manifest says of the sweep when it has ended.
+
+        Args:
+            results: of all rounds.
+            engine: that ran them.
+            flops_of_grid: the operations of the whole grid, if known.
+        """
+        record = {**self.settings[ADAPTIVE_KEY], "rounds": len(self.chosen)}
+        if flops_of_grid is not None:
+            record |= {"flops": self.count_flops(engine), "flops_of_grid": flops_of_grid}
+        return {ADAPTIVE_KEY: record}
+
+    def in_words(self, record: Mapping[str, Any], results: Results) -> str:
+        """What the sweep took, in one line."""
+        return in_words(record[ADAPTIVE_KEY], len(self._cells), results.num_planned_cells)
+
+
+def due_samples(
+    waiting: Sequence[Sample], cells: Collection[Cell]
+) -> tuple[tuple[Sample, ...], list[Sample]]:
+    """The samples of some cells, with the controls that come with them, and all others."""
+    measured = {cell.num_frames for cell in cells}
+    found: list[Sample] = []
+    others: list[Sample] = []
+    for sample in waiting:
+        is_due = sample.cell in cells or (
+            sample.cell is None and (sample.num_frames is None or sample.num_frames in measured)
+        )
+        (found if is_due else others).append(sample)
+    return tuple(found), others
 
 
 def scored_ids(results: Results) -> frozenset[str]:

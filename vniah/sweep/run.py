@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.errors import ResultsError
+from vniah.errors import InputError, ResultsError
 from vniah.files import cache_dir, slug
 from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
@@ -23,8 +24,8 @@ from vniah.options.precision import Precision
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import MANIFEST_NAME, Results, RunFolder, load_run
-from vniah.results.manifests import ADAPTIVE_KEY, read_manifest
-from vniah.sweep.adaptive import Rounds, in_words, scored_ids
+from vniah.results.manifests import read_manifest
+from vniah.sweep.adaptive import Rounds, scored_ids
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import EARLIER_DEFAULT, make_manifest, run_key
 from vniah.sweep.mesh import Mesh
@@ -33,6 +34,7 @@ from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.sweep.samples import askable_samples, begun_with
 from vniah.sweep.search import require_depths
+from vniah.sweep.stopping import EarlyRounds
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import ChosenControls, choose_controls
 from vniah.tasks.parsing import Option
@@ -60,6 +62,7 @@ def run_sweep(
     scorer: Scorer = "argmax",
     max_new_tokens: int | None = None,
     adaptive: Precision | None = None,
+    stop_early: Results | str | Path | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -93,6 +96,9 @@ def run_sweep(
             model's attribute ``max_new_tokens`` says.
         adaptive: measure only the cells that it takes to know the effective length this precisely
             (`vniah.sweep.adaptive`); by default all.
+        stop_early: a complete run with the same needles, or its path. The sweep ends as soon as it
+            is significantly worse (`vniah.analysis.compare.compare_early`); without it, the next
+            start measures the rest.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -107,7 +113,16 @@ def run_sweep(
     """
     folder = user_path(output, "the output")
     options = SweepOptions(
-        task, task_options, controls, cache, share, attention, scorer, max_new_tokens, adaptive
+        task,
+        task_options,
+        controls,
+        cache,
+        share,
+        attention,
+        scorer,
+        max_new_tokens,
+        adaptive,
+        None if stop_early is None else load(stop_early, "baseline"),
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -126,6 +141,7 @@ class SweepOptions:
     scorer: Scorer = "argmax"
     max_new_tokens: int | None = None
     adaptive: Precision | None = None
+    stop_early: Results | None = None
 
 
 class Sweep:
@@ -183,6 +199,11 @@ class Sweep:
         require_readable(self._task, self.samples, needles)
         if options.adaptive is not None:
             require_depths(grid)
+            if options.stop_early is not None:
+                raise InputError(
+                    "an adaptive sweep chooses its cells, and cannot stop early as well: leave out "
+                    "one of the two (--adaptive, --stop-early)"
+                )
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )
@@ -193,6 +214,11 @@ class Sweep:
         self._options = options
         self._num_done = 0
         self._report: OnProgress = lambda stage, done, total: None
+
+    @property
+    def baseline(self) -> Results | None:
+        """What the sweep is compared with while it is going on; None for most."""
+        return self._options.stop_early
 
     @property
     def default_output(self) -> Path:
@@ -223,10 +249,14 @@ class Sweep:
         if not overwrite:
             self._keep_earlier_length(output)
             self._keep_earlier_controls(output)
-        rounds, manifest = None, self.manifest
+        manifest = self.manifest
+        rounds: Rounds | EarlyRounds | None = None
         if self._options.adaptive is not None:
             rounds = Rounds(self.samples, self._options.adaptive)
-            manifest = {**manifest, ADAPTIVE_KEY: rounds.record}
+        elif self._options.stop_early is not None:
+            rounds = EarlyRounds(self.samples, self._options.stop_early)
+        if rounds is not None:
+            manifest = {**manifest, **rounds.settings}
         folder = RunFolder(output, manifest, overwrite=overwrite)
         is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
         first = self.samples if rounds is None else rounds.next_to_run(folder.results())
@@ -247,7 +277,7 @@ class Sweep:
             elif has_work:
                 self._run_rounds(folder, rounds, first)
             elif mesh.is_leader:  # a kill may have come before this
-                folder.record_adaptive({**rounds.record, "rounds": len(rounds.chosen)})
+                folder.record(rounds.record_of_end(folder.results(), engine, None))
         mesh.barrier()  # the leader has merged the files of all processes
         if num_batches and rounds is None:
             self._report("sweep", len(self.samples), len(self.samples))
@@ -324,7 +354,9 @@ class Sweep:
                     folder.append(result_of(self._task, sample, outcome))
                     self._report("sweep", self._num_done + mesh.count("done", 1), num_samples)
 
-    def _run_rounds(self, folder: RunFolder, rounds: Rounds, samples: Sequence[Sample]) -> None:
+    def _run_rounds(
+        self, folder: RunFolder, rounds: "Rounds | EarlyRounds", samples: Sequence[Sample]
+    ) -> None:
         """Runs one round after the other, each planned by itself; the engine planned the grid."""
         engine, of_grid = self._engine, self._engine.planned_flops
         results = self._results_of_all(folder)
@@ -334,12 +366,10 @@ class Sweep:
             self._run_batches(folder, num_batches, name=f"round-{len(rounds.chosen)}")
             results = self._results_of_all(folder)
             samples = rounds.next_to_run(results)
-        record = {**rounds.record, "rounds": len(rounds.chosen)}
-        if of_grid is not None:
-            record |= {"flops": rounds.count_flops(engine), "flops_of_grid": of_grid}
-        if self._mesh.is_leader:
-            folder.record_adaptive(record)
-            _LOG.info(in_words(record, rounds.num_cells, results.num_planned_cells))
+        record = rounds.record_of_end(results, engine, of_grid)
+        if record and self._mesh.is_leader:
+            folder.record(record)
+            _LOG.info(rounds.in_words(record, results))
 
     def _results_of_all(self, folder: RunFolder) -> Results:
         """What all processes have written so far; the same in each of them."""

@@ -160,15 +160,13 @@ def early_as_junit(early: EarlyComparison) -> str:
     kind = {"regression": "failure", "undecided": "skipped"}.get(early.verdict)
     if kind is not None:
         ElementTree.SubElement(case, kind, {"message": _xml(early.summary())})
-    ElementTree.indent(root)
-    text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
-    return text.decode("ascii")
+    return _xml_text(root)
 
 
 def early_as_markdown(early: EarlyComparison) -> str:
     """A heading with the verdict, and the sentence about it."""
-    names = f"{_marked(early.baseline)} → {_marked(early.candidate)}"
-    return f"### {early.verdict}: {names}\n\n{_marked(early.summary())}"
+    names = f"{escape_markdown(early.baseline)} → {escape_markdown(early.candidate)}"
+    return f"### {early.verdict}: {names}\n\n{escape_markdown(early.summary())}"
 
 
 EARLY_FORMATS: Mapping[str, Callable[[EarlyComparison], str]] = {
@@ -235,11 +233,3 @@ def _xml_text(root: ElementTree.Element) -> str:
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, "us-ascii", xml_declaration=True)
     return text.decode("ascii")
-
-
-def _in_ascii(record: Mapping[str, Any]) -> str:
-    """As JSON that no terminal or stream can make anything else of."""
-    text = to_json(record, indent=2).decode().replace("\x7f", "\\u007f")
-    return "".join(
-        sign if sign.isascii() and sign != "\x7f" else dumps(sign)[1:-1] for sign in text
-    )

@@ -65,6 +65,8 @@ def _counts(results: Results, measure: Measure | None) -> str:
         measured, planned = len(results.cells), counted(results.num_planned_cells, "cell")
         ending = "" if results.is_finished else ", not finished"
         parts.append(f"measured {measured:,} of {planned}: adaptive{ending}")
+    elif results.stopped_early:
+        parts.append(results.stopped_early)
     elif not results.is_complete:
         parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
     return ", ".join(parts)
@@ -76,7 +78,7 @@ def _estimands(results: Results) -> list[str]:
         return []
     index, lines = index_samples(results), []
     table = index.table(is_right)
-    has_estimate = len(table.values) and not results.is_adaptive
+    has_estimate = len(table.values) and not results.is_selected
     estimate = estimate_table(table) if has_estimate else None
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"

@@ -241,7 +241,7 @@ def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
 def _progress(results: Results) -> str:
     if results.is_complete:
         return ""
-    if results.is_adaptive:
+    if results.is_selected:
         return gaps(results)[0]
     done, planned = results.num_done or 0, results.num_planned or 0
     return (

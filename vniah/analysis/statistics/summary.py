@@ -125,6 +125,8 @@ def summarize(
         return Summary(
             results.average, None, None, by_length, effective, (), None, results.progress
         )
+    if results.stopped_early:
+        return Summary(results.average, None, None, {}, effective, (), None, results.progress)
     like_these = other_depths = None
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
