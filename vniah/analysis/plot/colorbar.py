@@ -1,12 +1,11 @@
 """The colours of a heatmap and the bar that explains them."""
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap
 
 from vniah.analysis.plot.style import (
+    BLANK,
     FAINT,
     INK,
     LABEL_SIZE,
@@ -45,11 +44,9 @@ def style_colorbar(bar: Colorbar, table: Table) -> None:
     write_label((bar.ax.yaxis if is_upright else bar.ax.xaxis).label, table.label)
     if table.chance is None:
         return
-    dotted: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1.6}
-    if is_upright:
-        bar.ax.axhline(table.chance, **dotted)
-    else:
-        bar.ax.axvline(table.chance, **dotted)
+    draw_line = bar.ax.axhline if is_upright else bar.ax.axvline
+    draw_line(table.chance, color=BLANK, linewidth=2.6)  # else it is lost on dark colours
+    draw_line(table.chance, color=INK, linestyle=":", linewidth=1.6)
     bar.ax.annotate(
         "a guess",
         xy=(0, table.chance) if is_upright else (table.chance, 1),

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
+from matplotlib.text import Text
 
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels, depth_label
 from vniah.analysis.plot.captions import CORRECT, default_title
@@ -16,6 +17,7 @@ from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
 from vniah.analysis.plot.marks import add_legend, hatch_errors, tell_left_out, write_numbers
 from vniah.analysis.plot.second_axis import SecondLabels, add_second_axis, second_labels
 from vniah.analysis.plot.style import (
+    BLANK,
     COLORBAR,
     DEFAULT_PALETTE,
     FAINT,
@@ -24,11 +26,13 @@ from vniah.analysis.plot.style import (
     SMALL_SIZE,
     TICK_SIZE,
     TITLE_PAD,
+    given_text,
     write_caption,
     write_label,
     write_title,
 )
 from vniah.analysis.plot.table import Table, resolve
+from vniah.analysis.plot.typesetting import warn_of_missing
 from vniah.options import Palette, SecondAxis
 from vniah.results import Results
 
@@ -123,6 +127,7 @@ def heatmap(
     )
     if annotate:
         tell_left_out(write_numbers(ax, table, colors))
+    warn_of_missing(map(given_text, ax.findobj(Text)))
     return ax
 
 
@@ -149,7 +154,7 @@ def draw_table(ax: Axes, table: Table, results: Results, *, title: str, look: Lo
     position = None if training is None else _column(training, table.frames)
     is_named_above = position is not None and look.second is None
     if position is not None:
-        ax.axvline(position, color="white", linewidth=2.6)  # else it is lost on dark cells
+        ax.axvline(position, color=BLANK, linewidth=2.6)  # else it is lost on dark cells
         ax.axvline(position, color=INK, linestyle=":", linewidth=1.6)
         if is_named_above:
             _name_training_length(ax, position / len(table.frames))

@@ -1,6 +1,5 @@
 """Figures of one or several panels, as files that are the same everywhere."""
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -17,11 +16,9 @@ from matplotlib.text import Text
 from vniah.analysis.plot.arrange import Layout, Sizes, arrange
 from vniah.analysis.plot.sharing import place_label, share_labels
 from vniah.analysis.plot.style import given_text
-from vniah.analysis.plot.typesetting import Fonts, own_settings
-from vniah.errors import InputError, counted, short_repr
+from vniah.analysis.plot.typesetting import Fonts, own_settings, warn_of_missing
+from vniah.errors import InputError, short_repr
 from vniah.files import atomic_path
-
-_LOG = logging.getLogger("vniah")
 
 # In inches.
 _MARGINS = (0.9, 2.6)  # around axes, for labels and captions, before these are measured
@@ -191,23 +188,13 @@ def _num_columns(panels: Sequence[Panel], width: float | None, columns: int | No
 def _cover_characters(figure: Figure) -> None:
     """Gives all texts fonts that have their characters; what no font has becomes an escape."""
     texts = figure.findobj(Text)
-    fonts = Fonts.covering(given_text(text) for text in texts)
+    given = [given_text(text) for text in texts]
+    fonts = Fonts.covering(given)
     for text in texts:
         if not (shown := text.get_text()).isascii():
             text.set_fontfamily(fonts.behind(text))
             text.set_text("\n".join(map(fonts.writable, shown.split("\n"))))
-    warn_of_missing(fonts)
-
-
-def warn_of_missing(fonts: Fonts) -> None:
-    """Logs one line if there are characters that no font of this system has."""
-    if fonts.missing:
-        named = " ".join(sorted(fonts.missing)[:10])
-        _LOG.warning(
-            f"no font of this system has {counted(len(fonts.missing), 'character')} of the "
-            f"picture ({named}{' ...' if len(fonts.missing) > 10 else ''}); they are drawn as "
-            "escapes such as \\u4e2d"
-        )
+    warn_of_missing(given)
 
 
 def _exact_dpi(figure: Figure) -> float:

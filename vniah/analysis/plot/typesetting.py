@@ -11,11 +11,14 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from vniah.errors import printable
+from vniah.errors import counted, printable
 
 SANS = "DejaVu Sans"
 MONO = "DejaVu Sans Mono"
 """Both come with matplotlib. They lack, among others, the characters of Chinese and Japanese."""
+
+_LOG = logging.getLogger("vniah")
+_MOST_SHOWN = 10  # characters in a message
 
 ELLIPSIS = "\u2026"
 """Stands for what is left out of a name."""
@@ -134,6 +137,17 @@ class Fonts:
             else:
                 high = middle - 1
         return lines(low)[:most]
+
+
+def warn_of_missing(texts: Iterable[str]) -> None:
+    """Logs one line if texts have characters that no font of this system has."""
+    missing = sorted(Fonts.covering(texts).missing)
+    if missing:
+        shown = " ".join(missing[:_MOST_SHOWN]) + (" ..." if len(missing) > _MOST_SHOWN else "")
+        _LOG.warning(
+            f"no font of this system has {counted(len(missing), 'character')} of the picture "
+            f"({shown}); they are drawn as escapes such as \\u4e2d"
+        )
 
 
 @lru_cache(maxsize=1 << 14)
