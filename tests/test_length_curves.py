@@ -20,6 +20,7 @@ from vniah.analysis.plot import (
     save_length_curves,
 )
 from vniah.analysis.plot.lines import MOST_LINES, line_style
+from vniah.analysis.plot.needles import resolve_needles
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.medians import (
     cluster_medians,
@@ -27,6 +28,7 @@ from vniah.analysis.statistics.medians import (
     num_needles_of_median,
 )
 from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.table_rows import length_rows
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError
 from vniah.results import load_results
@@ -253,6 +255,25 @@ def test_planned_lengths_without_a_value_are_on_the_axis():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "16", "1,024"]
     even = make_run("100:3000:100", "0", num_needles=1)
     assert length_curves(even, new_axes()).get_xscale() == "linear"
+
+
+def test_lengths_of_which_an_adaptive_run_chose_some_depths_have_no_mark():
+    run = make_run(
+        "8,16,32",
+        "0,1",
+        num_needles=2,
+        adaptive={"precision": "10%", "threshold": 0.9},
+        outcome=lambda c, k: None if c.num_frames == 16 and c.depth == 0 else True,
+    )
+    ax = length_curves(run, new_axes())
+    (line,) = lines_of(ax)
+    rows = {row["num_frames"]: row["score"] for row in length_rows(run)[1:]}
+    assert rows == {8: 1.0, 16: None, 32: 1.0}
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
+    assert "an adaptive run measured some depths only have no mark" in caption_of(ax)
+    table = resolve_needles(run).table
+    assert np.isnan(table.values).all(axis=0).tolist() == [False, True, False]
+    assert not (table.failed | table.partial).any()
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line():

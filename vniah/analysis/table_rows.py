@@ -257,6 +257,17 @@ def all_cells(results: Results) -> list[CellScore]:
     return [everything[cell] for cell in sorted(everything)]
 
 
+def partly_measured_lengths(results: Results) -> frozenset[int]:
+    """The lengths of an adaptive run of which some cells were not measured.
+
+    They have no mean: scores decided which cells were measured, and others may differ.
+    """
+    if not results.is_adaptive:
+        return frozenset()
+    cells = all_cells(results)
+    return frozenset(found.cell.num_frames for found in cells if not _is_measured(found))
+
+
 def _length_row(
     results: Results,
     length: int | None,

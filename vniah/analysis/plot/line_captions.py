@@ -6,6 +6,7 @@ from vniah.analysis.plot.captions import CORRECT
 from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.medians import num_needles_of_median
+from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
 from vniah.results import Results
@@ -34,6 +35,8 @@ def about_lines(
     if rings is not None:
         yield f"rings: effective length (at least {rings:g} up to there)"
     yield from _about_missing(series)
+    if any(map(partly_measured_lengths, runs)):
+        yield "lengths of which an adaptive run measured some depths only have no mark"
     yield from _about_controls(runs, value)
 
 

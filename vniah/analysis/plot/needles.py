@@ -15,6 +15,7 @@ from vniah.analysis.plot.style import DEFAULT_PALETTE, INK, LABEL_SIZE, TICK_SIZ
 from vniah.analysis.plot.table import Table, default_title
 from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.table import index_samples
+from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.errors import ResultsError, printable
 from vniah.options import Palette
 from vniah.results import Results
@@ -124,7 +125,10 @@ def resolve_needles(results: Results) -> NeedleTable:
         rows = np.array([places[name] for name in some.needles], np.intp)[some.needle]
         at = np.array([columns[cell.num_frames] for cell in some.cells], np.intp)[some.cell]
         np.add.at(counts, (rows, at), 1)
-    for length in done.lengths:
+    without_mean = partly_measured_lengths(results)
+    is_blank = [length in without_mean for length in frames]
+    num_all[:, is_blank] = num_done[:, is_blank] = 0
+    for length in sorted(set(done.lengths) - without_mean):
         part = done.at_length(length)
         for needle in np.unique(part.needle):
             own = part.where(part.needle == needle)

@@ -14,7 +14,7 @@ from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.medians import cluster_medians, median_interval
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
-from vniah.analysis.table_rows import all_cells
+from vniah.analysis.table_rows import all_cells, partly_measured_lengths
 from vniah.errors import InputError
 from vniah.results import CellScore, Results, SampleResult
 from vniah.results.measures import value_of
@@ -104,10 +104,11 @@ def length_series(
         return Series(lengths, scores, nothing, nothing, ~np.isnan(scores), "needles")
     table = (index or index_samples(results)).table(partial(_number, value))
     pending = pending_lengths(results)
+    without_mean = partly_measured_lengths(results)
     points, is_whole = [], []
     for length, cells in columns.items():
         part = table.at_length(length)
-        has_value = bool(len(part.values))
+        has_value = bool(len(part.values)) and length not in without_mean
         points.append(get_point(part, results, confidence) if has_value else _Point())
         num_samples = sum((found.num_samples or 0) + found.num_errors for found in cells)
         has_all_cells = all(found.num_samples or found.num_errors for found in cells)
