@@ -467,7 +467,7 @@ def test_needles_of_other_names_in_other_cells_count_once_each():
     manifest = make_manifest(grid)
     samples = tuple(make_sample(c, k, True) for c in grid.cells for k in range(10))
     run = Results("tiny", Path("runs/tiny"), manifest, samples)
-    assert vniah.vniah.summarize(run).needles_like_these.num_needles == 10
+    assert vniah.summarize(run).needles_like_these.num_needles == 10
 
 
 def test_summaries_of_a_folder(tmp_path):

@@ -15,7 +15,8 @@ from vniah.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-_MOST_PASSES = 6  # of the layout: texts are wrapped, which changes the room for the axes
+_MOST_PASSES = 8  # of the layout: texts are wrapped, which changes the room for the axes
+_WRAPPING_PASSES = 4  # afterwards lines stay as they are, else two layouts could alternate
 _EXACT = 0.005  # inches
 _MOST_TRIES, _GROWTH = 6, 1.4  # of a layout for which the figure is too small
 _BAR = 0.1  # inches, the thickness of a bar that panels share
@@ -118,7 +119,7 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
     """
     figure, num_columns = layout.figure, len(sizes.widths)
     _wrap_to_axes(layout, num_columns, is_fixed=is_fixed)
-    for _ in range(_MOST_PASSES):
+    for number in range(_MOST_PASSES):
         _execute(figure, is_fixed=is_fixed)
         widths, heights = layout.measure(num_columns)
         if is_fixed:
@@ -127,7 +128,8 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
         wanted_widths, wanted_heights = layout.with_bar(sizes)
         errors = np.concatenate([wanted_widths - widths, wanted_heights - heights])
         before = [text.get_text() for ax in layout.axes for text in (ax.title, *ax.texts)]
-        _fit_rows(layout.axes, num_columns)
+        if number < _WRAPPING_PASSES:
+            _fit_rows(layout.axes, num_columns)
         after = [text.get_text() for ax in layout.axes for text in (ax.title, *ax.texts)]
         if np.abs(errors).max() < _EXACT and before == after:
             break
@@ -136,6 +138,8 @@ def arrange(layout: Layout, sizes: Sizes, *, is_fixed: bool) -> None:
         size = figure.get_size_inches()
         growth = 0.0 if is_fixed else (wanted_widths - widths).sum()
         figure.set_size_inches(size[0] + growth, size[1] + (wanted_heights - heights).sum())
+    else:
+        _execute(figure, is_fixed=is_fixed)
     figure.set_layout_engine("none")
 
 
