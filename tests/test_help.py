@@ -30,10 +30,8 @@ def test_help_says_what_a_command_does_and_its_defaults(name):
     assert "None" not in parser.format_help()
     for action in parser._actions:
         said = (action.help or "") % {"default": action.default}
-        is_told = isinstance(action.default, str | int | float) and action.default not in (
-            True,
-            False,
-        )
+        is_told = isinstance(action.default, str | int | float)
+        is_told = is_told and not isinstance(action.default, bool)
         if "default" in said and is_told and action.dest not in _IN_OTHER_WORDS:
             assert f"{action.default}".removesuffix(".0") in said
 
