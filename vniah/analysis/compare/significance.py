@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from vniah.analysis.statistics.falls import FallTests
     from vniah.analysis.statistics.losses import LossTests, NeedleChange
 
+NUM_TESTS = 3
+"""How many tests share a significance: those of a fall of needles like these."""
+
+NUM_TESTS_PAIRED = NUM_TESTS + 2
+"""On the same samples there are two more, of what these needles lost (`LossTests`)."""
+
 _MOST_NAMED = 5
 
 
@@ -188,9 +194,7 @@ def _num_for(p_value: float, each: float, num: int) -> int:
 
 def _level(significance: float, *, is_paired: bool) -> float:
     """The share of a significance that each of the tests has."""
-    from vniah.analysis.statistics.falls import num_tests
-
-    return significance / num_tests(is_paired=is_paired)
+    return significance / (NUM_TESTS_PAIRED if is_paired else NUM_TESTS)
 
 
 def _why_unknown(pair: Pair, tests: "FallTests | None", significance: float) -> str:

@@ -30,14 +30,6 @@ _CHUNK = 512  # cells at a time, which takes 40 MB
 _ROUNDING = 1e-9
 
 
-def num_tests(*, is_paired: bool) -> int:
-    """How many tests share a significance: three of a fall of needles like these.
-
-    On the same samples there are two more, of what these needles lost (`LossTests`).
-    """
-    return 5 if is_paired else 3
-
-
 @dataclass(frozen=True)
 class CellTest:
     """P-values of a cell, corrected by Holm's procedure for all cells being tested.
