@@ -220,7 +220,7 @@ def test_two_questions_are_too_few_to_tell(measure, world):
     )
     assert found.text == "no better than without a video"
     summary, shares = found.lines[0].rsplit("; ", 1)
-    assert summary.endswith("guessing gives 0.1, and they are too few to tell")
+    assert summary.endswith("guessing gets 0.1 of 1, and they are too few to tell")
     assert shares == "1.00 of the test's samples are right, and 1.00 without a video"
 
 

@@ -94,6 +94,20 @@ def test_names_may_hold_anything_and_are_cut_where_they_are_long():
     assert all(len(label) < 40 for label in labels)
 
 
+def test_names_with_dollar_signs_are_no_mathematics():
+    run = make_run("8", "0", num_needles=2)
+    names = {"needle-0": "a$_$b", "needle-1": "price-$5-or-$6"}
+    samples = tuple(
+        replace(s, fields={**s.fields, "needle_id": names[s.needle_id]}) for s in run.samples
+    )
+    run = replace(run, samples=samples)
+    ax = needle_map(run, new_axes())
+    ax.figure.canvas.draw()  # would raise
+    shown = {label.get_text().replace(r"\$", "$") for label in ax.get_yticklabels()}
+    assert shown == set(names.values())
+    assert all(r"\$" in label.get_text() for label in ax.get_yticklabels())
+
+
 def test_run_that_does_not_tell_needles_apart_is_refused():
     run = make_run("8", "0")
     shared = tuple(replace(s, fields={"needle_ids": ["a", "b"]}) for s in run.samples)

@@ -118,8 +118,9 @@ def test_heatmap_caption_names_both_questions_about_the_needles():
     ax = heatmap(load_results(PUBLISHED_DIR.parent / "reference-short"), new_axes(12))
     assert texts(ax)[0].split("\n")[:3] == [
         "n = 10 per cell",
-        "average of these needles; needles like these: 0.31 to 0.39 (95 %, 10 needles)",
-        "effective length (score \u2265 0.9): 32 frames; needles like these: \u2264 32",
+        "average: of these needles; for needles like these 0.31 to 0.39 (95 %, 10 needles)",
+        "effective length (score \u2265 0.9): 32 frames with these needles, with needles like "
+        "these \u2264 32",
     ]
     few = heatmap(make_run("8", "0", num_needles=2), new_axes(12))
     assert "(95 %, 2 needles, too few to know it to 0.1)" in texts(few)[0]

@@ -208,7 +208,7 @@ def test_task_of_the_docs_runs_by_its_name(tmp_path, monkeypatch, capsys):
     assert main([*words, "--output", "halves"]) == 0
     shown = capsys.readouterr().out
     assert "2 cells x 10 needles" in shown and "no-needle" in shown
-    assert "guessing gives 5.0" in shown and "card-blue-5/answer" not in shown
+    assert "guessing gets 5.0 of" in shown and "card-blue-5/answer" not in shown
     results = load_results("halves")
     lines = (*results.samples, *results.control_samples)
     assert {line.fields["num_options"] for line in lines} == {2} and results.chance == 0.5

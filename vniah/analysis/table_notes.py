@@ -38,11 +38,15 @@ def average_over(results: Results) -> str:
 def gaps(results: Results) -> list[str]:
     """Lines that say where the means of the table are over less than was planned."""
     lines = [results.progress] if results.progress else []
-    for count in sorted({found.cell.num_frames for found in results.cells}):
-        column = [found for found in results.cells if found.cell.num_frames == count]
-        num_errors = sum(found.num_errors for found in column)
-        num_pending = sum(results.pending_by_cell.get(found.cell, 0) for found in column)
-        num_scored = sum(found.score is not None for found in column)
+    pending = results.pending_by_cell
+    found_cells = {found.cell: found for found in results.cells}
+    cells = found_cells.keys() | pending.keys()
+    for count in sorted({cell.num_frames for cell in cells}):
+        column = [cell for cell in cells if cell.num_frames == count]
+        measured = [found_cells[cell] for cell in column if cell in found_cells]
+        num_errors = sum(found.num_errors for found in measured)
+        num_pending = sum(pending.get(cell, 0) for cell in column)
+        num_scored = sum(found.score is not None for found in measured)
         has = "has" if num_pending == 1 else "have"
         without = [
             *([f"{counted(num_errors, 'sample')} that could not be run"] if num_errors else []),

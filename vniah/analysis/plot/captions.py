@@ -83,7 +83,7 @@ def _estimands(results: Results) -> list[str]:
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
         lines.append(
-            f"average of these needles; needles like these: {interval.low:.2f} to "
+            f"average: of these needles; for needles like these {interval.low:.2f} to "
             f"{interval.high:.2f} ({_unbroken(percent_of(estimate.confidence))}, "
             f"{_unbroken(counted(estimate.num_needles, 'needle'))}{few})"
         )
@@ -92,7 +92,9 @@ def _estimands(results: Results) -> list[str]:
         these, others = length.short
         text = f"effective length ({_unbroken(f'score >= {length.threshold:g}')}): "
         text += _unbroken(f"{these} {length.axis}")
-        lines.append(text if others == "." else f"{text}; needles like these: {_unbroken(others)}")
+        if others != ".":
+            text += f" with these needles, with needles like these {_unbroken(others)}"
+        lines.append(text)
     return lines
 
 

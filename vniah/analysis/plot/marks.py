@@ -145,14 +145,13 @@ def write_numbers(ax: Axes, table: Table, colors: Colormap) -> int:
     fitting = [place for place in texts if heights[place] >= size * _LINE_HEIGHT]
     for place in fitting:
         share = table.share(place)
-        is_hatched = bool(table.partial[place.row, place.column])
         ax.text(
             place.column + 0.5,
             (place.top + place.bottom) / 2,
             texts[place],
             fontsize=size,
             color=_letters_on(colors, share),
-            bbox={"facecolor": colors(share), "linewidth": 0, "pad": 0.8} if is_hatched else None,
+            bbox={"facecolor": colors(share), "linewidth": 0, "pad": 0.8},  # over hatches and lines
             horizontalalignment="center",
             verticalalignment="center_baseline",
             clip_on=True,

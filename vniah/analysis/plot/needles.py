@@ -165,4 +165,5 @@ def _short(names: Sequence[str]) -> tuple[list[str], list[str]]:
     fonts = Fonts.covering(shown)
     style = fonts.style(TICK_SIZE)
     labels = [fonts.wrap_name(name, _LONGEST_NAME, style, most=1) for name in shown]
-    return ["".join(lines) for lines in labels], style.get_family()
+    # Labels of ticks would be read as mathematics between two dollar signs.
+    return ["".join(lines).replace("$", r"\$") for lines in labels], style.get_family()

@@ -157,7 +157,7 @@ def in_words(asked: Sequence[Asked]) -> str:
 
 
 def guessing_in_words(asked: Sequence[Asked]) -> str:
-    """What guessing gives; and whether even all questions right would be no finding."""
+    """How many guessing gets right; and whether even all of them right would be no finding."""
     best = [replace(one, is_right=True) for one in asked]
     too_few = "" if is_above_chance(best) else ", and they are too few to tell"
-    return f"guessing gives {expected_right(asked):.1f}{too_few}"
+    return f"guessing gets {expected_right(asked):.1f} of {len(asked):,}{too_few}"

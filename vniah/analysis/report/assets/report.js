@@ -280,12 +280,19 @@
     return make("div", { name: "scroll" }, table);
   };
 
+  // As the squares have it: a tie, such as 1/8, goes to the even digit, and not upwards.
+  const twoDigits = (value) => {
+    const below = Math.floor(value * 100);
+    const isTie = Number.isInteger(value * 8) && value * 100 - below === 0.5;
+    return (isTie && below % 2 === 0 ? below / 100 : value).toFixed(2);
+  };
+
   const cellText = (run, cell) => {
     const [place, score, low, high, numScored, numRight, numErrors] = cell;
     const [, frames, row] = run.places[place];
     const parts = [`${frames.toLocaleString("en")} ${run.axis}, ${run.row} ${row}:`];
-    parts.push(score === null ? "no score" : score.toFixed(2));
-    if (low !== null) parts.push(`(${low.toFixed(2)} to ${high.toFixed(2)} for needles like these in this cell)`);
+    parts.push(score === null ? "no score" : twoDigits(score));
+    if (low !== null) parts.push(`(${twoDigits(low)} to ${twoDigits(high)} for needles like these in this cell)`);
     if (numScored) parts.push(`– ${numRight.toLocaleString("en")} of ${numScored.toLocaleString("en")} right`);
     if (numErrors) parts.push(`– ${numErrors.toLocaleString("en")} not run`);
     return parts.join(" ");
