@@ -130,6 +130,17 @@ def test_a_run_that_is_going_on_is_undecided_until_a_fall_is_shown():
     assert {compare_early(before, run(num)).verdict for num in range(len(ORDER))} == {"undecided"}
 
 
+def test_a_fall_that_the_rest_cannot_undo_is_found_with_few_needles():
+    before = run(10, num_needles=10)
+    found = compare_early(before, run(5, lambda c, k: False, num_needles=10))
+    assert found.verdict == "regression"
+    broken = {one.rule for one in found.findings if not one.passed}
+    assert broken == {"needles_lost", "average_of_these_needles"}
+    assert "were all missing samples right" in found.summary()
+    half = run(5, lambda c, k: k > 0 or c.depth > 0.5, num_needles=10)
+    assert compare_early(before, half).verdict == "undecided"
+
+
 def test_a_complete_run_is_compared_with_what_is_left_of_the_significance():
     before, after = run(len(ORDER)), run(len(ORDER), worse)
     early = compare_early(before, after)
@@ -184,7 +195,8 @@ def test_what_cannot_be_compared_early_is_one_line():
         compare_early(before, run(3, **others))
     with pytest.raises(CannotCompareError, match=r"differ in haystack\.sha256"):
         compare_early(before, run(3, haystack__sha256="ff"))
-    few = compare_early(run(len(ORDER), num_needles=5), run(7, lambda c, k: False, num_needles=5))
+    half = run(7, lambda c, k: k > 0 or c.depth > 0.5, num_needles=5)
+    few = compare_early(run(len(ORDER), num_needles=5), half)
     assert few.verdict == "undecided" and "too few needles" in few.summary()
     nothing = compare_early(before, run(0))
     assert nothing.verdict == "undecided" and nothing.num_done == 0

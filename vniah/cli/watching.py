@@ -56,6 +56,11 @@ def _require_watchable(folder: Path, config: SweepConfig, options: argparse.Name
             "them from the file"
         )
     plan = config.plan(Path(), [Entry("checkpoint", {"model": str(folder)})])
+    if any(member.options.stop_early for member in plan.members):
+        raise InputError(
+            "--stop-early is for vniah run; watch measures each checkpoint whole, and compares it "
+            "with a --baseline"
+        )
     if options.baseline is not None and len(plan.members) > 1:
         raise InputError(
             f"--baseline is one run, and there are {len(plan.members)} of each checkpoint; with "
@@ -89,7 +94,6 @@ class _Watcher:
         self._seen: dict[str, str] = {}  # the state of the files when they were last looked at
         self._done: dict[str, str] = {}  # the same, of checkpoints that are dealt with
         self._said: dict[str, str] = {}
-        self._latest: dict[str, Results] = {}
         self._lines: dict[str, dict[str, Results]] = {}
 
     def look(self) -> None:
@@ -165,7 +169,10 @@ class _Watcher:
         from vniah.results import load_results
 
         record, folder = self._index.record(member.name), plan.folder_of(member)
-        if folder is None or record.get("state") != COMPLETE or record.get("files") != key:
+        same = {"state": COMPLETE, "files": key, "settings": member.settings}
+        if folder is None or self._options.overwrite:
+            return None
+        if any(record.get(name) != value for name, value in same.items()):
             return None
         try:
             results = load_results(folder)
@@ -212,17 +219,19 @@ class _Watcher:
             self._code = max(self._code, 1)
         self._lines.setdefault(_kind_of(member), {})[checkpoint] = results
         parts = [_in_short(results)]
-        verdict = self._verdict(member, results)
+        verdict = self._verdict(checkpoint, member, results)
         if verdict is not None:
             parts.append(str(verdict["text"]))
-        self._index.has_ended(member, results, files=key, verdict=verdict)
+        self._index.has_ended(member, results, files=key, settings=member.settings, verdict=verdict)
         show(f"{member.name}: {'; '.join(parts)}")
 
-    def _verdict(self, member: Member, results: "Results") -> dict[str, Any] | None:
+    def _verdict(
+        self, checkpoint: str, member: Member, results: "Results"
+    ) -> dict[str, Any] | None:
         """How a run compares with the baseline, or with that of the checkpoint before."""
-        kind = _kind_of(member)
-        before, self._latest[kind] = self._latest.get(kind), results
-        baseline = self._options.baseline or (before if self._options.rules else None)
+        baseline = self._options.baseline
+        if baseline is None and self._options.rules:
+            baseline = self._before(checkpoint, member)
         if baseline is None:
             return None
         from vniah.analysis.compare.comparison import compare_by
@@ -237,6 +246,14 @@ class _Watcher:
             self._code = max(self._code, 1)
         warning = f". Warning: {comparison.warning}" if comparison.warning else ""
         return {"passed": comparison.passed, "text": comparison.summary() + warning}
+
+    def _before(self, checkpoint: str, member: Member) -> "Results | None":
+        """The same run of the checkpoint before this one, by the numbers in their names."""
+        from vniah.models.appearing import natural_key
+
+        line = self._lines[_kind_of(member)]
+        earlier = [name for name in line if natural_key(name) < natural_key(checkpoint)]
+        return line[max(earlier, key=natural_key)] if earlier else None
 
 
 def _kind_of(member: Member) -> str:

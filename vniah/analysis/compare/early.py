@@ -10,7 +10,7 @@ from vniah.analysis.compare.comparison import Comparison, compare_by
 from vniah.analysis.compare.findings import changes_of, findings_of
 from vniah.analysis.compare.pairing import Pair, load, pair_runs
 from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
-from vniah.analysis.compare.significance import GateTests
+from vniah.analysis.compare.significance import GateTests, losses_of
 from vniah.errors import CannotCompareError, counted
 from vniah.grid import Cell
 from vniah.results import Results, SampleResult
@@ -104,7 +104,7 @@ def compare_early(
     """
     asked = make_rules(rules, thresholds)
     before, after = load(baseline, "baseline"), load(candidate, "candidate")
-    if after.is_complete:
+    if after.is_finished:
         return _of_complete(before, after, asked)
     missing = set(planned_test_ids(after.manifest)) - {
         sample.sample_id for sample in after.samples if sample.error is None
@@ -126,6 +126,15 @@ def compare_early(
     if asked.significance is not None:
         test = _test(pair, missing)
         found = _of_significance(asked.significance, test)
+        # Were all missing samples right, the tests of these needles would find a fall at the end.
+        final = asked.significance * (1 - EARLY_SHARE)
+        lost = [
+            replace(one, text=f"{one.text}, were all missing samples right")
+            for one in losses_of(final, asked.significant_drop, pair)
+            if not one.passed
+        ]
+        if lost:
+            verdict, broken = "regression", [*broken, *lost]
         findings = [found, *broken]
         verdict = verdict if found.passed else "regression"
     elif not broken and all(finding.passed for finding in held):

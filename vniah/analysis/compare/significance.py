@@ -90,6 +90,26 @@ def significance_findings(
     yield from found
 
 
+def losses_of(significance: float, significant_drop: float, pair: Pair) -> Iterator[Finding]:
+    """What two runs of the same samples say of these needles alone.
+
+    Args:
+        significance: that of all tests, of which these have their share.
+        significant_drop: as in `Rules`.
+        pair: the runs.
+    """
+    if not pair.is_paired or not _has_changed(pair):
+        return
+    from vniah.analysis.statistics.losses import loss_tests
+
+    cells = {old.cell for old, _ in pair.cells}
+    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
+    losses, each = loss_tests(before, after), _level(significance, is_paired=True)
+    if losses.knows_needles:
+        yield _needles_lost(losses, each)
+    yield _average(losses, each, significant_drop)
+
+
 def _like_these(
     significance: float, pair: Pair, changes: Sequence[CellChange], tests: "FallTests | None"
 ) -> Finding:

@@ -80,7 +80,8 @@ class EarlyTest:
 
     def can_find(self, level: float) -> bool:
         """Whether a fall could be found before the run is complete with so few needles."""
-        return self.num_looks > 0 and 2.0**self.num_needles * level >= 1
+        most = symmetry_e_value([-1.0] * self.num_needles)
+        return self.num_looks > 0 and most * level >= 1
 
 
 def early_test(table: SampleTable, parts: Sequence[Sequence[Cell]]) -> EarlyTest:

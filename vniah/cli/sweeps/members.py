@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vniah.cli.inputs import SERVER_FIELDS
+from vniah.files import hash_text
 from vniah.options import LoadOptions
 from vniah.options.rope import RopeChoice, rope_choices
 
@@ -42,6 +43,16 @@ class Member:
         """Equal for members that read the same film in the same way."""
         names = ("haystack", "sampling", "decoder", "keep_damaged", "stream", "assume_fps")
         return self._values(*names)
+
+    @property
+    def settings(self) -> str:
+        """Stands for what is measured, and how: equal for equal settings."""
+        asked = self._values(
+            *("needles", "needle_frames", "needle_style", "task", "task_option", "controls"),
+            *("frames", "depths", "positions", "scorer", "max_new_tokens", "adaptive"),
+            "precision",
+        )
+        return hash_text(repr((self.weights, self.film, self.rope, asked)))
 
     def _values(self, *names: str) -> Hashable:
         return tuple(repr(getattr(self.options, name, None)) for name in names)

@@ -121,6 +121,7 @@ def rescore(
     source, folder = user_path(results, "a result"), user_path(output, "the output")
     earlier, hashes = _read(source)
     _require_apart(source, folder)
+    _require_original(earlier)
     name = default_rule(earlier) if answer_rules is None else answer_rules
     given = load_needles(str(needles)) if isinstance(needles, str | Path) else needles
     exported = None if export is None else user_path(export, "the export")
@@ -216,6 +217,19 @@ def _open_rule(
     again = task_again(results, task, task_options)
     samples = samples_again(results, again, needles, export)
     return text_rule(name, again, samples, accept)
+
+
+def _require_original(earlier: Results) -> None:
+    """Requires outcomes that a model's run gave: those of other rules do not say all that it did.
+
+    Raises:
+        InputError: the run was itself judged anew.
+    """
+    if (derived := earlier.manifest.get("derived")) is not None:
+        raise InputError(
+            f"{earlier.path} was itself made by other answer rules from {derived['from']}; give "
+            "that run"
+        )
 
 
 def _manifest(
