@@ -144,6 +144,12 @@ def test_each_checkpoint_is_measured_once_when_it_is_whole(watched, tmp_path, sh
 
 def test_checkpoint_that_fell_or_failed_is_said_by_the_exit_code(watched, tmp_path, capsys):
     assert main(watched) == 0
+    capsys.readouterr()
+    assert main([*watched, "--frames", "3"]) == 2  # not the results of other settings
+    found = capsys.readouterr()
+    assert "average" not in found.out and "grid" in found.err
+    assert main([*watched, "--frames", "3", "--overwrite"]) == 0
+    assert main([*watched, "--overwrite"]) == 0
     run = tmp_path / "results" / "run" / "step-20"
     shutil.copytree(run, tmp_path / "baseline")
     (tmp_path / "rules.toml").write_text("min_mean = 1")
@@ -204,6 +210,7 @@ BAD = {
     ),
     "rules": (["watch", "run", "--rules", "none.toml"], "'none.toml' cannot be read"),
     "settings": (["watch", "run", "--frames", "x"], "frames must be"),
+    "stop early": (["watch", "run", "--stop-early", "b"], "--stop-early is for vniah run"),
 }
 
 
