@@ -357,6 +357,13 @@ WORDS = st.from_regex(
 OPTIONS = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 
 
+def test_an_option_that_reads_like_an_answer_with_a_letter_is_ambiguous():
+    assert find_ambiguous(("A", "A Answer: A")) == ("Answer: A", "A Answer: A")
+    with pytest.raises(NeedleError, match="cannot be told apart in generated text"):
+        require_texts("Which?", "A", ("A", "A Answer: A"))
+    assert find_ambiguous(("A", "B")) is None
+
+
 @given(st.lists(OPTIONS, min_size=2, max_size=5, unique=True), st.data())
 def test_text_of_an_option_is_right_only_for_the_answer(choices, data):
     """Holds for every set that can be loaded, whatever its options."""

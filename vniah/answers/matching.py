@@ -106,7 +106,12 @@ def find_ambiguous(choices: tuple[str, ...]) -> tuple[str, str] | None:
     """
     letters = choice_letters(choices)
     for index, choice in enumerate(choices):
-        for text in (choice, *letters[index : index + 1]):
+        forms = [
+            text.format(letter)
+            for letter in letters[index : index + 1]
+            for text in ("{}", "({})", "Answer: {}")  # an option may read like one of these
+        ]
+        for text in (choice, *forms):
             if (named := _named(text, choices)) != {index}:
                 return text, choices[min(named - {index}, default=index)]
     return None
