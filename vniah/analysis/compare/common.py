@@ -27,7 +27,7 @@ def cells_in_common(before: Results, after: Results) -> tuple[Results, Results, 
             f"{before.path} and {after.path} have no measured cell in common; run the candidate on "
             "the grid of the baseline, or both without --adaptive"
         )
-    return _inside(before, own & others), _inside(after, own & others), len(own - others)
+    return inside(before, own & others), inside(after, own & others), len(own - others)
 
 
 def require_whole(results: Results, rule: str, num_frames: int | None = None) -> None:
@@ -55,6 +55,9 @@ def require_whole(results: Results, rule: str, num_frames: int | None = None) ->
         )
 
 
-def _inside(results: Results, cells: Collection[Cell]) -> Results:
+def inside(results: Results, cells: Collection[Cell]) -> Results:
+    """The results with the samples of some cells only."""
+    if all(found.cell in cells for found in results.cells):
+        return results
     samples = (sample for sample in results.samples if sample.cell in cells)
     return replace(results, samples=tuple(samples))

@@ -1,11 +1,12 @@
 """The default gate: is there a significant fall, of needles like these or of these needles?"""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil, comb
 from typing import TYPE_CHECKING
 
 from vniah.analysis.compare.changes import CellChange, Finding, cells_of, mean_scores
+from vniah.analysis.compare.common import inside
 from vniah.analysis.compare.pairing import Pair
 from vniah.analysis.compare.rules import SIGNIFICANT_DROP, Rules
 from vniah.errors import CannotCompareError, counted
@@ -54,8 +55,7 @@ def tests_of(pair: Pair) -> GateTests:
     from vniah.analysis.statistics.falls import fall_tests
     from vniah.analysis.statistics.losses import loss_tests
 
-    cells = {old.cell for old, _ in pair.cells}
-    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
+    before, after = _compared(pair)
     return GateTests(
         fall_tests(before, after, is_paired=pair.is_paired),
         loss_tests(before, after) if pair.is_paired else None,
@@ -74,9 +74,7 @@ def significance_findings(
     each = _level(rules.significance, is_paired=pair.is_paired)
     of_these = []
     if tests.losses is not None:
-        if tests.losses.knows_needles:
-            of_these.append(_needles_lost(tests.losses, each))
-        of_these.append(_average(tests.losses, each, rules.significant_drop))
+        of_these = list(_of_these(tests.losses, each, rules.significant_drop))
     try:
         found = [_like_these(rules.significance, pair, changes, tests.falls), *of_these]
     except CannotCompareError:
@@ -102,12 +100,21 @@ def losses_of(significance: float, significant_drop: float, pair: Pair) -> Itera
         return
     from vniah.analysis.statistics.losses import loss_tests
 
-    cells = {old.cell for old, _ in pair.cells}
-    before, after = (_inside(results, cells.__contains__) for results in (pair.before, pair.after))
-    losses, each = loss_tests(before, after), _level(significance, is_paired=True)
+    before, after = _compared(pair)
+    each = _level(significance, is_paired=True)
+    yield from _of_these(loss_tests(before, after), each, significant_drop)
+
+
+def _of_these(losses: "LossTests", each: float, significant_drop: float) -> Iterator[Finding]:
     if losses.knows_needles:
         yield _needles_lost(losses, each)
     yield _average(losses, each, significant_drop)
+
+
+def _compared(pair: Pair) -> tuple[Results, Results]:
+    """Both runs with the samples of the compared cells only."""
+    cells = {old.cell for old, _ in pair.cells}
+    return inside(pair.before, cells), inside(pair.after, cells)
 
 
 def _like_these(
@@ -244,11 +251,3 @@ def _has_changed(pair: Pair) -> bool:
         return False
     earlier = {sample.sample_id: sample.correct for sample in pair.before.samples}
     return any(earlier.get(one.sample_id) not in (None, one.correct) for one in pair.after.samples)
-
-
-def _inside(results: Results, is_compared: Callable[[object], bool]) -> Results:
-    """The results with the samples of the compared cells only."""
-    if all(is_compared(found.cell) for found in results.cells):
-        return results
-    samples = (sample for sample in results.samples if is_compared(sample.cell))
-    return replace(results, samples=tuple(samples))
