@@ -74,11 +74,10 @@ def test_source_distribution_holds_what_git_tracks(sdist):
 
 @pytest.mark.slow
 def test_tests_run_from_the_source_distribution(sdist):
-    files = ("test_layering.py", "test_requirements.py", "test_schema.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(sdist)}
     done = subprocess.run(
-        [*command, *(f"tests/{name}" for name in files)],
+        [*command, "tests/test_requirements.py"],
         cwd=sdist,
         env=environment,
         capture_output=True,
@@ -112,8 +111,8 @@ def test_metadata_is_complete(sdist):
 @pytest.mark.usefixtures("film")
 def test_wheel_of_the_source_distribution_runs_in_an_empty_folder(sdist, tmp_path):
     source = shutil.copytree(sdist, tmp_path / "source")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "-w", str(tmp_path), str(source)], check=True)
+    code = f"import setuptools.build_meta as build; build.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     in_package = {name for name in files_below(sdist) if name.startswith("vniah/")}

@@ -111,11 +111,9 @@ class Fonts:
     def cut(self, text: str, width: float, style: FontProperties) -> str:
         """One line of text, with three dots for its end where it is wider than ``width`` points."""
         line = self.writable(text)
-        if text_width(line, style) <= width:
+        if len(line) <= _most_letters(width, style) and text_width(line, style) <= width:
             return line
-        while line and text_width(f"{line}...", style) > width:
-            line = line[:-1]
-        return f"{line}..."
+        return f"{line[: _num_that_fit(line, width, style, end='...')]}..."
 
     def wrap_name(self, text: str, width: float, style: FontProperties, *, most: int) -> list[str]:
         """At most ``most`` lines of a name, which is cut in the middle where it has more.
@@ -200,11 +198,12 @@ def _most_letters(width: float, style: FontProperties) -> int:
     return int(width / (_NARROWEST * style.get_size_in_points())) + 1
 
 
-def _num_that_fit(word: str, width: float, style: FontProperties) -> int:
+def _num_that_fit(word: str, width: float, style: FontProperties, *, end: str = "") -> int:
+    """How many characters of a word fit, with ``end`` behind them; one at least."""
     low, high = 1, min(len(word), _most_letters(width, style))
     while low < high:
         middle = (low + high + 1) // 2
-        if text_width(word[:middle], style) <= width:
+        if text_width(f"{word[:middle]}{end}", style) <= width:
             low = middle
         else:
             high = middle - 1
