@@ -15,12 +15,17 @@ from benchmarks.gate import CELLS as BENCHMARK_CELLS
 from benchmarks.gate import table_of
 from benchmarks.stop_early import FALLS, PARTS, simulate
 from vniah.analysis.compare import compare, compare_early
+from vniah.analysis.compare.comparison import compare_by
+from vniah.analysis.compare.rules import Rules
+from vniah.analysis.plot.series import length_series
+from vniah.analysis.statistics.paired import paired_table
 from vniah.analysis.statistics.sequential import (
     MOST_PARTS,
     early_test,
     parts_of,
     symmetry_e_value,
 )
+from vniah.analysis.table_rows import table_rows
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
 from vniah.grid import Cell, Grid
@@ -185,6 +190,59 @@ def test_samples_that_could_not_be_run_are_missing():
     assert len(compare_early(blank, run(7, worse)).test.e_values) == 7
 
 
+def not_run_by_either(c, k):
+    """A sample of the first part, and a whole cell of the second."""
+    return (c == ORDER[0][0] and k == 3) or c == ORDER[1][0]
+
+
+def test_samples_that_neither_run_could_answer_give_no_evidence_and_hold_nothing_up():
+    def with_errors(is_right, error="no memory"):
+        return lambda c, k: error if not_run_by_either(c, k) else is_right(c, k)
+
+    before, rest = run(len(ORDER), with_errors(lambda c, k: True)), Rules(significance=0.00375)
+    parts = parts_of({found.cell for found in before.cells if found.score is not None})
+    for error in ("no memory", None):  # tried, and not tried yet
+        whole = run(len(ORDER), with_errors(worse, error))
+        pairs = early_test(paired_table(before, whole), parts)
+        for num in (2, 5):
+            part = run(num, with_errors(worse, error))
+            test = compare_early(before, part).test
+            done = {found.cell for found in part.cells if found.score is not None}
+            whole_parts = [*itertools.takewhile(lambda one: done.issuperset(one), parts)]  # noqa: B023
+            assert test.e_values == pairs.e_values[: len(whole_parts)]
+        early = compare_early(before, whole)
+        tried = run(len(ORDER), with_errors(worse))
+        assert early.comparison.findings == compare_by(before, tried, rest).findings
+        assert early.verdict == "regression"
+        same = compare_early(before, run(len(ORDER), with_errors(lambda c, k: True, error)))
+        assert same.verdict == "passed" and same.comparison is not None
+    assert early.num_done == early.num_planned - 21
+
+
+def test_what_the_baseline_lacks_is_missing_for_rules_about_the_candidate_alone():
+    before = run(8, lambda c, k: "no memory" if c == ORDER[0][0] else True)
+    after = run(8, lambda c, k: None if c == ORDER[0][0] else True)
+    assert compare_early(before, after).verdict == "passed"
+    assert compare_early(before, after, min_mean=0.9).verdict == "passed"
+    assert compare_early(before, after, min_mean=0.98).verdict == "undecided"
+    assert compare_early(before, after, min_mean=0.98, significance=0.005).verdict == "undecided"
+    wider = run(8, lambda c, k: True)
+    part = {c for c in CELLS if c.num_frames < 64}
+    narrow = make_run(**{**GRID, "frames": "8,16,32"})
+    only = make_run(**GRID, outcome=lambda c, k: worse(c, k) if c in part else None)
+    assert compare_early(narrow, only).verdict == "regression"
+    assert compare_early(wider, only).verdict == "regression"
+
+
+def test_samples_that_only_the_candidate_could_not_run_are_named_as_what_holds_it_up():
+    before = run(len(ORDER))
+    light = run(4, lambda c, k: "no memory" if (c, k) == (ORDER[1][0], 2) else c.depth > 0 or k > 2)
+    early = compare_early(before, light)
+    assert early.verdict == "undecided" and len(early.test.e_values) == 1
+    assert "1 sample that the candidate could not run, and the baseline could" in early.summary()
+    assert "could not run" not in compare_early(before, run(4)).summary()
+
+
 def test_what_cannot_be_compared_early_is_one_line():
     before, after = run(len(ORDER)), run(3)
     with pytest.raises(CannotCompareError, match=r"the baseline .* is not complete"):
@@ -219,8 +277,9 @@ def test_needles_that_samples_share_are_refused():
             ),
         )
 
-    with pytest.raises(CannotCompareError, match="share needles"):
-        compare_early(shared(run(len(ORDER))), shared(run(5)))
+    for num in (0, 5):
+        with pytest.raises(CannotCompareError, match="share needles"):
+            compare_early(shared(run(len(ORDER))), shared(run(num)))
 
 
 def test_command_line_formats_and_exit_codes(tmp_path, capsys, monkeypatch):
@@ -318,9 +377,14 @@ def test_a_run_that_is_worse_stops_and_is_completed_by_the_command_without_the_o
     assert len({s.cell for s in found.samples}) * NUM_NEEDLES == len(found.samples)
     assert "stopped after" in output.err and "measures the rest" in output.err
     assert "the average is not to be quoted" in output.out and "regression after" in output.out
+    lines = [line for line in output.out.splitlines() if f"{found.average:.4f}" in line]
+    assert lines and all(line.index("not to be quoted") < line.index("0.") for line in lines)
+    assert "from" not in output.out.split("heatmap")[0].split("stopped early")[0]
     assert found.manifest["stopped_early"]["samples"] == found.num_done
     summary = vniah.summarize(found)
     assert summary.needles_like_these is None and not summary.by_length
+    assert all(row["low"] is None for row in table_rows([found], "lengths"))
+    assert not length_series(found).has_interval
     assert main([*command, "--stop-early", baseline]) == 1, "it stays stopped"
     assert load_results(folder).num_done == found.num_done
     assert "nothing to do" in capsys.readouterr().out
@@ -350,3 +414,16 @@ def test_a_run_that_is_no_worse_is_measured_whole(settings, tmp_path, capsys):
     nowhere = [*command[:-1], str(tmp_path / "nowhere"), "--output", str(tmp_path / "other")]
     assert main(nowhere) == 2
     assert "the baseline cannot be read: no results at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_models", [1, 2])
+def test_runs_of_a_file_are_not_stopped_early(num_models, tmp_path, capsys):
+    path = tmp_path / "sweep.toml"
+    models = ["reference-long", "reference-short"][:num_models]
+    path.write_text(f"stop-early = '{tmp_path}'\nmodels = {models}\n")
+    assert main(["run", "--config", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{path}: runs of a file are measured whole" in told and "remove stop-early" in told
+    several = ["run", "--rope-theta", "1e6,1e9", "--stop-early", str(tmp_path)]
+    assert main(several) == 2
+    assert "these are 2: one for each RoPE" in capsys.readouterr().err

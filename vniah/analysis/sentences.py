@@ -16,7 +16,10 @@ def format_average(results: Results) -> str:
     """
     if results.average is None:
         return "average: none, no sample could be scored"
-    text = f"average: {results.average:.4f} over {average_over(results)}"
+    name = "average"
+    if results.stopped_early:  # before the number, as only the line may be copied
+        name = "average of a run that was stopped early, not to be quoted"
+    text = f"{name}: {results.average:.4f} over {average_over(results)}"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)
     if size:  # else the mean over cells is not the share of samples

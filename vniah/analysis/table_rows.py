@@ -135,6 +135,8 @@ def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     by_length = length_estimates(samples, confidence=confidence)
     if results.is_selected:
         whole = None
+    if results.stopped_early:
+        by_length = {}
     columns: dict[int, list[CellScore]] = {}
     for found in cells:
         columns.setdefault(found.cell.num_frames, []).append(found)

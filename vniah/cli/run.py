@@ -32,8 +32,7 @@ def run(options: argparse.Namespace) -> int:
         plan = plan_of_options(options)
     else:
         plan = config.plan(options.output or Path("results", slug(options.config.stem)))
-    if not plan.is_single and any(member.options.stop_early for member in plan.members):
-        raise InputError("--stop-early is for one run at a time; give one model and one RoPE")
+    _require_one_to_stop_early(plan)
     summary = Summary(plan)
     runs = run_members(plan, options, on_end=summary.add)
     if not runs.is_leader:
@@ -42,6 +41,21 @@ def run(options: argparse.Namespace) -> int:
         (outcome,) = runs.outcomes.values()
         return outcome.show()
     return summary.finish()
+
+
+def _require_one_to_stop_early(plan: Plan) -> None:
+    if plan.is_single or not any(member.options.stop_early for member in plan.members):
+        return
+    if plan.config is not None:
+        raise InputError(
+            f"{plan.config}: runs of a file are measured whole and compared afterwards, so they "
+            "cannot be stopped early; remove stop-early (--stop-early), or give the options of one "
+            "run on the command line, without --config"
+        )
+    raise InputError(
+        f"--stop-early ends one run, and these are {len(plan.members)}: one for each RoPE; give "
+        "one --rope-theta and one --rope-scaling"
+    )
 
 
 @dataclass(frozen=True)

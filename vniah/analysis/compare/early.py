@@ -109,23 +109,25 @@ def compare_early(
     missing = set(planned_test_ids(after.manifest)) - {
         sample.sample_id for sample in after.samples if sample.error is None
     }
-    if not missing:  # but controls
-        return _of_complete(before, _filled(before, after, missing, correct=True), asked)
     best, worst = (_filled(before, after, missing, correct=right) for right in (True, False))
     pair = pair_runs(before, best, asked)
-    if not pair.is_paired:
+    if missing and not pair.is_paired:
         raise CannotCompareError(
             f"{after.path} has other needles than the baseline {before.path}: only runs with the "
             "same needles can be compared before they are complete"
         )
     num_planned = len(best.samples)
+    open_ids = _open_ids(pair, missing)
+    if not open_ids and (early := _of_what_is_compared(before, best, worst, asked)) is not None:
+        return replace(early, num_done=num_planned - len(missing))
     broken = [finding for finding in _certain(asked, pair, "right") if not finding.passed]
     held = list(_certain(asked, pair_runs(before, worst, asked), "wrong"))
     verdict: Verdict = "regression" if broken else "undecided"
     findings, test = broken, None
     if asked.significance is not None:
-        test = _test(pair, missing)
-        found = _of_significance(asked.significance, test)
+        test = _test(pair, open_ids)
+        num_failed = sum(sample.sample_id in open_ids for sample in after.samples)
+        found = _of_significance(asked.significance, test, num_failed)
         # Were all missing samples right, the tests of these needles would find a fall at the end.
         final = asked.significance * (1 - EARLY_SHARE)
         lost = [
@@ -166,6 +168,27 @@ def _of_complete(before: Results, after: Results, rules: Rules) -> EarlyComparis
     )
 
 
+def _of_what_is_compared(
+    before: Results, best: Results, worst: Results, rules: Rules
+) -> EarlyComparison | None:
+    """The comparison where all that is compared is there: what is missing are controls, samples
+    that the baseline could not run, and cells that it does not have. None if these can change what
+    comes of the rules about the candidate alone.
+    """
+    found = [_of_complete(before, results, rules) for results in (best, worst)]
+    return found[0] if found[0].verdict == found[1].verdict else None
+
+
+def _open_ids(pair: Pair, missing: set[str]) -> set[str]:
+    """The missing samples that are compared: not those that the baseline could not run either."""
+    cells = {old.cell for old, _ in pair.cells}
+    return {
+        sample.sample_id
+        for sample in pair.after.samples
+        if sample.sample_id in missing and sample.cell in cells
+    }
+
+
 def _filled(before: Results, after: Results, missing: set[str], *, correct: bool) -> Results:
     """The candidate as if it were complete, its missing samples all right or wrong; no controls."""
     known = {sample.sample_id: sample for sample in before.samples}
@@ -198,26 +221,33 @@ def _certain(rules: Rules, pair: Pair, outcome: str) -> Iterator[Finding]:
         yield replace(finding, text=text)
 
 
-def _test(pair: Pair, missing: set[str]) -> "EarlyTest":
+def _test(pair: Pair, open_ids: set[str]) -> "EarlyTest":
+    """The evidence so far.
+
+    Args:
+        pair: the runs, where what is missing of the candidate is filled.
+        open_ids: the samples that are missing, and are compared.
+    """
     from vniah.analysis.statistics.paired import paired_table
     from vniah.analysis.statistics.sequential import early_test, parts_of
+    from vniah.analysis.statistics.table import sample_table
 
+    if not sample_table(pair.before).knows_needles:
+        raise CannotCompareError(
+            "samples of this task share needles, so it cannot be told early from chance whether it "
+            "fell; give max_drop (--max-drop) in place of significance, or measure the whole run "
+            "without --stop-early"
+        )
     cells = [old.cell for old, _ in pair.cells]
-    is_open = {sample.cell for sample in pair.after.samples if sample.sample_id in missing}
-    is_whole = set(cells) - is_open
+    is_whole = set(cells) - {one.cell for one in pair.after.samples if one.sample_id in open_ids}
     done = replace(
         pair.after, samples=tuple(one for one in pair.after.samples if one.cell in is_whole)
     )
-    table = paired_table(pair.before, done)
-    if len(table.values) and not table.knows_needles:
-        raise CannotCompareError(
-            "samples of this task share needles, so it cannot be told early from chance whether it "
-            "fell; give max_drop (--max-drop) in place of significance"
-        )
-    return early_test(table, parts_of(cells))
+    return early_test(paired_table(pair.before, done), parts_of(cells))
 
 
-def _of_significance(level: float, test: "EarlyTest") -> Finding:
+def _of_significance(level: float, test: "EarlyTest", num_failed: int) -> Finding:
+    """What the evidence says; ``num_failed`` are open samples that the candidate could not run."""
     own = level * EARLY_SHARE
     is_fall = test.is_fall(own)
     text = (
@@ -227,4 +257,9 @@ def _of_significance(level: float, test: "EarlyTest") -> Finding:
     )
     if not is_fall and test.e_values and not test.can_find(own):
         text += ", which are too few needles to find one before the run is complete"
+    if not is_fall and num_failed and len(test.e_values) < test.num_looks:
+        text += (
+            f"; {counted(num_failed, 'sample')} that the candidate could not run, and the baseline "
+            "could, must be run again before later looks count"
+        )
     return Finding("significance", not is_fall, text)

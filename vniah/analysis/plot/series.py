@@ -109,7 +109,8 @@ def length_series(
     for length, cells in columns.items():
         part = table.at_length(length)
         has_value = bool(len(part.values)) and length not in without_mean
-        points.append(get_point(part, results, confidence) if has_value else _Point())
+        point = get_point(part, results, confidence) if has_value else _Point()
+        points.append(replace(point, interval=None) if results.stopped_early else point)
         num_samples = sum((found.num_samples or 0) + found.num_errors for found in cells)
         has_all_cells = all(found.num_samples or found.num_errors for found in cells)
         is_whole.append(len(part.values) == num_samples and has_all_cells and length not in pending)
