@@ -13,6 +13,9 @@ VniahError
 ├── ServerError           a server that cannot answer any question
 │   └── RequestLimitError     as many requests were sent as allowed
 ├── CacheError            an embedding cache made from other inputs
+├── JobError              a job of several processes cannot go on
+│   ├── LostContactError      one of them has ended
+│   └── GivenUpError          one of them gave up what they do together
 └── ResultsError          a results folder that cannot be read
     ├── RunMismatchError      it holds a run with other settings
     └── CannotCompareError    two runs that measure different things
@@ -95,6 +98,18 @@ class RequestLimitError(ServerError):
 
 class CacheError(VniahError):
     """An embedding cache was made from other frames, or by another model, than it is used for."""
+
+
+class JobError(VniahError):
+    """The processes of a job cannot go on together."""
+
+
+class LostContactError(JobError):
+    """Another process of the job has ended."""
+
+
+class GivenUpError(JobError):
+    """Another process of the job gave up the piece of work that this one shares with it."""
 
 
 class ResultsError(VniahError):

@@ -23,6 +23,7 @@ from vniah.files import slug
 
 if TYPE_CHECKING:
     from vniah.protocol import AnyModel
+    from vniah.sweep.mesh import Mesh
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +64,7 @@ class Runs:
     """What the members of a plan gave.
 
     Attributes:
-        outcomes: of those that could be run, by their names.
+        outcomes: of those that could be run, by their names; in the leading process only.
         failures: why others could not, likewise.
         is_leader: whether this process is the one that prints.
     """
@@ -99,12 +100,18 @@ def run_members(
 
     outcomes: dict[str, Outcome] = {}
     with open_job(options) as mesh, Bars(mesh.is_leader and not options.quiet) as bars:
-        session = Session(plan, mesh, on_end)
 
-        def work(member: Member, model: "AnyModel") -> None:
+        def ended(member: Member, found: Outcome | str) -> None:
+            if not isinstance(found, str):
+                outcomes[member.name] = found
+            on_end(member, found)
+
+        session = Session(plan, mesh, ended)
+
+        def work(member: Member, model: "AnyModel", mesh: "Mesh") -> Outcome:
             check(member)
             grid, how = parse_grid(member.options), sweep_options(member.options)
-            needles, haystack = session.needles_of(member), session.haystack_of(member, bars)
+            needles, haystack = session.needles_of(member), session.haystack_of(member, bars, mesh)
             sweep = Sweep(model, haystack, needles, grid, how, mesh=mesh)
             output = plan.folder_of(member) or sweep.default_output
             if mesh.is_leader:
@@ -117,11 +124,9 @@ def run_members(
                     f"{counted(len(needles), 'needle')} -> {output}"
                 )
             outcome = measure(sweep, output, bars, overwrite=options.overwrite)
-            outcomes[member.name] = outcome
-            if mesh.is_leader:
-                if not plan.is_single and not is_brief:
-                    outcome.show()
-                on_end(member, outcome)
+            if mesh.is_leader and not plan.is_single and not is_brief:
+                outcome.show()
+            return outcome
 
         session.each(work)
     return Runs(outcomes, session.failures, mesh.is_leader)

@@ -25,7 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from vniah.errors import InputError, VniahError
+from vniah.errors import GivenUpError, InputError, LostContactError
 from vniah.sweep.launchers import job_size, require_known_address, require_known_launcher
 
 POLL_SECONDS = 0.05
@@ -43,6 +43,7 @@ class Mesh:
 
     A single process has a mesh as well, with a store of its own. Each name of a claim or an
     announcement is used once; `fresh` makes all names available again for the next piece of work.
+    Work of a mesh from `piece_of_work` ends in all processes if one of them gives it up.
 
     Attributes:
         device: the device on which this process computes; its model has to be there.
@@ -60,6 +61,7 @@ class Mesh:
     context_size: int = 1
     context_group: dist.ProcessGroup | None = None
     _store: Store = field(default_factory=lambda: _own_store(), repr=False)
+    _piece: Store | None = field(default=None, repr=False)
     _used: set[str] = field(default_factory=set, repr=False)
     _turns: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
@@ -86,6 +88,24 @@ class Mesh:
         store = PrefixStore(f"turn-{next(self._turns)}", self._store)
         return replace(self, _store=store, _used=set(), _turns=itertools.count())
 
+    def piece_of_work(self) -> "Mesh":
+        """A fresh mesh for work that each process can `give_up`."""
+        turn = self.fresh()
+        return replace(turn, _piece=turn._store)
+
+    def give_up(self) -> None:
+        """Ends this piece of work: all who wait for others in it, or claim, get `GivenUpError`.
+
+        It does not reach processes that compute one forward pass with this one.
+        """
+        assert self._piece is not None, "give_up outside of a piece of work"
+        with _lost_contact():
+            self._piece.set("given up", "yes")
+
+    def _require_going_on(self) -> None:
+        if self._piece is not None and self._piece.check(["given up"]):
+            raise GivenUpError("another process of the job could not go on with this")
+
     def claim(self, name: str, count: int) -> Iterator[int]:
         """Numbers from ``0..count-1``, in rising order, each for only one worker of the job.
 
@@ -105,6 +125,8 @@ class Mesh:
 
     def _next(self, key: str) -> int:
         """The next number for this worker: its first process claims it and broadcasts it."""
+        with _lost_contact():
+            self._require_going_on()
         number = self._add(key, 1) - 1 if self.context_rank == 0 else 0
         if self.context_group is None:
             return number
@@ -128,6 +150,7 @@ class Mesh:
         """
         with _lost_contact():
             while not self._store.check([f"said/{name}"]):
+                self._require_going_on()
                 time.sleep(POLL_SECONDS)
 
     def count(self, name: str, n: int = 0) -> int:
@@ -172,7 +195,7 @@ def open_mesh(*, context_parallel: int = 1, device: str | torch.device = "cpu") 
     Raises:
         InputError: the processes of the job do not form such a mesh, or were not started by
             torchrun.
-        VniahError: a process of the job has ended.
+        LostContactError: a process of the job has ended.
     """
     if context_parallel < 1:
         raise InputError(f"--context-parallel must be at least 1, got {context_parallel}")
@@ -287,14 +310,14 @@ def _leave(mesh: Mesh) -> None:
 
 @contextmanager
 def _lost_contact() -> Iterator[None]:
-    """Raises `VniahError` in place of torch's errors where another process has ended."""
+    """Raises `LostContactError` in place of torch's errors where another process has ended."""
     try:
         yield
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         time.sleep(_CAUSE_SPEAKS_FIRST_SECONDS)
-        raise VniahError(
+        raise LostContactError(
             "this process lost the others of its job; read their messages, then start the same "
             "command again: what was written is kept"
         ) from error

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.estimate import Estimate
+    from vniah.sweep.mesh import Mesh
 
 _HEADING = ("run", "samples", "longest", "work", "at least", "memory", "free")
 
@@ -47,9 +48,9 @@ def estimate_sweep(config: SweepConfig) -> int:
     load_libraries()
     found: dict[str, Estimate] = {}
     with open_job(config.of_the_command) as mesh:
-        session = Session(plan, mesh, lambda member, reason: None)
+        session = Session(plan, mesh, lambda member, found: None)
 
-        def work(member: Member, model: "AnyModel") -> None:
+        def work(member: Member, model: "AnyModel", mesh: "Mesh") -> None:
             grid, needles = parse_grid(member.options), session.needles_of(member)
             found[member.name] = estimate_run(model, needles, grid, member.options)
 

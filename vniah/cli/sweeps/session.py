@@ -2,13 +2,13 @@
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from vniah.cli.inputs import load_named_model, needles_name, open_named_haystack, parse_grid
 from vniah.cli.printing import show_traceback, tell
 from vniah.cli.sweeps.members import Member, Plan
-from vniah.errors import InputError, VniahError, counted, first_line
+from vniah.errors import GivenUpError, InputError, JobError, VniahError, counted, first_line
 from vniah.options.rope import RopeChoice
 
 if TYPE_CHECKING:
@@ -22,48 +22,55 @@ if TYPE_CHECKING:
 _EXPECTED = (VniahError, OSError, MemoryError, RuntimeError)
 
 
+Work = Callable[[Member, Any, "Mesh"], Any]
+"""What is done for a member, with its model and the processes that do it; gives any value."""
+
+
 class Session:
     """What the members of a plan share while they run.
 
     Args:
         plan: the runs.
         mesh: the processes of the job.
-        on_failure: called with a member and the reason if it cannot be run.
+        on_end: called in the leading process when the work for a member has ended in all: with what
+            it gave, or with the reason if it cannot be run.
 
     Attributes:
         failures: why members could not be run, by their names.
     """
 
-    def __init__(self, plan: Plan, mesh: "Mesh", on_failure: Callable[[Member, str], None]) -> None:
+    def __init__(self, plan: Plan, mesh: "Mesh", on_end: Callable[[Member, Any], None]) -> None:
         self.failures: dict[str, str] = {}
         self._plan = plan
         self._mesh = mesh
-        self._on_failure = on_failure
+        self._on_end = on_end
         self._films: dict[Hashable, Haystack] = {}
         self._needles: dict[str, NeedleSet] = {}
-        self._num_opened = 0
         self._has_loaded = False
 
-    def each(self, work: "Callable[[Member, AnyModel], None]") -> None:
-        """Calls ``work`` for each member, with its model; a model is loaded once for all its runs.
+    def each(self, work: "Work") -> None:
+        """Calls ``work`` for each member, with its model and the processes that work on it.
 
-        Members whose needles, model or RoPE cannot be had are left out, and are in `failures`, like
-        those whose work fails.
+        A model is loaded once for all its runs. Members whose needles, model or RoPE cannot be had
+        are left out, and are in `failures`, like those whose work fails in some process.
         """
         for group in self._plan.groups():
             self._run_group(group, work)
 
-    def _run_group(
-        self, group: Sequence[Member], work: "Callable[[Member, AnyModel], None]"
-    ) -> None:
+    def _run_group(self, group: Sequence[Member], work: "Work") -> None:
         model = self._prepare(group)
-        self._agree(group)
+        self._agree(group, "it could not be prepared in another process of the job")
         has_several = _has_several(group)
         for member in self._left(group):
-            with self.isolated(member):
+            mesh = self._mesh.piece_of_work()
+            found: Any = None
+            with self._isolated(member, mesh):
                 if has_several:
                     _override_rope(model, member.rope)
-                work(member, model)
+                found = work(member, model, mesh)
+            self._agree([member], "it failed in another process of the job")
+            if self._mesh.is_leader and member.name not in self.failures:
+                self._on_end(member, found)
 
     def _prepare(self, group: Sequence[Member]) -> Any:
         """The model of a group. What it or one of its runs cannot have is found before any runs."""
@@ -83,8 +90,8 @@ class Session:
                     _override_rope(model, member.rope)
         return model
 
-    def _agree(self, group: Sequence[Member]) -> None:
-        """In a job of several processes all leave out the runs that one of them cannot prepare."""
+    def _agree(self, group: Sequence[Member], reason: str) -> None:
+        """In a job of several processes all leave out the runs that failed in one of them."""
         if self._mesh.size == 1 or not self._plan.is_isolated:
             return
         mesh = self._mesh.fresh()
@@ -96,7 +103,7 @@ class Session:
         for member in group:
             has_failed = member.name in self.failures
             if not has_failed and mesh.count(member.name):
-                self._fail([member], "it could not be prepared in another process of the job")
+                self._fail([member], reason)
             elif has_failed and not mesh.count(f"{member.name} of the leader"):
                 tell(f"error in {member.name}, process {mesh.rank}: {self.failures[member.name]}")
 
@@ -112,18 +119,16 @@ class Session:
             self._needles[name] = load_needles(name)
         return self._needles[name]
 
-    def haystack_of(self, member: Member, bars: "Bars") -> "Haystack":
+    def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "Haystack":
         """The film of a member; the leader opens it first, as it may have to be drawn."""
         num_frames = parse_grid(member.options).max_frames
         key = (member.film, num_frames if member.options.haystack is None else None)
+        if not mesh.is_leader:
+            mesh.wait_for("haystack")
         if key not in self._films:
-            self._num_opened += 1
-            name = f"haystack {self._num_opened}"
-            if not self._mesh.is_leader:
-                self._mesh.wait_for(name)
             self._films[key] = open_named_haystack(member.options, num_frames, bars)
-            if self._mesh.is_leader:
-                self._mesh.announce(name)
+        if mesh.is_leader:
+            mesh.announce("haystack")
         return self._films[key]
 
     def _free_memory(self) -> None:
@@ -135,21 +140,30 @@ class Session:
             give_back_unused(self._mesh.device)
 
     @contextmanager
-    def isolated(self, member: Member) -> Iterator[None]:
-        """A block whose errors are those of this member, and do not end the sweep.
+    def _isolated(self, member: Member, mesh: "Mesh") -> Iterator[None]:
+        """A block whose errors are those of this member in all processes, and do not end the sweep.
 
-        In a job of several processes they do, as the others would wait for this one.
+        Where several processes compute one forward pass they do: the others may be waiting for
+        this one's part of it, where no message reaches them.
         """
-        with nullcontext() if self._mesh.size > 1 else self._prepared(member):
+        if mesh.context_size > 1:
             yield
+            return
+        with suppress(GivenUpError), self._prepared(member):
+            yield
+        if member.name in self.failures:
+            mesh.give_up()
 
     @contextmanager
     def _prepared(self, *members: Member) -> Iterator[None]:
-        """The same while no other process waits. Where the command line describes the runs, an
-        error ends the command.
+        """A block whose errors are those of these members, and do not end the sweep.
+
+        Where the command line describes the runs, an error ends the command.
         """
         try:
             yield
+        except JobError:  # its cause is said by another process
+            raise
         except Exception as error:  # whatever it is: the other runs, of hours, are not to be lost
             if not self._plan.is_isolated:
                 raise
@@ -163,7 +177,7 @@ class Session:
             self.failures[member.name] = reason
         if self._mesh.is_leader:
             for member in members:
-                self._on_failure(member, reason)
+                self._on_end(member, reason)
             tell(f"error in {in_short(members)}: {reason}; the other runs go on")
 
 
