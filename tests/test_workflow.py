@@ -9,6 +9,7 @@ import yaml
 from vniah import compare
 from vniah.cli.arguments import parse
 from vniah.cli.inputs import needles_name, parse_grid
+from vniah.models.loading import embedded_models
 from vniah.results import grid_record, load_results
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,7 @@ def test_regression_measures_every_baseline_with_its_settings(monkeypatch):
     monkeypatch.chdir(ROOT)
     members = parse(["run", "--config", "results/regression.toml"]).sweep.plan(Path("out")).members
     baselines = sorted(path.parent for path in Path("results").glob("reference-*/manifest.json"))
+    assert [path.name for path in baselines] == sorted(embedded_models())
     assert [member.options.model for member in members] == [path.name for path in baselines]
     for member, path in zip(members, baselines, strict=True):
         assert member.name == f"{path.name}__generated__vniah"  # as the Makefile has it
