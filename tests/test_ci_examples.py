@@ -1,9 +1,11 @@
 """The files of examples/ci are true: commands parse, settings are read, the gate can fall."""
 
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,26 @@ def test_rules_are_read():
     rules = make_rules(FOLDER / "gate.toml", {})
     assert rules.significance == 0.005
     assert rules.floors == {200: 0.95}
+
+
+def test_what_failed_is_compared_too():
+    names = [step.get("name", "") for step in STEPS]
+    measure = next(step for step in STEPS if step.get("id") == "measure")
+    for step in STEPS[STEPS.index(measure) + 1 : names.index("Compare with the baseline") + 1]:
+        assert step["if"] == "${{ !cancelled() && steps.measure.outcome != 'skipped' }}"
+
+
+def test_ten_newest_runs_stay_on_the_disk_of_the_runner(tmp_path):
+    numbers = [*range(95, 107), 7]
+    for name in (*numbers, "baseline"):
+        (tmp_path / str(name) / "run").mkdir(parents=True)
+    environment = {"RUNS": f"{tmp_path}/7", "GITHUB_RUN_ID": "7", "PATH": os.environ["PATH"]}
+    script = STEPS[-1]["run"]
+    subprocess.run(["bash", "-e", "-c", script], env=environment, check=True)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"baseline", "7", *map(str, range(97, 107))}
+    subprocess.run(["bash", "-e", "-c", script], env=environment, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_workflow_is_careful():

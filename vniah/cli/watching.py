@@ -230,10 +230,11 @@ class _Watcher:
     ) -> dict[str, Any] | None:
         """How a run compares with the baseline, or with that of the checkpoint before."""
         baseline = self._options.baseline
-        if baseline is None and self._options.rules:
-            baseline = self._before(checkpoint, member)
-        if baseline is None:
+        if baseline is None and self._options.rules is None:
             return None
+        baseline = baseline or self._before(checkpoint, member)
+        if baseline is None:
+            return {"passed": None, "text": "not compared, as no checkpoint comes before it"}
         from vniah.analysis.compare.comparison import compare_by
         from vniah.analysis.compare.rules import make_rules
 
