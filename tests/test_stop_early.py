@@ -2,13 +2,20 @@
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 from math import cosh, exp, prod, sqrt
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from decoder_models import DecoderStandIn
 from PIL import Image
 from runs import cell, make_run, make_sample, write_run
+from test_prefill import build_decoder
+from torch.distributed import HashStore
 
 import vniah
 from benchmarks.gate import CELLS as BENCHMARK_CELLS
@@ -29,7 +36,11 @@ from vniah.analysis.table_rows import table_rows
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
 from vniah.grid import Cell, Grid
+from vniah.haystacks.haystack import open_haystack
+from vniah.needles import load_needles
 from vniah.results import load_results
+from vniah.sweep.mesh import Mesh
+from vniah.sweep.run import run_sweep
 
 GRID = {"frames": "8,16,32,64", "depths": "0,0.2,0.4,0.6,0.8,1", "num_needles": 20}
 CELLS = [found.cell for found in make_run(**GRID).cells]
@@ -414,6 +425,65 @@ def test_a_run_that_is_no_worse_is_measured_whole(settings, tmp_path, capsys):
     nowhere = [*command[:-1], str(tmp_path / "nowhere"), "--output", str(tmp_path / "other")]
     assert main(nowhere) == 2
     assert "the baseline cannot be read: no results at" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stand_in(settings):
+    """Sweeps a small random decoder, which gets everything wrong; and a run with all right."""
+    options, _ = settings
+    haystack, needles = open_haystack(options[1]), load_needles(options[3])
+    grid, decoder = Grid.parse("4,8", "0,0.5,1"), build_decoder("qwen2")
+
+    def sweep(output, **how):
+        model = DecoderStandIn(deepcopy(decoder))  # one for each process
+        how = {"on_progress": lambda stage, done, total: None, **how}
+        return run_sweep(model, haystack, needles, grid, output=output, controls="none", **how)
+
+    return sweep
+
+
+def all_right(results):
+    assert not any(sample.correct for sample in results.samples)
+    return replace(results, samples=tuple(replace(s, correct=True) for s in results.samples))
+
+
+def scores_of(results):
+    return {s.sample_id: (s.correct, s.predicted_ids) for s in results.samples}
+
+
+def test_a_decoder_is_stopped_early_after_it_was_killed_and_by_several_processes(
+    stand_in, tmp_path
+):
+    whole = stand_in(tmp_path / "whole")
+    baseline = all_right(whole)
+    first, *_ = parts_of([found.cell for found in whole.cells])
+    assert 0 < len(first) < len(whole.cells)
+
+    def kill(stage, done, total):
+        if stage == "sweep" and done >= 5:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        stand_in(folder, stop_early=baseline, on_progress=kill)
+    assert 5 <= load_results(folder).num_done < NUM_NEEDLES * len(first)
+
+    store = HashStore()
+
+    def go_on(rank):
+        mesh = Mesh(torch.device("cpu"), data_rank=rank, data_size=2, _store=store)
+        return stand_in(folder, stop_early=baseline, mesh=mesh)
+
+    with ThreadPoolExecutor(2) as pool:
+        leader, other = pool.map(go_on, range(2))
+    assert leader.manifest["stopped_early"]["samples"] == NUM_NEEDLES * len(first)
+    assert {sample.cell for sample in leader.samples} == set(first)
+    assert scores_of(leader) == scores_of(other)
+    assert scores_of(leader).items() <= scores_of(whole).items()
+    assert compare_early(baseline, folder).verdict == "regression"
+    rest = stand_in(folder)
+    assert rest.is_complete and not rest.stopped_early
+    assert scores_of(rest) == scores_of(whole)
 
 
 @pytest.mark.parametrize("num_models", [1, 2])
