@@ -329,3 +329,12 @@ def test_compare_takes_the_samples_that_both_could_run():
 def test_compare_counts_errors_that_both_have():
     run = make_run(outcome=lambda c, k: "timeout" if k == 0 and c.depth == 0 else True)
     assert compare(run, run).num_left_out == 2 and compare(run, run).passed
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "samples.jsonl"])
+def test_folder_in_place_of_a_file_is_said_without_a_number(tmp_path, name):
+    run = write_run(tmp_path / "run")
+    (run / name).unlink()
+    (run / name).mkdir()
+    with pytest.raises(CannotCompareError, match=rf"cannot be read: Is a directory: .*{name}$"):
+        compare(run, run)

@@ -318,6 +318,8 @@ def test_allowed_errors_count_as_wrong():
         ("keep_cells = ['a']", "keep_cells must hold cells as FRAMES:DEPTH, such as 512:0.5, got"),
         ("keep_cells = ['8:25']", "write 0.25, not 25"),
         ("[floors]\nlong = 0.9", "floors must be named by numbers of frames, got 'long'"),
+        ("[floors]\n8 = 'x'", "the floor of '8' must be a number, got 'x'"),
+        ("[floors]\n8 = true", "the floor of '8' must be a number, got True"),
         ("[floors]\n8 = 2", "the floor of 8 frames must be between 0 and 1, got 2"),
         (
             "[floors]\n9 = 0.5",

@@ -35,6 +35,7 @@ def loads(monkeypatch):
         return Namespace(name=options.model)
 
     monkeypatch.setattr(session, "load_named_model", load)
+    monkeypatch.setattr("vniah.sweep.mesh.POLL_SECONDS", 0.001)
     monkeypatch.setattr(Session, "needles_of", lambda self, member: None)
 
 

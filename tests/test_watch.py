@@ -238,3 +238,28 @@ def test_options_of_watch_are_those_of_run():
     }
     for name in names - of_servers:
         assert vars(watch)[name] == vars(run)[name], name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "vniahh"], "there is no task 'vniahh'"),
+        (["--controls", "foo"], "there is no control 'foo'"),
+        (["--needles", "nowhere"], "there is no needle set 'nowhere'"),
+        (["--haystack", "nowhere.mp4"], "there is no file nowhere.mp4"),
+        (["--frames", "x"], "error: frames must be numbers, got 'x'"),
+        (["--output", "a-file"], "a-file is a file where a folder is needed"),
+        (["--output", "a-file/inside"], "a-file/inside is a file where a folder is needed"),
+    ],
+)
+def test_what_no_checkpoint_could_be_measured_with_is_said_at_once(
+    tmp_path, monkeypatch, capsys, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    watched = ["watch", "checkpoints", "--device", "cpu", "--output", "results/run"]
+    assert main([*watched, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "results").exists()

@@ -16,9 +16,9 @@ from vniah.cli.run import run_members
 from vniah.cli.sweeps.config import SEPARATOR, Entry, SweepConfig, is_name, plain_name
 from vniah.cli.sweeps.index import COMPLETE, Index
 from vniah.cli.sweeps.members import Member, Plan
+from vniah.cli.sweeps.watchable import require_material, require_watchable, require_writable
 from vniah.errors import InputError, ModelError, VniahError
 from vniah.files import hash_text, slug
-from vniah.sweep.launchers import job_size
 
 if TYPE_CHECKING:
     from vniah.results import Results
@@ -29,9 +29,11 @@ CURVE_NAME = "curve.png"
 def watch(options: argparse.Namespace) -> int:
     """Measures each checkpoint of a folder once, and says how it compares."""
     folder, config = options.folder, options.sweep
-    _require_watchable(folder, config, options)
+    require_watchable(folder, config, options)
     output = options.output or Path("results", slug(folder.resolve().name))
     load_libraries()
+    require_material(folder, config)
+    require_writable(output)
     watcher = _Watcher(options, config, output)
     comment(f"checkpoints of {folder} -> {output}")
     watcher.look()
@@ -41,39 +43,6 @@ def watch(options: argparse.Namespace) -> int:
         watcher.look()
         if options.once:
             return watcher.finish()
-
-
-def _require_watchable(folder: Path, config: SweepConfig, options: argparse.Namespace) -> None:
-    if job_size() > 1:
-        raise InputError(
-            "watch runs in one process; with several, start vniah run for each checkpoint"
-        )
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the one in which checkpoints appear")
-    if any(entry.values for entry in config.entries["models"]) or "model" in config.shared:
-        raise InputError(
-            f"{config.path} names models, but watch measures the checkpoints of {folder}; remove "
-            "them from the file"
-        )
-    plan = config.plan(Path(), [Entry("checkpoint", {"model": str(folder)})])
-    if any(member.options.stop_early for member in plan.members):
-        raise InputError(
-            "--stop-early is for vniah run; watch measures each checkpoint whole, and compares it "
-            "with a --baseline"
-        )
-    if options.baseline is not None and len(plan.members) > 1:
-        raise InputError(
-            f"--baseline is one run, and there are {len(plan.members)} of each checkpoint; with "
-            "--rules alone each is compared with that of the checkpoint before"
-        )
-    if options.baseline is not None:
-        from vniah.results import load_results
-
-        load_results(options.baseline)
-    if options.rules is not None:
-        from vniah.analysis.compare.rules import make_rules
-
-        make_rules(options.rules, {})
 
 
 class _Watcher:

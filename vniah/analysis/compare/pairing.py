@@ -153,8 +153,11 @@ def load(results: Results | str | Path, role: str) -> Results:
         return results
     try:
         return load_results(results)
-    except (ResultsError, OSError) as error:
+    except ResultsError as error:
         raise CannotCompareError(f"the {role} cannot be read: {error}") from error
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        raise CannotCompareError(f"the {role} cannot be read: {why}") from error
 
 
 def require_same_measure(

@@ -127,6 +127,12 @@ def _parsed(given: Mapping[str, Any]) -> Rules:
             raise InputError(f"there is no rule {short_repr(name)}; {did_you_mean(name, names)}")
     floors = given.get("floors")
     if isinstance(floors, Mapping):
+        for key, value in floors.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise InputError(
+                    f"the floor of {short_repr(key)} must be a number, got {short_repr(value)}: "
+                    "write 512 = 0.9"
+                )
         given = {**given, "floors": {str(key): value for key, value in floors.items()}}
     found = require_type(dict(given), _Written, InputError, "the rules")
     significance = found.get("significance")

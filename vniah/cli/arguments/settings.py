@@ -80,7 +80,8 @@ class Settings:
             try:
                 found[action.dest] = _read(action, value)
             except InputError as error:
-                raise InputError(f"{where}: {key} {error}") from error
+                gap = " " if str(error).startswith(("must ", "cannot ")) else ": "
+                raise InputError(f"{where}: {key}{gap}{error}") from error
         for names in self._exclusive:
             both = sorted(self.key_of(name) for name in names & found.keys())
             if len(both) > 1:

@@ -81,6 +81,11 @@ class SweepConfig:
         """The options of the whole sweep."""
         return self.settings.combined(self.shared, self.given)
 
+    @property
+    def _source(self) -> str:
+        """What names the runs, for errors."""
+        return "the options" if self.path is None else str(self.path)
+
     def plan(self, output: Path, models: Sequence[Entry] = ()) -> Plan:
         """All runs, in the order of the file.
 
@@ -129,7 +134,7 @@ class SweepConfig:
             for member in self._runs_of(combination, names):
                 num_members += 1
                 if num_members > _MOST_RUNS:
-                    raise InputError(f"{self.path}: these are more than {_MOST_RUNS:,} runs")
+                    raise InputError(f"{self._source}: these are more than {_MOST_RUNS:,} runs")
                 yield member
         for number, count in enumerate(hits, 1):
             if not count:
@@ -150,14 +155,16 @@ class SweepConfig:
             check_options(options)
             choices = rope_choices(options.rope_theta, options.rope_scaling)
         except InputError as error:
+            if self.path is None:
+                raise
             raise InputError(f"{self.path}, {SEPARATOR.join(names)}: {error}") from error
         for rope in choices:
             own = names if self.path is not None else names[:1]
             name = SEPARATOR.join(filter(None, (*own, rope.folder_name)))
             if len(os.fsencode(name)) > _MOST_BYTES:
                 raise InputError(
-                    f"{self.path}: the folder {short_repr(name)} would have a name of more than "
-                    f"{_MOST_BYTES} bytes; give shorter names, as name = ..."
+                    f"{self._source}: the folder {short_repr(name)} would have a name of more "
+                    f"than {_MOST_BYTES} bytes; give shorter names, as name = ..."
                 )
             parts = tuple(zip(AXES.values(), names, strict=True))
             yield Member(name, rope.label, options, rope, parts)

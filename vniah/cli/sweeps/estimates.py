@@ -87,7 +87,7 @@ def _show(found: "Mapping[str, Estimate]") -> None:
         "",
         "",
     )
-    show_lines(format_columns((_HEADING, *rows, together)))
+    show_lines(format_columns((_HEADING, *rows, *([together] if len(found) > 1 else []))))
     show(
         "longest: tokens of a sample; memory: what is needed besides the weights. Loading models "
         "and encoding frames come on top"

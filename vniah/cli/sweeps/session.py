@@ -178,7 +178,8 @@ class Session:
         if self._mesh.is_leader:
             for member in members:
                 self._on_end(member, reason)
-            tell(f"error in {in_short(members)}: {reason}; the other runs go on")
+            others = "; the other runs go on" * (len(members) < len(self._plan.members))
+            tell(f"error in {in_short(members)}: {reason}{others}")
 
 
 def in_short(members: Sequence[Member]) -> str:
