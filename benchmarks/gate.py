@@ -63,28 +63,31 @@ FALLS = (
 )
 
 
-def nights(
-    fall: Fall,
-    *,
-    num_nights: int,
-    num_needles: int,
-    icc: float,
-    is_paired: bool,
-    seed: int,
-    own_share: float = OWN_SHARE,
-) -> Iterator[GateTests]:
-    """The tests of each night; the arguments are those of `outcomes`."""
-    found = outcomes(
-        fall,
-        num_nights=num_nights,
-        num_needles=num_needles,
-        icc=icc,
-        is_paired=is_paired,
-        seed=seed,
-        own_share=own_share,
-    )
-    for before, after in found:
-        if is_paired:
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated.
+
+    Attributes:
+        num_nights: number of nights.
+        num_needles: number of needles of each run; others every night.
+        icc: the share of the variance of a sample that is its needle's.
+        seed: of the simulation.
+        is_paired: whether both runs of a night have the same needles.
+        own_share: the share of a needle's effect that is another one in each run.
+    """
+
+    num_nights: int
+    num_needles: int
+    icc: float
+    seed: int
+    is_paired: bool = True
+    own_share: float = OWN_SHARE
+
+
+def nights(fall: Fall, setting: Setting) -> Iterator[GateTests]:
+    """The tests of each night."""
+    for before, after in outcomes(fall, setting):
+        if setting.is_paired:
             changes = table_of(after - before)
             yield GateTests(paired_tests(changes), losses_of(changes, after.ravel()))
         else:
@@ -92,38 +95,22 @@ def nights(
 
 
 def outcomes(
-    fall: Fall,
-    *,
-    num_nights: int,
-    num_needles: int,
-    icc: float,
-    is_paired: bool,
-    seed: int,
-    own_share: float = OWN_SHARE,
+    fall: Fall, setting: Setting
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Both runs of each night, ``[num_needles, num_cells]``, 1 for right and 0 for wrong.
-
-    Args:
-        fall: what is planted.
-        num_nights: number of nights.
-        num_needles: number of needles of each run; others every night.
-        icc: the share of the variance of a sample that is its needle's.
-        is_paired: whether both runs of a night have the same needles.
-        seed: of the simulation.
-        own_share: the share of a needle's effect that is another one in each run.
-    """
-    rng = np.random.default_rng(seed)
+    """Both runs of each night, ``[num_needles, num_cells]``, 1 for right and 0 for wrong."""
+    rng, shape = np.random.default_rng(setting.seed), (setting.num_needles, 1)
+    own_share, icc = setting.own_share, setting.icc
     after = LEVELS.copy()
     places = slice(None) if fall.num_cells is None else slice(0, fall.num_cells)
     after[places] = np.maximum(0, after[places] - fall.points)
-    for _ in range(num_nights):
-        shared = rng.standard_normal((num_needles, 1))
+    for _ in range(setting.num_nights):
+        shared = rng.standard_normal(shape)
         runs = []
         for levels in (LEVELS, after):
-            known = shared if is_paired else rng.standard_normal((num_needles, 1))
-            own = rng.standard_normal((num_needles, 1))
+            known = shared if setting.is_paired else rng.standard_normal(shape)
+            own = rng.standard_normal(shape)
             effect = np.sqrt(1 - own_share) * known + np.sqrt(own_share) * own
-            noise = rng.standard_normal((num_needles, len(LEVELS)))
+            noise = rng.standard_normal((setting.num_needles, len(LEVELS)))
             strength = np.sqrt(icc) * effect + np.sqrt(1 - icc) * noise
             right = strength < ndtri(levels)
             if levels is after and fall.num_needles is not None:
@@ -158,18 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for num in map(int, options.needles.split(",")):
         for icc in map(float, options.icc.split(",")):
             for is_paired in (True, False):
-                rates = []
-                for fall in FALLS:
-                    found = nights(
-                        fall,
-                        num_nights=options.nights,
-                        num_needles=num,
-                        icc=icc,
-                        is_paired=is_paired,
-                        seed=options.seed,
-                        own_share=options.own_share,
-                    )
-                    rates.append(np.mean([tests.is_fall(SIGNIFICANCE) for tests in found]))
+                setting = Setting(
+                    options.nights, num, icc, options.seed, is_paired, options.own_share
+                )
+                rates = [
+                    np.mean([tests.is_fall(SIGNIFICANCE) for tests in nights(fall, setting)])
+                    for fall in FALLS
+                ]
                 which = "same needles" if is_paired else "others"
                 shown = " | ".join(f"{rate:.3f}" for rate in rates)
                 print(f"| {num} | {icc:g} | {which} | {shown} |", flush=True)

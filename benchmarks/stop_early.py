@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gate import CELLS, Fall, outcomes, table_of
+from benchmarks.gate import CELLS, Fall, Setting, outcomes, table_of
 from vniah.analysis.compare.early import EARLY_SHARE
 from vniah.analysis.compare.rules import SIGNIFICANCE
 from vniah.analysis.compare.significance import GateTests
@@ -41,20 +41,11 @@ class Night:
     is_fall: bool
 
 
-def simulate(
-    fall: Fall, *, num_nights: int, num_needles: int, icc: float, seed: int, whole: bool = True
-) -> list[Night]:
+def simulate(fall: Fall, setting: Setting, *, whole: bool = True) -> list[Night]:
     """What becomes of each night; without ``whole`` nothing is tested at the end."""
     ends = np.cumsum([len(part) for part in PARTS]) / len(CELLS)
     found = []
-    for before, after in outcomes(
-        fall,
-        num_nights=num_nights,
-        num_needles=num_needles,
-        icc=icc,
-        is_paired=True,
-        seed=seed,
-    ):
+    for before, after in outcomes(fall, setting):
         table = table_of(after - before)
         test = early_test(table, PARTS)
         sums = np.cumsum(test.e_values) / test.num_looks
@@ -83,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---|---|---|---|---|")
     for num in map(int, options.needles.split(",")):
         for icc in map(float, options.icc.split(",")):
+            setting = Setting(options.nights, num, icc, options.seed)
             for fall in FALLS:
-                nights = simulate(
-                    fall, num_nights=options.nights, num_needles=num, icc=icc, seed=options.seed
-                )
+                nights = simulate(fall, setting)
                 stops = [night.stopped_at for night in nights if night.stopped_at is not None]
                 early, all_in_all = len(stops) / len(nights), np.mean([n.is_fall for n in nights])
                 share = f"{np.mean(stops):.2f}" if stops else "."

@@ -19,7 +19,7 @@ from torch.distributed import HashStore
 
 import vniah
 from benchmarks.gate import CELLS as BENCHMARK_CELLS
-from benchmarks.gate import table_of
+from benchmarks.gate import Setting, table_of
 from benchmarks.stop_early import FALLS, PARTS, simulate
 from vniah.analysis.compare import compare, compare_early
 from vniah.analysis.compare.comparison import compare_by
@@ -119,17 +119,17 @@ def test_parts_hold_every_cell_once_and_each_position_in_one():
 
 
 def test_a_year_of_nights_of_the_same_model_with_a_look_after_each_part_has_hardly_an_alarm():
-    nights = simulate(FALLS[0], num_nights=365, num_needles=20, icc=0.3, seed=1, whole=False)
+    nights = simulate(FALLS[0], Setting(365, 20, 0.3, 1), whole=False)
     assert sum(night.is_fall for night in nights) <= 1
-    nights = simulate(FALLS[0], num_nights=60, num_needles=20, icc=0.2, seed=2)
+    nights = simulate(FALLS[0], Setting(60, 20, 0.2, 2))
     assert sum(night.is_fall for night in nights) <= 1
 
 
 def test_a_fall_of_thirty_points_takes_a_fifth_of_the_samples_and_one_of_ten_is_still_found():
-    nights = simulate(FALLS[3], num_nights=60, num_needles=20, icc=0.2, seed=3, whole=False)
+    nights = simulate(FALLS[3], Setting(60, 20, 0.2, 3), whole=False)
     assert all(night.is_fall for night in nights)
     assert np.mean([night.stopped_at for night in nights]) < 0.2
-    nights = simulate(FALLS[2], num_nights=40, num_needles=20, icc=0.2, seed=4)
+    nights = simulate(FALLS[2], Setting(40, 20, 0.2, 4))
     assert sum(night.is_fall for night in nights) >= 38
     assert sum(night.stopped_at is not None for night in nights) >= 15
 

@@ -1,47 +1,45 @@
 """Runs a sweep: every sample once, with one flushed line for each, and resumes where it stopped."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.errors import InputError, ResultsError
+from vniah.errors import InputError
 from vniah.files import cache_dir, slug
-from vniah.forward.kv_cache import NAME_OF_LOCATION
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
 from vniah.needles import NeedleSet
-from vniah.options import MAX_NEW_TOKENS, Scorer, Share
+from vniah.options import Scorer, Share
 from vniah.options.precision import Precision
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
-from vniah.results import MANIFEST_NAME, Results, RunFolder, load_run
-from vniah.results.manifests import read_manifest
-from vniah.sweep.adaptive import Rounds, scored_ids
+from vniah.results import Results, RunFolder, load_run
+from vniah.sweep.adaptive import Rounds
+from vniah.sweep.batches import Batches, writing
+from vniah.sweep.earlier import keep_earlier_controls, keep_earlier_length
 from vniah.sweep.launchers import require_known_launcher
-from vniah.sweep.manifest import EARLIER_DEFAULT, make_manifest, run_key
+from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
-from vniah.sweep.outcomes import require_readable, result_of
+from vniah.sweep.outcomes import require_readable
+from vniah.sweep.planned import describe_forward
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
-from vniah.sweep.samples import askable_samples, begun_with
+from vniah.sweep.samples import askable_samples
 from vniah.sweep.search import require_depths
 from vniah.sweep.stopping import EarlyRounds
-from vniah.tasks import Sample, Task, load_task
+from vniah.tasks import Task, load_task
 from vniah.tasks.controls import ChosenControls, choose_controls
 from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
 
-_OF_THE_PLAN = ("passes", "flops", "flops_not_shared")
 _MAX_IN_FOLDER_NAME = 60  # characters, each of up to four bytes
 
 
@@ -212,7 +210,6 @@ class Sweep:
         self._needles = needles
         self._num_frames = grid.max_frames
         self._options = options
-        self._num_done = 0
         self._report: OnProgress = lambda stage, done, total: None
 
     @property
@@ -247,16 +244,9 @@ class Sweep:
         if not mesh.is_leader:
             mesh.wait_for("encoded")
         if not overwrite:
-            self._keep_earlier_length(output)
-            self._keep_earlier_controls(output)
-        manifest = self.manifest
-        rounds: Rounds | EarlyRounds | None = None
-        if self._options.adaptive is not None:
-            rounds = Rounds(self.samples, self._options.adaptive)
-        elif self._options.stop_early is not None:
-            rounds = EarlyRounds(self.samples, self._options.stop_early)
-        if rounds is not None:
-            manifest = {**manifest, **rounds.settings}
+            self._take_up_earlier(output)
+        rounds = self._rounds()
+        manifest = self.manifest if rounds is None else {**self.manifest, **rounds.settings}
         folder = RunFolder(output, manifest, overwrite=overwrite)
         is_pending = [not folder.has_score(sample.sample_id) for sample in self.samples]
         first = self.samples if rounds is None else rounds.next_to_run(folder.results())
@@ -266,16 +256,31 @@ class Sweep:
         if mesh.is_leader:
             mesh.announce("encoded")
         num_batches = engine.plan(self.samples, is_pending) if has_work else 0
-        environment = {"forward": self._describe(sum(is_pending))} if num_batches else {}
+        environment = {}
+        if num_batches:
+            environment["forward"] = describe_forward(
+                engine,
+                mesh,
+                num_samples=len(self.samples),
+                num_left=sum(is_pending),
+                is_adaptive=self._options.adaptive is not None,
+            )
         mesh.barrier()  # all processes have read the folder before anything is written
         if not mesh.is_leader:
             mesh.wait_for("open")
-        with _writing(folder, mesh, engine.notes, environment):
-            self._num_done = len(is_pending) - sum(is_pending)
+        batches = Batches(
+            self._task,
+            engine,
+            mesh,
+            num_samples=len(is_pending),
+            num_done=len(is_pending) - sum(is_pending),
+            report=self._report,
+        )
+        with writing(folder, mesh, engine.notes, environment):
             if rounds is None:
-                self._run_batches(folder, num_batches)
+                batches.run_batches(folder, num_batches)
             elif has_work:
-                self._run_rounds(folder, rounds, first)
+                batches.run_rounds(folder, rounds, first)
             elif mesh.is_leader:  # a kill may have come before this
                 folder.record(rounds.record_of_end(folder.results(), engine, None))
         mesh.barrier()  # the leader has merged the files of all processes
@@ -288,35 +293,20 @@ class Sweep:
             _LOG.warning(warning)
         return results
 
-    def _keep_earlier_length(self, output: Path) -> None:
-        """Takes up a run of an embedded model that began when 32 tokens were everyone's default."""
-        decoding, scorer = self._engine.decoding, None
-        if decoding is None or self._options.max_new_tokens is not None:
-            return
-        with suppress(ResultsError):  # there is no run, or one that the folder itself refuses
-            scorer = read_manifest(output / MANIFEST_NAME).get("scorer")
-        if scorer == {**self.manifest["scorer"], "max_new_tokens": MAX_NEW_TOKENS}:
-            self._engine.decoding = replace(decoding, max_new_tokens=MAX_NEW_TOKENS)
-            self.manifest = {**self.manifest, "scorer": scorer}
+    def _take_up_earlier(self, output: Path) -> None:
+        """Where the folder holds a run that began with other defaults, they are those of this."""
+        if self._options.max_new_tokens is None:
+            self.manifest = keep_earlier_length(self._engine, self.manifest, output)
+        if self._options.controls == "default":
+            self.samples, self.manifest = keep_earlier_controls(self.samples, self.manifest, output)
 
-    def _keep_earlier_controls(self, output: Path) -> None:
-        """Takes up a run that began when there were fewer default controls, with these."""
-        if self._options.controls != "default":
-            return
-        with suppress(ResultsError):
-            earlier = read_manifest(output / MANIFEST_NAME)
-            names = earlier.get("controls")
-            if names != EARLIER_DEFAULT or names == self.manifest["controls"]:
-                return
-            samples = begun_with(self.samples, names, earlier["sample_ids"].split())
-            if samples is not None:
-                ids = " ".join(sample.sample_id for sample in samples)
-                self.samples = samples
-                self.manifest = {**self.manifest, "controls": names, "sample_ids": ids}
-                _LOG.warning(
-                    f"this run began with the control {', '.join(names)} alone, and goes on so; "
-                    "another --output, or --overwrite, gives it all default controls"
-                )
+    def _rounds(self) -> Rounds | EarlyRounds | None:
+        """What chooses the samples by the results so far; None where all are run."""
+        if self._options.adaptive is not None:
+            return Rounds(self.samples, self._options.adaptive)
+        if self._options.stop_early is not None:
+            return EarlyRounds(self.samples, self._options.stop_early)
+        return None
 
     def _prepare(self) -> None:
         """Prepares all pictures that samples show."""
@@ -329,95 +319,6 @@ class Sweep:
             cache=None if cache is None else user_path(cache, "the cache"),
             on_progress=lambda done, total: self._report("encode", done, total),
         )
-
-    def _describe(self, num_left: int) -> dict[str, Any]:
-        """Checks the model, and describes for the manifest how the samples are run."""
-        found = self._engine.check()  # which may change how a server is asked
-        described = dict(self._engine.describe())
-        is_adaptive = self._options.adaptive is not None
-        if self._mesh.is_leader and "passes" in described:
-            text = _in_words(described, len(self.samples), num_left)
-            _LOG.info(f"the whole grid would be {text}" if is_adaptive else text)
-        if is_adaptive:  # its rounds have plans of their own
-            described = {k: v for k, v in described.items() if k not in _OF_THE_PLAN}
-        if found:
-            described["check"] = dict(found)
-        return {**described, "processes": self._mesh.size}
-
-    def _run_batches(self, folder: RunFolder, num_batches: int, *, name: str = "batches") -> None:
-        mesh, num_samples = self._mesh, len(self.samples)
-        if num_batches:
-            self._report("sweep", self._num_done + mesh.count("done"), num_samples)
-        for batch in mesh.claim(name, num_batches):
-            for sample, outcome in self._engine.run(batch):
-                if mesh.context_rank == 0:
-                    folder.append(result_of(self._task, sample, outcome))
-                    self._report("sweep", self._num_done + mesh.count("done", 1), num_samples)
-
-    def _run_rounds(
-        self, folder: RunFolder, rounds: "Rounds | EarlyRounds", samples: Sequence[Sample]
-    ) -> None:
-        """Runs one round after the other, each planned by itself; the engine planned the grid."""
-        engine, of_grid = self._engine, self._engine.planned_flops
-        results = self._results_of_all(folder)
-        while samples:
-            scored = scored_ids(results)
-            num_batches = engine.plan(samples, [s.sample_id not in scored for s in samples])
-            self._run_batches(folder, num_batches, name=f"round-{len(rounds.chosen)}")
-            results = self._results_of_all(folder)
-            samples = rounds.next_to_run(results)
-        record = rounds.record_of_end(results, engine, of_grid)
-        if record and self._mesh.is_leader:
-            folder.record(record)
-            _LOG.info(rounds.in_words(record, results))
-
-    def _results_of_all(self, folder: RunFolder) -> Results:
-        """What all processes have written so far; the same in each of them."""
-        if self._mesh.size == 1:
-            return folder.results()
-        self._mesh.barrier()  # all have written
-        results = load_run(folder.directory)
-        self._mesh.barrier()  # all have read
-        return results
-
-
-@contextmanager
-def _writing(
-    folder: RunFolder, mesh: Mesh, notes: Sequence[str], environment: Mapping[str, Any]
-) -> Iterator[None]:
-    """Opens the folder in the first process of every worker; at the end their files are merged."""
-    opened: AbstractContextManager[None] = nullcontext()
-    if mesh.context_rank == 0:
-        opened = folder.open(
-            notes, environment=environment, rank=mesh.data_rank, num_ranks=mesh.data_size
-        )
-    with opened:
-        if mesh.is_leader:
-            mesh.announce("open")
-        yield
-        if mesh.is_leader:
-            mesh.barrier()
-            folder.merge()
-    if not mesh.is_leader:
-        mesh.barrier()  # this process has closed its file
-
-
-def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str:
-    """Describes in one line how the forward pass is run, from its record in the manifest."""
-    share = record["flops"] / max(1, record["flops_not_shared"])
-    why = record.get("not_shared_because")
-    place = record.get("keys_and_values_on", "device")
-    parts = [
-        f"{record['passes']:,} pass{'es' * (record['passes'] != 1)} for {num_samples:,} samples, "
-        + (f"with {share:.0%} of the operations of one by one" if share != 1 else "one by one"),
-        *([f"nothing is shared, because {why}"] if why else []),
-        *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
-        f"chunks of {record.get('tile_size', 0):,} rows",
-        *([f"keys and values kept {NAME_OF_LOCATION[place]}"] if place != "device" else []),
-        *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
-        "logits as by the model's own forward pass",
-    ]
-    return "; ".join(parts)
 
 
 def _folder_name(name: str) -> str:
