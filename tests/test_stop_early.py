@@ -24,6 +24,7 @@ from benchmarks.stop_early import FALLS, PARTS, simulate
 from vniah.analysis.compare import compare, compare_early
 from vniah.analysis.compare.comparison import compare_by
 from vniah.analysis.compare.rules import Rules
+from vniah.analysis.plot.captions import caption, default_title
 from vniah.analysis.plot.series import length_series
 from vniah.analysis.statistics.paired import paired_table
 from vniah.analysis.statistics.sequential import (
@@ -32,6 +33,7 @@ from vniah.analysis.statistics.sequential import (
     parts_of,
     symmetry_e_value,
 )
+from vniah.analysis.table_formats import format_results
 from vniah.analysis.table_rows import table_rows
 from vniah.cli import main
 from vniah.errors import CannotCompareError, InputError
@@ -267,6 +269,15 @@ def test_what_cannot_be_compared_early_is_one_line():
     half = run(7, lambda c, k: k > 0 or c.depth > 0.5, num_needles=5)
     few = compare_early(run(len(ORDER), num_needles=5), half)
     assert few.verdict == "undecided" and "too few needles" in few.summary()
+    fallen = {"outcome": lambda c, k: k > 0 or c.depth > 0, "num_needles": 5}
+    one, old = (
+        make_run(**{**GRID, **fallen, "controls": ["blind"]}),
+        make_run(**GRID | {"num_needles": 5}),
+    )
+    planned = {**one.manifest, "sample_ids": f"{one.manifest['sample_ids']} -/-/needle-0/blind"}
+    assert compare_early(old, replace(one, manifest=planned)).verdict == "undecided"
+    with pytest.raises(CannotCompareError, match="cannot be known from 5 needles"):
+        compare_early(old, one)
     nothing = compare_early(before, run(0))
     assert nothing.verdict == "undecided" and nothing.num_done == 0
     one = make_run("8", "0", num_needles=20)
@@ -374,6 +385,19 @@ def settings(tmp_path_factory):
     return options, baseline
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Heatmaps of the command are not drawn; what they say of stopped runs is tested as text."""
+    from vniah.analysis import plot
+
+    def save(results, path, **_):
+        path.write_bytes(b"a picture")
+        return path
+
+    monkeypatch.setattr(plot, "save_heatmaps", save)
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_is_worse_stops_and_is_completed_by_the_command_without_the_option(
     settings, tmp_path, capsys
 ):
@@ -396,6 +420,10 @@ def test_a_run_that_is_worse_stops_and_is_completed_by_the_command_without_the_o
     assert summary.needles_like_these is None and not summary.by_length
     assert all(row["low"] is None for row in table_rows([found], "lengths"))
     assert not length_series(found).has_interval
+    number = f"{found.average:.4f}"
+    texts = [caption(found), default_title(found), format_results([found], "lengths", "markdown")]
+    assert all("to quote" in text or "not to be quoted" in text for text in texts)
+    assert not any(number in text for text in texts)
     assert main([*command, "--stop-early", baseline]) == 1, "it stays stopped"
     assert load_results(folder).num_done == found.num_done
     assert "nothing to do" in capsys.readouterr().out
@@ -409,6 +437,7 @@ def test_a_run_that_is_worse_stops_and_is_completed_by_the_command_without_the_o
     assert "a significant fall (average p" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_is_no_worse_is_measured_whole(settings, tmp_path, capsys):
     options, baseline = settings
     command = ["run", "--model", "test_stop_early:load_steady", *options, "--stop-early", baseline]
@@ -432,7 +461,7 @@ def stand_in(settings):
     """Sweeps a small random decoder, which gets everything wrong; and a run with all right."""
     options, _ = settings
     haystack, needles = open_haystack(options[1]), load_needles(options[3])
-    grid, decoder = Grid.parse("4,8", "0,0.5,1"), build_decoder("qwen2")
+    grid, decoder = Grid.parse("4", "0,0.5,1"), build_decoder("qwen2")
 
     def sweep(output, **how):
         model = DecoderStandIn(deepcopy(decoder))  # one for each process

@@ -138,7 +138,8 @@ def lengths_layout(
     lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
     for name, results, rows in zip(names, runs, found, strict=True):
         texts = {row["num_frames"]: _score(row, intervals) for row in rows}
-        average = NO_VALUE if results.average is None else f"{results.average:.4f}"
+        has_average = results.average is not None and not results.stopped_early
+        average = f"{results.average:.4f}" if has_average else NO_VALUE
         whole: Row = rows[0] if rows else {"low": None}
         like_these = (
             NO_VALUE if whole["low"] is None else Interval(whole["low"], whole["high"]).text("-")

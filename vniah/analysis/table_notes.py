@@ -10,7 +10,7 @@ _MAX_GAPS = 5
 
 def about(results: Results) -> list[str]:
     """What the average is over, if that is not all that was planned."""
-    if is_whole(results):
+    if is_whole(results) or results.stopped_early:  # of which there is none to quote
         return []
     if results.average is None:
         return [f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"]

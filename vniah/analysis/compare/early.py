@@ -173,10 +173,19 @@ def _of_what_is_compared(
 ) -> EarlyComparison | None:
     """The comparison where all that is compared is there: what is missing are controls, samples
     that the baseline could not run, and cells that it does not have. None if these can change what
-    comes of the rules about the candidate alone.
+    comes of the rules about the candidate alone, or if the two cannot be compared: that is said
+    when the run is complete, so that nothing is left unmeasured for it.
     """
-    found = [_of_complete(before, results, rules) for results in (best, worst)]
-    return found[0] if found[0].verdict == found[1].verdict else None
+    try:
+        found = _of_complete(before, best, rules)
+    except CannotCompareError:
+        return None
+    is_about_candidate = (
+        rules.min_mean is not None or rules.floors or rules.min_effective_length is not None
+    )
+    if is_about_candidate and _of_complete(before, worst, rules).verdict != found.verdict:
+        return None
+    return found
 
 
 def _open_ids(pair: Pair, missing: set[str]) -> set[str]:

@@ -118,6 +118,8 @@ def _average(results: Results, value: str) -> str:
     """The average in words, and what it is over if that is not the whole grid; empty if none."""
     planned = results.num_planned_cells
     if value == CORRECT:
+        if results.stopped_early:
+            return "stopped early, no average to quote"
         text = "" if results.average is None else f"average {results.average:.4f}"
         num_cells, coverage = results.num_scored_cells, results.coverage
     else:
