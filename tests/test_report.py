@@ -165,7 +165,7 @@ def test_a_page_is_whole_and_says_what_a_run_says():
     for line in vniah.summarize(run).lines:
         assert line in text
     assert f"average: {run.average:.4f}" in text
-    assert "not complete: 50 of 60 samples are done" in text
+    assert "not complete: 50 of 60 samples have been run" in text
     assert "the run has no controls".lower() in text.lower()
 
 

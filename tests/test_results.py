@@ -6,6 +6,10 @@ from fractions import Fraction
 import pytest
 from runs import PUBLISHED_DIR, cell, make_manifest, make_run, make_sample, write_run
 
+from vniah.analysis.labels import unit_notes
+from vniah.analysis.sentences import format_summary
+from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.table_formats import format_results
 from vniah.errors import ResultsError, RunMismatchError
 from vniah.files import write_json
 from vniah.grid import Cell, Grid
@@ -394,7 +398,7 @@ def test_load_results_when_there_is_nothing(tmp_path):
 
 
 VISUAL_LENGTHS = range(200, 3001, 200)  # those of LongVA
-PAIR_LENGTHS = range(100, 2901, 200)  # those of VideoRoPE, whose frames are pairs
+PAIR_LENGTHS = range(200, 5801, 400)  # those of VideoRoPE, which counts pairs of frames
 TEXT_LENGTHS = range(32_000, 512_001, 32_000)
 PUBLISHED = {
     "llama3-8b-extend_niah_distractor3": (TEXT_LENGTHS, 0.90568),
@@ -423,6 +427,29 @@ def test_load_results_of_a_published_table(name, expected):
     assert results.is_complete
     assert (results.num_planned, results.tokens_per_frame, results.samples) == (None, None, ())
     assert {score.num_samples for score in results.cells} == {None}
+    assert results.unit == (2 if lengths == PAIR_LENGTHS else 1)
+
+
+def test_a_unit_of_several_frames_is_said_with_every_length(tmp_path):
+    entries = [entry(Score=score) for score in (1.0,)] + [entry(**{"Num. Frame": 300, "Score": 0})]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"unit": {"num_frames": 2, "source": "a page"}, "table": entries}))
+    table = load_results(path)
+    assert [found.cell.num_frames for found in table.cells] == [400, 600]
+    said = "published in units of 2 frames: 600 frames here are 300 there"
+    assert summarize(table).effective_length.num_frames == 400
+    assert format_summary(table)[-1] == said
+    for kind in ("lengths", "cells"):
+        for style in ("text", "markdown", "latex"):
+            text = format_results([table], kind, style)
+            assert said in text and "600" in text
+    record = json.loads(format_results([table], "lengths", "json"))
+    assert record["results"][0]["unit"] == 2
+    assert [row["num_frames"] for row in record["rows"]] == [None, 400, 600]
+    plain = tmp_path / "plain.json"
+    plain.write_text(json.dumps(entries))
+    assert not unit_notes([load_results(plain)])
+    assert unit_notes([load_results(plain), table]) == [f"pairs: {said}"]
 
 
 def test_every_published_table_is_listed_with_its_average():
@@ -457,6 +484,18 @@ def entry(**changes):
         ([], "is not a table of results"),
         ({"Num. Frame": 200}, "is not a table of results"),
         ([1, 2], "is not a table of results"),
+        ({"unit": {"num_frames": 2}, "table": []}, "unit: source is missing|source"),
+        ({"unit": {"num_frames": 0, "source": "x"}, "table": []}, r"unit.num_frames must be"),
+        ({"unit": {"num_frames": 2, "source": "x"}, "table": []}, "is not a table of results"),
+        ({"unit": {"num_frames": 2, "source": "x"}}, "table"),
+        (
+            {
+                "unit": {"num_frames": 2, "source": "x"},
+                "table": [{"Context Length": 8, "Document Depth": 0.0, "Score": 1}],
+            },
+            "counts tokens, and its unit says 2 frames: remove the unit",
+        ),
+        ([entry(**{"Num. Frame": 10**15})], "Num. Frame must be a whole number <= 1000000000000"),
         (
             [entry(Score=1), entry(Score=0)],
             r"entry 1 has the cell of 200 frames, depth 0.2, a second time \(scores 1 and 0\)",

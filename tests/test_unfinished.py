@@ -8,6 +8,7 @@ import pytest
 from runs import cell, make_run, write_run
 
 import vniah
+from vniah.analysis.plot.captions import caption
 from vniah.analysis.retention import retention
 from vniah.analysis.sentences import format_average, format_summary
 from vniah.analysis.table_formats import format_results
@@ -114,7 +115,9 @@ def test_the_verdict_and_the_table_of_controls_say_what_is_pending():
     whole = make_run(controls=["no-needle"])
     ids = [*(one.sample_id for one in whole.samples), "8/-/needle-0/no-needle"]
     run = make_run(controls=["no-needle"], outcome=some, sample_ids=" ".join(ids))
-    assert SAID in verdict(run).text
+    said = "15 of 60 samples of the test and 0 of 1 of its controls have been run"
+    assert said in verdict(run).text
+    assert said in caption(run) and said == gaps(run)[0]
     line = "the control no-needle lacks 1 of 1 sample, which has not been run yet"
     assert line in gaps(run)
 

@@ -1,4 +1,4 @@
-"""Labels that tell several runs of one model apart where they are shown side by side."""
+"""Labels that tell several runs of one model apart side by side, and what their lengths are."""
 
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
@@ -7,6 +7,8 @@ from vniah.errors import ResultsError
 from vniah.options.rope import OFF, Scaling, scaling_label, theta_label
 from vniah.results import Results
 from vniah.schema import parse_json
+
+_LONGEST_NAME = 101  # characters
 
 
 def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
@@ -19,7 +21,7 @@ def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
         ResultsError: a manifest holds a scaling that cannot be read.
     """
     found = [
-        ", ".join(filter(None, (result.short_name, result.part, remark)))
+        ", ".join(filter(None, (_short(result.name), result.part, remark)))
         for result, remark in zip(results, rope_remarks(results), strict=True)
     ]
     found = [
@@ -30,6 +32,50 @@ def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
         label if found.count(label) == 1 else f"{label} ({found[: place + 1].count(label)})"
         for place, label in enumerate(found)
     )
+
+
+def _short(name: str) -> str:
+    """A name, cut in the middle where it is very long: its ends tell it from others."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
+
+
+LENGTH_LABELS = {"frames": "Number of frames", "tokens": "Context length (tokens)"}
+"""What the axis of the lengths is called, by `Results.axis`."""
+
+
+def unit_note(results: Results) -> str:
+    """How the lengths of a published table differ from those in it; empty where they are the same.
+
+    >>> unit_note(table)  # doctest: +SKIP
+    "published in units of 2 frames: 5,800 frames here are 2,900 there"
+    """
+    if results.unit == 1 or not results.cells:
+        return ""
+    longest = max(found.cell.num_frames for found in results.cells)
+    return (
+        f"published in units of {results.unit} frames: {longest:,} frames here are "
+        f"{longest // results.unit:,} there"
+    )
+
+
+def unit_notes(results: Sequence[Results], names: Sequence[str] | None = None) -> list[str]:
+    """The notes of several results, each once, with the names of those that it is of.
+
+    Args:
+        results: the results.
+        names: one for each; by default those of `result_labels`.
+    """
+    notes: dict[str, list[str]] = {}
+    names = result_labels(results) if names is None else names
+    for name, one in zip(names, results, strict=True):
+        if note := unit_note(one):
+            notes.setdefault(note, []).append(name)
+    if len(results) == 1:
+        return list(notes)
+    return [f"{', '.join(those)}: {note}" for note, those in notes.items()]
 
 
 class _ScalingRecord(TypedDict):

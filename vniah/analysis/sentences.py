@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vniah.analysis.labels import unit_notes
 from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_notes import average_over
 from vniah.errors import counted
@@ -30,7 +31,7 @@ def format_average(results: Results) -> str:
 
 def format_summary(results: Results) -> list[str]:
     """The average, then what the run says about needles like these, in a sentence a line."""
-    return [format_average(results), *summarize(results).lines]
+    return [format_average(results), *summarize(results).lines, *unit_notes([results])]
 
 
 def format_oddness(results: Results) -> str | None:

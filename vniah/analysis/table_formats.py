@@ -156,6 +156,7 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
         "name": results.name,
         "path": str(results.path),
         "axis": results.axis,
+        "unit": results.unit,
         "is_published_table": not results.manifest,
         "average": results.average,
         "low": interval.low if interval else None,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from vniah.analysis.labels import unit_notes
 from vniah.errors import counted
 from vniah.results import Results
 
@@ -9,12 +10,14 @@ _MAX_GAPS = 5
 
 
 def about(results: Results) -> list[str]:
-    """What the average is over, if that is not all that was planned."""
+    """In which unit a table was published, and what its average is over, if that is not all."""
+    unit = unit_notes([results])
     if is_whole(results) or results.stopped_early:  # of which there is none to quote
-        return []
+        return unit
     if results.average is None:
-        return [f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"]
-    return [f"the average {results.average:.4f} is over {average_over(results)}"]
+        none = f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"
+        return [*unit, none]
+    return [*unit, f"the average {results.average:.4f} is over {average_over(results)}"]
 
 
 def average_over(results: Results) -> str:

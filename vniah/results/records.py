@@ -90,6 +90,8 @@ class Results:
         axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
         part: which part of a run these are, in words (`vniah.results.facet_results`); empty for
             all of it.
+        unit: number of frames in what a published table counts as one: 2 where its script counts
+            pairs. The cells have numbers of frames in any case.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Results:
     published: tuple[CellScore, ...] = ()
     axis: Literal["frames", "tokens"] = "frames"
     part: str = ""
+    unit: int = 1
 
     def __repr__(self) -> str:
         average = "no average" if self.average is None else f"average {self.average:.4f}"
@@ -359,8 +362,28 @@ class Results:
             return ""
         if self.stopped_early:
             return self.stopped_early
-        done = sum(sample.cell is not None for sample in self.samples)
-        return f"{done:,} of {counted(done + self.num_pending, 'sample')} have been run"
+        if self.is_adaptive:  # which need not run the others
+            done = sum(sample.cell is not None for sample in self.samples)
+            return f"{done:,} of {counted(done + self.num_pending, 'sample')} have been run"
+        return self.done_in_words
+
+    @property
+    def done_in_words(self) -> str:
+        """How many planned samples have a line, those of the test apart from those of controls.
+
+        >>> results.done_in_words  # doctest: +SKIP
+        "163 of 360 samples of the test and 232 of 430 of its controls have been run"
+        """
+        of_controls = sum(self.num_planned_by_control.values())
+        done_of_controls = len({sample.sample_id for sample in self.control_samples})
+        done = (self.num_done or 0) - done_of_controls
+        planned = (self.num_planned or 0) - of_controls
+        if not of_controls:
+            return f"{done:,} of {counted(planned, 'sample')} have been run"
+        return (
+            f"{done:,} of {counted(planned, 'sample')} of the test and {done_of_controls:,} of "
+            f"{of_controls:,} of its controls have been run"
+        )
 
     @property
     def is_adaptive(self) -> bool:

@@ -1,5 +1,6 @@
 """What pictures say in words, above and below their axes."""
 
+from vniah.analysis.labels import unit_notes
 from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
@@ -44,7 +45,8 @@ def caption(results: Results, measure: Measure | None = None) -> str:
     controls = controls_caption(results)
     if measure is not None and controls:
         lines.append("right answers with controls:")
-    return "\n".join(filter(None, (*lines, *controls, *_averaged_over(results))))
+    below = (*controls, *_averaged_over(results), *unit_notes([results]))
+    return "\n".join(filter(None, (*lines, *below)))
 
 
 def _counts(results: Results, measure: Measure | None) -> str:
@@ -68,7 +70,7 @@ def _counts(results: Results, measure: Measure | None) -> str:
     elif results.stopped_early:
         parts.append(results.stopped_early)
     elif not results.is_complete:
-        parts.append(f"{results.num_done:,} of {results.num_planned:,} samples")
+        parts.append(results.done_in_words)
     return ", ".join(parts)
 
 

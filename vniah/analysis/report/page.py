@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vniah.analysis.labels import result_labels
+from vniah.analysis.labels import result_labels, unit_notes
 from vniah.analysis.report.command import Command, command_of
 from vniah.analysis.report.escaping import script_json, source_hash, visible_text
 from vniah.analysis.report.maps import Map, map_colors, measure_map, score_map
@@ -20,7 +20,7 @@ from vniah.analysis.statistics.summary import Summary, summarize
 from vniah.analysis.table_layouts import Layout, layouts, lengths_layout
 from vniah.analysis.table_notes import gaps
 from vniah.analysis.verdict import Verdict, verdict
-from vniah.errors import InputError, ResultsError, counted
+from vniah.errors import InputError, ResultsError
 from vniah.files import atomic_path
 from vniah.needles import NeedleSet, load_needles
 from vniah.options import TableKind
@@ -203,6 +203,7 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
         figures=_figures(results, found),
         sentences=(format_average(results), *found.lines),
         remarks=(
+            *unit_notes([results]),
             *gaps(results),
             *format_agreement(results),
             *([] if oddness is None else [oddness]),
@@ -243,10 +244,9 @@ def _progress(results: Results) -> str:
         return ""
     if results.is_selected:
         return gaps(results)[0]
-    done, planned = results.num_done or 0, results.num_planned or 0
     return (
-        f"not complete: {done:,} of {counted(planned, 'sample')} are done, so the run is still "
-        "going on, or was stopped. All numbers are over what is done"
+        f"not complete: {results.done_in_words}, so the run is still going on, or was stopped. All "
+        "numbers are over what has been run"
     )
 
 
