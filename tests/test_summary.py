@@ -277,6 +277,17 @@ def test_effective_length_is_not_shown_by_few_needles_at_a_threshold_of_1():
     assert found.text.endswith("like these not known from 10 needles (95 %)")
 
 
+@pytest.mark.parametrize(("num_needles", "outcome"), [(1, True), (1, False), (5, False), (9, True)])
+def test_effective_length_claims_nothing_of_needles_like_these_from_few(num_needles, outcome):
+    run = make_run("64,128", num_needles=num_needles, outcome=lambda c, k: outcome)
+    found = find_effective_length(run)
+    assert (found.low, found.high, found.has_interval, found.short[1]) == (None, None, False, ".")
+    needles = "1 needle" if num_needles == 1 else f"{num_needles} needles"
+    assert found.text.endswith(
+        f"with needles like these not known from {needles}, which takes 10 needles or more (95 %)"
+    )
+
+
 def test_effective_length_holds_whatever_failed_samples_would_have_given():
     run = make_run("8,16", "0", num_needles=50, outcome=lambda c, k: "oh" if k < 25 else True)
     found = find_effective_length(run)

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.lengths import effective_length, require_threshold
-from vniah.analysis.statistics.means import score_interval
+from vniah.analysis.statistics.means import FEW_NEEDLES, score_interval
 from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
@@ -35,9 +35,9 @@ class EffectiveLength:
             None if that is shown of no length.
         high: the largest length that is not shown to be too long for needles like these; None if
             the shortest is.
-        has_interval: whether ``low`` and ``high`` are known; they are not for published tables and
-            where samples name no needle.
-        num_needles: number of needles behind the interval.
+        has_interval: whether ``low`` and ``high`` are known; they are not for published tables,
+            where samples name no needle, and from fewer than ten needles.
+        num_needles: number of needles; 0 where samples name none.
         left_out: the lengths that are not complete yet, ascending; they are not in ``measured``.
         confidence: how often ``low`` and ``high`` are both right.
         axis: what lengths count: frames, or tokens in a published text table.
@@ -101,6 +101,8 @@ class EffectiveLength:
         text = f"{name}: with these needles {self._point}"
         if self.has_interval:
             text += f"; with needles like these {self._range}"
+        elif self.num_needles:
+            text += f"; with needles like these {self._not_known(FEW_NEEDLES)}"
         return text + left_out
 
     @property
@@ -156,10 +158,7 @@ class EffectiveLength:
         if self.high is None:
             return f"below {self._counted(self.measured[0])} ({percent})"
         if self.low is None and is_open:
-            needed = self.num_needed
-            is_enough = needed is None or needed <= self.num_needles
-            fewest = "" if is_enough else f", which takes {needed:,} needles or more"
-            return f"not known from {counted(self.num_needles, 'needle')}{fewest} ({percent})"
+            return self._not_known(self.num_needed or 0)
         if self.low is None:
             return f"at most {self._counted(self.high)} ({percent})"
         if is_open:
@@ -167,6 +166,12 @@ class EffectiveLength:
         if self.low == self.high:
             return f"the same ({percent})"
         return f"{self.low:,} to {self._counted(self.high)} ({percent})"
+
+    def _not_known(self, needed: int) -> str:
+        """That these needles are too few, and how many it takes at least."""
+        fewest = "" if needed <= self.num_needles else f", which takes {needed:,} needles or more"
+        percent = percent_of(self.confidence)
+        return f"not known from {counted(self.num_needles, 'needle')}{fewest} ({percent})"
 
     def _lengths(self, lengths: Sequence[int]) -> str:
         """Some lengths by name, or how many and from where to where: ``"128 and 256 frames"``."""
@@ -199,14 +204,15 @@ def find_effective_length(
 ) -> EffectiveLength:
     """The effective visual context length of a run, and its interval for needles like these.
 
-    The interval inverts tests of the lengths, by the intervals of their scores (`score_interval`
-    over the needles), each end at an error of half of ``1 - confidence``. From the shortest length
-    on, lengths belong below ``low`` as long as the lower end of their score's interval is at least
-    the threshold. From the longest length back, they lie above ``high`` as long as the upper end is
-    below it. As each goes in a fixed order and stops at the first test that does not reject, the
-    errors of several tests do not add up. Source: P. H. Westfall and A. Krishen, "Optimally
-    weighted, fixed sequence and gatekeeper multiple testing procedures", Journal of Statistical
-    Planning and Inference 99 (2001).
+    The interval takes at least ten needles, as every claim about needles like these. It inverts
+    tests of the lengths, by the intervals of their scores (`score_interval` over the needles), each
+    end at an error of half of ``1 - confidence``. From the shortest length on, lengths belong below
+    ``low`` as long as the lower end of their score's interval is at least the threshold. From the
+    longest length back, they lie above ``high`` as long as the upper end is below it. As each goes
+    in a fixed order and stops at the first test that does not reject, the errors of several tests
+    do not add up. Source: P. H. Westfall and A. Krishen, "Optimally weighted, fixed sequence and
+    gatekeeper multiple testing procedures", Journal of Statistical Planning and Inference 99
+    (2001).
 
     Samples that could not be run count as wrong for ``low`` and as right for ``high``, so that both
     hold whatever they would have given. Lengths at which a planned sample has no line yet are left
@@ -242,6 +248,9 @@ def find_effective_length(
     least = index.table(lambda sample: bool(sample.correct))
     if not least.knows_needles or not with_score:
         return known
+    known = replace(known, num_needles=len(least.needles))
+    if known.num_needles < FEW_NEEDLES:
+        return known
 
     def intervals(table: SampleTable) -> list[Interval]:
         values = (table.at_length(length).needle_values() for length in with_score)
@@ -251,7 +260,7 @@ def find_effective_length(
     if any(found.num_errors for found in cells):
         highest = intervals(index.table(lambda sample: sample.correct is not False))
     low, high = range_of_lengths(with_score, lowest, highest, threshold=threshold)
-    return replace(known, low=low, high=high, has_interval=True, num_needles=len(least.needles))
+    return replace(known, low=low, high=high, has_interval=True)
 
 
 def _of_adaptive_run(
@@ -261,7 +270,8 @@ def _of_adaptive_run(
     index = index or index_samples(results)
     lengths = partial_lengths(results, index=index)
     is_known = any(length.scores for length in lengths)
-    has_interval = any(length.needles is not None for length in lengths)
+    num_needles = len(index.needles) if any(one.needles is not None for one in lengths) else 0
+    has_interval = num_needles >= FEW_NEEDLES
     bounds = LengthBounds(lengths, threshold=threshold, confidence=confidence)
     found = bounds.find()
     return EffectiveLength(
@@ -271,7 +281,7 @@ def _of_adaptive_run(
         low=found.low if has_interval else None,
         high=found.high if has_interval else None,
         has_interval=has_interval,
-        num_needles=len(index.needles) if has_interval else 0,
+        num_needles=num_needles,
         confidence=confidence,
         tokens_per_frame=results.tokens_per_frame,
         is_adaptive=True,
