@@ -119,6 +119,25 @@ def test_files_have_exactly_the_width_that_is_asked_for(tmp_path):
     assert float(re.search(rb"/MediaBox \[ 0 0 ([0-9.]+) ", pdf)[1]) == pytest.approx(252)
 
 
+def test_numbers_are_in_all_panels_or_in_none(drawn, caplog):
+    wide, narrow = (
+        make_run(frames, "0,1", outcome=lambda c, k: k < 3) for frames in ("8,16", "8:192:8")
+    )
+
+    def written(runs, width):
+        figure = drawn(save_heatmaps, runs, width=width * CM, annotate=True)
+        return [sum(text.get_text() == ".3" for text in ax.texts) for ax in maps_of(figure)]
+
+    assert written([wide, wide], 8) == [4, 4] and not caplog.messages
+    assert written([wide, narrow], 8) == [0, 0]
+    (message,) = caplog.messages
+    assert message.startswith("52 cells are too small for a number")
+    (ax,) = maps_of(drawn(save_heatmaps, [load_results(LONGVA)], width=8 * CM, annotate=True))
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text() in (".4", ".8")]
+    free = ax.bbox.width / 15 - max(box.width for box in boxes)
+    assert free >= 2.4 * ax.figure.dpi / 72, "they do not touch the borders of their cells"
+
+
 def test_letters_have_the_same_size_however_many_panels_there_are(drawn):
     run = make_run("8,16", "0,1")
     sizes = [
@@ -131,7 +150,7 @@ def test_letters_have_the_same_size_however_many_panels_there_are(drawn):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 1.0}, r"from 2 to 60 inches \(5 to 152 cm\), got 1 inches"),
+        ({"width": 1.0}, r"from 2 to 60 inches \(5.08 to 152.4 cm\), got 1 inches"),
         ({"width": float("nan")}, "from 2 to 60 inches .*, got nan"),
         ({"width": "8cm"}, "from 2 to 60 inches .*, got '8cm'"),
         ({"columns": 0}, "at least 1 panel in a row, got 0"),
@@ -430,8 +449,13 @@ def test_plot_takes_all_of_it(tmp_path, capsys):
     with Image.open(picture) as image:
         assert image.width == 945 < image.height
     capsys.readouterr()
-    for width, message in (("8", "such as 8cm or 3.5in, got '8'"), ("1cm", "got 0.393701 inches")):
+    for width in ("8", "-3cm", "nancm", "8 furlongs", "1e9cm", "", "9" * 500 + "cm"):
         assert main(["plot", str(run), "--width", width]) == 2
+        message = "argument --width: must be a number above 0 with its unit, such as 8cm, 80mm or"
+        assert message in (line := capsys.readouterr().err) and line.count("\n") == 1
+    for width in ("0cm", "1cm", "5cm", "153cm", "999999999mm"):
+        assert main(["plot", str(run), "--width", width]) == 2
+        message = f"must be from 2 to 60 inches (5.08 to 152.4 cm), got '{width}'"
         assert message in capsys.readouterr().err
     assert main(["plot", str(run), "--kind", "retention", "--annotate"]) == 2
     assert "--annotate is for pictures of the kinds heatmap" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from vniah.errors import InputError
 from vniah.grid import parse_range
 from vniah.haystacks.video.sampling import read_rate
+from vniah.options import PICTURE_WIDTHS, PICTURE_WIDTHS_TEXT
 from vniah.options.precision import Precision
 from vniah.options.rope import Scaling, read_scalings, require_theta
 from vniah.paths import page_path, picture_path, user_path
@@ -20,6 +21,7 @@ from vniah.paths import page_path, picture_path, user_path
 _MOST_DIGITS = 100  # of one number
 _MOST_ROPES = 100
 _MOST_SECONDS = 10**6
+_WIDTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}) ?(cm|mm|in)")
 _PER_INCH = {"in": Fraction(1), "cm": Fraction("2.54"), "mm": Fraction("25.4")}
 _T = TypeVar("_T")
 
@@ -82,10 +84,17 @@ def size(text: str) -> tuple[int, int]:
 @_checked
 def width(text: str) -> float:
     """The width of a picture in inches, of a text such as ``8cm``, ``80mm`` or ``3.5in``."""
-    match = re.fullmatch(r"(.*?) ?(cm|mm|in)", text)
+    match = _WIDTH.fullmatch(text)
     if match is None:
-        raise InputError(f"must be a number with its unit, such as 8cm or 3.5in, got {text!r}")
-    return float(_number(match[1]) / _PER_INCH[match[2]])
+        raise InputError(
+            "must be a number above 0 with its unit, such as 8cm, 80mm or 3.5in, got "
+            f"{text[:_MOST_DIGITS]!r}"
+        )
+    inches = Fraction(match[1]) / _PER_INCH[match[2]]
+    least, most = PICTURE_WIDTHS
+    if not least <= inches <= most:
+        raise InputError(f"must be {PICTURE_WIDTHS_TEXT}, got {text!r}")
+    return float(inches)
 
 
 def whole(most: int) -> Callable[[str], int]:

@@ -55,6 +55,14 @@ the paper, in which 0 and 1 are alike for many."""
 SecondAxis = Literal["seconds", "tokens"]
 """What a heatmap can count above it, besides frames."""
 
+PICTURE_WIDTHS = (2.0, 60.0)
+"""The least and the largest width of a picture that a user may ask for, in inches."""
+
+PICTURE_WIDTHS_TEXT = (
+    f"from {PICTURE_WIDTHS[0]:g} to {PICTURE_WIDTHS[1]:g} inches "
+    f"({PICTURE_WIDTHS[0] * 2.54:g} to {PICTURE_WIDTHS[1] * 2.54:g} cm)"
+)
+
 _MAX_SIDE = 8192
 
 MAX_NEW_TOKENS = 32

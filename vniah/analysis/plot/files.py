@@ -93,10 +93,19 @@ def save_heatmaps(
     if len(maps) > 1 and len({_scale(one.table) for one in maps}) == 1:
         shared = partial(share_colorbar, maps[0].table)
         maps = [replace(one, look=replace(one.look, colorbar=False)) for one in maps]
-    left_out: list[int] = []
-    panels = [_panel(one, left_out if annotate else None) for one in maps]
-    save_panels(panels, path, width=width, columns=columns, share=shared)
-    tell_left_out(sum(left_out))
+    tables = [one.table for one in maps]
+
+    def finish(axes: Sequence[Axes]) -> None:
+        tell_left_out(write_numbers(axes, tables, colors_of(tables[0], palette)))
+
+    save_panels(
+        [_panel(one) for one in maps],
+        path,
+        width=width,
+        columns=columns,
+        share=shared,
+        finish=finish if annotate else None,
+    )
     return path
 
 
@@ -162,28 +171,13 @@ def _is_same(one: Table, other: Table) -> bool:
     return places and np.array_equal(one.values, other.values, equal_nan=True)
 
 
-def _panel(one: _Map, left_out: list[int] | None) -> Panel:
-    """A heatmap as a panel.
-
-    Args:
-        one: the heatmap.
-        left_out: gets the number of values that have no room; None if none are written.
-    """
-    return Panel(
-        _heatmap_size(one.table),
-        partial(_draw_map, one),
-        None if left_out is None else partial(_annotate, one, left_out),
-        rows=(one.table.rows, one.table.has_positions),
-    )
+def _panel(one: _Map) -> Panel:
+    rows = (one.table.rows, one.table.has_positions)
+    return Panel(_heatmap_size(one.table), partial(_draw_map, one), rows=rows)
 
 
 def _draw_map(one: _Map, ax: Axes) -> None:
     draw_table(ax, one.table, one.results, title=one.title, look=one.look)
-
-
-def _annotate(one: _Map, left_out: list[int], ax: Axes) -> None:
-    colors = colors_of(one.table, one.look.palette)
-    left_out.append(write_numbers(ax, one.table, colors))
 
 
 def _scale(table: Table) -> tuple[object, ...]:

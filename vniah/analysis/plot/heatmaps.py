@@ -11,6 +11,7 @@ from matplotlib.collections import Collection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.text import Text
 
+from vniah.analysis.labels import LENGTH_LABELS
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels, depth_label
 from vniah.analysis.plot.captions import CORRECT, default_title
 from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
@@ -126,7 +127,7 @@ def heatmap(
         look=Look(palette, training_frames, second, colorbar, caption),
     )
     if annotate:
-        tell_left_out(write_numbers(ax, table, colors))
+        tell_left_out(write_numbers([ax], [table], colors))
     warn_of_missing(map(given_text, ax.findobj(Text)))
     return ax
 
@@ -224,8 +225,7 @@ def label_axes(ax: Axes, table: Table, *, axis: str, depth: str | None) -> None:
         ax.yaxis.set_major_formatter(ColumnFormatter(depths))
     ax.spines[:].set(visible=True, color="#cccccc", linewidth=0.6)  # else blank edges have no end
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK, labelrotation=0)
-    xlabel = "Number of frames" if axis == "frames" else "Context length (tokens)"
-    ax.set_xlabel(xlabel, fontsize=LABEL_SIZE, color=INK)
+    ax.set_xlabel(LENGTH_LABELS[axis], fontsize=LABEL_SIZE, color=INK)
     ax.set_ylabel("", fontsize=LABEL_SIZE, color=INK, parse_math=False)
     write_label(ax.yaxis.label, "Needle depth" if depth is None else depth)
 

@@ -1,6 +1,8 @@
 """What stands on the cells of a heatmap: hatches where samples have errors, and numbers."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 
 from matplotlib.artist import Artist
@@ -14,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from vniah.analysis.palettes import letters_on
 from vniah.analysis.plot.style import BLANK, FAINT, INK, SMALL_SIZE
-from vniah.analysis.plot.table import Corners, Table
+from vniah.analysis.plot.table import Corners, Place, Table
 from vniah.analysis.plot.typesetting import SANS, text_width
 
 _LOG = logging.getLogger("vniah")
@@ -23,7 +25,8 @@ FAILED_HATCH, PARTIAL_HATCH = "xxxxx", "////"
 _FAILED_COLOR, _HATCH_COLOR = "#efefef", "#8a8a8a"
 
 _NUMBER_SIZES = (7.5, 7.0, 6.5, 6.0)  # points, of letters; the largest that fits is taken
-_NUMBER_MARGIN = 1.6  # points, left free in a cell beside a number
+_NUMBER_PAD = 0.8  # points, around a number, which has the colour of its cell
+_NUMBER_MARGIN = 2 * _NUMBER_PAD + 1.4  # points, left free in a cell beside a number
 _LINE_HEIGHT = 1.15  # of a number, in sizes of its letters
 
 _KEY_SIZE = (11.0, 7.0)  # points, of a sample in the legend
@@ -114,49 +117,95 @@ def _entry(artist: Artist, text: str) -> OffsetBox:
     return HPacker(children=[area, words], align="center", pad=0, sep=4)
 
 
-def write_numbers(ax: Axes, table: Table, colors: Colormap) -> int:
+def write_numbers(axes: Sequence[Axes], tables: Sequence[Table], colors: Colormap) -> int:
     """Writes the values into the cells, as the present size of the axes allows.
 
-    All have letters of one size, of at least 6 points, which the longest value decides. They are
-    black or white, as can be read on the cell's colour.
+    All have letters of one size, of at least 6 points, which the longest value decides. If one of
+    the maps has no room for them, none has numbers: a map without any would look as if it had no
+    values. They are black or white, as can be read on the cell's colour.
 
     Args:
-        ax: with the cells on it.
-        table: the numbers.
+        axes: with the cells of a map on each.
+        tables: the numbers of each.
         colors: of the cells.
 
     Returns:
         The number of values that are left out because their cells are too small.
     """
-    texts = {
-        place: short_number(value, is_share=table.limits == (0.0, 1.0))
-        for place in table.places()
-        if not isnan(value := float(table.values[place.row, place.column]))
-    }
-    if not texts:
-        return 0
-    points = _POINTS_PER_INCH / ax.figure.dpi
-    width = ax.bbox.width * points / len(table.frames)
-    scale = ax.bbox.height * points / abs(ax.get_ylim()[0] - ax.get_ylim()[1])
-    heights = {place: (place.bottom - place.top) * scale for place in texts}
-    size = _size_that_fits(set(texts.values()), width, max(heights.values()))
-    if size is None:
-        return len(texts)
-    fitting = [place for place in texts if heights[place] >= size * _LINE_HEIGHT]
-    for place in fitting:
-        share = table.share(place)
-        ax.text(
-            place.column + 0.5,
-            (place.top + place.bottom) / 2,
-            texts[place],
-            fontsize=size,
-            color=_letters_on(colors, share),
-            bbox={"facecolor": colors(share), "linewidth": 0, "pad": 0.8},  # over hatches and lines
-            horizontalalignment="center",
-            verticalalignment="center_baseline",
-            clip_on=True,
-        )
-    return len(texts) - len(fitting)
+    maps = [_Numbers.of(ax, table) for ax, table in zip(axes, tables, strict=True)]
+    maps = [one for one in maps if one.texts]
+    sizes = [one.size for one in maps]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return sum(len(one.texts) for one in maps)
+    return sum(one.write(min(known), colors) for one in maps)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The values of one map, at the present size of its axes.
+
+    Attributes:
+        ax: with the cells on it.
+        table: the numbers.
+        texts: what is written at each place.
+        width: of all cells, in points.
+        heights: of each cell, in points.
+    """
+
+    ax: Axes
+    table: Table
+    texts: Mapping[Place, str]
+    width: float
+    heights: Mapping[Place, float]
+
+    @classmethod
+    def of(cls, ax: Axes, table: Table) -> "_Numbers":
+        """Those of a table whose cells are on the axes."""
+        texts = {
+            place: short_number(value, is_share=table.limits == (0.0, 1.0))
+            for place in table.places()
+            if not isnan(value := float(table.values[place.row, place.column]))
+        }
+        points = _POINTS_PER_INCH / ax.figure.dpi
+        width = ax.bbox.width * points / max(1, len(table.frames))
+        scale = ax.bbox.height * points / abs(ax.get_ylim()[0] - ax.get_ylim()[1])
+        heights = {place: (place.bottom - place.top) * scale for place in texts}
+        return cls(ax, table, texts, width, heights)
+
+    @property
+    def size(self) -> float | None:
+        """The largest size of letters at which the texts fit into a cell; None if none is."""
+        for size in _NUMBER_SIZES:
+            style = FontProperties(family=SANS, size=size)
+            widest = max(text_width(text, style) for text in set(self.texts.values()))
+            is_high = size * _LINE_HEIGHT <= max(self.heights.values())
+            if widest + _NUMBER_MARGIN <= self.width and is_high:
+                return size
+        return None
+
+    def write(self, size: float, colors: Colormap) -> int:
+        """Writes them; gives the number of values whose cells are not high enough."""
+        fitting = [p for p in self.texts if self.heights[p] >= size * _LINE_HEIGHT]
+        for place in fitting:
+            _write_number(self.ax, place, self.texts[place], self.table.share(place), size, colors)
+        return len(self.texts) - len(fitting)
+
+
+def _write_number(
+    ax: Axes, place: Place, text: str, share: float, size: float, colors: Colormap
+) -> None:
+    ax.text(
+        place.column + 0.5,
+        (place.top + place.bottom) / 2,
+        text,
+        fontsize=size,
+        color=_letters_on(colors, share),
+        bbox={"facecolor": colors(share), "linewidth": 0, "pad": _NUMBER_PAD},  # over hatches
+        horizontalalignment="center",
+        verticalalignment="center_baseline",
+        clip_on=True,
+    )
 
 
 def tell_left_out(num_left_out: int) -> None:
@@ -171,16 +220,6 @@ def tell_left_out(num_left_out: int) -> None:
 def _letters_on(colors: Colormap, share: float) -> str:
     """The colour that can be read on the colour of a share; dark where a cell has none."""
     return INK if isnan(share) else letters_on(to_hex(colors(share)))
-
-
-def _size_that_fits(texts: set[str], width: float, height: float) -> float | None:
-    """The largest size of letters at which the texts fit into a cell; None if none is."""
-    for size in _NUMBER_SIZES:
-        style = FontProperties(family=SANS, size=size)
-        widest = max(text_width(text, style) for text in texts)
-        if widest + _NUMBER_MARGIN <= width and size * _LINE_HEIGHT <= height:
-            return size
-    return None
 
 
 def short_number(value: float, *, is_share: bool) -> str:

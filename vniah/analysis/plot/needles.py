@@ -77,7 +77,7 @@ def needle_map(
     look = Look(palette, training_frames, None, colorbar, caption)
     draw_needles(ax, found, results, title=title, look=look)
     if annotate:
-        tell_left_out(write_numbers(ax, found.table, score_colors(palette)))
+        tell_left_out(write_numbers([ax], [found.table], score_colors(palette)))
     return ax
 
 

@@ -19,6 +19,7 @@ from vniah.analysis.plot.style import given_text
 from vniah.analysis.plot.typesetting import Fonts, own_settings, warn_of_missing
 from vniah.errors import InputError, short_repr
 from vniah.files import atomic_path
+from vniah.options import PICTURE_WIDTHS, PICTURE_WIDTHS_TEXT
 
 # In inches.
 _MARGINS = (0.9, 2.6)  # around axes, for labels and captions, before these are measured
@@ -26,7 +27,6 @@ _LEFT = 0.55  # of it for the labels of the vertical axis
 _MAX_WIDTH = 15.5  # of a figure, if the user gives none
 _LEAST_AXES = 1.15  # in width, with which panels still stand side by side
 _PADDING = (0.05, 0.09)  # beside panels, and above and below them
-_WIDTHS = (2.0, 60.0)  # that a user may ask for
 _NARROW = 4.5  # pictures with less than this have what they share below their panels
 _DPI = 300  # of pictures that are made of pixels
 
@@ -39,7 +39,6 @@ class Panel:
         size: width and height of its axes, in inches. In a figure of a given width they are made
             larger or smaller, and keep their proportions as far as labels allow.
         draw: draws it onto axes.
-        finish: what is drawn when the axes have their size, such as numbers that have to fit.
         rows: what stands along the vertical axis; panels side by side that have the same one show
             it once. None for one that is not compared.
         keeps_height: whether the axes have this height in a figure of any width, as where each row
@@ -48,7 +47,6 @@ class Panel:
 
     size: tuple[float, float]
     draw: Callable[[Axes], object]
-    finish: Callable[[Axes], object] | None = None
     rows: Hashable | None = None
     keeps_height: bool = False
 
@@ -60,6 +58,7 @@ def save_panels(
     width: float | None = None,
     columns: int | None = None,
     share: Callable[[Axes, Axes, bool], object] | None = None,
+    finish: Callable[[Sequence[Axes]], object] | None = None,
 ) -> None:
     """Draws panels side by side, in as many rows as they need, into a PNG, PDF or SVG file.
 
@@ -76,14 +75,18 @@ def save_panels(
         columns: number of panels in a row; by default as many as have room.
         share: draws a bar that the panels have in common: onto axes of its own, given those of the
             first panel, and whether it is upright.
+        finish: draws, onto the axes of the panels, when they have their sizes, what has to fit,
+            such as numbers.
 
     Raises:
         InputError: the width or the number of columns is out of range.
     """
     require_layout(width, columns)
     with own_settings():
-        figure = _draw_figure(panels, width, columns, share)
+        figure, axes = _draw_figure(panels, width, columns, share)
         try:
+            if finish is not None:
+                finish(axes)
             write_figure(figure, path, dpi=_exact_dpi(figure))
         finally:
             figure.clear()
@@ -91,11 +94,10 @@ def save_panels(
 
 def require_layout(width: object, columns: object) -> None:
     """Raises `InputError` if a figure cannot have this width, or this number of columns."""
-    least, most = _WIDTHS
+    least, most = PICTURE_WIDTHS
     if width is not None and not (isinstance(width, Real) and least <= float(width) <= most):
         raise InputError(
-            f"the width of a picture must be from {least:g} to {most:g} inches "
-            f"({least * 2.54:.0f} to {most * 2.54:.0f} cm), got {_spelled(width)}"
+            f"the width of a picture must be {PICTURE_WIDTHS_TEXT}, got {_spelled(width)}"
         )
     if columns is not None and not (isinstance(columns, Integral) and int(columns) >= 1):
         raise InputError(f"there must be at least 1 panel in a row, got {short_repr(columns)}")
@@ -110,8 +112,8 @@ def _draw_figure(
     width: float | None,
     columns: int | None,
     share: Callable[[Axes, Axes, bool], object] | None,
-) -> Figure:
-    """A figure on a canvas of its own."""
+) -> tuple[Figure, list[Axes]]:
+    """A figure on a canvas of its own, and the axes of its panels."""
     num_columns = _num_columns(panels, width, columns)
     num_rows = ceil(len(panels) / num_columns)
     sizes = Sizes.of(
@@ -155,10 +157,7 @@ def _draw_figure(
     arrange(Layout(figure, spec, drawn, bar, is_upright), sizes, is_fixed=width is not None)
     if shared is not None:
         place_label(figure, drawn, shared)
-    for ax, panel in zip(drawn, panels, strict=True):
-        if panel.finish is not None:
-            panel.finish(ax)
-    return figure
+    return figure, drawn
 
 
 def _num_columns(panels: Sequence[Panel], width: float | None, columns: int | None) -> int:

@@ -58,7 +58,7 @@ def save_length_curves(
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
             for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
-        width: of the picture in inches, exactly. Letters have the same size in all pictures.
+        width: as for `save_heatmaps`.
         caption: as for `length_curves`.
 
     Raises:
@@ -105,7 +105,7 @@ def save_difference_map(
         path: as for `save_length_curves`.
         level: as for `difference_map`.
         limit: as for `difference_map`.
-        width: as for `save_length_curves`.
+        width: as for `save_heatmaps`.
         caption: as for `difference_map`.
 
     Raises:
@@ -138,9 +138,9 @@ def save_controls(
         results: a run with controls.
         path: as for `save_length_curves`.
         palette: as for `vniah.heatmap`.
-        width: as for `save_length_curves`.
-        columns: number of panels in a row; by default as many as have room.
-        caption: whether to write below each panel what is behind it.
+        width: as for `save_heatmaps`.
+        columns: as for `save_heatmaps`.
+        caption: as for `save_heatmaps`.
 
     Raises:
         ResultsError: the run has no controls.
@@ -186,9 +186,9 @@ def save_needle_maps(
         palette: as for `vniah.heatmap`.
         annotate: whether to write the values into the cells, as for `vniah.heatmap`.
         titles: as for `save_heatmaps`.
-        width: as for `save_length_curves`.
-        columns: number of panels in a row; by default as many as have room.
-        caption: whether to write below each panel what is behind it.
+        width: as for `save_heatmaps`.
+        columns: as for `save_heatmaps`.
+        caption: as for `save_heatmaps`.
 
     Raises:
         ResultsError: the samples of a result do not say which needle they are about.
@@ -200,26 +200,30 @@ def save_needle_maps(
     tables = [resolve_needles(result) for result in results]
     colors = colors_of(tables[0].table, palette)  # raises before anything is drawn
     look = Look(palette, colorbar=len(results) == 1, caption=caption)
-    left_out: list[int] = []
 
     def draw(found: NeedleTable, result: Results, title: str, ax: Axes) -> None:
         draw_needles(ax, found, result, title=title, look=look)
 
-    def finish(found: NeedleTable, ax: Axes) -> None:
-        left_out.append(write_numbers(ax, found.table, colors))
+    def finish(axes: Sequence[Axes]) -> None:
+        tell_left_out(write_numbers(axes, [found.table for found in tables], colors))
 
     panels = [
         Panel(
             _needles_size(found),
             partial(draw, found, result, title),
-            partial(finish, found) if annotate else None,
             keeps_height=True,
         )
         for found, result, title in zip(tables, results, titles, strict=True)
     ]
     share = partial(share_colorbar, tables[0].table) if len(results) > 1 else None
-    save_panels(panels, path, width=width, columns=columns, share=share)
-    tell_left_out(sum(left_out))
+    save_panels(
+        panels,
+        path,
+        width=width,
+        columns=columns,
+        share=share,
+        finish=finish if annotate else None,
+    )
     return path
 
 
@@ -244,9 +248,9 @@ def save_retention_curves(
         results: at least one.
         path: as for `save_length_curves`.
         titles: as for `save_heatmaps`.
-        width: as for `save_length_curves`.
-        columns: number of panels in a row; by default as many as have room.
-        caption: as for `retention_curves`.
+        width: as for `save_heatmaps`.
+        columns: as for `save_heatmaps`.
+        caption: as for `save_heatmaps`.
 
     Raises:
         InputError: there are no results, the suffix is unknown, or an option has an invalid value.

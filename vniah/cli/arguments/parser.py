@@ -1,6 +1,7 @@
 """The parser of the command line, and the errors for invalid arguments."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ from vniah.cli.printing import write_lines
 from vniah.cli.sweeps.config import read_config
 from vniah.errors import InputError
 
+_VALUE = re.compile(r"-(/|\.?[0-9])")
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are raised, and printed in one line like all others."""
@@ -39,8 +42,12 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message.removesuffix('.')}. See: {self.prog} --help")
 
     def _parse_optional(self, arg_string: str) -> Any:
-        """None for the id of a sample without a place, ``-/-/red-7/blind``: it is no option."""
-        return None if arg_string.startswith("-/") else super()._parse_optional(arg_string)
+        """None for values that are no option, though they begin with a dash.
+
+        These are ids of samples without a place, ``-/-/red-7/blind``, and what begins with a
+        negative number, ``-3cm``: an option that takes a number then says what it must be.
+        """
+        return None if _VALUE.match(arg_string) else super()._parse_optional(arg_string)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         write_lines(message, file)
