@@ -1,5 +1,6 @@
 """Two runs cell by cell: what is compared, marked and drawn."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +168,17 @@ def test_map_shows_changes_signs_and_frames():
         f"like these: {low:+.2f} to {high:+.2f} (95 %, 20 needles)" in caption_of(ax)
     )
     assert "framed: significant at 0.05 (exact McNemar test, Holm over 6 cells)" in caption_of(ax)
+
+
+def test_both_names_are_cut_in_the_middle_and_grey_is_explained():
+    run = make_run()
+    long = [replace(run, name=f"{'a-very-long-name-' * 20}step-{k}00") for k in (4, 9)]
+    ax = difference_map(*long, new_axes())
+    title = ax.get_title().replace("\n", "")
+    assert re.search("step-900minus.*step-400$", title) and title.count("\u2026") == 2
+    assert "light grey: no change" in caption_of(ax)
+    lost = make_run(outcome=lambda c, k: False)
+    assert "light grey" not in caption_of(difference_map(run, lost, new_axes()))
 
 
 def test_cells_of_one_run_only_are_dotted_and_counted():

@@ -145,6 +145,36 @@ def test_rings_are_at_the_effective_lengths_and_dotted_lines_at_training_lengths
     assert "rings: effective length (at least 0.9 up to there)" in caption_of(ax)
 
 
+def test_marks_and_rings_at_one_place_are_all_seen():
+    runs = [make_run("8,16,32", outcome=lambda c, k: c.num_frames <= 16) for _ in range(3)]
+    ax = length_curves([*runs, make_run("8,16,32", outcome=lambda c, k: False)], new_axes())
+    rings = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+    sizes = [ring.get_markersize() for ring in rings]
+    assert len(rings) == 3 and min(abs(a - b) for a, b in pairwise(sorted(sizes))) >= 3
+    at_16 = [
+        max(
+            line.get_markersize()
+            for line in ax.lines
+            if line.get_color() == line_style(k).color
+            and 16 in line.get_xdata()
+            and line.get_markerfacecolor() != "none"
+        )
+        for k in range(4)
+    ]
+    assert at_16[0] > at_16[1] > at_16[2] == at_16[3], "those that lie over others are smaller"
+    assert len({line.get_markersize() for line in ax.get_legend().get_lines()}) == 1
+
+
+def test_what_is_said_of_all_lines_is_of_lines():
+    failed, good = make_run(outcome=lambda c, k: "out of memory"), make_run(outcome=fades)
+    labels = ["failed", "good"]
+    text = caption_of(length_curves([failed, good], new_axes(), labels=labels))
+    assert text.startswith("mean over cells, these needles on this film; band: 95 % for needles")
+    assert "failed: no line, as no sample could be run" in text
+    both = caption_of(length_curves([failed, failed], new_axes()))
+    assert "these needles on this film; no line, as no sample could be run" in both
+
+
 def test_chance_is_a_line_of_its_own():
     run = make_run("8,16", outcome=fades)
     guessing = with_fields(run, needle_id=lambda s: s.fields["needle_id"], num_options=4)

@@ -158,9 +158,30 @@ def test_legend_names_some_of_many_curves():
 
 
 def test_run_in_which_nothing_could_be_run_has_no_curve():
-    ax = retention_curves(make_run("8", "0", outcome=lambda c, k: "out of memory"), new_axes())
+    ax = retention_curves(make_run("8,16", "0", outcome=lambda c, k: "out of memory"), new_axes())
     assert ax.containers == [] and ax.get_legend() is None
-    assert [text.get_text() for text in ax.texts] == ["10 errors"]
+    said = "no points, as no sample could be run\n20 errors"
+    assert [text.get_text() for text in ax.texts] == [said]
+    assert ax.get_xlim()[1] > 15, "the times are on the axis"
+
+
+def test_points_over_several_lengths_are_said_to_be_that():
+    run = make_run("8,16,32", "0,1", outcome=lambda c, k: c.num_frames < 32)
+    frame = retention(run)
+    assert frame.query("depth == 1")[["seconds", "num_lengths", "num_samples"]].values.tolist() == [
+        [0, 3, 30]
+    ]
+    assert set(frame.query("depth == 0")["num_lengths"]) == {1}
+    text = retention_curves(run, new_axes()).texts[-1].get_text().replace("\n", " ")
+    assert "depth 1 at 0 s: one point for 3 lengths, the mean over their samples" in text
+    single = retention_curves(make_run("8,16", "0,0.5"), new_axes()).texts[-1].get_text()
+    assert "one point for" not in single
+
+
+def test_legend_has_marks_that_lines_do_not_hide():
+    ax = retention_curves(make_run("8,16", "0:1:0.1"), new_axes())
+    for line in ax.get_legend().get_lines():
+        assert line.get_linewidth() < line.get_markersize() / 2 and line.get_marker() != "None"
 
 
 def test_file_of_several_runs_is_the_same_every_time(tmp_path):

@@ -40,7 +40,7 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
         ``num_samples``, ``num_correct``, ``num_errors`` and ``num_pending``. Samples that could not
         be run are in ``num_errors`` only, those that have not been run yet in ``num_pending``. A
         time at which none could be run has NaN for an accuracy. Cells of one row with the same
-        time, such as all those of depth 1, are one point.
+        time, such as all those of depth 1, are one point, over ``num_lengths`` lengths.
 
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
@@ -83,6 +83,7 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
                 "accuracy": float(scored.mean()) if done else float("nan"),
                 "low": float("nan") if interval is None else interval.low,
                 "high": float("nan") if interval is None else interval.high,
+                "num_lengths": len({index.samples[place].num_frames for place in done}),
                 "num_samples": len(done),
                 "num_correct": int(scored.sum()),
                 "num_errors": len(places) - len(done),

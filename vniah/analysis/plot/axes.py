@@ -32,6 +32,9 @@ def count_labels(counts: Sequence[int]) -> tuple[str, ...]:
 class ThinnedLocator(FixedLocator):
     """Ticks at every place, or at every second, third, ... place, so that the labels fit.
 
+    They are counted from the last place, which always has one, and the first has one where both
+    fit.
+
     How many labels fit depends on the size of the axes, which may change after drawing. So it is
     computed whenever the axis asks for its ticks.
 
@@ -59,15 +62,21 @@ class ThinnedLocator(FixedLocator):
         ax = self.axis.axes
         pixels = ax.bbox.width if self._horizontal else ax.bbox.height
         room = pixels / ax.figure.dpi * _POINTS_PER_INCH / max(1, len(self._places))
-        step = 1
-        while step < len(self._places) and not self._fits(step, room):
-            step += 1
-        return self._places[::step]
+        last = len(self._places) - 1
 
-    def _fits(self, step: int, room: float) -> bool:
-        """Whether labels at every ``step``-th place, each with ``room`` points, stay apart."""
-        lengths = self._lengths[::step]
-        return all((one + other) / 2 <= step * room for one, other in pairwise(lengths))
+        def fit(one: int, other: int) -> bool:
+            """Whether labels at two places stay apart, where each place has ``room`` points."""
+            return (self._lengths[one] + self._lengths[other]) / 2 <= (other - one) * room
+
+        kept: list[int] = []
+        for step in range(1, last + 2):
+            kept = list(range(last, -1, -step))[::-1]
+            if all(fit(one, other) for one, other in pairwise(kept)):
+                break
+        if kept and kept[0] > 0:
+            behind = [k for k in kept if fit(0, k)]
+            kept = [0, *behind] if behind else kept
+        return [self._places[k] for k in kept]
 
 
 class ColumnFormatter(FixedFormatter):

@@ -16,6 +16,7 @@ from vniah.analysis.plot.lines import (
     draw_line,
     legend_room,
     line_style,
+    num_over,
     style_curves,
     write_legend,
 )
@@ -67,8 +68,10 @@ def checkpoint_curves(
     places = steps or {name: number for number, name in enumerate(names)}
     series = [_series(line, places) for line in runs.values()]
     handles = [
-        draw_line(ax, one, line_style(number), label=label)
-        for number, (label, one) in enumerate(zip(_labels(ax, list(runs)), series, strict=True))
+        draw_line(ax, one, line_style(number), label=label, over=over)
+        for number, (label, one, over) in enumerate(
+            zip(_labels(ax, list(runs)), series, num_over(series), strict=True)
+        )
     ]
     if baseline is not None and baseline.average is not None:
         (name,) = _labels(ax, [f"{baseline.short_name} (baseline)"])

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from vniah.analysis.plot.axes import count_labels, depth_label
 from vniah.analysis.plot.captions import default_title
 from vniah.analysis.plot.lines import (
+    MARK_SIZE,
     MARKERS,
     SpacedLocator,
     style_curves,
@@ -27,6 +28,7 @@ from vniah.results import Results
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST_TIMES = 3  # that a sentence names
 _MOST_NAMED = 12  # with more curves the legend names some of them
 _LAST_COLOR = 0.8  # the end of the colour map is too bright on white
 _WIDEST = 3.0  # points, by which the first of many curves is wider than the last
@@ -103,7 +105,9 @@ def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> list[Erro
             yerr=[below.clip(lower=0).to_numpy(), above.clip(lower=0).to_numpy()],
             color=colors(_LAST_COLOR * k / max(1, len(groups) - 1)),
             marker=MARKERS[k % len(MARKERS)],
-            markersize=3.5 + wider,
+            markersize=MARK_SIZE + 1.5 * wider,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
             linewidth=1.5 + wider,
             elinewidth=0.9,
             label=f"{row:,}" if results.has_positions else depth_label(_exact(results, float(row))),
@@ -123,6 +127,9 @@ def _exact(results: Results, depth: float) -> Fraction:
 
 def _scale_time(ax: Axes, seconds: list[int]) -> None:
     """A linear axis, or one of doublings where the times span many."""
+    # Times without a point are on the axis, too.
+    ax.update_datalim([(seconds[0], 0.0), (seconds[-1], 0.0)], updatey=False)
+    ax.autoscale_view(scaley=False)
     positive = [second for second in seconds if second > 0]
     if not positive or positive[-1] <= _LOG_FROM * positive[0]:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -142,7 +149,13 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
 def _about(frame: "pd.DataFrame") -> Iterator[str]:
     """What points and bars are of, and how many samples could not be, or were not yet, run."""
     counts = [int(count) for count in frame["num_samples"] if count]
-    if counts:
+    if not counts:
+        yield (
+            "no points, as no sample could be run"
+            if frame["num_errors"].any()
+            else ("no points, as no sample has been run yet")
+        )
+    else:
         low, high = min(counts), max(counts)
         num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
         bars = (
@@ -151,7 +164,22 @@ def _about(frame: "pd.DataFrame") -> Iterator[str]:
             else "no bars, as samples do not say which needle they are about"
         )
         yield f"these needles on this film, {num} per point; {bars}"
+        yield from _about_pooled(frame)
     if num_errors := int(frame["num_errors"].sum()):
         yield counted(num_errors, "error")
     if num_pending := int(frame["num_pending"].sum()):
         yield f"{counted(num_pending, 'sample')} not run yet"
+
+
+def _about_pooled(frame: "pd.DataFrame") -> Iterator[str]:
+    """Which points are the mean over several lengths, as the needle has the same time at each.
+
+    At depth 1 the question follows the needle at once, whatever the length.
+    """
+    name = "position" if "position" in frame else "depth"
+    pooled = frame[frame["num_lengths"] > 1]
+    for row, points in pooled.groupby(name):
+        num = int(points["num_lengths"].max())
+        at = ", ".join(f"{seconds:,} s" for seconds in points["seconds"][:_MOST_TIMES])
+        at += ", ..." * (len(points) > _MOST_TIMES)
+        yield f"{name} {row:g} at {at}: one point for {num:,} lengths, the mean over their samples"

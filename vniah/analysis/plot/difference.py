@@ -15,7 +15,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter
 
 from vniah.analysis.compare.shared import SharedCells, compare_shared_cells
-from vniah.analysis.labels import result_labels
+from vniah.analysis.labels import result_labels, unit_notes
 from vniah.analysis.palettes import CHANGE_COLORS
 from vniah.analysis.plot.colorbar import style_colorbar
 from vniah.analysis.plot.heatmaps import label_axes
@@ -176,7 +176,10 @@ def draw_difference(
     if caption:
         write_caption(ax, table.caption)
     names = [printable(name) for name in result_labels([before, after])]
-    write_title(ax, f"{names[1]}\nminus {names[0]}" if title is None else title)
+    if title is None:
+        write_title(ax, f"{names[1]}\nminus {names[0]}", num_names=2)
+    else:
+        write_title(ax, title)
     return ax
 
 
@@ -266,6 +269,8 @@ def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) 
             f"{interval.high:+.2f} (95 %, {counted(difference.num_needles, 'needle')})"
         )
     signs = "plus: rose, minus: fell" if has_signs else "striped: fell"
+    if any(change.drop == 0 for change in shared.changes):
+        signs += ", light grey: no change"
     yield f"{signs}; {_about_frames(shared, level, int(framed.sum()))}"
     if shared.only_before or shared.only_after:
         counts = f"{len(shared.only_before):,} and {len(shared.only_after):,}"
@@ -273,6 +278,7 @@ def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) 
     if shared.num_left_out:
         samples = counted(shared.num_left_out, "sample")
         yield f"{samples} left out, of which only one run has a score"
+    yield from unit_notes([shared.before, shared.after])
 
 
 def _about_frames(shared: SharedCells, level: float, num_framed: int) -> str:

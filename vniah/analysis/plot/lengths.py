@@ -16,6 +16,8 @@ from vniah.analysis.plot.lines import (
     draw_line,
     legend_room,
     line_style,
+    mark_sizes,
+    num_over,
     scale_lengths,
     style_curves,
     write_legend,
@@ -28,7 +30,8 @@ from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.errors import InputError, printable
 from vniah.results import Results
 
-_RING_SIZE = 10.0  # points
+_RING_GAP = 5.5  # points between a mark and its ring, both sides together
+_NEXT_RING = 4.5  # points by which a ring around another one is larger
 _TRAINING_PAD = 10.0  # points that the words at the training length take above the axes
 _GUESS = "a guess"
 
@@ -82,9 +85,14 @@ def length_curves(
         ax = pyplot.gca()
     scale_lengths(ax, [one.lengths for one in found.series], axis=runs[0].axis)
     handles = [
-        draw_line(ax, one, line_style(place), label=label)
-        for place, (one, label) in enumerate(
-            zip(found.series, _line_labels(ax, found.names, runs), strict=True)
+        draw_line(ax, one, line_style(place), label=label, over=over)
+        for place, (one, label, over) in enumerate(
+            zip(
+                found.series,
+                _line_labels(ax, found.names, runs),
+                num_over(found.series),
+                strict=True,
+            )
         )
     ]
     handles += _draw_references(ax, found.references)
@@ -223,17 +231,34 @@ def _draw_references(ax: Axes, references: Sequence[tuple[str, Series]]) -> list
     return list(handles.values())
 
 
-def _draw_rings(ax: Axes, series: Sequence[Series], lengths: Sequence[int | None]) -> None:
-    """Marks the effective length of each line that has one."""
+def _draw_rings(
+    ax: Axes,
+    series: Sequence[Series],
+    lengths: Sequence[int | None],
+) -> None:
+    """Marks the effective length of each line that has one; rings at one place go around another.
+
+    Args:
+        ax: where to draw.
+        series: the lines.
+        lengths: the effective length of each; none of measures.
+    """
+    marks = [mark_sizes(over) for over in num_over(series)]
+    sizes: dict[tuple[int, float], float] = {}
     for place, length in enumerate(lengths):
         if length is not None:
             one = series[place]
+            column = one.lengths.index(length)
+            value = float(one.values[column])
+            at = length, round(value, 6)
+            size = max(float(marks[place][column]) + _RING_GAP, sizes.get(at, 0.0) + _NEXT_RING)
+            sizes[at] = size
             ax.plot(
                 [length],
-                [one.values[one.lengths.index(length)]],
+                [value],
                 linestyle="none",
                 marker="o",
-                markersize=_RING_SIZE,
+                markersize=size,
                 markerfacecolor="none",
                 markeredgecolor=line_style(place).color,
                 markeredgewidth=1.2,

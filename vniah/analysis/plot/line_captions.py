@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
+from vniah.analysis.labels import unit_notes
 from vniah.analysis.plot.captions import CORRECT
 from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.means import FEW_NEEDLES
 from vniah.analysis.statistics.medians import num_needles_of_median
 from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
 from vniah.results import Results
+
+_NO_LINE = "no line, as no sample could be run"
 
 
 def about_lines(
@@ -38,6 +42,7 @@ def about_lines(
     if any(map(partly_measured_lengths, runs)):
         yield "lengths of which an adaptive run measured some depths only have no mark"
     yield from _about_controls(runs, value)
+    yield from unit_notes(runs, names)
 
 
 def _about_bands(
@@ -57,7 +62,8 @@ def _about_bands(
     about: dict[str, list[str]] = {}
     for name, one, run in zip(names, series, runs, strict=True):
         about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
-    most = max(about, key=lambda text: len(about[text]))
+    drawn = [text for text in about if text != _NO_LINE]  # what is said of all is of lines
+    most = max(drawn or about, key=lambda text: len(about[text]))
     yield f"{what}, these needles on this film; {most}"
     for text, those in about.items():
         if text != most:
@@ -68,7 +74,7 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
     if run.published:
         return "no band, as a published table has no samples"
     if not one.has_value:
-        return "no line, as no sample could be run"
+        return _NO_LINE
     clusters = counted(one.num_clusters, one.estimand.removesuffix("s"))
     if not one.has_interval:
         least = num_needles_of_median(confidence)
@@ -76,7 +82,8 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
         return f"no band, as {clusters} {are} too few for that of a median, which takes {least}"
     percent = percent_of(confidence)
     if one.estimand == "needles":
-        return f"band: {percent} for needles like these ({clusters})"
+        few = ", too few for a claim" if one.num_clusters < FEW_NEEDLES else ""
+        return f"band: {percent} for needles like these ({clusters}{few})"
     return (
         f"band: {percent} for the same needles at other depths ({clusters}), as samples do not say "
         "which needle they are about"

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from vniah.analysis.labels import LENGTH_LABELS
 from vniah.analysis.plot.axes import count_labels
 from vniah.analysis.plot.series import Series
 from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Counts = NDArray[np.intp]
 
 LINE_COLORS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#56B4E9", "#D55E00", "#CC79A7")
 """Safe for colour-blind readers; neighbours also differ in grey. Source: M. Okabe and K. Ito,
@@ -42,7 +44,10 @@ _POINTS_PER_INCH = 72.0
 _TICK_GAP = 4.0  # points between labels of ticks, at least
 _BELOW_LABEL = 12.0  # points: the pads of ticks and label, and the space above the legend
 _HANDLE, _BETWEEN = 4.0, 1.2  # of a legend, in sizes of its letters
-_MARK_SIZE = 4.5  # points
+MARK_SIZE = 4.5  # points
+_LINE_WIDTH = 1.5
+_WIDER = (1.0, 2.6)  # points, of lines and marks, for each line that is drawn over them
+_MOST_WIDER = 3  # times
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,29 @@ def line_style(place: int) -> LineStyle:
     )
 
 
-def draw_line(ax: Axes, series: Series, style: LineStyle, *, label: str = "") -> Line2D:
+def num_over(series: Sequence[Series]) -> list["Counts"]:
+    """How many later lines have the same value at the same length, and so lie over a mark.
+
+    Returns:
+        For each line ``[num_lengths]``.
+    """
+    seen: Counter[tuple[int, float]] = Counter()
+    found = []
+    for one in reversed(series):
+        places = list(zip(one.lengths, np.round(one.values, 6).tolist(), strict=True))
+        found.append(np.array([seen[place] for place in places]))
+        seen.update(places)
+    return found[::-1]
+
+
+def mark_sizes(over: "Counts") -> "Floats":
+    """The sizes of marks, in points, over which so many others lie."""
+    return MARK_SIZE + _WIDER[1] * np.minimum(over, _MOST_WIDER)
+
+
+def draw_line(
+    ax: Axes, series: Series, style: LineStyle, *, label: str = "", over: "Counts | None" = None
+) -> Line2D:
     """Draws values with their band, and a mark at each, which is hollow where samples are missing.
 
     Args:
@@ -77,33 +104,42 @@ def draw_line(ax: Axes, series: Series, style: LineStyle, *, label: str = "") ->
         series: the numbers. Where there is no value, the line is interrupted.
         style: the look.
         label: for the legend.
+        over: ``[num_lengths]``, how many lines are drawn over each mark, as `num_over` counts them:
+            it is larger there, and the line wider if that is most of its length, so that all are
+            seen.
 
     Returns:
-        The line, with filled marks, for the legend.
+        The line, for the legend.
     """
     look: dict[str, Any] = {"color": style.color, "clip_on": False}
     places = np.array(series.lengths, dtype=np.float64)
+    is_known = ~np.isnan(series.values)
+    over = np.zeros(len(places), dtype=np.intp) if over is None else np.where(is_known, over, 0)
+    # Lines that share most of it.
+    between = int(np.median(np.minimum(over[:-1], over[1:]))) if len(over) > 1 else 0
     (line,) = ax.plot(
         places,
         series.values,
         linestyle=style.dashes,
-        linewidth=1.5,
+        linewidth=_LINE_WIDTH + _WIDER[0] * min(between, _MOST_WIDER),
         marker=style.marker,
-        markersize=_MARK_SIZE,
+        markersize=MARK_SIZE,
         label=label,
         zorder=3,
         **look,
     )
-    hollow = ~series.is_whole & ~np.isnan(series.values)
-    if hollow.any():
+    sizes, is_marked = mark_sizes(over), is_known & ~(series.is_whole & (over == 0))
+    looks = zip(sizes[is_marked].tolist(), series.is_whole[is_marked].tolist(), strict=True)
+    for size, is_whole in sorted(set(looks)):
+        those = is_marked & (sizes == size) & (series.is_whole == is_whole)
         ax.plot(
-            places[hollow],
-            series.values[hollow],
+            places[those],
+            series.values[those],
             linestyle="none",
             marker=style.marker,
-            markersize=_MARK_SIZE,
-            markerfacecolor="white",
-            zorder=3.1,
+            markersize=size,
+            markerfacecolor=style.color if is_whole else "white",
+            zorder=3,
             **look,
         )
     if series.has_interval:
@@ -205,8 +241,7 @@ def scale_lengths(ax: Axes, groups: Sequence[Sequence[int]], *, axis: str) -> No
     ax.xaxis.set_major_locator(SpacedLocator(places, count_labels(places), weights))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    name = "Number of frames" if axis == "frames" else "Context length (tokens)"
-    ax.set_xlabel(name, fontsize=LABEL_SIZE, color=INK)
+    ax.set_xlabel(LENGTH_LABELS[axis], fontsize=LABEL_SIZE, color=INK)
 
 
 def _is_geometric(lengths: Sequence[int]) -> bool:
@@ -244,7 +279,7 @@ def write_legend(
     below = (TICK_SIZE + LABEL_SIZE) * 1.2 + _BELOW_LABEL
     shift = ScaledTranslation(0, -below / _POINTS_PER_INCH, ax.figure.dpi_scale_trans)
     legend = ax.legend(
-        handles,
+        list(map(_key, handles)),
         labels,
         title=title or None,
         loc="upper left",
@@ -264,6 +299,16 @@ def write_legend(
     for text in legend.get_texts():
         text.set_parse_math(False)
     return legend
+
+
+def _key(handle: Line2D | ErrorbarContainer) -> Line2D:
+    """A line of the legend: all are of one width, so that their marks are seen."""
+    line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
+    key = Line2D([], [])
+    key.update_from(line)
+    key.set_linewidth(_LINE_WIDTH)
+    key.set_markersize(MARK_SIZE)
+    return key
 
 
 def legend_room(ax: Axes) -> float:

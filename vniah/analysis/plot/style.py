@@ -45,27 +45,30 @@ class _Given:
 
     Attributes:
         paragraphs: its parts, each in lines of its own.
-        is_title: whether the first paragraph is a name, which is cut in its middle.
+        is_title: whether it is a title.
+        num_names: how many paragraphs, from the first on, are names, which are cut in the middle.
         pad: points between a title and the axes.
     """
 
     paragraphs: tuple[str, ...]
     is_title: bool = False
+    num_names: int = 0
     pad: float = 0.0
 
 
 _GIVEN: WeakKeyDictionary[Text, _Given] = WeakKeyDictionary()
 
 
-def write_title(ax: Axes, text: str, *, pad: float = TITLE_PAD) -> None:
+def write_title(ax: Axes, text: str, *, pad: float = TITLE_PAD, num_names: int = 1) -> None:
     """Writes a text above the axes, ``pad`` points away; empty for none.
 
-    Its first line is a name: it is cut in the middle where it is long. All lines are wrapped to the
-    present width of the axes.
+    Its first lines, ``num_names`` of them, are names: they are cut in the middle where they are
+    long. All lines are wrapped to the present width of the axes.
     """
     if text:
         _place_title(ax, pad)
-        _GIVEN[ax.title] = _Given(tuple(text.split("\n")), is_title=True, pad=pad)
+        paragraphs = tuple(text.split("\n"))
+        _GIVEN[ax.title] = _Given(paragraphs, is_title=True, num_names=num_names, pad=pad)
         fit_texts(ax)
 
 
@@ -147,7 +150,7 @@ def _wrapped(artist: Text, given: _Given, width: float) -> list[str]:
     artist.set_fontfamily(style.get_family())
     lines: list[str] = []
     for number, paragraph in enumerate(given.paragraphs):
-        if given.is_title and number == 0:
+        if number < given.num_names:
             lines += fonts.wrap_name(paragraph, width, style, most=_NAME_LINES)
         else:
             lines += fonts.wrap(paragraph, width, style, most=_CAPTION_LINES, elsewhere="")
