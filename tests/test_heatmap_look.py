@@ -109,7 +109,7 @@ def test_picture_of_a_given_width_has_nothing_cut_and_nothing_that_overlaps(
 
 def test_files_have_exactly_the_width_that_is_asked_for(tmp_path):
     run = make_run("8,16", "0,1")
-    svg = save_heatmaps([run], tmp_path / "a.svg", width=8 * CM).read_text()
+    svg = save_heatmaps([run], tmp_path / "a.svg", width=8 * CM, caption=False).read_text()
     assert float(re.search(r'<svg [^>]*width="([0-9.]+)pt"', svg)[1]) == pytest.approx(
         226.772, 1e-4
     )
@@ -393,7 +393,10 @@ def test_characters_come_from_any_font_that_has_them(tmp_path, caplog):
         title = heatmap(run, new_axes()).title
         assert title.get_text().split("\n")[0] == f"model {UNUSUAL}"
         assert "Zzz Test" in title.get_fontfamily()
-        paths = [save_heatmaps([run], tmp_path / name) for name in ("a.pdf", "b.pdf", "c.svg")]
+        paths = [
+            save_heatmaps([run], tmp_path / name, caption=False)
+            for name in ("a.pdf", "b.pdf", "c.svg")
+        ]
         assert paths[0].read_bytes() == paths[1].read_bytes()
         assert f"model {UNUSUAL}" in paths[2].read_text()
         assert caplog.messages == []

@@ -120,7 +120,7 @@ def test_file_of_needles_keeps_the_height_of_its_rows(tmp_path):
     sizes = {}
     for num in (3, 30):
         run = make_run("8,16", "0", num_needles=num)
-        path = save_needle_maps([run], tmp_path / f"{num}.png", width=3.0)
+        path = save_needle_maps([run], tmp_path / f"{num}.png", width=3.0, caption=False)
         with Image.open(path) as picture:
             sizes[num] = picture.size
     assert sizes[3][0] == sizes[30][0] == 900

@@ -133,6 +133,13 @@ def test_times_of_many_doublings_are_on_a_logarithmic_axis():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "0.5", "1"]
 
 
+@pytest.mark.parametrize("outcome", [True, "out of memory"])
+def test_one_time_has_one_tick(outcome):
+    ax = retention_curves(make_run("8", "0.5", outcome=lambda c, k: outcome), new_axes())
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["4"]
+
+
 def test_curves_that_coincide_are_all_seen():
     """Each is thinner than those that it is drawn over."""
     ax = retention_curves(make_run("8,16", "0,0.5,1"), new_axes())
@@ -186,8 +193,8 @@ def test_legend_has_marks_that_lines_do_not_hide():
 
 def test_file_of_several_runs_is_the_same_every_time(tmp_path):
     runs = [make_run("8,16", "0,1"), make_run("8,64", positions="0,8")]
-    path = save_retention_curves(runs, tmp_path / "a.svg")
-    again = save_retention_curves(runs, tmp_path / "b.svg")
+    path = save_retention_curves(runs, tmp_path / "a.svg", caption=False)
+    again = save_retention_curves(runs, tmp_path / "b.svg", caption=False)
     assert path.read_bytes() == again.read_bytes()
     with pytest.raises(InputError, match="1 titles for 2 results"):
         save_retention_curves(runs, tmp_path / "c.svg", titles=["x"])

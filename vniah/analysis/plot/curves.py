@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from vniah.analysis.plot.axes import count_labels, depth_label
 from vniah.analysis.plot.captions import default_title
@@ -127,12 +127,11 @@ def _exact(results: Results, depth: float) -> Fraction:
 
 def _scale_time(ax: Axes, seconds: list[int]) -> None:
     """A linear axis, or one of doublings where the times span many."""
-    # Times without a point are on the axis, too.
-    ax.update_datalim([(seconds[0], 0.0), (seconds[-1], 0.0)], updatey=False)
-    ax.autoscale_view(scaley=False)
     positive = [second for second in seconds if second > 0]
-    if not positive or positive[-1] <= _LOG_FROM * positive[0]:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    is_linear = not positive or positive[-1] <= _LOG_FROM * positive[0]
+    if is_linear:
+        is_alone = len(seconds) == 1  # else there were ticks at parts of a second
+        ax.xaxis.set_major_locator(FixedLocator(seconds) if is_alone else MaxNLocator(integer=True))
     else:
         first = 2 ** int(log2(positive[0]))
         ticks = [first * 2**k for k in range(int(log2(positive[-1] / first)) + 1)]
@@ -141,8 +140,11 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
             ticks = [0, *ticks]
         ax.xaxis.set_major_locator(SpacedLocator(ticks, count_labels(ticks), [0] * len(ticks)))
         ax.xaxis.set_minor_locator(NullLocator())
-        if seconds[0] > 0:
-            ax.set_xlim(left=first * 0.9)
+    # Times without a point are on the axis, too.
+    ax.update_datalim([(seconds[0], 0.0), (seconds[-1], 0.0)], updatey=False)
+    ax.autoscale_view(scaley=False)
+    if not is_linear and seconds[0] > 0:
+        ax.set_xlim(left=first * 0.9)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
