@@ -119,6 +119,11 @@ def test_table_of_a_published_table_and_a_run_has_both(tmp_path):
     table = frame[frame["result"] == "longva-7b_vniah"]
     assert len(table) == 16 and round(table["score"].iloc[0], 4) == 0.9089
     assert table[["low", "high", "num_samples", "num_needles"]].isna().all(axis=None)
+    text = PUBLISHED_DIR / "qwen2-7b-224k_niah_distractor0.json"
+    headings = [
+        format_results([load_results(path)], "lengths", "text")[:30] for path in (LONGVA, text)
+    ]
+    assert ["(tokens)" in heading for heading in headings] == [False, True]
     with pytest.raises(ResultsError, match=r"longva-7b_vniah.json do not say how each needle did"):
         vniah.table(LONGVA, "needles")
     with pytest.raises(ResultsError, match="have no controls; give a run with controls"):

@@ -135,7 +135,8 @@ def lengths_layout(
     are_whole = all(map(is_whole, runs))
     percent = percent_of(confidence)
     ending = ["average", percent, "effective length", percent]
-    lines = [["mean over depth", *(f"{count:,}" for count in counts), *ending]]
+    unit = " (tokens)" if runs and runs[0].axis == "tokens" else ""
+    lines = [[f"mean over depth{unit}", *(f"{count:,}" for count in counts), *ending]]
     for name, results, rows in zip(names, runs, found, strict=True):
         texts = {row["num_frames"]: _score(row, intervals) for row in rows}
         has_average = results.average is not None and not results.stopped_early
