@@ -4,6 +4,7 @@ from collections import Counter
 
 from vniah.analysis.labels import unit_notes
 from vniah.errors import counted
+from vniah.grid import Cell
 from vniah.results import Results
 
 _MAX_GAPS = 5
@@ -43,9 +44,10 @@ def gaps(results: Results) -> list[str]:
     lines = [results.progress] if results.progress else []
     pending = results.pending_by_cell
     found_cells = {found.cell: found for found in results.cells}
-    cells = found_cells.keys() | pending.keys()
-    for count in sorted({cell.num_frames for cell in cells}):
-        column = [cell for cell in cells if cell.num_frames == count]
+    columns: dict[int, list[Cell]] = {}
+    for cell in found_cells.keys() | pending.keys():
+        columns.setdefault(cell.num_frames, []).append(cell)
+    for count, column in sorted(columns.items()):
         measured = [found_cells[cell] for cell in column if cell in found_cells]
         num_errors = sum(found.num_errors for found in measured)
         num_pending = sum(pending.get(cell, 0) for cell in column)

@@ -22,7 +22,8 @@ from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sa
 from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
 from vniah.options import TableKind
 from vniah.results import CellScore, Results, SampleResult, load_results
-from vniah.results.plan import planned_cells, planned_ids, planned_test_ids
+from vniah.results.once import once
+from vniah.results.plan import planned_ids, planned_test_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,13 +251,13 @@ def _pending_by_control(results: Results) -> "Counter[tuple[str, int | None]]":
     return found
 
 
-def all_cells(results: Results) -> list[CellScore]:
+@once
+def all_cells(results: Results) -> tuple[CellScore, ...]:
     """The measured cells, and those of the plan that have no sample yet."""
     measured = {found.cell: found for found in results.cells}
-    planned = planned_cells(results.manifest) if results.manifest else frozenset()
-    missing = {cell: CellScore(cell, None, 0, 0) for cell in planned - measured.keys()}
-    everything = {**measured, **missing}
-    return [everything[cell] for cell in sorted(everything)]
+    missing = results.planned_cells - measured.keys()
+    everything = {**measured, **{cell: CellScore(cell, None, 0, 0) for cell in missing}}
+    return tuple(everything[cell] for cell in sorted(everything))
 
 
 def partly_measured_lengths(results: Results) -> frozenset[int]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from vniah.errors import printable
 from vniah.grid import Cell, format_depth
 from vniah.results import Results
-from vniah.results.plan import planned_cells
 
 _GAP = "  "
 
@@ -61,8 +60,7 @@ def place_rows(
         footer: further rows by name, each with what stands below the numbers of frames.
     """
     has_positions = results.has_positions
-    planned = planned_cells(results.manifest) if results.manifest else frozenset()
-    everything = planned.union(found.cell for found in results.cells)
+    everything = results.planned_cells.union(found.cell for found in results.cells)
     cells = {(cell.num_frames, results.row_of(cell)): cell for cell in everything}
     counts = sorted({count for count, _ in cells})
     lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]

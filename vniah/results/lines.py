@@ -1,7 +1,8 @@
 """Decodes lines with the same keys over and over, in a fraction of the time that one line takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints
 
@@ -25,19 +26,20 @@ class Layout:
         decode: gives an object whose attributes are the values: those that the declared type names
             by their names, None where the layout lacks them, then those of ``others``.
         others: the keys that the type does not name.
-        attributes: the names of the attributes with their values.
+        get_others: gives their values in such an object.
         keys: all keys.
+        num_keys: the number of all keys.
     """
 
     decode: Callable[[bytes], Any]
     others: tuple[str, ...]
-    attributes: tuple[str, ...]
+    get_others: Callable[[Any], tuple[Any, ...]]
     keys: frozenset[str]
+    num_keys: int
 
-    @property
-    def num_keys(self) -> int:
-        """The number of all keys."""
-        return len(self.keys)
+    def other_values(self, found: Any) -> dict[str, Any]:
+        """The values that the type does not name, by their keys."""
+        return dict(zip(self.others, self.get_others(found), strict=True))
 
 
 class LineDecoder:
@@ -84,7 +86,8 @@ class LineDecoder:
             attributes = tuple(f"other_{place}" for place in range(len(others)))
             decode = self._decoder(value, dict(zip(attributes, others, strict=True)))
             if decode is not None:
-                layout = Layout(decode, others, attributes, frozenset(value))
+                get_others = _getter(attributes)
+                layout = Layout(decode, others, get_others, frozenset(value), len(value))
                 self._layouts[number] = (*known, layout)
 
     def _decoder(
@@ -101,6 +104,13 @@ class LineDecoder:
         except ValueError:  # msgspec takes no quotation marks and no lone surrogates in keys
             return None
         return msgspec.json.Decoder(kind).decode
+
+
+def _getter(attributes: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Gives the values of some attributes; `attrgetter` gives tuples of two and more only."""
+    if len(attributes) > 1:
+        return attrgetter(*attributes)
+    return lambda found: tuple(getattr(found, name) for name in attributes)
 
 
 def _num_colons(line: bytes, found: Any, layout: Layout) -> int:

@@ -1,7 +1,7 @@
 """The plan of a run as its manifest holds it: the grid, and the ids of all samples."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, NotRequired, TypedDict
 from weakref import WeakValueDictionary
@@ -76,13 +76,8 @@ def planned_cells(manifest: Mapping[str, Any]) -> frozenset[Cell]:
     cells = read_grid(manifest["grid"]).cells
     if "sample_ids" not in manifest:
         return frozenset(cells)
-    cell_at = {cell.prefix: cell for cell in cells}
-    return frozenset(
-        cell_at[place]
-        for sample_id in str(manifest["sample_ids"]).split()
-        for place in _places(sample_id)
-        if place in cell_at
-    )
+    places = {place for sample_id in planned_ids(manifest) for place in _places(sample_id)}
+    return frozenset(cell for cell in cells if cell.prefix in places)
 
 
 def open_places(manifest: Mapping[str, Any], done: Collection[str]) -> frozenset[str]:
@@ -117,11 +112,10 @@ def pending_cells(manifest: Mapping[str, Any], done: Collection[str]) -> dict[Ce
     )
 
 
-def _places(sample_id: str) -> Iterator[str]:
+def _places(sample_id: str) -> tuple[str, str]:
     """The beginnings of an id that may be its place; a depth such as 1/3 has a slash itself."""
     parts = sample_id.split("/", 3)
-    for number in (2, 3):
-        yield "/".join(parts[:number]) + "/"
+    return "/".join(parts[:2]) + "/", "/".join(parts[:3]) + "/"
 
 
 def cell_sample_id(cell: Cell, needle_id: str) -> str:

@@ -244,10 +244,14 @@ class Results:
         return sum(scores) / len(scores) if scores else None
 
     @cached_property
+    def planned_cells(self) -> frozenset[Cell]:
+        """The cells that the plan has a sample for; none for a published table."""
+        return planned_cells(self.manifest) if self.manifest else frozenset()
+
+    @cached_property
     def num_planned_cells(self) -> int:
         """Number of cells that the run measures when it is complete, and those it has besides."""
-        measured = {found.cell for found in self.cells}
-        return len(measured | planned_cells(self.manifest)) if self.manifest else len(measured)
+        return len(self.planned_cells.union(found.cell for found in self.cells))
 
     @property
     def num_scored_cells(self) -> int:
@@ -303,7 +307,7 @@ class Results:
     def _planned_ids(self) -> Mapping[str, int]:
         return planned_ids(self.manifest)
 
-    @property
+    @cached_property
     def num_planned_by_control(self) -> Mapping[str, int]:
         """Number of planned samples of each control; empty for a published table."""
         counts = dict.fromkeys(self.manifest.get("controls", ()), 0)

@@ -193,10 +193,7 @@ class SampleReader:
             found, own = _as_attributes(record)
         else:
             found, layout = decoded
-            own = {
-                name: getattr(found, attribute)
-                for name, attribute in zip(layout.others, layout.attributes, strict=True)
-            }
+            own = layout.other_values(found)
         if len(self._shared) >= _MOST_SHARED:  # texts of chat models are hardly ever the same
             self._shared.clear()
         try:

@@ -5,7 +5,7 @@ said in a sentence.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vniah.analysis.report.escaping import visible_text
@@ -39,9 +39,14 @@ class _Texts:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def number(self, text: str | None) -> int:
-        """The number of a text; -1 for None."""
-        return -1 if text is None else self._numbers.setdefault(text, len(self._numbers))
+    def column(self, texts: Iterable[str | None]) -> list[int]:
+        """The number of each text; -1 for None."""
+        numbers, column = self._numbers, list(texts)
+        own = {
+            text: -1 if text is None else numbers.setdefault(text, len(numbers))
+            for text in dict.fromkeys(column)
+        }
+        return [own[text] for text in column]
 
     @property
     def longest(self) -> int:
@@ -163,20 +168,21 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
     places: dict[str, int] = {}
     rows: list[list[Any]] = []
 
-    def place(num_frames: int | None, cell: Cell | None) -> int:
-        prefix = place_prefix(num_frames, None if cell is None else cell.depth)
-        if prefix not in places:
-            places[prefix] = len(rows)
-            row, index = (
-                (None, None) if cell is None else (row_label(results, cell), cell.needle_index)
-            )
-            rows.append([prefix, num_frames, row, index])
-        return places[prefix]
+    def place(cell: Cell | None, num_frames: int | None = None) -> int:
+        prefix = place_prefix(num_frames, None) if cell is None else cell.prefix
+        number = places.get(prefix)
+        if number is None:
+            number = places[prefix] = len(rows)
+            if cell is None:
+                rows.append([prefix, num_frames, None, None])
+            else:
+                rows.append([prefix, cell.num_frames, row_label(results, cell), cell.needle_index])
+        return number
 
     intervals = cell_intervals(results)
     cells = [
         [
-            place(found.cell.num_frames, found.cell),
+            place(found.cell),
             _number(found.score),
             *_ends(intervals.get(found.cell)),
             *(found.num_samples, found.num_correct, found.num_errors),
@@ -186,23 +192,23 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
     controls = list(dict.fromkeys(sample.control for sample in samples if sample.control))
     numbers = {name: number for number, name in enumerate(controls)}
     columns: dict[str, list[Any]] = {
-        "place": [place(sample.num_frames, sample.cell) for sample in samples],
+        "place": [place(sample.cell, sample.num_frames) for sample in samples],
         "control": [numbers.get(sample.control or "", -1) for sample in samples],
         "outcome": [_outcome(sample) for sample in samples],
-        "name": [texts.number(asked_name(sample)) for sample in samples],
-        "needle": [texts.number(_as_text(sample.needle_id)) for sample in samples],
-        "question": [texts.number(sample.question) for sample in samples],
-        "answer": [texts.number(sample.answer) for sample in samples],
-        "prediction": [texts.number(sample.prediction) for sample in samples],
-        "variant": [texts.number(sample.variant) for sample in samples],
-        "error": [texts.number(sample.error) for sample in samples],
+        "name": texts.column(asked_name(sample) for sample in samples),
+        "needle": texts.column(_as_text(sample.needle_id) for sample in samples),
+        "question": texts.column(sample.question for sample in samples),
+        "answer": texts.column(sample.answer for sample in samples),
+        "prediction": texts.column(sample.prediction for sample in samples),
+        "variant": texts.column(sample.variant for sample in samples),
+        "error": texts.column(sample.error for sample in samples),
         "logprob": [_number(sample.logprob) for sample in samples],
         "margin": [_number(sample.margin) for sample in samples],
         "rank": [sample.rank for sample in samples],
     }
     names = dict.fromkeys(name for sample in samples for name in sample.fields)
     fields = {
-        name: [texts.number(_as_text(sample.fields.get(name))) for sample in samples]
+        name: texts.column(_as_text(sample.fields.get(name)) for sample in samples)
         for name in names
         if name not in _KNOWN_FIELDS
     }
@@ -229,7 +235,7 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
 def _packed(values: list[Any]) -> Any:
     """The values, or the one that all have."""
     first = values[0] if values else None
-    return first if all(value == first for value in values) else values
+    return first if values.count(first) == len(values) else values
 
 
 def _as_text(value: Any) -> str | None:

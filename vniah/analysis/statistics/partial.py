@@ -20,7 +20,6 @@ from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.grid import Cell
 from vniah.results import Results
 from vniah.results.measured import measured_cells
-from vniah.results.plan import planned_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -234,7 +233,7 @@ def partial_lengths(
     ]
     knows_needles = tables[0].knows_needles
     planned: dict[int, set[Cell]] = {}
-    for cell in (*planned_cells(results.manifest), *scores):
+    for cell in (*results.planned_cells, *scores):
         planned.setdefault(cell.num_frames, set()).add(cell)
     found = []
     for num_frames, cells in sorted(planned.items()):

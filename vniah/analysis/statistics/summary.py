@@ -15,8 +15,9 @@ from vniah.analysis.statistics.estimates import (
 )
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
-from vniah.analysis.statistics.table import index_samples, is_right
+from vniah.analysis.statistics.table import index_samples, sample_table
 from vniah.results import Results, load_results
+from vniah.results.once import once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +113,12 @@ def summarize(
     """
     if not isinstance(results, Results):
         results = load_results(results)
-    index = index_samples(results)
-    table = index.table(is_right)
+    return _summary(results, threshold, half_width, confidence)
+
+
+@once
+def _summary(results: Results, threshold: float, half_width: float, confidence: float) -> Summary:
+    index, table = index_samples(results), sample_table(results)
     effective = find_effective_length(
         results, threshold=threshold, confidence=confidence, index=index
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from vniah.grid import Cell
 from vniah.results import Results, SampleResult
+from vniah.results.once import once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +96,7 @@ class SampleTable:
 
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
-    """Which cell and which needle each sample of a test belongs to; it is costly, and made once.
+    """Which cell and which needle each sample of a test belongs to; it is costly, and kept.
 
     Attributes:
         samples: the samples that belong to a cell.
@@ -139,9 +140,15 @@ def sample_table(results: Results, value: Value = is_right) -> SampleTable:
         results: a run; of a published table there are no samples.
         value: what is averaged; None leaves a sample out.
     """
-    return index_samples(results).table(value)
+    return _right_ones(results) if value is is_right else index_samples(results).table(value)
 
 
+@once
+def _right_ones(results: Results) -> SampleTable:
+    return index_samples(results).table(is_right)
+
+
+@once
 def index_samples(results: Results) -> SampleIndex:
     """The cells and needles of the samples of a run.
 
