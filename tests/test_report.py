@@ -16,7 +16,7 @@ import vniah
 from vniah.analysis.palettes import contrast
 from vniah.analysis.report import make_report, page, samples
 from vniah.analysis.report.command import command_of
-from vniah.analysis.report.escaping import script_json, source_hash, visible_text
+from vniah.analysis.report.escaping import isolated, script_json, source_hash, visible_text
 from vniah.cli import main
 from vniah.cli.arguments import parse
 from vniah.errors import InputError
@@ -165,8 +165,74 @@ def test_a_page_is_whole_and_says_what_a_run_says():
     for line in vniah.summarize(run).lines:
         assert line in text
     assert f"average: {run.average:.4f}" in text
-    assert "not complete: 50 of 60 samples have been run" in text
+    assert found.by_id("summary").text.count("50 of 60 samples have been run") == 1
     assert "the run has no controls".lower() in text.lower()
+
+
+def test_a_run_that_goes_on_counts_its_controls_apart():
+    run = make_run(
+        outcome=uneven,
+        controls=["no-needle"],
+        sample_ids=" ".join([make_run().manifest["sample_ids"], "8/-/a/no-needle 8/-/b/no-needle"]),
+    )
+    done = replace(
+        run.samples[0], cell=None, control="no-needle", sample_id="8/-/a/no-needle", fields={}
+    )
+    text = page_of(replace(run, control_samples=(done,))).root.text
+    assert "60 samples of the test and 1 of 2 of its controls have been run, so the run" in text
+    assert "50 of 60 samples have been run" in text, "the same number in the summary"
+    assert "51 of 62" not in text
+
+
+def test_a_run_without_a_score_says_why():
+    begun = page_of(make_run(outcome=lambda cell, k: "no memory")).by_id("summary").text
+    assert "average: none, no sample could be scored" in begun
+    planned = page_of(make_run(outcome=lambda cell, k: None)).by_id("summary").text
+    assert "average: none, no sample has been run yet" in planned
+
+
+def test_a_table_that_is_wider_than_long_is_turned():
+    def rows_of(caption, *runs):
+        found = page_of(*runs)
+        (table,) = (one for one in found.all("table") if one.all("caption")[0].text == caption)
+        return [[cell.text for cell in row.children] for row in table.all("tr")]
+
+    few, many = make_run("8,16"), make_run("8:64:8", num_needles=2)
+    by_length = "Mean over depth at each length, average, effective length"
+    turned = rows_of(by_length, many)
+    assert turned[0] == ["mean over depth", "tiny"]
+    assert [row[0] for row in turned[1:9]] == ["8", "16", "24", "32", "40", "48", "56", "64"]
+    assert turned[9][:2] == ["average", "1.0000"]
+    whole = rows_of(by_length, *(replace(few, name=f"run {k}") for k in range(6)))
+    assert whole[0][:4] == ["mean over depth", "8", "16", "average"]
+    assert [row[0] for row in whole[1:]] == [f"run {k}" for k in range(6)]
+    samples = tuple(
+        replace(
+            sample,
+            cell=None,
+            control="no-needle",
+            sample_id=f"{8 * k}/-/a/no-needle",
+            fields={"num_frames": 8 * k},
+        )
+        for k, sample in enumerate(many.samples[:9], 1)
+    )
+    many = replace(many, control_samples=samples)
+    head, second, *body = rows_of(
+        "Share of right answers with each control at each length",
+        many,
+        replace(many, name="other"),
+    )
+    assert head == ["control", "no-needle", "no-needle"] and second == ["result", "tiny", "other"]
+    assert [row[0] for row in body] == [str(8 * k) for k in range(1, 10)]
+    assert body[0][1] == body[0][2] and body[0][1].startswith("1.00 (")
+
+
+def test_stretches_from_right_to_left_are_isolated():
+    hebrew, arabic = "\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d\u0628\u0627"
+    assert isolated(f"/runs/{hebrew}/5: {arabic} {hebrew}, 7 <b>") == (
+        f"/runs/<bdi>{hebrew}</bdi>/5: <bdi>{arabic} {hebrew}</bdi>, 7 &lt;b&gt;"
+    )
+    assert isolated("plain \u202e") == "plain \\u202e"
 
 
 def test_data_are_the_samples():
@@ -204,7 +270,7 @@ def test_nothing_from_outside_becomes_markup():
     found = Page(html)
     plain = page_of(make_run(outcome=uneven), make_run(outcome=uneven))
     assert len(found.all("script")) == len(plain.all("script")) == 2
-    assert {one.tag for one in found.all()} <= {one.tag for one in plain.all()} | {"img"}
+    assert {one.tag for one in found.all()} <= {one.tag for one in plain.all()} | {"img", "bdi"}
     assert not [name for one in found.all() for name in one.attributes if name.startswith("on")]
     assert not any("bad()" in str(one.get("src")) for one in found.all())
     for part in ("\x1b", "\u202e", "\u2028"):
@@ -349,6 +415,12 @@ def test_many_cells_are_small_and_have_no_table_of_intervals(monkeypatch):
     found = page_of(run)
     (table,) = (one for one in found.all("table") if one.get("data-run") == "0")
     assert "dense" in table.get("class")
+    assert "wide" not in table.get("class")
+    labels = [one for one in table.all("tr")[0].all("th")[1:] if one.get("class") != "thin"]
+    assert [one.text for one in labels] == [str(n) for n in range(1, 28, 3)], "two digits and a gap"
+    tall = page_of(make_run("100:300:100", "0:1:0.03", num_needles=1)).all("table")[0]
+    assert {"dense", "wide"} <= set(tall.get("class").split())
+    assert not [one for one in tall.all("tr")[0].all("th") if one.get("class") == "thin"]
     assert len([one for one in table.all("td") if one.get("data-cell")]) == len(run.cells)
     assert "Cells, with their intervals" not in found.root.text
 

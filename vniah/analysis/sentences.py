@@ -16,7 +16,8 @@ def format_average(results: Results) -> str:
     is the score of these needles on this film.
     """
     if results.average is None:
-        return "average: none, no sample could be scored"
+        is_begun = bool(results.samples or not results.manifest)
+        return f"average: none, no sample {'could be scored' if is_begun else 'has been run yet'}"
     name = "average"
     if results.stopped_early:  # before the number, as only the line may be copied
         name = "average of a run that was stopped early, not to be quoted"

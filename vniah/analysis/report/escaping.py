@@ -12,6 +12,10 @@ from typing import Any
 from vniah.errors import printable
 from vniah.files import to_json
 
+_RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+_RIGHT_TO_LEFT = re.compile(f"[{_RTL}](?:[{_RTL} ,.!?-]*[{_RTL}])?")
+"""Words in the scripts of Unicode's blocks for right to left, and what joins them."""
+
 _IN_SCRIPTS = re.compile("[<>&\u2028\u2029]")
 
 
@@ -30,6 +34,18 @@ def visible_text(text: str, most: int | None = None) -> str:
         kept = visible_text(text[:most])
         return f"{kept} \u2026 ({left_out:,} more character{'s' * (left_out != 1)})"
     return "\n".join(map(printable, text.splitlines() if "\r" in text else text.split("\n")))
+
+
+def isolated(text: str) -> Any:
+    """The text as markup, with each stretch that is written from right to left in a ``<bdi>``.
+
+    For sentences, labels and paths, which are read from left to right and have names in them: else
+    such a name would turn around the numbers, slashes and names beside it.
+    """
+    from markupsafe import Markup, escape
+
+    shown = str(escape(visible_text(text)))
+    return Markup(_RIGHT_TO_LEFT.sub(r"<bdi>\g<0></bdi>", shown))
 
 
 def script_json(value: Any) -> str:

@@ -46,6 +46,7 @@ class Map:
         footer: the mean of each column, with the same squares.
         caption: what is shown.
         is_dense: whether squares are too small for numbers.
+        is_wide: whether these have the width of a number, as there are few columns of many rows.
         is_roomy: whether there are so few columns that squares can be large.
         num_steps: every how manieth column, and row, has a label that is seen.
         has_errors: whether cells are without samples that could not be run.
@@ -58,6 +59,7 @@ class Map:
     footer: tuple[Square, ...]
     caption: str
     is_dense: bool
+    is_wide: bool
     is_roomy: bool
     num_steps: tuple[int, int]
     has_errors: bool
@@ -136,15 +138,18 @@ def _map(
         label = f"{int(level):,}" if has_positions else _depth_label(level)
         rows.append((label, tuple(line)))
     empty = Square(".", "none")
+    columns = tuple(f"{count:,}" for count in counts)
+    is_dense = max(len(counts), len(levels)) > _MOST_NUMBERS
     return Map(
         corner="position" if has_positions else "depth",
-        columns=tuple(f"{count:,}" for count in counts),
+        columns=columns,
         rows=tuple(rows),
         footer=tuple(footer.get(count, empty) for count in counts),
         caption=caption,
-        is_dense=max(len(counts), len(levels)) > _MOST_NUMBERS,
+        is_dense=is_dense,
+        is_wide=is_dense and len(counts) <= _MOST_NUMBERS,
         is_roomy=max(len(counts), len(levels)) <= _MOST_LARGE,
-        num_steps=(_thinned(len(counts)), _thinned(len(levels))),
+        num_steps=(_thinned(len(counts), max(map(len, columns), default=0)), _thinned(len(levels))),
         has_errors=any(square.remark for square in squares.values()),
         key=key,
     )
@@ -156,8 +161,11 @@ def _depth_label(depth: Fraction) -> str:
     return text if len(text) <= _LONGEST_DEPTH else f"{float(depth):.4f}".rstrip("0").rstrip(".")
 
 
-def _thinned(number: int) -> int:
-    return 1 if number <= _MOST_NUMBERS else -(-number // _MOST_LABELS)
+def _thinned(number: int, num_characters: int = 0) -> int:
+    """Every how manieth label is seen; a small square is about as wide as a character."""
+    if number <= _MOST_NUMBERS:
+        return 1
+    return max(-(-number // _MOST_LABELS), num_characters + 1 if num_characters else 1)
 
 
 def _style(name: str, share: float | None) -> str:

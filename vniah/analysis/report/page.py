@@ -14,10 +14,11 @@ from vniah.analysis.report.maps import Map, map_colors, measure_map, score_map
 from vniah.analysis.report.needles import make_gallery
 from vniah.analysis.report.origin import facts_of, notes_of
 from vniah.analysis.report.samples import SampleData
+from vniah.analysis.report.tables import PageTable, page_table
 from vniah.analysis.sentences import format_agreement, format_average, format_oddness
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import Summary, summarize
-from vniah.analysis.table_layouts import Layout, layouts, lengths_layout
+from vniah.analysis.table_layouts import layouts, lengths_layout
 from vniah.analysis.table_notes import gaps
 from vniah.analysis.verdict import Verdict, verdict
 from vniah.errors import InputError, ResultsError
@@ -68,7 +69,7 @@ class RunSection:
     remarks: tuple[str, ...]
     verdict: Verdict | None
     maps: tuple[Map, ...]
-    parts: Layout | None
+    parts: PageTable | None
     notes: tuple[str, ...]
     command: Command
     picture: str = ""
@@ -80,14 +81,12 @@ class TableSection:
 
     Attributes:
         heading: above them.
-        caption: what each of them has.
-        layouts: the tables.
+        tables: these.
         is_folded: whether they are unfolded only where somebody wants to see them.
     """
 
     heading: str
-    caption: str
-    layouts: tuple[Layout, ...]
+    tables: tuple[PageTable, ...]
     is_folded: bool = False
 
 
@@ -204,7 +203,7 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
         sentences=(format_average(results), *found.lines),
         remarks=(
             *unit_notes([results]),
-            *gaps(results),
+            *(line for line in gaps(results) if line != results.progress),  # said above
             *format_agreement(results),
             *([] if oddness is None else [oddness]),
             *_chance(results),
@@ -214,11 +213,16 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
             score_map(results, caption),
             *(measure_map(results, name) for name in results.measures),
         ),
-        parts=lengths_layout([one.part for one in parts], parts) if parts else None,
+        parts=_parts_table(parts, label) if parts else None,
         notes=tuple(notes_of(results)),
         command=command_of(results.manifest),
         picture=_picture(results) if pictures else "",
     )
+
+
+def _parts_table(parts: Sequence[Results], label: str) -> PageTable:
+    layout = lengths_layout([one.part for one in parts], parts)
+    return page_table(layout, f"Mean over depth at each length, for each part of {label}")
 
 
 def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
@@ -276,8 +280,17 @@ def _tables(runs: Sequence[Results]) -> list[TableSection]:
         if not some or (kind == "controls" and not any(results.controls for results in runs)):
             continue
         with suppress(ResultsError):  # no cell at all; samples that do not name one needle each
-            tables = layouts(some, kind, intervals=True)
-            found.append(TableSection(heading, caption, tuple(tables), kind == "cells"))
+            tables = tuple(
+                page_table(
+                    layout,
+                    f"{caption}: {layout.title}" if layout.title else caption,
+                    # A control of several results has a row for each of them.
+                    num_names=2 if kind == "controls" and len(runs) > 1 else 1,
+                    turns=kind != "cells",
+                )
+                for layout in layouts(some, kind, intervals=True)
+            )
+            found.append(TableSection(heading, tables, kind == "cells"))
     return found
 
 
@@ -302,6 +315,8 @@ def _template() -> Any:
     """The template; whatever it inserts is visible text, escaped."""
     from jinja2 import Environment, StrictUndefined
 
+    from vniah.analysis.report.escaping import isolated
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -309,7 +324,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         finalize=_visible,
     )
-    environment.filters["visible"] = visible_text
+    environment.filters["isolated"] = isolated
     return environment.from_string(_asset("report.html.jinja"))
 
 

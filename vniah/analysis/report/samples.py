@@ -99,11 +99,12 @@ class SampleData:
             pictures: for each run, the ids of the page's picture elements by the ids of needles.
 
         Returns:
-            ``texts``, and for each of ``runs`` its ``label`` and ``pictures``; what ``axis`` and
-            ``row`` are called; ``places``, a list of ``[id prefix, number of frames, row, needle
-            index]``; ``controls``, names; ``cells``, a list of ``[place, score, low, high, number
-            with a score, right, errors]``; ``columns`` and ``fields``, by name a list with a value
-            for each sample, or the value that all have. ``place``, ``control`` and all that is text
+            ``texts``, and for each of ``runs`` its ``label`` and ``pictures``; whether it
+            ``is_published``, and so has no samples; what ``axis`` and ``row`` are called;
+            ``places``, a list of ``[id prefix, number of frames, row, needle index]``;
+            ``controls``, names; ``cells``, a list of ``[place, score, low, high, number with a
+            score, right, errors]``; ``columns`` and ``fields``, by name a list with a value for
+            each sample, or the value that all have. ``place``, ``control`` and all that is text
             are numbers of entries in ``places``, ``controls`` and ``texts``, and -1 for none.
         """
         runs = [
@@ -213,6 +214,7 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
         if name not in _KNOWN_FIELDS
     }
     return {
+        "is_published": not results.manifest,
         "axis": results.axis,
         "row": "position" if results.has_positions else "depth",
         "places": rows,

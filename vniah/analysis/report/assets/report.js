@@ -5,6 +5,7 @@
   const MOST_FIELDS = 3;  // of a task, that are not folded
   const OUTCOMES = ["wrong", "right", "not run"];
   const CLASSES = ["wrong", "right", "error"];
+  const NUMBERS = [["logprob", "log-probability"], ["margin", "margin"], ["rank", "rank"]];
   const byId = (id) => document.getElementById(id);
 
   const make = (tag, { text, name, ...rest } = {}, ...children) => {
@@ -16,7 +17,38 @@
     return found;
   };
 
+  // Text that is read from left to right, with each stretch of it that is not in an element of its
+  // own: else a name could turn around the numbers, slashes and names beside it.
+  const RTL = "\\u0590-\\u08ff\\ufb1d-\\ufdff\\ufe70-\\ufefc\\u{10800}-\\u{10fff}\\u{1e800}-\\u{1efff}";
+  const RIGHT_TO_LEFT = new RegExp(`([${RTL}](?:[${RTL} ,.!?\\-]*[${RTL}])?)`, "u");
+  const isolated = (text) =>
+    make("span", {}, ...text.split(RIGHT_TO_LEFT).map((part, place) => (place % 2 ? make("bdi", { text: part }) : part)));
+
   for (const found of document.querySelectorAll(".scripted")) found.hidden = false;
+
+  // What is wider than its place says so, and is a stop of the Tab key; what is not is none.
+  const noteWidth = (box) => {
+    const isWider = box.scrollWidth > box.clientWidth + 1;
+    let hint = box.previousElementSibling;
+    if (!hint || !hint.classList.contains("wider")) {
+      if (!isWider) {
+        box.removeAttribute("tabindex");
+        return;
+      }
+      hint = make("p", { name: "wider", text: "Wider than the window: scroll to the right for the rest." });
+      box.before(hint);
+    }
+    hint.hidden = !isWider;
+    if (isWider) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  const widths = new ResizeObserver((entries) => {
+    for (const { target } of entries) noteWidth(target.closest(".scroll"));
+  });
+  for (const box of document.querySelectorAll(".scroll")) {
+    widths.observe(box);
+    widths.observe(box.firstElementChild);
+  }
 
   const theme = byId("theme");
   theme.addEventListener("change", () => {
@@ -77,7 +109,7 @@
     const id = `filter-${form.children.length}`;
     const select = make("select", { id });
     for (const [value, text] of options) {
-      select.append(make("option", { value, text }));
+      select.append(make("option", { value, text, dir: "auto" }));
     }
     select.value = chosen;
     select.addEventListener("change", () => {
@@ -109,14 +141,25 @@
   }
   const outcomes = [["", "all outcomes"], ["1", "right"], ["0", "wrong"], ["2", "not run"]];
   if (runs.length > 1) outcomes.push(["differs", "not the same in all results"]);
-  addSelect("Outcome", outcomes, "", (value) => { wanted.outcome = value; });
+  const byOutcome = addSelect("Outcome", outcomes, "", (value) => { wanted.outcome = value; });
   let results = null;
   if (runs.length > 1) {
+    const label = form.querySelector(`label[for=${byOutcome.id}]`);
+    const differs = byOutcome.lastElementChild;
+    // Side by side, a question is found if any of the results has the outcome; one alone differs
+    // from none.
+    const nameOutcome = () => {
+      label.textContent = wanted.together ? "Outcome in at least one result" : "Outcome";
+      differs.disabled = !wanted.together;
+      if (differs.disabled && wanted.outcome === "differs") wanted.outcome = byOutcome.value = "";
+    };
     const options = [["*", "all, side by side"], ...runs.map((run, number) => [String(number), run.label])];
     results = addSelect("Results", options, "*", (value) => {
       wanted.together = value === "*";
       if (value !== "*") wanted.run = Number(value);
+      nameOutcome();
     });
+    nameOutcome();
   }
   const everywhere = make("button", { type: "button", text: "All cells" });
   everywhere.addEventListener("click", () => {
@@ -157,11 +200,13 @@
     return found;
   };
 
+  // The numbers of the results that are looked at: all, or the chosen one.
+  const looked = () => (wanted.together ? [...runs.keys()] : [wanted.run === null ? 0 : wanted.run]);
+
   // Groups of samples that ask the same: one of each run, or one alone.
   const find = () => {
     const groups = new Map();
-    const order = runs.map((_, number) => number).filter((number) => wanted.together || number === wanted.run || (wanted.run === null && number === 0));
-    for (const number of order) {
+    for (const number of looked()) {
       const run = runs[number];
       for (const index of samplesOf(number)) {
         const place = run.places[valueOf(run, "place", index)][0];
@@ -193,7 +238,7 @@
   const pairs = (list, entries) => {
     for (const [term, value] of entries) {
       if (value === null || value === undefined) continue;
-      list.append(make("dt", { text: term }), make("dd", {}, value instanceof Node ? value : long(value)));
+      list.append(make("dt", {}, bdi(term)), make("dd", {}, value instanceof Node ? value : long(value)));
     }
     return list;
   };
@@ -201,9 +246,10 @@
   const readings = (run, index) => [
     ["predicted", textAt(valueOf(run, "prediction", index))],
     ["error", textAt(valueOf(run, "error", index))],
-    ["log-probability", valueOf(run, "logprob", index) === null ? null : numberText(valueOf(run, "logprob", index))],
-    ["margin", valueOf(run, "margin", index) === null ? null : numberText(valueOf(run, "margin", index))],
-    ["rank", valueOf(run, "rank", index) === null ? null : String(valueOf(run, "rank", index))],
+    ...NUMBERS.map(([name, term]) => {
+      const value = valueOf(run, name, index);
+      return [term, value === null ? null : numberText(value)];
+    }),
   ];
 
   const fieldAt = (run, name, index) => {
@@ -222,17 +268,27 @@
     });
   };
 
+  // The id of a sample: its place, what is asked, and the control, each read in its own direction.
+  const headingOf = (run, index) => {
+    const [prefix] = run.places[valueOf(run, "place", index)];
+    const name = textAt(valueOf(run, "name", index));
+    const control = valueOf(run, "control", index);
+    const needle = textAt(valueOf(run, "needle", index));
+    const isNeedle = control >= 0 && needle && name.startsWith(`${needle}/`);
+    const parts = isNeedle ? [bdi(needle), isolated(name.slice(needle.length))] : [bdi(name)];
+    return [bdi(prefix), ...parts];
+  };
+
   const card = (group) => {
     const [number, index] = group[0];
     const run = runs[number];
-    const [prefix] = run.places[valueOf(run, "place", index)];
     const outcomes = new Set(group.map(([one, at]) => valueOf(runs[one], "outcome", at)));
     const name = outcomes.size === 1 ? CLASSES[[...outcomes][0]] : "";
     const found = make("article", { name: `sample ${name}` });
     const about = make("div", { name: "about" });
     const pictures = picturesOf(run, index);
     if (pictures.length) about.append(make("div", { name: "shown" }, ...pictures));
-    const heading = make("h3", {}, bdi(prefix + textAt(valueOf(run, "name", index))));
+    const heading = make("h3", {}, ...headingOf(run, index));
     const facts = [["question", textAt(valueOf(run, "question", index))], ["expected", textAt(valueOf(run, "answer", index))]];
     if (valueOf(run, "variant", index) >= 0) facts.push(["nearest accepted", textAt(valueOf(run, "variant", index))]);
     const inside = make("dl");
@@ -257,7 +313,7 @@
   };
 
   const sideBySide = (group) => {
-    const columns = ["result", "outcome", "predicted", "log-probability", "margin", "rank"];
+    const columns = ["result", "outcome", "predicted"];
     const table = make("table", { name: "plain" });
     const head = make("tr", {}, ...columns.map((text) => make("th", { scope: "col", text })));
     table.append(make("caption", { text: "What each result has", name: "unseen" }), make("thead", {}, head));
@@ -266,18 +322,19 @@
       const run = runs[number];
       const error = textAt(valueOf(run, "error", index));
       const said = error === null ? textAt(valueOf(run, "prediction", index)) : error;
+      const numbers = NUMBERS
+        .map(([name, term]) => [term, valueOf(run, name, index)])
+        .filter(([, value]) => value !== null)
+        .map(([term, value]) => make("span", { text: `${term} ${numberText(value)}` }));
       body.append(
         make("tr", {},
-          make("th", { scope: "row" }, bdi(run.label)),
+          make("th", { scope: "row" }, isolated(run.label)),
           make("td", {}, outcome(run, index)),
-          make("td", {}, said === null ? "–" : long(said)),
-          make("td", { text: numberText(valueOf(run, "logprob", index)) }),
-          make("td", { text: numberText(valueOf(run, "margin", index)) }),
-          make("td", { text: numberText(valueOf(run, "rank", index)) })),
+          make("td", {}, said === null ? "–" : long(said), make("div", { name: "numbers" }, ...numbers))),
       );
     }
     table.append(body);
-    return make("div", { name: "scroll" }, table);
+    return table;
   };
 
   // As the squares have it: a tie, such as 1/8, goes to the even digit, and not upwards.
@@ -298,6 +355,16 @@
     return parts.join(" ");
   };
 
+  const lacksSamples = (run) =>
+    run.is_published ? "A published table has no samples." : "No sample of this run has been run yet.";
+
+  // Why nothing is found: there are no samples, or none of those that there are is wanted.
+  const whyNone = () => {
+    const order = looked();
+    if (order.some((number) => runs[number].num_samples)) return "No sample has this cell and these filters.";
+    return order.length === 1 ? lacksSamples(runs[order[0]]) : "None of these results has samples.";
+  };
+
   const more = byId("more");
   const showMore = () => {
     const next = shown.slice(numShown, numShown + PAGE);
@@ -307,7 +374,7 @@
     const asked = runs.length > 1 ? "question" : "sample";
     byId("count").textContent = shown.length
       ? `${numShown.toLocaleString("en")} of ${count(shown.length, asked)}`
-      : "No sample is like this.";
+      : whyNone();
   };
   more.addEventListener("click", showMore);
 
@@ -320,15 +387,14 @@
     if (wanted.cell === null) {
       about.append(make("p", { text: "All cells." }));
     } else {
-      const order = wanted.together ? runs.keys() : [wanted.run];
-      for (const number of order) {
+      for (const number of looked()) {
         const run = runs[number];
         const cell = run.cells.find((one) => run.places[one[0]][0] === wanted.cell[0]);
         if (!cell) continue;
         const line = make("p");
-        if (runs.length > 1) line.append(bdi(run.label), ": ");
+        if (runs.length > 1) line.append(isolated(run.label), ": ");
         line.append(cellText(run, cell));
-        if (!run.num_samples) line.append(". A published table has no samples.");
+        if (!run.num_samples && wanted.together) line.append(`. ${lacksSamples(run)}`);
         about.append(line);
       }
     }
