@@ -1,6 +1,7 @@
 """Lines are read in a fraction of the time of `SampleResult.from_json`, and to the same results."""
 
 import copy
+import gc
 import json
 import pickle
 from dataclasses import FrozenInstanceError, replace
@@ -205,6 +206,38 @@ def test_a_key_that_is_given_twice_is_never_taken():
     assert decoder.decode(b'{"a": 1}') is not None
     for line in (b'{"a": 1, "a":2}', b'{"a": 1,"a" :2}', b'{"a":2, "a": 1}'):
         assert decoder.decode(line) is None
+
+
+def test_a_colon_in_a_text_is_no_key():
+    decoder = LineDecoder(TypedDict("Pair", {"a": str, "b": str}))
+    decoder.learn(b'{"a": "x", "b": "z"}', {"a": "x", "b": "z"})
+    decoder.learn(b'{"a": "x: y", "b": "\\": z"}', {"a": "x: y", "b": '": z'})
+    for text in ("x", "x: y", '": ', ":" * 5):
+        line = json.dumps({"a": text, "b": "z"}).encode()
+        assert decoder.decode(line)[0].a == text
+        assert decoder.decode(line[:-1] + b', "a": "z"}') is None
+    assert decoder.decode(b'{"a":"x","b":"z"}')[0].b == "z"
+
+
+def test_reading_leaves_the_collector_as_it_was(tmp_path):
+    write_run(tmp_path)
+    is_enabled = gc.isenabled()
+    try:
+        gc.enable()
+        vniah.load_results(tmp_path)
+        assert gc.isenabled() and gc.get_freeze_count() == 0
+        gc.freeze()
+        num_frozen = gc.get_freeze_count()
+        vniah.load_results(tmp_path)
+        assert 0 < gc.get_freeze_count() <= num_frozen, "what others keep there stays there"
+        gc.unfreeze()
+        gc.disable()
+        vniah.load_results(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.unfreeze()
+        if is_enabled:
+            gc.enable()
 
 
 def test_samples_share_what_is_the_same(tmp_path):

@@ -11,6 +11,7 @@ import msgspec
 from vniah.schema import INT_BOUND
 
 _BETWEEN = b'": '  # behind a key
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MOST_ALIKE = 4
 _MOST_DIFFERENT = 64
 _PLAIN: Any = (
@@ -63,15 +64,22 @@ class LineDecoder:
         """The values of a line as attributes, and its layout; None where `parse_json` has to tell.
 
         msgspec reads what the standard library reads, and to the same values, but takes the last of
-        two equal keys. That there are none is known from the number of colons.
+        two equal keys. That there are none is known from the number of colons: most lines have one
+        behind each key, and no other.
         """
+        num_colons = line.count(b":")
+        for layout in self._layouts.get(num_colons, ()):
+            if layout.num_keys == num_colons:
+                try:
+                    return layout.decode(line), layout
+                except _UNREADABLE:
+                    continue
         for layout in self._layouts.get(line.count(_BETWEEN), ()):
             try:
                 found = layout.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except _UNREADABLE:
                 continue
-            num_colons = line.count(b":")
-            if num_colons == layout.num_keys or num_colons == _num_colons(line, found, layout):
+            if num_colons == _num_colons(line, found, layout):
                 return found, layout
         return None
 

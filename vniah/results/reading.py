@@ -126,6 +126,11 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         if is_enabled:
+            if not gc.get_freeze_count():  # else others keep objects there, which must stay
+                # All objects become old ones, which are rarely searched. As new ones, hundreds of
+                # thousands of samples would be searched three times within a second.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

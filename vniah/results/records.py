@@ -164,10 +164,14 @@ class Results:
         """Every measured cell, ordered by frames, then by depth."""
         if self.published:
             return self.published
-        groups: dict[Cell, list[SampleResult]] = {}
+        shared: dict[int, list[SampleResult]] = {}
         for sample in self.samples:
-            if sample.cell is not None:
-                groups.setdefault(sample.cell, []).append(sample)
+            if sample.cell is not None:  # which samples share, and it takes long to hash
+                shared.setdefault(id(sample.cell), []).append(sample)
+        groups: dict[Cell, list[SampleResult]] = {}
+        for samples in shared.values():
+            assert samples[0].cell is not None, "only such samples are in a group"
+            groups.setdefault(samples[0].cell, []).extend(samples)
         return tuple(_score(cell, groups[cell]) for cell in sorted(groups))
 
     @cached_property
