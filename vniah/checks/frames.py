@@ -18,7 +18,7 @@ from vniah.needles import NeedleSet
 
 def make_pictures(needles: NeedleSet) -> list[np.ndarray]:
     """Three different pictures, the last of another size; RGB uint8 ``[height, width, 3]``."""
-    pictures = (np.array(needle.image) for needle in needles)
+    pictures = (np.array(needle.frames[0]) for needle in needles)
     first = next(pictures)
     second = next((p for p in pictures if not np.array_equal(p, first)), first[::-1, ::-1])
     height = len(first) - len(first) // 3

@@ -233,7 +233,7 @@ class ChatEngine(_OneByOne):
         """As `vniah.engines.base.Engine.examine`: asks one question about one picture."""
         on_prepared()
         first = next(iter(needles))
-        words = self._answer([np.array(first.image)], first.question)
+        words = self._answer([np.array(first.frames[0])], first.question)
         return CheckReport((f"{self._model.name} answers in words, e.g. {words!r}",), True)
 
     def _read(self, sample: Sample) -> tuple[Reading, ...]:

@@ -27,6 +27,7 @@ from vniah.needles.metadata import (
     published_rows,
     with_numbers_as_text,
 )
+from vniah.needles.numbers import NUMBERS, read_numbers
 from vniah.needles.records import Distractor, Needle
 from vniah.needles.sets import NeedleSet
 from vniah.paths import user_path
@@ -57,13 +58,15 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     load_needles()                          # "cards", which comes with vniah
     load_needles("path/to/my-needles")      # a folder with metadata.jsonl or dataset.json
     load_needles("lmms-lab/v_niah_needles") # a dataset on the Hugging Face hub
+    load_needles("numbers:20")              # twenty magic numbers, needles of text
     ```
 
     The network is used only for a hub id.
 
     Args:
-        source: the name of an embedded set (``cards``, ``counterfactual``); or a folder; or the
-            hub id ``owner/name`` of a dataset with the columns image, question and answer.
+        source: the name of an embedded set (``cards``, ``counterfactual``); or ``numbers``, as
+            `vniah.needles.numbers.read_numbers`; or a folder; or the hub id ``owner/name`` of a
+            dataset with the columns image, question and answer.
         split: the split of a hub dataset; folders have none.
 
     Raises:
@@ -73,6 +76,8 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     folder = user_path(source, "a needle set")
     if source in EMBEDDED_SETS:  # a folder of that name is written ./cards
         return _load_embedded(str(source))
+    if (numbers := read_numbers(str(source))) is not None:
+        return numbers
     try:
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except OSError as error:  # longer than the system has paths
@@ -89,7 +94,7 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         return _make_set(source, source, rows)
     raise NeedleError(
         f"there is no needle set {quoted(str(source), 100)}; give a folder with "
-        f"{METADATA_NAMES[0]}, one of {', '.join(EMBEDDED_SETS)}, or a hub id such as "
+        f"{METADATA_NAMES[0]}, one of {', '.join((*EMBEDDED_SETS, NUMBERS))}, or a hub id such as "
         "lmms-lab/v_niah_needles."
     )
 

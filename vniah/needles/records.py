@@ -1,4 +1,4 @@
-"""Needles and distractors: pictures under an id; a needle has a question and an answer as well."""
+"""Needles and distractors: pictures or text under an id; a needle has a question and an answer."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,23 +21,23 @@ MOST_CLIP_PIXELS = 300_000_000
 class _Pictured:
     """What needles and distractors have in common: one picture, or the frames of a clip."""
 
-    image: Image.Image
+    image: Image.Image | None
     later_frames: tuple[Image.Image, ...]
 
     @property
     def frames(self) -> tuple[Image.Image, ...]:
-        """All pictures in the order in which they are shown, `image` first."""
-        return (self.image, *self.later_frames)
+        """All pictures in the order in which they are shown, `image` first; none for a text."""
+        return () if self.image is None else (self.image, *self.later_frames)
 
     @property
     def num_frames(self) -> int:
-        """1 for a picture; for a clip, the number of its frames."""
-        return 1 + len(self.later_frames)
+        """1 for a picture; for a clip, the number of its frames; 0 for a text."""
+        return len(self.frames)
 
 
 @dataclass(frozen=True)
 class Needle(_Pictured):
-    """A picture, the question that only it answers, and the answer.
+    """A picture or a text, the question that only it answers, and the answer.
 
     Two needles are equal if their texts and the pixels of their pictures are.
 
@@ -48,7 +48,7 @@ class Needle(_Pictured):
             it, nor are there characters that nobody sees.
         choices: the options of a multiple-choice question, else None. The answer is one of them
             or the letter of one. The rules of `vniah.answers` can tell all of them apart.
-        image: the picture, mode ``RGB``, upright; of a clip, its first frame.
+        image: the picture, mode ``RGB``, upright; of a clip, its first frame; None for a text.
         accepted: further correct answers, such as other spellings. Each is scored separately, and
             the best one counts. With choices, all of them name the same option as ``answer``.
         later_frames: the other frames of a clip, one for each second; empty for a picture.
@@ -56,25 +56,28 @@ class Needle(_Pictured):
             similar first.
         locator: a phrase that names what is shown, e.g. ``"the red card"``; None if there is none.
         bridge: a question of two hops that begins at this picture; None if there is none.
+        text: what is inserted into a text haystack, line breaks included; None for a picture.
 
     Attributes:
         image_sha256: identifies the picture by its size and its RGB pixels, whatever its file; of
-            a clip, it identifies all frames.
+            a clip, it identifies all frames; of a text, its characters.
 
     Raises:
-        NeedleError: a text breaks one of these rules, or a picture is not RGB.
+        NeedleError: a text breaks one of these rules, a picture is not RGB, or the needle has both
+            a picture and a text, or neither.
     """
 
     needle_id: str
     question: str
     answer: str
     choices: tuple[str, ...] | None
-    image: Image.Image = field(compare=False, repr=False)
+    image: Image.Image | None = field(compare=False, repr=False)
     accepted: tuple[str, ...] = ()
     later_frames: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
     distractors: tuple[str, ...] = ()
     locator: str | None = None
     bridge: Bridge | None = None
+    text: str | None = None
     image_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,14 +86,30 @@ class Needle(_Pictured):
         require_distractors(self.needle_id, self.distractors)
         require_locator(self.locator)
         require_bridge(self.needle_id, self.bridge)
-        _require_frames(f"needle {self.needle_id!r}", self.frames)
-        object.__setattr__(self, "image_sha256", _sha256_of_frames(self.frames))
+        if self.text is None:
+            _require_frames(f"needle {self.needle_id!r}", self.frames)
+            digest = _sha256_of_frames(self.frames)
+        else:
+            self._require_only_text(self.text)
+            digest = hash_text(f"text\n{self.text}")
+        object.__setattr__(self, "image_sha256", digest)
+
+    def _require_only_text(self, text: str) -> None:
+        if self.frames or not text.strip():
+            raise NeedleError(
+                f"needle {self.needle_id!r} must have a picture or a text that is not empty, and "
+                "not both."
+            )
 
     def __repr__(self) -> str:
         return (
-            f"<Needle {self.needle_id}, {_size_of(self)}: "
+            f"<Needle {self.needle_id}, {self._look}: "
             f"{quoted(self.question, 60)} {quoted(self.answer, 60)}>"
         )
+
+    @property
+    def _look(self) -> str:
+        return _size_of(self) if self.text is None else quoted(self.text.strip(), 60)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -144,12 +163,14 @@ def require_clip_size(what: str, num_frames: int, num_pixels: int) -> None:
 
 
 def _size_of(picture: _Pictured) -> str:
-    width, height = picture.image.size
+    width, height = picture.frames[0].size
     frames = f", {picture.num_frames} frames" if picture.later_frames else ""
     return f"{width}x{height} pixels{frames}"
 
 
 def _require_frames(what: str, frames: tuple[Image.Image, ...]) -> None:
+    if not frames:
+        raise NeedleError(f"{what} has neither a picture nor a text.")
     if wrong := [frame.mode for frame in frames if frame.mode != "RGB"]:
         raise NeedleError(
             f'{what} has a picture of mode {wrong[0]!r}; turn it to RGB with image.convert("RGB").'

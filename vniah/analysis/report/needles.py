@@ -128,6 +128,8 @@ def _draw(sets: Mapping[str, NeedleSet]) -> tuple[dict[str, list[NeedlePicture]]
     for number, (sha256, needles) in enumerate(sets.items()):
         drawn[sha256] = []
         for place, (needle_id, picture) in enumerate(needles.pictures.items()):
+            if picture.image is None:  # a needle of text
+                continue
             uri, size = _thumbnail(picture.image, side)
             if len(uri) > left:
                 left_out += 1
