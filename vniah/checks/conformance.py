@@ -21,7 +21,9 @@ from vniah.checks.findings import Examination, Finding
 from vniah.checks.frames import FrameTrial, examine_frames, make_pictures
 from vniah.checks.interface import Interface, examine_interface
 from vniah.checks.sequences import SequenceTrial, examine_positions, examine_sequences
+from vniah.checks.texts import TextTrial, examine_texts
 from vniah.needles import NeedleSet
+from vniah.protocol import EncodingModel, LanguageModel
 
 __all__ = ["Conformance", "Finding", "examine"]
 
@@ -68,6 +70,9 @@ def examine(model: Any, needles: NeedleSet) -> Conformance:
         reported once.
     """
     examination = Examination()
+    if isinstance(model, LanguageModel) and not isinstance(model, EncodingModel):
+        examine_texts(examination, TextTrial.of(model, needles))
+        return Conformance(tuple(examination.findings), examination.num_examined)
     found = examine_interface(examination, model)
     pictures = make_pictures(needles)
     if found.level == "answer":

@@ -32,7 +32,7 @@ def encode(options: argparse.Namespace) -> int:
     num_frames, rope = Grid.parse(options.frames, "0").max_frames, only_rope(options)
     load_libraries()
     from vniah.embeddings.encode import encode_haystack
-    from vniah.engines.choosing import require_encoder
+    from vniah.engines.inputs import require_encoder
     from vniah.sweep.progress import Bars
 
     with Bars(not options.quiet) as bars:

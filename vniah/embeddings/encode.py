@@ -46,6 +46,11 @@ class EncodedFrames:
     notes: tuple[str, ...] = ()
 
     @classmethod
+    def none(cls) -> "EncodedFrames":
+        """Those of samples that show only text."""
+        return cls(FrameStore({}), 0)
+
+    @classmethod
     def of(
         cls,
         model: EncodingModel,

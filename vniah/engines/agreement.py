@@ -14,7 +14,7 @@ from vniah.engines.inputs import DecoderInputs
 from vniah.forward.decoders import attention_set_to, reset_dynamic_rope
 from vniah.forward.inputs import deepstack_rows
 from vniah.models.quantization import rounds_rows
-from vniah.protocol import DecoderModel, TokenSequence
+from vniah.protocol import HasDecoder, TokenSequence
 
 # The largest difference of a logit that rounding may explain, as a share of the largest logit:
 # random decoders of 24 layers reach 0.006 in fp16 and 0.06 in bf16.
@@ -120,7 +120,7 @@ class RoundingLimit:
     @classmethod
     def of(
         cls,
-        model: DecoderModel,
+        model: HasDecoder,
         sequences: Sequence[TokenSequence],
         store: FrameStore,
         plain: Sequence[Tensor],
@@ -171,7 +171,7 @@ def compare_logits(
 
 
 @torch.inference_mode()
-def plain_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+def plain_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """Answer logits by the decoder's own forward, ``[len(answer_ids), vocabulary]`` fp32 on CPU."""
     own = DecoderInputs(model, [sequence], store)
     positions = own.positions(0)

@@ -6,6 +6,7 @@ An engine knows no task: it is given samples, and returns a reading for each can
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vniah.embeddings.shown import ShownPictures
-from vniah.errors import ModelError, first_line
+from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.greedy import likeliest_token
 from vniah.forward.memory import is_out_of_memory
 from vniah.haystacks.frames import AnyHaystack
@@ -25,8 +26,8 @@ from vniah.options import Decoding, Scorer, Share
 from vniah.protocol import (
     HAYSTACK,
     AnyModel,
-    EncodingModel,
     FrameSpan,
+    TokenModel,
     TokenSequence,
     needle_source,
 )
@@ -271,7 +272,7 @@ def find_refusal(model: AnyModel, ask: Callable[[], object]) -> str | None:
 
 
 def read_candidate(
-    model: EncodingModel,
+    model: TokenModel,
     sequence: TokenSequence,
     logits: Tensor,
     *,
@@ -300,7 +301,7 @@ def read_candidate(
     return Reading(seconds, sequence.answer_ids, score, prediction, generated)
 
 
-def require_logits(model: EncodingModel, sequence: TokenSequence, logits: object) -> None:
+def require_logits(model: TokenModel, sequence: TokenSequence, logits: object) -> None:
     """Raises `ModelError` unless these are rows of logits, one for each token of the answer."""
     expected = len(sequence.answer_ids)
     if not isinstance(logits, Tensor):
@@ -313,7 +314,7 @@ def require_logits(model: EncodingModel, sequence: TokenSequence, logits: object
 
 
 def put_into_words(
-    model: EncodingModel, token_ids: tuple[int, ...], decoding: Decoding
+    model: TokenModel, token_ids: tuple[int, ...], decoding: Decoding
 ) -> GeneratedText:
     """Generated tokens as text, without the stop token.
 
@@ -369,13 +370,46 @@ def decode_by_passes(
 
 def repeat_pictures(needles: NeedleSet) -> RepeatedPictures:
     """A haystack to try a model on: the pictures of a needle set, repeated without end."""
-    pictures = tuple(np.array(needle.image) for needle in needles)
+    pictures = tuple(np.array(image) for needle in needles for image in needle.frames[:1])
+    if not pictures:
+        raise InputError(
+            f"the needle set {needles.name} holds texts, and a model that reads frames is tried on "
+            "pictures; give another one with --needles"
+        )
     return RepeatedPictures(f"pictures-of-{needles.name}", pictures, needles.sha256)
+
+
+def shows_text(needles: NeedleSet) -> bool:
+    """Whether the needles of a set are texts; a set has needles of one kind."""
+    return all(needle.text is not None for needle in needles)
 
 
 def trial_directory(cache: Path | None) -> Path | None:
     """The folder for embeddings of trial pictures, inside the one for those of the haystack."""
     return None if cache is None else cache / "trial"
+
+
+def trial_text(needles: NeedleSet, needle: Needle, *, length: int, index: int | None) -> Sample:
+    """A short sample of text: the texts of a needle set, repeated, with one needle among them.
+
+    Args:
+        needles: of text; the haystack is made of them.
+        needle: the one that is asked for.
+        length: number of texts of the haystack.
+        index: how many of them stand before the needle; None leaves it out.
+    """
+    texts = [str(one.text) for one in islice(cycle(needles), length)]
+    if index is not None:
+        texts.insert(index, str(needle.text))
+    return Sample(
+        sample_id=f"-/-/trial/{length}/{index}/{needle.needle_id}",
+        cell=None,
+        shown=(),
+        text=tuple(texts),
+        question=needle.question,
+        candidates=needle.answers,
+        choices=needle.choices,
+    )
 
 
 def trial_sample(needle: Needle, *, num_frames: int, needle_index: int | None) -> Sample:

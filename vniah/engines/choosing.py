@@ -10,7 +10,15 @@ from vniah.engines.server import ServerEngine
 from vniah.errors import InputError, ModelError
 from vniah.models.server.client import ServerModel
 from vniah.options import MAX_NEW_TOKENS, Decoding, Scorer, Share
-from vniah.protocol import AnyModel, DecoderModel, EncodingModel, TokenSequence, needed_form
+from vniah.protocol import (
+    AnyModel,
+    DecoderModel,
+    EncodingModel,
+    LanguageModel,
+    TokenModel,
+    TokenSequence,
+    needed_form,
+)
 from vniah.tasks.base import Sample
 
 
@@ -37,7 +45,7 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
 
 
 def _make_engine(model: AnyModel, options: EngineOptions, decoding: Decoding | None) -> Engine:
-    if isinstance(model, DecoderModel):
+    if isinstance(model, DecoderModel | LanguageModel):
         return DecoderEngine(model, options, decoding)
     if options.attention != "auto":
         raise InputError(
@@ -76,7 +84,7 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
     """
     if options.scorer not in get_args(Scorer):
         raise InputError(f"scorer must be argmax or generate, got {options.scorer!r}")
-    if options.scorer == "argmax" or not isinstance(model, EncodingModel):
+    if options.scorer == "argmax" or not isinstance(model, TokenModel):
         return None
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be 1 or more, got {options.max_new_tokens}")
@@ -94,17 +102,6 @@ def choose_decoding(model: AnyModel, options: EngineOptions) -> Decoding | None:
     return Decoding(options.max_new_tokens or own, stop_ids)
 
 
-def require_encoder(model: AnyModel) -> EncodingModel:
-    """The model, if it reads embeddings.
-
-    Raises:
-        InputError: it is a chat model.
-    """
-    if not isinstance(model, EncodingModel):
-        raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
-    return model
-
-
 def compose_sample(model: AnyModel, sample: Sample) -> tuple[TokenSequence, ...] | None:
     """What a model reads for a sample, one sequence for each candidate answer.
 
@@ -114,7 +111,7 @@ def compose_sample(model: AnyModel, sample: Sample) -> tuple[TokenSequence, ...]
     Raises:
         ModelError: as `vniah.engines.inputs.compose_candidates`.
     """
-    return compose_candidates(model, sample) if isinstance(model, EncodingModel) else None
+    return compose_candidates(model, sample) if isinstance(model, TokenModel) else None
 
 
 def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:
@@ -129,6 +126,8 @@ def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:
         InputError: it has no decoder.
     """
     require_model(model)
+    if isinstance(model, LanguageModel) and not isinstance(model, DecoderModel):
+        raise InputError(f"{purpose} counts frames, and {model.name} reads only text")
     if not isinstance(model, DecoderModel):
         raise InputError(
             f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "

@@ -25,6 +25,7 @@ from vniah.engines.base import (
     read_candidate,
     repeat_pictures,
     shown_in_tests,
+    shows_text,
     trial_directory,
 )
 from vniah.engines.equivalence import (
@@ -39,6 +40,7 @@ from vniah.engines.inputs import (
     SequenceCheck,
     compose_candidates,
     positions_of,
+    require_encoder,
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.errors import InputError, ModelError, first_line
@@ -52,7 +54,7 @@ from vniah.forward.runner import BranchRunner, Pass, SuffixLogits
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import DecoderModel, FrameSpan, TokenSequence
+from vniah.protocol import DecoderModel, FrameSpan, LanguageModel, TokenSequence
 from vniah.scoring import GeneratedText
 from vniah.tasks.base import Sample
 
@@ -79,7 +81,7 @@ class DecoderEngine:
     prompt, so they are suffixes of one pass.
 
     Args:
-        model: a model with a decoder.
+        model: a model with a decoder, which reads frames or text.
         options: how samples are run.
         decoding: has the model also generate an answer to every sample.
         kv_location: where keys and values are stored; by default the fastest location with room.
@@ -89,7 +91,7 @@ class DecoderEngine:
 
     def __init__(
         self,
-        model: DecoderModel,
+        model: DecoderModel | LanguageModel,
         options: EngineOptions,
         decoding: Decoding | None = None,
         *,
@@ -131,8 +133,11 @@ class DecoderEngine:
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
         self._needles = needles
+        if not num_frames:
+            self._frames = EncodedFrames.none()
+            return
         self._frames = EncodedFrames.of(
-            self._model,
+            require_encoder(self._model),
             haystack,
             needles,
             num_frames,
@@ -241,7 +246,10 @@ class DecoderEngine:
     ) -> CheckReport:
         """As `vniah.engines.base.Engine.examine`: compares with the model's own forward pass."""
         own = trial_directory(cache)
-        self.prepare(repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=own)
+        if shows_text(needles):
+            self._needles, self._frames = needles, EncodedFrames.none()
+        else:
+            self.prepare(repeat_pictures(needles), needles, NUM_TRIAL_FRAMES, cache=own)
         on_prepared()
         assert self._frames is not None
         sequences = trial_sequences(self._model, needles, NUM_TRIAL_FRAMES)

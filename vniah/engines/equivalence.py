@@ -7,7 +7,13 @@ from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
 from vniah.engines.agreement import Agreement, RoundingLimit, compare_logits, plain_logits
-from vniah.engines.base import CheckReport, require_logits, trial_sample
+from vniah.engines.base import (
+    CheckReport,
+    require_logits,
+    shows_text,
+    trial_sample,
+    trial_text,
+)
 from vniah.engines.inputs import (
     DecoderInputs,
     SequenceCheck,
@@ -21,10 +27,18 @@ from vniah.forward.kv_cache import KVLocation
 from vniah.forward.ring import Ring
 from vniah.forward.runner import BranchRunner
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import DecoderModel, TokenSequence, VisionLanguageModel
+from vniah.protocol import (
+    DecoderModel,
+    HasDecoder,
+    LanguageModel,
+    TokenSequence,
+    VisionLanguageModel,
+)
 
 # The numbers of haystack frames in the two cells of the check, and the needle's index in both.
 _LENGTHS = (4, 9)
+# The same for texts, each of which has some twenty tokens.
+_TEXT_LENGTHS = (2, 5)
 NUM_TRIAL_FRAMES = max(_LENGTHS)
 """Number of haystack frames of the longest trial sequence."""
 
@@ -35,7 +49,7 @@ _NUM_CHUNKS = 4
 
 
 def check_forward(
-    model: DecoderModel,
+    model: HasDecoder,
     sequences: Sequence[TokenSequence],
     store: FrameStore,
     *,
@@ -101,7 +115,7 @@ class _Way:
 
 
 def trial_sequences(
-    model: DecoderModel, needles: NeedleSet, num_frames: int
+    model: DecoderModel | LanguageModel, needles: NeedleSet, num_frames: int
 ) -> list[TokenSequence]:
     """Two needles in two short cells, at the same place, and both questions without a needle.
 
@@ -112,13 +126,21 @@ def trial_sequences(
     Args:
         model: composes the sequences.
         needles: pictures, questions and answers.
-        num_frames: number of available haystack frames.
+        num_frames: number of available haystack frames; it does not matter for needles of text,
+            of which texts take their place.
     """
-    lengths = list(dict.fromkeys(min(length, num_frames) for length in _LENGTHS))
+    is_text = shows_text(needles)
+    if is_text:
+        lengths = list(_TEXT_LENGTHS)
+    else:
+        lengths = list(dict.fromkeys(min(length, num_frames) for length in _LENGTHS))
 
     def compose(needle: Needle, length: int, *, is_shown: bool = True) -> TokenSequence:
         index = min(_NEEDLE_INDEX, length) if is_shown else None
-        sample = trial_sample(needle, num_frames=length, needle_index=index)
+        if is_text:
+            sample = trial_text(needles, needle, length=length, index=index)
+        else:
+            sample = trial_sample(needle, num_frames=length, needle_index=index)
         return compose_candidates(model, sample)[0]
 
     def num_rows(needle: Needle) -> int:
@@ -142,7 +164,7 @@ def require_agreement(agreements: Sequence[Agreement], name: str) -> None:
 
 
 def _run(
-    model: DecoderModel,
+    model: HasDecoder,
     sequences: Sequence[TokenSequence],
     store: FrameStore,
     way: _Way,
@@ -171,7 +193,7 @@ def _run(
 
 
 def examine_forward(
-    model: DecoderModel,
+    model: HasDecoder,
     sequences: Sequence[TokenSequence],
     store: FrameStore,
     *,
@@ -196,7 +218,7 @@ def examine_forward(
 
 
 def _check_own_logits(
-    model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+    model: HasDecoder, sequences: Sequence[TokenSequence], store: FrameStore
 ) -> tuple[Agreement, ...]:
     """Compares the model's own `answer_logits`, if it has any, with the plain forward pass."""
     if not isinstance(model, VisionLanguageModel):

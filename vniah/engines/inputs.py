@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
-from vniah.errors import ModelError
+from vniah.errors import InputError, ModelError
 from vniah.forward.decoders import (
     DEEPSTACK_MODEL_TYPES,
     require_known_decoder,
@@ -21,12 +21,16 @@ from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
 from vniah.protocol import (
     AnyModel,
+    ChatModel,
     DecoderModel,
     EncodingModel,
     Frames,
     FrameSpan,
+    HasDecoder,
+    LanguageModel,
     Piece,
     Segment,
+    TokenModel,
     TokenSequence,
     joined,
     needed_form,
@@ -43,6 +47,8 @@ def followed_by(sequence: TokenSequence, num_tokens: int) -> TokenSequence:
 def require_model(model: AnyModel) -> None:
     """Raises `ModelError` unless the object is a model whose decoder, if it has one, can be run."""
     require_protocol(model)
+    if isinstance(model, DecoderModel | LanguageModel):
+        require_known_decoder(model.decoder)
     if not isinstance(model, EncodingModel):
         return
     shape = tuple(model.frame_shape)
@@ -50,7 +56,6 @@ def require_model(model: AnyModel) -> None:
         raise ModelError(f"frame_shape of {model.name} must be {form}, got {shape}")
     if not isinstance(model, DecoderModel):
         return
-    require_known_decoder(model.decoder)
     width = model.decoder.model.embed_tokens.weight.shape[1]
     if size_of_frame(model) and shape[-1] != width:
         raise ModelError(
@@ -65,7 +70,7 @@ class SequenceCheck:
         model: the model whose decoder is to run them.
     """
 
-    def __init__(self, model: DecoderModel) -> None:
+    def __init__(self, model: HasDecoder) -> None:
         self._model = model
         self._per_frame = size_of_frame(model)
         self._known_texts: set[tuple[int, ...]] = set()
@@ -102,13 +107,15 @@ def _texts_of(piece: Piece) -> tuple[tuple[int, ...], ...]:
     return (piece.before, piece.after) if isinstance(piece, FrameSpan) else (piece.token_ids,)
 
 
-def size_of_frame(model: DecoderModel) -> int:
-    """The number of tokens of a frame.
+def size_of_frame(model: HasDecoder) -> int:
+    """The number of tokens of a frame; 0 for a model that reads only text.
 
     Raises:
         ModelError: the model's frames are not rows of the decoder's input.
     """
-    shape = tuple(model.frame_shape)
+    shape = _frame_shape(model)
+    if shape is None:
+        return 0
     has_deepstack = model.decoder.model.config.model_type in DEEPSTACK_MODEL_TYPES
     if len(shape) != 2 and not (len(shape) == 3 and has_deepstack):
         raise ModelError(
@@ -119,17 +126,27 @@ def size_of_frame(model: DecoderModel) -> int:
     return int(shape[-2])
 
 
-def num_deepstack_layers(model: DecoderModel) -> int:
+def num_deepstack_layers(model: HasDecoder) -> int:
     """After how many of the decoder's first layers DeepStack adds features of the frames."""
-    return int(model.frame_shape[0]) - 1 if len(model.frame_shape) == 3 else 0
+    shape = _frame_shape(model)
+    return shape[0] - 1 if shape is not None and len(shape) == 3 else 0
 
 
-def segment_size(model: DecoderModel) -> Callable[[Any], int]:
+def _frame_shape(model: HasDecoder) -> tuple[int, ...] | None:
+    """The shape of a frame; None for a model that reads only text.
+
+    It is asked for with every sequence, and looking for all attributes of a protocol takes long.
+    """
+    shape = getattr(model, "frame_shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def segment_size(model: HasDecoder) -> Callable[[Any], int]:
     """A function that returns the number of tokens of a segment."""
     return methodcaller("num_tokens", size_of_frame(model))
 
 
-def positions_of(model: DecoderModel, sequence: TokenSequence) -> Tensor:
+def positions_of(model: HasDecoder, sequence: TokenSequence) -> Tensor:
     """The model's position ids of a sequence, ``[T]`` or ``[3, T]``.
 
     Raises:
@@ -150,7 +167,7 @@ class DecoderInputs:
     """
 
     def __init__(
-        self, model: DecoderModel, sequences: Sequence[TokenSequence], store: FrameStore
+        self, model: HasDecoder, sequences: Sequence[TokenSequence], store: FrameStore
     ) -> None:
         self._model = model
         self._sequences = sequences
@@ -310,30 +327,80 @@ def _clipped(
             yield slice(from_ - start, to - start), rows[from_ - first : to - first]
 
 
-def compose_candidates(model: EncodingModel, sample: Sample) -> tuple[TokenSequence, ...]:
+def compose_candidates(model: TokenModel, sample: Sample) -> tuple[TokenSequence, ...]:
     """The sequences of a sample, one for each of its candidate answers.
 
     Raises:
         ModelError: the model composed no sequence, or a prompt that depends on the answer.
+        InputError: the sample shows text, and the model reads none; or frames, likewise.
     """
-    frames = Frames.of(sample.shown)
+    compose, method = _composer(model, sample)
     sequences: list[TokenSequence] = []
     for answer in sample.candidates:
-        sequence: object = model.compose(frames, sample.question, answer)
+        sequence: object = compose(answer)
         if not isinstance(sequence, TokenSequence):
             raise ModelError(
-                f"compose of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
+                f"{method} of {model.name} gave {type(sequence).__name__}, not a TokenSequence"
             )
         if sequences and not sequence.has_prompt_of(sequences[0]):
             raise ModelError(
-                f"compose of {model.name} gave another prompt for the answer {answer!r} than for "
+                f"{method} of {model.name} gave another prompt for the answer {answer!r} than for "
                 f"{sample.candidates[0]!r}; a prompt must not depend on the answer"
             )
         sequences.append(sequence)
     return tuple(sequences)
 
 
-def decoder_logits(model: DecoderModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+def require_can_read(model: AnyModel, samples: Iterable[Sample]) -> None:
+    """Raises `InputError` unless the model can read what samples show: frames or text."""
+    kinds = {sample.text is None for sample in samples}
+    if False in kinds:
+        require_reader(model)
+    if True in kinds and not isinstance(model, ChatModel):
+        require_encoder(model)
+
+
+def _composer(model: TokenModel, sample: Sample) -> tuple[Callable[[str], object], str]:
+    """What gives the sequence of an answer, and the name of the model's method that does it."""
+    if sample.text is not None:
+        prompt = sample.prompt
+        reader = require_reader(model)
+        return lambda answer: reader.compose_text(prompt, answer), "compose_text"
+    encoder, frames = require_encoder(model), Frames.of(sample.shown)
+    return lambda answer: encoder.compose(frames, sample.question, answer), "compose"
+
+
+def require_encoder(model: AnyModel) -> EncodingModel:
+    """The model, if it reads embeddings.
+
+    Raises:
+        InputError: it is a chat model, or reads only text.
+    """
+    if isinstance(model, LanguageModel) and not isinstance(model, EncodingModel):
+        raise InputError(
+            f"{model.name} is a language model, which reads text and no frames; measure it with a "
+            "task of text, --task niah"
+        )
+    if not isinstance(model, EncodingModel):
+        raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
+    return model
+
+
+def require_reader(model: AnyModel) -> LanguageModel:
+    """The model, if it reads text.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not isinstance(model, LanguageModel):
+        raise InputError(
+            f"the task shows text, and {model.name} has no decoder that reads text alone "
+            "(compose_text and token_ends); measure a language model, such as smollm2"
+        )
+    return model
+
+
+def decoder_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore) -> Tensor:
     """The answer logits of one sequence by a pass of its own, ``[len(answer_ids), vocabulary]``."""
     inputs = DecoderInputs(model, [sequence], store)
     positions = inputs.positions(0)

@@ -27,8 +27,8 @@ from vniah.forward.prefix_tree import (
 )
 from vniah.forward.runner import SuffixLogits
 from vniah.protocol import (
-    DecoderModel,
     FrameSpan,
+    HasDecoder,
     Piece,
     TextSegment,
     TokenSequence,
@@ -65,7 +65,7 @@ class Plan:
 
 
 def make_plan(
-    model: DecoderModel,
+    model: HasDecoder,
     sequences: Sequence[TokenSequence],
     *,
     share: bool = True,
@@ -80,7 +80,7 @@ def make_plan(
 
     Args:
         model: the model that reads them.
-        sequences: what `DecoderModel.compose` gave; `Branch.sequences` are indices into it.
+        sequences: what the model composed; `Branch.sequences` are indices into it.
         share: False runs every sequence by itself.
         max_suffix_tokens: as `vniah.forward.prefix_tree.build_tree`.
         groups: a number for each sequence; sequences with equal numbers have the same prompt and
@@ -112,7 +112,7 @@ def make_plan(
     return Plan(alone if tree is None else tree, refused, alone, note)
 
 
-def can_continue(model: DecoderModel, sequence: TokenSequence, num_tokens: int) -> bool:
+def can_continue(model: HasDecoder, sequence: TokenSequence, num_tokens: int) -> bool:
     """Whether up to ``num_tokens`` may follow a prompt whose keys and values are stored.
 
     They may not where they would change the prompt's own keys and values; the reasons are those
@@ -155,7 +155,7 @@ def _halves(
     return (TextSegment(front),) if front else (), TextSegment(token_ids[-num_last:])
 
 
-def _why_not_shared(model: DecoderModel) -> str | None:
+def _why_not_shared(model: HasDecoder) -> str | None:
     if not getattr(model, "shares_prefixes", True):
         return f"{model.name} says that its prefixes cannot be shared"
     if depends_on_length(model.decoder.model):
@@ -165,7 +165,7 @@ def _why_not_shared(model: DecoderModel) -> str | None:
 
 
 def _positions_agree(
-    model: DecoderModel, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
+    model: HasDecoder, sequences: Sequence[TokenSequence], roots: Sequence[Branch]
 ) -> bool:
     """Whether all sequences have the same positions where they share tokens.
 

@@ -14,6 +14,8 @@ _LLAVA_FRAME = "one picture, patches pooled"
 _LLAVA_TOKENS = "144; 169 to 210"
 _POOLED = "one video frame, patches pooled two by two"
 _GROUP = "one group of two equal video frames, one second"
+_TEXT = "huggingface.text:TextModel"
+_TEXT_FRAME = "none: it reads text"
 _GROUP_WITH_TIME = f"{_GROUP}, with its timestamp"
 
 
@@ -92,6 +94,11 @@ _ROWS = (
         sharing="none",
         has_decoder=False,
     ),
+    # Language models without a vision tower.
+    Family("llama", _TEXT, _TEXT_FRAME, "0"),
+    Family("mistral", _TEXT, _TEXT_FRAME, "0"),
+    Family("qwen2", _TEXT, _TEXT_FRAME, "0"),
+    Family("qwen3", _TEXT, _TEXT_FRAME, "0"),
 )
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ROWS}

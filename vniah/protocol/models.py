@@ -1,4 +1,4 @@
-"""What a model has to be: three small protocols."""
+"""What a model has to be: small protocols, by what it reads and by who runs it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -47,11 +47,8 @@ class VisionLanguageModel(Protocol):
         """
 
 
-@runtime_checkable
-class DecoderModel(Protocol):
-    """The second level: vniah runs the decoder layer by layer (`vniah.forward.prefill`).
-
-    The same as `VisionLanguageModel`, with a transformers decoder in place of `answer_logits`.
+class HasDecoder(Protocol):
+    """What vniah needs to run a decoder layer by layer (`vniah.forward.prefill`).
 
     Attributes:
         decoder: a transformers causal language model such as ``Qwen2ForCausalLM``, or any object
@@ -65,8 +62,24 @@ class DecoderModel(Protocol):
 
     name: str
     revision: str
-    frame_shape: tuple[int, ...]
     decoder: Any
+
+    def position_ids(self, sequence: TokenSequence) -> "Tensor":
+        """Position of every input row: ``[num_tokens]``, or ``[3, num_tokens]`` for M-RoPE.
+
+        A token's position does not depend on what follows it; where it does, nothing is shared.
+        """
+
+
+@runtime_checkable
+class DecoderModel(HasDecoder, Protocol):
+    """The second level: a model that reads frames, whose decoder vniah runs.
+
+    The same as `VisionLanguageModel`, with a transformers decoder in place of `answer_logits`; its
+    attributes are those of `VisionLanguageModel` and `HasDecoder`.
+    """
+
+    frame_shape: tuple[int, ...]
 
     def encode_frames(self, frames: "Sequence[np.ndarray]") -> "Tensor":
         """As `VisionLanguageModel.encode_frames`."""
@@ -74,10 +87,25 @@ class DecoderModel(Protocol):
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """As `VisionLanguageModel.compose`."""
 
-    def position_ids(self, sequence: TokenSequence) -> "Tensor":
-        """Position of every input row: ``[num_tokens]``, or ``[3, num_tokens]`` for M-RoPE.
 
-        A token's position does not depend on what follows it; where it does, nothing is shared.
+@runtime_checkable
+class LanguageModel(HasDecoder, Protocol):
+    """The second level without pictures: a model that reads text, whose decoder vniah runs.
+
+    Its attributes are those of `HasDecoder`. A model that reads frames as well may have these
+    methods besides those of `DecoderModel`.
+    """
+
+    def compose_text(self, text: str, answer: str) -> TokenSequence:
+        """The tokens of a text, which is the whole prompt, and those of an answer behind it.
+
+        Texts that begin alike begin with equal segments, as far as their tokens are equal.
+        """
+
+    def token_ends(self, text: str) -> Sequence[int]:
+        """For every token that `compose_text` gives a text, where it ends: the number of characters
+        of the text up to there. A token that is not of the text, such as one that begins every
+        prompt, ends at 0.
         """
 
 
@@ -130,7 +158,9 @@ def class_path(model: object) -> str:
 
 # The levels that read cached frames; a chat model reads pictures.
 EncodingModel = VisionLanguageModel | DecoderModel
-AnyModel = EncodingModel | ChatModel
+# Those that read tokens, and give logits.
+TokenModel = EncodingModel | LanguageModel
+AnyModel = TokenModel | ChatModel
 
 
 def needed_form(name: str, value: object) -> str | None:
@@ -168,5 +198,6 @@ def require_protocol(model: Any) -> None:
     missing = [name for name in needed if not hasattr(model, name)]
     raise ModelError(
         f"{type(model).__name__} is not a model: it lacks {', '.join(missing)} "
-        "(or decoder and position_ids in place of answer_logits, or answer for a chat model)"
+        "(or decoder and position_ids in place of answer_logits, or answer for a chat model; a "
+        "language model without pictures has decoder, position_ids, compose_text and token_ends)"
     )

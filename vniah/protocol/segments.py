@@ -10,7 +10,7 @@ frames. A model may take them one by one all the same: ``(opening, *frames, ques
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import Any, overload
@@ -175,6 +175,36 @@ _NUM_SPANS = 1 << 15
 # Samples of one cell, and cells of one depth, have spans and texts in common: one object each.
 _span = lru_cache(maxsize=_NUM_SPANS)(FrameSpan)
 _text = lru_cache(maxsize=_NUM_SPANS)(TextSegment)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpan:
+    """Characters of a text: how a sample names a part of a text haystack, or a needle of text.
+
+    Two spans are equal if they name the same characters of the same source.
+
+    Attributes:
+        source: what holds the text, `HAYSTACK` or a `needle_source`.
+        start: the first character.
+        stop: the character after the last.
+        body: the whole text of the source.
+    """
+
+    source: str
+    start: int
+    stop: int
+    body: str = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= len(self.body):
+            raise InputError(
+                f"a span of text needs 0 <= start < stop <= {len(self.body)}, got start "
+                f"{self.start} and stop {self.stop} of {self.source}"
+            )
+
+    def __str__(self) -> str:
+        return self.body[self.start : self.stop]
+
 
 Segment = TextSegment | FrameSegment
 """What a model composes and reads."""

@@ -31,6 +31,7 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
         str(manifest["model"]["name"]),
         path,
         manifest,
+        axis="tokens" if manifest.get("axes", ("",))[0] == "num_tokens" else "frames",
         samples=tuple(sample for sample in ordered if sample.control is None),
         control_samples=tuple(sample for sample in ordered if sample.control is not None),
     )

@@ -87,7 +87,7 @@ class Results:
             table.
         control_samples: the results of controls, in the order of the plan.
         published: the cells of a published table; empty for a run.
-        axis: what `Cell.num_frames` counts: frames, or tokens in a published text table.
+        axis: what `Cell.num_frames` counts: frames, or tokens where the haystack is text.
         part: which part of a run these are, in words (`vniah.results.facet_results`); empty for
             all of it.
         unit: number of frames in what a published table counts as one: 2 where its script counts

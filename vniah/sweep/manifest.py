@@ -14,7 +14,7 @@ import torch
 from vniah.engines.base import ARGMAX, Engine
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding
 from vniah.protocol import (
@@ -40,7 +40,7 @@ EARLIER_DEFAULT = ["no-needle"]
 
 def make_manifest(
     model: AnyModel,
-    haystack: Haystack,
+    haystack: AnyHaystack,
     needles: NeedleSet,
     grid: Grid,
     engine: Engine,
@@ -80,7 +80,7 @@ def make_manifest(
 
 
 def plan_record(
-    haystack: Haystack, needles: NeedleSet, grid: Grid, task: Task, samples: Sequence[Sample]
+    haystack: AnyHaystack, needles: NeedleSet, grid: Grid, task: Task, samples: Sequence[Sample]
 ) -> dict[str, Any]:
     """What a manifest says of the samples, which is the same for every model.
 
@@ -101,7 +101,7 @@ def plan_record(
         "needles": _needles_record(needles, samples),
         "grid": grid_record(grid),
         "protocol": {
-            "frame_rate": "1 FPS",
+            **({"frame_rate": "1 FPS"} if task.axes[0] != "num_tokens" else {}),
             "insertion": str(getattr(task, "insertion", _INSERTION)),
         },
         "sample_ids": " ".join(sample.sample_id for sample in samples),

@@ -11,10 +11,12 @@ import torch
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
+from vniah.engines.inputs import require_can_read, require_reader
 from vniah.errors import InputError
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Scorer, Share
 from vniah.options.precision import Precision
@@ -45,7 +47,7 @@ _MAX_IN_FOLDER_NAME = 60  # characters, each of up to four bytes
 
 def run_sweep(
     model: AnyModel,
-    haystack: Haystack,
+    haystack: AnyHaystack,
     needles: NeedleSet,
     grid: Grid,
     *,
@@ -73,9 +75,10 @@ def run_sweep(
 
     Args:
         model: of any of the three levels of `vniah.protocol`.
-        haystack: at least ``grid.max_frames`` frames long.
+        haystack: at least ``grid.max_frames`` frames long; for a task of text, a `TextHaystack` of
+            at least so many tokens.
         needles: what is inserted, with its questions and answers.
-        grid: numbers of frames, and depths or positions.
+        grid: numbers of frames, or of tokens for a task of text; and depths or positions.
         output: the run's folder; on a file system that all processes share.
         task: one of `vniah.tasks.TASKS`, ``"package.module:factory"``, or a task.
         task_options: keyword arguments for the task of that name, as `vniah.tasks.load_task`.
@@ -166,7 +169,7 @@ class Sweep:
     def __init__(
         self,
         model: AnyModel,
-        haystack: Haystack,
+        haystack: AnyHaystack,
         needles: NeedleSet,
         grid: Grid,
         options: SweepOptions | None = None,
@@ -191,9 +194,12 @@ class Sweep:
         )
         self._task = load_task(options.task, options.task_options)
         self.controls = choose_controls(self._task, options.controls)
+        if isinstance(haystack, TextHaystack):
+            haystack = haystack.read_by(require_reader(model), grid.max_frames)
         self.samples = askable_samples(
             self._task, grid, needles, haystack, self._engine, options.controls
         )
+        require_can_read(model, self.samples)
         require_readable(self._task, self.samples, needles)
         if options.adaptive is not None:
             require_depths(grid)
@@ -208,7 +214,8 @@ class Sweep:
         self._model = model
         self._haystack = haystack
         self._needles = needles
-        self._num_frames = grid.max_frames
+        shows_frames = any(sample.text is None for sample in self.samples)
+        self._num_frames = grid.max_frames if shows_frames else 0
         self._options = options
         self._report: OnProgress = lambda stage, done, total: None
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vniah.engines.base import Engine
 from vniah.grid import Grid
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.tasks import Sample, Task
 from vniah.tasks.controls import ChosenControls, plan_samples
@@ -14,7 +14,7 @@ def askable_samples(
     task: Task,
     grid: Grid,
     needles: NeedleSet,
-    haystack: Haystack | None,
+    haystack: AnyHaystack | None,
     engine: Engine,
     controls: ChosenControls,
 ) -> tuple[Sample, ...]:
@@ -29,13 +29,13 @@ def askable_samples(
         InputError: as `plan_samples`.
     """
     samples = plan_samples(task, grid, needles, haystack, controls, on_note=engine.notes.append)
-    blind = [sample for sample in samples if sample.control is not None and not sample.shown]
+    blind = [sample for sample in samples if sample.control is not None and sample.shows_nothing]
     refusal = engine.why_not_without_frames(blind[0]) if blind else None
     if refusal is None:
         return samples
     names = ", ".join(dict.fromkeys(str(sample.control) for sample in blind))
     engine.notes.append(f"the control {names} is left out: {refusal}")
-    return tuple(sample for sample in samples if sample.control is None or sample.shown)
+    return tuple(sample for sample in samples if sample.control is None or not sample.shows_nothing)
 
 
 def begun_with(

@@ -1,9 +1,9 @@
 """The interface of tasks. A task makes samples and scores them.
 
 A task turns a grid, needles and a haystack into samples. It knows no model: a sample says which
-frames are shown, as spans of the haystack and pictures of needles, which question is asked, and
-which candidate answers the model reads. An engine reads each candidate, and the task turns its
-readings into a score.
+frames are shown, as spans of the haystack and pictures of needles, or which text is; which question
+is asked; and which candidate answers the model reads. An engine reads each candidate, and the task
+turns its readings into a score.
 
 Your own task is a class with the attributes and methods of `Task`; `load_task` finds it by
 ``package.module:factory``.
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import isfinite
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from vniah.errors import TaskError, VniahError, short_repr
 from vniah.grid import Cell, Grid, place_prefix
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
-from vniah.protocol import HAYSTACK, FrameSpan, blended_source, needle_source
+from vniah.protocol import HAYSTACK, FrameSpan, TextSpan, blended_source, needle_source
 from vniah.scoring import Reading, Score
 
 JSONScalar = str | int | float | bool | None
@@ -46,6 +46,9 @@ class Sample:
         control: None for the test itself; else the name of the control.
         fields: the task's own values, such as ``needle_id``; they become columns of the results.
             A sample without a cell has its ``num_frames`` here.
+        text: for a task of text, what the model reads before the question, in pieces that follow
+            one another without anything between them: parts of a text haystack, needles, and text
+            of the task's own; empty where only the question is read. None for a task of frames.
     """
 
     sample_id: str
@@ -57,6 +60,7 @@ class Sample:
     choices: tuple[str, ...] | None = None
     control: str | None = None
     fields: Mapping[str, JSONValue] = field(default_factory=dict)
+    text: tuple[TextSpan | str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.sample_id or self.sample_id.split() != [self.sample_id]:
@@ -93,6 +97,7 @@ class Sample:
                 ("answer", isinstance(self.answer, str)),
                 ("choices", self.choices is None or _is_tuple_of(str, self.choices)),
                 ("fields", isinstance(self.fields, Mapping)),
+                ("text", self.text is None or _is_tuple_of(TextSpan | str, self.text)),
             )
             if not is_right
         ]
@@ -121,8 +126,21 @@ class Sample:
         return sum(span.num_frames for span in self.shown)
 
     @property
+    def prompt(self) -> str:
+        """All that a model of text reads before the answer."""
+        return "".join(map(str, (*(self.text or ()), self.question)))
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether the question is asked alone, without any frame or text."""
+        return not self.shown and not self.text
+
+    @property
     def num_frames(self) -> int | None:
-        """Number of haystack frames: that of its cell, or the one in ``fields``; else None."""
+        """Number of haystack frames: that of its cell, or the one in ``fields``; else None.
+
+        In a task of text it is the number of tokens.
+        """
         if self.cell is not None:
             return self.cell.num_frames
         named = self.fields.get("num_frames")
@@ -138,7 +156,7 @@ def is_json_value(value: object) -> bool:
     )
 
 
-def _is_tuple_of(kind: type, value: object) -> bool:
+def _is_tuple_of(kind: Any, value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
 
 
@@ -154,7 +172,8 @@ class Task(Protocol):
 
     Attributes:
         name: for the manifest and every line of samples.
-        axes: the names of the two axes of its map, e.g. ``("num_frames", "depth")``.
+        axes: the names of the two axes of its map, e.g. ``("num_frames", "depth")``; those of a
+            task of text begin with ``"num_tokens"``.
 
     An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
     which controls are run by default; an optional text ``criterion`` says what makes an answer
@@ -167,14 +186,16 @@ class Task(Protocol):
     axes: tuple[str, str]
 
     def samples(
-        self, grid: Grid, needles: NeedleSet, haystack: Haystack | None
+        self, grid: Grid, needles: NeedleSet, haystack: AnyHaystack | None
     ) -> Iterator[Sample]:
         """All samples of a grid without controls, those with few frames first.
 
         Args:
-            grid: numbers of frames, and depths or positions.
-            needles: the pictures with their questions and answers.
-            haystack: the video; None where it is not known yet, as for ``vniah estimate``.
+            grid: numbers of frames, or of tokens, and depths or positions.
+            needles: what is hidden, with its questions and answers.
+            haystack: the video, or the text, which then counts the model's tokens
+                (`vniah.haystacks.text.TokenText`); None where it is not known yet, as for
+                ``vniah estimate``.
         """
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
@@ -187,7 +208,7 @@ class Task(Protocol):
 
 
 def make_samples(
-    task: Task, grid: Grid, needles: NeedleSet, haystack: Haystack | None
+    task: Task, grid: Grid, needles: NeedleSet, haystack: AnyHaystack | None
 ) -> tuple[Sample, ...]:
     """The samples of a task; each has a cell, and shows frames that there are.
 

@@ -44,7 +44,8 @@ class FamilyParts:
         model: the transformers model, with its head.
         tokenizer: of transformers.
         image_processor: of transformers; the variant that computes with Pillow, if there are two.
-        template: the chat template.
+            None for a language model.
+        template: the chat template; empty for a language model.
         stop_ids: tokens that end an answer.
         frame_size: width and height in pixels that the user chose; None for the usual size.
         load_in: how the matrices of the decoder's layers are quantized, if they are.
@@ -74,6 +75,7 @@ def read_parts(
     class_name: str,
     find_body: Callable[[Any], Any],
     adapter: Path | None = None,
+    reads_frames: bool = True,
 ) -> FamilyParts:
     """Everything that a checkpoint folder holds, with the weights where they are to be.
 
@@ -86,14 +88,18 @@ def read_parts(
         class_name: of the model, in transformers.
         find_body: gives the decoder's stack of layers in the model.
         adapter: the folder of an adapter to merge into the weights.
+        reads_frames: False for a language model, which has no image processor, and whose chat
+            template is not used.
 
     Raises:
         ModelError: something is missing or does not fit; the message names it.
         MissingDependencyError: ``load_in`` needs bitsandbytes.
     """
     tokenizer = load_tokenizer(folder)
-    with reported(folder, "the image processor in"):
-        image_processor = _load_image_processor(folder)
+    image_processor = None
+    if reads_frames:
+        with reported(folder, "the image processor in"):
+            image_processor = _load_image_processor(folder)
     model = _load_weights(folder, class_name, torch_dtype(options))
     if adapter is not None:
         merge_adapter(model, adapter)
@@ -104,7 +110,7 @@ def read_parts(
         model=model,
         tokenizer=tokenizer,
         image_processor=image_processor,
-        template=read_chat_template(folder, tokenizer),
+        template=read_chat_template(folder, tokenizer) if reads_frames else "",
         stop_ids=find_stop_ids(tokenizer, model.generation_config.to_dict()),
         frame_size=options.frame_size,
         load_in=options.load_in,

@@ -7,11 +7,15 @@ from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row
 from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import count_questions, in_words, is_above_chance
-from vniah.tasks.controls.repeated import ask_once
+from vniah.tasks.controls.repeated import Shown, ask_once
+
+
+def _nothing(sample: Sample) -> Shown:
+    return (), None if sample.text is None else ()
 
 
 class Blind:
-    """Every question once, with no frame at all.
+    """Every question once, with no frame or text at all.
 
     A model that answers right knows the answer from the question alone, or guesses it.
     """
@@ -24,7 +28,7 @@ class Blind:
         Raises:
             TaskError: two samples whose ids end alike ask something else.
         """
-        return ask_once(samples, self.name, shows=lambda sample: (), is_at_every_length=False)
+        return ask_once(samples, self.name, shows=_nothing, is_at_every_length=False)
 
     def finding(
         self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]

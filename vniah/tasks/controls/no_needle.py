@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import exp
 
 from vniah.needles import NeedleSet
-from vniah.protocol import HAYSTACK, Frames, FrameSpan
+from vniah.protocol import HAYSTACK, Frames, TextSpan, needle_of
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row, listed
 from vniah.tasks.controls.constant_answer import (
@@ -15,7 +15,7 @@ from vniah.tasks.controls.constant_answer import (
 )
 from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import Asked, count_questions, in_words, is_above_chance
-from vniah.tasks.controls.repeated import ask_once
+from vniah.tasks.controls.repeated import Shown, ask_once
 
 # What the haystack shows, a model is sure of, and unsure of it without any video. A model that
 # guesses, or that knows the answer from the question, is alike in both.
@@ -86,8 +86,15 @@ class NoNeedle:
         return Finding(summary, f"the haystack gives the answer away ({names})")
 
 
-def _haystack_of(sample: Sample) -> tuple[FrameSpan, ...]:
-    return Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
+def _haystack_of(sample: Sample) -> Shown:
+    frames = Frames.of([span for span in sample.shown if span.source == HAYSTACK]).spans
+    if sample.text is None:
+        return frames, None
+    return frames, tuple(piece for piece in sample.text if not _is_needle(piece))
+
+
+def _is_needle(piece: TextSpan | str) -> bool:
+    return isinstance(piece, TextSpan) and needle_of(piece.source) is not None
 
 
 def _is_sure(asked: Asked, blind: Asked) -> bool:

@@ -6,7 +6,7 @@ from vniah.errors import InputError, TaskError, VniahError, first_line, short_re
 from vniah.factories import call_factory, is_factory
 from vniah.files import slug
 from vniah.grid import Grid
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.tasks.base import Sample, Task, make_samples, require_distinct, require_frames
 from vniah.tasks.controls.base import Control
@@ -106,7 +106,7 @@ def plan_samples(
     task: Task,
     grid: Grid,
     needles: NeedleSet,
-    haystack: Haystack | None,
+    haystack: AnyHaystack | None,
     controls: ChosenControls = "default",
     *,
     on_note: Callable[[str], None] | None = None,

@@ -6,10 +6,13 @@ from dataclasses import replace
 from vniah.errors import TaskError
 from vniah.files import slug
 from vniah.grid import place_prefix
-from vniah.protocol import FrameSpan
+from vniah.protocol import FrameSpan, TextSpan
 from vniah.results import asked_name
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import ANSWER_MARK
+
+Shown = tuple[tuple[FrameSpan, ...], tuple[TextSpan | str, ...] | None]
+"""What a sample shows: frames (`Sample.shown`) and text (`Sample.text`)."""
 
 _KEPT = ("needle_id", "num_options")
 """Fields that are about the question, and not about where something is shown."""
@@ -19,7 +22,7 @@ def ask_once(
     samples: Sequence[Sample],
     control: str,
     *,
-    shows: Callable[[Sample], tuple[FrameSpan, ...]],
+    shows: Callable[[Sample], Shown],
     is_at_every_length: bool,
 ) -> Iterator[Sample]:
     """Every question without a place on the map, once for each number of frames, or once in all.
@@ -27,7 +30,8 @@ def ask_once(
     Args:
         samples: those of the test.
         control: the name of the control.
-        shows: what is shown instead of a sample's frames.
+        shows: what is shown instead of what a sample shows. Texts of one length may differ by the
+            few tokens that merge where needles stand at other places; then the first is shown.
         is_at_every_length: whether the question is asked at every number of frames.
 
     Raises:
@@ -35,7 +39,7 @@ def ask_once(
     """
     made: dict[str, tuple[object, ...]] = {}
     for sample in samples:
-        shown = shows(sample)
+        shown, text = shows(sample)
         name = asked_name(sample)
         if sample.answer != sample.candidates[0]:  # of several options another is right
             name += f"{ANSWER_MARK}{slug(sample.answer)}"
@@ -51,6 +55,7 @@ def ask_once(
                 sample_id=sample_id,
                 cell=None,
                 shown=shown,
+                text=text,
                 control=control,
                 fields={key: value for key, value in fields.items() if value is not None},
             )

@@ -1,0 +1,196 @@
+"""Language models in the layout of transformers: decoders without a vision tower, which read text.
+
+A prompt is plain text, without a chat template: what a task of text writes is what the model reads.
+It is tokenized as a whole, so its tokens are those that the tokenizer gives for it, whatever pieces
+the text was made of.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from vniah.errors import InputError, ModelError
+from vniah.models.configs import read_config
+from vniah.models.contents import require_supported
+from vniah.models.huggingface.folder import FamilyParts, read_parts
+from vniah.models.rope import override_rope, rope_settings
+from vniah.models.vocabulary import spell
+from vniah.options import LOAD_DEFAULTS, LoadOptions
+from vniah.protocol import TextSegment, TokenSequence
+
+ADAPTER_VERSION = "1"
+"""Part of the manifest: raise it when the tokens of a prompt change."""
+
+# Prompts share whole segments. So a pass reads up to so many tokens less one more than it must.
+_SEGMENT_TOKENS = 32
+_NUM_SEGMENTS = 1 << 16  # segments of which there is one object each
+_TAIL = 256  # characters of a prompt with which an answer is tokenized
+
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+class TextModel:
+    """A causal language model; satisfies `vniah.protocol.LanguageModel`.
+
+    Attributes:
+        name: hub id or folder.
+        revision: a hash over its files, or the hub's commit.
+        decoder: the model of transformers.
+        encoding: the version of this class, for the manifest.
+        stop_ids: tokens that end an answer.
+        generation_note: what of its generation_config.json greedy decoding does not apply.
+    """
+
+    has_causal_positions = True
+
+    def __init__(self, parts: FamilyParts) -> None:
+        self.name = parts.name
+        self.revision = parts.revision
+        self.decoder = parts.model
+        self._tokenizer = parts.tokenizer
+        if not self._tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {self.name} does not say which characters its tokens are of; "
+                "give the checkpoint a tokenizer.json"
+            )
+        self._load_in = parts.load_in
+        self._adapter = parts.adapter
+        self._segment = lru_cache(maxsize=_NUM_SEGMENTS)(TextSegment)
+        self.encoding: Mapping[str, str] = {"adapter": f"{type(self).__name__} {ADAPTER_VERSION}"}
+        self.stop_ids = parts.stop_ids
+        self.generation_note = parts.generation_note
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        revision: str | None = None,
+        options: LoadOptions = LOAD_DEFAULTS,
+        adapter: Path | None = None,
+    ) -> Self:
+        """The model in a checkpoint folder, as `vniah.models.loading.load_folder` finds its class.
+
+        Args:
+            folder: holds config.json, safetensors and tokenizer files.
+            name: for titles and manifests.
+            revision: tells versions of the weights apart; by default a hash over the files.
+            options: how it is loaded; here no dtype means as stored, and no device the CPU.
+            adapter: the folder of an adapter to merge into the weights.
+
+        Raises:
+            ModelError: something is missing or does not fit; the message names it.
+            InputError: an option is for models that read frames.
+            MissingDependencyError: ``load_in`` needs another package.
+        """
+        given = options.given()
+        if unknown := [name for name in ("prompt_template", "frame_size") if name in given]:
+            raise InputError(
+                f"{unknown[0]} is for models that read frames, and {name} reads text as it is: "
+                f"leave {unknown[0]} out"
+            )
+        require_supported(folder, name)
+        parts = read_parts(
+            folder,
+            name,
+            revision,
+            options,
+            class_name=_CLASSES[_model_type(folder)],
+            find_body=lambda model: model.model,
+            adapter=adapter,
+            reads_frames=False,
+        )
+        model = cls(parts)
+        if options.rope_theta is not None or options.rope_scaling is not None:
+            model.override_rope(options.rope_theta, options.rope_scaling)
+        return model
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else the logits depend on, for the manifest."""
+        return {
+            "trained_tokens": self.decoder.config.max_position_embeddings,
+            **rope_settings(self.decoder.model),
+            **({} if self._load_in is None else {"load_in": self._load_in}),
+            **({} if self._adapter is None else {"adapter_weights": self._adapter}),
+        }
+
+    def override_rope(
+        self, theta: float | None = None, scaling: Mapping[str, Any] | str | None = None
+    ) -> None:
+        """Changes the RoPE; base or scaling, if not given, is the checkpoint's again."""
+        override_rope(self.decoder.model, theta=theta, scaling=scaling)
+
+    def __repr__(self) -> str:
+        place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return f"<{type(self).__name__} {self.name}, {place}>"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        dtype: torch.dtype = self.decoder.lm_head.weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        device: torch.device = self.decoder.lm_head.weight.device
+        return device
+
+    def compose_text(self, text: str, answer: str) -> TokenSequence:
+        """As `vniah.protocol.LanguageModel.compose_text`.
+
+        White space stands between the prompt and the answer. What the tokenizer would merge there
+        is not merged, since a prompt does not depend on its answer.
+        """
+        ids = self._read(text)["input_ids"]
+        segments = tuple(
+            self._segment(tuple(ids[start : start + _SEGMENT_TOKENS]))
+            for start in range(0, len(ids), _SEGMENT_TOKENS)
+        )
+        return TokenSequence(segments, self._answer(text, answer))
+
+    def token_ends(self, text: str) -> Sequence[int]:
+        """As `vniah.protocol.LanguageModel.token_ends`."""
+        found = self._read(text, return_offsets_mapping=True)["offset_mapping"]
+        return [stop for _, stop in found]
+
+    def position_ids(self, sequence: TokenSequence) -> Tensor:
+        """0, 1, 2, ...: ``[num_tokens]``."""
+        return torch.arange(sequence.num_tokens(0))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens as it stands in a prompt, with special tokens and white space."""
+        return spell(self._tokenizer, token_ids)
+
+    def _read(self, text: str, **options: Any) -> Any:
+        """The tokens of a whole prompt, with those that the tokenizer puts before every one."""
+        # "verbose" warns of texts longer than the model was trained on; here they are measured.
+        return self._tokenizer(text, verbose=False, **options)
+
+    def _answer(self, text: str, answer: str) -> tuple[int, ...]:
+        tail = text[-_TAIL:]
+        lead = "" if tail[-1:].isspace() else " "
+        prompt = self._read(tail, add_special_tokens=False)["input_ids"]
+        whole = self._read(tail + lead + answer, add_special_tokens=False)["input_ids"]
+        if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
+            return tuple(whole[len(prompt) :])
+        return tuple(self._read(lead + answer, add_special_tokens=False)["input_ids"])
+
+
+def _model_type(folder: Path) -> str:
+    return str(read_config(folder)["model_type"])
