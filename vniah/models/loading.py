@@ -11,6 +11,7 @@ from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir, hash_text
 from vniah.models.families import FAMILIES, find_family
 from vniah.models.hub import download
+from vniah.models.packaged import PACKAGED, require_fetched
 from vniah.models.server.client import ServerOptions, is_server, open_server
 from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptions, Offload
 from vniah.paths import user_path
@@ -47,7 +48,8 @@ def load_model(
     """The model that ``source`` names.
 
     Args:
-        source: an embedded model (``"reference-long"``), a checkpoint folder, a hub id such as
+        source: an embedded model (``"reference-long"``), one of
+            `vniah.models.packaged.PACKAGED` (``"smollm2"``), a checkpoint folder, a hub id such as
             ``"lmms-lab/LongVA-7B"``, ``"openai:BASE_URL#MODEL"`` for a model behind a server, or
             ``"package.module:factory"``, a function, class or class method that returns a model.
             A factory gets, by keyword, those of the options below that differ from their defaults.
@@ -108,6 +110,9 @@ def open_model(
         raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {source!r}")
     if source in _EMBEDDED:
         return _load_embedded(source, options)
+    if source in PACKAGED:
+        stored, revision = require_fetched(source), PACKAGED[source].revision
+        return load_folder(stored, name=source, revision=revision, options=options)
     folder = user_path(source, "a model")
     if folder.is_dir():
         return load_folder(folder, name=folder.resolve().name, options=options)
@@ -120,7 +125,8 @@ def open_model(
         return load_folder(downloaded, name=source, revision=commit, options=options)
     raise ModelError(
         f"there is no model {source!r}: give a checkpoint folder, a hub id (owner/name), "
-        f"package.module:factory, openai:BASE_URL#MODEL, or one of {', '.join(embedded_models())}"
+        "package.module:factory, openai:BASE_URL#MODEL, or one of "
+        f"{', '.join((*embedded_models(), *PACKAGED))}"
     )
 
 

