@@ -4,6 +4,10 @@ import numpy as np
 from PIL import Image
 
 from vniah.needles import Bridge, Distractor, Needle, NeedleSet
+from vniah.tasks import TASKS
+
+FRAME_TASKS = tuple(name for name in TASKS if name != "niah")
+"""The tasks that show frames; that of text has tests of its own (tests/test_niah.py)."""
 
 
 def picture(number: int) -> Image.Image:

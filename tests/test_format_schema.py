@@ -11,7 +11,7 @@ from chat_server import serve
 from chat_server import write_haystack as write_greys
 from chat_server import write_needles as write_colours
 from jsonschema import Draft202012Validator
-from needle_sets import numbered_needles
+from needle_sets import FRAME_TASKS, numbered_needles
 from planted_models import Planted, honest, write_haystack, write_needles
 from runs import cell, make_grid, make_manifest, make_sample
 
@@ -157,7 +157,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", FRAME_TASKS)
 def test_every_field_of_every_task_and_control_is_described(name):
     lines, needles = validator("samples"), numbered_needles(6)
     controls: set[str | None] = set()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from needle_sets import FRAME_TASKS
 from planted_models import write_haystack, write_needles
 from runs import PUBLISHED_DIR, make_manifest, make_sample, write_run
 
@@ -24,7 +25,7 @@ from vniah.results import RunFolder, SampleResult, format_schema
 from vniah.scoring import GeneratedText, LogitsScore, Reading
 from vniah.sweep.outcomes import result_of
 from vniah.sweep.rescoring.rescoring import Rescoring, rescore
-from vniah.tasks import TASKS, load_task
+from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.details import details_of
 
@@ -116,7 +117,7 @@ def test_rule_of_a_stored_run_gives_its_outcomes(name, tmp_path):
 
 
 @pytest.mark.parametrize("has_logits", [False, True])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", FRAME_TASKS)
 def test_rule_of_a_run_gives_its_outcomes_in_every_task(task, has_logits, tmp_path, four):
     texts = itertools.cycle(
         ("{}", "I see {}", None, "The answer is {}.", "<think>?</think>{}", "", HOSTILE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from needle_sets import numbered_needles
+from needle_sets import FRAME_TASKS, numbered_needles
 from runs import make_manifest
 
 from vniah.analysis.plot import heatmap
@@ -18,7 +18,7 @@ from vniah.answers.option_lines import find_option_lines
 from vniah.grid import Grid
 from vniah.protocol import needle_of
 from vniah.results import Results, SampleResult, group_results
-from vniah.tasks import TASKS, load_task
+from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import chance_of
@@ -114,7 +114,7 @@ def test_every_task_has_its_default_controls_and_none_fails(task, options, expec
 
 
 def test_the_cases_name_every_task():
-    assert set(TASKS) == {
+    assert set(FRAME_TASKS) == {
         "vniah", "vniah-d", "retrieve-all", "count", "order", "bridged", "localization"
     }  # fmt: skip
 

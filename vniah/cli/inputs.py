@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vniah.cli.environment import explained_imports
 from vniah.cli.printing import working
 from vniah.errors import InputError
-from vniah.grid import Grid
+from vniah.grid import Grid, parse_range
 from vniah.options import LoadOptions
 from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.options.rope import RopeChoice, rope_choices
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from vniah.haystacks.haystack import Haystack
+    from vniah.haystacks.text import TextHaystack
     from vniah.models.server.client import ServerOptions
     from vniah.protocol import AnyModel
     from vniah.results import Results
@@ -52,10 +53,40 @@ def load_libraries() -> None:
 
 
 def parse_grid(options: argparse.Namespace) -> Grid:
-    """The grid of --frames with --positions, if given, else with --depths."""
+    """The grid of --frames or --tokens with --positions, if given, else with --depths."""
+    tokens = getattr(options, "tokens", None)
+    if tokens is not None:
+        parse_range(tokens, "tokens")  # so that its errors name the option
+    lengths = options.frames if tokens is None else tokens
     if options.positions is None:
-        return Grid.parse(options.frames, options.depths)
-    return Grid.parse(options.frames, positions=options.positions)
+        return Grid.parse(lengths, options.depths)
+    return Grid.parse(lengths, positions=options.positions)
+
+
+def shows_text(options: argparse.Namespace) -> bool:
+    """Whether the task of --task shows text, whose lengths are those of --tokens.
+
+    Raises:
+        InputError: --tokens is given and the task shows frames, or the other way round.
+        TaskError: there is no such task.
+    """
+    from vniah.tasks import load_task
+
+    if getattr(options, "task", None) is None:  # a command without a task
+        return False
+    task = load_task(options.task, task_options(options))
+    is_text = task.axes[0] == "num_tokens"
+    if is_text and options.tokens is None:
+        raise InputError(
+            f"the task {task.name} shows text, whose length counts in tokens: give --tokens, such "
+            "as 512:4096:512, in place of --frames"
+        )
+    if not is_text and options.tokens is not None:
+        raise InputError(
+            f"the task {task.name} shows frames: give --frames in place of --tokens, or a task of "
+            "text, --task niah"
+        )
+    return is_text
 
 
 def task_options(options: argparse.Namespace) -> dict[str, str]:
@@ -141,9 +172,15 @@ def _adaptive(options: argparse.Namespace, grid: Grid) -> Precision | None:
 
 
 def needles_name(options: argparse.Namespace) -> str:
-    """The needle set of --needles; by default one with things that the model can recognize."""
+    """The needle set of --needles; by default one with things that the model can recognize, and
+    numbers for a task of text.
+    """
     from vniah.models.loading import embedded_models
+    from vniah.models.packaged import PACKAGED
+    from vniah.needles.numbers import NUMBERS
 
+    if options.needles is None and (shows_text(options) or options.model in PACKAGED):
+        return NUMBERS
     return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
 
 
@@ -228,14 +265,38 @@ def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, A
     return {field: value for field, value in values.items() if value is not None}
 
 
+def _has_video_options(options: argparse.Namespace) -> bool:
+    chosen = (options.sampling, options.decoder, options.keep_damaged)
+    of_files = (options.stream, options.assume_fps)
+    return chosen != ("clock", "pyav", False) or of_files != (None, None)
+
+
+def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaystack":
+    """The text of --haystack; by default generated prose of at least so many tokens."""
+    from vniah.haystacks.text import open_text
+
+    sources = options.haystack or [None]
+    if _has_video_options(options):
+        raise InputError(
+            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for videos, and "
+            f"the task {options.task} shows text; leave them out"
+        )
+    if len(sources) > 1:
+        raise InputError("a text haystack is one folder of .txt files, or pydoc; give one")
+    return open_text(sources[0], num_tokens=num_tokens)
+
+
 def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
     """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
+    if shows_text(options):
+        raise InputError(
+            f"the task {options.task} shows text, which only vniah run measures so far; give a "
+            "task of frames"
+        )
     if options.haystack is None:
-        chosen = (options.sampling, options.decoder, options.keep_damaged)
-        of_files = (options.stream, options.assume_fps)
-        if chosen != ("clock", "pyav", False) or of_files != (None, None):
+        if _has_video_options(options):
             raise InputError(
                 "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for your own "
                 "videos: add --haystack"

@@ -68,7 +68,10 @@ _MAX_SIDE = 8192
 MAX_NEW_TOKENS = 32
 """How long a generated answer may be, unless the model or the user says otherwise."""
 
-TASK_NAMES = ("vniah", "localization", "vniah-d", "retrieve-all", "count", "order", "bridged")
+TASK_NAMES = (
+    *("vniah", "localization", "vniah-d", "retrieve-all", "count", "order", "bridged"),
+    "niah",
+)
 """The keys of `vniah.tasks.TASKS`; help texts name them without loading the tasks."""
 
 CONTROL_NAMES = ("no-needle", "option-rotation", "blind", "other-needle", "shuffled")

@@ -30,6 +30,7 @@ TASKS: Mapping[str, str] = {
     "count": "vniah.tasks.count:Count",
     "order": "vniah.tasks.order:Order",
     "bridged": "vniah.tasks.bridged:Bridged",
+    "niah": "vniah.tasks.niah:TextNeedle",
 }
 """The tasks that come with vniah, and where each is defined."""
 

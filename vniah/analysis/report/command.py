@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from vniah.files import embedded_dir
 from vniah.needles import EMBEDDED_SETS
+from vniah.needles.numbers import NUMBERS
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, LoadIn, Sampling
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
@@ -141,6 +142,10 @@ def _haystack(manifest: Mapping[str, Any]) -> _Parts:
                 "--seed, or open it in Python with vniah.generated_haystack"
             )
         return
+    if haystack.get("kind") == "prose":
+        if not name.endswith("-seed0"):
+            yield Remark(f"the haystack is the generated prose {name}: open it in Python")
+        return
     first, plus, others = name.rpartition("+")
     is_several = bool(plus) and others.isdigit()
     yield "--haystack", *((first, f"and-{others}-more") if is_several else (name,))
@@ -164,7 +169,7 @@ def _needles(manifest: Mapping[str, Any]) -> _Parts:
     needles = manifest["needles"]
     name = str(needles.get("name", "NEEDLES"))
     yield "--needles", name
-    if name not in EMBEDDED_SETS:
+    if name not in EMBEDDED_SETS and name.partition(":")[0] != NUMBERS:
         yield Remark(
             f"in place of {name!r} give the folder of the needle set, or its hub id; its sha256 is "
             f"{needles.get('sha256', 'not known')}"
@@ -173,7 +178,8 @@ def _needles(manifest: Mapping[str, Any]) -> _Parts:
 
 def _grid(manifest: Mapping[str, Any]) -> _Parts:
     grid = manifest["grid"]
-    yield "--frames", _range(grid["frames"])
+    is_text = manifest.get("axes", ("",))[0] == "num_tokens"
+    yield "--tokens" if is_text else "--frames", _range(grid["frames"])
     if "positions" in grid:
         yield "--positions", _range(grid["positions"])
         return

@@ -37,6 +37,7 @@ class MarginTrend:
         num_needles: number of needles behind the slope.
         is_whole: whether these are all lengths of the run.
         confidence: of the interval.
+        axis: what the lengths count.
     """
 
     name: Literal["margin", "logprob"]
@@ -47,12 +48,14 @@ class MarginTrend:
     num_needles: int
     is_whole: bool
     confidence: float = 0.95
+    axis: Literal["frames", "tokens"] = "frames"
 
     @property
     def text(self) -> str:
         """How sure the model is, in one sentence."""
-        where = "all answers are right" if self.is_whole else _up_to(self.lengths)
-        first, last = counted(self.lengths[0], "frame"), counted(self.lengths[-1], "frame")
+        unit = self.axis.removesuffix("s")
+        where = "all answers are right" if self.is_whole else _up_to(self.lengths, unit)
+        first, last = counted(self.lengths[0], unit), counted(self.lengths[-1], unit)
         text = f"{where}; the mean {_LABELS[self.name]} is {_number(self.means[0])} at {first}"
         if len(self.lengths) > 1:
             text += f" and {_number(self.means[-1])} at {last}"
@@ -110,6 +113,7 @@ def _trend(
         0 if slopes is None else len(slopes),
         len(lengths) == _num_lengths(results),
         confidence,
+        results.axis,
     )
 
 
@@ -149,15 +153,15 @@ def _number_of(name: str, lengths: frozenset[int], sample: SampleResult) -> floa
     return value
 
 
-def _up_to(lengths: tuple[int, ...]) -> str:
+def _up_to(lengths: tuple[int, ...], unit: str) -> str:
     if len(lengths) == 1:
-        return f"at {counted(lengths[0], 'frame')} all answers are right"
+        return f"at {counted(lengths[0], unit)} all answers are right"
     named = (
         ", ".join(f"{length:,}" for length in lengths[:-1])
         if len(lengths) <= 4
         else (f"{lengths[0]:,}, ...")
     )
-    return f"at {named} and {counted(lengths[-1], 'frame')} all answers are right"
+    return f"at {named} and {counted(lengths[-1], unit)} all answers are right"
 
 
 def _number(value: float) -> str:

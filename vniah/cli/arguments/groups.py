@@ -91,7 +91,8 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="H",
         help="a video file, several that are joined in this order, or a folder of images; "
-        "default: a generated video",
+        "default: a generated video. For a task of text a folder of .txt files, or pydoc, the "
+        "language reference inside Python; default: generated prose",
     )
     parser.add_argument(
         "--sampling",
@@ -190,15 +191,23 @@ def add_task_options(
 def add_grid_options(
     parser: argparse.ArgumentParser, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
 ) -> None:
-    """--frames, with --depths or --positions; ``frames`` and ``depths`` are what help says of
-    their defaults.
+    """--frames or --tokens, with --depths or --positions.
+
+    ``frames`` and ``depths`` are what help says of their defaults.
     """
     text = "start:stop:step, both ends included, or a comma list"
-    parser.add_argument(
+    lengths = parser.add_mutually_exclusive_group()
+    lengths.add_argument(
         "--frames",
         default=DEFAULT_FRAMES,
         metavar="GRID",
         help=f"numbers of haystack frames: {text}; default {frames}",
+    )
+    lengths.add_argument(
+        "--tokens",
+        metavar="GRID",
+        help="instead of --frames, for a task of text: numbers of all tokens before the answer, "
+        "e.g. 512:8192:512",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

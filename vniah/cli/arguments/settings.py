@@ -16,7 +16,10 @@ ONLY_GIVEN = ("config", "overwrite")
 _OBJECTS = ("rope_scaling",)
 """Options whose values may be JSON objects; a file may write them as tables."""
 
-COMMA_LISTS = ("frames", "depths", "positions", "controls", "rope_theta", "rope_scaling")
+COMMA_LISTS = (
+    *("frames", "tokens", "depths", "positions", "controls"),
+    *("rope_theta", "rope_scaling"),
+)
 """Options of which one text may hold several values; a file may write them as a list."""
 
 

@@ -49,7 +49,7 @@ class Member:
         """Stands for what is measured, and how: equal for equal settings."""
         asked = self._values(
             *("needles", "needle_frames", "needle_style", "task", "task_option", "controls"),
-            *("frames", "depths", "positions", "scorer", "max_new_tokens", "adaptive"),
+            *("frames", "tokens", "depths", "positions", "scorer", "max_new_tokens", "adaptive"),
             "precision",
         )
         return hash_text(repr((self.weights, self.film, self.rope, asked)))

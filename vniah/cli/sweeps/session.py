@@ -5,7 +5,14 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.inputs import load_named_model, needles_name, open_named_haystack, parse_grid
+from vniah.cli.inputs import (
+    load_named_model,
+    needles_name,
+    open_named_haystack,
+    open_named_text,
+    parse_grid,
+    shows_text,
+)
 from vniah.cli.printing import show_traceback, tell
 from vniah.cli.sweeps.members import Member, Plan
 from vniah.errors import GivenUpError, InputError, JobError, VniahError, counted, first_line
@@ -13,6 +20,7 @@ from vniah.options.rope import RopeChoice
 
 if TYPE_CHECKING:
     from vniah.haystacks.haystack import Haystack
+    from vniah.haystacks.text import TextHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
@@ -44,7 +52,7 @@ class Session:
         self._plan = plan
         self._mesh = mesh
         self._on_end = on_end
-        self._films: dict[Hashable, Haystack] = {}
+        self._films: dict[Hashable, Haystack | TextHaystack] = {}
         self._needles: dict[str, NeedleSet] = {}
         self._has_loaded = False
 
@@ -119,14 +127,21 @@ class Session:
             self._needles[name] = load_needles(name)
         return self._needles[name]
 
-    def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "Haystack":
-        """The film of a member; the leader opens it first, as it may have to be drawn."""
+    def haystack_of(
+        self, member: Member, bars: "Bars", mesh: "Mesh"
+    ) -> "Haystack | TextHaystack":
+        """The film or text of a member; the leader opens it first, as it may have to be drawn."""
         num_frames = parse_grid(member.options).max_frames
-        key = (member.film, num_frames if member.options.haystack is None else None)
+        is_made = member.options.haystack is None
+        is_text = shows_text(member.options)
+        key = (member.film, is_text, num_frames if is_made else None)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         if key not in self._films:
-            self._films[key] = open_named_haystack(member.options, num_frames, bars)
+            if is_text:
+                self._films[key] = open_named_text(member.options, num_frames)
+            else:
+                self._films[key] = open_named_haystack(member.options, num_frames, bars)
         if mesh.is_leader:
             mesh.announce("haystack")
         return self._films[key]
