@@ -296,3 +296,12 @@ def test_what_does_not_fit_is_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()
     assert message in error[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_names_tokens_and_the_command_that_makes_the_run(run, tmp_path, capsys):
+    assert main(["report", str(run), "--output", str(tmp_path / "report.html")]) == 0
+    said = capsys.readouterr()
+    assert "needle pictures" not in said.out + said.err
+    page = (tmp_path / "report.html").read_text()
+    assert "--needles numbers:2:0 --tokens 200,300 --depths 0,1 --task niah" in page
+    assert "tokens of context" in page and "number of frames" not in page

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 from vniah.files import embedded_dir
+from vniah.models.packaged import PACKAGED
 from vniah.needles import EMBEDDED_SETS
 from vniah.needles.numbers import NUMBERS
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, LoadIn, Sampling
@@ -108,7 +109,7 @@ def _model(manifest: Mapping[str, Any]) -> _Parts:
         )
         return
     yield "--model", name
-    if not embedded_dir("models", name).is_dir():
+    if name not in PACKAGED and not embedded_dir("models", name).is_dir():
         yield Remark(
             f"in place of {name!r} give the folder where the model lies, or its hub id; revision "
             f"{model.get('revision', 'not known')} was measured"

@@ -9,6 +9,7 @@ from PIL import Image
 from vniah.analysis.report.escaping import data_uri
 from vniah.errors import VniahError, counted
 from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
+from vniah.needles.numbers import read_numbers
 from vniah.results import Results
 
 _SIDES = (192, 128, 80, 48)
@@ -92,6 +93,8 @@ def make_gallery(
     by_run = tuple({} if sha256 is None else elements[sha256] for sha256 in of_run)
     names: dict[str, tuple[NeedlePicture, ...]] = {}
     for sha256, some in pictures.items():
+        if not some:  # its needles are texts
+            continue
         name = found[sha256].name
         names[name if name not in names else f"{name} ({sha256[:8]})"] = tuple(some)
     return Gallery(names, by_run, tuple(notes))
@@ -103,7 +106,7 @@ def _find(results: Results, given: Sequence[NeedleSet]) -> NeedleSet | None:
     name, sha256 = record.get("name"), record.get("sha256")
     candidates = list(given)
     try:
-        if name in EMBEDDED_SETS:
+        if name in EMBEDDED_SETS or read_numbers(str(name)) is not None:
             candidates.append(load_needles(str(name)))
     except VniahError:  # damaged: a report is still of use without its pictures
         pass
