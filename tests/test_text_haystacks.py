@@ -148,7 +148,7 @@ def test_of_a_long_text_only_the_beginning_is_read():
     reader = Counting()
     text = open_text(num_tokens=10_000).read_by(reader, 50)
     assert len(text.ends) == 50
-    assert reader.most < 1000
+    assert reader.most < 4000
     whole = reader.token_ends(text.body[:2000])
     assert list(text.ends) == whole[:50]
 

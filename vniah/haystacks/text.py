@@ -27,6 +27,9 @@ PYDOC = "pydoc"
 """The name of CPython's language reference, which Python holds for its help()."""
 
 _MOST_BYTES = 2**30
+# What is read and searched beyond what is needed, so that a cut changes neither tokens nor the ends
+# of sentences before it: samples are the same whatever else a grid holds.
+_MARGIN = 256
 _CHARACTERS_PER_TOKEN = 12  # more than any tokenizer has on average in English prose
 
 # A full stop, question mark or exclamation mark with the closing quotes and brackets behind it,
@@ -98,7 +101,7 @@ class TextHaystack:
         while True:
             length = min(2 * length, len(self.body))
             ends = _strictly_ascending(model.token_ends(self.body[:length]))
-            if len(ends) > num_tokens or length == len(self.body):
+            if len(ends) >= num_tokens + _MARGIN or length == len(self.body):
                 break
         return TokenText(self, model, ends[:num_tokens])
 
@@ -179,7 +182,11 @@ class TokenText:
 
     @cached_property
     def _sentence_ends(self) -> tuple[int, ...]:
-        return find_sentence_ends(self.body[: self.ends[-1] + 1] if self.ends else "")
+        if not self.ends:
+            return ()
+        last = self.ends[-1]
+        found = find_sentence_ends(self.body[: last + _MARGIN])
+        return found[: bisect_right(found, last)]
 
 
 def find_sentence_ends(text: str) -> tuple[int, ...]:

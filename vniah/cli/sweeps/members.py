@@ -49,8 +49,10 @@ class Member:
         """Stands for what is measured, and how: equal for equal settings."""
         asked = self._values(
             *("needles", "needle_frames", "needle_style", "task", "task_option", "controls"),
-            *("frames", "tokens", "depths", "positions", "scorer", "max_new_tokens", "adaptive"),
+            *("frames", "depths", "positions", "scorer", "max_new_tokens", "adaptive"),
             "precision",
+            # Named only where it is given, so that the index of an older sweep still holds.
+            *(["tokens"] if getattr(self.options, "tokens", None) is not None else []),
         )
         return hash_text(repr((self.weights, self.film, self.rope, asked)))
 
