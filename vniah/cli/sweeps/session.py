@@ -127,9 +127,7 @@ class Session:
             self._needles[name] = load_needles(name)
         return self._needles[name]
 
-    def haystack_of(
-        self, member: Member, bars: "Bars", mesh: "Mesh"
-    ) -> "Haystack | TextHaystack":
+    def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "Haystack | TextHaystack":
         """The film or text of a member; the leader opens it first, as it may have to be drawn."""
         num_frames = parse_grid(member.options).max_frames
         is_made = member.options.haystack is None
