@@ -167,7 +167,10 @@ def test_map_shows_changes_signs_and_frames():
         f"mean change {difference.estimate:+.3f} over 6 cells, these needles on this film; needles "
         f"like these: {low:+.2f} to {high:+.2f} (95 %, 20 needles)" in caption_of(ax)
     )
-    assert "framed: significant at 0.05 (exact McNemar test, Holm over 6 cells)" in caption_of(ax)
+    assert (
+        "framed: p at most 0.025 in its direction (exact McNemar test, Holm over 6 cells)"
+        in caption_of(ax)
+    )
 
 
 def test_both_names_are_cut_in_the_middle_and_grey_is_explained():

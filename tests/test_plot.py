@@ -393,13 +393,37 @@ def dotted_line_share(svg):
     [
         (table((200, 400)), {"training_tokens": 43200, "tokens_per_frame": 144}),
         (make_run("8,16", "0"), {"training_tokens": 48}),  # the manifest says 4 tokens a frame
-        (make_run("8,16", "0"), {"training_tokens": 120, "tokens_per_frame": 10}),
         (table((32000, 64000), axis="tokens"), {"training_tokens": np.int64(48000)}),
     ],
 )
 def test_save_heatmaps_draws_the_training_length_in_the_middle(tmp_path, results, options):
     svg = save_heatmaps([results], tmp_path / "a.svg", **options).read_text()
     assert dotted_line_share(svg) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_tokens_of_a_frame_are_for_results_that_do_not_say_it(tmp_path):
+    run, other, path = make_run("8,16", "0"), table((200, 400)), tmp_path / "a.svg"
+    pairs = replace(table((200, 400)), unit=2, frame_tokens=72)
+    look = {"training_tokens": 28800, "tokens_per_frame": 144}
+    assert save_heatmaps([run, other], path, **look).read_text().count("stroke-dasharray") == 1
+    with pytest.raises(InputError, match="says that a frame has 4 tokens, got 144: leave out"):
+        save_heatmaps(run, path, **look)
+    with pytest.raises(InputError, match="a frame has 72 tokens, 144 for 2 frames, got 144"):
+        save_heatmaps(pairs, path, **look)
+    assert dotted_line_share(
+        save_heatmaps(pairs, path, training_tokens=21600).read_text()
+    ) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_one_result_or_its_path_is_drawn_like_a_list_of_one(tmp_path):
+    run = LONGVA
+    first, second = (
+        save_heatmaps(given, tmp_path / "a.svg").read_bytes()
+        for given in ([load_results(run)], run)
+    )
+    assert first == second
+    with pytest.raises(InputError, match=r"results must be those that load_results gives, .* got "):
+        heatmap([load_results(run)])
 
 
 def test_save_heatmaps_draws_a_training_length_for_each_result(tmp_path):
@@ -435,7 +459,11 @@ def test_save_heatmaps_fills_rows_equally(tmp_path, monkeypatch, count, num_fram
         ("a.png", {"training_tokens": 12.5}, "training length is 12.5: give a whole number"),
         ("a.png", {"training_tokens": "48"}, "training length is '48': give a whole number"),
         ("a.png", {"training_tokens": [1, 2]}, "2 training lengths for 1 results: give one"),
-        ("a.png", {"training_tokens": 1000}, "1,000 tokens has no place .* --tokens-per-frame"),
+        (
+            "a.png",
+            {"training_tokens": 1000},
+            "a training length of 1,000 tokens .* --tokens-per-frame",
+        ),
         ("a.png", {"training_tokens": 0}, "training length must be at least 1 token, got 0"),
         ("a.png", {"training_tokens": 1, "tokens_per_frame": 0}, "at least 1, got 0"),
     ],

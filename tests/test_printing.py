@@ -31,9 +31,13 @@ RAW = {
     "isolated direction": ("\u2066x\u2069", "\\u2066x\\u2069"),
     "unseen": ("a\u200bb\ufeff", "a\\u200bb\\ufeff"),
     "tag letters": ("\U000e0041", "\\U000e0041"),
+    "joiners of plain letters": ("a\u200db\u200c", "a\\u200db\\u200c"),
+    "joiners at an end": ("\u200dक\u200d", "\\u200dक\\u200d"),
+    "joiners beside marks": ("क\u200d\u202eक", "क\\u200d\\u202eक"),
     "lone surrogate": ("\udcff\ud800", "\\udcff\\ud800"),
 }
 FINE = ["", "plain text", "naïve – “quoted”", "東京 한국어 हिन्दी", "back\\slash", "😀"]
+FINE += ["می\u200cخوانید", "क्\u200dष", "👩\u200d👩\u200d👧"]
 
 
 @pytest.mark.parametrize("case", RAW)

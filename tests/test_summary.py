@@ -283,8 +283,10 @@ def test_effective_length_claims_nothing_of_needles_like_these_from_few(num_need
     found = find_effective_length(run)
     assert (found.low, found.high, found.has_interval, found.short[1]) == (None, None, False, ".")
     needles = "1 needle" if num_needles == 1 else f"{num_needles} needles"
+    needed = 35 if outcome else 10
     assert found.text.endswith(
-        f"with needles like these not known from {needles}, which takes 10 needles or more (95 %)"
+        f"with needles like these not known from {needles}, which takes {needed} needles or more "
+        "(95 %)"
     )
 
 
@@ -292,6 +294,9 @@ def test_effective_length_holds_whatever_failed_samples_would_have_given():
     run = make_run("8,16", "0", num_needles=50, outcome=lambda c, k: "oh" if k < 25 else True)
     found = find_effective_length(run)
     assert (found.num_frames, found.low, found.high) == (None, None, 16)
+    assert found.text.endswith(
+        "; 50 samples at 8 and 16 frames could not be run and count as wrong"
+    )
 
 
 def test_effective_length_of_a_run_that_goes_on_leaves_out_what_is_not_complete():

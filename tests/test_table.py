@@ -322,6 +322,12 @@ def test_ends_of_intervals_are_told_apart():
     assert Interval(0.9012, 0.9049).text() == "0.901 to 0.905"
     assert Interval(0.90001, 0.90002).text("-") == "0.90001-0.90002"
     assert Interval(1.0, 1.0).text() == "1.00 to 1.00"
+    assert Interval(0.826, 0.9).text() == "0.83 to 0.90"
+    assert Interval(0.826, 0.9).text(around=0.828) == "0.826 to 0.900"
+    assert Interval(0.826, 0.9).text(around=0.5) == "0.83 to 0.90", "it is not in the interval"
+    change = Interval(-0.15569, -0.04595)
+    assert change.text(around=-0.04805, signed=True) == "-0.156 to -0.046"
+    assert change.text(around=-0.1, signed=True) == "-0.16 to -0.05"
 
 
 def test_signs_of_the_effective_length_are_explained():

@@ -27,6 +27,7 @@ import difflib
 import os
 from collections.abc import Sequence
 
+_JOINERS = "\u200c\u200d"
 _OF_THE_HUB = (
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"),
     *("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"),
@@ -187,10 +188,22 @@ def printable(text: str) -> str:
     Text from servers, manifests and file names may hold escapes that move the cursor or rename the
     terminal, marks that turn the order of letters around, line ends, or lone surrogates, which no
     stream can write. What `repr` escapes is escaped here: ``"\x1b[2J"``, ``"\u202e"``.
+
+    The two joiners of letters, U+200C and U+200D, stay where they stand between letters or pictures
+    that are not ASCII: Persian, the scripts of India and emoji are spelled with them.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
+    return "".join(
+        c if c.isprintable() or (c in _JOINERS and _is_between(text, place)) else _escape(c)
+        for place, c in enumerate(text)
+    )
+
+
+def _is_between(text: str, place: int) -> bool:
+    """Whether visible characters that are not ASCII stand on both sides of a place."""
+    beside = text[max(0, place - 1) : place + 2]
+    return len(beside) == 3 and all(c.isprintable() and not c.isascii() for c in beside[::2])
 
 
 def without_surrogates(text: str) -> str:

@@ -143,7 +143,9 @@ def lengths_layout(
         average = f"{results.average:.4f}" if has_average else NO_VALUE
         whole: Row = rows[0] if rows else {"low": None}
         like_these = (
-            NO_VALUE if whole["low"] is None else Interval(whole["low"], whole["high"]).text("-")
+            NO_VALUE
+            if whole["low"] is None
+            else Interval(whole["low"], whole["high"]).text("-", around=results.average)
         )
         summary = summarize(results, confidence=confidence)
         lengths = (
@@ -243,9 +245,11 @@ def _claims(results: Results, confidence: float) -> list[str]:
 
 
 def _unfinished(results: Results, confidence: float) -> list[str]:
-    """At which lengths the effective length could not look yet."""
+    """At which lengths the effective length could not look yet, and how errors count in it."""
     found = summarize(results, confidence=confidence).effective_length
-    return [f"the effective length is {found.without}"] if found.without else []
+    without = [f"the effective length is {found.without}"] if found.without else []
+    errors = [f"for the effective length {found.about_errors}"] if found.about_errors else []
+    return without + errors
 
 
 def _score(row: Mapping[str, object], intervals: bool) -> str:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sample_table
 from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
 from vniah.options import TableKind
-from vniah.results import CellScore, Results, SampleResult, load_results
+from vniah.results import AnyResults, CellScore, Results, SampleResult, several_results
 from vniah.results.once import once
 from vniah.results.plan import planned_ids, planned_test_ids
 
@@ -42,7 +41,7 @@ _WHOLE = (
 
 
 def table(
-    results: Results | str | Path | Sequence[Results | str | Path],
+    results: AnyResults | Sequence[AnyResults],
     kind: TableKind = "lengths",
     *,
     confidence: float = 0.95,
@@ -72,8 +71,7 @@ def table(
     """
     import pandas as pd
 
-    given = [results] if isinstance(results, Results | str | Path) else list(results)
-    runs = [one if isinstance(one, Results) else load_results(one) for one in given]
+    runs = several_results(results)
     frame = pd.DataFrame(
         [
             {name: _as_utf8(value) for name, value in row.items()}

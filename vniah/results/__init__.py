@@ -4,9 +4,11 @@ A run is a folder with ``manifest.json``, and ``samples.jsonl`` with one line fo
 score of a cell is always computed from its samples and never stored.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
-from vniah.errors import ResultsError
+from vniah.errors import InputError, ResultsError, short_repr
 from vniah.paths import user_path
 from vniah.results.debiased import DebiasedScore
 from vniah.results.facets import facet_results, facet_values, group_results
@@ -34,6 +36,7 @@ __all__ = [
     "MOST_LINE_BYTES",
     "NOTES_KEY",
     "SAMPLES_NAME",
+    "AnyResults",
     "CellMeasure",
     "CellScore",
     "ControlScore",
@@ -52,8 +55,13 @@ __all__ = [
     "group_results",
     "load_results",
     "load_run",
+    "one_result",
     "read_grid",
+    "several_results",
 ]
+
+AnyResults: TypeAlias = Results | str | Path
+"""Results, or where they lie."""
 
 
 def load_results(path: str | Path) -> Results:
@@ -70,4 +78,35 @@ def load_results(path: str | Path) -> Results:
         raise ResultsError(f"{path} is a file of a run: give the folder, {path.parent}")
     if path.is_file():
         return load_published(path)
-    raise ResultsError(f"no results at {path}: give a run folder or an all_accuracies.json")
+    raise ResultsError(
+        f"no results at {path}: give a run folder, or the JSON file of a published table"
+    )
+
+
+def one_result(given: AnyResults) -> Results:
+    """The results, or those of a path.
+
+    Raises:
+        ResultsError: they cannot be read.
+        InputError: it is something else, such as a list.
+    """
+    if isinstance(given, Results):
+        return given
+    if isinstance(given, str | Path):
+        return load_results(given)
+    raise InputError(
+        "results must be those that load_results gives, or the path of a run folder or of a "
+        f"published table, got {short_repr(given)}"
+    )
+
+
+def several_results(given: AnyResults | Iterable[AnyResults]) -> list[Results]:
+    """One or several results, or those of paths.
+
+    Raises:
+        ResultsError: some cannot be read.
+        InputError: some are something else.
+    """
+    if isinstance(given, Results | str | Path) or not isinstance(given, Iterable):
+        return [one_result(given)]
+    return [one_result(one) for one in given]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -26,6 +26,7 @@ _MOST_IN_A_UNIT = 1000  # frames; no model merges as many
 
 class _Unit(TypedDict):
     num_frames: Annotated[int, Meta(ge=1, le=_MOST_IN_A_UNIT)]
+    num_tokens: NotRequired[Annotated[int, Meta(ge=1, le=10**9)]]
     source: Annotated[str, Meta(min_length=1)]
 
 
@@ -41,17 +42,24 @@ def load_published(path: Path) -> Results:
     """The cell means in a file of the published scripts, in which depths are in percent.
 
     Where the script counted groups of frames as frames, the list stands in an object that says so:
-    ``{"unit": {"num_frames": 2, "source": "..."}, "table": [...]}``. Its entries are as published,
-    and the cells have their numbers of frames.
+    ``{"unit": {"num_frames": 2, "num_tokens": 144, "source": "..."}, "table": [...]}``. Its entries
+    are as published, and the cells have their numbers of frames. ``num_tokens``, which may be left
+    out, is what the model reads for such a group.
 
     Raises:
         ResultsError: it is not such a file.
     """
     rows: Any = read_json(path, object, ResultsError)
-    unit = 1
+    unit, num_tokens = 1, None
     if isinstance(rows, dict) and "unit" in rows:
         content = require_type(rows, _WithUnit, ResultsError, str(path))
         unit, rows = content["unit"]["num_frames"], content["table"]
+        num_tokens = content["unit"].get("num_tokens")
+        if num_tokens is not None and num_tokens % unit:
+            raise ResultsError(
+                f"{path} has a unit of {unit} frames with {num_tokens} tokens, which are not whole "
+                "tokens for a frame: leave out num_tokens"
+            )
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ResultsError(f"{path} is not a table of results: {_HINT}")
     axis: Literal["frames", "tokens"] = "tokens" if "Context Length" in rows[0] else "frames"
@@ -75,7 +83,17 @@ def load_published(path: Path) -> Results:
     )
     # The published scripts call every table all_accuracies.json; the folder has the model's name.
     name = path.resolve().parent.name if path.stem == "all_accuracies" else path.stem
-    return require_table_size(Results(name, path, {}, published=cells, axis=axis, unit=unit))
+    return require_table_size(
+        Results(
+            name,
+            path,
+            {},
+            published=cells,
+            axis=axis,
+            unit=unit,
+            frame_tokens=None if num_tokens is None else num_tokens // unit,
+        )
+    )
 
 
 def _read_entry(

@@ -92,6 +92,7 @@ class Results:
             all of it.
         unit: number of frames in what a published table counts as one: 2 where its script counts
             pairs. The cells have numbers of frames in any case.
+        frame_tokens: number of tokens of a frame, where a published table says it.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Results:
     axis: Literal["frames", "tokens"] = "frames"
     part: str = ""
     unit: int = 1
+    frame_tokens: int | None = None
 
     def __repr__(self) -> str:
         average = "no average" if self.average is None else f"average {self.average:.4f}"
@@ -423,8 +425,8 @@ class Results:
 
     @property
     def tokens_per_frame(self) -> int | None:
-        """Number of tokens that the model reads for a frame; None if the manifest lacks it."""
-        tokens = self.manifest.get("model", {}).get("tokens_per_frame")
+        """Number of tokens that the model reads for a frame; None if that is not known."""
+        tokens = self.manifest.get("model", {}).get("tokens_per_frame", self.frame_tokens)
         return int(tokens) if tokens is not None else None
 
 

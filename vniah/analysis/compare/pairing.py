@@ -161,7 +161,12 @@ def load(results: Results | str | Path, role: str) -> Results:
 
 
 def require_same_measure(
-    before: Results, after: Results, *, is_paired: bool, by_cell: bool = False
+    before: Results,
+    after: Results,
+    *,
+    is_paired: bool,
+    by_cell: bool = False,
+    can_unpair: bool = True,
 ) -> None:
     """Raises `CannotCompareError` that names the first field in which the two differ.
 
@@ -170,6 +175,7 @@ def require_same_measure(
         after: the candidate.
         is_paired: whether both have to have the same needles.
         by_cell: whether a rule holds single cells against each other, which takes the same needles.
+        can_unpair: whether who asks can have runs with other needles compared.
     """
     if bool(before.manifest) != bool(after.manifest):
         table = after if before.manifest else before
@@ -183,10 +189,11 @@ def require_same_measure(
     for field in dict.fromkeys((*old, *new)):
         is_of_needles = field.startswith("needles.")
         if old.get(field) != new.get(field) and (is_paired or not is_of_needles):
+            hint = _other_needles_hint(by_cell) if is_of_needles and can_unpair else ""
             raise CannotCompareError(
                 f"the runs differ in {field}: {_short(field, old.get(field))} in the baseline, "
                 f"{_short(field, new.get(field))} in the candidate; run the candidate with the same"
-                f"{_other_needles_hint(by_cell) * is_of_needles}"
+                f"{hint}"
             )
 
 

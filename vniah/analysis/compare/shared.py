@@ -103,7 +103,7 @@ def compare_shared_cells(before: Results, after: Results) -> SharedCells:
             both values; or they have no cell in common.
     """
     is_paired = not has_other_needles(before, after, Rules())
-    require_same_measure(before, after, is_paired=is_paired)
+    require_same_measure(before, after, is_paired=is_paired, can_unpair=False)
     scored = [_scores(results) for results in (before, after)]
     num_left_out = 0
     if before.manifest and is_paired:

@@ -14,14 +14,12 @@ from vniah.analysis.convert.lmms_eval import write_lmms_eval
 from vniah.errors import InputError, short_repr
 from vniah.options import LogFormat
 from vniah.paths import user_path
-from vniah.results import Results, load_results
+from vniah.results import AnyResults, one_result
 
 __all__ = ["convert_results"]
 
 
-def convert_results(
-    results: Results | str | Path, to: LogFormat, *, output: str | Path
-) -> tuple[Path, ...]:
+def convert_results(results: AnyResults, to: LogFormat, *, output: str | Path) -> tuple[Path, ...]:
     """Writes a run as a log of Inspect, or as results of lmms-eval. The run itself is not changed.
 
     Args:
@@ -42,7 +40,7 @@ def convert_results(
             f"results can be converted to {' or '.join(get_args(LogFormat))}, got {short_repr(to)}"
         )
     target = user_path(output, "the output")
-    found = results if isinstance(results, Results) else load_results(results)
+    found = one_result(results)
     require_samples(found)
     if to == "inspect":
         return (write_inspect_log(found, target),)

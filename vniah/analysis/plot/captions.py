@@ -85,8 +85,9 @@ def _estimands(results: Results) -> list[str]:
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
         lines.append(
-            f"average: of these needles; for needles like these {interval.low:.2f} to "
-            f"{interval.high:.2f} ({_unbroken(percent_of(estimate.confidence))}, "
+            "average: of these needles; for needles like these "
+            f"{interval.text(around=results.average)} "
+            f"({_unbroken(percent_of(estimate.confidence))}, "
             f"{_unbroken(counted(estimate.num_needles, 'needle'))}{few})"
         )
     length = find_effective_length(results, index=index)

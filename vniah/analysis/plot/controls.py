@@ -16,7 +16,7 @@ from vniah.analysis.table_rows import ALL_ORDERS, control_rows
 from vniah.analysis.verdict import verdict
 from vniah.errors import ResultsError, counted, printable, short_repr
 from vniah.options import Palette
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result
 
 _STYLE = LineStyle("#0072B2", "-", "o")
 _LEVEL_STYLE = LineStyle("#0072B2", "-", "None")
@@ -32,7 +32,7 @@ def control_names(results: Results) -> tuple[str, ...]:
 
 
 def control_picture(
-    results: Results,
+    results: AnyResults,
     control: str,
     ax: Axes | None = None,
     *,
@@ -49,7 +49,7 @@ def control_picture(
     which answers of a control count as right. Never saves, shows or sizes a figure.
 
     Args:
-        results: a run with controls.
+        results: a run with controls, or its path.
         control: its name, one of those of `control_names`.
         ax: where to draw; by default the current axes of pyplot.
         title: the text above the axes; by default the name and the share; ``""`` for none.
@@ -60,6 +60,7 @@ def control_picture(
     Raises:
         ResultsError: the run has no such control.
     """
+    results = one_result(results)
     names = control_names(results)
     if control not in names:
         has = f"it has {', '.join(names)}" if names else "it has none"

@@ -23,7 +23,7 @@ from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_titl
 from vniah.analysis.retention import retention
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ _LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarit
 
 
 def retention_curves(
-    results: Results,
+    results: AnyResults,
     ax: Axes | None = None,
     *,
     title: str | None = None,
@@ -49,7 +49,7 @@ def retention_curves(
     are on a logarithmic axis, with 0 at its beginning. Never saves, shows or sizes a figure.
 
     Args:
-        results: a run of a task whose samples have a ``needle_index``.
+        results: a run, or its path, of a task whose samples have a ``needle_index``.
         ax: where to draw; by default the current axes of pyplot.
         title: the text above the axes; by default the name and the average, ``""`` for none.
         caption: whether to write below the axes what points and bars are of.
@@ -57,6 +57,7 @@ def retention_curves(
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
     """
+    results = one_result(results)
     frame = retention(results)
     if ax is None:
         from matplotlib import pyplot

@@ -23,7 +23,7 @@ from vniah.analysis.plot.style import COLORBAR, INK, write_caption, write_title
 from vniah.analysis.plot.table import Place, Table
 from vniah.errors import InputError, counted, printable
 from vniah.grid import Cell
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result
 
 Mask = npt.NDArray[np.bool_]
 
@@ -55,8 +55,8 @@ class Difference:
 
 
 def difference_map(
-    before: Results,
-    after: Results,
+    before: AnyResults,
+    after: AnyResults,
     ax: Axes | None = None,
     *,
     title: str | None = None,
@@ -75,7 +75,7 @@ def difference_map(
     those of which neither has one are blank. Never saves, shows or sizes a figure.
 
     Args:
-        before: the first run, or published table.
+        before: the first run, or published table, or its path.
         after: the second.
         ax: where to draw; by default the current axes of pyplot.
         title: the text above the axes; by default both names. ``""`` for none.
@@ -89,6 +89,7 @@ def difference_map(
         CannotCompareError: the two do not measure the same thing, or have no cell in common.
         InputError: the level or the limit is out of range.
     """
+    before, after = one_result(before), one_result(after)
     found = resolve_difference(before, after, level=level, limit=limit)
     if ax is None:
         from matplotlib import pyplot
@@ -263,10 +264,10 @@ def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) 
     elif difference.interval is None:
         yield f"{mean}, these needles on this film; samples share needles"
     else:
-        interval = difference.interval
+        ends = difference.interval.text(around=shared.mean_change, signed=True)
         yield (
-            f"{mean}, these needles on this film; needles like these: {interval.low:+.2f} to "
-            f"{interval.high:+.2f} (95 %, {counted(difference.num_needles, 'needle')})"
+            f"{mean}, these needles on this film; needles like these: {ends} "
+            f"(95 %, {counted(difference.num_needles, 'needle')})"
         )
     signs = "plus: rose, minus: fell" if has_signs else "striped: fell"
     if any(change.drop == 0 for change in shared.changes):
@@ -291,8 +292,8 @@ def _about_frames(shared: SharedCells, level: float, num_framed: int) -> str:
     test = "McNemar" if shared.is_paired else "Fisher"
     how = f"exact {test} test, Holm over {num_cells}"
     if num_framed:
-        return f"framed: significant at {level:g} ({how})"
+        return f"framed: p at most {level / 2:g} in its direction ({how})"
     if not shared.can_be_significant(level):
         most = max(change.num_after or 0 for change in shared.changes)
         return f"with {counted(most, 'sample')} a cell no change can be significant ({how})"
-    return f"no cell changed significantly at {level:g} ({how})"
+    return f"no cell has p at most {level / 2:g} in its direction ({how})"

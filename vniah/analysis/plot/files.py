@@ -15,13 +15,13 @@ from vniah.analysis.plot.colorbar import colors_of, share_colorbar
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.panels import Panel, require_layout, save_panels
-from vniah.analysis.plot.second_axis import second_labels
+from vniah.analysis.plot.second_axis import require_tokens_given, second_labels, tokens_of_frame
 from vniah.analysis.plot.style import DEFAULT_PALETTE
 from vniah.analysis.plot.table import Table, resolve, resolve_reference
 from vniah.errors import InputError
 from vniah.options import Palette, SecondAxis
 from vniah.paths import picture_path
-from vniah.results import Results
+from vniah.results import AnyResults, Results, several_results
 
 # In inches.
 _CELL_SIZE = 0.36
@@ -30,7 +30,7 @@ _MAX_AXES = (6.0, 4.2)
 
 
 def save_heatmaps(
-    results: Sequence[Results],
+    results: AnyResults | Sequence[AnyResults],
     path: Path,
     *,
     value: str = CORRECT,
@@ -55,7 +55,7 @@ def save_heatmaps(
     fonts.
 
     Args:
-        results: at least one.
+        results: one or several, or their paths.
         path: the file; its suffix chooses the format, and missing folders above it are made.
         value: what is drawn, as for `vniah.heatmap`.
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
@@ -78,10 +78,12 @@ def save_heatmaps(
     """
     path = picture_path(path)
     require_layout(width, columns)
-    titles = titles_of(results, titles, value)
+    runs = several_results(results)
+    require_tokens_given(runs, tokens_per_frame)
+    titles = titles_of(runs, titles, value)
     maps = []
-    lengths = one_each(training_tokens, len(results))
-    for result, title, tokens in zip(results, titles, lengths, strict=True):
+    lengths = one_each(training_tokens, len(runs))
+    for result, title, tokens in zip(runs, titles, lengths, strict=True):
         position = training_position(result, tokens, tokens_per_frame)
         found = list(_maps(result, value, title, Look(palette, position, caption=caption)))
         if second_axis is not None:
@@ -211,16 +213,8 @@ def training_position(
         raise InputError(f"the training length must be at least 1 token, got {training_tokens}")
     if results.axis == "tokens":
         return float(training_tokens)
-    if tokens_per_frame is None:
-        tokens_per_frame = results.tokens_per_frame
-    if tokens_per_frame is None:
-        raise InputError(
-            f"{results.path} does not say how many tokens a frame has, so a training length of "
-            f"{training_tokens:,} tokens has no place among its frames: give --tokens-per-frame"
-        )
-    if tokens_per_frame < 1:
-        raise InputError(f"tokens per frame must be at least 1, got {tokens_per_frame}")
-    return training_tokens / tokens_per_frame
+    what = f"a training length of {training_tokens:,} tokens among its frames"
+    return training_tokens / tokens_of_frame(results, tokens_per_frame, what)
 
 
 def _heatmap_size(table: Table) -> tuple[float, float]:

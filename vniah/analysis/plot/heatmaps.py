@@ -16,7 +16,12 @@ from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labe
 from vniah.analysis.plot.captions import CORRECT, default_title
 from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
 from vniah.analysis.plot.marks import add_legend, hatch_errors, tell_left_out, write_numbers
-from vniah.analysis.plot.second_axis import SecondLabels, add_second_axis, second_labels
+from vniah.analysis.plot.second_axis import (
+    SecondLabels,
+    add_second_axis,
+    require_tokens_given,
+    second_labels,
+)
 from vniah.analysis.plot.style import (
     BLANK,
     COLORBAR,
@@ -35,7 +40,7 @@ from vniah.analysis.plot.style import (
 from vniah.analysis.plot.table import Table, resolve
 from vniah.analysis.plot.typesetting import warn_of_missing
 from vniah.options import Palette, SecondAxis
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result
 
 _MAX_LINED_CELLS = 40  # with more cells side by side there are no white lines between them
 _LINE_WIDTH = 0.8
@@ -63,7 +68,7 @@ class Look:
 
 
 def heatmap(
-    results: Results,
+    results: AnyResults,
     ax: Axes | None = None,
     *,
     value: str = CORRECT,
@@ -87,7 +92,7 @@ def heatmap(
     axes have when this is called; a figure with ``layout="constrained"`` makes room for them.
 
     Args:
-        results: what to draw. A run that is not complete is drawn with its whole grid.
+        results: what to draw, or its path. A run that is not complete is drawn with its whole grid.
         ax: where to draw; by default the current axes of pyplot.
         value: what is drawn: ``"correct"``, or a measure such as ``"error_seconds"``, as
             `Results.measure`.
@@ -107,9 +112,12 @@ def heatmap(
             average says about needles like these, the effective length, and what the controls say.
 
     Raises:
-        InputError: there is no such palette, or nothing is known of the second axis.
+        InputError: there is no such palette, nothing is known of the second axis, or several
+            results are given, which `vniah.save_heatmaps` takes.
         ResultsError: no sample has a number of the name ``value``.
     """
+    results = one_result(results)
+    require_tokens_given([results], tokens_per_frame)
     table = resolve(results, value)
     colors = colors_of(table, palette)
     second = None

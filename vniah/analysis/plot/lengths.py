@@ -28,7 +28,7 @@ from vniah.analysis.plot.typesetting import Fonts
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.errors import InputError, printable
-from vniah.results import Results
+from vniah.results import AnyResults, Results, several_results
 
 _RING_GAP = 5.5  # points between a mark and its ring, both sides together
 _NEXT_RING = 4.5  # points by which a ring around another one is larger
@@ -37,7 +37,7 @@ _GUESS = "a guess"
 
 
 def length_curves(
-    results: Results | Sequence[Results],
+    results: AnyResults | Sequence[AnyResults],
     ax: Axes | None = None,
     *,
     value: str = CORRECT,
@@ -77,7 +77,7 @@ def length_curves(
             without cells; or another number of labels.
         ResultsError: the samples of a result have no number of the name ``value``.
     """
-    runs = [results] if isinstance(results, Results) else list(results)
+    runs = several_results(results)
     found = _resolve(runs, labels, value, threshold, confidence)
     if ax is None:
         from matplotlib import pyplot

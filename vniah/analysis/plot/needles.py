@@ -18,7 +18,7 @@ from vniah.analysis.statistics.table import index_samples
 from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.errors import ResultsError, printable
 from vniah.options import Palette
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result
 
 _LONGEST_NAME = 84.0  # points
 _MOST_CELLS = 10_000_000
@@ -38,7 +38,7 @@ class NeedleTable:
 
 
 def needle_map(
-    results: Results,
+    results: AnyResults,
     ax: Axes | None = None,
     *,
     title: str | None = None,
@@ -56,7 +56,7 @@ def needle_map(
     Never saves, shows or sizes a figure.
 
     Args:
-        results: a run whose samples say which needle they are about.
+        results: a run, or its path, whose samples say which needle they are about.
         ax: where to draw; by default the current axes of pyplot.
         title: the text above the axes; by default the name and the average, ``""`` for none.
         training_frames: as for `vniah.heatmap`.
@@ -69,6 +69,7 @@ def needle_map(
         ResultsError: the samples do not say which needle they are about, or there are too many.
         InputError: there is no such palette.
     """
+    results = one_result(results)
     found = resolve_needles(results)
     if ax is None:
         from matplotlib import pyplot

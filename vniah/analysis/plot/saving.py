@@ -21,13 +21,14 @@ from vniah.analysis.plot.lengths import length_curves
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.needles import NeedleTable, draw_needles, resolve_needles
 from vniah.analysis.plot.panels import Panel, require_layout, save_panels
+from vniah.analysis.plot.second_axis import require_tokens_given
 from vniah.analysis.plot.style import DEFAULT_PALETTE
 from vniah.analysis.plot.table import resolve
 from vniah.analysis.retention import retention
 from vniah.errors import ResultsError
 from vniah.options import Palette
 from vniah.paths import picture_path
-from vniah.results import Results
+from vniah.results import AnyResults, Results, one_result, several_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ _HEIGHTS = (1.0, 9.0)
 
 
 def save_length_curves(
-    results: Sequence[Results],
+    results: AnyResults | Sequence[AnyResults],
     path: Path,
     *,
     value: str = CORRECT,
@@ -52,7 +53,7 @@ def save_length_curves(
     """Draws a score or a measure against the number of frames, all results onto the same axes.
 
     Args:
-        results: at least one, all of frames or all of tokens.
+        results: one or several, or their paths; all of frames or all of tokens.
         path: the file; its suffix chooses PNG, PDF or SVG, and missing folders are made.
         value: as for `length_curves`.
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
@@ -68,11 +69,13 @@ def save_length_curves(
     """
     path = picture_path(path)
     require_layout(width, None)
+    runs = several_results(results)
+    require_tokens_given(runs, tokens_per_frame)
     positions = [
         training_position(result, tokens, tokens_per_frame)
-        for result, tokens in zip(results, one_each(training_tokens, len(results)), strict=True)
+        for result, tokens in zip(runs, one_each(training_tokens, len(runs)), strict=True)
     ]
-    draw = partial(_length_curves, results, value, positions, caption)
+    draw = partial(_length_curves, runs, value, positions, caption)
     save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
     return path
 
@@ -88,8 +91,8 @@ def _length_curves(
 
 
 def save_difference_map(
-    before: Results,
-    after: Results,
+    before: AnyResults,
+    after: AnyResults,
     path: Path,
     *,
     level: float = 0.05,
@@ -100,7 +103,7 @@ def save_difference_map(
     """Draws how the score of every cell changed from one run to another.
 
     Args:
-        before: the first run, or published table.
+        before: the first run, or published table, or its path.
         after: the second.
         path: as for `save_length_curves`.
         level: as for `difference_map`.
@@ -114,17 +117,18 @@ def save_difference_map(
     """
     path = picture_path(path)
     require_layout(width, None)
-    found = resolve_difference(before, after, level=level, limit=limit)
+    first, second = one_result(before), one_result(after)
+    found = resolve_difference(first, second, level=level, limit=limit)
 
     def draw(ax: Axes) -> None:
-        draw_difference(ax, found, before, after, caption=caption)
+        draw_difference(ax, found, first, second, caption=caption)
 
     save_panels([Panel(_CURVES_SIZE, draw)], path, width=width)
     return path
 
 
 def save_controls(
-    results: Results,
+    results: AnyResults,
     path: Path,
     *,
     palette: Palette = DEFAULT_PALETTE,
@@ -135,7 +139,7 @@ def save_controls(
     """Draws the heatmap of a run, and beside it a panel for each of its controls.
 
     Args:
-        results: a run with controls.
+        results: a run with controls, or its path.
         path: as for `save_length_curves`.
         palette: as for `vniah.heatmap`.
         width: as for `save_heatmaps`.
@@ -148,18 +152,19 @@ def save_controls(
     """
     path = picture_path(path)
     require_layout(width, columns)
-    names = control_names(results)
+    run = one_result(results)
+    names = control_names(run)
     if not names:
-        raise ResultsError(f"{results.path} has no samples of controls; give a run with controls")
-    table = resolve(results)
+        raise ResultsError(f"{run.path} has no samples of controls; give a run with controls")
+    table = resolve(run)
     colors_of(table, palette)  # raises before anything is drawn
-    look, title = Look(palette, caption=caption), default_title(results)
+    look, title = Look(palette, caption=caption), default_title(run)
 
     def draw(ax: Axes) -> None:
-        draw_table(ax, table, results, title=title, look=look)
+        draw_table(ax, table, run, title=title, look=look)
 
     def draw_control(name: str, ax: Axes) -> None:
-        control_picture(results, name, ax, colorbar=False, palette=palette, caption=caption)
+        control_picture(run, name, ax, colorbar=False, palette=palette, caption=caption)
 
     panels = [Panel(_SMALL_SIZE, draw)]
     panels += [Panel(_SMALL_SIZE, partial(draw_control, name)) for name in names]
@@ -168,7 +173,7 @@ def save_controls(
 
 
 def save_needle_maps(
-    results: Sequence[Results],
+    results: AnyResults | Sequence[AnyResults],
     path: Path,
     *,
     palette: Palette = DEFAULT_PALETTE,
@@ -181,7 +186,7 @@ def save_needle_maps(
     """Draws which needles are found at which lengths, a panel for each result.
 
     Args:
-        results: at least one.
+        results: one or several, or their paths.
         path: as for `save_length_curves`.
         palette: as for `vniah.heatmap`.
         annotate: whether to write the values into the cells, as for `vniah.heatmap`.
@@ -196,10 +201,11 @@ def save_needle_maps(
     """
     path = picture_path(path)
     require_layout(width, columns)
-    titles = titles_of(results, titles, CORRECT)
-    tables = [resolve_needles(result) for result in results]
+    runs = several_results(results)
+    titles = titles_of(runs, titles, CORRECT)
+    tables = [resolve_needles(result) for result in runs]
     colors = colors_of(tables[0].table, palette)  # raises before anything is drawn
-    look = Look(palette, colorbar=len(results) == 1, caption=caption)
+    look = Look(palette, colorbar=len(runs) == 1, caption=caption)
 
     def draw(found: NeedleTable, result: Results, title: str, ax: Axes) -> None:
         draw_needles(ax, found, result, title=title, look=look)
@@ -213,9 +219,9 @@ def save_needle_maps(
             partial(draw, found, result, title),
             keeps_height=True,
         )
-        for found, result, title in zip(tables, results, titles, strict=True)
+        for found, result, title in zip(tables, runs, titles, strict=True)
     ]
-    share = partial(share_colorbar, tables[0].table) if len(results) > 1 else None
+    share = partial(share_colorbar, tables[0].table) if len(runs) > 1 else None
     save_panels(
         panels,
         path,
@@ -234,7 +240,7 @@ def _needles_size(found: NeedleTable) -> tuple[float, float]:
 
 
 def save_retention_curves(
-    results: Sequence[Results],
+    results: AnyResults | Sequence[AnyResults],
     path: Path,
     *,
     titles: Sequence[str] | None = None,
@@ -245,7 +251,7 @@ def save_retention_curves(
     """Draws accuracy against the time since the needle, a panel for each result.
 
     Args:
-        results: at least one.
+        results: one or several, or their paths.
         path: as for `save_length_curves`.
         titles: as for `save_heatmaps`.
         width: as for `save_heatmaps`.
@@ -258,15 +264,16 @@ def save_retention_curves(
     """
     path = picture_path(path)
     require_layout(width, columns)
-    titles = titles_of(results, titles, CORRECT)
-    frames = [retention(result) for result in results]  # raises before anything is drawn
+    runs = several_results(results)
+    titles = titles_of(runs, titles, CORRECT)
+    frames = [retention(result) for result in runs]  # raises before anything is drawn
 
     def draw(found: "pd.DataFrame", result: Results, title: str, ax: Axes) -> None:
         draw_retention(ax, found, result, title=title, caption=caption)
 
     panels = [
         Panel(_CURVES_SIZE, partial(draw, found, result, title))
-        for found, result, title in zip(frames, results, titles, strict=True)
+        for found, result, title in zip(frames, runs, titles, strict=True)
     ]
     save_panels(panels, path, width=width, columns=columns)
     return path

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels
 from vniah.analysis.plot.style import INK, LABEL_SIZE, TICK_SIZE
-from vniah.errors import InputError
+from vniah.errors import InputError, counted
 from vniah.options import SecondAxis
 from vniah.results import Results
 
@@ -40,10 +40,10 @@ def second_labels(
         frames: the number of frames of each column.
         kind: ``"seconds"``, shown in hours, minutes and seconds; or ``"tokens"``, the visual tokens
             of the haystack, without those of the needle and of the text.
-        tokens_per_frame: how many the model reads for a frame; by default as the manifest says.
+        tokens_per_frame: how many the model reads for a frame, for results that do not say it.
 
     Raises:
-        InputError: the results do not say it.
+        InputError: the results do not say it, or say another number.
     """
     if kind not in ("seconds", "tokens"):
         raise InputError(f"the second axis is seconds or tokens, got {kind!r}")
@@ -53,14 +53,7 @@ def second_labels(
             "out"
         )
     if kind == "tokens":
-        tokens = results.tokens_per_frame if tokens_per_frame is None else tokens_per_frame
-        if tokens is None:
-            raise InputError(
-                f"{results.path} does not say how many tokens a frame has, which a second axis of "
-                "tokens needs: give --tokens-per-frame"
-            )
-        if tokens < 1:
-            raise InputError(f"tokens per frame must be at least 1, got {tokens}")
+        tokens = tokens_of_frame(results, tokens_per_frame, "a second axis of tokens")
         return SecondLabels(count_labels([count * tokens for count in frames]), "Visual tokens")
     if not results.manifest:
         raise InputError(
@@ -68,6 +61,49 @@ def second_labels(
             "frame stands for, so it has no second axis of seconds; leave it out"
         )
     return _clock_labels(frames)
+
+
+def tokens_of_frame(results: Results, given: int | None, what: str) -> int:
+    """The tokens of a frame as results say it, or else as ``given``.
+
+    Args:
+        results: the results.
+        given: what the user says of results that do not say it.
+        what: what they are needed for, for the message.
+
+    Raises:
+        InputError: neither says it.
+    """
+    tokens = given if results.tokens_per_frame is None else results.tokens_per_frame
+    if tokens is None:
+        raise InputError(
+            f"{results.path} does not say how many tokens a frame has, which {what} needs: give "
+            "--tokens-per-frame"
+        )
+    return tokens
+
+
+def require_tokens_given(results: Sequence[Results], given: int | None) -> None:
+    """Raises `InputError` if a number of tokens of a frame is less than 1, or contradicts all.
+
+    It is for results that do not say it. Where each says it, and one says another number, it would
+    be without effect.
+    """
+    if given is None:
+        return
+    if given < 1:
+        raise InputError(f"tokens per frame must be at least 1, got {given}")
+    known = [one for one in results if one.axis == "frames"]
+    if any(one.tokens_per_frame is None for one in known):
+        return
+    for one in known:
+        own = one.tokens_per_frame or 0
+        if own != given:
+            group = f", {own * one.unit:,} for {one.unit} frames" if one.unit > 1 else ""
+            raise InputError(
+                f"{one.path} says that a frame has {counted(own, 'token')}{group}, got {given:,}: "
+                "leave out --tokens-per-frame"
+            )
 
 
 def _clock_labels(seconds: Sequence[int]) -> SecondLabels:

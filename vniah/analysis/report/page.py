@@ -26,7 +26,7 @@ from vniah.files import atomic_path
 from vniah.needles import NeedleSet, load_needles
 from vniah.options import TableKind
 from vniah.paths import page_path
-from vniah.results import Results, load_results
+from vniah.results import AnyResults, Results, several_results
 from vniah.results.facets import parts_of
 
 _MOST_RUNS = 20
@@ -109,7 +109,7 @@ class Report:
 
 
 def save_report(
-    results: Results | str | Path | Sequence[Results | str | Path],
+    results: AnyResults | Sequence[AnyResults],
     path: str | Path,
     *,
     needles: NeedleSet | str | Path | Sequence[NeedleSet | str | Path] = (),
@@ -136,8 +136,7 @@ def save_report(
         InputError: there are no results, or too many for a page, or the path is not that of a page.
     """
     path = page_path(path)
-    given = [results] if isinstance(results, Results | str | Path) else list(results)
-    runs = [one if isinstance(one, Results) else load_results(one) for one in given]
+    runs = several_results(results)
     make_report(runs, needles=_needle_sets(needles), pictures=pictures).save(path)
     return path
 
@@ -234,7 +233,7 @@ def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
     figures = [(f"average{over}, these needles", f"{results.average:.4f}")]
     estimate = found.needles_like_these
     if estimate is not None and estimate.interval is not None:
-        ends = f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}"
+        ends = estimate.interval.text(around=results.average)
         figures.append((f"needles like these ({percent_of(estimate.confidence)})", ends))
     length = found.effective_length
     if length.measured:

@@ -48,6 +48,8 @@ class EffectiveLength:
             them. Those between two that are good enough count as good enough, too.
         at_most: the largest length that an adaptive run leaves possible for these needles; None if
             the score is too low at the shortest length, and for other runs.
+        with_errors: the lengths at which samples could not be run, ascending.
+        num_errors: number of these samples.
     """
 
     threshold: float
@@ -64,6 +66,8 @@ class EffectiveLength:
     seconds_per_frame: int | None = 1
     is_adaptive: bool = False
     at_most: int | None = None
+    with_errors: tuple[int, ...] = ()
+    num_errors: int = 0
 
     @property
     def seconds(self) -> int | None:
@@ -102,8 +106,11 @@ class EffectiveLength:
         if self.has_interval:
             text += f"; with needles like these {self._range}"
         elif self.num_needles:
-            text += f"; with needles like these {self._not_known(FEW_NEEDLES)}"
-        return text + left_out
+            # Ten can show that a length is too long; that it is not too long takes more.
+            needed = FEW_NEEDLES if self.num_frames is None else (self.num_needed or FEW_NEEDLES)
+            text += f"; with needles like these {self._not_known(max(FEW_NEEDLES, needed))}"
+        errors = f"; {self.about_errors}" if self.about_errors else ""
+        return text + left_out + errors
 
     @property
     def without(self) -> str:
@@ -111,6 +118,17 @@ class EffectiveLength:
         if not self.left_out:
             return ""
         return f"without {self._lengths(self.left_out)}, where not all samples have been run"
+
+    @property
+    def about_errors(self) -> str:
+        """How samples that could not be run count; empty if there are none."""
+        if not self.num_errors:
+            return ""
+        samples = counted(self.num_errors, "sample")
+        count = "counts" if self.num_errors == 1 else "count"
+        return (
+            f"{samples} at {self._lengths(self.with_errors)} could not be run and {count} as wrong"
+        )
 
     @property
     def short(self) -> tuple[str, str]:
@@ -239,6 +257,8 @@ def find_effective_length(
         effective_length(cells, threshold=threshold),
         tuple(with_score),
         left_out=tuple(sorted(pending)),
+        with_errors=tuple(sorted({one.cell.num_frames for one in cells if one.num_errors})),
+        num_errors=sum(found.num_errors for found in cells),
         confidence=confidence,
         axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
@@ -286,6 +306,8 @@ def _of_adaptive_run(
         tokens_per_frame=results.tokens_per_frame,
         is_adaptive=True,
         at_most=found.at_most,
+        with_errors=tuple(sorted({one.cell.num_frames for one in results.cells if one.num_errors})),
+        num_errors=sum(one.num_errors for one in results.cells),
     )
 
 

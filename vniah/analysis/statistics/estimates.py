@@ -70,7 +70,7 @@ class NeedleEstimate:
                 "different needles"
             )
         needles, percent = counted(self.num_needles, "needle"), percent_of(self.confidence)
-        found = self.interval.text()
+        found = self.interval.text(around=self.mean)
         if self.is_narrow:
             return f"needles like these: {found} ({percent}, {needles})"
         return (

@@ -23,13 +23,25 @@ class Interval:
         """Half of the distance between the ends."""
         return (self.high - self.low) / 2
 
-    def text(self, joiner: str = " to ") -> str:
-        """Both ends with two digits, or with as many as it takes to tell them apart, up to six."""
-        for digits in range(2, 6):
-            low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
-            if low != high or self.low == self.high:
-                return f"{low}{joiner}{high}"
-        return f"{self.low:.6f}{joiner}{self.high:.6f}"
+    def text(
+        self, joiner: str = " to ", *, around: float | None = None, signed: bool = False
+    ) -> str:
+        """Both ends with two digits, or with as many as it takes, up to six.
+
+        Args:
+            joiner: what stands between the ends.
+            around: a value in the interval that is written beside it, with more digits: the ends
+                have as many as it takes for it to lie between them, and to tell them apart.
+            signed: whether the ends have signs.
+        """
+        inside = around is not None and self.low <= around <= self.high
+        low = high = ""
+        for digits in range(2, 7):
+            low, high = (f"{end:{'+' * signed}.{digits}f}" for end in (self.low, self.high))
+            is_told = low != high or self.low == self.high
+            if is_told and (around is None or not inside or float(low) <= around <= float(high)):
+                break
+        return f"{low}{joiner}{high}"
 
     def hull(self, other: "Interval") -> "Interval":
         """The smallest interval that holds both."""

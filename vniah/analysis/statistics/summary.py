@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.analysis.statistics.depth import DepthEffect, depth_effects
@@ -16,7 +15,7 @@ from vniah.analysis.statistics.estimates import (
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
-from vniah.results import Results, load_results
+from vniah.results import AnyResults, Results, one_result
 from vniah.results.once import once
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class Summary:
 
 
 def summarize(
-    results: Results | str | Path,
+    results: AnyResults,
     *,
     threshold: float = 0.9,
     half_width: float = 0.1,
@@ -111,9 +110,7 @@ def summarize(
         ResultsError: there are no results at the path.
         InputError: one of the numbers is not between 0 and 1.
     """
-    if not isinstance(results, Results):
-        results = load_results(results)
-    return _summary(results, threshold, half_width, confidence)
+    return _summary(one_result(results), threshold, half_width, confidence)
 
 
 @once
