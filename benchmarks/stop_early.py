@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gate import CELLS, Fall, Setting, outcomes, table_of
-from vniah.analysis.compare.early import EARLY_SHARE
+from vniah.analysis.compare.levels import EARLY_SHARE
 from vniah.analysis.compare.rules import SIGNIFICANCE
 from vniah.analysis.compare.significance import GateTests
 from vniah.analysis.statistics.falls import paired_tests

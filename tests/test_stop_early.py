@@ -13,7 +13,7 @@ import pytest
 import torch
 from decoder_models import DecoderStandIn
 from PIL import Image
-from runs import cell, make_run, make_sample, write_run
+from runs import PUBLISHED_DIR, cell, make_run, make_sample, write_run
 from test_prefill import build_decoder
 from torch.distributed import HashStore
 
@@ -155,8 +155,8 @@ def test_a_fall_that_the_rest_cannot_undo_is_found_with_few_needles():
     broken = {one.rule for one in found.findings if not one.passed}
     assert broken == {"needles_lost", "average_of_these_needles"}
     assert "were all missing samples right" in found.summary()
-    half = run(5, lambda c, k: k > 0 or c.depth > 0.5, num_needles=10)
-    assert compare_early(before, half).verdict == "undecided"
+    half = run(5, lambda c, k: k > 0 or c.depth > 0.5, num_needles=11)
+    assert compare_early(run(10, num_needles=11), half).verdict == "undecided"
 
 
 def test_a_complete_run_is_compared_with_what_is_left_of_the_significance():
@@ -169,6 +169,66 @@ def test_a_complete_run_is_compared_with_what_is_left_of_the_significance():
     controls["sample_ids"] += " -/-/needle-0/blind"
     waiting = make_run(**GRID, controls=["blind"], sample_ids=controls["sample_ids"])
     assert not waiting.is_complete and compare_early(before, waiting).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("significance", "plain", "needed"), [(0.5, 4, 4), (0.05, 7, 8), (0.005, 10, 11)]
+)
+def test_fewer_needles_than_the_complete_run_takes_are_refused_before_anything_is_measured(
+    significance, plain, needed
+):
+    for num in range(3, 13):
+        few = {"frames": "8", "depths": "0,1", "num_needles": num}
+        before = make_run(**few)
+        whole = make_run(**few, outcome=lambda c, k: c.depth > 0 or k > 0)
+        waiting = [
+            make_run(**few, outcome=lambda c, k: None),
+            make_run(**few, outcome=lambda c, k: k > 0 if c.depth < 1 else None),
+        ]
+        assert compare_early(before, waiting[1], max_drop=0.5).verdict == "undecided"
+        assert compare_early(before, whole, max_drop=0.5).verdict == "passed"
+        assert compare_early(before, before, significance=significance).verdict == "passed"
+        if num >= needed:
+            assert {
+                compare_early(before, one, significance=significance).verdict for one in waiting
+            } == {"undecided"}
+            assert compare_early(before, whole, significance=significance).comparison is not None
+            continue
+        for one in (*waiting, whole):
+            with pytest.raises(CannotCompareError) as refused:
+                compare_early(before, one, significance=significance)
+            told = str(refused.value)
+            assert f"a quarter of the significance of {significance:g}, and the tests" in told
+            assert f"at least {needed} needles, and the baseline has {num}. Without" in told
+            can = "only" if num >= plain else "at least"
+            assert f"vniah compare of the whole run takes {can} {plain}" in told
+        if num >= plain:
+            assert compare(before, whole, significance=significance).passed
+
+
+def test_a_significance_that_no_number_of_needles_reaches_is_said():
+    few = {"frames": "8", "depths": "0,1", "num_needles": 30}
+    before = make_run(**few)
+    after = make_run(**few, outcome=lambda c, k: k > 0 or c.depth > 0)
+    going = make_run(**few, outcome=lambda c, k: True if c.depth else None)
+    no_number = r"no number of needles is enough.* take a significance above "
+    with pytest.raises(CannotCompareError, match=f"of 0.0004 {no_number}0.0005. Give max_drop"):
+        compare(before, after, significance=0.0004)
+    assert compare(before, after, significance=0.0006).passed
+    for one in (going, after):
+        with pytest.raises(CannotCompareError, match=f"{no_number}0.000667. .* takes only 14"):
+            compare_early(before, one, significance=0.0006)
+        assert compare_early(before, one, significance=0.000668).verdict != "regression"
+
+
+def test_a_large_fall_that_may_be_chance_names_the_share_of_the_complete_run():
+    few = {"frames": "8", "depths": "0", "num_needles": 11}
+    before = make_run(**few, outcome=lambda c, k: k < 3)
+    after = make_run(**few, outcome=lambda c, k: k < 1)
+    with pytest.raises(CannotCompareError, match=r"against 0.00075, as stopping early takes a qu"):
+        compare_early(before, after)
+    with pytest.raises(CannotCompareError, match=r"against 0.001\)"):
+        compare(before, after)
 
 
 def test_other_rules_are_decided_where_missing_samples_cannot_change_them():
@@ -266,17 +326,15 @@ def test_what_cannot_be_compared_early_is_one_line():
         compare_early(before, run(3, **others))
     with pytest.raises(CannotCompareError, match=r"differ in haystack\.sha256"):
         compare_early(before, run(3, haystack__sha256="ff"))
-    half = run(7, lambda c, k: k > 0 or c.depth > 0.5, num_needles=5)
-    few = compare_early(run(len(ORDER), num_needles=5), half)
-    assert few.verdict == "undecided" and "too few needles" in few.summary()
     fallen = {"outcome": lambda c, k: k > 0 or c.depth > 0, "num_needles": 5}
     one, old = (
         make_run(**{**GRID, **fallen, "controls": ["blind"]}),
         make_run(**GRID | {"num_needles": 5}),
     )
     planned = {**one.manifest, "sample_ids": f"{one.manifest['sample_ids']} -/-/needle-0/blind"}
-    assert compare_early(old, replace(one, manifest=planned)).verdict == "undecided"
-    with pytest.raises(CannotCompareError, match="cannot be known from 5 needles"):
+    with pytest.raises(CannotCompareError, match=r"takes at least 11 needles, and .* has 5"):
+        compare_early(old, replace(one, manifest=planned))
+    with pytest.raises(CannotCompareError, match="from 5 needles: stopping early takes a quarter"):
         compare_early(old, one)
     nothing = compare_early(before, run(0))
     assert nothing.verdict == "undecided" and nothing.num_done == 0
@@ -454,6 +512,31 @@ def test_a_run_that_is_no_worse_is_measured_whole(settings, tmp_path, capsys):
     nowhere = [*command[:-1], str(tmp_path / "nowhere"), "--output", str(tmp_path / "other")]
     assert main(nowhere) == 2
     assert "the baseline cannot be read: no results at" in capsys.readouterr().err
+
+
+def load_nothing():
+    raise AssertionError("no model is to be loaded")
+
+
+def test_a_baseline_of_ten_needles_is_refused_before_a_model_is_loaded(tmp_path, capsys):
+    baseline, output = str(write_run(tmp_path / "ten")), tmp_path / "out"
+    command = ["run", "--model", "test_stop_early:load_nothing", "--output", str(output)]
+    assert main([*command, "--stop-early", baseline]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "it takes at least 11 needles, and the baseline has 10" in told
+    assert "vniah compare of the whole run takes only 10" in told and "max" not in told
+    going = write_run(tmp_path / "going", outcome=lambda c, k: k < 3 or None)
+    table = PUBLISHED_DIR / "longva-7b_vniah.json"
+    for path, why in ((going, "is not complete: 18 of 60"), (table, "is a published table")):
+        assert main([*command, "--stop-early", str(path)]) == 2
+        assert why in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_sweep_in_python_refuses_a_baseline_of_ten_needles(stand_in, tmp_path):
+    with pytest.raises(CannotCompareError, match="at least 11 needles, and the baseline has 10"):
+        stand_in(tmp_path / "out", stop_early=make_run())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

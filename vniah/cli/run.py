@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vniah.cli.inputs import (
     check_options,
+    load_baseline,
     load_libraries,
     open_job,
     parse_grid,
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         plan = plan_of_options(options)
     else:
         plan = config.plan(options.output or Path("results", slug(options.config.stem)))
-    _require_one_to_stop_early(plan)
+    _require_can_stop_early(plan)
     summary = Summary(plan)
     runs = run_members(plan, options, on_end=summary.add)
     if not runs.is_leader:
@@ -44,8 +45,17 @@ def run(options: argparse.Namespace) -> int:
     return summary.finish()
 
 
-def _require_one_to_stop_early(plan: Plan) -> None:
-    if plan.is_single or not any(member.options.stop_early for member in plan.members):
+def _require_can_stop_early(plan: Plan) -> None:
+    """Requires one run and a baseline with enough needles, before a model is loaded."""
+    if not any(member.options.stop_early for member in plan.members):
+        return
+    if plan.is_single:
+        from vniah.analysis.compare.early import require_can_stop_early
+
+        (member,) = plan.members
+        baseline = load_baseline(member.options)
+        assert baseline is not None
+        require_can_stop_early(baseline)
         return
     if plan.config is not None:
         raise InputError(

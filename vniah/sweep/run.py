@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vniah.analysis.compare.early import require_can_stop_early
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
@@ -97,9 +98,9 @@ def run_sweep(
             model's attribute ``max_new_tokens`` says.
         adaptive: measure only the cells that it takes to know the effective length this precisely
             (`vniah.sweep.adaptive`); by default all.
-        stop_early: a complete run with the same needles, or its path. The sweep ends as soon as it
-            is significantly worse (`vniah.analysis.compare.compare_early`); without it, the next
-            start measures the rest.
+        stop_early: a complete run with the same needles, at least 11, or its path. The sweep ends
+            as soon as it is significantly worse (`vniah.analysis.compare.compare_early`); without
+            it, the next start measures the rest.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -111,6 +112,8 @@ def run_sweep(
         InputError: an option is invalid, or the attention kernel does not run here.
         TaskError: there is no such task, or its samples are invalid.
         CheckError: the forward pass gives other logits than the model's own.
+        CannotCompareError: the baseline of ``stop_early`` cannot be compared with the sweep, or has
+            too few needles for that; nothing is measured then.
     """
     folder = user_path(output, "the output")
     options = SweepOptions(
@@ -208,6 +211,8 @@ class Sweep:
                     "an adaptive sweep chooses its cells, and cannot stop early as well: leave out "
                     "one of the two (--adaptive, --stop-early)"
                 )
+        if options.stop_early is not None:
+            require_can_stop_early(options.stop_early)
         self.manifest = make_manifest(
             model, haystack, needles, grid, self._engine, self._task, self.samples
         )

@@ -192,11 +192,16 @@ def compare(
 
 
 def compare_by(
-    baseline: Results | str | Path, candidate: Results | str | Path, asked: Rules
+    baseline: Results | str | Path,
+    candidate: Results | str | Path,
+    asked: Rules,
+    *,
+    early_of: float | None = None,
 ) -> Comparison:
     """The same by rules that are made already, without a Python warning.
 
-    For callers that show `Comparison.warning` themselves.
+    For callers that show `Comparison.warning` themselves. ``early_of`` is the significance that was
+    asked, where stopping early leaves that of the rules.
     """
     pair = pair_runs(baseline, candidate, asked)
     tests = tests_of(pair)
@@ -205,7 +210,7 @@ def compare_by(
         pair.before.name,
         pair.after.name,
         asked,
-        findings=tuple(findings_of(asked, pair, changes, tests)),
+        findings=tuple(findings_of(asked, pair, changes, tests, early_of)),
         changes=changes,
         axis=pair.before.axis,
         is_paired=pair.is_paired,

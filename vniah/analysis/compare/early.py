@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from vniah.analysis.compare.changes import Finding
 from vniah.analysis.compare.comparison import Comparison, compare_by
 from vniah.analysis.compare.findings import changes_of, findings_of
-from vniah.analysis.compare.pairing import Pair, load, pair_runs
-from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
+from vniah.analysis.compare.levels import EARLY_SHARE, left_by_early, why_too_few_to_stop
+from vniah.analysis.compare.pairing import Pair, load, pair_runs, require_complete
+from vniah.analysis.compare.rules import SIGNIFICANCE, Rules, Thresholds, make_rules
 from vniah.analysis.compare.significance import GateTests, losses_of
 from vniah.errors import CannotCompareError, counted
 from vniah.grid import Cell
@@ -18,10 +19,6 @@ from vniah.results.plan import planned_test_ids
 
 if TYPE_CHECKING:
     from vniah.analysis.statistics.sequential import EarlyTest
-
-EARLY_SHARE = 0.25
-"""The share of the significance that stopping early uses; the tests of the whole run have the rest,
-so that all of them together alarm no more often."""
 
 Verdict = Literal["passed", "regression", "undecided"]
 
@@ -100,7 +97,7 @@ def compare_early(
     Raises:
         InputError: as in `vniah.compare`.
         CannotCompareError: as in `vniah.compare`, but the candidate need not be complete; or the
-            two have other needles.
+            two have other needles, or so few that nothing may be known of the complete run either.
     """
     asked = make_rules(rules, thresholds)
     before, after = load(baseline, "baseline"), load(candidate, "candidate")
@@ -129,7 +126,7 @@ def compare_early(
         num_failed = sum(sample.sample_id in open_ids for sample in after.samples)
         found = _of_significance(asked.significance, test, num_failed)
         # Were all missing samples right, the tests of these needles would find a fall at the end.
-        final = asked.significance * (1 - EARLY_SHARE)
+        final = left_by_early(asked.significance)
         lost = [
             replace(one, text=f"{one.text}, were all missing samples right")
             for one in losses_of(final, asked.significant_drop, pair)
@@ -139,6 +136,8 @@ def compare_early(
             verdict, broken = "regression", [*broken, *lost]
         findings = [found, *broken]
         verdict = verdict if found.passed else "regression"
+        if verdict == "undecided":
+            _require_enough_needles(pair.before, asked.significance)
     elif not broken and all(finding.passed for finding in held):
         verdict, findings = "passed", held
     return EarlyComparison(
@@ -152,10 +151,46 @@ def compare_early(
     )
 
 
+def require_can_stop_early(baseline: Results) -> None:
+    """Requires that the default gate judges any run like the baseline that may stop early.
+
+    Raises:
+        CannotCompareError: it is not complete or is a published table, it has too few needles, or
+            its samples share them.
+    """
+    require_complete("baseline", baseline)
+    if not baseline.manifest:
+        raise CannotCompareError(
+            f"the baseline {baseline.path} is a published table, and a run that may stop early is "
+            "compared sample by sample: give the folder of a run"
+        )
+    _require_enough_needles(baseline, SIGNIFICANCE)
+
+
+def _require_enough_needles(baseline: Results, significance: float) -> None:
+    why = why_too_few_to_stop(significance, _num_needles(baseline))
+    if why is not None:
+        raise CannotCompareError(why)
+
+
+def _num_needles(baseline: Results) -> int:
+    from vniah.analysis.statistics.table import sample_table
+
+    table = sample_table(baseline)
+    if not table.knows_needles:
+        raise CannotCompareError(
+            "samples of this task share needles, so it cannot be told early from chance whether it "
+            "fell; give max_drop (--max-drop) in place of significance, or measure the whole run "
+            "without --stop-early"
+        )
+    return len(table.needles)
+
+
 def _of_complete(before: Results, after: Results, rules: Rules) -> EarlyComparison:
-    if rules.significance is not None:
-        rules = replace(rules, significance=rules.significance * (1 - EARLY_SHARE))
-    comparison = compare_by(before, after, rules)
+    significance = rules.significance
+    if significance is not None:
+        rules = replace(rules, significance=left_by_early(significance))
+    comparison = compare_by(before, after, rules, early_of=significance)
     num = len(after.samples)
     return EarlyComparison(
         before.name,
@@ -239,14 +274,8 @@ def _test(pair: Pair, open_ids: set[str]) -> "EarlyTest":
     """
     from vniah.analysis.statistics.paired import paired_table
     from vniah.analysis.statistics.sequential import early_test, parts_of
-    from vniah.analysis.statistics.table import sample_table
 
-    if not sample_table(pair.before).knows_needles:
-        raise CannotCompareError(
-            "samples of this task share needles, so it cannot be told early from chance whether it "
-            "fell; give max_drop (--max-drop) in place of significance, or measure the whole run "
-            "without --stop-early"
-        )
+    _num_needles(pair.before)
     cells = [old.cell for old, _ in pair.cells]
     is_whole = set(cells) - {one.cell for one in pair.after.samples if one.sample_id in open_ids}
     done = replace(

@@ -17,7 +17,11 @@ _MOST_NAMED = 20  # cells
 
 
 def findings_of(
-    rules: Rules, pair: Pair, changes: Sequence[CellChange], tests: GateTests
+    rules: Rules,
+    pair: Pair,
+    changes: Sequence[CellChange],
+    tests: GateTests,
+    early_of: float | None = None,
 ) -> Iterator[Finding]:
     """What comes of each rule that is asked.
 
@@ -26,13 +30,14 @@ def findings_of(
         pair: the two runs.
         changes: every cell that is compared.
         tests: against a fall.
+        early_of: the significance that was asked, where stopping early leaves that of the rules.
 
     Raises:
         CannotCompareError: a fall cannot be told from chance with so few needles.
         InputError: a rule names a cell or a length that was not measured.
     """
     if rules.significance is not None:
-        yield from significance_findings(rules, pair, changes, tests)
+        yield from significance_findings(rules, pair, changes, tests, early_of)
     if rules.max_drop is not None:
         fallen = [change for change in changes if change.drop > exact(rules.max_drop)]
         count = f"{len(fallen):,}" if fallen else "none"

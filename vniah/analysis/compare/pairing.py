@@ -59,7 +59,7 @@ def pair_runs(
     is_paired = not has_other_needles(before, after, rules)
     require_same_measure(before, after, is_paired=is_paired, by_cell=rules.needs_same_samples)
     for role, results in (("baseline", before), ("candidate", after)):
-        _require_complete(role, results)
+        require_complete(role, results)
     has_adaptive = before.is_adaptive or after.is_adaptive
     before, after, num_apart = cells_in_common(before, after)
     forgiven = _new_errors(before, after, is_paired=is_paired)
@@ -231,7 +231,12 @@ def _measure(results: Results) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _LABELS}
 
 
-def _require_complete(role: str, results: Results) -> None:
+def require_complete(role: str, results: Results) -> None:
+    """Requires that every planned sample of a run was tried; ``role`` names it in the message.
+
+    Raises:
+        CannotCompareError: some are missing.
+    """
     if results.is_finished:
         return
     raise CannotCompareError(

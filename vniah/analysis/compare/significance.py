@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, comb
+from math import ceil
 from typing import TYPE_CHECKING
 
 from vniah.analysis.compare.changes import CellChange, Finding, cells_of, mean_scores
 from vniah.analysis.compare.common import inside
+from vniah.analysis.compare.levels import (
+    level_of_each,
+    share_of_early,
+    what_it_takes,
+    why_too_few_to_stop,
+)
 from vniah.analysis.compare.pairing import Pair
 from vniah.analysis.compare.rules import SIGNIFICANT_DROP, Rules
 from vniah.errors import CannotCompareError, counted
@@ -15,12 +21,6 @@ from vniah.results import Results
 if TYPE_CHECKING:
     from vniah.analysis.statistics.falls import FallTests
     from vniah.analysis.statistics.losses import LossTests, NeedleChange
-
-NUM_TESTS = 3
-"""How many tests share a significance: those of a fall of needles like these."""
-
-NUM_TESTS_PAIRED = NUM_TESTS + 2
-"""On the same samples there are two more, of what these needles lost (`LossTests`)."""
 
 _MOST_NAMED = 5
 
@@ -39,7 +39,7 @@ class GateTests:
 
     def is_fall(self, significance: float, significant_drop: float = SIGNIFICANT_DROP) -> bool:
         """Whether one of the tests finds a fall, with a false alarm at most this often."""
-        each = _level(significance, is_paired=self.losses is not None)
+        each = level_of_each(significance, is_paired=self.losses is not None)
         if self.falls is not None and self.falls.is_fall(each):
             return True
         losses = self.losses
@@ -63,20 +63,32 @@ def tests_of(pair: Pair) -> GateTests:
 
 
 def significance_findings(
-    rules: Rules, pair: Pair, changes: Sequence[CellChange], tests: GateTests
+    rules: Rules,
+    pair: Pair,
+    changes: Sequence[CellChange],
+    tests: GateTests,
+    early_of: float | None = None,
 ) -> Iterator[Finding]:
     """What the tests found; of what these needles lost only where they have the same samples.
+
+    Args:
+        rules: with a significance.
+        pair: the runs.
+        changes: every cell that is compared.
+        tests: against a fall.
+        early_of: the significance that was asked, where stopping early leaves that of the rules.
 
     Raises:
         CannotCompareError: a fall cannot be told from chance with so few needles.
     """
     assert rules.significance is not None
-    each = _level(rules.significance, is_paired=pair.is_paired)
+    each = level_of_each(rules.significance, is_paired=pair.is_paired)
     of_these = []
     if tests.losses is not None:
         of_these = list(_of_these(tests.losses, each, rules.significant_drop))
     try:
-        found = [_like_these(rules.significance, pair, changes, tests.falls), *of_these]
+        like_these = _like_these(rules.significance, pair, changes, tests.falls, early_of)
+        found = [like_these, *of_these]
     except CannotCompareError:
         # What these needles lost is known, whatever others would have done.
         if failed := [finding for finding in of_these if not finding.passed]:
@@ -84,7 +96,7 @@ def significance_findings(
             return
         raise
     if all(finding.passed for finding in found):
-        _require_no_unproven_collapse(rules.significant_drop, each, changes, tests)
+        _require_no_unproven_collapse(rules.significant_drop, each, changes, tests, early_of)
     yield from found
 
 
@@ -101,7 +113,7 @@ def losses_of(significance: float, significant_drop: float, pair: Pair) -> Itera
     from vniah.analysis.statistics.losses import loss_tests
 
     before, after = _compared(pair)
-    each = _level(significance, is_paired=True)
+    each = level_of_each(significance, is_paired=True)
     yield from _of_these(loss_tests(before, after), each, significant_drop)
 
 
@@ -118,10 +130,14 @@ def _compared(pair: Pair) -> tuple[Results, Results]:
 
 
 def _like_these(
-    significance: float, pair: Pair, changes: Sequence[CellChange], tests: "FallTests | None"
+    significance: float,
+    pair: Pair,
+    changes: Sequence[CellChange],
+    tests: "FallTests | None",
+    early_of: float | None,
 ) -> Finding:
     fallen = [change for change in changes if change.drop > 0]
-    each = _level(significance, is_paired=pair.is_paired)
+    each = level_of_each(significance, is_paired=pair.is_paired)
     if not fallen:
         of = f"none of {len(changes):,} cells" if len(changes) > 1 else "the only cell"
         return Finding(
@@ -130,7 +146,7 @@ def _like_these(
     if tests is None or not tests.can_find(each):
         raise CannotCompareError(
             f"{len(fallen):,} of {counted(len(changes), 'cell')} fell, and whether that is chance "
-            f"{_why_unknown(pair, tests, significance)}. Give max_drop (--max-drop), the "
+            f"{_why_unknown(pair, tests, significance, early_of)}. Give max_drop (--max-drop), the "
             "largest fall of a cell that is accepted, in its place"
         )
     broken = [change for change in fallen if tests.cells[change.cell].fall <= each]
@@ -189,7 +205,11 @@ def _average(losses: "LossTests", each: float, least_drop: float) -> Finding:
 
 
 def _require_no_unproven_collapse(
-    least_drop: float, each: float, changes: Sequence[CellChange], tests: GateTests
+    least_drop: float,
+    each: float,
+    changes: Sequence[CellChange],
+    tests: GateTests,
+    early_of: float | None,
 ) -> None:
     """Requires that a large fall, if no test found it, could have been found."""
     before, after = mean_scores(changes)
@@ -203,9 +223,10 @@ def _require_no_unproven_collapse(
     if can_find and 2 * after > before:
         return
     num = tests.falls.num_needles if tests.falls is not None else 0
+    level = f"{each:.2g}" + ("" if early_of is None else f", as {share_of_early(early_of)}")
     raise CannotCompareError(
         f"the average fell from {before:.4f} to {after:.4f}, and whether that is chance cannot be "
-        f"told from {counted(num, 'needle')} (p = {p_value:.2g}, against {each:.2g}); it takes "
+        f"told from {counted(num, 'needle')} (p = {p_value:.2g}, against {level}); it takes "
         f"about {_num_for(p_value, each, num):,} like these. Give max_mean_drop "
         "(--max-mean-drop), the largest fall of the average that is accepted, in its place"
     )
@@ -219,28 +240,18 @@ def _num_for(p_value: float, each: float, num: int) -> int:
     return max(num + 1, ceil(num * (float(-ndtri(each)) / seen) ** 2))
 
 
-def _level(significance: float, *, is_paired: bool) -> float:
-    """The share of a significance that each of the tests has."""
-    return significance / (NUM_TESTS_PAIRED if is_paired else NUM_TESTS)
-
-
-def _why_unknown(pair: Pair, tests: "FallTests | None", significance: float) -> str:
+def _why_unknown(
+    pair: Pair, tests: "FallTests | None", significance: float, early_of: float | None
+) -> str:
     if not pair.before.manifest:
         return "cannot be known from a published table"
     if tests is None:
         return "cannot be known, because samples of this task share needles"
-    needed = _num_needed(significance, is_paired=tests.is_paired)
-    return (
-        f"cannot be known from {counted(tests.num_needles, 'needle')}: for a significance of "
-        f"{significance:g} it takes at least {needed}"
-    )
-
-
-def _num_needed(significance: float, *, is_paired: bool) -> int:
-    each, num = _level(significance, is_paired=is_paired), 1
-    while 1 / (2**num if is_paired else comb(2 * num, num)) > each:
-        num += 1
-    return num
+    if early_of is not None and tests.is_paired:
+        known = why_too_few_to_stop(early_of, tests.num_needles)
+    else:
+        known = what_it_takes(significance, is_paired=tests.is_paired, early_of=early_of)
+    return f"cannot be known from {counted(tests.num_needles, 'needle')}: {known}"
 
 
 def _has_changed(pair: Pair) -> bool:

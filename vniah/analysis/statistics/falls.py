@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, count
 from math import comb
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,25 @@ class FallTests:
         """Whether one of the three tests finds a fall, each with this level."""
         p_values = self.average, self.worst_cell, *(test.fall for test in self.cells.values())
         return self.can_find(level) and min(p_values) <= level
+
+
+def num_needed(level: float, *, is_paired: bool) -> int | None:
+    """The fewest needles with which a fall could be found, in `FallTests.can_find`.
+
+    Args:
+        level: that of each test.
+        is_paired: as in `fall_tests`; of runs with other needles, how many each has.
+
+    Returns:
+        None if no number is enough, as the rearrangements that are drawn are too few.
+    """
+    if (NUM_RANDOM + 1) * level < 1:
+        return None
+    return next(
+        num
+        for num in count(1)
+        if 1 / min(2**num if is_paired else comb(2 * num, num), NUM_RANDOM + 1) <= level
+    )
 
 
 def fall_tests(before: Results, after: Results, *, is_paired: bool = True) -> FallTests | None:

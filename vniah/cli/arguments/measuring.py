@@ -137,8 +137,8 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         "--stop-early",
         type=values.path,
         metavar="BASELINE",
-        help="a complete run with the same needles: end with exit code 1 as soon as this one is "
-        "significantly worse; the same command without it measures the rest",
+        help="a complete run with the same needles, at least 11: end with exit code 1 as soon as "
+        "this one is significantly worse; the same command without it measures the rest",
     )
     run.add_argument(
         "--precision",
