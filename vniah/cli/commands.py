@@ -8,13 +8,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.cli.display import format_estimate, format_families
+from vniah.cli.haystacks import open_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
     needles_name,
     only_rope,
     open_job,
-    open_named_haystack,
     parse_grid,
 )
 from vniah.cli.printing import comment, show, show_lines, working

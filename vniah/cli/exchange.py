@@ -3,7 +3,8 @@
 import argparse
 
 from vniah.cli.display import scaled
-from vniah.cli.inputs import load_libraries, open_named_haystack, parse_grid, task_options
+from vniah.cli.haystacks import open_named_haystack
+from vniah.cli.inputs import load_libraries, parse_grid, task_options
 from vniah.cli.outcomes import draw_heatmaps, show_results
 from vniah.cli.printing import comment, show
 from vniah.errors import counted

@@ -17,13 +17,10 @@ from vniah.options.rope import RopeChoice, rope_choices
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from vniah.haystacks.haystack import Haystack
-    from vniah.haystacks.text import TextHaystack
     from vniah.models.server.client import ServerOptions
     from vniah.protocol import AnyModel
     from vniah.results import Results
     from vniah.sweep.mesh import Mesh
-    from vniah.sweep.progress import Bars
     from vniah.sweep.run import SweepOptions
 
 # The options of a server, with the names of the fields of `ServerOptions`.
@@ -263,52 +260,3 @@ def _given(options: argparse.Namespace, names: Mapping[str, str]) -> dict[str, A
     """The options that were given, by the names of their fields."""
     values = {field: getattr(options, name, None) for field, name in names.items()}
     return {field: value for field, value in values.items() if value is not None}
-
-
-def _has_video_options(options: argparse.Namespace) -> bool:
-    chosen = (options.sampling, options.decoder, options.keep_damaged)
-    of_files = (options.stream, options.assume_fps)
-    return chosen != ("clock", "pyav", False) or of_files != (None, None)
-
-
-def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaystack":
-    """The text of --haystack; by default generated prose of at least so many tokens."""
-    from vniah.haystacks.text import open_text
-
-    sources = options.haystack or [None]
-    if _has_video_options(options):
-        raise InputError(
-            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for videos, and "
-            f"the task {options.task} shows text; leave them out"
-        )
-    if len(sources) > 1:
-        raise InputError("a text haystack is one folder of .txt files, or pydoc; give one")
-    return open_text(sources[0], num_tokens=num_tokens)
-
-
-def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
-    """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
-    from vniah.haystacks.haystack import generated_haystack, open_haystack
-
-    if shows_text(options):
-        raise InputError(
-            f"the task {options.task} shows text, which only vniah run measures so far; give a "
-            "task of frames"
-        )
-    if options.haystack is None:
-        if _has_video_options(options):
-            raise InputError(
-                "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for your own "
-                "videos: add --haystack"
-            )
-        return generated_haystack(
-            num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
-        )
-    return open_haystack(
-        options.haystack,
-        sampling=options.sampling,
-        decoder=options.decoder,
-        keep_damaged=options.keep_damaged,
-        stream=options.stream,
-        assume_fps=options.assume_fps,
-    )

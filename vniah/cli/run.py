@@ -16,6 +16,7 @@ from vniah.cli.inputs import (
 )
 from vniah.cli.outcomes import Outcome, measure
 from vniah.cli.printing import comment, show
+from vniah.cli.sweeps.material import require_material
 from vniah.cli.sweeps.members import Member, Plan, plan_of_options
 from vniah.cli.sweeps.session import Session
 from vniah.cli.sweeps.summary import Summary
@@ -34,7 +35,11 @@ def run(options: argparse.Namespace) -> int:
         plan = plan_of_options(options)
     else:
         plan = config.plan(options.output or Path("results", slug(options.config.stem)))
+    for member in plan.members:  # what is wrong here is said before anything is loaded
+        check_options(member.options)
     _require_can_stop_early(plan)
+    load_libraries()
+    require_material(plan)
     summary = Summary(plan)
     runs = run_members(plan, options, on_end=summary.add)
     if not runs.is_leader:
@@ -102,9 +107,6 @@ def run_members(
         check: called when the model of a run is loaded; raises if it cannot be measured.
         is_brief: whether the tables of each run are left out.
     """
-    for member in plan.members:  # what is wrong here is said before anything is loaded
-        check_options(member.options)
-    load_libraries()
     from vniah.sweep.progress import Bars
     from vniah.sweep.run import Sweep
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.environment import load_matplotlib
+from vniah.cli.haystacks import open_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
     needles_name,
     only_rope,
-    open_named_haystack,
     task_options,
 )
 from vniah.cli.printing import show, show_lines

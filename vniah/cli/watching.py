@@ -15,8 +15,9 @@ from vniah.cli.printing import comment, show, tell
 from vniah.cli.run import run_members
 from vniah.cli.sweeps.config import SEPARATOR, Entry, SweepConfig, is_name, plain_name
 from vniah.cli.sweeps.index import COMPLETE, Index
+from vniah.cli.sweeps.material import require_material
 from vniah.cli.sweeps.members import Member, Plan
-from vniah.cli.sweeps.watchable import require_material, require_watchable, require_writable
+from vniah.cli.sweeps.watchable import plan_of_any, require_watchable, require_writable
 from vniah.errors import InputError, ModelError, VniahError
 from vniah.files import hash_text, slug
 
@@ -32,7 +33,7 @@ def watch(options: argparse.Namespace) -> int:
     require_watchable(folder, config, options)
     output = options.output or Path("results", slug(folder.resolve().name))
     load_libraries()
-    require_material(folder, config)
+    require_material(plan_of_any(folder, config))
     require_writable(output)
     watcher = _Watcher(options, config, output)
     comment(f"checkpoints of {folder} -> {output}")

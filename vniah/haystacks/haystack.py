@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 MOST_SECONDS = 1_000_000
 """The longest film that is drawn: eleven days."""
 
-__all__ = ["Frame", "Haystack", "generated_haystack", "make_haystack", "open_haystack"]
+__all__ = [
+    "Frame",
+    "Haystack",
+    "generated_haystack",
+    "make_haystack",
+    "open_haystack",
+    "require_haystack",
+]
 
 
 @dataclass(frozen=True)
@@ -214,15 +221,8 @@ def open_haystack(
             a video holds no time stamps, and no rate is given.
         VideoDamagedError: a video lacks the part without which it cannot be opened.
     """
-    paths = read_paths(source)
-    is_folder = paths[0].is_dir()
-    _require_known_choices(sampling, decoder, is_video=not is_folder)
-    rate = None if assume_fps is None else read_rate(assume_fps)
-    if stream is not None and type(stream) is not int:
-        raise InputError(f"stream must be a whole number, got {short_repr(stream)}.")
-    if is_folder:
-        if stream is not None or rate is not None:
-            raise InputError("stream and assume_fps are for videos, not for a folder of images.")
+    paths, rate = _read_choices(source, sampling, decoder, stream, assume_fps)
+    if paths[0].is_dir():
         with explained("read", paths[0]):
             return _open_images(paths[0], keep_damaged)
     with explained("read", paths[0]):
@@ -242,6 +242,48 @@ def open_haystack(
             stream_choice=describe_streams(summaries),
             assume_fps=rate,
         )
+
+
+def require_haystack(
+    source: str | Path | Sequence[str | Path],
+    *,
+    sampling: Sampling = "clock",
+    decoder: Decoder = "pyav",
+    stream: int | None = None,
+    assume_fps: int | str | Fraction | None = None,
+) -> None:
+    """Requires what `open_haystack` does, as far as names and the headers of videos tell it.
+
+    The arguments and errors are those of `open_haystack`.
+    """
+    paths, rate = _read_choices(source, sampling, decoder, stream, assume_fps)
+    with explained("read", paths[0]):
+        if paths[0].is_dir():
+            from vniah.haystacks.images import list_images
+
+            list_images(paths[0])
+            return
+        for path in paths:
+            _require_video(path, sampling, decoder, stream, rate)
+
+
+def _read_choices(
+    source: str | Path | Sequence[str | Path],
+    sampling: Sampling,
+    decoder: Decoder,
+    stream: int | None,
+    assume_fps: int | str | Fraction | None,
+) -> tuple[tuple[Path, ...], Fraction | None]:
+    """The paths of a haystack and the rate of bare streams, if they go with the other choices."""
+    paths = read_paths(source)
+    is_folder = paths[0].is_dir()
+    _require_known_choices(sampling, decoder, is_video=not is_folder)
+    rate = None if assume_fps is None else read_rate(assume_fps)
+    if stream is not None and type(stream) is not int:
+        raise InputError(f"stream must be a whole number, got {short_repr(stream)}.")
+    if is_folder and (stream is not None or rate is not None):
+        raise InputError("stream and assume_fps are for videos, not for a folder of images.")
+    return paths, rate
 
 
 def _open_images(folder: Path, keep_damaged: bool) -> Haystack:

@@ -231,7 +231,23 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
     return TextHaystack(folder.resolve().name or "text", "text", hash_text(body), body)
 
 
-def _read_folder(folder: Path) -> str:
+def require_text(source: str | Path) -> None:
+    """Requires what `open_text` does, without reading a file.
+
+    Args:
+        source: as `open_text`.
+
+    Raises:
+        HaystackError: there is no such folder, or no .txt file in it.
+        InputError: the path cannot be one.
+    """
+    if str(source) != PYDOC:
+        folder = user_path(source, "a haystack")
+        with explained("read", folder):
+            _text_files(folder)
+
+
+def _text_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise HaystackError(
             f"there is no folder {folder}. A text haystack is a folder of .txt files, or {PYDOC}."
@@ -239,7 +255,13 @@ def _read_folder(folder: Path) -> str:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt")
     if sum(path.stat().st_size for path in paths) > _MOST_BYTES:
         raise HaystackError(f"the .txt files in {folder} have more than {_MOST_BYTES:,} bytes.")
-    texts = [text for path in paths if (text := _read_file(path))]
+    if not paths:
+        raise HaystackError(f"{folder} has no .txt file that holds text.")
+    return paths
+
+
+def _read_folder(folder: Path) -> str:
+    texts = [text for path in _text_files(folder) if (text := _read_file(path))]
     if not texts:
         raise HaystackError(f"{folder} has no .txt file that holds text.")
     return "\n\n".join(texts)

@@ -123,7 +123,26 @@ def open_model(
     if _HUB_ID.fullmatch(source):
         downloaded, commit = download(source)
         return load_folder(downloaded, name=source, revision=commit, options=options)
-    raise ModelError(
+    raise _no_model(source)
+
+
+def require_folder(source: str) -> None:
+    """Requires the folder of a model that is named by its path; looks at no other model.
+
+    Raises:
+        ModelError: there is no such folder.
+        InputError: the text is empty, or can be no path.
+    """
+    if is_server(source) or is_factory(source) or source in (*_EMBEDDED, *PACKAGED):
+        return
+    folder = user_path(source, "a model")
+    is_path = folder.exists() or (len(folder.parts) > 1 and _HUB_ID.fullmatch(source) is None)
+    if is_path and not folder.is_dir():
+        raise _no_model(source)
+
+
+def _no_model(source: str) -> ModelError:
+    return ModelError(
         f"there is no model {source!r}: give a checkpoint folder, a hub id (owner/name), "
         "package.module:factory, openai:BASE_URL#MODEL, or one of "
         f"{', '.join((*embedded_models(), *PACKAGED))}"

@@ -10,6 +10,7 @@ from vniah.cli.display import duration, scaled
 from vniah.cli.inputs import load_libraries, open_job, parse_grid, task_options
 from vniah.cli.printing import show, show_lines
 from vniah.cli.sweeps.config import SweepConfig
+from vniah.cli.sweeps.material import require_material
 from vniah.cli.sweeps.members import Member
 from vniah.cli.sweeps.session import Session
 from vniah.cli.sweeps.summary import failure_lines
@@ -46,6 +47,7 @@ def estimate_sweep(config: SweepConfig) -> int:
     """Prints one line for each run of a sweep, and what all take together; the exit code."""
     plan = config.plan(Path())
     load_libraries()
+    require_material(plan)
     found: dict[str, Estimate] = {}
     with open_job(config.of_the_command) as mesh:
         session = Session(plan, mesh, lambda member, found: None)

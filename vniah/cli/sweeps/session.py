@@ -5,11 +5,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from vniah.cli.haystacks import open_named_haystack, open_named_text
 from vniah.cli.inputs import (
     load_named_model,
     needles_name,
-    open_named_haystack,
-    open_named_text,
     parse_grid,
     shows_text,
 )

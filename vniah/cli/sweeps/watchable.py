@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from vniah.cli.inputs import needles_name, task_options
 from vniah.cli.sweeps.config import Entry, SweepConfig
+from vniah.cli.sweeps.members import Plan
 from vniah.errors import InputError
 from vniah.sweep.launchers import job_size
 
@@ -28,7 +28,7 @@ def require_watchable(folder: Path, config: SweepConfig, options: argparse.Names
             f"{config.path} names models, but watch measures the checkpoints of {folder}; remove "
             "them from the file"
         )
-    plan = config.plan(Path(), [_any_checkpoint(folder)])
+    plan = plan_of_any(folder, config)
     if any(member.options.stop_early for member in plan.members):
         raise InputError(
             "--stop-early is for vniah run; watch measures each checkpoint whole, and compares it "
@@ -49,28 +49,9 @@ def require_watchable(folder: Path, config: SweepConfig, options: argparse.Names
         make_rules(options.rules, {})
 
 
-def _any_checkpoint(folder: Path) -> Entry:
-    """Stands for those that will appear."""
-    return Entry("checkpoint", {"model": str(folder)})
-
-
-def require_material(folder: Path, config: SweepConfig) -> None:
-    """Requires what every checkpoint is measured with to be there before hours are waited for one.
-
-    Raises:
-        VniahError: a task, its controls, a needle set or a film cannot be had.
-    """
-    from vniah.haystacks.paths import read_paths
-    from vniah.needles import load_needles
-    from vniah.tasks import load_task
-    from vniah.tasks.controls import choose_controls
-
-    for member in config.plan(Path(), [_any_checkpoint(folder)]).members:
-        options = member.options
-        choose_controls(load_task(options.task, task_options(options)), options.controls)
-        load_needles(needles_name(options))
-        if options.haystack is not None:
-            read_paths(options.haystack)
+def plan_of_any(folder: Path, config: SweepConfig) -> Plan:
+    """The runs of a checkpoint that stands for those that will appear in a folder."""
+    return config.plan(Path(), [Entry("checkpoint", {"model": str(folder)})])
 
 
 def require_writable(output: Path) -> None:

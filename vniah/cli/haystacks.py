@@ -1,0 +1,88 @@
+"""Opens the haystack that a command's options name, or only looks whether it is there."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from vniah.cli.inputs import shows_text
+from vniah.errors import InputError
+
+if TYPE_CHECKING:
+    from vniah.haystacks.haystack import Haystack
+    from vniah.haystacks.text import TextHaystack
+    from vniah.sweep.progress import Bars
+
+
+def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaystack":
+    """The text of --haystack; by default generated prose of at least so many tokens."""
+    from vniah.haystacks.text import open_text
+
+    _require_choices_of_text(options)
+    source = None if options.haystack is None else options.haystack[0]
+    return open_text(source, num_tokens=num_tokens)
+
+
+def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
+    """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
+    from vniah.haystacks.haystack import generated_haystack, open_haystack
+
+    if shows_text(options):
+        raise InputError(
+            f"the task {options.task} shows text, which only vniah run measures so far; give a "
+            "task of frames"
+        )
+    if options.haystack is None:
+        _require_choices_of_generated(options)
+        return generated_haystack(
+            num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
+        )
+    return open_haystack(
+        options.haystack, keep_damaged=options.keep_damaged, **_video_choices(options)
+    )
+
+
+def require_named_haystack(options: argparse.Namespace) -> None:
+    """Requires the film or text of --haystack to be there; reads no more of it than headers.
+
+    Raises:
+        VniahError: `open_named_haystack` or `open_named_text` would refuse it.
+    """
+    if shows_text(options):
+        from vniah.haystacks.text import require_text
+
+        _require_choices_of_text(options)
+        if options.haystack is not None:
+            require_text(options.haystack[0])
+    elif options.haystack is None:
+        _require_choices_of_generated(options)
+    else:
+        from vniah.haystacks.haystack import require_haystack
+
+        require_haystack(options.haystack, **_video_choices(options))
+
+
+def _video_choices(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("sampling", "decoder", "stream", "assume_fps")
+    return {name: getattr(options, name) for name in names}
+
+
+def _has_video_options(options: argparse.Namespace) -> bool:
+    usual = {"sampling": "clock", "decoder": "pyav", "stream": None, "assume_fps": None}
+    return options.keep_damaged or _video_choices(options) != usual
+
+
+def _require_choices_of_generated(options: argparse.Namespace) -> None:
+    if _has_video_options(options):
+        raise InputError(
+            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for your own "
+            "videos: add --haystack"
+        )
+
+
+def _require_choices_of_text(options: argparse.Namespace) -> None:
+    if _has_video_options(options):
+        raise InputError(
+            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for videos, and "
+            f"the task {options.task} shows text; leave them out"
+        )
+    if options.haystack is not None and len(options.haystack) > 1:
+        raise InputError("a text haystack is one folder of .txt files, or pydoc; give one")
