@@ -211,6 +211,8 @@ BAD = {
     "rules": (["watch", "run", "--rules", "none.toml"], "'none.toml' cannot be read"),
     "settings": (["watch", "run", "--frames", "x"], "frames must be"),
     "stop early": (["watch", "run", "--stop-early", "b"], "--stop-early is for vniah run"),
+    "parallel": (["watch", "run", "--context-parallel", "2"], "--context-parallel 2 is for vniah"),
+    "parallel file": (["watch", "run", "--config", "p.toml"], "--context-parallel 2 is for vniah"),
 }
 
 
@@ -220,11 +222,23 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, monkeypatch, capsys, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "m.toml").write_text("models = ['a']")
     (tmp_path / "s.toml").write_text("model = 'a'")
+    (tmp_path / "p.toml").write_text("context-parallel = 2")
     (tmp_path / "two.toml").write_text("tasks = ['vniah', 'count']")
     arguments, message = BAD[name]
     assert main([*arguments, "--once"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_help_of_watch_leaves_out_what_it_always_refuses(capsys):
+    texts = {}
+    for command in ("run", "watch"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        texts[command] = capsys.readouterr().out
+    for option in ("--stop-early", "--context-parallel"):
+        assert option in texts["run"] and option not in texts["watch"]
+    assert "--adaptive" in texts["watch"] and "--attn" in texts["watch"]
 
 
 def test_options_of_watch_are_those_of_run():

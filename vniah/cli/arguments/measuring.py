@@ -26,6 +26,9 @@ from vniah.cli.watching import watch as watch_command
 from vniah.options import DEFAULT_MODEL, Scorer, Share
 from vniah.options.precision import DEFAULT_PRECISION
 
+NOT_WATCHED = ("stop_early", "context_parallel")
+"""Options of a run that ``watch`` always refuses, as a namespace names them."""
+
 
 def add_run(verbs: Any) -> None:
     """``run``."""
@@ -84,6 +87,9 @@ def add_watch(verbs: Any) -> None:
     add_load_options(watch)
     _add_run_options(watch, "results/ and the name of FOLDER; each run has a folder in it")
     add_quiet_option(watch)
+    for action in watch._actions:
+        if action.dest in NOT_WATCHED:  # they are known only to be refused in whole sentences
+            action.help = argparse.SUPPRESS
     watch.set_defaults(command=watch_command)
 
 
