@@ -225,6 +225,7 @@ def test_select_refuses_what_is_not_there(ids: list[str], message: str) -> None:
         ({"accepted": ("X ",)}, "the accepted answer 'X ' has white space around it"),
         ({"accepted": ("x",)}, "the answer 'x' is given twice"),
         ({"needle_id": "a/b"}, "'a/b' cannot be part of a sample's id"),
+        ({"needle_id": "caf\u00e9"}, r"cannot be part .*; use ASCII letters \(a to z, A to Z\)"),
     ],
 )
 def test_needle_made_in_python_is_checked_too(changes: dict[str, object], message: str) -> None:

@@ -42,7 +42,7 @@ class Needle(_Pictured):
     Two needles are equal if their texts and the pixels of their pictures are.
 
     Args:
-        needle_id: unique within a set; letters, digits, ``-``, ``_`` and ``.`` only.
+        needle_id: unique within a set; ASCII letters, digits, ``-``, ``_`` and ``.`` only.
         question: what the model is asked, verbatim.
         answer: the text that is scored, every character of it; so there is no white space around
             it, nor are there characters that nobody sees.

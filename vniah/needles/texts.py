@@ -21,9 +21,9 @@ def require_id(needle_id: str) -> None:
     """Raises `NeedleError` unless the id can be part of a sample's id."""
     if not _ID_PATTERN.fullmatch(needle_id) or len(needle_id) > _LONGEST_ID:
         raise NeedleError(
-            f"needle_id {short_repr(needle_id)} cannot be part of a sample's id; use letters, "
-            f"digits, '-', '_' and '.' only, at most {_LONGEST_ID}, and begin with a letter or a "
-            "digit."
+            f"needle_id {short_repr(needle_id)} cannot be part of a sample's id; use ASCII "
+            f"letters (a to z, A to Z), digits (0 to 9), '-', '_' and '.' only, at most "
+            f"{_LONGEST_ID}, and begin with a letter or a digit."
         )
 
 
