@@ -407,3 +407,14 @@ def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, capsys, arguments, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_needles_of_a_run_with_errors_only_have_no_score_and_one_line_says_so():
+    results = make_run(num_needles=3, outcome=lambda c, k: "no memory")
+    rows = table_rows([results], "needles")
+    assert [(row["needle"], row["score"], row["num_errors"]) for row in rows] == [
+        (f"needle-{k}", None, 6) for k in range(3)
+    ]
+    text = format_results([results], "needles", "text")
+    assert "tiny: none of 3 needles has a score" in text
+    assert "tiny: without 18 samples that could not be run" in text

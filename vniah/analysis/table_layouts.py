@@ -196,7 +196,10 @@ def needles_layout(
             continue
         sizes = sorted({row["num_samples"] for row in rows.values()})
         many = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        notes.append(f"{name}: {many} {'sample' if sizes == [1] else 'samples'} of each needle")
+        if sizes == [0]:
+            notes.append(f"{name}: none of {counted(len(rows), 'needle')} has a score")
+        else:
+            notes.append(f"{name}: {many} {'sample' if sizes == [1] else 'samples'} of each needle")
         if run.is_adaptive:
             notes.append(f"{name}: {adaptive_note(run)}")
         if num_errors := sum(row["num_errors"] for row in rows.values()):

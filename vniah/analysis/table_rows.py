@@ -152,7 +152,9 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     """A row for each needle whose samples are its own; none where these are not known."""
     index = index_samples(results)
     samples = index.table(is_right)
-    if not samples.knows_needles:
+    # Of a run with errors only the needles are known, too, though none has a score.
+    named = samples if len(samples.values) else index.table(lambda _: 0.0)
+    if not named.knows_needles:
         return []
     pending = _pending_by_needle(results)
     numbers = {name: number for number, name in enumerate(samples.needles)}
