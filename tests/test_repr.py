@@ -5,11 +5,27 @@ from dataclasses import replace
 import pytest
 from families import build
 from PIL import Image
+from runs import make_run
 
 import vniah
+from vniah.analysis.compare import compare, compare_early
 from vniah.haystacks.haystack import Haystack
 from vniah.models.server.client import open_server
 from vniah.needles import Needle
+
+
+def test_repr_of_comparisons_is_one_short_line():
+    grid = {"frames": "1:100:1", "depths": "0:1:0.1", "num_needles": 1}
+    before = make_run(**grid)
+    after = make_run(**grid, outcome=lambda c, k: c.depth > 0)
+    runs = "<Comparison 'tiny -> tiny': regression, 1,100 cells, 100 fell, 0 rose>"
+    assert repr(compare(before, after, max_drop=0.1)) == runs
+    early = compare_early(before, after, max_drop=0.1)
+    assert repr(early) == (
+        "<EarlyComparison 'tiny -> tiny': regression after 1,100 of 1,100 samples>"
+    )
+    hostile = replace(early, baseline="a\nb\u202e" * 100, num_planned=1, num_done=0)
+    assert len(repr(hostile)) < 200 and repr(hostile).isprintable()
 
 
 def test_repr_of_needles():

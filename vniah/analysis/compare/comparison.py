@@ -11,7 +11,7 @@ from vniah.analysis.compare.pairing import pair_runs
 from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
 from vniah.analysis.compare.significance import tests_of
 from vniah.analysis.tables import format_columns
-from vniah.errors import counted, printable
+from vniah.errors import counted, printable, short_repr
 from vniah.grid import format_depth
 from vniah.results import Results
 
@@ -52,6 +52,12 @@ class Comparison:
     num_blank: int = 0
     num_forgiven: int = 0
     num_apart: int | None = None
+
+    def __repr__(self) -> str:
+        runs = short_repr(f"{self.baseline} -> {self.candidate}")
+        verdict = "passed" if self.passed else "regression"
+        cells = f"{counted(len(self.changes), 'cell')}, {len(self.fallen):,} fell"
+        return f"<Comparison {runs}: {verdict}, {cells}, {len(self.risen):,} rose>"
 
     @property
     def warning(self) -> str:

@@ -12,7 +12,7 @@ from vniah.analysis.compare.levels import EARLY_SHARE, left_by_early, why_too_fe
 from vniah.analysis.compare.pairing import Pair, load, pair_runs, require_complete
 from vniah.analysis.compare.rules import SIGNIFICANCE, Rules, Thresholds, make_rules
 from vniah.analysis.compare.significance import GateTests, losses_of
-from vniah.errors import CannotCompareError, counted
+from vniah.errors import CannotCompareError, counted, short_repr
 from vniah.grid import Cell
 from vniah.results import Results, SampleResult
 from vniah.results.plan import planned_test_ids
@@ -47,6 +47,11 @@ class EarlyComparison:
     num_planned: int
     comparison: Comparison | None = None
     test: "EarlyTest | None" = None
+
+    def __repr__(self) -> str:
+        runs = short_repr(f"{self.baseline} -> {self.candidate}")
+        done = f"{self.num_done:,} of {counted(self.num_planned, 'sample')}"
+        return f"<EarlyComparison {runs}: {self.verdict} after {done}>"
 
     @property
     def is_decided(self) -> bool:
