@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,9 +13,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from runs import PUBLISHED_DIR, make_run
 
-from vniah.analysis.labels import rope_remarks
+from vniah.analysis.labels import result_labels, rope_remarks
 from vniah.analysis.palettes import SAFE_COLORS
-from vniah.analysis.plot import COLORS, heatmap, heatmaps, panels, save_heatmaps
+from vniah.analysis.plot import (
+    COLORS,
+    heatmap,
+    heatmaps,
+    panels,
+    save_heatmaps,
+    save_needle_maps,
+    save_retention_curves,
+)
 from vniah.errors import InputError, ResultsError
 from vniah.grid import Cell, Grid
 from vniah.results import CellScore, Results, load_results
@@ -538,15 +547,37 @@ def test_runs_of_one_model_are_told_apart_by_their_rope(tmp_path, monkeypatch):
     ]
 
 
-def test_runs_of_other_names_or_of_the_same_rope_have_the_usual_title(tmp_path, monkeypatch):
-    runs = [
+def test_titles_of_several_runs_are_the_labels_of_tables(tmp_path, monkeypatch):
+    one, tiny, other = (
         *runs_of_ropes({"rope_theta": 3e6}, name="one"),
         *runs_of_ropes({"rope_theta": 1e9}, {"rope_theta": 1e9}),
-        make_run(),
-    ]
-    titles = [f"{name}\naverage 1.0000" for name in ("one", "tiny", "tiny", "tiny")]
-    assert titles_of(runs, tmp_path, monkeypatch) == titles
+    )
+    runs = [one, tiny, replace(other, path=Path("runs/b")), make_run()]
     assert rope_remarks(runs) == ("",) * 4, "the last says nothing of RoPE"
+    labels, titles = result_labels(runs), titles_of(runs, tmp_path, monkeypatch)
+    assert len(set(labels)) == 4 and titles[0] == "one\naverage 1.0000"
+    for label, title in zip(labels, titles, strict=True):
+        assert title.replace("\n", " ").split("average")[0].rstrip(" (") == label
+    assert titles[2] == "tiny\nin runs/b (average 1.0000)"
+    assert titles_of([tiny], tmp_path, monkeypatch) == ["tiny\naverage 1.0000"]
+
+
+def title_of(ax):
+    return ax.get_title().replace("\n", " ")
+
+
+def test_every_kind_of_panels_tells_runs_of_one_name_apart(tmp_path, monkeypatch):
+    runs = [replace(make_run("8,16", "0,1"), path=Path("runs", name)) for name in "ab"]
+    titles = []
+    monkeypatch.setattr(
+        panels, "write_figure", lambda figure, *_, **__: titles.extend(map(title_of, figure.axes))
+    )
+    for save in (save_heatmaps, save_needle_maps, save_retention_curves):
+        titles.clear()
+        save(runs, tmp_path / "picture.svg")
+        assert [
+            f"in runs/{name}" in title for name, title in zip("ab", titles[:2], strict=True)
+        ] == [True] * 2
 
 
 def test_rope_scaling_is_told_as_far_as_it_differs():

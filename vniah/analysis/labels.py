@@ -20,17 +20,32 @@ def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
     Raises:
         ResultsError: a manifest holds a scaling that cannot be read.
     """
-    found = [
-        ", ".join(filter(None, (_short(result.name), result.part, remark)))
+    endings = label_endings(results)
+    return tuple(
+        f"{_short(result.name)}{ending}" for result, ending in zip(results, endings, strict=True)
+    )
+
+
+def label_endings(results: Sequence[Results]) -> tuple[str, ...]:
+    """What `result_labels` adds to each name: ``", category: dog"``, or ``" in runs/a"``.
+
+    Raises:
+        ResultsError: a manifest holds a scaling that cannot be read.
+    """
+    endings = [
+        "".join(f", {text}" for text in (result.part, remark) if text)
         for result, remark in zip(results, rope_remarks(results), strict=True)
     ]
-    found = [
-        label if found.count(label) == 1 else f"{label} in {result.path}"
-        for label, result in zip(found, results, strict=True)
+    names = [_short(result.name) for result in results]
+    found = list(zip(names, endings, strict=True))
+    endings = [
+        ending if found.count((name, ending)) == 1 else f"{ending} in {result.path}"
+        for name, ending, result in zip(names, endings, results, strict=True)
     ]
+    found = list(zip(names, endings, strict=True))
     return tuple(
-        label if found.count(label) == 1 else f"{label} ({found[: place + 1].count(label)})"
-        for place, label in enumerate(found)
+        ending if found.count(one) == 1 else f"{ending} ({found[:place].count(one) + 1})"
+        for place, (ending, one) in enumerate(zip(endings, found, strict=True))
     )
 
 

@@ -16,10 +16,16 @@ CORRECT = "correct"
 _MOST_OF_A_FACET = 300  # characters
 
 
-def default_title(results: Results, remark: str = "", *, value: str = CORRECT) -> str:
-    """The name of the results; below it part and remark, if any, and the average."""
+def default_title(results: Results, ending: str | None = None, *, value: str = CORRECT) -> str:
+    """The name of the results; below it what tells them from others, if any, and the average.
+
+    Args:
+        results: what is drawn.
+        ending: what tells them from others, as `label_endings`; by default the part that they are.
+        value: what is drawn of them.
+    """
     average = _average(results, value)
-    remark = ", ".join(filter(None, (results.part, remark)))
+    remark = results.part if ending is None else ending.removeprefix(",").strip()
     below = f"{remark} ({average})" if remark and average else remark or average
     return "\n".join(map(printable, filter(None, (results.name, below))))
 

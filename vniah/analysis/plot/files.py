@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from vniah.analysis.labels import rope_remarks
+from vniah.analysis.labels import label_endings
 from vniah.analysis.plot.captions import CORRECT, default_title, reference_title
 from vniah.analysis.plot.colorbar import colors_of, share_colorbar
 from vniah.analysis.plot.heatmaps import Look, draw_table
@@ -61,8 +61,8 @@ def save_heatmaps(
         training_tokens: the length at which the model was trained, drawn as a dotted line; or one
             length for each result, None for no line.
         tokens_per_frame: turns tokens into frames; by default what each run's manifest says.
-        titles: one for each result; by default its name and average, and its RoPE if results of
-            the same name differ in that.
+        titles: one for each result; by default its name and average, and what tells results of the
+            same name apart: their RoPE if that differs, else their paths.
         palette: the colours of scores, as for `vniah.heatmap`.
         annotate: whether to write the values into the cells, as for `vniah.heatmap`.
         second_axis: what is counted above the axes, as for `vniah.heatmap`.
@@ -122,8 +122,8 @@ def titles_of(
     if not results:
         raise InputError("there are no results to draw: give at least one")
     if titles is None:
-        remarks = zip(results, rope_remarks(results), strict=True)
-        return [default_title(result, remark, value=value) for result, remark in remarks]
+        endings = zip(results, label_endings(results), strict=True)
+        return [default_title(result, ending, value=value) for result, ending in endings]
     if len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
     return titles
