@@ -7,12 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.text import Text
 from PIL import Image
@@ -21,7 +18,6 @@ from runs import PUBLISHED_DIR, make_run, write_run
 from vniah.analysis.plot import heatmap, panels, save_heatmaps, save_retention_curves
 from vniah.analysis.plot.marks import FAILED_HATCH, PARTIAL_HATCH, short_number
 from vniah.analysis.plot.second_axis import second_labels
-from vniah.analysis.plot.typesetting import Fonts, text_width
 from vniah.cli import main
 from vniah.errors import InputError
 from vniah.grid import Cell
@@ -334,74 +330,6 @@ def test_second_axis_that_is_not_known_is_refused(path, options, message):
     with pytest.raises(InputError, match=message):
         heatmap(load_results(path), ax, **options)
     assert not ax.has_data() and ax.get_title() == "", "nothing is half drawn"
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def test_long_names_are_wrapped_and_cut_in_the_middle():
-    fonts = Fonts()
-    style = fonts.style(9.0)
-    assert fonts.wrap_name("short", 100.0, style, most=2) == ["short"]
-    lines = fonts.wrap_name(NAME, 150.0, style, most=2)
-    assert len(lines) == 2 and max(text_width(line, style) for line in lines) <= 150
-    name = "".join(lines)
-    assert name.startswith("organisation/") and name.endswith("checkpoint-000123000")
-    assert name.count("\u2026") == 1 and len(name) < len(NAME)
-    assert fonts.wrap_name(NAME, 1000.0, style, most=2) == [NAME]
-    odd = Fonts(missing=frozenset("\u7ea2")).wrap_name("\u7ea2" * 5000, 80.0, style, most=1)
-    assert re.fullmatch(r"(\\u7ea2)+\u2026(\\u7ea2)*", odd[0]), "no escape is cut"
-
-
-def font_with(path, characters):
-    """A file of a font that has only these characters."""
-    pen = TTGlyphPen(None)
-    pen.moveTo((0, 0))
-    for point in ((0, 500), (500, 500), (500, 0)):
-        pen.lineTo(point)
-    pen.closePath()
-    names = {ord(c): f"glyph{k}" for k, c in enumerate(characters)}
-    glyphs = {name: pen.glyph() for name in (".notdef", *names.values())}
-    builder = FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder(list(glyphs))
-    builder.setupCharacterMap(names)
-    builder.setupGlyf(glyphs)
-    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (600, 0)))
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": "Zzz Test", "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
-    return path
-
-
-UNUSUAL = "\U00010380\U0001e900"  # Ugaritic and Adlam, which few systems have
-
-
-def test_characters_that_no_font_has_are_escapes(caplog):
-    ax = heatmap(replace(make_run("8", "0"), name=f"model {UNUSUAL}"), new_axes())
-    assert ax.get_title().startswith("model ") and r"\U0001e900" in ax.get_title()
-    (message,) = caplog.messages
-    assert message.startswith("no font of this system has") and "\U0001e900" in message
-
-
-def test_characters_come_from_any_font_that_has_them(tmp_path, caplog):
-    run = replace(make_run("8", "0"), name=f"model {UNUSUAL}")
-    before = list(fontManager.ttflist)
-    try:
-        fontManager.addfont(font_with(tmp_path / "test.ttf", UNUSUAL))
-        title = heatmap(run, new_axes()).title
-        assert title.get_text().split("\n")[0] == f"model {UNUSUAL}"
-        assert "Zzz Test" in title.get_fontfamily()
-        paths = [
-            save_heatmaps([run], tmp_path / name, caption=False)
-            for name in ("a.pdf", "b.pdf", "c.svg")
-        ]
-        assert paths[0].read_bytes() == paths[1].read_bytes()
-        assert f"model {UNUSUAL}" in paths[2].read_text()
-        assert caplog.messages == []
-    finally:
-        fontManager.ttflist[:] = before
 
 
 # --- odd input, and the command line -------------------------------------------------------------

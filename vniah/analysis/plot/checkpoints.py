@@ -23,7 +23,7 @@ from vniah.analysis.plot.lines import (
 from vniah.analysis.plot.panels import Panel, save_panels
 from vniah.analysis.plot.series import Series
 from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, SMALL_SIZE, write_caption
-from vniah.analysis.plot.typesetting import Fonts
+from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.summary import summarize
 from vniah.errors import InputError, printable
 from vniah.paths import picture_path
@@ -36,6 +36,7 @@ Checkpoints = Sequence[tuple[str, Results]]
 """Names of checkpoints in the order of training, each with a run of it."""
 
 
+@tell_of_missing()
 def checkpoint_curves(
     runs: Mapping[str, Checkpoints], ax: Axes | None = None, *, baseline: Results | None = None
 ) -> Axes:

@@ -12,6 +12,7 @@ from vniah.analysis.plot.lines import LineStyle, draw_line, scale_lengths, style
 from vniah.analysis.plot.series import Series, length_series
 from vniah.analysis.plot.style import DEFAULT_PALETTE, FAINT, write_caption, write_title
 from vniah.analysis.plot.table import Table, resolve
+from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.analysis.table_rows import ALL_ORDERS, control_rows
 from vniah.analysis.verdict import verdict
 from vniah.errors import ResultsError, counted, printable, short_repr
@@ -31,6 +32,7 @@ def control_names(results: Results) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["control"] for row in control_rows(results)))
 
 
+@tell_of_missing()
 def control_picture(
     results: AnyResults,
     control: str,

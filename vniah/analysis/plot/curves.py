@@ -20,6 +20,7 @@ from vniah.analysis.plot.lines import (
     write_legend,
 )
 from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_title
+from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.analysis.retention import retention
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
@@ -35,6 +36,7 @@ _WIDEST = 3.0  # points, by which the first of many curves is wider than the las
 _LOG_FROM = 16.0  # times that span more than this factor are drawn on a logarithmic axis
 
 
+@tell_of_missing()
 def retention_curves(
     results: AnyResults,
     ax: Axes | None = None,

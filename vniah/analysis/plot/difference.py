@@ -21,6 +21,7 @@ from vniah.analysis.plot.colorbar import style_colorbar
 from vniah.analysis.plot.heatmaps import label_axes
 from vniah.analysis.plot.style import COLORBAR, INK, write_caption, write_title
 from vniah.analysis.plot.table import Place, Table
+from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.errors import InputError, counted, printable
 from vniah.grid import Cell
 from vniah.results import AnyResults, Results, one_result
@@ -54,6 +55,7 @@ class Difference:
     framed: Mask
 
 
+@tell_of_missing()
 def difference_map(
     before: AnyResults,
     after: AnyResults,

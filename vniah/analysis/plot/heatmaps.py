@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.text import Text
 
 from vniah.analysis.labels import LENGTH_LABELS
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels, depth_label
@@ -32,13 +31,12 @@ from vniah.analysis.plot.style import (
     SMALL_SIZE,
     TICK_SIZE,
     TITLE_PAD,
-    given_text,
     write_caption,
     write_label,
     write_title,
 )
 from vniah.analysis.plot.table import Table, resolve
-from vniah.analysis.plot.typesetting import warn_of_missing
+from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.options import Palette, SecondAxis
 from vniah.results import AnyResults, Results, one_result
 
@@ -67,6 +65,7 @@ class Look:
     caption: bool = True
 
 
+@tell_of_missing()
 def heatmap(
     results: AnyResults,
     ax: Axes | None = None,
@@ -136,7 +135,6 @@ def heatmap(
     )
     if annotate:
         tell_left_out(write_numbers([ax], [table], colors))
-    warn_of_missing(map(given_text, ax.findobj(Text)))
     return ax
 
 

@@ -24,7 +24,7 @@ from vniah.analysis.plot.lines import (
 )
 from vniah.analysis.plot.series import Series, is_score, length_series
 from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, TITLE_PAD, write_caption, write_title
-from vniah.analysis.plot.typesetting import Fonts
+from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.errors import InputError, printable
@@ -36,6 +36,7 @@ _TRAINING_PAD = 10.0  # points that the words at the training length take above 
 _GUESS = "a guess"
 
 
+@tell_of_missing()
 def length_curves(
     results: AnyResults | Sequence[AnyResults],
     ax: Axes | None = None,

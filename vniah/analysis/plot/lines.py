@@ -18,7 +18,7 @@ from matplotlib.transforms import ScaledTranslation
 from vniah.analysis.labels import LENGTH_LABELS
 from vniah.analysis.plot.axes import count_labels
 from vniah.analysis.plot.series import Series
-from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE
+from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE, write_label
 from vniah.analysis.plot.typesetting import Fonts, text_width
 
 if TYPE_CHECKING:
@@ -260,7 +260,8 @@ def style_curves(ax: Axes, *, label: str) -> None:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(length=0, labelsize=TICK_SIZE, labelcolor=INK)
-    ax.set_ylabel(label, fontsize=LABEL_SIZE, color=INK, parse_math=False)
+    ax.set_ylabel("", fontsize=LABEL_SIZE, color=INK, parse_math=False)
+    write_label(ax.yaxis.label, label)
 
 
 def write_legend(
@@ -296,8 +297,10 @@ def write_legend(
         columnspacing=_BETWEEN,
     )
     legend.get_title().set_color(INK)
+    fonts = Fonts.covering(labels)
     for text in legend.get_texts():
         text.set_parse_math(False)
+        text.set_fontfamily(fonts.behind(text))
     return legend
 
 

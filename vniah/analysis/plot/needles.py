@@ -13,7 +13,7 @@ from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.style import DEFAULT_PALETTE, INK, LABEL_SIZE, TICK_SIZE, score_colors
 from vniah.analysis.plot.table import Table, default_title
-from vniah.analysis.plot.typesetting import Fonts
+from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.table import index_samples
 from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.errors import ResultsError, printable
@@ -37,6 +37,7 @@ class NeedleTable:
     table: Table
 
 
+@tell_of_missing()
 def needle_map(
     results: AnyResults,
     ax: Axes | None = None,

@@ -15,8 +15,7 @@ from matplotlib.text import Text
 
 from vniah.analysis.plot.arrange import Layout, Sizes, arrange
 from vniah.analysis.plot.sharing import place_label, share_labels
-from vniah.analysis.plot.style import given_text
-from vniah.analysis.plot.typesetting import Fonts, own_settings, warn_of_missing
+from vniah.analysis.plot.typesetting import Fonts, own_settings, tell_of_missing
 from vniah.errors import InputError, short_repr
 from vniah.files import atomic_path
 from vniah.options import PICTURE_WIDTHS, PICTURE_WIDTHS_TEXT
@@ -51,6 +50,7 @@ class Panel:
     keeps_height: bool = False
 
 
+@tell_of_missing()
 def save_panels(
     panels: Sequence[Panel],
     path: Path,
@@ -187,13 +187,11 @@ def _num_columns(panels: Sequence[Panel], width: float | None, columns: int | No
 def _cover_characters(figure: Figure) -> None:
     """Gives all texts fonts that have their characters; what no font has becomes an escape."""
     texts = figure.findobj(Text)
-    given = [given_text(text) for text in texts]
-    fonts = Fonts.covering(given)
+    fonts = Fonts.covering(text.get_text() for text in texts)
     for text in texts:
         if not (shown := text.get_text()).isascii():
             text.set_fontfamily(fonts.behind(text))
             text.set_text("\n".join(map(fonts.writable, shown.split("\n"))))
-    warn_of_missing(given)
 
 
 def _exact_dpi(figure: Figure) -> float:

@@ -138,11 +138,6 @@ def title_pad(ax: Axes) -> float:
     return _GIVEN[ax.title].pad if ax.title in _GIVEN else 0.0
 
 
-def given_text(artist: Text) -> str:
-    """The text of an artist as it was given, before it was wrapped and escaped."""
-    return "\n".join(_GIVEN[artist].paragraphs) if artist in _GIVEN else artist.get_text()
-
-
 def _wrapped(artist: Text, given: _Given, width: float) -> list[str]:
     """The lines of a text; gives the artist fonts that have its characters."""
     fonts = Fonts.covering(given.paragraphs)

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import matplotlib
-from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.font_manager import FontProperties, fontManager, get_font, weight_dict
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -25,6 +26,8 @@ ELLIPSIS = "\u2026"
 
 NO_BREAK = "\u00a0"
 """A space at which no line is broken."""
+
+_ESCAPED: ContextVar[set[str] | None] = ContextVar("escaped", default=None)  # by `writable`
 
 _LAST_RESORT = "Last Resort"  # a font that has a box for every character
 _SURPLUS = 1.01  # by which a line may be wider than its words were measured
@@ -74,11 +77,11 @@ class Fonts:
         r"""One line of text with everything that cannot be drawn as an escape: ``"\u7d05"``."""
         parts = text.expandtabs(4).split(NO_BREAK)
         line = NO_BREAK.join(map(printable, parts))
-        if not self.missing:
+        if not (missing := self.missing.intersection(line)):
             return line
-        return "".join(
-            c.encode("unicode_escape").decode() if c in self.missing else c for c in line
-        )
+        if (escaped := _ESCAPED.get()) is not None:
+            escaped |= missing
+        return "".join(c.encode("unicode_escape").decode() if c in missing else c for c in line)
 
     def wrap(
         self,
@@ -137,10 +140,22 @@ class Fonts:
         return lines(low)[:most]
 
 
-def warn_of_missing(texts: Iterable[str]) -> None:
-    """Logs one line if texts have characters that no font of this system has."""
-    missing = sorted(Fonts.covering(texts).missing)
-    if missing:
+@contextmanager
+def tell_of_missing() -> Iterator[None]:
+    """Logs one line, at the end, if texts within have characters that no font of this system has.
+
+    Pictures that are parts of another one leave it to that.
+    """
+    if _ESCAPED.get() is not None:
+        yield
+        return
+    escaped: set[str] = set()
+    token = _ESCAPED.set(escaped)
+    try:
+        yield
+    finally:
+        _ESCAPED.reset(token)
+    if missing := sorted(escaped):
         shown = " ".join(missing[:_MOST_SHOWN]) + (" ..." if len(missing) > _MOST_SHOWN else "")
         _LOG.warning(
             f"no font of this system has {counted(len(missing), 'character')} of the picture "
@@ -220,17 +235,19 @@ def _characters(path: str) -> frozenset[str]:
 
 
 def _other_families() -> dict[str, str]:
-    """The files of the upright fonts of this system, by the names of their families."""
-    upright = ("normal", 400, "regular")
-    entries = sorted(
-        (entry.name, entry.fname)
-        for entry in fontManager.ttflist
-        if not entry.name.startswith(_LAST_RESORT)
-        and entry.style == "normal"
-        and entry.weight in upright
-        and entry.stretch == "normal"
-    )
-    return dict(entries[:_MOST_FONTS])
+    """The files of the upright fonts of this system, by the names of their families.
+
+    Of each family it is the one that matplotlib takes for letters of the usual weight. Families
+    that have only bolder, lighter or narrower ones come last.
+    """
+    found: dict[str, tuple[bool, int, str]] = {}
+    for entry in fontManager.ttflist:
+        if entry.style == "normal" and not entry.name.startswith(_LAST_RESORT):
+            distance = abs(weight_dict.get(entry.weight, entry.weight) - weight_dict["normal"])
+            one = entry.stretch != "normal", distance, entry.fname
+            found[entry.name] = min(one, found.get(entry.name, one))
+    families = sorted(found, key=lambda name: (*found[name][:2], name))[:_MOST_FONTS]
+    return {name: found[name][2] for name in families}
 
 
 @contextmanager
