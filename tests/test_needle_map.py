@@ -12,6 +12,7 @@ from runs import PUBLISHED_DIR, make_run, write_run
 
 from vniah.analysis.plot import needle_map, save_needle_maps
 from vniah.analysis.plot.needles import resolve_needles
+from vniah.analysis.plot.table import resolve
 from vniah.analysis.table_rows import needle_rows
 from vniah.cli import main
 from vniah.errors import ResultsError
@@ -77,7 +78,23 @@ def test_lengths_and_needles_without_samples_are_blank():
     assert table.frames == (8, 16, 32) and np.isnan(table.values[:, 2]).all()
     broken = make_run("8", "0", num_needles=1, outcome=lambda c, k: "oh")
     ax = needle_map(broken, new_axes())
-    assert "no sample could be run" in [text.get_text() for text in ax.texts]
+    assert "no sample could be run\n1 error" in [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "missing"),
+    [
+        (lambda c, k: True, ""),
+        (lambda c, k: "oh" if c.num_frames == 16 and k else True, "\n2 errors"),
+        (lambda c, k: None if c.num_frames == 16 and k else True, "\n6 of 8 samples have been run"),
+        (lambda c, k: (True, "oh")[k] if c.depth else None, "\n2 errors, 4 of 8 samples"),
+    ],
+)
+def test_caption_says_how_many_samples_are_missing_as_that_of_the_heatmap_does(outcome, missing):
+    run = make_run("8,16", "0,1", num_needles=2, outcome=outcome)
+    caption = resolve_needles(run).table.caption
+    assert missing in caption and ("\n" in caption) == bool(missing)
+    assert caption.partition("\n")[2] in resolve(run).caption
 
 
 def test_names_may_hold_anything_and_are_cut_where_they_are_long():

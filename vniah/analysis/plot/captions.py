@@ -67,6 +67,12 @@ def _counts(results: Results, measure: Measure | None) -> str:
         parts.append(f"a guess is right in {results.chance:.2f}")
     if measure is not None and measure.num_missing:
         parts.append(f"{counted(measure.num_missing, 'sample')} without a value")
+    return ", ".join((*parts, *about_missing(results)))
+
+
+def about_missing(results: Results) -> list[str]:
+    """How many samples could not be run, and how far a run is that has not run all of them."""
+    parts = []
     if num_errors := sum(score.num_errors for score in results.cells):
         parts.append(counted(num_errors, "error"))
     if results.is_adaptive:
@@ -77,7 +83,7 @@ def _counts(results: Results, measure: Measure | None) -> str:
         parts.append(results.stopped_early)
     elif not results.is_complete:
         parts.append(results.done_in_words)
-    return ", ".join(parts)
+    return parts
 
 
 def _estimands(results: Results) -> list[str]:

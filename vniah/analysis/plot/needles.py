@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator
+from vniah.analysis.plot.captions import about_missing
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.style import DEFAULT_PALETTE, INK, LABEL_SIZE, TICK_SIZE, score_colors
@@ -145,20 +146,24 @@ def resolve_needles(results: Results) -> NeedleTable:
         partial=((num_done > 0) & (num_done < num_all))[order],
         limits=(0.0, 1.0),
         label="Accuracy",
-        caption="\n".join(_about(num_done)),
+        caption=_about(results, num_done),
         has_positions=False,
         chance=results.chance,
     )
     return NeedleTable(tuple(everything.needles[k] for k in order), table)
 
 
-def _about(num_done: npt.NDArray[np.intp]) -> list[str]:
+def _about(results: Results, num_done: npt.NDArray[np.intp]) -> str:
+    """What a cell is, and how many samples are missing."""
     counts = num_done[num_done > 0]
     if not len(counts):
-        return ["no sample could be run"]
-    low, high = int(counts.min()), int(counts.max())
-    num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
-    return [f"each cell: the mean over depths of one needle on this film, {num}; hardest on top"]
+        has_errors = any(found.num_errors for found in results.cells)
+        what = "no sample could be run" if has_errors else "no sample has been run yet"
+    else:
+        low, high = int(counts.min()), int(counts.max())
+        num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
+        what = f"each cell: the mean over depths of one needle on this film, {num}; hardest on top"
+    return "\n".join(filter(None, (what, ", ".join(about_missing(results)))))
 
 
 def _short(names: Sequence[str]) -> tuple[list[str], list[str]]:
