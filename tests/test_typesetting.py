@@ -24,6 +24,7 @@ from vniah.analysis.plot import (
     save_needle_maps,
 )
 from vniah.analysis.plot.typesetting import Fonts, _other_families, text_width
+from vniah.errors import shortened
 
 NAME = "organisation/model-7b-instruct-finetuned-on-long-text-checkpoint-000123000"
 
@@ -46,6 +47,27 @@ def test_long_names_are_wrapped_and_cut_in_the_middle():
     assert fonts.wrap_name(NAME, 1000.0, style, most=2) == [NAME]
     odd = Fonts(missing=frozenset("\u7ea2")).wrap_name("\u7ea2" * 5000, 80.0, style, most=1)
     assert re.fullmatch(r"(\\u7ea2)+\u2026(\\u7ea2)*", odd[0]), "no escape is cut"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u0926\u0940\u0930" * 9, "a \U0001e900 b\U0001e900-" * 4, "\x1b" * 30]
+)
+@pytest.mark.parametrize("is_escaped", [True, False])
+def test_escapes_are_never_cut(text, is_escaped):
+    escaped = text.encode("unicode_escape").decode()
+    fonts = Fonts(missing=frozenset(text) - set("ab -"))
+    style, given = fonts.style(9.0), escaped if is_escaped else text
+    whole = re.compile(r"(\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})|[ab \u2026.-])*")
+    for width in (66.0, 80.0, 97.0, 150.0):
+        wrapped, name = (
+            fonts.wrap(given, width, style),
+            fonts.wrap_name(given, width, style, most=2),
+        )
+        assert "".join(wrapped).replace(" ", "") == escaped.replace(" ", "")
+        assert name[0] and len("".join(name)) <= len(escaped)
+        for line in (*wrapped, *name, fonts.cut(given, width, style)):
+            assert whole.fullmatch(line) and text_width(line, style) <= width, line
+    assert all(whole.fullmatch(shortened(escaped, most)) for most in range(13, 40))
 
 
 def font_with(path, characters, *, weight=400):

@@ -25,6 +25,7 @@ Every message is one line: what was wrong, the value that was given, what to do.
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 
 _JOINERS = "\u200c\u200d"
@@ -32,6 +33,8 @@ _OF_THE_HUB = (
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"),
     *("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"),
 )
+_ESCAPE = re.compile(r"\\(?:[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_LONGEST_ESCAPE = 10  # characters
 
 
 class VniahError(Exception):
@@ -174,7 +177,20 @@ def quoted(text: str, most: int) -> str:
 
 def shortened(text: str, most: int) -> str:
     """The text, with three dots in place of its end if it has more than ``most`` characters."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= most else f"{text[: escape_at(text, most - 3)[0]]}..."
+
+
+def escape_at(text: str, place: int) -> tuple[int, int]:
+    r"""Where the escape, as of `printable`, begins and ends that a cut at this place would divide.
+
+    Both are the place where there is none.
+
+    >>> escape_at(r"a\u202eb", 4), escape_at(r"a\u202eb", 1)
+    ((1, 7), (1, 1))
+    """
+    start, end = max(0, place - _LONGEST_ESCAPE), place + _LONGEST_ESCAPE
+    spans = (found.span() for found in _ESCAPE.finditer(text, start, end))
+    return next((span for span in spans if span[0] < place < span[1]), (place, place))
 
 
 def counted(number: int, what: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font, weigh
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from vniah.errors import counted, printable
+from vniah.errors import counted, escape_at, printable
 
 SANS = "DejaVu Sans"
 MONO = "DejaVu Sans Mono"
@@ -116,7 +116,8 @@ class Fonts:
         line = self.writable(text)
         if len(line) <= _most_letters(width, style) and text_width(line, style) <= width:
             return line
-        return f"{line[: _num_that_fit(line, width, style, end='...')]}..."
+        kept = _num_that_fit(line, width, style, end="...")
+        return f"{line[: escape_at(line, kept)[0]]}..."
 
     def wrap_name(self, text: str, width: float, style: FontProperties, *, most: int) -> list[str]:
         """At most ``most`` lines of a name, which is cut in the middle where it has more.
@@ -181,7 +182,7 @@ def _wrapped(line: str, width: float, style: FontProperties) -> Iterator[str]:
         while len(word) > _most_letters(width, style) or text_width(word, style) > width:
             fits = _num_that_fit(word, width, style)
             breaks = [k for k in range(fits // 2, fits) if word[k] in _BREAKS]
-            fits = breaks[-1] + 1 if breaks else fits
+            fits = breaks[-1] + 1 if breaks else escape_at(word, fits)[0] or fits
             yield word[:fits]
             word = word[fits:]
         current, used = current + word, used + text_width(word, style)
@@ -193,7 +194,8 @@ def _without_middle(text: str, kept: int) -> str:
     if len(text) <= kept:
         return text
     last = kept // 2
-    return f"{text[: kept - last]}{ELLIPSIS}{text[len(text) - last :]}"
+    before, (_, after) = escape_at(text, kept - last)[0], escape_at(text, len(text) - last)
+    return f"{text[:before]}{ELLIPSIS}{text[after:]}"
 
 
 def _words(line: str) -> list[str]:
