@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import inf
 
 import numpy as np
@@ -19,6 +19,7 @@ from vniah.analysis.plot import (
     retention_curves,
     save_length_curves,
 )
+from vniah.analysis.plot.axes import SpacedLocator
 from vniah.analysis.plot.lines import MOST_LINES, line_style
 from vniah.analysis.plot.needles import resolve_needles
 from vniah.analysis.statistics.means import score_interval
@@ -334,6 +335,30 @@ def test_ticks_stand_at_measured_lengths_and_do_not_overlap():
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels[-1] == "3,000" and 2 < len(labels) < 15
     assert all(a.x1 <= b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("groups", "apart"),
+    [
+        ((range(100, 1001, 100),), 0),
+        ((range(10, 1001, 90), range(100, 1001, 180)), 0),
+        (([2**k for k in range(3, 14)],), 0),  # on an axis of doublings
+        (([0, *(2**k for k in range(3, 14))],), 1),  # the first is apart from the others
+        (([10, *range(100, 1001, 100)],), 1),
+    ],
+)
+def test_ticks_of_even_places_are_even(groups, apart):
+    places = sorted(set(chain(*groups)))
+    ax = new_axes(2.6, 3.0)
+    if max(places) > 2000:
+        ax.set_xscale("symlog", base=2, linthresh=8, linscale=0.7)
+    ax.set_xlim(places[0], places[-1])
+    weights = [sum(place in group for group in groups) for place in places]
+    ax.xaxis.set_major_locator(SpacedLocator(places, list(map(str, places)), weights))
+    at = [places.index(place) for place in ax.xaxis.get_major_locator()()]
+    steps = np.diff([k for k in at if k >= apart])
+    assert len(steps) > 1 and len(set(steps)) == 1 and max(steps) > 1, at
+    assert at[-1] == len(places) - 1
 
 
 def test_file_is_the_same_every_time(tmp_path):

@@ -24,6 +24,7 @@ from vniah.analysis.plot import (
     save_needle_maps,
     save_retention_curves,
 )
+from vniah.analysis.plot.axes import evenly_thinned
 from vniah.errors import InputError, ResultsError
 from vniah.grid import Cell, Grid
 from vniah.results import CellScore, Results, load_results
@@ -205,7 +206,28 @@ def test_heatmap_labels_are_thinned_anew_when_the_figure_grows():
     many = tick_labels(ax.xaxis)
     assert len(few) < len(many) == 40
     step = many[::-1].index(few[-2])
-    assert set(many[::-step]) >= set(few[1:]) and (few[0], few[-1]) == ("200", "8,000")
+    assert few == many[::-step][::-1] and few[-1] == "8,000"
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "kept"),
+    [
+        (0, 1, []),
+        (1, 1, [0]),
+        (10, 1, list(range(10))),
+        (10, 2, [0, 3, 6, 9]),  # both ends have a label, with a step that is a little larger
+        (11, 2, [0, 2, 4, 6, 8, 10]),
+        (12, 2, [1, 3, 5, 7, 9, 11]),  # no such step leads from the first to the last
+        (12, 4, [3, 7, 11]),
+        (10, 4, [1, 5, 9]),  # with both ends there would be no other
+        (100, 12, [0, 33, 66, 99]),
+        (12, 6, [0, 11]),
+        (2, 2, [1]),
+    ],
+)
+def test_labels_of_even_places_are_even(count, least, kept):
+    found = evenly_thinned(range(count), lambda one, other: other - one >= least)
+    assert list(found) == kept
 
 
 def training_lines(ax):
@@ -333,7 +355,7 @@ def test_heatmap_of_positions_looks_like_one_of_depths():
 
 def test_heatmap_of_positions_has_fewer_depth_labels_when_it_is_small():
     ax = heatmap(make_run("4,8", positions="0,4,8"), new_axes(3, 0.9))
-    assert tick_labels(ax.yaxis) == ["0", "0.6", "1"]
+    assert tick_labels(ax.yaxis) == ["0.2", "0.6", "1"]
 
 
 def test_heatmap_of_positions_draws_no_lines_between_very_thin_cells():

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from vniah.analysis.plot.axes import SpacedLocator
 from vniah.analysis.plot.lines import (
     MOST_LINES,
-    SpacedLocator,
     draw_line,
     legend_room,
     line_style,

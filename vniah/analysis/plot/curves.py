@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from vniah.analysis.plot.axes import count_labels, depth_label
+from vniah.analysis.plot.axes import SpacedLocator, count_labels, depth_label
 from vniah.analysis.plot.captions import default_title
 from vniah.analysis.plot.lines import (
     MARK_SIZE,
     MARKERS,
-    SpacedLocator,
     style_curves,
     write_legend,
 )

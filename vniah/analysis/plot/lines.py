@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.container import ErrorbarContainer
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from vniah.analysis.labels import LENGTH_LABELS
-from vniah.analysis.plot.axes import count_labels
+from vniah.analysis.plot.axes import SpacedLocator, count_labels
 from vniah.analysis.plot.series import Series
 from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE, write_label
 from vniah.analysis.plot.typesetting import Fonts, text_width
@@ -41,7 +40,6 @@ GRID_COLOR = "#e8e8e8"
 
 _LOG_FROM = 16.0  # places that span more than this factor are on a logarithmic axis
 _POINTS_PER_INCH = 72.0
-_TICK_GAP = 4.0  # points between labels of ticks, at least
 _BELOW_LABEL = 12.0  # points: the pads of ticks and label, and the space above the legend
 _HANDLE, _BETWEEN = 4.0, 1.2  # of a legend, in sizes of its letters
 MARK_SIZE = 4.5  # points
@@ -180,45 +178,6 @@ def _draw_band(ax: Axes, places: "Floats", series: Series, style: LineStyle) -> 
             capsize=3.0,
             zorder=2,
         )
-
-
-class SpacedLocator(FixedLocator):
-    """Ticks at as many of some places as have room for their labels at the axis's present size.
-
-    The last place always has one, and so has the first where both fit; then those go first that
-    matter more.
-
-    Args:
-        places: in the axis's units, ascending.
-        labels: the text at each.
-        weights: how much each matters.
-    """
-
-    def __init__(
-        self, places: Sequence[float], labels: Sequence[str], weights: Sequence[float]
-    ) -> None:
-        super().__init__(list(places))
-        self._places = list(places)
-        style = Fonts.covering(labels).style(TICK_SIZE)
-        self._widths = [text_width(label, style) + _TICK_GAP for label in labels]
-        last = len(places) - 1
-        between = sorted(range(1, last), key=lambda k: (-weights[k], -k))
-        self._order = list(dict.fromkeys([last, 0, *between])) if places else []
-
-    def __call__(self) -> list[float]:
-        """The places that get a label."""
-        assert isinstance(self.axis, Axis)
-        if not self._places:
-            return []
-        ax = self.axis.axes
-        points = np.column_stack((self._places, np.full(len(self._places), ax.get_ylim()[0])))
-        scale = _POINTS_PER_INCH / ax.figure.dpi
-        at = ax.transData.transform(points)[:, 0] * scale
-        kept: list[int] = []
-        for k in self._order:
-            if all(abs(at[k] - at[j]) >= (self._widths[k] + self._widths[j]) / 2 for j in kept):
-                kept.append(k)
-        return [self._places[k] for k in sorted(kept)]
 
 
 def scale_lengths(ax: Axes, groups: Sequence[Sequence[int]], *, axis: str) -> None:
