@@ -25,6 +25,7 @@ from vniah.analysis.plot import (
     save_retention_curves,
 )
 from vniah.analysis.plot.axes import evenly_thinned
+from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.errors import InputError, ResultsError
 from vniah.grid import Cell, Grid
 from vniah.results import CellScore, Results, load_results
@@ -554,7 +555,11 @@ def runs_of_ropes(*models, name="tiny"):
 def titles_of(results, tmp_path, monkeypatch):
     """What stands above each heatmap of a file, before it is wrapped."""
     titles = []
-    monkeypatch.setattr(heatmaps, "write_title", lambda ax, text, **options: titles.append(text))
+
+    def keep(ax, text, **options):
+        titles.append(text.replace(NO_BREAK, " "))
+
+    monkeypatch.setattr(heatmaps, "write_title", keep)
     monkeypatch.setattr(panels, "arrange", lambda *arguments, **options: None)
     monkeypatch.setattr(panels, "write_figure", lambda *arguments, **options: None)
     save_heatmaps(results, tmp_path / "all.svg")

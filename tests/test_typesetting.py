@@ -23,7 +23,7 @@ from vniah.analysis.plot import (
     save_length_curves,
     save_needle_maps,
 )
-from vniah.analysis.plot.typesetting import Fonts, _other_families, text_width
+from vniah.analysis.plot.typesetting import NO_BREAK, Fonts, _other_families, text_width
 from vniah.errors import shortened
 
 NAME = "organisation/model-7b-instruct-finetuned-on-long-text-checkpoint-000123000"
@@ -47,6 +47,26 @@ def test_long_names_are_wrapped_and_cut_in_the_middle():
     assert fonts.wrap_name(NAME, 1000.0, style, most=2) == [NAME]
     odd = Fonts(missing=frozenset("\u7ea2")).wrap_name("\u7ea2" * 5000, 80.0, style, most=1)
     assert re.fullmatch(r"(\\u7ea2)+\u2026(\\u7ea2)*", odd[0]), "no escape is cut"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("a cat (average~0.82)", 80.0, ["a cat", "(average 0.82)"]),
+        (
+            "a cat (average~0.82~over~3~of~4~cells)",
+            96.0,
+            ["a cat", "(average 0.82 over", "3 of 4 cells)"],
+        ),
+        ("in runs/a-long-one/of-two", 80.0, ["in runs/a-long-", "one/of-two"]),
+        ("in /runs-of-all-others/a", 80.0, ["in /runs-of-all-", "others/a"]),
+        ("all of undividablewordsandothers", 80.0, ["all of", "undividableword", "sandothers"]),
+    ],
+)
+def test_lines_break_where_parts_end(text, width, lines):
+    """A tilde stands for a space at which no line is to be broken."""
+    found = Fonts().wrap(text.replace("~", NO_BREAK), width, Fonts().style(9.0))
+    assert [line.replace(NO_BREAK, " ") for line in found] == lines
 
 
 @pytest.mark.parametrize(

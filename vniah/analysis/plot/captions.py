@@ -25,9 +25,11 @@ def default_title(results: Results, ending: str | None = None, *, value: str = C
         value: what is drawn of them.
     """
     average = _average(results, value)
-    remark = results.part if ending is None else ending.removeprefix(",").strip()
-    below = f"{remark} ({average})" if remark and average else remark or average
-    return "\n".join(map(printable, filter(None, (results.name, below))))
+    remark = printable(results.part if ending is None else ending.removeprefix(",").strip())
+    if remark and average:
+        average = f"({average})".replace(" ", NO_BREAK)
+    below = " ".join(filter(None, (remark, average)))
+    return "\n".join(filter(None, (printable(results.name), below)))
 
 
 def reference_title(results: Results, value: str) -> str:

@@ -34,6 +34,7 @@ _SURPLUS = 1.01  # by which a line may be wider than its words were measured
 _MOST_FONTS = 500  # of the system, that are searched for characters
 _NARROWEST = 0.2  # width of a letter, in sizes of its font
 _BREAKS = "-_/.:,;+="  # a word that is too wide is broken behind one of these
+_LEAST_HEAD = 4  # letters of such a word that stand behind others
 
 
 @dataclass(frozen=True)
@@ -172,21 +173,34 @@ def text_width(text: str, style: FontProperties) -> float:
 
 
 def _wrapped(line: str, width: float, style: FontProperties) -> Iterator[str]:
-    """Greedily, between words; a word that is too wide is cut."""
+    """Greedily, between words; a word that is too wide is cut, and begins where there is room."""
     current, used = "", 0.0
     for word in _words(line):
         is_wide = len(word) > _most_letters(width, style)
         if current.strip() and (is_wide or used + text_width(word, style) > width):
+            if NO_BREAK not in word and (is_wide or text_width(word.lstrip(), style) > width):
+                fits = _num_that_fit(word, width - used, style)
+                head = _break_before(word, fits, _BREAKS, least=_LEAST_HEAD)
+                current, word = current + word[:head], word[head:]
             yield current.rstrip()
             current, used, word = "", 0.0, word.lstrip()
         while len(word) > _most_letters(width, style) or text_width(word, style) > width:
             fits = _num_that_fit(word, width, style)
-            breaks = [k for k in range(fits // 2, fits) if word[k] in _BREAKS]
-            fits = breaks[-1] + 1 if breaks else escape_at(word, fits)[0] or fits
-            yield word[:fits]
+            fits = (
+                _break_before(word, fits, NO_BREAK)
+                or _break_before(word, fits, _BREAKS, least=fits // 2)
+                or escape_at(word, fits)[0]
+                or fits
+            )
+            yield word[:fits].rstrip()
             word = word[fits:]
         current, used = current + word, used + text_width(word, style)
     yield current.rstrip()
+
+
+def _break_before(word: str, place: int, breaks: str, *, least: int = 0) -> int:
+    """The last place up to this one that is behind one of the breaks; 0 if there is none."""
+    return max((k + 1 for k in range(least, place) if word[k] in breaks), default=0)
 
 
 def _without_middle(text: str, kept: int) -> str:
