@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from runs import PUBLISHED_DIR, make_run, write_run
 
-from vniah.analysis.plot import needle_map, save_needle_maps
+from vniah.analysis.plot import needle_map, panels, save_needle_maps
 from vniah.analysis.plot.needles import resolve_needles
 from vniah.analysis.plot.table import resolve
 from vniah.analysis.table_rows import needle_rows
@@ -142,6 +142,25 @@ def test_file_of_needles_keeps_the_height_of_its_rows(tmp_path):
             sizes[num] = picture.size
     assert sizes[3][0] == sizes[30][0] == 900
     assert sizes[30][1] - sizes[3][1] > 300 * 0.12 * 22, "the rows above the least height"
+
+
+def test_titles_have_the_room_of_the_names_and_end_where_the_axes_do(tmp_path, monkeypatch):
+    boxes = []
+
+    def keep(figure, path, **options):
+        figure.canvas.draw()
+        boxes.extend(
+            (ax.title.get_window_extent(), ax.bbox, ax.get_tightbbox()) for ax in figure.axes[:2]
+        )
+
+    monkeypatch.setattr(panels, "write_figure", keep)
+    run = make_run("8,16", "0", num_needles=2)
+    titles = ["a title that is much wider than the axes of one panel"] * 2
+    save_needle_maps([run] * 2, tmp_path / "picture.svg", titles=titles, width=4.6)
+    for title, axes, whole in boxes:
+        assert title.width > axes.width, "it has the room of the names, too"
+        assert whole.x0 - 2 <= title.x0 and title.x1 <= axes.x1 + 2
+    assert boxes[0][0].x1 < boxes[1][0].x0
 
 
 def test_plot_of_needles(tmp_path, capsys):

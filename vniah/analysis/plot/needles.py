@@ -12,7 +12,14 @@ from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator
 from vniah.analysis.plot.captions import about_missing
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
-from vniah.analysis.plot.style import DEFAULT_PALETTE, INK, LABEL_SIZE, TICK_SIZE, score_colors
+from vniah.analysis.plot.style import (
+    DEFAULT_PALETTE,
+    INK,
+    LABEL_SIZE,
+    TICK_SIZE,
+    fit_texts,
+    score_colors,
+)
 from vniah.analysis.plot.table import Table, default_title
 from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.table import index_samples
@@ -95,6 +102,7 @@ def draw_needles(
     ax.yaxis.set_major_locator(ThinnedLocator(labels, horizontal=False))
     ax.yaxis.set_major_formatter(ColumnFormatter(labels))
     ax.set_ylabel("Needle", fontsize=LABEL_SIZE, color=INK)
+    fit_texts(ax)  # the title has the room of the names
 
 
 def resolve_needles(results: Results) -> NeedleTable:

@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 
 from vniah.analysis.palettes import COLORS, MEASURE_COLORS, SAFE_COLORS
-from vniah.analysis.plot.typesetting import NO_BREAK, Fonts
+from vniah.analysis.plot.typesetting import NO_BREAK, Fonts, text_width
 from vniah.errors import InputError
 from vniah.options import Palette
 
@@ -36,6 +36,7 @@ _POINTS_PER_INCH = 72.0
 _LEVELS = 1001  # of a colour map, in which tenths have their exact colours
 _NAME_LINES = 2  # of a title, at most
 _LONGEST_LABEL = 150.0  # points, of a line of an axis's label
+_WIDE_LABELS = 0.25  # of the width of axes
 _CAPTION_LINES = 12  # of each paragraph of a caption, at most
 
 
@@ -63,7 +64,7 @@ def write_title(ax: Axes, text: str, *, pad: float = TITLE_PAD, num_names: int =
     """Writes a text above the axes, ``pad`` points away; empty for none.
 
     Its first lines, ``num_names`` of them, are names: they are cut in the middle where they are
-    long. All lines are wrapped to the present width of the axes.
+    long. All lines are wrapped to the present width of the axes, as by `fit_texts`.
     """
     if text:
         _place_title(ax, pad)
@@ -112,6 +113,8 @@ def write_label(label: Text, text: str) -> None:
 def fit_texts(ax: Axes, *, num_title_lines: int = 0, title_pad: float = 0.0) -> int:
     """Wraps the title and the caption anew, to the present width of the axes.
 
+    Where labels beside the axes are wide, as names are, the title has their room, too.
+
     Args:
         ax: their axes.
         num_title_lines: lines that the title takes at least, so that several begin at one height.
@@ -124,13 +127,23 @@ def fit_texts(ax: Axes, *, num_title_lines: int = 0, title_pad: float = 0.0) -> 
     num_lines = 0
     for artist in (ax.title, *ax.texts):
         if (given := _GIVEN.get(artist)) is not None:
-            lines = _wrapped(artist, given, width)
+            beside = _label_room(ax, width) if given.is_title else 0.0
+            lines = _wrapped(artist, given, width + beside)
             if given.is_title:
+                artist.set_x(0.5 - beside / 2 / width)
                 num_lines = len(lines)
                 lines += [""] * (num_title_lines - num_lines)
                 _place_title(ax, max(given.pad, title_pad))
             artist.set_text("\n".join(lines))
     return num_lines
+
+
+def _label_room(ax: Axes, width: float) -> float:
+    """How many points labels beside the axes take, if that is much of the axes' ``width``."""
+    labels = [label for label in ax.get_yticklabels() if label.get_visible()]
+    widths = [text_width(label.get_text(), label.get_fontproperties()) for label in labels]
+    room = max(widths, default=0.0)
+    return room if room > _WIDE_LABELS * width else 0.0
 
 
 def title_pad(ax: Axes) -> float:

@@ -30,6 +30,7 @@ NO_BREAK = "\u00a0"
 _ESCAPED: ContextVar[set[str] | None] = ContextVar("escaped", default=None)  # by `writable`
 
 _LAST_RESORT = "Last Resort"  # a font that has a box for every character
+_USUAL = weight_dict["normal"]  # weight of letters that are not bold
 _SURPLUS = 1.01  # by which a line may be wider than its words were measured
 _MOST_FONTS = 500  # of the system, that are searched for characters
 _NARROWEST = 0.2  # width of a letter, in sizes of its font
@@ -259,8 +260,9 @@ def _other_families() -> dict[str, str]:
     found: dict[str, tuple[bool, int, str]] = {}
     for entry in fontManager.ttflist:
         if entry.style == "normal" and not entry.name.startswith(_LAST_RESORT):
-            distance = abs(weight_dict.get(entry.weight, entry.weight) - weight_dict["normal"])
-            one = entry.stretch != "normal", distance, entry.fname
+            weight = entry.weight
+            weight = weight_dict.get(weight, _USUAL) if isinstance(weight, str) else weight
+            one = entry.stretch != "normal", abs(weight - _USUAL), entry.fname
             found[entry.name] = min(one, found.get(entry.name, one))
     families = sorted(found, key=lambda name: (*found[name][:2], name))[:_MOST_FONTS]
     return {name: found[name][2] for name in families}
