@@ -596,6 +596,7 @@ def title_of(ax):
 def test_every_kind_of_panels_tells_runs_of_one_name_apart(tmp_path, monkeypatch):
     runs = [replace(make_run("8,16", "0,1"), path=Path("runs", name)) for name in "ab"]
     titles = []
+    monkeypatch.setattr(panels, "arrange", lambda *arguments, **options: None)
     monkeypatch.setattr(
         panels, "write_figure", lambda figure, *_, **__: titles.extend(map(title_of, figure.axes))
     )

@@ -169,8 +169,8 @@ def test_characters_come_from_any_font_that_has_them(tmp_path, caplog):
             for name in ("a.pdf", "b.pdf", "c.svg")
         ]
         assert paths[0].read_bytes() == paths[1].read_bytes()
-        paths.append(save_length_curves([run, other], tmp_path / "d.svg"))
-        paths.append(save_needle_maps([run], tmp_path / "e.svg", titles=["a"]))
+        paths.append(save_length_curves([run, other], tmp_path / "d.svg", caption=False))
+        paths.append(save_needle_maps([run], tmp_path / "e.svg", titles=["a"], caption=False))
         for path in paths[2:]:
             assert f"model {UNUSUAL}" in path.read_text(), path
         assert caplog.messages == []
