@@ -71,6 +71,7 @@ def prefill(
     kernel: Kernel | None = None,
     ring: Ring | None = None,
     add_deepstack: Callable[[int, Tensor], None] | None = None,
+    finishes: bool = False,
 ) -> list[Tensor]:
     """One pass: the logits of every suffix, ``[num_rows, vocabulary]`` fp32.
 
@@ -81,8 +82,8 @@ def prefill(
             With a ring, those of this rank (`Ring.layout`).
         position_ids: of all main rows, on every rank, ``[T]``, or ``[3, T]`` for M-RoPE.
         suffixes: the rows whose logits are read. Where RoPE depends on the length of the sequence,
-            only one, and no past. Memory is copied least where suffixes that see the same keys
-            follow one another.
+            only one, and no past; or none, where the main rows are read. Memory is copied least
+            where suffixes that see the same keys follow one another.
         past: keys and values of everything before the main rows, in the order of tokens.
         cache: where to store this pass's own keys and values; None does not store them.
         chunk_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -90,6 +91,8 @@ def prefill(
         ring: the processes that run this pass together.
         add_deepstack: called after every layer but the last with the layer's number and
             ``hidden``, to which it adds DeepStack features in place. Suffix rows carry their own.
+        finishes: whether the main rows go through the last layer as well. Then ``hidden`` ends as
+            what the decoder's last norm and ``lm_head`` read; otherwise its content has no meaning.
 
     Raises:
         ModelError: the decoder computes something that this pass would not compute exactly.
@@ -99,7 +102,8 @@ def prefill(
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
     assert all(suffix.fits(stop) for suffix in suffixes)
-    assert not depends_on_length(body) or (not past and cache is None and len(suffixes) == 1)
+    num_read = len(suffixes) + finishes
+    assert not depends_on_length(body) or (not past and cache is None and num_read == 1)
     require_supported(decoder, max([stop, *(suffix.length for suffix in suffixes)]))
     require_positions(decoder, position_ids, stop - start)
 
@@ -126,9 +130,10 @@ def prefill(
         for index, layer in enumerate(body.layers):
             is_last = index == len(body.layers) - 1
             keys.load(index)
-            if ring is not None or is_last:  # no rank attends before all of them have their keys
+            attends = finishes or not is_last
+            if ring is not None or not attends:  # no rank attends before all have their keys
                 run_chunks(index, attends=False)
-            if not is_last:
+            if attends:
                 if whole is not None:
                     whole.attend()
                 run_chunks(index, attends=True)
