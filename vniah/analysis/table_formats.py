@@ -7,7 +7,7 @@ is escaped, and what cannot be seen is written as an escape.
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vniah.analysis.labels import result_labels
@@ -140,9 +140,12 @@ def format_json(
         ],
         "rows": list(rows),
     }
-    text = to_json(content, indent=2).decode()
-    # The terminal would escape what it cannot show, and not as JSON does.
-    return re.sub(r"[^\n -~]", _json_escape, text)
+    return json_text(content)
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON in ASCII: the terminal would escape what it cannot show, and not as JSON does."""
+    return re.sub(r"[^\n -~]", _json_escape, to_json(content, indent=2).decode())
 
 
 def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:

@@ -22,22 +22,27 @@ _SUFFIXES: "dict[str, TableFormat]" = {
 
 def table(options: argparse.Namespace) -> int:
     """Prints or writes a table of runs or published tables."""
-    style = options.format or _style_of(options.output)
+    style = options.format or style_of(options.output)
     from vniah.analysis.table_formats import format_results
     from vniah.results import load_results
 
     runs = [load_results(path) for path in options.results]
     text = format_results(runs, options.kind, style, intervals=options.intervals)
-    if options.output is None:
-        show_lines(text)
-        return 0
-    with atomic_path(options.output) as temporary:
-        temporary.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
-    show(f"table: {options.output}")
+    write_table(text, options.output)
     return 0
 
 
-def _style_of(output: Path | None) -> "TableFormat":
+def write_table(text: str, output: Path | None) -> None:
+    """Writes a table to a file, or to stdout if there is none."""
+    if output is None:
+        show_lines(text)
+        return
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    show(f"table: {output}")
+
+
+def style_of(output: Path | None) -> "TableFormat":
     """The format that the name of a file says; text without a file.
 
     Raises:

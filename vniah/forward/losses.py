@@ -67,9 +67,10 @@ def token_losses(
     )
     if head_rows is None:
         head_rows = max(1, _LOGIT_BYTES // (4 * decoder.lm_head.weight.shape[0]))
-    rows = hidden[-len(targets) - 1 : -1].split(head_rows)
-    losses = [
-        cross_entropy(decoder.lm_head(decoder.model.norm(some)).float(), wanted, reduction="none")
-        for some, wanted in zip(rows, targets.to(hidden.device).split(head_rows), strict=True)
-    ]
+    rows, targets = hidden[-len(targets) - 1 : -1], targets.to(hidden.device)
+    losses = []
+    for start in range(0, len(rows), head_rows):
+        group = slice(start, start + head_rows)
+        logits = decoder.lm_head(decoder.model.norm(rows[group])).float()
+        losses.append(cross_entropy(logits, targets[group], reduction="none"))
     return torch.cat(losses).cpu()

@@ -19,6 +19,8 @@ READ_VERSIONS = (1, 2)
 
 MANIFEST_NAME = "manifest.json"
 DAMAGED_NAME = "manifest.damaged"
+PERPLEXITY_NAME = "perplexity.json"
+"""In place of a manifest, in a folder of `vniah.results.perplexity`."""
 
 ENVIRONMENT_KEY = "environment"
 NOTES_KEY = "notes"

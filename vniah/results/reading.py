@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vniah.errors import ResultsError, short_repr
-from vniah.results.manifests import MANIFEST_NAME, is_cut, read_manifest
+from vniah.results.manifests import MANIFEST_NAME, PERPLEXITY_NAME, is_cut, read_manifest
 from vniah.results.membership import Membership
 from vniah.results.plan import planned_ids
 from vniah.results.records import Results, require_table_size
@@ -53,6 +53,11 @@ def load_run(directory: Path) -> Results:
     """
     manifest_path = directory / MANIFEST_NAME
     if not manifest_path.exists():
+        if (directory / PERPLEXITY_NAME).exists():
+            raise ResultsError(
+                f"{directory} holds perplexity and no run: read it with vniah perplexity table, or "
+                "vniah perplexity plot"
+            )
         raise ResultsError(f"{directory} has no {MANIFEST_NAME}: it is not the folder of a run")
     if is_cut(manifest_path) and not has_lines(directory):
         raise ResultsError(

@@ -60,8 +60,19 @@ def make_manifest(
         task: makes and scores the samples.
         samples: all samples, controls included.
     """
+    return manifest_of_plan(
+        plan_record(haystack, needles, grid, task, samples),
+        model_record(model),
+        criterion=_criterion(engine, task),
+        scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
+        environment=environment_record(getattr(model, "device", None)),
+    )
+
+
+def model_record(model: AnyModel) -> dict[str, Any]:
+    """What a manifest says of the model that is measured."""
     dtype = getattr(model, "dtype", None)
-    record = {
+    return {
         "name": model.name,
         "revision": None if model.revision is None else str(model.revision),
         **class_record(model),
@@ -70,13 +81,6 @@ def make_manifest(
         **_text_values(getattr(model, "settings", {})),
         **_text_values(getattr(model, "encoding", {})),
     }
-    return manifest_of_plan(
-        plan_record(haystack, needles, grid, task, samples),
-        record,
-        criterion=_criterion(engine, task),
-        scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
-        environment=environment_record(getattr(model, "device", None)),
-    )
 
 
 def plan_record(

@@ -8,7 +8,14 @@ from typing import Any
 OnProgress = Callable[[str, int, int], None]
 """Called with (name of the stage, number of steps done, number of all steps)."""
 
-_UNITS = {"sweep": "sample", "encode": "frame", "draw": "s", "write": "video", "read": "frame"}
+_UNITS = {
+    "sweep": "sample",
+    "encode": "frame",
+    "draw": "s",
+    "write": "video",
+    "read": "frame",
+    "perplexity": "document",
+}
 _SECONDS_BETWEEN_LINES = 30.0
 
 

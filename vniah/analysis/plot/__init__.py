@@ -9,6 +9,7 @@ from vniah.analysis.plot.files import save_heatmaps
 from vniah.analysis.plot.heatmaps import heatmap
 from vniah.analysis.plot.lengths import length_curves
 from vniah.analysis.plot.needles import needle_map
+from vniah.analysis.plot.perplexity import perplexity_curves, save_perplexity_curves
 from vniah.analysis.plot.saving import (
     save_controls,
     save_difference_map,
@@ -26,6 +27,7 @@ __all__ = [
     "heatmap",
     "length_curves",
     "needle_map",
+    "perplexity_curves",
     "retention_curves",
     "save_checkpoint_curves",
     "save_controls",
@@ -33,5 +35,6 @@ __all__ = [
     "save_heatmaps",
     "save_length_curves",
     "save_needle_maps",
+    "save_perplexity_curves",
     "save_retention_curves",
 ]

@@ -32,8 +32,10 @@ from vniah.results import AnyResults, Results, several_results
 
 _RING_GAP = 5.5  # points between a mark and its ring, both sides together
 _NEXT_RING = 4.5  # points by which a ring around another one is larger
-_TRAINING_PAD = 10.0  # points that the words at the training length take above the axes
 _GUESS = "a guess"
+
+TRAINING_PAD = 10.0
+"""Points that the words at a training length take above the axes."""
 
 
 @tell_of_missing()
@@ -108,7 +110,7 @@ def length_curves(
         write_caption(ax, "\n".join(sentences), below=below)
     if title is None:
         title = _title(runs[0], found.names[0], value) if len(runs) == 1 else ""
-    write_title(ax, title, pad=TITLE_PAD + _TRAINING_PAD * has_training)
+    write_title(ax, title, pad=TITLE_PAD + TRAINING_PAD * has_training)
     return ax
 
 
@@ -281,22 +283,33 @@ def _draw_training(
             if one is not None and not isnan(one) and lengths[0] <= one <= lengths[-1]
         }
     )
-    for one in inside:
-        ax.axvline(one, color=INK, linestyle=":", linewidth=1.4, zorder=1.2)
     if inside:
-        ax.annotate(
-            "training length" if len(inside) == 1 else "training lengths",
-            xy=(inside[0], 1),
-            xycoords=ax.get_xaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            horizontalalignment=_toward_the_middle(inside[0], lengths),
-            verticalalignment="bottom",
-            fontsize=SMALL_SIZE,
-            color=FAINT,
-            annotation_clip=False,
-        )
+        draw_training(ax, inside, alignment=_toward_the_middle(inside[0], lengths))
     return bool(inside)
+
+
+def draw_training(ax: Axes, lengths: Sequence[float], *, alignment: str) -> None:
+    """Draws dotted lines at training lengths, with words above the first of them.
+
+    Args:
+        ax: where to draw.
+        lengths: at least one, ascending, in the units of the horizontal axis.
+        alignment: of the words, as matplotlib's ``horizontalalignment``.
+    """
+    for length in lengths:
+        ax.axvline(length, color=INK, linestyle=":", linewidth=1.4, zorder=1.2)
+    ax.annotate(
+        "training length" if len(lengths) == 1 else "training lengths",
+        xy=(lengths[0], 1),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        horizontalalignment=alignment,
+        verticalalignment="bottom",
+        fontsize=SMALL_SIZE,
+        color=FAINT,
+        annotation_clip=False,
+    )
 
 
 def _toward_the_middle(place: float, lengths: Sequence[int]) -> str:

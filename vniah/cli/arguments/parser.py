@@ -22,6 +22,7 @@ from vniah.cli.arguments.measuring import (
     add_show,
     add_watch,
 )
+from vniah.cli.arguments.perplexity import add_perplexity
 from vniah.cli.arguments.results import add_compare, add_plot, add_report, add_table
 from vniah.cli.arguments.settings import OF_THE_COMMAND, ONLY_GIVEN, Settings
 from vniah.cli.printing import write_lines
@@ -132,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_schema,
         add_export,
         add_import,
+        add_perplexity,
         add_haystack,
         add_cache,
     ):

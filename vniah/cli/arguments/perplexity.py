@@ -1,0 +1,137 @@
+"""The arguments of ``perplexity measure``, ``perplexity table`` and ``perplexity plot``."""
+
+import argparse
+from typing import Any, get_args
+
+from vniah.cli import perplexity, values
+from vniah.cli.arguments.groups import (
+    add_command,
+    add_model_options,
+    add_overwrite_option,
+    add_quiet_option,
+)
+from vniah.options import ATTENTION_NAMES, TableFormat
+
+DEFAULT_MODEL = "smollm2"
+DEFAULT_DOCUMENTS = 4
+_MOST_TOKENS = 10**7
+
+
+def add_perplexity(verbs: Any) -> None:
+    """``perplexity`` and its commands."""
+    command = add_command(
+        verbs, "perplexity", "measure how well a language model predicts each token of long texts"
+    )
+    own = command.add_subparsers(required=True, metavar="VERB")
+    _add_measure(own)
+    _add_table(own)
+    _add_plot(own)
+
+
+def _add_measure(verbs: Any) -> None:
+    measure = add_command(
+        verbs,
+        "measure",
+        "measure the negative log-likelihood of all tokens of some documents, each in one pass",
+    )
+    add_model_options(measure, default=DEFAULT_MODEL)
+    measure.set_defaults(model=DEFAULT_MODEL)
+    measure.add_argument(
+        "--tokens",
+        type=values.whole(_MOST_TOKENS),
+        required=True,
+        metavar="N",
+        help="the length of each document, e.g. 16384: beyond the training length, to see what "
+        "comes behind it",
+    )
+    measure.add_argument(
+        "--documents",
+        type=values.whole(10_000),
+        default=DEFAULT_DOCUMENTS,
+        metavar="K",
+        help="how many documents, one after the other from the beginning of the text; several "
+        "give an interval; default %(default)s",
+    )
+    measure.add_argument(
+        "--haystack",
+        type=values.source,
+        default="pydoc",
+        metavar="H",
+        help="a folder of .txt files, or pydoc, the language reference inside Python; default: "
+        "%(default)s",
+    )
+    _add_bucket(measure)
+    measure.add_argument(
+        "--output",
+        type=values.path,
+        metavar="DIR",
+        help="folder of the results; default: one in results/, named after the settings",
+    )
+    add_overwrite_option(measure, "documents")
+    measure.add_argument(
+        "--attn",
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="attention kernel; auto: the fastest that gives correct results on the device",
+    )
+    add_quiet_option(measure)
+    measure.set_defaults(command=perplexity.measure_documents)
+
+
+def _add_table(verbs: Any) -> None:
+    table = add_command(verbs, "table", "write a table of the buckets of results")
+    _add_results(table)
+    _add_bucket(table)
+    table.add_argument(
+        "--format",
+        choices=get_args(TableFormat),
+        help="text, markdown, latex, csv or json; default: what the suffix of --output says, else "
+        "text",
+    )
+    table.add_argument(
+        "--output", type=values.path, metavar="FILE", help=".txt, .md, .tex, .csv or .json"
+    )
+    table.set_defaults(command=perplexity.tabulate)
+
+
+def _add_plot(verbs: Any) -> None:
+    plot = add_command(verbs, "plot", "draw the curves of results into one picture")
+    _add_results(plot)
+    _add_bucket(plot)
+    plot.add_argument("--output", type=values.picture, metavar="FILE", help=".png, .pdf or .svg")
+    plot.add_argument(
+        "--training-length",
+        type=values.whole(10**12),
+        metavar="TOKENS",
+        help="where the dotted line is; default: what the configuration of each model says",
+    )
+    plot.add_argument(
+        "--width", type=values.width, metavar="W", help="of the picture, such as 8cm or 3.5in"
+    )
+    plot.add_argument(
+        "--no-caption",
+        action="store_false",
+        dest="caption",
+        help="leave out what is written below the axes",
+    )
+    plot.set_defaults(command=perplexity.draw)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=values.path,
+        metavar="RESULT",
+        help="a folder that vniah perplexity measure has written",
+    )
+
+
+def _add_bucket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bucket",
+        type=values.whole(_MOST_TOKENS),
+        metavar="B",
+        help="positions of which a mean is shown; default: a power of two, of which a document "
+        "has 9 to 16. What is stored does not depend on it",
+    )

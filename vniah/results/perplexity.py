@@ -1,0 +1,287 @@
+"""Results of `vniah perplexity`: how well a model predicts each token of some long documents.
+
+A folder holds ``perplexity.json``, with everything that is needed to measure again, and a file for
+each document, which is whole or not there. They are no run: no answer is right or wrong, and one
+pass gives a number for each token. So they have a format of their own, beside that of runs.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from vniah.errors import ResultsError, short_repr
+from vniah.files import atomic_path, hash_settings, to_json, write_json
+from vniah.paths import user_path
+from vniah.results.folders import require_no_export, require_writable
+from vniah.results.manifests import (
+    ENVIRONMENT_KEY,
+    MANIFEST_NAME,
+    PERPLEXITY_NAME,
+    as_read_back,
+    require_same_settings,
+)
+from vniah.results.sample_file import locked, writing_to
+from vniah.schema import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+_DOCUMENT = re.compile(r"document-([0-9]{4,9})\.json")
+
+MOST_TOKENS = 10**7
+"""Of one document."""
+
+_MOST_BYTES = 2**28  # of the file of a document
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class _ModelRecord(TypedDict):
+    name: str
+    trained_tokens: NotRequired[Annotated[int, Meta(ge=1)]]
+
+
+class _HaystackRecord(TypedDict):
+    name: str
+
+
+class _Settings(TypedDict):
+    """What is read of ``perplexity.json``; it has other fields."""
+
+    format_version: int
+    model: _ModelRecord
+    haystack: _HaystackRecord
+    num_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
+    environment: NotRequired[dict[str, Any]]
+
+
+class _Document(TypedDict):
+    """The content of the file of a document."""
+
+    document: _Count
+    settings: str
+    start: _Count
+    stop: _Count
+    first: Annotated[int, Meta(ge=1)]
+    nats: Annotated[list[Annotated[float, Meta(ge=0)]], Meta(min_length=1, max_length=MOST_TOKENS)]
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentLosses:
+    """How well the tokens of one document were predicted.
+
+    Attributes:
+        number: of the document, from 0.
+        start: the first character of the text that it begins with.
+        stop: the character after the last.
+        first: position of the first token that counts: how many tokens the model reads before it.
+        nats: ``[num_tokens]`` fp64, the negative log-likelihood of each token that counts, given
+            all tokens before it.
+    """
+
+    number: int
+    start: int
+    stop: int
+    first: int
+    nats: "NDArray[np.float64]"
+
+
+@dataclass(frozen=True, eq=False)
+class PerplexityResults:
+    """The losses of some documents.
+
+    Attributes:
+        path: the folder.
+        settings: the content of its ``perplexity.json``.
+        documents: those that are done, by their numbers; each has the same positions.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    documents: tuple[DocumentLosses, ...]
+
+    @property
+    def model_name(self) -> str:
+        """Of the model."""
+        return str(self.settings["model"]["name"])
+
+    @property
+    def haystack_name(self) -> str:
+        """Of the text."""
+        return str(self.settings["haystack"]["name"])
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of each document the model reads."""
+        return int(self.settings["num_tokens"])
+
+    @property
+    def trained_tokens(self) -> int | None:
+        """The length that the model was trained for, as its configuration says, if it does."""
+        found = self.settings["model"].get("trained_tokens")
+        return None if found is None else int(found)
+
+
+class PerplexityFolder:
+    """A folder that documents are written to; it goes on where it was stopped.
+
+    The constructor only reads. In the block of `open`, in which no other process writes to the
+    folder, documents can be added.
+
+    Args:
+        directory: need not exist yet.
+        settings: everything that is needed to measure again. Only ``environment`` may differ from
+            what the folder holds.
+        overwrite: ignore what the folder holds; `open` removes it.
+
+    Raises:
+        RunMismatchError: the folder holds results with other settings; the message names the first.
+        ResultsError: it cannot be written to, or holds something else.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Mapping[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self.directory = directory
+        self._settings = as_read_back({"format_version": FORMAT_VERSION, **settings})
+        self._key = _key_of(self._settings)
+        self._overwrite = overwrite
+        self.documents: dict[int, DocumentLosses] = {}
+        require_writable(directory, "perplexity")
+        require_no_export(directory)
+        if (directory / MANIFEST_NAME).exists():
+            raise ResultsError(
+                f"{directory} is the folder of a run, and perplexity needs one of its own; choose "
+                "another --output"
+            )
+        if not overwrite:
+            self._load()
+
+    def _load(self) -> None:
+        if (self.directory / PERPLEXITY_NAME).exists():
+            earlier = load_perplexity(self.directory)
+            require_same_settings(earlier.settings, self._settings, self.directory)
+            self._settings = dict(earlier.settings)
+            self.documents = {document.number: document for document in earlier.documents}
+        elif found := _document_paths(self.directory):
+            raise ResultsError(
+                f"{self.directory} has {found[0][1].name} but no {PERPLEXITY_NAME}, so its "
+                "settings are unknown: put that back, choose another --output or add --overwrite"
+            )
+
+    @contextmanager
+    def open(self, check: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """A block in which documents can be added; at its beginning the settings are on the disk.
+
+        Args:
+            check: how the forward pass agrees with the model's own; written with new settings.
+
+        Raises:
+            ResultsError: another process writes to the folder.
+        """
+        with writing_to(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory):
+            if self._overwrite:
+                with writing_to(self.directory):
+                    (self.directory / PERPLEXITY_NAME).unlink(missing_ok=True)
+                    for _, path in _document_paths(self.directory):
+                        path.unlink()
+            else:
+                self._load()  # what another process has written meanwhile
+            if not (self.directory / PERPLEXITY_NAME).exists():
+                if check is not None:
+                    place = {**self._settings.get(ENVIRONMENT_KEY, {}), "check": dict(check)}
+                    self._settings[ENVIRONMENT_KEY] = place
+                with writing_to(self.directory):
+                    write_json(self.directory / PERPLEXITY_NAME, self._settings)
+            yield
+
+    def add(self, document: DocumentLosses) -> None:
+        """Writes the file of a document, whole or not at all; only inside the block of `open`.
+
+        Raises:
+            ResultsError: the disk is full or cannot be written to.
+        """
+        content: _Document = {
+            "document": document.number,
+            "settings": self._key,
+            "start": document.start,
+            "stop": document.stop,
+            "first": document.first,
+            # Nine digits are all that a number in fp32 has.
+            "nats": [float(f"{value:.9g}") for value in document.nats],
+        }
+        with writing_to(self.directory):
+            path = self.directory / f"document-{document.number:04d}.json"
+            with atomic_path(path, is_locked=True) as temporary:
+                temporary.write_bytes(to_json(content) + b"\n")
+        self.documents[document.number] = document
+
+    def results(self) -> PerplexityResults:
+        """All documents that the folder holds."""
+        ordered = tuple(self.documents[number] for number in sorted(self.documents))
+        return PerplexityResults(self.directory, self._settings, ordered)
+
+
+def load_perplexity(path: str | Path) -> PerplexityResults:
+    """The results in a folder; they may still be going on.
+
+    Raises:
+        ResultsError: it is no such folder, or a file in it cannot be read or belongs to another.
+        InputError: the path cannot be one.
+    """
+    directory = user_path(path, "a result")
+    if not (directory / PERPLEXITY_NAME).is_file():
+        raise ResultsError(
+            f"{directory} has no {PERPLEXITY_NAME}: it is not what vniah perplexity measure writes"
+        )
+    where = directory / PERPLEXITY_NAME
+    settings = read_json(where, _Settings, ResultsError)
+    if settings["format_version"] != FORMAT_VERSION:
+        raise ResultsError(
+            f"{where} has format_version {short_repr(settings['format_version'])}; this vniah "
+            f"reads {FORMAT_VERSION}"
+        )
+    key = _key_of(settings)
+    documents = [_read(place, number, key) for number, place in _document_paths(directory)]
+    for other in documents[1:]:
+        if (other.first, len(other.nats)) != (documents[0].first, len(documents[0].nats)):
+            raise ResultsError(
+                f"document {other.number} in {directory} has {len(other.nats):,} tokens from "
+                f"position {other.first:,} on, and document {documents[0].number} "
+                f"{len(documents[0].nats):,} from {documents[0].first:,} on: delete the file that "
+                "is not of this folder, and measure it again"
+            )
+    return PerplexityResults(directory, dict(settings), tuple(documents))
+
+
+def _read(path: Path, number: int, key: str) -> DocumentLosses:
+    import numpy as np
+
+    found = read_json(path, _Document, ResultsError, most_bytes=_MOST_BYTES)
+    if found["document"] != number or found["settings"] != key:
+        raise ResultsError(
+            f"{path} is of another folder or document; delete it, and measure it again"
+        )
+    nats = np.array(found["nats"], dtype=np.float64)
+    return DocumentLosses(number, found["start"], found["stop"], found["first"], nats)
+
+
+def _document_paths(directory: Path) -> list[tuple[int, Path]]:
+    """The numbers of the documents in a folder, ascending, each with its file."""
+    found = ((_DOCUMENT.fullmatch(path.name), path) for path in directory.glob("document-*.json"))
+    return sorted((int(match[1]), path) for match, path in found if match is not None)
+
+
+def _key_of(settings: Mapping[str, Any]) -> str:
+    """What tells the documents of one folder from those of another."""
+    own = {name: value for name, value in settings.items() if name != ENVIRONMENT_KEY}
+    return hash_settings(own)[:16]
