@@ -10,6 +10,7 @@ import torch
 from tests.test_text_models import NO_FRAMES, plain_logits
 from tests.text_models import save_language_model
 from vniah.cli import main
+from vniah.engines.documents import cut_documents, document_losses
 from vniah.engines.inputs import compose_candidates, decoder_logits
 from vniah.errors import ModelError
 from vniah.files import hash_file
@@ -152,3 +153,16 @@ def test_the_real_model_finds_a_number_as_transformers_says(real_lm):
     assert torch.equal(plain.argmax(-1), own.argmax(-1))
     assert (plain - own).abs().max() < 1e-4
     assert model.decode(own.argmax(-1).tolist()) == sample.answer
+
+
+@pytest.mark.slow
+def test_the_real_model_has_the_loss_that_transformers_gives(real_lm):
+    model = load_model(real_lm)
+    document = next(cut_documents(model, open_text("pydoc", num_tokens=256), 256))
+    found = document_losses(model, document.sequence, chunk_size=100)
+    ids = torch.tensor([*document.sequence.pieces[0].token_ids, *document.sequence.answer_ids])
+    with torch.inference_mode():
+        loss = model.decoder(input_ids=ids[None], labels=ids[None], use_cache=False).loss
+    assert found.shape == (255,)
+    torch.testing.assert_close(found.mean(), loss, atol=1e-4, rtol=1e-5)
+    assert 10 < loss.exp() < 100
