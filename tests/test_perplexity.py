@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from math import exp, log
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.text_models import KINDS, load_language_model
 from vniah.analysis.perplexity import (
     default_bucket,
     format_perplexities,
+    format_perplexity,
     perplexity_between,
     perplexity_by_position,
     perplexity_labels,
@@ -35,12 +37,14 @@ from vniah.errors import (
     RunMismatchError,
 )
 from vniah.haystacks.text import TextHaystack, find_sentence_ends, open_text
-from vniah.results import load_results
+from vniah.results import RunFolder, load_results, load_run
 from vniah.results.perplexity import DocumentLosses, PerplexityResults, load_perplexity
+from vniah.results.sample_file import locked
 from vniah.sweep import perplexity as measuring
 from vniah.sweep.perplexity import measure_perplexity
 
 PROSE = open_text(num_tokens=3000)
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +225,25 @@ def test_documents_that_are_done_are_not_done_again(tiny, measured, monkeypatch)
     assert {name for name in before if before[name] != after[name]} == {lost.name}
 
 
+def test_a_text_under_another_name_goes_on_in_its_folder(tiny, measured, tmp_path):
+    folder = copied(measured, tmp_path)
+    renamed = replace(PROSE, name="renamed")
+    found = measure_perplexity(
+        tiny, renamed, num_tokens=70, num_documents=4, output=folder, progress=False
+    )
+    assert len(found.documents) == len(load_perplexity(folder).documents) == 4
+    assert load_perplexity(folder).haystack_name == PROSE.name
+
+
+def test_only_one_process_writes_to_a_folder(tiny, measured, tmp_path):
+    folder = copied(measured, tmp_path)
+    with locked(folder), pytest.raises(ResultsError, match="another process is writing to"):
+        measure_perplexity(
+            tiny, PROSE, num_tokens=70, num_documents=4, output=folder, progress=False
+        )
+    assert len(load_perplexity(folder).documents) == 3
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -290,6 +313,8 @@ def test_folders_of_runs_and_of_perplexity_are_told_apart(tiny, measured, tmp_pa
         ResultsError, match="holds perplexity and no run: read it with vniah perplexity t"
     ):
         load_results(measured.path)
+    with pytest.raises(ResultsError, match="holds perplexity, and a run needs a folder of its own"):
+        RunFolder(measured.path, load_run(RESULTS / "reference-long").manifest)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ResultsError, match="is the folder of a run, and perplexity needs one"):
         measure_perplexity(tiny, PROSE, num_tokens=9, num_documents=1, output=tmp_path)
@@ -342,6 +367,18 @@ def test_default_buckets_are_few_and_powers_of_two(num_tokens):
     assert num_tokens < 9 or len(perplexity_by_position(results)) >= 8
 
 
+@pytest.mark.parametrize(
+    ("perplexity", "text"),
+    [
+        *((1, "1.00"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (999.6, "1,000")),
+        *((123_456, "123,456"), (1.5e6, "1.50e+06")),
+    ],
+)
+def test_perplexities_are_written_with_three_digits(perplexity, text):
+    (one,) = perplexity_by_position(made([[log(perplexity)]]), 9)
+    assert format_perplexity(one) == text
+
+
 @pytest.mark.parametrize("size", [0, -1, 10**8])
 def test_sizes_that_no_bucket_has_are_refused(size):
     with pytest.raises(InputError, match="a bucket has from 1 to 10,000,000 positions, got"):
@@ -359,7 +396,7 @@ def test_the_summary_tells_what_comes_beyond_the_training_length():
     results = made([[log(10)] * 7 + [log(5000)] * 8], trained=8)
     assert summarize_perplexity(results) == [
         "perplexity 275 (5.6170 nats per token) over 1 document of 16 tokens",
-        "10 up to the training length of 8 tokens, 5,000 beyond it",
+        "10.0 up to the training length of 8 tokens, 5,000 beyond it",
     ]
     assert len(summarize_perplexity(made([[1.0] * 3], trained=4))) == 1
 
@@ -371,7 +408,7 @@ def test_tables_of_several_results_in_all_formats():
     results = [made([[1.0] * 7, [2.0] * 7], name="a|b"), made([[800.0] * 7], name="a|b", path="o")]
     assert perplexity_labels(results) == ("a|b in out", "a|b in o")
     text = format_perplexities(results, "text", 4)
-    assert text.splitlines()[1].split() == ["1", "to", "3", "4.48", "[1,", "2,574]", *ABOVE]
+    assert text.splitlines()[1].split() == ["1", "to", "3", "4.48", "[1.00", "to", "2,574]", *ABOVE]
     assert r"a\|b in out" in format_perplexities(results, "markdown", 4)
     assert r"\toprule" in format_perplexities(results, "latex", 4)
     rows = list(csv.DictReader(io.StringIO(format_perplexities(results, "csv", 4))))
@@ -444,9 +481,9 @@ def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys):
     assert (tmp_path / "a.md").read_text().startswith("| positions | perplexity |")
     assert main(["perplexity", "table", str(out), "--bucket", "30", "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 1 + 3
-    asked = ["perplexity", "plot", str(out), str(out), "--output", str(tmp_path / "both.pdf")]
+    asked = ["perplexity", "plot", str(out), str(out), "--output", str(tmp_path / "both.svg")]
     assert main([*asked, "--training-length", "50", "--width", "9cm"]) == 0
-    assert (tmp_path / "both.pdf").read_bytes()[:4] == b"%PDF"
+    assert "training length" in (tmp_path / "both.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -138,18 +138,21 @@ def summarize_perplexity(results: PerplexityResults) -> list[str]:
 
 
 def format_perplexity(bucket: Bucket, *, interval: bool = True) -> str:
-    """A perplexity in three digits, with its interval if there is one: ``"17.3 [15.9, 18.8]"``."""
+    """A perplexity in three digits, with its interval if it has one: ``"17.3 [15.9 to 18.8]"``."""
     text = _short(bucket.perplexity)
     if not interval or bucket.interval is None:
         return text
     ends = (bucket.interval.low, bucket.interval.high)
-    return f"{text} [{', '.join(_short(perplexity_of(end)) for end in ends)}]"
+    return f"{text} [{' to '.join(_short(perplexity_of(end)) for end in ends)}]"
 
 
 def _short(value: float) -> str:
     if not isfinite(value):
         return "above 1e304"
-    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
+    if value >= 999_999.5:
+        return f"{value:.2e}"
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _require_documents(results: PerplexityResults) -> tuple[Any, int]:

@@ -5,6 +5,7 @@ tokens, as the model's tokenizer gives them for a text that begins there. Docume
 another and share no character.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -27,6 +28,7 @@ from vniah.protocol import LanguageModel, TextSegment, TokenSequence
 _MARGIN = 256  # tokens that are read beyond a document, so that its end changes none of its tokens
 _SEARCHED = 20_000  # characters in which the next sentence is looked for
 _ANSWER = "."  # compose_text gives tokens of an answer as well, which are not read
+_SPACE = re.compile(r"\s*")
 _TRIAL_TOKENS = 256
 _TRIAL_CHUNK = 100  # so that results of several chunks are merged
 
@@ -122,7 +124,9 @@ def _next_sentence(body: str, start: int) -> int:
     part = body[start : start + _SEARCHED]
     ends = find_sentence_ends(part)
     place = start + (ends[0] if ends else 0)
-    return place + len(body[place:]) - len(body[place:].lstrip())
+    match = _SPACE.match(body, place)
+    assert match is not None, "it matches nothing as well"
+    return match.end()
 
 
 def document_losses(

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from vniah.errors import ResultsError
-from vniah.results.manifests import MANIFEST_NAME
+from vniah.results.manifests import MANIFEST_NAME, PERPLEXITY_NAME
 from vniah.results.reading import has_lines
 
 EXPORT_NAME = "export.json"
@@ -46,6 +46,15 @@ def require_no_export(directory: Path) -> None:
         )
     if not (directory / MANIFEST_NAME).exists():
         require_apart(directory, is_run=True)
+
+
+def require_no_perplexity(directory: Path) -> None:
+    """Raises `ResultsError` for the folder of `vniah.results.perplexity`, where no run may be."""
+    if (directory / PERPLEXITY_NAME).exists():
+        raise ResultsError(
+            f"{directory} holds perplexity, and a run needs a folder of its own; choose another "
+            "--output"
+        )
 
 
 def require_apart(directory: Path, *, is_run: bool) -> None:

@@ -151,7 +151,6 @@ class PerplexityFolder:
     ) -> None:
         self.directory = directory
         self._settings = as_read_back({"format_version": FORMAT_VERSION, **settings})
-        self._key = _key_of(self._settings)
         self._overwrite = overwrite
         self.documents: dict[int, DocumentLosses] = {}
         require_writable(directory, "perplexity")
@@ -212,7 +211,7 @@ class PerplexityFolder:
         """
         content: _Document = {
             "document": document.number,
-            "settings": self._key,
+            "settings": _key_of(self._settings),
             "start": document.start,
             "stop": document.stop,
             "first": document.first,

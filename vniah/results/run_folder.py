@@ -8,7 +8,7 @@ from typing import Any
 
 from vniah.errors import ResultsError
 from vniah.files import atomic_path, flush_folder, write_json
-from vniah.results.folders import require_no_export, require_writable
+from vniah.results.folders import require_no_export, require_no_perplexity, require_writable
 from vniah.results.manifests import (
     ADAPTIVE_KEY,
     DAMAGED_NAME,
@@ -87,6 +87,7 @@ class RunFolder:
         self._num_ranks = 1
         require_writable(directory, "a run")
         require_no_export(directory)
+        require_no_perplexity(directory)
         if not overwrite:
             self._load()
 

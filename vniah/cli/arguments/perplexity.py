@@ -41,7 +41,7 @@ def _add_measure(verbs: Any) -> None:
         type=values.whole(_MOST_TOKENS),
         required=True,
         metavar="N",
-        help="the length of each document, e.g. 16384: beyond the training length, to see what "
+        help="the length of each document, e.g. 12288: beyond the training length, to see what "
         "comes behind it",
     )
     measure.add_argument(
