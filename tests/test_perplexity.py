@@ -61,13 +61,13 @@ def measured(tiny, tmp_path_factory):
     )
 
 
-def made(nats, *, first=1, trained=None, name="m", path="out") -> PerplexityResults:
+def made(nats, *, first=1, trained=None, name="m", path="out", **model) -> PerplexityResults:
     """Results with given losses, ``[num_documents, num_tokens]``."""
     found = tuple(
         DocumentLosses(number, 0, 1, first, np.array(row, dtype=np.float64))
         for number, row in enumerate(nats)
     )
-    model = {"name": name} | ({} if trained is None else {"trained_tokens": trained})
+    model |= {"name": name} | ({} if trained is None else {"trained_tokens": trained})
     settings = {
         "format_version": 1,
         "model": model,
@@ -155,8 +155,8 @@ def test_stored_losses_are_those_that_were_computed(tiny, measured):
         )
         expected = document_losses(tiny, document.sequence).numpy()
         assert np.array_equal(one.nats.astype(np.float32), expected)
-    assert stored.settings["model"]["revision"] == tiny.revision
-    assert stored.settings["environment"]["check"]["tokens"] == 69
+    assert stored.manifest["model"]["revision"] == tiny.revision
+    assert stored.manifest["environment"]["check"]["tokens"] == 69
     assert stored.trained_tokens == 2048
 
 
@@ -386,7 +386,7 @@ def test_sizes_that_no_bucket_has_are_refused(size):
 
 
 def test_without_a_document_there_is_nothing_to_say(tmp_path):
-    empty = PerplexityResults(tmp_path, made([[1.0]]).settings, ())
+    empty = PerplexityResults(tmp_path, made([[1.0]]).manifest, ())
     for ask in (perplexity_by_position, summarize_perplexity, perplexity_curves):
         with pytest.raises(ResultsError, match="holds no document yet"):
             ask(empty)
@@ -402,6 +402,13 @@ def test_the_summary_tells_what_comes_beyond_the_training_length():
 
 
 # --- tables and pictures -------------------------------------------------------------------------
+
+
+def test_labels_say_how_ropes_differ():
+    results = [made([[1.0]], rope_theta=theta) for theta in (1e5, 1e6, 1e6)]
+    assert perplexity_labels(results[:2]) == ("m, RoPE base 1e5", "m, RoPE base 1e6")
+    repeated = ("m, RoPE base 1e6 in out (1)", "m, RoPE base 1e6 in out (2)")
+    assert perplexity_labels(results)[1:] == repeated
 
 
 def test_tables_of_several_results_in_all_formats():

@@ -1,7 +1,8 @@
 """Labels that tell several runs of one model apart side by side, and what their lengths are."""
 
-from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from vniah.errors import ResultsError
 from vniah.options.rope import OFF, Scaling, scaling_label, theta_label
@@ -98,7 +99,23 @@ class _ScalingRecord(TypedDict):
     factor: NotRequired[float]
 
 
-def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
+class OfAModel(Protocol):
+    """What is known of a measured model, as of `vniah.results.Results`."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+
+    @property
+    def path(self) -> Path:
+        """Where the results lie."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Its ``model`` says what was measured; empty where nothing is known."""
+
+
+def rope_remarks(results: Sequence[OfAModel]) -> tuple[str, ...]:
     """For each result, how its RoPE differs from that of others with the same name; else ``""``.
 
     For example ``("RoPE base 3e6", "RoPE base 1e9")``, or ``("no scaling", "yarn:4")``. Results
@@ -114,7 +131,7 @@ def rope_remarks(results: Sequence[Results]) -> tuple[str, ...]:
     return tuple(_remark(_rope_of(result), groups.get(result.name, ())) for result in results)
 
 
-def _rope_of(result: Results) -> tuple[float, Scaling] | None:
+def _rope_of(result: OfAModel) -> tuple[float, Scaling] | None:
     """Base and scaling of a run's RoPE; None if its manifest does not name them."""
     model = result.manifest.get("model", {})
     if "rope_theta" not in model:

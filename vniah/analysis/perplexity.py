@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from vniah.analysis.labels import rope_remarks
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.table_formats import format_csv, format_latex, format_markdown, json_text
@@ -175,8 +176,18 @@ def _bucket(nats: Any, first: int, start: int, stop: int, confidence: float) -> 
 
 
 def perplexity_labels(results: Sequence[PerplexityResults]) -> tuple[str, ...]:
-    """A name for each result that no other one has: the model's, else with the folder's path."""
-    names = [one.model_name for one in results]
+    """A name for each result that no other one has: the model's, and how its RoPE differs.
+
+    Where these are the same, the folder's path is added.
+
+    Raises:
+        ResultsError: a result holds a scaling that cannot be read.
+    """
+    remarks = rope_remarks(results)
+    names = [
+        f"{one.name}, {remark}" if remark else one.name
+        for one, remark in zip(results, remarks, strict=True)
+    ]
     found = [
         name if names.count(name) == 1 else f"{name} in {one.path}"
         for name, one in zip(names, results, strict=True)
@@ -267,7 +278,7 @@ def _record(name: str, results: PerplexityResults) -> dict[str, Any]:
     return {
         "result": name,
         "path": str(results.path),
-        "model": results.model_name,
+        "model": results.name,
         "haystack": results.haystack_name,
         "num_documents": len(results.documents),
         "num_tokens": results.num_tokens,

@@ -22,6 +22,7 @@ from vniah.results.manifests import (
     ENVIRONMENT_KEY,
     MANIFEST_NAME,
     PERPLEXITY_NAME,
+    ModelRecord,
     as_read_back,
     require_same_settings,
 )
@@ -43,8 +44,7 @@ _MOST_BYTES = 2**28  # of the file of a document
 _Count = Annotated[int, Meta(ge=0)]
 
 
-class _ModelRecord(TypedDict):
-    name: str
+class _ModelRecord(ModelRecord):
     trained_tokens: NotRequired[Annotated[int, Meta(ge=1)]]
 
 
@@ -99,33 +99,33 @@ class PerplexityResults:
 
     Attributes:
         path: the folder.
-        settings: the content of its ``perplexity.json``.
+        manifest: the content of its ``perplexity.json``.
         documents: those that are done, by their numbers; each has the same positions.
     """
 
     path: Path
-    settings: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     documents: tuple[DocumentLosses, ...]
 
     @property
-    def model_name(self) -> str:
+    def name(self) -> str:
         """Of the model."""
-        return str(self.settings["model"]["name"])
+        return str(self.manifest["model"]["name"])
 
     @property
     def haystack_name(self) -> str:
         """Of the text."""
-        return str(self.settings["haystack"]["name"])
+        return str(self.manifest["haystack"]["name"])
 
     @property
     def num_tokens(self) -> int:
         """How many tokens of each document the model reads."""
-        return int(self.settings["num_tokens"])
+        return int(self.manifest["num_tokens"])
 
     @property
     def trained_tokens(self) -> int | None:
         """The length that the model was trained for, as its configuration says, if it does."""
-        found = self.settings["model"].get("trained_tokens")
+        found = self.manifest["model"].get("trained_tokens")
         return None if found is None else int(found)
 
 
@@ -166,8 +166,8 @@ class PerplexityFolder:
     def _load(self) -> None:
         if (self.directory / PERPLEXITY_NAME).exists():
             earlier = load_perplexity(self.directory)
-            require_same_settings(earlier.settings, self._settings, self.directory)
-            self._settings = dict(earlier.settings)
+            require_same_settings(earlier.manifest, self._settings, self.directory)
+            self._settings = dict(earlier.manifest)
             self.documents = {document.number: document for document in earlier.documents}
         elif found := _document_paths(self.directory):
             raise ResultsError(
