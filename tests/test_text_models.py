@@ -146,7 +146,7 @@ def test_a_tokenizer_without_places_of_its_tokens_is_refused(byte_model, monkeyp
         is_fast = False
 
     parts = FamilyParts("slow", "1", byte_model.decoder, Slow(), None, "", ())
-    with pytest.raises(ModelError, match=r"give the checkpoint a tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"give it a tokenizer\.json"):
         type(byte_model)(parts)
 
 

@@ -248,7 +248,7 @@ def test_options_of_watch_are_those_of_run():
     of_servers = names - vars(watch).keys()
     assert of_servers == {
         *("frames_as", "max_tokens", "concurrency", "max_requests", "timeout_seconds"),
-        *("num_retries", "key_variable", "needs_usage"),
+        *("num_retries", "key_variable", "needs_usage", "tokenizer"),
     }
     for name in names - of_servers:
         assert vars(watch)[name] == vars(run)[name], name

@@ -39,6 +39,7 @@ from vniah.answers.matching import (
     read_choice,
     readings_of,
 )
+from vniah.answers.numbers import match_first_number, numbers_in
 from vniah.answers.rules import TEXT_RULES, MatchRule
 from vniah.answers.times import read_number_in_order, read_second
 from vniah.answers.wrappers import final_text, unwrap
@@ -53,7 +54,9 @@ __all__ = [
     "has_fixed_form",
     "is_readable",
     "match_answer",
+    "match_first_number",
     "normalize",
+    "numbers_in",
     "read_choice",
     "read_number_in_order",
     "read_second",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # The options of a server, with the names of the fields of `ServerOptions`.
 SERVER_FIELDS = (
     *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
-    *("key_variable", "needs_usage"),
+    *("key_variable", "needs_usage", "tokenizer"),
 )
 
 
@@ -248,6 +248,11 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions | None":
     from vniah.models.server.messages import FrameFormat
 
     given = _given(options, {name: name for name in SERVER_FIELDS})
+    if "tokenizer" in given and getattr(options, "task", None) and not shows_text(options):
+        raise InputError(
+            f"--tokenizer counts the tokens of texts, and the task {options.task} shows frames: "
+            "leave it out, or give a task of text, --task niah"
+        )
     of_frames = {"frames_as": "frames_as"}
     if is_server(options.model):
         of_frames["size"] = "frame_size"  # for checkpoints it is the size that the tower reads

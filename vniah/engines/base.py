@@ -210,7 +210,9 @@ class Pictures(Generic[Shown]):
         drawn_at = named.blended_at()
         frames: list[Shown] = []
         blended: dict[str, dict[int, Shown]] = {picture.source: {} for picture in named.blended}
-        for frame in haystack.frames(stop=num_frames, on_damage=notes.append):
+        # A text has no frames.
+        films = haystack.frames(stop=num_frames, on_damage=notes.append) if num_frames else ()
+        for frame in films:
             frames.append(encode(frame.image))
             for drawn in drawn_at.get(frame.index, ()):
                 image = drawn.drawn_into(frame.image, frame.index)

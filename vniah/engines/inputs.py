@@ -19,6 +19,7 @@ from vniah.forward.decoders import (
 )
 from vniah.forward.inputs import deepstack_rows
 from vniah.forward.prefill import answer_logits
+from vniah.haystacks.text import CountsTokens
 from vniah.protocol import (
     AnyModel,
     ChatModel,
@@ -355,7 +356,7 @@ def require_can_read(model: AnyModel, samples: Iterable[Sample]) -> None:
     """Raises `InputError` unless the model can read what samples show: frames or text."""
     kinds = {sample.text is None for sample in samples}
     if False in kinds:
-        require_reader(model)
+        require_counter(model)
     if True in kinds and not isinstance(model, ChatModel):
         require_encoder(model)
 
@@ -384,6 +385,19 @@ def require_encoder(model: AnyModel) -> EncodingModel:
     if not isinstance(model, EncodingModel):
         raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
     return model
+
+
+def require_counter(model: AnyModel) -> CountsTokens:
+    """The model, if it reads text and counts its tokens: a language model, or one that answers in
+    words and has a method ``token_ends``.
+
+    Raises:
+        InputError: it does not.
+    """
+    if isinstance(model, ChatModel) and isinstance(model, CountsTokens):
+        model.token_ends("")  # a server says here whether it knows its tokenizer
+        return model
+    return require_reader(model)
 
 
 def require_reader(model: AnyModel) -> LanguageModel:

@@ -220,7 +220,7 @@ class ChatEngine(_OneByOne):
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
         """As `vniah.engines.base.Engine.run`; an error without frames is that of the sample."""
         sample = self._pending[batch]
-        if sample.shown:
+        if not sample.shows_nothing:
             yield from super().run(batch)
             return
         outcomes: list[Outcome] = []
@@ -239,7 +239,7 @@ class ChatEngine(_OneByOne):
     def _read(self, sample: Sample) -> tuple[Reading, ...]:
         assert self._pictures is not None, "prepare comes first"
         started = time.perf_counter()
-        words = self._answer(self._pictures.show(sample.shown), sample.question)
+        words = self._answer(self._pictures.show(sample.shown), sample.prompt)
         return (Reading(time.perf_counter() - started, generated=GeneratedText(words)),)
 
     def _answer(self, pictures: Sequence[np.ndarray], question: str) -> str:

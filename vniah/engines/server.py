@@ -2,11 +2,11 @@
 
 Before the first sample, a few prompts of different lengths show whether the server reads every
 frame (`vniah.engines.prompt_tokens`). Later the number of prompt tokens of every sample is compared
-with theirs. A server that drops frames is not measured.
+with theirs. A server that drops frames is not measured. Likewise of texts: what the server counts
+is held against what is counted here (`vniah.engines.prompt_text`).
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +21,14 @@ from vniah.engines.base import (
     Outcome,
     Pictures,
     repeat_pictures,
+    shows_text,
     trial_sample,
+    trial_text,
 )
+from vniah.engines.prompt_text import TextProbe, counted, probe_texts
 from vniah.engines.prompt_tokens import Growth, TokenCount, before_end, short_lengths
-from vniah.errors import CheckError, InputError, ModelError, RequestLimitError, first_line
+from vniah.engines.workers import Workers
+from vniah.errors import CheckError, InputError, ModelError, first_line
 from vniah.haystacks.frames import AnyHaystack
 from vniah.models.server.client import ServerModel
 from vniah.models.server.responses import Reply
@@ -38,6 +42,7 @@ _LOG = logging.getLogger("vniah")
 
 # Numbers of frames in a trial; many servers drop all frames after the first 32.
 _TRIAL_LENGTHS = (4, 16, 40)
+_TRIAL_TEXTS = 200  # needles, one after the other
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ class ServerEngine:
         self._needles: NeedleSet | None = None
         self._pending: Sequence[Sample] = ()
         self._growth: Growth | None = None
+        self._texts: TextProbe | None = None
         self._num_answers = self._num_cut = 0
         self._counting = threading.Lock()
 
@@ -176,7 +182,7 @@ class ServerEngine:
         return 1
 
     def check(self) -> Mapping[str, Any]:
-        """As `vniah.engines.base.Engine.check`: does the server read every frame?
+        """As `vniah.engines.base.Engine.check`: does the server read every frame, or all text?
 
         Raises:
             CheckError: it does not, or it does not report prompt tokens although it has to.
@@ -184,6 +190,8 @@ class ServerEngine:
             ServerError: it answers no requests at all.
         """
         tests = [sample for sample in self._pending if sample.control is None] or self._pending
+        if any(sample.text is not None for sample in tests):
+            return self._check_texts(tests)
         found = self._probe(sorted({_num_shown(sample) for sample in tests}))
         if found.growth is None:
             if self._model.options.needs_usage:
@@ -195,6 +203,20 @@ class ServerEngine:
         self.notes += self._model.notes()
         return found.record()
 
+    def _check_texts(self, samples: Sequence[Sample]) -> Mapping[str, Any]:
+        found = probe_texts(self._model, samples)
+        if not found.prompts:
+            if self._model.options.needs_usage:
+                raise CheckError(
+                    f"{NO_USAGE_OF_TEXT}. Nothing was measured; add --allow-no-usage to run"
+                )
+            self.notes.append(NO_USAGE_OF_TEXT)
+        elif complaint := found.complaint():
+            raise CheckError(f"{complaint}. Nothing was measured")
+        self._texts = found
+        self.notes += self._model.notes()
+        return found.record()
+
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
         """As `vniah.engines.base.Engine.run`: outcomes as they arrive, in any order.
 
@@ -202,7 +224,7 @@ class ServerEngine:
         wait for requests that are on their way, unless the limit of requests is what ends it.
         """
         num_threads = min(self._model.options.concurrency, len(self._pending))
-        workers = _Workers(self._pending, self._answer, num_threads)
+        workers = Workers(self._pending, self._answer, num_threads)
         try:
             yield from workers.outcomes()
         except KeyboardInterrupt:
@@ -233,6 +255,9 @@ class ServerEngine:
         self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
     ) -> CheckReport:
         """As `vniah.engines.base.Engine.examine`: one question at several lengths."""
+        if shows_text(needles):
+            on_prepared()
+            return self._examine_texts(needles)
         self.prepare(repeat_pictures(needles), needles, max(_TRIAL_LENGTHS))
         on_prepared()
         found = self._probe(_TRIAL_LENGTHS)
@@ -249,6 +274,22 @@ class ServerEngine:
         )
         return CheckReport(tuple(lines), complaint is None)
 
+    def _examine_texts(self, needles: NeedleSet) -> CheckReport:
+        sample = trial_text(needles, needles.needles[0], length=_TRIAL_TEXTS, index=0)
+        found = probe_texts(self._model, [sample])
+        lines = [f"{self._model.name} answers in words, e.g. {found.words!r}"]
+        lines += self._model.notes()
+        lines += [f"refused at {n:,} tokens: {why}" for n, why in sorted(found.refused.items())]
+        if not found.prompts:
+            return CheckReport((*lines, NO_USAGE_OF_TEXT), not self._model.options.needs_usage)
+        complaint = found.complaint()
+        lines.append(
+            complaint
+            or f"it counts what the tokenizer {found.tokenizer} does, and "
+            f"{found.prompts[0].around:,} tokens more around every prompt"
+        )
+        return CheckReport(tuple(lines), complaint is None)
+
     def _probe(self, lengths: Sequence[int]) -> Probe:
         assert self._pictures is not None and self._needles is not None, "prepare comes first"
         return probe(self._model, self._pictures, self._needles, lengths)
@@ -257,15 +298,20 @@ class ServerEngine:
         assert self._pictures is not None, "prepare comes first"
         shown = self._pictures.show(sample.shown)
         try:
-            reply = self._model.ask(shown, sample.question, stopped=stopped)
+            reply = self._model.ask(shown, sample.prompt, stopped=stopped)
         except ModelError as error:
             return first_line(error)
         with self._counting:
             self._num_answers += 1
             self._num_cut += reply.is_cut
+        if self._texts is not None and self._texts.prompts:
+            if reply.prompt_tokens is None:
+                return _NO_USAGE_HERE
+            if complaint := self._texts.complaint_about(counted(self._model, sample, reply)):
+                raise CheckError(f"{complaint}. What was measured before is kept")
         if self._growth is not None:
             if reply.prompt_tokens is None:
-                return "this answer of the server's gives no usage.prompt_tokens"
+                return _NO_USAGE_HERE
             reading = TokenCount(_num_shown(sample), reply.prompt_tokens)
             # Without frames there is none that the server could drop.
             if sample.shown and (complaint := self._growth.complaint_about(reading)):
@@ -282,72 +328,8 @@ def _num_shown(sample: Sample) -> int:
 NO_USAGE = (
     "the server gives no usage.prompt_tokens, so that nobody can say whether it reads every frame"
 )
-
-
-class _Workers:
-    """Threads that answer samples.
-
-    They are daemon threads: none of them keeps the process from ending at Ctrl-C.
-
-    Args:
-        samples: the samples to be answered.
-        answer: called with a sample and the event that says that no answer is needed any more.
-        num_threads: number of threads.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        answer: Callable[[Sample, threading.Event], Outcome],
-        num_threads: int,
-    ) -> None:
-        self.stopped = threading.Event()
-        self._answer = answer
-        self._samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
-        for sample in samples:
-            self._samples.put(sample)
-        self._inbox: queue.SimpleQueue[tuple[Sample, Outcome] | BaseException | None] = (
-            queue.SimpleQueue()
-        )
-        self._num_running = num_threads
-        for number in range(num_threads):
-            threading.Thread(target=self._work, name=f"vniah-sample-{number}", daemon=True).start()
-
-    def _work(self) -> None:
-        ended: BaseException | None = None
-        try:
-            while not self.stopped.is_set():
-                sample = self._samples.get_nowait()
-                self._inbox.put((sample, self._answer(sample, self.stopped)))
-        except queue.Empty:
-            pass
-        except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
-            ended = error
-        self._inbox.put(ended)
-
-    def outcomes(self) -> Iterator[tuple[Sample, Outcome]]:
-        """Every outcome as it arrives; then raises the error that ended a thread, if one did."""
-        error: BaseException | None = None
-        while self._num_running:
-            message = self._inbox.get()
-            if isinstance(message, tuple):
-                yield message
-                continue
-            self._num_running -= 1
-            error = error or message
-            if error is not None and not isinstance(error, RequestLimitError):
-                self.stopped.set()
-                yield from self.arrived()
-                break
-        if error is not None:
-            raise error
-
-    def arrived(self) -> Iterator[tuple[Sample, Outcome]]:
-        """The outcomes that have arrived already."""
-        while True:
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(message, tuple):
-                yield message
+NO_USAGE_OF_TEXT = (
+    "the server gives no usage.prompt_tokens, so that nobody can say whether it reads the whole "
+    "text, and whether the tokenizer is that of its model"
+)
+_NO_USAGE_HERE = "this answer of the server's gives no usage.prompt_tokens"

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import floor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from vniah.errors import HaystackError, HaystackTooShortError, InputError, counted, first_line
 from vniah.files import hash_text
@@ -44,6 +44,7 @@ _ABBREVIATION = re.compile(
 _LONGEST_ABBREVIATION = 8
 
 
+@runtime_checkable
 class CountsTokens(Protocol):
     """What a text needs of a model: `vniah.protocol.LanguageModel` has it."""
 

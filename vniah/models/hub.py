@@ -14,21 +14,27 @@ from pathlib import Path
 from vniah.errors import ModelError, hub_reason
 from vniah.files import hash_file
 
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_WEIGHTS = "*.safetensors"
+_PATTERNS = ["*.json", _WEIGHTS, "*.model", "*.txt", "*.jinja"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
-def download(hub_id: str) -> tuple[Path, str]:
+def download(hub_id: str, *, has_weights: bool = True) -> tuple[Path, str]:
     """The local folder of a hub repository, downloaded without pickles, and its commit.
+
+    Args:
+        hub_id: ``owner/name``.
+        has_weights: False leaves the weights where they are.
 
     Raises:
         ModelError: there is no such repository, it cannot be had, or a file of it is damaged.
     """
     from huggingface_hub import snapshot_download
 
+    patterns = [pattern for pattern in _PATTERNS if has_weights or pattern != _WEIGHTS]
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
+        folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # its client raises whatever proxies and settings run into
         raise ModelError(
             f"{hub_id!r} is no folder here, and the hub does not give it: {hub_reason(error)}"

@@ -45,6 +45,32 @@ def load_tokenizer(folder: Path, *, config: Any = None) -> Any:
         transformers.logging.set_verbosity(verbosity)
 
 
+def require_counting(tokenizer: Any, name: str) -> None:
+    """Raises `ModelError` unless a tokenizer says where the tokens of a whole prompt end.
+
+    Args:
+        tokenizer: of transformers.
+        name: of its model, for the message.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer of {name} does not say which characters its tokens are of; give it a "
+            "tokenizer.json"
+        )
+    if token_ends(tokenizer, "a")[-1] == 0:
+        raise ModelError(
+            f"the tokenizer of {name} puts a token behind every text, and the answer follows the "
+            "prompt; let its tokenizer.json add none there"
+        )
+
+
+def token_ends(tokenizer: Any, text: str) -> Sequence[int]:
+    """As `vniah.protocol.LanguageModel.token_ends`, by a tokenizer of transformers."""
+    # "verbose" warns of texts longer than the model was trained on; here they are measured.
+    found = tokenizer(text, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    return [stop for _, stop in found]
+
+
 def spell(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """The text of some tokens as it stands in a prompt: special tokens and white space too.
 

@@ -32,7 +32,7 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
     """
     by_id = {sample.sample_id: sample for sample in samples}
     replies = [
-        (result.prediction, by_id[result.sample_id])
+        (result.prediction, by_id[result.sample_id], bool(result.correct))
         for result in results.samples
         if result.prediction is not None and result.sample_id in by_id
     ]
@@ -43,14 +43,15 @@ def warn_of_unreadable(samples: Sequence[Sample], results: Results) -> str | Non
     fixed = [one for one in replies if has_fixed_form(one[1].candidates, one[1].choices)]
     judged = fixed if len(fixed) >= _FEWEST_REPLIES else replies
     num_read, unread = 0, dict[str, None]()
-    for text, sample in judged:
-        if is_readable(text, sample.candidates, sample.choices):
+    for text, sample, is_right in judged:
+        if is_right or is_readable(text, sample.candidates, sample.choices):
             num_read += 1
         else:
             unread[text] = None
         if num_read >= _LEAST_SHARE * len(judged):
-            is_open = len(fixed) < _FEWEST_REPLIES
-            return _one_wrong_text(results, {one.answer for _, one in replies}) if is_open else None
+            if len(fixed) >= _FEWEST_REPLIES:
+                return None
+            return _one_wrong_text(results, {one.answer for _, one, _ in replies})
     examples = " and ".join(quoted(text, _SHOWN_CHARACTERS) for text in list(unread)[:2])
     of_form = "to questions for options or numbers " if len(judged) < len(replies) else ""
     return (

@@ -12,7 +12,7 @@ from vniah.analysis.compare.early import require_can_stop_early
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.engines.inputs import require_can_read, require_reader
+from vniah.engines.inputs import require_can_read, require_counter
 from vniah.errors import InputError
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
@@ -198,7 +198,7 @@ class Sweep:
         self._task = load_task(options.task, options.task_options)
         self.controls = choose_controls(self._task, options.controls)
         if isinstance(haystack, TextHaystack):
-            haystack = haystack.read_by(require_reader(model), grid.max_frames)
+            haystack = haystack.read_by(require_counter(model), grid.max_frames)
         self.samples = askable_samples(
             self._task, grid, needles, haystack, self._engine, options.controls
         )

@@ -5,13 +5,14 @@ template, the needle's sentence, seven digits, and three or five distractors are
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import count
 from operator import attrgetter, itemgetter
 from typing import Any
 
+from vniah.answers import match_answer, match_first_number
 from vniah.errors import TaskError
 from vniah.grid import Cell, Grid
 from vniah.haystacks.frames import AnyHaystack
@@ -152,8 +153,24 @@ class TextNeedle:
                     yield _sample(haystack, cell, needle, number)
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
-        """As `vniah.tasks.base.Task.score`: right if the model gives the number."""
-        return score_accepted(sample.candidates, readings, sample.choices)
+        """As `vniah.tasks.base.Task.score`: right if the model gives the number.
+
+        Of a text that was written its first number of seven digits is the answer, so that neither
+        a sentence around it nor one behind it counts.
+        """
+        judged = [by_first_number(reading, sample.candidates) for reading in readings]
+        return score_accepted(sample.candidates, judged, sample.choices)
+
+
+def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
+    """A reading whose text is judged by its first number, where the answers are numbers.
+
+    Another rule than that of every run, as `vniah.sweep.rescoring` asks for, stays as it is.
+    """
+    said = reading.generated
+    if said is None or said.rule is not match_answer or not all(map(str.isdecimal, answers)):
+        return reading
+    return replace(reading, generated=replace(said, rule=match_first_number))
 
 
 def _require_clean(haystack: TokenText, needles: NeedleSet) -> None:

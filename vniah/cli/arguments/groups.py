@@ -294,8 +294,15 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const=False,
         dest="needs_usage",
-        help="accept a server that does not report how many tokens it read; then frames that it "
-        "drops are not noticed",
+        help="accept a server that does not report how many tokens it read; then frames or text "
+        "that it drops are not noticed",
+    )
+    server.add_argument(
+        "--tokenizer",
+        type=values.source,
+        metavar="T",
+        help="for a task of text, whose lengths are tokens: a folder or hub id with the tokenizer "
+        "of the server's model, which counts them",
     )
 
 

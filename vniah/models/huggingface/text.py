@@ -13,12 +13,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vniah.errors import InputError, ModelError
+from vniah.errors import InputError
 from vniah.models.configs import read_config
 from vniah.models.contents import require_supported
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.rope import override_rope, rope_settings
-from vniah.models.vocabulary import spell
+from vniah.models.vocabulary import require_counting, spell, token_ends
 from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import TextSegment, TokenSequence
 
@@ -57,16 +57,7 @@ class TextModel:
         self.revision = parts.revision
         self.decoder = parts.model
         self._tokenizer = parts.tokenizer
-        if not self._tokenizer.is_fast:
-            raise ModelError(
-                f"the tokenizer of {self.name} does not say which characters its tokens are of; "
-                "give the checkpoint a tokenizer.json"
-            )
-        if self.token_ends("a")[-1] == 0:
-            raise ModelError(
-                f"the tokenizer of {self.name} puts a token behind every text, and the answer "
-                "follows the prompt; let its tokenizer.json add none there"
-            )
+        require_counting(self._tokenizer, self.name)
         self._load_in = parts.load_in
         self._adapter = parts.adapter
         self._segment = lru_cache(maxsize=_NUM_SEGMENTS)(TextSegment)
@@ -167,8 +158,7 @@ class TextModel:
 
     def token_ends(self, text: str) -> Sequence[int]:
         """As `vniah.protocol.LanguageModel.token_ends`."""
-        found = self._read(text, return_offsets_mapping=True)["offset_mapping"]
-        return [stop for _, stop in found]
+        return token_ends(self._tokenizer, text)
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``."""

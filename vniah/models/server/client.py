@@ -33,6 +33,8 @@ from vniah.models.server.wording import Wording
 if TYPE_CHECKING:
     import numpy as np
 
+    from vniah.models.tokenizers import TokenCounter
+
 _LOG = logging.getLogger("vniah")
 
 PREFIX = "openai:"
@@ -64,6 +66,8 @@ class ServerOptions:
             the server says how long to wait, that is done instead.
         key_variable: environment variable with the key; by default OPENAI_API_KEY.
         needs_usage: True if the server has to say how many tokens it read.
+        tokenizer: for a task of text, whose lengths are tokens: a folder or a hub id with the
+            tokenizer of the model (`vniah.models.tokenizers.open_counter`).
 
     Raises:
         InputError: a value is invalid.
@@ -78,6 +82,7 @@ class ServerOptions:
     backoff_seconds: float = 1.0
     key_variable: str | None = None
     needs_usage: bool = True
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency > _MOST_CONCURRENT:
@@ -109,6 +114,7 @@ def open_server(source: str, options: ServerOptions | None = None) -> "ServerMod
     Raises:
         InputError: the address has another form or holds a secret, there is no key, or a proxy or
             certificates that the environment names cannot be used.
+        ModelError: the tokenizer cannot be had.
         MissingDependencyError: the package httpx2 is not installed.
     """
     base_url, model_id = _parse(source)
@@ -152,6 +158,7 @@ class ServerModel:
 
     Raises:
         InputError: as `open_server`.
+        ModelError: as `open_server`.
         MissingDependencyError: as `open_server`.
     """
 
@@ -159,12 +166,21 @@ class ServerModel:
         self.name = model_id
         self.revision = "as served"
         self.options = options
-        self.settings: Mapping[str, Any] = {
+        self.settings: dict[str, Any] = {
             "base_url": base_url,
             **options.frames.settings(),
             "max_tokens": options.max_tokens,
             "temperature": 0,
         }
+        self._counter: TokenCounter | None = None
+        if options.tokenizer is not None:
+            from vniah.models.tokenizers import open_counter
+
+            self._counter = open_counter(options.tokenizer)
+            self.settings |= {
+                "tokenizer": self._counter.name,
+                "tokenizer_sha256": self._counter.sha256,
+            }
         self._key = ApiKey.read(options.key_variable)
         if self._key.is_long and self.key_is_in(f"{base_url} {model_id}"):
             raise InputError(
@@ -193,6 +209,24 @@ class ServerModel:
     def prepared_frames(self, frames: "Sequence[np.ndarray]") -> "list[np.ndarray]":
         """The frames as they are sent, RGB uint8 ``[height, width, 3]`` each."""
         return [self.options.frames.prepare(frame) for frame in frames]
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The name of the tokenizer that counts; empty if there is none."""
+        return "" if self._counter is None else self._counter.name
+
+    def token_ends(self, text: str) -> Sequence[int]:
+        """For every token of a text, where it ends, by the tokenizer of `ServerOptions`.
+
+        Raises:
+            InputError: none was given.
+        """
+        if self._counter is None:
+            raise InputError(
+                f"the length of a text counts in tokens, and the tokenizer of {self.name} is not "
+                "known here: give --tokenizer, a folder or a hub id with its tokenizer.json"
+            )
+        return self._counter.token_ends(text)
 
     def ask(
         self, frames: Sequence[str], question: str, *, stopped: threading.Event | None = None

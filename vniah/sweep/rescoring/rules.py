@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vniah.answers import TEXT_RULES, MatchRule
+from vniah.answers import TEXT_RULES, MatchRule, match_answer
 from vniah.engines.base import ARGMAX, GENERATED
 from vniah.errors import InputError, first_line, short_repr
 from vniah.factories import call_factory, is_factory
@@ -247,7 +247,9 @@ class ByText:
                 f"{short_repr(line.sample_id)} has no prediction"
             )
         self._was_asked, self._fault = False, None
-        said = GeneratedText(line.prediction, line.predicted_ids, self._match)
+        # A task may judge by a rule of its own where no other is asked for.
+        rule = match_answer if self.is_usual else self._match
+        said = GeneratedText(line.prediction, line.predicted_ids, rule)
         reading = Reading(line.seconds or 0.0, generated=said, prompt_tokens=line.prompt_tokens)
         scored = result_of(self.task, sample, (reading,))
         if self._fault is not None:
