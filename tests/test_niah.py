@@ -32,12 +32,12 @@ QUESTION = (
 _SENTENCE = re.compile(r"\nThe special magic ([A-Z][a-z]+) number is: (\d+)\.\n")
 
 
-def samples_of(kind, *, distractors="0", grid=GRID, needles=None, haystack=None):
+def samples_of(kind, *, distractors="0", grid=GRID, needles=None, haystack=None, task=None):
     """The samples of a grid with the tokens of one kind of tokenizer, without controls."""
     text = (haystack or open_text(num_tokens=grid.max_frames)).read_by(
         Reader(kind), grid.max_frames
     )
-    task = load_task("niah", {"distractors": distractors})
+    task = task or load_task("niah", {"distractors": distractors})
     return list(task.samples(grid, needles or number_needles(2), text)), text
 
 

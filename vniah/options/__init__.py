@@ -70,7 +70,7 @@ MAX_NEW_TOKENS = 32
 
 TASK_NAMES = (
     *("vniah", "localization", "vniah-d", "retrieve-all", "count", "order", "bridged"),
-    "niah",
+    *("niah", "niah-multi"),
 )
 """The keys of `vniah.tasks.TASKS`; help texts name them without loading the tasks."""
 

@@ -183,19 +183,24 @@ class Sweep:
         if mesh is None:
             require_known_launcher()
         self._mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
+        self._task = load_task(options.task, options.task_options)
+        answer_tokens = getattr(self._task, "answer_tokens", None)
         self._engine = choose_engine(
             model,
             EngineOptions(
                 share=options.share,
                 attention=options.attention,
                 scorer=options.scorer,
-                max_new_tokens=options.max_new_tokens,
+                max_new_tokens=options.max_new_tokens or answer_tokens,
                 group=self._mesh.context_group,
                 num_processes=self._mesh.size,
                 scratch_dir=cache_dir() / "scratch",
             ),
         )
-        self._task = load_task(options.task, options.task_options)
+        if answer_tokens is not None and self._engine.criterion != GENERATED:
+            raise InputError(
+                f"the task {self._task.name} judges what a model writes: add --scorer generate"
+            )
         self.controls = choose_controls(self._task, options.controls)
         if isinstance(haystack, TextHaystack):
             haystack = haystack.read_by(require_counter(model), grid.max_frames)

@@ -31,6 +31,7 @@ TASKS: Mapping[str, str] = {
     "order": "vniah.tasks.order:Order",
     "bridged": "vniah.tasks.bridged:Bridged",
     "niah": "vniah.tasks.niah:TextNeedle",
+    "niah-multi": "vniah.tasks.niah_multi:SeveralNumbers",
 }
 """The tasks that come with vniah, and where each is defined."""
 

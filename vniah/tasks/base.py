@@ -178,8 +178,10 @@ class Task(Protocol):
     An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
     which controls are run by default; an optional text ``criterion`` says what makes an answer
     right, where that is not the argmax over the answer span; an optional text ``insertion`` says
-    how pictures are inserted, where that is not one needle by its depth. `vniah.tasks.details`
-    lists further optional attributes, which say how results are split, measured and labelled.
+    how pictures are inserted, where that is not one needle by its depth. A number ``answer_tokens``
+    says that the task judges only what a model writes, and how many tokens that has at most by
+    default. `vniah.tasks.details` lists further optional attributes, which say how results are
+    split, measured and labelled.
     """
 
     name: str

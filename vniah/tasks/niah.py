@@ -4,26 +4,32 @@ Zhang et al. 2024, "Long Context Transfer from Language to Vision", section 9 an
 template, the needle's sentence, seven digits, and three or five distractors are those of the paper.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from itertools import count
-from operator import attrgetter, itemgetter
 from typing import Any
 
 from vniah.answers import match_answer, match_first_number
-from vniah.errors import TaskError
 from vniah.grid import Cell, Grid
 from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.text import TokenText
 from vniah.needles import Needle, NeedleSet
 from vniah.needles.numbers import draw_number, needle_text
-from vniah.protocol import HAYSTACK, TextSpan, needle_source
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
-from vniah.tasks.drawing import draw, shuffled
+from vniah.tasks.drawing import shuffled
 from vniah.tasks.parsing import Option, whole_numbers
+from vniah.tasks.text_placement import (
+    Hidden,
+    Wording,
+    drawn_part,
+    fit,
+    pieces,
+    require_clean,
+    require_text,
+    sentence_of,
+)
 
 OPENING = "This is a very long story book: <book> "
 CLOSING = " </book>.\n"
@@ -39,9 +45,6 @@ CITIES = (
 )
 """The cities of distractors; the city that is asked for is none of them."""
 
-_WIDEST = 64  # characters from the nearest end of a token
-_PARTS = 10**9
-
 
 @dataclass(frozen=True)
 class _Distractor:
@@ -56,37 +59,6 @@ class _Distractor:
     city: str
     number: int
     part: Fraction
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where sentences are inserted into the haystack, in characters.
-
-    Attributes:
-        needle: the needle.
-        others: the distractors, in their order.
-    """
-
-    needle: int
-    others: tuple[int, ...]
-
-    @property
-    def last(self) -> int:
-        """The last of them; the haystack ends there or later."""
-        return max(self.needle, *self.others, 0)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Where a haystack ends.
-
-    Attributes:
-        stop: the number of its characters that are shown.
-        lacking: how many tokens the text then has too few.
-    """
-
-    stop: int
-    lacking: int
 
 
 class TextNeedle:
@@ -136,21 +108,12 @@ class TextNeedle:
             TaskError: haystack or needles are pictures, positions are given, or a context is too
                 short for what has to be in it.
         """
-        if not isinstance(haystack, TokenText):
-            raise TaskError(
-                "the task niah hides text in a haystack of text, whose tokens the measured model "
-                "counts; so far only vniah run does that, and neither show, export nor estimate"
-            )
-        if grid.positions:
-            raise TaskError(
-                "the task niah places needles by depth, since where a sentence ends depends on the "
-                "text; leave out positions"
-            )
-        _require_clean(haystack, needles)
+        text = require_text(haystack, grid.positions, self.name)
+        require_clean(text, needles, self.name)
         for cell in grid.cells:
             for needle in needles:
                 for number in self._counts:
-                    yield _sample(haystack, cell, needle, number)
+                    yield _sample(text, cell, needle, number)
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
         """As `vniah.tasks.base.Task.score`: right if the model gives the number.
@@ -173,30 +136,22 @@ def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
     return replace(reading, generated=replace(said, rule=match_first_number))
 
 
-def _require_clean(haystack: TokenText, needles: NeedleSet) -> None:
-    """Raises `TaskError` for needles that are no text, and for a haystack that has needles."""
-    for needle in needles:
-        if needle.text is None:
-            raise TaskError(
-                f"the needle {needle.needle_id} is a picture, and the task niah hides text; give "
-                "--needles numbers"
-            )
-        for what in (needle.text.strip(), needle.answer):
-            if what in haystack.body:
-                raise TaskError(
-                    f"the haystack {haystack.name} holds {what!r} itself, which the needle "
-                    f"{needle.needle_id} is to hide in it; give another text or other needles"
-                )
-
-
 def _sample(haystack: TokenText, cell: Cell, needle: Needle, num_distractors: int) -> Sample:
     others = tuple(_distractors(cell.num_frames, needle, num_distractors))
-    places, cut = _fit(haystack, cell, needle, others)
+    assert needle.text is not None, "samples() requires needles of text"
+    wording = Wording(
+        OPENING,
+        sentence_of(needle, needle.text),
+        tuple(Hidden(needle_text(other.city, other.number), other.part) for other in others),
+        CLOSING,
+        needle.question,
+    )
+    places, cut = fit(haystack, cell, wording)
     return Sample(
         sample_id=f"{cell.prefix}{needle.needle_id}/d{num_distractors}",
         cell=cell,
         shown=(),
-        text=_pieces(haystack, cut.stop, places, needle, others),
+        text=pieces(haystack, cut.stop, places, wording),
         question=needle.question,
         candidates=needle.answers,
         choices=needle.choices,
@@ -222,95 +177,5 @@ def _distractors(num_tokens: int, needle: Needle, number: int) -> Iterator[_Dist
         drawn = (draw_number("niah", needle.needle_id, city, attempt) for attempt in count())
         found = next(number for number in drawn if str(number) not in taken)
         taken.add(str(found))
-        part = draw(_PARTS, "niah", "place", num_tokens, needle.needle_id, place)
-        yield _Distractor(city, found, Fraction(part, _PARTS))
-
-
-def _fit(
-    haystack: TokenText, cell: Cell, needle: Needle, others: Sequence[_Distractor]
-) -> tuple[_Places, _Cut]:
-    """Where sentences are inserted, and where the haystack is cut for a text of that length.
-
-    Raises:
-        TaskError: there is no room for a haystack.
-    """
-    wanted = cell.num_frames
-
-    def lacking(places: _Places, stop: int) -> int:
-        pieces = _pieces(haystack, stop, places, needle, others)
-        return wanted - haystack.count("".join(map(str, (*pieces, needle.question))))
-
-    length = room = lacking(_Places(0, (0,) * len(others)), 0)
-    while length > 0:
-        places = _Places(
-            haystack.sentence_end(length, cell.depth),
-            tuple(haystack.sentence_end(length, other.part) for other in others),
-        )
-        cut = _find_cut(haystack, length, places.last, partial(lacking, places))
-        if cut is not None:
-            return places, cut
-        # Even a cut behind the last of them is too far: they are those of a shorter haystack.
-        length = haystack.tokens_before(places.last) - 1
-    raise TaskError(
-        f"{wanted:,} tokens have no room for a haystack: template, question, needle and "
-        f"{len(others)} distractors have {wanted - room:,}; ask for more tokens"
-    )
-
-
-def _find_cut(
-    haystack: TokenText, length: int, least: int, lacking: Callable[[int], int]
-) -> _Cut | None:
-    """The cut after which the text lacks no token; None if the text is too long with any.
-
-    Tokens may merge where texts meet, so the length is corrected by what the whole text lacks. One
-    token more of the haystack may be two more of the text, so that no end of a token fits. Then it
-    is cut inside of one; and if that does not fit either, the text lacks as few as possible.
-
-    Args:
-        haystack: the text.
-        length: about how many tokens of it are shown.
-        least: the first character at which it may be cut.
-        lacking: how many tokens the text lacks if the haystack is cut at a character.
-    """
-    least = max(1, least)
-    found: dict[int, int] = {}
-    while (stop := max(least, haystack.characters(length))) not in found:
-        found[stop] = lacking(stop)
-        if not found[stop]:
-            return _Cut(stop, 0)
-        length = max(1, length + found[stop])
-    for distance in range(1, _WIDEST):
-        for near in (stop - distance, stop + distance):
-            if near >= least and near not in found:
-                found[near] = lacking(near)
-                if not found[near]:
-                    return _Cut(near, 0)
-    short = [_Cut(stop, missing) for stop, missing in found.items() if missing > 0]
-    return min(short, key=attrgetter("lacking"), default=None)
-
-
-def _pieces(
-    haystack: TokenText,
-    stop: int,
-    places: _Places,
-    needle: Needle,
-    others: Sequence[_Distractor],
-) -> tuple[TextSpan | str, ...]:
-    """The text with the first characters of the haystack, as `Sample.text`."""
-    assert needle.text is not None, "samples() requires needles of text"
-    own = TextSpan(needle_source(needle.needle_id), 0, len(needle.text), needle.text)
-    hidden: list[tuple[int, TextSpan | str]] = [(places.needle, own)]
-    for place, other in zip(places.others, others, strict=True):
-        hidden.append((place, needle_text(other.city, other.number)))
-    pieces: list[TextSpan | str] = [OPENING]
-    start = 0
-    for place, piece in sorted(hidden, key=itemgetter(0)):
-        pieces += _haystack(haystack, start, place)
-        pieces.append(piece)
-        start = place
-    pieces += _haystack(haystack, start, stop)
-    return (*pieces, CLOSING)
-
-
-def _haystack(haystack: TokenText, start: int, stop: int) -> tuple[TextSpan, ...]:
-    return (TextSpan(HAYSTACK, start, stop, haystack.body),) if start < stop else ()
+        part = drawn_part("niah", "place", num_tokens, needle.needle_id, place)
+        yield _Distractor(city, found, part)
