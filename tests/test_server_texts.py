@@ -8,6 +8,7 @@ from chat_server import Fault, answer, serve
 
 from tests.test_format_schema import require_described
 from tests.text_models import tokenizer_of
+from vniah.analysis.report.command import command_of
 from vniah.answers import match_first_number, numbers_in
 from vniah.checks.model import check_model
 from vniah.cli import main
@@ -88,6 +89,9 @@ def test_the_manifest_says_how_tokens_were_counted(tokenizer, tmp_path):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["model"]["tokenizer"] == "served"
     assert manifest["model"]["tokenizer_sha256"] == open_counter(str(tokenizer)).sha256
+    command = command_of(manifest)
+    assert "--tokenizer served" in command.text
+    assert "in place of 'served' give the folder of the tokenizer" in command.remarks
     found = next(v for v in manifest["environment"].values() if "tokens_around_prompt" in str(v))
     assert f"'tokens_around_prompt': {AROUND}" in str(found)
 

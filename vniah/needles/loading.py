@@ -13,6 +13,7 @@ from typing import Any
 
 from vniah.errors import NeedleError, first_line, hub_reason, quoted
 from vniah.files import embedded_dir
+from vniah.needles.associations import ASSOCIATIONS, association_needles
 from vniah.needles.clips import read_frames
 from vniah.needles.imagefolder import require_imagefolder
 from vniah.needles.metadata import (
@@ -64,9 +65,9 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     The network is used only for a hub id.
 
     Args:
-        source: the name of an embedded set (``cards``, ``counterfactual``); or ``numbers``, as
-            `vniah.needles.numbers.read_numbers`; or a folder; or the hub id ``owner/name`` of a
-            dataset with the columns image, question and answer.
+        source: the name of an embedded set (``cards``, ``counterfactual``); or of needles of text:
+            ``associations``, or ``numbers`` as `vniah.needles.numbers.read_numbers`; or a folder;
+            or the hub id ``owner/name`` of a dataset with the columns image, question and answer.
         split: the split of a hub dataset; folders have none.
 
     Raises:
@@ -78,6 +79,8 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         return _load_embedded(str(source))
     if (numbers := read_numbers(str(source))) is not None:
         return numbers
+    if str(source) == ASSOCIATIONS:
+        return association_needles()
     try:
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except OSError as error:  # longer than the system has paths
@@ -94,8 +97,8 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         return _make_set(source, source, rows)
     raise NeedleError(
         f"there is no needle set {quoted(str(source), 100)}; give a folder with "
-        f"{METADATA_NAMES[0]}, one of {', '.join((*EMBEDDED_SETS, NUMBERS))}, or a hub id such as "
-        "lmms-lab/v_niah_needles."
+        f"{METADATA_NAMES[0]}, one of {', '.join((*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS))}, or a "
+        "hub id such as lmms-lab/v_niah_needles."
     )
 
 

@@ -4,13 +4,15 @@ Zhang et al. 2024, "Long Context Transfer from Language to Vision", section 9 an
 template, the needle's sentence, seven digits, and three or five distractors are those of the paper.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import count
+from itertools import count, islice
+from operator import attrgetter
 from typing import Any
 
 from vniah.answers import match_answer, match_first_number
+from vniah.errors import TaskError
 from vniah.grid import Cell, Grid
 from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.text import TokenText
@@ -45,20 +47,20 @@ CITIES = (
 )
 """The cities of distractors; the city that is asked for is none of them."""
 
+_ANSWER = "Answer:"
+
 
 @dataclass(frozen=True)
-class _Distractor:
-    """A sentence like the needle's, about another city.
+class _Distractors:
+    """What is hidden beside a needle.
 
     Attributes:
-        city: that city.
-        number: its number.
-        part: where it stands, a share of the haystack in [0, 1).
+        hidden: the sentences, each with its place.
+        fields: what a sample's fields say of them.
     """
 
-    city: str
-    number: int
-    part: Fraction
+    hidden: tuple[Hidden, ...]
+    fields: Mapping[str, list[str] | list[int]]
 
 
 class TextNeedle:
@@ -75,7 +77,8 @@ class TextNeedle:
     says so. (The published script looks for one tokenizer's ids of full stops.)
 
     **Distractors** are sentences of the needle's form about other cities, at hashed places that are
-    the same at every depth. Their numbers differ from the needle's.
+    the same at every depth. Their numbers differ from the needle's. Needles that are no numbers
+    (`vniah.needles.associations`) have those of their set as distractors.
 
     Args:
         distractors: how many there are: whole numbers, such as ``"0,3,5"``; by default 0.
@@ -110,19 +113,36 @@ class TextNeedle:
         """
         text = require_text(haystack, grid.positions, self.name)
         require_clean(text, needles, self.name)
+        others = (*needles, *needles.unselected)
         for cell in grid.cells:
             for needle in needles:
                 for number in self._counts:
-                    yield _sample(text, cell, needle, number)
+                    yield _sample(text, cell, needle, _distractors(cell, needle, others, number))
 
     def score(self, sample: Sample, readings: Sequence[Reading]) -> Score:
         """As `vniah.tasks.base.Task.score`: right if the model gives the number.
 
         Of a text that was written its first number of seven digits is the answer, so that neither
-        a sentence around it nor one behind it counts.
+        a sentence around it nor one behind it counts. If the answer is no number, the text may
+        begin with the last words of the prompt.
         """
-        judged = [by_first_number(reading, sample.candidates) for reading in readings]
+        lead = sample.question.rpartition(_ANSWER)[2].strip()
+        judged = [_in_short(by_first_number(one, sample.candidates), lead) for one in readings]
         return score_accepted(sample.candidates, judged, sample.choices)
+
+
+def _in_short(reading: Reading, lead: str) -> Reading:
+    """A reading whose text is judged without a lead, with which models repeat the prompt."""
+    said = reading.generated
+    if said is None or said.rule is not match_answer or not lead:
+        return reading
+    start = re.compile(rf"\W*{re.escape(lead)}\W*", re.IGNORECASE)
+
+    def match(text: str, answers: Sequence[str], choices: Sequence[str] | None) -> str | None:
+        begins_so = start.match(text)
+        return match_answer(text[begins_so.end() :] if begins_so else text, answers, choices)
+
+    return replace(reading, generated=replace(said, rule=match))
 
 
 def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
@@ -136,19 +156,13 @@ def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
     return replace(reading, generated=replace(said, rule=match_first_number))
 
 
-def _sample(haystack: TokenText, cell: Cell, needle: Needle, num_distractors: int) -> Sample:
-    others = tuple(_distractors(cell.num_frames, needle, num_distractors))
+def _sample(haystack: TokenText, cell: Cell, needle: Needle, distractors: _Distractors) -> Sample:
     assert needle.text is not None, "samples() requires needles of text"
-    wording = Wording(
-        OPENING,
-        sentence_of(needle, needle.text),
-        tuple(Hidden(needle_text(other.city, other.number), other.part) for other in others),
-        CLOSING,
-        needle.question,
-    )
+    hidden = distractors.hidden
+    wording = Wording(OPENING, sentence_of(needle, needle.text), hidden, CLOSING, needle.question)
     places, cut = fit(haystack, cell, wording)
     return Sample(
-        sample_id=f"{cell.prefix}{needle.needle_id}/d{num_distractors}",
+        sample_id=f"{cell.prefix}{needle.needle_id}/d{len(hidden)}",
         cell=cell,
         shown=(),
         text=pieces(haystack, cut.stop, places, wording),
@@ -157,25 +171,58 @@ def _sample(haystack: TokenText, cell: Cell, needle: Needle, num_distractors: in
         choices=needle.choices,
         fields={
             "needle_id": needle.needle_id,
-            "num_distractors": num_distractors,
+            "num_distractors": len(hidden),
             "context_tokens": cell.num_frames - cut.lacking,
             "haystack_tokens": haystack.tokens_before(cut.stop),
             "needle_token": haystack.tokens_before(places.needle),
             "needle_character": places.needle,
-            "distractor_cities": [other.city for other in others],
-            "distractor_numbers": [other.number for other in others],
+            **distractors.fields,
             "distractor_tokens": [haystack.tokens_before(place) for place in places.others],
         },
     )
 
 
-def _distractors(num_tokens: int, needle: Needle, number: int) -> Iterator[_Distractor]:
-    """The first distractors of a needle at one length; more of them begin with the same."""
-    cities = shuffled(CITIES, "niah", needle.needle_id)
+def _distractors(cell: Cell, needle: Needle, others: Sequence[Needle], number: int) -> _Distractors:
+    """The first distractors of a needle at one length; more of them begin with the same.
+
+    Raises:
+        TaskError: the needle's set has too few.
+    """
+    parts = [
+        drawn_part("niah", "place", cell.num_frames, needle.needle_id, place)
+        for place in range(number)
+    ]
+    if needle.answer.isdecimal():
+        found = list(islice(_numbers(needle), number))
+        texts = [needle_text(city, drawn) for city, drawn in found]
+        fields: dict[str, list[str] | list[int]] = {
+            "distractor_cities": [city for city, _ in found],
+            "distractor_numbers": [drawn for _, drawn in found],
+        }
+    else:
+        chosen = _of_the_set(needle, others)[:number]
+        if len(chosen) < number:
+            raise TaskError(
+                f"{number} distractors are asked for, and the set of the needle "
+                f"{needle.needle_id} has {len(chosen)} others; ask for fewer"
+            )
+        texts = [str(other.text) for other in chosen]
+        fields = {"distractor_ids": [other.needle_id for other in chosen]}
+    return _Distractors(tuple(map(Hidden, texts, parts)), fields)
+
+
+def _numbers(needle: Needle) -> Iterator[tuple[str, int]]:
+    """Cities with their numbers."""
     taken = {needle.answer}
-    for place, city in enumerate(cities[:number]):
+    for city in shuffled(CITIES, "niah", needle.needle_id):
         drawn = (draw_number("niah", needle.needle_id, city, attempt) for attempt in count())
         found = next(number for number in drawn if str(number) not in taken)
         taken.add(str(found))
-        part = drawn_part("niah", "place", num_tokens, needle.needle_id, place)
-        yield _Distractor(city, found, part)
+        yield city, found
+
+
+def _of_the_set(needle: Needle, others: Sequence[Needle]) -> Sequence[Needle]:
+    """The other needles of a set; the same in whatever order they come."""
+    known = sorted(others, key=attrgetter("needle_id"))
+    rest = [other for other in known if needle.answer not in other.answers]
+    return shuffled(rest, "niah", "others", needle.needle_id)

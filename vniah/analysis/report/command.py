@@ -14,6 +14,7 @@ from typing import Any, get_args
 from vniah.files import embedded_dir
 from vniah.models.packaged import PACKAGED
 from vniah.needles import EMBEDDED_SETS
+from vniah.needles.associations import ASSOCIATIONS
 from vniah.needles.numbers import NUMBERS
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, LoadIn, Sampling
 from vniah.options.rope import theta_label
@@ -97,7 +98,10 @@ def _model(manifest: Mapping[str, Any]) -> _Parts:
     if "base_url" in model:
         yield "--model", f"openai:{model['base_url']}#{name}"
         yield from _given(model, {"max_tokens": "--max-tokens", "frames_as": "--frames-as"})
-        yield from _given(model, {"frame_size": "--frame-size"})
+        yield from _given(model, {"frame_size": "--frame-size", "tokenizer": "--tokenizer"})
+        tokenizer = str(model.get("tokenizer", ""))
+        if tokenizer and "/" not in tokenizer and tokenizer not in PACKAGED:
+            yield Remark(f"in place of {tokenizer!r} give the folder of the tokenizer")
         return
     class_path = str(model.get("class", _OWN_CLASSES))
     if not class_path.startswith(_OWN_CLASSES):
@@ -170,7 +174,7 @@ def _needles(manifest: Mapping[str, Any]) -> _Parts:
     needles = manifest["needles"]
     name = str(needles.get("name", "NEEDLES"))
     yield "--needles", name
-    if name not in EMBEDDED_SETS and name.partition(":")[0] != NUMBERS:
+    if name not in (*EMBEDDED_SETS, ASSOCIATIONS) and name.partition(":")[0] != NUMBERS:
         yield Remark(
             f"in place of {name!r} give the folder of the needle set, or its hub id; its sha256 is "
             f"{needles.get('sha256', 'not known')}"
