@@ -287,7 +287,10 @@ def test_the_command_line_measures_a_folder_of_text(tmp_path, capsys):
         ("--task niah --tokens x", "tokens must be numbers, got 'x'"),
         ("--task niah --tokens 512 --keep-damaged", "are for videos, and the task niah shows text"),
         ("--task niah --tokens 512", "reference-short has no decoder that reads text alone"),
-        ("--task niah --tokens 512 --haystack a b", "one folder of .txt files, or pydoc; give one"),
+        (
+            "--task niah --tokens 512 --haystack a b",
+            "one folder or file, or pydoc; give one",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments, message, tmp_path, capsys):

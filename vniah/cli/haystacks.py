@@ -85,4 +85,4 @@ def _require_choices_of_text(options: argparse.Namespace) -> None:
             f"the task {options.task} shows text; leave them out"
         )
     if options.haystack is not None and len(options.haystack) > 1:
-        raise InputError("a text haystack is one folder of .txt files, or pydoc; give one")
+        raise InputError("a text haystack is one folder or file, or pydoc; give one")

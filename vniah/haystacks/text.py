@@ -1,9 +1,9 @@
 """Text haystacks: the text in which a needle of text is hidden, and its length in a model's tokens.
 
-A text haystack is a folder of .txt files, prose that is generated from a seed, or the language
-reference that comes with CPython. Where a sentence ends is found in the text, never in the tokens
-of one tokenizer. How long the text is depends on the tokenizer, so a haystack is read by a model
-before a task makes samples of it.
+A text haystack is a folder of .txt files, a file, prose that is generated from a seed, or the
+language reference that comes with CPython. Where a sentence ends is found in the text, never in the
+tokens of one tokenizer. How long the text is depends on the tokenizer, so a haystack is read by a
+model before a task makes samples of it.
 """
 
 import re
@@ -16,17 +16,17 @@ from math import floor
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from vniah.errors import HaystackError, HaystackTooShortError, InputError, counted, first_line
+from vniah.errors import HaystackTooShortError, InputError, counted
 from vniah.files import hash_text
 from vniah.haystacks.frames import Frame
 from vniah.haystacks.paths import explained
 from vniah.haystacks.prose import GENERATOR, write_prose
+from vniah.haystacks.text_files import read_text, text_files
 from vniah.paths import user_path
 
 PYDOC = "pydoc"
 """The name of CPython's language reference, which Python holds for its help()."""
 
-_MOST_BYTES = 2**30
 # What is read and searched beyond what is needed, so that a cut changes neither tokens nor the ends
 # of sentences before it: samples are the same whatever else a grid holds.
 _MARGIN = 256
@@ -60,7 +60,7 @@ class TextHaystack:
 
     Attributes:
         name: shown to people and used in file names.
-        kind: ``"prose"`` is generated, ``"text"`` a folder of files, ``"pydoc"`` CPython's.
+        kind: ``"prose"`` is generated, ``"text"`` is read from files, ``"pydoc"`` CPython's.
         sha256: of generated prose, of its recipe; else of the whole text.
         body: the text.
     """
@@ -208,13 +208,14 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
     """A text haystack.
 
     Args:
-        source: a folder of .txt files, in the order of their names; ``"pydoc"``, for the language
-            reference that comes with CPython; None for prose that is generated.
+        source: a folder of .txt files, or a file, as `vniah.haystacks.text_files.read_text`;
+            ``"pydoc"``, for the language reference that comes with CPython; None for prose that is
+            generated.
         num_tokens: so many tokens are needed; prose is generated as far.
         seed: another seed gives other prose.
 
     Raises:
-        HaystackError: there is no such folder, or a file in it cannot be read as text.
+        HaystackError: there is no such text, or it cannot be read.
         InputError: the path cannot be one.
     """
     if source is None:
@@ -226,56 +227,26 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
 
         body = " ".join(re.sub(r"\s+", " ", text).strip() for _, text in sorted(topics.items()))
         return TextHaystack(PYDOC, "pydoc", hash_text(body), body)
-    folder = user_path(source, "a haystack")
-    with explained("read", folder):
-        body = _read_folder(folder)
-    return TextHaystack(folder.resolve().name or "text", "text", hash_text(body), body)
+    path = user_path(source, "a haystack")
+    with explained("read", path):
+        body = read_text(path)
+    return TextHaystack(path.resolve().name or "text", "text", hash_text(body), body)
 
 
 def require_text(source: str | Path) -> None:
-    """Requires what `open_text` does, without reading a file.
+    """Requires what `open_text` does, without reading a text.
 
     Args:
         source: as `open_text`.
 
     Raises:
-        HaystackError: there is no such folder, or no .txt file in it.
+        HaystackError: there is no such folder or file, or no text in the folder.
         InputError: the path cannot be one.
     """
     if str(source) != PYDOC:
-        folder = user_path(source, "a haystack")
-        with explained("read", folder):
-            _text_files(folder)
-
-
-def _text_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise HaystackError(
-            f"there is no folder {folder}. A text haystack is a folder of .txt files, or {PYDOC}."
-        )
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt")
-    if sum(path.stat().st_size for path in paths) > _MOST_BYTES:
-        raise HaystackError(f"the .txt files in {folder} have more than {_MOST_BYTES:,} bytes.")
-    if not paths:
-        raise HaystackError(f"{folder} has no .txt file that holds text.")
-    return paths
-
-
-def _read_folder(folder: Path) -> str:
-    texts = [text for path in _text_files(folder) if (text := _read_file(path))]
-    if not texts:
-        raise HaystackError(f"{folder} has no .txt file that holds text.")
-    return "\n\n".join(texts)
-
-
-def _read_file(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HaystackError(
-            f"{path} is not text in UTF-8: {first_line(error)}. Convert it, or remove it."
-        ) from error
-    return text.replace("\r\n", "\n").strip()
+        path = user_path(source, "a haystack")
+        with explained("read", path):
+            text_files(path)
 
 
 def _strictly_ascending(ends: Sequence[int]) -> tuple[int, ...]:

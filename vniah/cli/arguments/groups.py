@@ -91,8 +91,9 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="H",
         help="a video file, several that are joined in this order, or a folder of images; "
-        "default: a generated video. For a task of text a folder of .txt files, or pydoc, the "
-        "language reference inside Python; default: generated prose",
+        "default: a generated video. For a task of text a folder of .txt files, a file that "
+        "ends in .txt, .jsonl or .parquet, or pydoc, the language reference inside Python; "
+        "default: generated prose",
     )
     parser.add_argument(
         "--sampling",
