@@ -58,6 +58,8 @@ def test_samples_hide_and_ask_what_ruler_does(tokenizer):
             if getattr(p, "source", "") == "haystack" and q != sample.text[-1]
         ]
         assert {*places} <= ends
+        own = [p for p in sample.text if getattr(p, "source", "haystack") != "haystack"]
+        assert len({*own}) == len(fields["asked_numbers"])  # spans of one source, all different
 
 
 def test_the_words_are_those_of_ruler():

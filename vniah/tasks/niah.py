@@ -30,7 +30,7 @@ from vniah.tasks.text_placement import (
     pieces,
     require_clean,
     require_text,
-    sentence_of,
+    sentences_of,
 )
 
 OPENING = "This is a very long story book: <book> "
@@ -159,7 +159,7 @@ def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
 def _sample(haystack: TokenText, cell: Cell, needle: Needle, distractors: _Distractors) -> Sample:
     assert needle.text is not None, "samples() requires needles of text"
     hidden = distractors.hidden
-    wording = Wording(OPENING, sentence_of(needle, needle.text), hidden, CLOSING, needle.question)
+    wording = Wording(OPENING, *sentences_of(needle, needle.text), hidden, CLOSING, needle.question)
     places, cut = fit(haystack, cell, wording)
     return Sample(
         sample_id=f"{cell.prefix}{needle.needle_id}/d{len(hidden)}",

@@ -5,7 +5,7 @@ Long-Context Language Models?" (arXiv 2404.06654), section 3 and appendix B. The
 sentence and the question are those of RULER; keys are cities here, where RULER draws two words.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.text import TokenText
 from vniah.needles import Needle, NeedleSet
 from vniah.needles.numbers import CITY, draw_number, needle_text
+from vniah.protocol import TextSpan
 from vniah.scoring import Reading, Score, score_accepted
 from vniah.tasks.base import Sample
 from vniah.tasks.drawing import shuffled
@@ -30,7 +31,7 @@ from vniah.tasks.text_placement import (
     pieces,
     require_clean,
     require_text,
-    sentence_of,
+    sentences_of,
 )
 
 TextKind = Literal["multi-key", "multi-value", "multi-query"]
@@ -173,22 +174,14 @@ def _facts(needle: Needle, kind: TextKind, number: int) -> Iterator[_Fact]:
 
 
 def _sample(haystack: TokenText, cell: Cell, needle: Needle, kind: TextKind, number: int) -> Sample:
-    first, *others = facts = list(_facts(needle, kind, number))
+    facts = list(_facts(needle, kind, number))
     asked = [fact for fact in facts if fact.is_asked]
+    further: list[TextSpan | str]
+    own, *further = sentences_of(needle, *(fact.text for fact in asked))
+    further += [fact.text for fact in facts if not fact.is_asked]
     names = ("niah-multi", "place", cell.num_frames, needle.needle_id, kind)
-    wording = _wording(
-        list(dict.fromkeys(fact.city for fact in asked)),
-        len(asked),
-        needle=needle,
-        first=first,
-        others=[
-            Hidden(
-                sentence_of(needle, fact.text) if fact.is_asked else fact.text,
-                drawn_part(*names, place),
-            )
-            for place, fact in enumerate(others)
-        ],
-    )
+    hidden = [Hidden(piece, drawn_part(*names, place)) for place, piece in enumerate(further)]
+    wording = _wording(dict.fromkeys(fact.city for fact in asked), len(asked), own, hidden)
     places, cut = fit(haystack, cell, wording)
     return Sample(
         sample_id=f"{cell.prefix}{needle.needle_id}/{kind}-{number}",
@@ -215,15 +208,10 @@ def _sample(haystack: TokenText, cell: Cell, needle: Needle, kind: TextKind, num
 
 
 def _wording(
-    cities: Sequence[str],
-    num_asked: int,
-    *,
-    needle: Needle,
-    first: _Fact,
-    others: Sequence[Hidden],
+    cities: Iterable[str], num_asked: int, needle: TextSpan, others: Sequence[Hidden]
 ) -> Wording:
     """The prompt of RULER, which speaks of one number or of several."""
-    about, where = _listed(cities), "mentioned in the provided text"
+    about, where = _listed([*cities]), "mentioned in the provided text"
     if num_asked == 1:
         opening = "A special magic number is hidden within the following text. Make sure to "
         opening += "memorize it. I will quiz you about the number afterwards.\n"
@@ -234,7 +222,7 @@ def _wording(
         opening += "memorize it. I will quiz you about the numbers afterwards.\n"
         thing = f"the special magic numbers for {about} {where}"
         question = f"What are all {thing}? The{thing.removeprefix('the')} are"
-    return Wording(opening, sentence_of(needle, first.text), tuple(others), "\n", question)
+    return Wording(opening, needle, tuple(others), "\n", question)
 
 
 def _listed(words: Sequence[str]) -> str:

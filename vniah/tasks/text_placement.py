@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from operator import attrgetter, itemgetter
 
 from vniah.errors import TaskError
@@ -85,9 +86,13 @@ class Cut:
     lacking: int
 
 
-def sentence_of(needle: Needle, text: str) -> TextSpan:
-    """A sentence that belongs to a needle, so that a control without the needle leaves it out."""
-    return TextSpan(needle_source(needle.needle_id), 0, len(text), text)
+def sentences_of(needle: Needle, *texts: str) -> tuple[TextSpan, ...]:
+    """Sentences that belong to a needle, so that a control without the needle leaves them out."""
+    source, body = needle_source(needle.needle_id), "".join(texts)
+    stops = [*accumulate(map(len, texts))]
+    return tuple(
+        TextSpan(source, start, stop, body) for start, stop in zip((0, *stops), stops, strict=False)
+    )
 
 
 def drawn_part(*names: object) -> Fraction:
