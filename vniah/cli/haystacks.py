@@ -27,8 +27,8 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
 
     if shows_text(options):
         raise InputError(
-            f"the task {options.task} shows text, which only vniah run measures so far; give a "
-            "task of frames"
+            f"the task {options.task} shows text, which only vniah run and vniah show read so far; "
+            "give a task of frames"
         )
     if options.haystack is None:
         _require_choices_of_generated(options)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.environment import load_matplotlib
-from vniah.cli.haystacks import open_named_haystack
+from vniah.cli.haystacks import open_named_haystack, open_named_text
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
     needles_name,
     only_rope,
+    shows_text,
     task_options,
 )
 from vniah.cli.printing import show, show_lines
@@ -22,6 +23,7 @@ from vniah.results import MANIFEST_NAME, Results, load_results
 
 if TYPE_CHECKING:
     from vniah.haystacks.haystack import Haystack
+    from vniah.haystacks.text import TextHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.progress import Bars
@@ -98,7 +100,8 @@ def _named(names: Sequence[str]) -> tuple[str | None, str | None]:
 def _chooses(options: argparse.Namespace) -> bool:
     """True if options say which sample is meant."""
     return any(
-        getattr(options, name) is not None for name in ("needle", "frames", "depths", "positions")
+        getattr(options, name) is not None
+        for name in ("needle", "frames", "tokens", "depths", "positions")
     )
 
 
@@ -106,7 +109,8 @@ def _grid(options: argparse.Namespace, of_run: Grid | None) -> Grid:
     """The grid of the options; what they leave open is that of the run, or one small cell."""
     if of_run is None:
         of_run = Grid.parse(DEFAULT_SHOWN_FRAMES, DEFAULT_SHOWN_DEPTHS)
-    frames = of_run if options.frames is None else Grid.parse(options.frames, "0")
+    lengths = options.frames if options.tokens is None else options.tokens
+    frames = of_run if lengths is None else Grid.parse(lengths, "0")
     if options.positions is not None:
         rows = Grid.parse(str(10**6), positions=options.positions)
     else:
@@ -119,11 +123,12 @@ def _load_model(
 ) -> "AnyModel | None":
     """The model of --model; by default that of the run, if it comes with vniah."""
     from vniah.models.loading import embedded_models
+    from vniah.models.packaged import PACKAGED
 
     record = None if results is None else results.manifest["model"]
     if options.model is None:
         options.model = DEFAULT_MODEL if record is None else str(record["name"])
-        if record is not None and options.model not in embedded_models():
+        if record is not None and options.model not in (*embedded_models(), *PACKAGED):
             if not options.no_model:
                 notes.append(
                     f"the model {options.model} of the run is not loaded; give --model for its "
@@ -153,10 +158,15 @@ def _load_needles(options: argparse.Namespace, results: Results | None) -> "Need
 
 def _open_haystack(
     options: argparse.Namespace, results: Results | None, num_frames: int, bars: "Bars"
-) -> "Haystack":
-    from vniah.tasks.recorded import haystack_of
+) -> "Haystack | TextHaystack":
+    from vniah.tasks.recorded import haystack_of, text_of
 
     if results is None:
+        if shows_text(options):
+            return open_named_text(options, num_frames)
         return open_named_haystack(options, num_frames, bars)
+    if results.axis == "tokens":
+        text = None if options.haystack is None else open_named_text(options, num_frames)
+        return text_of(results, text, num_frames)
     given = None if options.haystack is None else open_named_haystack(options, num_frames, bars)
     return haystack_of(results, given, num_frames)

@@ -80,7 +80,7 @@ def _of_file(path: Path) -> str:
 def _of_lines(path: Path) -> Iterator[str]:
     for number, line in enumerate(_of_file(path).split("\n"), start=1):
         if line.strip():
-            yield parse_json(line, _Row, HaystackError, f"{path.name} line {number}")[COLUMN]
+            yield parse_json(line, _Row, HaystackError, f"{path.name} line {number}")["text"]
 
 
 def _of_parquet(path: Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from vniah.errors import counted, shortened
 from vniah.grid import format_depth
-from vniah.protocol import HAYSTACK, Frames, FrameSpan, needle_of
+from vniah.protocol import HAYSTACK, Frames, FrameSpan, TextSpan, needle_of
 from vniah.results import SampleResult
 from vniah.show.prompt import Prompt
 from vniah.tasks.base import Sample
@@ -48,18 +48,39 @@ class Facts:
         parts = [f"task {self.task}"]
         if sample.cell is not None:
             parts.append(
-                f"{counted(sample.cell.num_frames, 'haystack frame')}, depth "
+                f"{counted(sample.cell.num_frames, self._unit)}, depth "
                 f"{format_depth(sample.cell.depth)}"
             )
         elif sample.num_frames:
-            parts.append(counted(sample.num_frames, "haystack frame"))
+            parts.append(counted(sample.num_frames, self._unit))
         if sample.control is not None:
             parts.append(f"control {sample.control}, not part of the score")
         return ", ".join(parts)
 
     @property
+    def _unit(self) -> str:
+        return "haystack frame" if self.sample.text is None else "token"
+
+    @property
+    def shows_no_frames(self) -> str:
+        """What is shown instead, in a sentence; empty where frames are."""
+        if self.sample.shown:
+            return ""
+        what = "text" if self.sample.text else "the question alone"
+        return f"No video is shown: the model reads {what}."
+
+    @property
     def shown(self) -> str:
-        """All frames, as spans of their sources."""
+        """All frames, as spans of their sources; or the parts of a text, in characters."""
+        if self.sample.text:
+            spans = [
+                f"{piece.source} {piece.start:,}-{piece.stop - 1:,}"
+                if piece.source == HAYSTACK
+                else piece.source
+                for piece in self.sample.text
+                if isinstance(piece, TextSpan)
+            ]
+            return f"text, by its characters: {', '.join(spans)}"
         if not self.sample.shown:
             return "no video"
         parts = list(_spans_in_words(self.sample.shown))
@@ -82,7 +103,8 @@ class Facts:
         """Which needles are asked about, and which are others; empty where it is not known."""
         if not self.asked_ids:
             return ""
-        ids = dict.fromkeys(needle_of(span.source) for span in self.sample.shown)
+        spans = (*self.sample.shown, *(self.sample.text or ()))
+        ids = dict.fromkeys(needle_of(span.source) for span in spans if not isinstance(span, str))
         there = [name for name in ids if name is not None]
         asked = [
             name if name in there else f"{name} (not shown)"
@@ -196,7 +218,8 @@ class Facts:
             yield f"tokens: {self.tokens}"
         if self.outcome:
             yield f"result: {self.outcome}"
-        yield f"frames: {self.caption}" if sample.shown else "frames: none are shown"
+        if sample.text is None:
+            yield f"frames: {self.caption}" if sample.shown else "frames: none are shown"
         for note in self.notes:
             yield f"note: {note}"
 

@@ -1,20 +1,25 @@
 """What a model reads, as text: special tokens visible, frames as ``<198 frames x 144 tokens>``."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from vniah.engines.base import require_text
 from vniah.errors import counted
+from vniah.haystacks.text import CountsTokens
 from vniah.protocol import (
     HAYSTACK,
     AnyModel,
     FrameSegment,
     TextSegment,
+    TextSpan,
     TokenSequence,
     tokens_per_frame,
 )
 from vniah.tasks.base import Sample
+
+_ENDS = 160  # characters of each end of a part of a text haystack
 
 Spell = Callable[[Sequence[int]], str]
 
@@ -90,6 +95,45 @@ def composed_prompt(model: AnyModel, sequences: Sequence[TokenSequence]) -> Prom
         tokens_per_frame=per_frame,
         places=tuple(_places(pieces, per_frame)),
     )
+
+
+def text_prompt(
+    sample: Sample, counter: CountsTokens, sequences: Sequence[TokenSequence] | None
+) -> Prompt:
+    """The prompt of a sample of text, with the ends of each part of its haystack.
+
+    Args:
+        sample: shows text.
+        counter: says where the tokens of the prompt end.
+        sequences: what the model composed, one for each candidate answer; None for a chat model.
+    """
+    ends = counter.token_ends(sample.prompt)
+    parts: list[str] = []
+    places: list[Place] = []
+    start = 0
+    for piece in (*(sample.text or ()), sample.question):
+        stop = start + len(str(piece))
+        source = piece.source if isinstance(piece, TextSpan) else None
+        parts.append(_ends_of(str(piece)) if source == HAYSTACK else str(piece))
+        if source is not None and source != HAYSTACK:
+            first, last = bisect_right(ends, start), bisect_left(ends, stop)
+            places.append(Place(source, first, last + 1))
+        start = stop
+    return Prompt(
+        "".join(parts),
+        candidate_ids=tuple(sequence.answer_ids for sequence in sequences or ()),
+        num_tokens=len(ends),
+        num_text_tokens=len(ends),
+        places=tuple(places),
+    )
+
+
+def _ends_of(text: str) -> str:
+    """A part of a haystack, of which the middle is left out where it is long."""
+    left_out = len(text) - 2 * _ENDS
+    if left_out <= _ENDS:
+        return text
+    return f"{text[:_ENDS]} <... {left_out:,} characters of haystack ...> {text[-_ENDS:]}"
 
 
 def _find_spelling(model: AnyModel) -> tuple[Spell, str]:

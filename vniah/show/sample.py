@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.engines.choosing import compose_sample
+from vniah.engines.inputs import require_counter
 from vniah.errors import InputError
 from vniah.files import slug
 from vniah.grid import Grid
+from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
 from vniah.paths import picture_path
 from vniah.protocol import AnyModel, Frames
 from vniah.results import Results
 from vniah.show.facts import Facts
-from vniah.show.frames import OnRead, read_frames
-from vniah.show.prompt import Prompt, chat_prompt, composed_prompt
+from vniah.show.frames import OnRead, Shown, read_frames
+from vniah.show.prompt import Prompt, chat_prompt, composed_prompt, text_prompt
 from vniah.show.selection import find_sample, narrowed
 from vniah.show.storyboard import Tile, make_storyboard
 from vniah.tasks import Sample, Task, load_task
@@ -82,7 +85,7 @@ def file_name(sample_id: str) -> str:
 
 def show_sample(
     model: AnyModel | None,
-    haystack: Haystack,
+    haystack: Haystack | TextHaystack,
     needles: NeedleSet,
     grid: Grid,
     sample_id: str | None = None,
@@ -103,7 +106,7 @@ def show_sample(
 
     Args:
         model: of any of the three levels of `vniah.protocol`; None shows frames and texts only.
-        haystack: at least as long as the sample.
+        haystack: at least as long as the sample; for a task of text, a `TextHaystack`.
         needles: the pictures with their questions and answers.
         grid: numbers of frames, and depths or positions; a place that ``sample_id`` names need not
             be in it.
@@ -128,11 +131,24 @@ def show_sample(
     chosen = load_task(task, task_options)
     if sample_id is not None:
         grid = narrowed(grid, sample_id)
-    samples = plan_samples(chosen, grid, needles, haystack, controls)
+    source: AnyHaystack = haystack
+    if isinstance(haystack, TextHaystack):
+        if model is None:
+            raise InputError(
+                "the length of a text counts in tokens, which the tokenizer of a model gives: name "
+                "one by --model, without --no-model"
+            )
+        source = haystack.read_by(require_counter(model), grid.max_frames)
+    samples = plan_samples(chosen, grid, needles, source, controls)
     sample = find_sample(samples, sample_id, needle_id=needle_id)
     story = make_storyboard(Frames.of(sample.shown), around=around)
     tiles = [item for item in story if isinstance(item, Tile)]
-    frames = read_frames(tiles, haystack, needles, model, on_progress=on_progress)
+    if isinstance(haystack, TextHaystack):
+        if tiles:
+            haystack.frames()  # raises: a text has none
+        frames = Shown({}, "")
+    else:
+        frames = read_frames(tiles, haystack, needles, model, on_progress=on_progress)
     facts = _with_result(
         Facts(
             sample,
@@ -154,6 +170,8 @@ def show_sample(
 
 def _prompt(model: AnyModel, sample: Sample) -> Prompt:
     sequences = compose_sample(model, sample)
+    if sample.text is not None:
+        return text_prompt(sample, require_counter(model), sequences)
     return chat_prompt(sample) if sequences is None else composed_prompt(model, sequences)
 
 

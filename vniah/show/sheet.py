@@ -67,7 +67,7 @@ def draw_sheet(
         sheet.line(facts.caption, size=_SMALL, color=FAINT, most=3)
     else:
         sheet.space(0.06)
-        sheet.line("No video is shown: the model reads the question alone.", color=FAINT)
+        sheet.line(facts.shows_no_frames, color=FAINT)
     _texts(sheet, facts)
     if sheet.fonts.missing:
         sheet.space(0.05)

@@ -159,7 +159,8 @@ def by_first_number(reading: Reading, answers: Sequence[str]) -> Reading:
 def _sample(haystack: TokenText, cell: Cell, needle: Needle, distractors: _Distractors) -> Sample:
     assert needle.text is not None, "samples() requires needles of text"
     hidden = distractors.hidden
-    wording = Wording(OPENING, *sentences_of(needle, needle.text), hidden, CLOSING, needle.question)
+    (own,) = sentences_of(needle, needle.text)
+    wording = Wording(OPENING, own, hidden, CLOSING, needle.question)
     places, cut = fit(haystack, cell, wording)
     return Sample(
         sample_id=f"{cell.prefix}{needle.needle_id}/d{len(hidden)}",

@@ -176,8 +176,8 @@ def _facts(needle: Needle, kind: TextKind, number: int) -> Iterator[_Fact]:
 def _sample(haystack: TokenText, cell: Cell, needle: Needle, kind: TextKind, number: int) -> Sample:
     facts = list(_facts(needle, kind, number))
     asked = [fact for fact in facts if fact.is_asked]
-    further: list[TextSpan | str]
-    own, *further = sentences_of(needle, *(fact.text for fact in asked))
+    own, *others = sentences_of(needle, *(fact.text for fact in asked))
+    further: list[TextSpan | str] = [*others]
     further += [fact.text for fact in facts if not fact.is_asked]
     names = ("niah-multi", "place", cell.num_frames, needle.needle_id, kind)
     hidden = [Hidden(piece, drawn_part(*names, place)) for place, piece in enumerate(further)]

@@ -6,7 +6,10 @@ from typing import Any, TypedDict
 from vniah.errors import InputError, ResultsError, VniahError, short_repr
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack, generated_haystack
+from vniah.haystacks.text import PYDOC, TextHaystack, open_text
 from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
+from vniah.needles.associations import ASSOCIATIONS
+from vniah.needles.numbers import NUMBERS
 from vniah.results import Results
 from vniah.schema import parse_json
 
@@ -77,7 +80,8 @@ def needles_of(
     name = record.get("name")
     is_own = given is None
     if given is None:
-        if name not in EMBEDDED_SETS:
+        known = (*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS)
+        if str(name).partition(":")[0] not in known:
             raise InputError(
                 f"the manifest of {results.path} holds the name of its needle set, "
                 f"{short_repr(name)}, and not where it lies: give --needles"
@@ -116,6 +120,35 @@ def haystack_of(results: Results, given: Haystack | None, num_frames: int) -> Ha
                 "--sampling and the like where they were given to run"
             )
         given = generated_haystack(num_frames, seed=_seed(record))
+    _require_same(results, given)
+    return given
+
+
+def text_of(results: Results, given: TextHaystack | None, num_tokens: int) -> TextHaystack:
+    """The text of a run: the one given, generated prose, or CPython's reference.
+
+    Args:
+        results: the run.
+        given: what the user opened; None where nothing was given.
+        num_tokens: as many are needed.
+
+    Raises:
+        InputError: the manifest does not say where it lies, or it is another text.
+    """
+    record = results.manifest["haystack"]
+    if given is None:
+        if record.get("kind") not in ("prose", PYDOC):
+            raise InputError(
+                f"the manifest of {results.path} holds the name of its text, "
+                f"{short_repr(record.get('name'))}, and not where it lies: give --haystack"
+            )
+        given = open_text(None if record["kind"] == "prose" else PYDOC, num_tokens=num_tokens)
+    _require_same(results, given)
+    return given
+
+
+def _require_same(results: Results, given: Haystack | TextHaystack) -> None:
+    record = results.manifest["haystack"]
     for name, value in given.identity().items():
         if record.get(name) != value:
             raise InputError(
@@ -123,7 +156,6 @@ def haystack_of(results: Results, given: Haystack | None, num_frames: int) -> Ha
                 f"{short_repr(value)}, that of the run {short_repr(record.get(name))}; give "
                 "--haystack and its options as to run"
             )
-    return given
 
 
 def _seed(record: Mapping[str, Any]) -> int:

@@ -109,7 +109,7 @@ def require_text(haystack: object, positions: Sequence[object], task: str) -> To
     if not isinstance(haystack, TokenText):
         raise TaskError(
             f"the task {task} hides text in a haystack of text, whose tokens the measured model "
-            "counts; so far only vniah run does that, and neither show, export nor estimate"
+            "counts; so far only vniah run and vniah show do that, and neither export nor estimate"
         )
     if positions:
         raise TaskError(
