@@ -89,11 +89,11 @@ def test_more_distractors_than_the_set_has_are_refused():
     ("words", "right"),
     [
         ("Odalys", True),
-        ("The name of the character is Odalys.", True),
-        ("the name of the character is **Odalys**", True),
-        ("The name of the character is not Odalys", False),
+        ("The character's name is Odalys.", True),
+        ("the character's name is **Odalys**", True),
+        ("The character's name is not Odalys", False),
         ("Torvald or Odalys", False),
-        ("The name of the character is", False),
+        ("The character's name is", False),
     ],
 )
 def test_the_name_may_stand_behind_the_end_of_the_prompt(words, right):

@@ -13,7 +13,7 @@ from vniah.needles.sets import NeedleSet
 ASSOCIATIONS = "associations"
 """The name of the set."""
 
-LEAD = "The name of the character is"
+LEAD = "The character's name is"
 """The end of every prompt, which the name follows."""
 
 # Name, sentence, question. No name is that of somebody known, and each is once in the set.
