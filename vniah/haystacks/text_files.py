@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
     """
     paths = text_files(path)
     if path.is_dir() or path.suffix.lower() == ".txt":
-        found = map(_of_file, paths)
+        found: Iterator[str] = map(_of_file, paths)
     else:
         found = _of_lines(path) if path.suffix.lower() == ".jsonl" else _of_parquet(path)
     texts = [stripped for text in found if (stripped := text.replace("\r\n", "\n").strip())]

@@ -16,11 +16,10 @@ from vniah.analysis.perplexity import (
     perplexity_labels,
     perplexity_of,
 )
-from vniah.analysis.plot.axes import count_labels
+from vniah.analysis.plot.axes import SpacedLocator, count_labels
 from vniah.analysis.plot.lengths import TRAINING_PAD, draw_training
 from vniah.analysis.plot.lines import (
     MOST_LINES,
-    SpacedLocator,
     draw_line,
     legend_room,
     line_style,
