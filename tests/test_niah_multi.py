@@ -164,6 +164,9 @@ def test_a_decoder_writes_as_much_as_the_answer_needs(tmp_path):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["scorer"]["max_new_tokens"] == 128
     assert {sample.fields["share_found"] for sample in results.samples} == {0.0}
+    assert {(sample.logprob, sample.rank, sample.margin) for sample in results.samples} == {
+        (None, None, None)
+    }
     assert all(sample.error is None for sample in results.samples)
 
 

@@ -153,6 +153,10 @@ class SeveralNumbers:
         return replace(
             score_accepted(sample.candidates, readings),
             correct={*found[: len(asked)]} == {*asked},
+            # How likely one way to list the numbers is says nothing of the others.
+            logprob=None,
+            rank=None,
+            margin=None,
             argmax_correct=None,
             greedy_correct=None,
             measures={"share_found": sum(one in found for one in asked) / len(asked)},
