@@ -13,6 +13,7 @@ import transformers
 from PIL import Image
 
 from tests.families import BUILDERS, Tiny, build, pictures
+from tests.text_models import LANGUAGE_MODELS
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
@@ -24,6 +25,7 @@ from vniah.forward.runner import BranchRunner
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.base import TransformersDecoderModel, TransformersModel
 from vniah.models.huggingface.positions import frames_as_video
+from vniah.models.huggingface.text import TextModel
 from vniah.models.llava.model import LlavaModel
 from vniah.models.loading import load_folder, load_model
 from vniah.needles import load_needles
@@ -98,7 +100,9 @@ def tree_logits(model, sequences, store) -> list[torch.Tensor]:
 
 
 def test_table_names_every_family_that_is_tested():
-    assert set(FAMILIES) == {*BUILDERS, *LLAVA_TYPES}
+    of_text = {name for name, row in FAMILIES.items() if row.import_class() is TextModel}
+    assert of_text == set(LANGUAGE_MODELS)
+    assert set(FAMILIES) == {*BUILDERS, *LLAVA_TYPES, *of_text}
 
 
 @pytest.mark.parametrize("row", FAMILIES.values(), ids=FAMILIES)
@@ -106,6 +110,9 @@ def test_row_of_the_table_agrees_with_its_class(row):
     model_class = row.import_class()
     if row.model_type in LLAVA_TYPES:
         assert model_class is LlavaModel
+        return
+    if model_class is TextModel:
+        assert row.has_decoder and row.sharing == "tree"
         return
     assert issubclass(model_class, TransformersModel)
     assert issubclass(model_class, TransformersDecoderModel) == row.has_decoder

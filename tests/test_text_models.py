@@ -9,7 +9,13 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.decoder_models import DecoderStandIn
 from tests.test_prefill import build_decoder
-from tests.text_models import KINDS, load_language_model, save_language_model, tokenizer_of
+from tests.text_models import (
+    KINDS,
+    LANGUAGE_MODELS,
+    load_language_model,
+    save_language_model,
+    tokenizer_of,
+)
 from vniah.checks.conformance import examine
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions, trial_text
@@ -81,6 +87,17 @@ def plain_logits(model, sequence):
 
 
 def test_logits_are_those_of_transformers(model):
+    sequence = model.compose_text(PROMPT, "1234567")
+    plain, own = plain_logits(model, sequence), decoder_logits(model, sequence, NO_FRAMES)
+    assert torch.equal(plain.argmax(-1), own.argmax(-1))
+    assert (plain - own).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+def test_every_family_of_text_reads_as_transformers_does(tmp_path, model_type):
+    folder = save_language_model(tmp_path / "checkpoint", model_type=model_type)
+    model = load_model(folder, device="cpu")
+    assert model.decoder.config.model_type == model_type
     sequence = model.compose_text(PROMPT, "1234567")
     plain, own = plain_logits(model, sequence), decoder_logits(model, sequence, NO_FRAMES)
     assert torch.equal(plain.argmax(-1), own.argmax(-1))

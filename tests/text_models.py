@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vniah.haystacks.prose import write_prose
 from vniah.models.loading import load_folder
 
 Kind = Literal["bytes", "sentencepiece", "words"]
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+"""The values of ``model_type`` that are tested."""
+
 KINDS: tuple[Kind, ...] = ("bytes", "sentencepiece", "words")
 
 # As Llama 3 and Qwen cut text: line breaks belong to the punctuation before them, so that a
@@ -68,22 +71,27 @@ def tokenizer_of(kind: Kind) -> PreTrainedTokenizerFast:
     )
 
 
-def save_language_model(folder: Path, kind: Kind = "bytes", *, seed: int = 0) -> Path:
-    """A checkpoint folder with a random Llama of two layers."""
+def save_language_model(
+    folder: Path, kind: Kind = "bytes", *, seed: int = 0, model_type: str = "llama"
+) -> Path:
+    """A checkpoint folder with a random model of two layers."""
     torch.manual_seed(seed)
     tokenizer = tokenizer_of(kind)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        model_type,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=None,
         max_position_embeddings=2048,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    model = LlamaForCausalLM(config).eval()
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

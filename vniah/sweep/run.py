@@ -191,7 +191,9 @@ class Sweep:
                 share=options.share,
                 attention=options.attention,
                 scorer=options.scorer,
-                max_new_tokens=options.max_new_tokens or answer_tokens,
+                max_new_tokens=(
+                    answer_tokens if options.max_new_tokens is None else options.max_new_tokens
+                ),
                 group=self._mesh.context_group,
                 num_processes=self._mesh.size,
                 scratch_dir=cache_dir() / "scratch",
