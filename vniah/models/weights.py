@@ -59,6 +59,17 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
+def weights_settings(load_in: str | None, adapter: str | None) -> dict[str, str]:
+    """What was done to the stored weights, for the manifest.
+
+    Args:
+        load_in: in how many bits they are held; None as they are.
+        adapter: the record of what was merged into them; None if nothing was.
+    """
+    settings = {"load_in": load_in, "adapter_weights": adapter}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that make up a checkpoint, by its index where there is one.
 

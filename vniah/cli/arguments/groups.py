@@ -234,13 +234,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="split each forward pass over N of the processes that torchrun started; default 1",
     )
-    parser.add_argument(
-        "--attn",
-        choices=ATTENTION_NAMES,
-        default="auto",
-        help="attention kernel; auto: the fastest that gives correct results on the device; "
-        "plain: the formula, without a kernel",
-    )
+    add_attention_option(parser)
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -304,6 +298,37 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="for a task of text, whose lengths are tokens: a folder or hub id with the tokenizer "
         "of the server's model, which counts them",
+    )
+
+
+def add_attention_option(parser: argparse.ArgumentParser) -> None:
+    """--attn."""
+    parser.add_argument(
+        "--attn",
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="attention kernel; auto: the fastest that gives correct results on the device; "
+        "plain: the formula, without a kernel",
+    )
+
+
+def add_width_option(parser: argparse.ArgumentParser) -> None:
+    """--width."""
+    parser.add_argument(
+        "--width",
+        type=values.width,
+        metavar="LENGTH",
+        help="width of the whole picture, such as 8cm, 17cm or 3.5in; letters keep their size",
+    )
+
+
+def add_caption_option(parser: argparse.ArgumentParser) -> None:
+    """--caption and --no-caption."""
+    parser.add_argument(
+        "--caption",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write below a picture what is behind it (default), or leave it out",
     )
 
 

@@ -5,12 +5,15 @@ from typing import Any, get_args
 
 from vniah.cli import perplexity, values
 from vniah.cli.arguments.groups import (
+    add_attention_option,
+    add_caption_option,
     add_command,
     add_model_options,
     add_overwrite_option,
     add_quiet_option,
+    add_width_option,
 )
-from vniah.options import ATTENTION_NAMES, TableFormat
+from vniah.options import TableFormat
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_DOCUMENTS = 4
@@ -57,7 +60,8 @@ def _add_measure(verbs: Any) -> None:
         type=values.source,
         default="pydoc",
         metavar="H",
-        help="a folder of .txt files, or pydoc, the language reference inside Python; default: "
+        help="a folder of .txt files, a .txt, .jsonl or .parquet file, or pydoc, the language "
+        "reference inside Python; default: "
         "%(default)s",
     )
     _add_bucket(measure)
@@ -68,12 +72,7 @@ def _add_measure(verbs: Any) -> None:
         help="folder of the results; default: one in results/, named after the settings",
     )
     add_overwrite_option(measure, "documents")
-    measure.add_argument(
-        "--attn",
-        choices=ATTENTION_NAMES,
-        default="auto",
-        help="attention kernel; auto: the fastest that gives correct results on the device",
-    )
+    add_attention_option(measure)
     add_quiet_option(measure)
     measure.set_defaults(command=perplexity.measure_documents)
 
@@ -105,15 +104,8 @@ def _add_plot(verbs: Any) -> None:
         metavar="TOKENS",
         help="where the dotted line is; default: what the configuration of each model says",
     )
-    plot.add_argument(
-        "--width", type=values.width, metavar="W", help="of the picture, such as 8cm or 3.5in"
-    )
-    plot.add_argument(
-        "--no-caption",
-        action="store_false",
-        dest="caption",
-        help="leave out what is written below the axes",
-    )
+    add_width_option(plot)
+    add_caption_option(plot)
     plot.set_defaults(command=perplexity.draw)
 
 

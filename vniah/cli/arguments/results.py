@@ -4,7 +4,7 @@ import argparse
 from typing import Any, get_args
 
 from vniah.cli import comparing, pictures, reports, tables, values
-from vniah.cli.arguments.groups import add_command
+from vniah.cli.arguments.groups import add_caption_option, add_command, add_width_option
 from vniah.options import Palette, PictureKind, SecondAxis, TableFormat, TableKind
 
 
@@ -80,21 +80,11 @@ def _add_look(plot: argparse.ArgumentParser) -> None:
         choices=get_args(SecondAxis),
         help="count above the heatmap as well: seconds of video in h, min and s, or visual tokens",
     )
-    plot.add_argument(
-        "--width",
-        type=values.width,
-        metavar="LENGTH",
-        help="width of the whole picture, such as 8cm, 17cm or 3.5in; letters keep their size",
-    )
+    add_width_option(plot)
     plot.add_argument(
         "--columns", type=values.whole(1000), metavar="N", help="panels in a row, at most"
     )
-    plot.add_argument(
-        "--caption",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="write below a picture what is behind it (default), or leave it out",
-    )
+    add_caption_option(plot)
 
 
 def add_table(verbs: Any) -> None:

@@ -20,6 +20,7 @@ from vniah.models.huggingface.prompt import Prompt
 from vniah.models.preprocessing import as_pictures, encode_blank, require_small_pictures
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import spell
+from vniah.models.weights import weights_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import Frames, FrameSegment, FrameSpan, TextSegment, TokenSequence
 
@@ -137,8 +138,7 @@ class TransformersModel:
             "frame_unit": FAMILIES[self._model.config.model_type].frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text,
             **rope_settings(self.find_body(self._model)),
-            **({} if self._load_in is None else {"load_in": self._load_in}),
-            **({} if self._adapter is None else {"adapter_weights": self._adapter}),
+            **weights_settings(self._load_in, self._adapter),
         }
 
     def override_rope(

@@ -19,6 +19,7 @@ from vniah.models.contents import require_supported
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import require_counting, spell, token_ends
+from vniah.models.weights import weights_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.protocol import TextSegment, TokenSequence
 
@@ -117,8 +118,7 @@ class TextModel:
         return {
             "trained_tokens": self.decoder.config.max_position_embeddings,
             **rope_settings(self.decoder.model),
-            **({} if self._load_in is None else {"load_in": self._load_in}),
-            **({} if self._adapter is None else {"adapter_weights": self._adapter}),
+            **weights_settings(self._load_in, self._adapter),
         }
 
     def override_rope(

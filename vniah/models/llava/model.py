@@ -36,6 +36,7 @@ from vniah.models.llava.towers import Tower
 from vniah.models.preprocessing import encode_blank
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer, spell
+from vniah.models.weights import weights_settings
 from vniah.options import LOAD_DEFAULTS, LoadIn, LoadOptions
 from vniah.protocol import Frames, FrameSegment, TextSegment, TokenSequence
 
@@ -165,14 +166,11 @@ class LlavaModel:
         own: dict[str, str] = {}
         if self._layout.has_newline:
             own["newline_position"] = self._layout.newline
-        if self._load_in is not None:
-            own["load_in"] = self._load_in
-        if self._adapter is not None:
-            own["adapter_weights"] = self._adapter
         return {
             "prompt_template": self._template_name,
             **rope_settings(self.decoder.model),
             **own,
+            **weights_settings(self._load_in, self._adapter),
         }
 
     def override_rope(
