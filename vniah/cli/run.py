@@ -24,6 +24,7 @@ from vniah.errors import InputError, counted
 from vniah.files import slug
 
 if TYPE_CHECKING:
+    from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
 
@@ -39,9 +40,9 @@ def run(options: argparse.Namespace) -> int:
         check_options(member.options)
     _require_can_stop_early(plan)
     load_libraries()
-    require_material(plan)
+    needles = require_material(plan)
     summary = Summary(plan)
-    runs = run_members(plan, options, on_end=summary.add)
+    runs = run_members(plan, options, needles=needles, on_end=summary.add)
     if not runs.is_leader:
         return 0
     if plan.is_single:
@@ -93,6 +94,7 @@ def run_members(
     plan: Plan,
     options: argparse.Namespace,
     *,
+    needles: "Mapping[str, NeedleSet] | None" = None,
     on_end: Callable[[Member, Outcome | str], None] = lambda member, found: None,
     check: Callable[[Member], None] = lambda member: None,
     is_brief: bool = False,
@@ -102,6 +104,7 @@ def run_members(
     Args:
         plan: the runs.
         options: of the command.
+        needles: sets that were read already, by their names.
         on_end: called in the leading process when a run has ended, with what it gave or why it
             failed.
         check: called when the model of a run is loaded; raises if it cannot be measured.
@@ -118,7 +121,7 @@ def run_members(
                 outcomes[member.name] = found
             on_end(member, found)
 
-        session = Session(plan, mesh, ended)
+        session = Session(plan, mesh, ended, needles)
 
         def work(member: Member, model: "AnyModel", mesh: "Mesh") -> Outcome:
             check(member)

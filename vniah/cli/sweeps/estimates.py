@@ -47,10 +47,10 @@ def estimate_sweep(config: SweepConfig) -> int:
     """Prints one line for each run of a sweep, and what all take together; the exit code."""
     plan = config.plan(Path())
     load_libraries()
-    require_material(plan)
+    needles_of_runs = require_material(plan)
     found: dict[str, Estimate] = {}
     with open_job(config.of_the_command) as mesh:
-        session = Session(plan, mesh, lambda member, found: None)
+        session = Session(plan, mesh, lambda member, found: None, needles_of_runs)
 
         def work(member: Member, model: "AnyModel", mesh: "Mesh") -> None:
             grid, needles = parse_grid(member.options), session.needles_of(member)

@@ -1,7 +1,7 @@
 """Runs the members of a sweep one after the other: models, films and needles are opened once."""
 
 import gc
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +41,25 @@ class Session:
         mesh: the processes of the job.
         on_end: called in the leading process when the work for a member has ended in all: with what
             it gave, or with the reason if it cannot be run.
+        needles: sets that were read already, by their names.
 
     Attributes:
         failures: why members could not be run, by their names.
     """
 
-    def __init__(self, plan: Plan, mesh: "Mesh", on_end: Callable[[Member, Any], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        mesh: "Mesh",
+        on_end: Callable[[Member, Any], None],
+        needles: "Mapping[str, NeedleSet] | None" = None,
+    ) -> None:
         self.failures: dict[str, str] = {}
         self._plan = plan
         self._mesh = mesh
         self._on_end = on_end
         self._films: dict[Hashable, Haystack | TextHaystack] = {}
-        self._needles: dict[str, NeedleSet] = {}
+        self._needles = dict(needles or {})
         self._has_loaded = False
 
     def each(self, work: "Work") -> None:
