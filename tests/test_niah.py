@@ -149,7 +149,7 @@ def test_pictures_films_and_positions_are_refused(needle_folder):
         samples_of("words", needles=load_needles(needle_folder))
     with pytest.raises(TaskError, match="leave out positions"):
         samples_of("words", grid=Grid.of([300], positions=[0, 100]))
-    with pytest.raises(TaskError, match="neither export nor estimate"):
+    with pytest.raises(TaskError, match="give a text and the model that reads it"):
         plan_samples(load_task("niah"), GRID, number_needles(), None)
     for value in ("x", "-1", "51", "3,3"):
         with pytest.raises(TaskError, match="the option distractors"):

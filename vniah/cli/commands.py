@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from vniah.cli.display import format_estimate, format_families
-from vniah.cli.haystacks import open_named_haystack
+from vniah.cli.display import format_estimate, format_families, format_requests
+from vniah.cli.haystacks import open_named_haystack, require_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
+    load_named_outline,
     needles_name,
     only_rope,
     open_job,
     parse_grid,
 )
 from vniah.cli.printing import comment, show, show_lines, working
-from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep
+from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep, fits
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -150,11 +151,13 @@ def estimate(options: argparse.Namespace) -> int:
     grid, rope = parse_grid(options), only_rope(options)
     load_libraries()
     from vniah.needles import load_needles
+    from vniah.sweep.estimate import Estimate
 
+    require_named_haystack(options)
     needles = load_needles(needles_name(options))
-    found = estimate_run(load_named_model(options, rope), needles, grid, options)
-    show_lines(format_estimate(found))
-    return 0 if found.memory.fits else 1
+    found = estimate_run(load_named_outline(options, rope), needles, grid, options)
+    show_lines(format_estimate(found) if isinstance(found, Estimate) else format_requests(found))
+    return 0 if fits(found) else 1
 
 
 def make_haystack(options: argparse.Namespace) -> int:

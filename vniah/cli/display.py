@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
 from vniah.cli.printing import tell
-from vniah.errors import printable
+from vniah.errors import counted, printable
 
 if TYPE_CHECKING:
     from vniah.models.families import Family
     from vniah.results import Results
     from vniah.sweep.estimate import Estimate, Work
+    from vniah.sweep.requests import RequestsEstimate
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -86,6 +87,8 @@ def format_families(families: "Iterable[Family]", *, width: int | None = None) -
 def format_estimate(found: "Estimate") -> str:
     """All that an estimate says, as lines of text."""
     memory = found.memory
+    is_text = found.tokens_per_frame is None
+    lengths = "tokens" if is_text else "frames"
     per_rank = f", on each of {found.num_ranks} GPUs" if found.num_ranks > 1 else ""
     rows = [
         (f"weights of the decoder, {found.dtype}", memory.weights),
@@ -99,11 +102,12 @@ def format_estimate(found: "Estimate") -> str:
     ]
     lines = [
         f"{printable(found.model_name)}: {found.num_samples:,} samples of up to "
-        f"{found.max_tokens:,} tokens, {found.tokens_per_frame:g} per frame",
+        f"{found.max_tokens:,} tokens"
+        + ("" if is_text else f", {found.tokens_per_frame:g} per frame"),
         "",
         f"memory{per_rank}",
         *_indented([(name, scaled(value, "B")) for name, value in rows]),
-        *([] if memory.fits else ["  it does not fit: measure fewer frames"]),
+        *([] if memory.fits else [f"  it does not fit: measure fewer {lengths}"]),
         "",
         f"work{per_rank}",
         *_indented(
@@ -117,14 +121,37 @@ def format_estimate(found: "Estimate") -> str:
         f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
         f"  at {scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
         f"{scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
-        "encoding frames and all small operations come on top",
+        + ("" if is_text else "encoding frames and ")
+        + "all small operations come on top",
         *_about_fetching(found),
         "",
-        "frames that fit into the free memory: "
+        f"{lengths} that fit into the free memory: "
         + ", ".join(_limit(*limit) for limit in found.max_frames.items()),
         *(f"note: {printable(note)}" for note in found.notes),
     ]
     return "\n".join(lines)
+
+
+def format_requests(found: "RequestsEstimate") -> str:
+    """All that an estimate of what is sent to a server says, as lines of text."""
+    pictures = f", {counted(found.num_pictures, 'picture')}" if found.num_pictures else ""
+    lines = [
+        f"{printable(found.model_name)}: {counted(found.num_samples, 'request')}{pictures}",
+        f"  answers: {found.max_answer_tokens:,} tokens at most",
+        "  a few more requests show first whether the server reads all; retries come on top",
+    ]
+    if found.num_prompt_tokens is not None:
+        lines.insert(
+            1,
+            f"  prompts: {found.num_prompt_tokens:,} tokens, up to {found.max_tokens:,} in one, "
+            "without those of its chat template",
+        )
+    if found.max_requests is not None and found.max_requests < found.num_samples:
+        lines.append(
+            f"  --max-requests {found.max_requests:,} ends before all are sent: the same command "
+            "goes on"
+        )
+    return "\n".join((*lines, *(f"note: {printable(note)}" for note in found.notes)))
 
 
 def _about_fetching(found: "Estimate") -> list[str]:

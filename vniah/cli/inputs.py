@@ -230,16 +230,38 @@ def load_named_model(
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
         device = None if decides or is_server(options.model) else str(mesh.device)
-    chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
-    chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
-    if is_server(options.model):
-        chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`
-    load_options = LoadOptions(**chosen)
+    load_options = _load_options(options, rope, device)
     server = _server_options(options)
     with working(f"loading {options.model}"):
         if load_any and is_factory(options.model):
             return cast("AnyModel", load_plug_in(options.model, load_options))
         return open_model(options.model, load_options, server=server)
+
+
+def load_named_outline(
+    options: argparse.Namespace, rope: RopeChoice, mesh: "Mesh | None" = None
+) -> "AnyModel":
+    """The model of --model for an estimate: a language model without its weights.
+
+    Models of which an estimate needs the weights are loaded, as by `load_named_model`.
+    """
+    from vniah.models.outline import open_outline
+
+    if _server_options(options) is None:
+        found = open_outline(options.model, _load_options(options, rope, options.device))
+        if found is not None:
+            return found
+    return load_named_model(options, rope, mesh)
+
+
+def _load_options(options: argparse.Namespace, rope: RopeChoice, device: str | None) -> LoadOptions:
+    from vniah.models.server.client import is_server
+
+    chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
+    chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
+    if is_server(options.model):
+        chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`
+    return LoadOptions(**chosen)
 
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions | None":

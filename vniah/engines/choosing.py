@@ -114,7 +114,7 @@ def compose_sample(model: AnyModel, sample: Sample) -> tuple[TokenSequence, ...]
     return compose_candidates(model, sample) if isinstance(model, TokenModel) else None
 
 
-def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:
+def require_decoder(model: AnyModel, purpose: str) -> DecoderModel | LanguageModel:
     """The model, if it has a decoder that vniah runs.
 
     Args:
@@ -126,9 +126,7 @@ def require_decoder(model: AnyModel, purpose: str) -> DecoderModel:
         InputError: it has no decoder.
     """
     require_model(model)
-    if isinstance(model, LanguageModel) and not isinstance(model, DecoderModel):
-        raise InputError(f"{purpose} counts frames, and {model.name} reads only text")
-    if not isinstance(model, DecoderModel):
+    if not isinstance(model, DecoderModel | LanguageModel):
         raise InputError(
             f"{model.name} has no decoder that vniah runs, so nothing is known of its cost; "
             f"{purpose} needs a model with a decoder"

@@ -32,16 +32,20 @@ _ATTRIBUTE = "vniah_offloaded_layers"
 _ALIGNMENT = 256  # bytes; a multiple of the alignment of tensors that torch allocates on CUDA
 
 
-def offload_layers(body: nn.Module, device: torch.device) -> None:
+def offload_layers(
+    body: nn.Module, device: torch.device, layers: "OffloadedLayers | None" = None
+) -> None:
     """Has a decoder's layers keep their weights in host memory and compute on a device.
 
     Args:
         body: the decoder's stack of layers (``decoder.model``). The layers may be anywhere; all
             else that it holds must be on the device.
         device: the device on which the layers compute.
+        layers: in place of all of the body's layers.
     """
     assert offloaded(body) is None
-    setattr(body, _ATTRIBUTE, OffloadedLayers(body.layers, device))  # type: ignore[arg-type]
+    found = layers or OffloadedLayers(body.layers, device)  # type: ignore[arg-type]
+    setattr(body, _ATTRIBUTE, found)
 
 
 def offloaded(body: Any) -> "OffloadedLayers | None":

@@ -126,6 +126,11 @@ def open_model(
     raise _no_model(source)
 
 
+def is_hub_id(source: str) -> bool:
+    """True if a text has the form of a hub id, ``owner/name``."""
+    return _HUB_ID.fullmatch(source) is not None and not is_factory(source)
+
+
 def require_folder(source: str) -> None:
     """Requires the folder of a model that is named by its path; looks at no other model.
 

@@ -1,7 +1,7 @@
 """Estimates the memory, the operations and the time of a sweep before anything runs.
 
 No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
-many tokens each has, not on what they show.
+many tokens each has, not on what they show. Texts are read and cut into tokens, as for the sweep.
 """
 
 from bisect import bisect_left
@@ -13,7 +13,12 @@ import torch
 
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine, require_decoder
-from vniah.engines.inputs import compose_candidates, size_of_frame
+from vniah.engines.inputs import (
+    compose_candidates,
+    require_can_read,
+    require_encoder,
+    size_of_frame,
+)
 from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.costs import DecoderShape, Flops
@@ -24,9 +29,18 @@ from vniah.forward.kv_cache import KVLocation
 from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, Suffix, cost_of
 from vniah.grid import Grid
+from vniah.haystacks.text import TextHaystack
 from vniah.needles import Needle, NeedleSet
-from vniah.protocol import AnyModel, DecoderModel, Frames, FrameSegment, TokenSequence
-from vniah.sweep.samples import askable_samples
+from vniah.protocol import (
+    AnyModel,
+    DecoderModel,
+    EncodingModel,
+    Frames,
+    FrameSegment,
+    LanguageModel,
+    TokenSequence,
+)
+from vniah.sweep.samples import askable_samples, read_text
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import ChosenControls
@@ -36,6 +50,7 @@ from vniah.tasks.placement import haystack_frames
 RING_SIZES = (2, 4, 8)
 
 _COUNTED_FRAMES = (32, 64)
+_NEEDLE = FrameSegment("needle", 0)
 _MOST_FRAMES = 1 << 40
 
 
@@ -106,14 +121,15 @@ class Estimate:
         dtype: the dtype of its weights and of everything that is computed.
         num_samples: number of samples, controls included.
         max_tokens: number of tokens of the longest sequence.
-        tokens_per_frame: the average, with the text that the model puts around each frame.
+        tokens_per_frame: the average, with the text that the model puts around each frame; None for
+            a task of text.
         num_ranks: number of processes that run a pass together.
         rates: the rates by which the times are computed.
         memory: the memory of the largest pass, with what is stored for later passes.
         shared: the work where common prefixes are computed once.
         alone: the work where every sample runs by itself.
         max_frames: by the number of such devices that run a pass together, how many haystack frames
-            fit into their free memory.
+            fit into their free memory; for a task of text how many tokens of a prompt.
         notes: remarks, such as why nothing is shared.
     """
 
@@ -121,7 +137,7 @@ class Estimate:
     dtype: str
     num_samples: int
     max_tokens: int
-    tokens_per_frame: float
+    tokens_per_frame: float | None
     num_ranks: int
     rates: Rates
     memory: Memory
@@ -136,6 +152,7 @@ def estimate(
     needles: NeedleSet,
     grid: Grid,
     *,
+    haystack: TextHaystack | None = None,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
     controls: ChosenControls = "default",
@@ -146,9 +163,11 @@ def estimate(
     """What a sweep will take on the model's device, and on others like it.
 
     Args:
-        model: one with a decoder.
+        model: one with a decoder; for texts `vniah.models.outline.open_outline` gives one without
+            weights.
         needles: what is inserted, with its questions and answers.
         grid: the cells.
+        haystack: the text, for a task of text; frames are not looked at.
         task: as `vniah.sweep.run.run_sweep`.
         task_options: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
@@ -157,21 +176,27 @@ def estimate(
         rates: those of the device; by default they are measured, in two seconds.
 
     Raises:
-        InputError: the model has no decoder, ``num_ranks`` is below 1, or the kernel does not run
-            here.
+        InputError: the model has no decoder or does not read what the task shows, ``num_ranks`` is
+            below 1, or the kernel does not run here.
+        TaskError: there is no such task, or its samples cannot be made.
         ModelError: no sequence of the grid can be run.
     """
     decodable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     engine = choose_engine(decodable, EngineOptions(attention=attention))
-    samples = askable_samples(load_task(task, task_options), grid, needles, None, engine, controls)
+    loaded = load_task(task, task_options)
+    text = read_text(haystack, decodable, grid)
+    samples = askable_samples(loaded, grid, needles, text, engine, controls)
+    require_can_read(decodable, samples)
+    if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:
+        engine.notes.append(f"answers of up to {answer_tokens:,} tokens are generated besides")
     found = _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
     return replace(found, notes=(*found.notes, *engine.notes))
 
 
 def _estimate(
-    model: DecoderModel,
+    model: DecoderModel | LanguageModel,
     needle: Needle,
     samples: Sequence[Sample],
     num_ranks: int,
@@ -191,19 +216,20 @@ def _estimate(
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
         rates = measure_rates(model, kernel, num_tokens=max_tokens)
+    length = _Length.of(model, needle, samples, composed.sequences)
     return Estimate(
         model_name=model.name,
         dtype=str(weight.dtype).removeprefix("torch."),
         num_samples=len(samples),
         max_tokens=max_tokens,
-        tokens_per_frame=float(_count_tokens(model, needle)[1]),
+        tokens_per_frame=float(length.per_frame) if length.is_of_frames else None,
         num_ranks=num_ranks,
         rates=rates,
         memory=_memory(shape, plan.branches, composed.sequences, weight.device, num_ranks),
         shared=_work(shape, plan.branches, rates, num_ranks),
         alone=_work(shape, plan.alone, rates, num_ranks),
         max_frames={
-            ranks: _most_frames(model, shape, needle, num_ranks=ranks)
+            ranks: _most_frames(model, shape, length, num_ranks=ranks)
             for ranks in sorted({1, num_ranks, *RING_SIZES})
         },
         notes=tuple(_notes(plan)),
@@ -262,34 +288,69 @@ def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ran
     )
 
 
-def _count_tokens(model: DecoderModel, needle: Needle) -> tuple[Fraction, Fraction]:
+@dataclass(frozen=True)
+class _Length:
+    """How the tokens of a sequence grow with its haystack.
+
+    Attributes:
+        fixed: tokens of a sequence without a haystack.
+        per_frame: tokens of each haystack frame; 1 for texts, of which a token counts as a frame.
+        num_read: rows whose logits are read.
+        is_of_frames: whether frames are shown.
+    """
+
+    fixed: Fraction
+    per_frame: Fraction
+    num_read: int
+    is_of_frames: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: DecoderModel | LanguageModel,
+        needle: Needle,
+        samples: Sequence[Sample],
+        sequences: Sequence[TokenSequence],
+    ) -> "_Length":
+        """That of some samples, which all show frames, or all texts."""
+        if samples[0].text is not None:
+            num_read = max(len(sequence.answer_ids) for sequence in sequences)
+            return cls(Fraction(num_read - 1), Fraction(1), num_read, False)
+        reader = require_encoder(model)
+        fixed, per_frame = _count_tokens(reader, size_of_frame(model), needle)
+        only_needle = reader.compose(Frames.of([_NEEDLE]), needle.question, needle.answer)
+        return cls(fixed, per_frame, len(only_needle.answer_ids), True)
+
+
+def _count_tokens(
+    model: EncodingModel, frame_tokens: int, needle: Needle
+) -> tuple[Fraction, Fraction]:
     """The tokens of a sequence without haystack frames, and those of each haystack frame."""
     few, many = _COUNTED_FRAMES
     counts = []
     for num_frames in (few, many):
-        shown = Frames.of([*haystack_frames(num_frames), FrameSegment("needle", 0)])
+        shown = Frames.of([*haystack_frames(num_frames), _NEEDLE])
         sequence = model.compose(shown, needle.question, needle.answer)
-        counts.append(sequence.num_tokens(size_of_frame(model)))
+        counts.append(sequence.num_tokens(frame_tokens))
     per_frame = Fraction(counts[1] - counts[0], many - few)
     return counts[0] - few * per_frame, per_frame
 
 
 def _most_frames(
-    model: DecoderModel, shape: DecoderShape, needle: Needle, *, num_ranks: int
+    model: DecoderModel | LanguageModel, shape: DecoderShape, length: _Length, *, num_ranks: int
 ) -> int:
-    """The number of haystack frames of the longest sequence that fits into the free memory."""
+    """The number of haystack frames of the longest sequence that fits into the free memory; for
+    texts the number of tokens of the prompt.
+    """
     free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
     window = sliding_window(model.decoder.model.config)
-    fixed, per_frame = _count_tokens(model, needle)
-    frames = Frames.of([FrameSegment("needle", 0)])
-    num_read = len(model.compose(frames, needle.question, needle.answer).answer_ids)
 
     def fits(num_frames: int) -> bool:
-        num_tokens = -int(-(fixed + num_frames * per_frame) // 1)
-        start = num_tokens - num_read
-        branch = Branch(0, (), start, (Suffix(start, (), num_read, (0,)),))
+        num_tokens = -int(-(length.fixed + num_frames * length.per_frame) // 1)
+        start = num_tokens - length.num_read
+        branch = Branch(0, (), start, (Suffix(start, (), length.num_read, (0,)),))
         needed = shape.pass_bytes(
-            branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=num_read
+            branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=length.num_read
         )
         return needed <= free and (window is None or num_tokens <= window)
 

@@ -12,12 +12,11 @@ from vniah.analysis.compare.early import require_can_stop_early
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.engines.inputs import require_can_read, require_counter
+from vniah.engines.inputs import require_can_read
 from vniah.errors import InputError
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
-from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Scorer, Share
 from vniah.options.precision import Precision
@@ -34,7 +33,7 @@ from vniah.sweep.outcomes import require_readable
 from vniah.sweep.planned import describe_forward
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
-from vniah.sweep.samples import askable_samples
+from vniah.sweep.samples import askable_samples, read_text
 from vniah.sweep.search import require_depths
 from vniah.sweep.stopping import EarlyRounds
 from vniah.tasks import Task, load_task
@@ -204,8 +203,7 @@ class Sweep:
                 f"the task {self._task.name} judges what a model writes: add --scorer generate"
             )
         self.controls = choose_controls(self._task, options.controls)
-        if isinstance(haystack, TextHaystack):
-            haystack = haystack.read_by(require_counter(model), grid.max_frames)
+        haystack = read_text(haystack, model, grid)
         self.samples = askable_samples(
             self._task, grid, needles, haystack, self._engine, options.controls
         )

@@ -3,11 +3,25 @@
 from collections.abc import Sequence
 
 from vniah.engines.base import Engine
+from vniah.engines.inputs import require_counter
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
+from vniah.protocol import AnyModel
 from vniah.tasks import Sample, Task
 from vniah.tasks.controls import ChosenControls, plan_samples
+
+
+def read_text(haystack: AnyHaystack | None, model: AnyModel, grid: Grid) -> AnyHaystack | None:
+    """The haystack; a text with its length in the tokens of the model that is to read it.
+
+    Raises:
+        InputError: the haystack is text, and the model reads none.
+    """
+    if isinstance(haystack, TextHaystack):
+        return haystack.read_by(require_counter(model), grid.max_frames)
+    return haystack
 
 
 def askable_samples(

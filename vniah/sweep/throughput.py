@@ -16,7 +16,7 @@ from vniah.forward.costs import DecoderShape
 from vniah.forward.offload import layer_on_device, offloaded
 from vniah.forward.prefill import CHUNK_SIZE
 from vniah.forward.prefix_tree import Cost
-from vniah.protocol import DecoderModel
+from vniah.protocol import HasDecoder
 
 _MEASURED_SECONDS = 1.0  # for each rate
 
@@ -42,7 +42,7 @@ class Rates:
 
 
 @torch.inference_mode()
-def measure_rates(model: DecoderModel, kernel: Kernel, *, num_tokens: int = _LONG) -> Rates:
+def measure_rates(model: HasDecoder, kernel: Kernel, *, num_tokens: int = _LONG) -> Rates:
     """Measures the rates of the model's device in the model's dtype.
 
     Args:

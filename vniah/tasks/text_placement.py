@@ -109,7 +109,7 @@ def require_text(haystack: object, positions: Sequence[object], task: str) -> To
     if not isinstance(haystack, TokenText):
         raise TaskError(
             f"the task {task} hides text in a haystack of text, whose tokens the measured model "
-            "counts; so far only vniah run and vniah show do that, and neither export nor estimate"
+            "counts; give a text and the model that reads it"
         )
     if positions:
         raise TaskError(

@@ -179,10 +179,12 @@ def add_estimate(verbs: Any) -> None:
     )
     add_config_option(estimate, "estimate all runs of a sweep; as for run")
     add_model_options(estimate)
+    add_haystack_options(estimate)
     add_needles_option(estimate)
     add_task_options(estimate)
     add_grid_options(estimate)
     add_job_options(estimate)
+    add_server_options(estimate)
     add_quiet_option(estimate)
     estimate.set_defaults(command=commands.estimate)
 

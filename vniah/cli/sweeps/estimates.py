@@ -3,11 +3,19 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vniah.analysis.tables import format_columns
 from vniah.cli.display import duration, scaled
-from vniah.cli.inputs import load_libraries, open_job, parse_grid, task_options
+from vniah.cli.haystacks import open_named_text
+from vniah.cli.inputs import (
+    load_libraries,
+    load_named_outline,
+    open_job,
+    parse_grid,
+    shows_text,
+    task_options,
+)
 from vniah.cli.printing import show, show_lines
 from vniah.cli.sweeps.config import SweepConfig
 from vniah.cli.sweeps.material import require_material
@@ -21,26 +29,44 @@ if TYPE_CHECKING:
     from vniah.protocol import AnyModel
     from vniah.sweep.estimate import Estimate
     from vniah.sweep.mesh import Mesh
+    from vniah.sweep.requests import RequestsEstimate
+
+    AnyEstimate = Estimate | RequestsEstimate
 
 _HEADING = ("run", "samples", "longest", "work", "at least", "memory", "free")
 
 
 def estimate_run(
     model: "AnyModel", needles: "NeedleSet", grid: "Grid", options: argparse.Namespace
-) -> "Estimate":
+) -> "AnyEstimate":
     """What one run will take."""
+    from vniah.models.server.client import ServerModel
     from vniah.sweep.estimate import estimate
+    from vniah.sweep.requests import estimate_requests
 
+    asked: dict[str, Any] = {
+        "haystack": open_named_text(options, grid.max_frames) if shows_text(options) else None,
+        "task": options.task,
+        "task_options": task_options(options),
+        "controls": options.controls,
+    }
+    if isinstance(model, ServerModel):
+        return estimate_requests(model, needles, grid, **asked)
     return estimate(
         model,
         needles,
         grid,
-        task=options.task,
-        task_options=task_options(options),
-        controls=options.controls,
+        **asked,
         num_ranks=options.context_parallel,
         attention=options.attn,
     )
+
+
+def fits(found: "AnyEstimate") -> bool:
+    """Whether the memory is enough, as far as it is this machine's."""
+    from vniah.sweep.estimate import Estimate
+
+    return not isinstance(found, Estimate) or found.memory.fits
 
 
 def estimate_sweep(config: SweepConfig) -> int:
@@ -48,9 +74,11 @@ def estimate_sweep(config: SweepConfig) -> int:
     plan = config.plan(Path())
     load_libraries()
     needles_of_runs = require_material(plan)
-    found: dict[str, Estimate] = {}
+    found: dict[str, AnyEstimate] = {}
     with open_job(config.of_the_command) as mesh:
-        session = Session(plan, mesh, lambda member, found: None, needles_of_runs)
+        session = Session(
+            plan, mesh, lambda member, found: None, needles_of_runs, load=load_named_outline
+        )
 
         def work(member: Member, model: "AnyModel", mesh: "Mesh") -> None:
             grid, needles = parse_grid(member.options), session.needles_of(member)
@@ -64,28 +92,20 @@ def estimate_sweep(config: SweepConfig) -> int:
         show(f"not known: {line}")
     if session.failures:
         return 2
-    return 0 if all(one.memory.fits for one in found.values()) else 1
+    return 0 if all(map(fits, found.values())) else 1
 
 
-def _show(found: "Mapping[str, Estimate]") -> None:
-    rows = [
-        (
-            name,
-            f"{one.num_samples:,}",
-            f"{one.max_tokens:,}",
-            scaled(one.shared.flops.total, "FLOP"),
-            duration(one.shared.seconds),
-            scaled(one.memory.needed, "B"),
-            scaled(one.memory.free, "B"),
-        )
-        for name, one in found.items()
-    ]
+def _show(found: "Mapping[str, AnyEstimate]") -> None:
+    from vniah.sweep.estimate import Estimate
+
+    here = {name: one for name, one in found.items() if isinstance(one, Estimate)}
+    rows = [(name, f"{one.num_samples:,}", *_columns(one)) for name, one in found.items()]
     together = (
         f"{len(found):,} runs",
         f"{sum(one.num_samples for one in found.values()):,}",
         "",
-        scaled(sum(one.shared.flops.total for one in found.values()), "FLOP"),
-        duration(sum(one.shared.seconds for one in found.values())),
+        scaled(sum(one.shared.flops.total for one in here.values()), "FLOP"),
+        duration(sum(one.shared.seconds for one in here.values())),
         "",
         "",
     )
@@ -94,6 +114,23 @@ def _show(found: "Mapping[str, Estimate]") -> None:
         "longest: tokens of a sample; memory: what is needed besides the weights. Loading models "
         "and encoding frames come on top"
     )
-    for name, one in found.items():
+    for name, one in here.items():
         if not one.memory.fits:
-            show(f"{name} does not fit: measure fewer frames")
+            lengths = "tokens" if one.tokens_per_frame is None else "frames"
+            show(f"{name} does not fit: measure fewer {lengths}")
+
+
+def _columns(one: "AnyEstimate") -> tuple[str, ...]:
+    """The columns of a run but its name and samples; a server says nothing of its work."""
+    from vniah.sweep.estimate import Estimate
+
+    if not isinstance(one, Estimate):
+        longest = "-" if one.max_tokens is None else f"{one.max_tokens:,}"
+        return (longest, "requests", "-", "-", "-")
+    return (
+        f"{one.max_tokens:,}",
+        scaled(one.shared.flops.total, "FLOP"),
+        duration(one.shared.seconds),
+        scaled(one.memory.needed, "B"),
+        scaled(one.memory.free, "B"),
+    )

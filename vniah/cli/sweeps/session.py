@@ -1,5 +1,6 @@
 """Runs the members of a sweep one after the other: models, films and needles are opened once."""
 
+import argparse
 import gc
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ class Session:
         on_end: called in the leading process when the work for a member has ended in all: with what
             it gave, or with the reason if it cannot be run.
         needles: sets that were read already, by their names.
+        load: gives the model that options name, with a RoPE.
 
     Attributes:
         failures: why members could not be run, by their names.
@@ -53,11 +55,14 @@ class Session:
         mesh: "Mesh",
         on_end: Callable[[Member, Any], None],
         needles: "Mapping[str, NeedleSet] | None" = None,
+        *,
+        load: "Callable[[argparse.Namespace, RopeChoice, Mesh], AnyModel]" = load_named_model,
     ) -> None:
         self.failures: dict[str, str] = {}
         self._plan = plan
         self._mesh = mesh
         self._on_end = on_end
+        self._load = load
         self._films: dict[Hashable, Haystack | TextHaystack] = {}
         self._needles = dict(needles or {})
         self._has_loaded = False
@@ -96,7 +101,7 @@ class Session:
             self._free_memory()
             rope = RopeChoice() if _has_several(group) else ready[0].rope
             with self._prepared(*ready):
-                model = load_named_model(ready[0].options, rope, self._mesh)
+                model = self._load(ready[0].options, rope, self._mesh)
             self._has_loaded = True
         if _has_several(group):
             for member in self._left(ready):

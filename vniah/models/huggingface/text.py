@@ -90,12 +90,7 @@ class TextModel:
             InputError: an option is for models that read frames.
             MissingDependencyError: ``load_in`` needs another package.
         """
-        given = options.given()
-        if unknown := [name for name in ("prompt_template", "frame_size") if name in given]:
-            raise InputError(
-                f"{unknown[0]} is for models that read frames, and {name} reads text as it is: "
-                f"leave {unknown[0]} out"
-            )
+        cls.require_options(options, name)
         require_supported(folder, name)
         parts = read_parts(
             folder,
@@ -111,6 +106,16 @@ class TextModel:
         if options.rope_theta is not None or options.rope_scaling is not None:
             model.override_rope(options.rope_theta, options.rope_scaling)
         return model
+
+    @staticmethod
+    def require_options(options: LoadOptions, name: str) -> None:
+        """Raises `InputError` for an option that is for models that read frames."""
+        given = options.given()
+        if unknown := [name for name in ("prompt_template", "frame_size") if name in given]:
+            raise InputError(
+                f"{unknown[0]} is for models that read frames, and {name} reads text as it is: "
+                f"leave {unknown[0]} out"
+            )
 
     @property
     def settings(self) -> Mapping[str, Any]:
