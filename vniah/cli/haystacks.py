@@ -25,11 +25,6 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
     """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
-    if shows_text(options):
-        raise InputError(
-            f"the task {options.task} shows text, which only vniah run and vniah show read so far; "
-            "give a task of frames"
-        )
     if options.haystack is None:
         _require_choices_of_generated(options)
         return generated_haystack(
@@ -85,4 +80,4 @@ def _require_choices_of_text(options: argparse.Namespace) -> None:
             f"the task {options.task} shows text; leave them out"
         )
     if options.haystack is not None and len(options.haystack) > 1:
-        raise InputError("a text haystack is one folder or file, or pydoc; give one")
+        raise InputError("a text haystack is one folder or file, one data set, or pydoc; give one")

@@ -1,9 +1,9 @@
 """Text haystacks: the text in which a needle of text is hidden, and its length in a model's tokens.
 
-A text haystack is a folder of .txt files, a file, prose that is generated from a seed, or the
-language reference that comes with CPython. Where a sentence ends is found in the text, never in the
-tokens of one tokenizer. How long the text is depends on the tokenizer, so a haystack is read by a
-model before a task makes samples of it.
+A text haystack is a folder of .txt files, a file, a column of a data set, prose that is generated
+from a seed, or the language reference that comes with CPython. Where a sentence ends is found in
+the text, never in the tokens of one tokenizer. How long the text is depends on the tokenizer, so a
+haystack is read by a model before a task makes samples of it.
 """
 
 import re
@@ -21,6 +21,12 @@ from vniah.files import hash_text
 from vniah.haystacks.frames import Frame
 from vniah.haystacks.paths import explained
 from vniah.haystacks.prose import GENERATOR, write_prose
+from vniah.haystacks.text_datasets import (
+    is_dataset,
+    parse_dataset,
+    read_dataset,
+    require_dataset,
+)
 from vniah.haystacks.text_files import read_text, text_files
 from vniah.paths import user_path
 
@@ -209,8 +215,9 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
 
     Args:
         source: a folder of .txt files, or a file, as `vniah.haystacks.text_files.read_text`;
-            ``"pydoc"``, for the language reference that comes with CPython; None for prose that is
-            generated.
+            ``"datasets:NAME#SPLIT.COLUMN"`` for a column of a data set, of the hub or in a folder
+            (`vniah.haystacks.text_datasets`); ``"pydoc"``, for the language reference that comes
+            with CPython; None for prose that is generated.
         num_tokens: so many tokens are needed; prose is generated as far.
         seed: another seed gives other prose.
 
@@ -227,6 +234,10 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
 
         body = " ".join(re.sub(r"\s+", " ", text).strip() for _, text in sorted(topics.items()))
         return TextHaystack(PYDOC, "pydoc", hash_text(body), body)
+    if is_dataset(str(source)):
+        column = parse_dataset(str(source))
+        body = read_dataset(column)
+        return TextHaystack(column.name, "text", hash_text(body), body)
     path = user_path(source, "a haystack")
     with explained("read", path):
         body = read_text(path)
@@ -234,7 +245,7 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
 
 
 def require_text(source: str | Path) -> None:
-    """Requires what `open_text` does, without reading a text.
+    """Requires what `open_text` does, without reading a text; of a data set the first row.
 
     Args:
         source: as `open_text`.
@@ -243,7 +254,9 @@ def require_text(source: str | Path) -> None:
         HaystackError: there is no such folder or file, or no text in the folder.
         InputError: the path cannot be one.
     """
-    if str(source) != PYDOC:
+    if is_dataset(str(source)):
+        require_dataset(parse_dataset(str(source)))
+    elif str(source) != PYDOC:
         path = user_path(source, "a haystack")
         with explained("read", path):
             text_files(path)

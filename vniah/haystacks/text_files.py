@@ -1,6 +1,6 @@
 """Reads the files of text haystacks: .txt files, and tables with a column of texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -36,10 +36,16 @@ def read_text(path: Path) -> str:
         found: Iterator[str] = map(_of_file, paths)
     else:
         found = _of_lines(path) if path.suffix.lower() == ".jsonl" else _of_parquet(path)
-    texts = [stripped for text in found if (stripped := text.replace("\r\n", "\n").strip())]
-    if not texts:
+    text = joined_texts(found)
+    if not text:
         raise HaystackError(_no_text(path))
-    return "\n\n".join(texts)
+    return text
+
+
+def joined_texts(texts: Iterable[str]) -> str:
+    """Texts one after the other, with a blank line between them; those without any are left out."""
+    found = (text.replace("\r\n", "\n").strip() for text in texts)
+    return "\n\n".join(filter(None, found))
 
 
 def text_files(path: Path) -> list[Path]:
@@ -55,7 +61,8 @@ def text_files(path: Path) -> list[Path]:
     else:
         raise HaystackError(
             f"there is no folder {path} of .txt files, nor a file {path} that ends in .txt, "
-            f"{' or '.join(TABLES)}. A text haystack is one of these, or pydoc."
+            f"{' or '.join(TABLES)}. A text haystack is one of these, pydoc, or a data set, "
+            "datasets:NAME#SPLIT.COLUMN."
         )
     if not paths:
         raise HaystackError(_no_text(path))

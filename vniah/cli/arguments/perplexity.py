@@ -60,9 +60,9 @@ def _add_measure(verbs: Any) -> None:
         type=values.source,
         default="pydoc",
         metavar="H",
-        help="a folder of .txt files, a .txt, .jsonl or .parquet file, or pydoc, the language "
-        "reference inside Python; default: "
-        "%(default)s",
+        help="a folder of .txt files, a .txt, .jsonl or .parquet file, "
+        "datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the language reference inside Python; "
+        "default: %(default)s",
     )
     _add_bucket(measure)
     measure.add_argument(
