@@ -1,30 +1,49 @@
 """The commands ``vniah export`` and ``vniah import``."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vniah.cli.display import scaled
-from vniah.cli.haystacks import open_named_haystack
-from vniah.cli.inputs import load_libraries, parse_grid, task_options
+from vniah.cli.haystacks import open_named_haystack, open_named_text
+from vniah.cli.inputs import (
+    load_libraries,
+    needles_name,
+    parse_grid,
+    shows_text,
+    task_options,
+)
 from vniah.cli.outcomes import draw_heatmaps, show_results
 from vniah.cli.printing import comment, show
-from vniah.errors import counted
+from vniah.errors import InputError, counted
+from vniah.grid import Grid
+from vniah.options import DEFAULT_QUANTIZER
+
+if TYPE_CHECKING:
+    from vniah.needles import NeedleSet
+    from vniah.sweep.exchange.export import Export
+
+DEFAULT_NEEDLES = "counterfactual"
 
 
 def export(options: argparse.Namespace) -> int:
-    """Writes the samples of a grid as videos with questions."""
+    """Writes the samples of a grid as videos, or as texts, with questions."""
     grid, of_task = parse_grid(options), task_options(options)
+    if shows_text(options):
+        return _export_texts(options, grid)
+    if options.tokenizer is not None:
+        raise InputError(
+            f"--tokenizer counts the tokens of texts, and the task {options.task} shows frames: "
+            "leave it out, or give a task of text, --task niah"
+        )
     load_libraries()
     from vniah.needles import load_needles
     from vniah.sweep.exchange.export import export_samples
     from vniah.sweep.progress import Bars
 
-    needles = load_needles(options.needles)
+    needles = load_needles(options.needles or DEFAULT_NEEDLES)
     with Bars(not options.quiet) as bars:
         haystack = open_named_haystack(options, grid.max_frames, bars)
-        comment(
-            f"{options.task} on {haystack.name}: {counted(len(grid.cells), 'cell')} x "
-            f"{counted(len(needles), 'needle')} -> {options.output}"
-        )
+        _announce(options, haystack.name, grid, needles)
         found = export_samples(
             haystack,
             needles,
@@ -40,11 +59,59 @@ def export(options: argparse.Namespace) -> int:
         )
     if not found.num_written:
         comment("nothing to do: every video of this export is there already")
+    return _show_export(found, f" with {counted(found.num_videos, 'video')}")
+
+
+def _export_texts(options: argparse.Namespace, grid: Grid) -> int:
+    if options.frame_size is not None or options.quantizer != DEFAULT_QUANTIZER:
+        raise InputError(
+            f"--frame-size and --quantizer are for videos, and the task {options.task} shows text; "
+            "leave them out"
+        )
+    if options.tokenizer is None:
+        raise InputError(
+            "the length of a text counts in tokens, and an export knows no model: give "
+            "--tokenizer, a folder or a hub id with the tokenizer.json of the one that is to answer"
+        )
+    load_libraries()
+    from vniah.models.tokenizers import open_counter
+    from vniah.needles import load_needles
+    from vniah.sweep.exchange.texts import export_texts
+
+    needles, tokenizer = load_needles(needles_name(options)), open_counter(options.tokenizer)
+    haystack = open_named_text(options, grid.max_frames)
+    _announce(options, haystack.name, grid, needles)
+    found = export_texts(
+        haystack,
+        needles,
+        grid,
+        tokenizer=tokenizer,
+        output=options.output,
+        task=options.task,
+        task_options=task_options(options),
+        controls=options.controls,
+        overwrite=options.overwrite,
+    )
+    if not found.num_written:
+        comment("nothing to do: every text of this export is there already")
+    return _show_export(found, "")
+
+
+def _announce(
+    options: argparse.Namespace, haystack_name: str, grid: Grid, needles: "NeedleSet"
+) -> None:
+    comment(
+        f"{options.task} on {haystack_name}: {counted(len(grid.cells), 'cell')} x "
+        f"{counted(len(needles), 'needle')} -> {options.output}"
+    )
+
+
+def _show_export(found: "Export", videos: str) -> int:
     for note in found.notes:
         show(f"note: {note}")
     show(
-        f"export: {counted(found.num_samples, 'sample')} with {counted(found.num_videos, 'video')}"
-        f", {scaled(found.num_bytes, 'B')}: {found.path}"
+        f"export: {counted(found.num_samples, 'sample')}{videos}, "
+        f"{scaled(found.num_bytes, 'B')}: {found.path}"
     )
     return 0
 

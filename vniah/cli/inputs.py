@@ -68,11 +68,12 @@ def shows_text(options: argparse.Namespace) -> bool:
         TaskError: there is no such task.
     """
     from vniah.tasks import load_task
+    from vniah.tasks.base import is_of_text
 
     if getattr(options, "task", None) is None:  # a command without a task
         return False
     task = load_task(options.task, task_options(options))
-    is_text = task.axes[0] == "num_tokens"
+    is_text = is_of_text(task)
     if is_text and options.tokens is None:
         raise InputError(
             f"the task {task.name} shows text, whose length counts in tokens: give --tokens, such "
@@ -176,9 +177,10 @@ def needles_name(options: argparse.Namespace) -> str:
     from vniah.models.packaged import PACKAGED
     from vniah.needles.numbers import NUMBERS
 
-    if options.needles is None and (shows_text(options) or options.model in PACKAGED):
+    model = getattr(options, "model", None)
+    if options.needles is None and (shows_text(options) or model in PACKAGED):
         return NUMBERS
-    return options.needles or ("cards" if options.model in embedded_models() else "counterfactual")
+    return options.needles or ("cards" if model in embedded_models() else "counterfactual")
 
 
 def only_rope(options: argparse.Namespace) -> RopeChoice:

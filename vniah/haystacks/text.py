@@ -196,6 +196,30 @@ class TokenText:
         return found[: bisect_right(found, last)]
 
 
+@dataclass(frozen=True)
+class UnreadText(TokenText):
+    """A text of which nothing is known, not even that it is long enough.
+
+    For whoever needs what the samples of a task of text ask and accept, as to judge answers anew.
+    These samples show no haystack, and nothing is measured of them.
+    """
+
+    @classmethod
+    def named(cls, name: str) -> "UnreadText":
+        """In place of the text with that name."""
+        return cls(TextHaystack(name, "text", "", ""), _Nobody(name), ())
+
+
+@dataclass(frozen=True)
+class _Nobody:
+    """In place of a model that reads a text."""
+
+    name: str
+
+    def token_ends(self, text: str) -> Sequence[int]:
+        raise AssertionError(f"nobody has read {self.name}")
+
+
 def find_sentence_ends(text: str) -> tuple[int, ...]:
     """Where sentences end: the number of characters up to each end, without white space behind it.
 

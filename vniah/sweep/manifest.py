@@ -27,7 +27,7 @@ from vniah.protocol import (
     tokens_per_frame,
 )
 from vniah.results import FORMAT_VERSION, grid_record
-from vniah.tasks.base import Sample, Task
+from vniah.tasks.base import Sample, Task, is_of_text
 from vniah.tasks.controls import ChosenControls
 from vniah.tasks.details import details_of
 
@@ -105,7 +105,7 @@ def plan_record(
         "needles": _needles_record(needles, samples),
         "grid": grid_record(grid),
         "protocol": {
-            **({"frame_rate": "1 FPS"} if task.axes[0] != "num_tokens" else {}),
+            **({"frame_rate": "1 FPS"} if not is_of_text(task) else {}),
             "insertion": str(getattr(task, "insertion", _INSERTION)),
         },
         "sample_ids": " ".join(sample.sample_id for sample in samples),

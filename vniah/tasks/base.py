@@ -209,6 +209,11 @@ class Task(Protocol):
         """
 
 
+def is_of_text(task: Task) -> bool:
+    """Whether a task shows text, whose lengths are numbers of tokens, and not frames."""
+    return task.axes[0] == "num_tokens"
+
+
 def make_samples(
     task: Task, grid: Grid, needles: NeedleSet, haystack: AnyHaystack | None
 ) -> tuple[Sample, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, get_args
 
-from vniah.answers import numbers_in
+from vniah.answers import match_answer, numbers_in
 from vniah.errors import TaskError
 from vniah.grid import Cell, Grid
 from vniah.haystacks.frames import AnyHaystack
@@ -150,8 +150,10 @@ class SeveralNumbers:
             raise TaskError(f"the task {self.name} judges what a model writes: --scorer generate")
         asked = numbers_in(sample.answer, num_digits=_DIGITS)
         found = tuple(dict.fromkeys(numbers_in(said.text, num_digits=_DIGITS)))
+        # The numbers decide. A rule that somebody asks for has no say, and must not seem to.
+        own = [replace(one, generated=replace(said, rule=match_answer)) for one in readings]
         return replace(
-            score_accepted(sample.candidates, readings),
+            score_accepted(sample.candidates, own),
             correct={*found[: len(asked)]} == {*asked},
             # How likely one way to list the numbers is says nothing of the others.
             logprob=None,

@@ -13,7 +13,7 @@ from operator import attrgetter, itemgetter
 
 from vniah.errors import TaskError
 from vniah.grid import Cell
-from vniah.haystacks.text import TokenText
+from vniah.haystacks.text import TokenText, UnreadText
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import HAYSTACK, TextSpan, needle_source
 from vniah.tasks.drawing import draw
@@ -138,9 +138,13 @@ def require_clean(haystack: TokenText, needles: NeedleSet, task: str) -> None:
 def fit(haystack: TokenText, cell: Cell, wording: Wording) -> tuple[Places, Cut]:
     """Where sentences are inserted, and where the haystack is cut for a text of that length.
 
+    In a text that nobody has read all are at its beginning, and none of it is shown.
+
     Raises:
         TaskError: there is no room for a haystack.
     """
+    if isinstance(haystack, UnreadText):
+        return Places(0, (0,) * len(wording.others)), Cut(0, 0)
     wanted = cell.num_frames
 
     def lacking(places: Places, stop: int) -> int:

@@ -89,7 +89,7 @@ def run_details(results: Results) -> dict[str, Any]:
         "summary": list(summary.lines),
         "cells": [
             {
-                **place_of(found.cell),
+                **_place_of(found.cell, results),
                 "score": found.score,
                 "num_samples": found.num_samples,
                 "num_errors": found.num_errors,
@@ -101,8 +101,12 @@ def run_details(results: Results) -> dict[str, Any]:
     }
 
 
-def place_of(cell: Cell) -> dict[str, Any]:
-    """The two axes of the map, and the frame before which the needle is inserted."""
+def _place_of(cell: Cell, results: Results) -> dict[str, Any]:
+    """The two axes of the map, and the frame before which the needle is inserted; where it is
+    inserted into a text is a matter of each sample.
+    """
+    if results.axis == "tokens":
+        return {"num_tokens": cell.num_frames, "depth": float(cell.depth)}
     return {
         "num_frames": cell.num_frames,
         "depth": float(cell.depth),

@@ -11,6 +11,7 @@ from vniah.cli.arguments.groups import (
     add_overwrite_option,
     add_quiet_option,
     add_task_options,
+    add_tokenizer_option,
 )
 from vniah.options import DEFAULT_QUANTIZER, LogFormat
 from vniah.results.format_schema import RunFile
@@ -22,17 +23,18 @@ def add_export(verbs: Any) -> None:
     export = add_command(
         verbs,
         "export",
-        "write the samples of a grid as videos with questions, for other harnesses and hosted "
-        "models",
+        "write the samples of a grid as videos or texts with questions, for other harnesses and "
+        "hosted models",
     )
     add_haystack_options(export)
     add_needles_option(
         export,
-        text="folder, embedded set (cards, counterfactual) or hub id; default: %(default)s",
-        default="counterfactual",
+        text="folder, embedded set (cards, counterfactual) or hub id; default: "
+        f"{exchange.DEFAULT_NEEDLES}, and numbers for a task of text",
     )
     add_task_options(export)
     add_grid_options(export)
+    add_tokenizer_option(export, "of the model that is to answer")
     export.add_argument(
         "--output", type=values.path, required=True, metavar="DIR", help="folder for the export"
     )

@@ -92,8 +92,8 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         metavar="H",
         help="a video file, several that are joined in this order, or a folder of images; "
         "default: a generated video. For a task of text a folder of .txt files, a file that "
-        "ends in .txt, .jsonl or .parquet, or pydoc, the language reference inside Python; "
-        "default: generated prose",
+        "ends in .txt, .jsonl or .parquet, datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the "
+        "language reference inside Python; default: generated prose",
     )
     parser.add_argument(
         "--sampling",
@@ -292,12 +292,17 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         help="accept a server that does not report how many tokens it read; then frames or text "
         "that it drops are not noticed",
     )
-    server.add_argument(
+    add_tokenizer_option(server, "of the server's model")
+
+
+def add_tokenizer_option(parser: Any, whose: str) -> None:
+    """--tokenizer, with its help."""
+    parser.add_argument(
         "--tokenizer",
         type=values.source,
         metavar="T",
         help="for a task of text, whose lengths are tokens: a folder or hub id with the tokenizer "
-        "of the server's model, which counts them",
+        f"{whose}, which counts them",
     )
 
 

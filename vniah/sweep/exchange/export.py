@@ -52,8 +52,9 @@ class Export:
         path: the folder.
         num_samples: lines of its ``metadata.jsonl``.
         num_videos: its videos; samples that show the same frames share one.
-        num_bytes: of all videos.
-        num_written: videos that this start wrote; the others were there already.
+        num_bytes: of all videos; of texts, of ``metadata.jsonl``.
+        num_written: videos, or lines of texts, that this start wrote; the others were there
+            already.
         notes: remarks on the haystack, such as damage that was kept.
     """
 
@@ -102,6 +103,8 @@ def export_samples(
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done.
 
+    For a task of text see `vniah.sweep.exchange.texts.export_texts`.
+
     Raises:
         RunMismatchError: the folder holds an export with other settings.
         ResultsError: the folder holds something else, cannot be written to, or lacks the space.
@@ -133,7 +136,7 @@ def export_samples(
     export = ExportFolder(
         folder, cast("ExportManifest", as_read_back(manifest)), overwrite=overwrite
     )
-    rows = metadata_rows(samples, _accepted(loaded, samples), loaded.name)
+    rows = metadata_rows(samples, accepted_answers(loaded, samples), loaded.name)
     lines = [to_json(row) + b"\n" for row in in_readable_order(rows)]
     shown = {name: s.shown for s in samples if (name := video_name(s.shown)) is not None}
     with Bars(progress and on_progress is None) as bars, export.open(plan):
@@ -154,7 +157,7 @@ def _size_of(haystack: Haystack) -> tuple[int, int]:
     return width, height
 
 
-def _accepted(task: Task, samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+def accepted_answers(task: Task, samples: Sequence[Sample]) -> list[tuple[str, ...]]:
     """For each sample those of its candidates that its task counts as right when they are written.
 
     Where the task cannot score a text, that is said once; a run with a chat model has the same
@@ -212,11 +215,11 @@ def _write_missing(
         export.record(notes)
         needed = sum(size_of_video(pictures.show(spans)) for spans in missing.values())
         free = shutil.disk_usage(export.path).free
-        in_words = f"{counted(len(missing), 'video')}, {_in_megabytes(needed)} in all"
+        in_words = f"{counted(len(missing), 'video')}, {in_megabytes(needed)} in all"
         if needed > free:
             raise ResultsError(
                 f"{in_words}, do not fit on the disk of {export.path}, which has "
-                f"{_in_megabytes(free)} left; choose another --output, a coarser grid, a smaller "
+                f"{in_megabytes(free)} left; choose another --output, a coarser grid, a smaller "
                 "--frame-size or a larger --quantizer"
             )
         _LOG.info(f"{in_words}, to write")
@@ -226,5 +229,6 @@ def _write_missing(
         report("write", len(missing), len(missing))
 
 
-def _in_megabytes(num_bytes: int) -> str:
+def in_megabytes(num_bytes: int) -> str:
+    """A size for a message."""
     return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,6 +1,6 @@
 """The folder of an export: what it holds, whose it is, and that only one process writes it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -47,13 +47,21 @@ class PlanRecord(TypedDict):
     sample_ids: str
 
 
+class TokenizerRecord(TypedDict):
+    """What counted the tokens of texts."""
+
+    name: str
+    sha256: str
+
+
 class ExportManifest(TypedDict):
-    """What an export holds."""
+    """What an export holds: ``video`` where it shows frames, ``tokenizer`` where it shows text."""
 
     format_version: int
     task: TaskRecord
     plan: PlanRecord
-    video: VideoRecord
+    video: NotRequired[VideoRecord]
+    tokenizer: NotRequired[TokenizerRecord]
     plan_sha256: str
     environment: NotRequired[dict[str, Any]]
     notes: NotRequired[list[str]]
@@ -83,7 +91,10 @@ def _read(path: Path) -> ExportManifest:
         raise ResultsError(
             f"{path} has format_version {short_repr(version)}; this vniah reads {FORMAT_VERSION}"
         )
-    return read_json(path, ExportManifest, ResultsError, most_bytes=_MOST_BYTES)
+    manifest = read_json(path, ExportManifest, ResultsError, most_bytes=_MOST_BYTES)
+    if ("video" in manifest) == ("tokenizer" in manifest):
+        raise ResultsError(f"{path} must have one of video and tokenizer; export again")
+    return manifest
 
 
 class ExportFolder:
@@ -168,12 +179,12 @@ class ExportFolder:
             with writing_to(self.path):
                 write_json(self.path / EXPORT_NAME, {**manifest, "notes": list(notes)})
 
-    def finish(self, metadata: Sequence[bytes]) -> None:
+    def finish(self, metadata: Iterable[bytes]) -> None:
         """Writes the lines of metadata, when all videos are there."""
         with writing_to(self.path):
             self._write_lines(METADATA_NAME, metadata)
 
-    def _write_lines(self, name: str, lines: Sequence[bytes]) -> None:
+    def _write_lines(self, name: str, lines: Iterable[bytes]) -> None:
         """Writes a file, unless it is there."""
         path = self.path / name
         if not path.exists():

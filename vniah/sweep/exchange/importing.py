@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vniah.engines.base import GENERATED
+from vniah.engines.prompt_text import CountedPrompt, TextProbe
 from vniah.errors import InputError, ResultsError, TaskError, counted, short_repr
 from vniah.files import hash_file
 from vniah.paths import user_path
@@ -15,7 +16,7 @@ from vniah.results.folders import PLAN_NAME
 from vniah.scoring import GeneratedText, Reading
 from vniah.sweep.exchange.answers import Answer, read_answers
 from vniah.sweep.exchange.folder import ExportManifest, read_export
-from vniah.sweep.exchange.records import read_plan
+from vniah.sweep.exchange.records import read_plan, read_prompt_lengths
 from vniah.sweep.manifest import environment_record, manifest_of_plan
 from vniah.sweep.outcomes import result_of
 from vniah.sweep.replies import warn_of_unreadable
@@ -57,7 +58,8 @@ def import_answers(
 
     Raises:
         ResultsError: the export or the answers cannot be read; an answer is to no sample of the
-            export, is given twice, or is another one than was imported before.
+            export, is given twice, or is another one than was imported before; or the
+            ``prompt_tokens`` of answers are not those of the exported texts.
         RunMismatchError: the folder holds another run.
         TaskError: the task cannot be made again.
         InputError: the name is empty.
@@ -77,6 +79,9 @@ def import_answers(
     loaded = _load_task(manifest, task)
     found = read_answers(given)
     _require_known(found, samples, source)
+    if "tokenizer" in manifest:
+        lengths = read_prompt_lengths(source / PLAN_NAME, manifest["plan_sha256"])
+        _require_counted(found, lengths, manifest)
     run = RunFolder(folder, _run_manifest(manifest, model_name, revision), overwrite=overwrite)
     new = _new_results(run, loaded, samples, found)
     if new:
@@ -136,19 +141,49 @@ def _run_manifest(
             f"the name of the model must be 1 to {_MOST_IN_NAME:,} characters, got "
             f"{short_repr(model_name)}"
         )
-    video = manifest["video"]
     model = {
         "name": model_name,
         "revision": revision,
         "dtype": None,
         "tokens_per_frame": None,
         "answers": "imported",
-        "videos": f"{video['codec']}, {video['width']}x{video['height']}, "
-        f"quantizer {video['quantizer']}",
+        **_shown_record(manifest),
     }
     return manifest_of_plan(
         manifest["plan"], model, criterion=GENERATED, environment=environment_record(None)
     )
+
+
+def _shown_record(manifest: ExportManifest) -> dict[str, str]:
+    """What a run says of the videos that the model saw, or of the tokens that it read."""
+    if "tokenizer" in manifest:
+        tokenizer = manifest["tokenizer"]
+        return {"tokenizer": tokenizer["name"], "tokenizer_sha256": tokenizer["sha256"]}
+    video = manifest["video"]
+    size = f"{video['width']}x{video['height']}"
+    return {"videos": f"{video['codec']}, {size}, quantizer {video['quantizer']}"}
+
+
+def _require_counted(
+    found: Mapping[str, Answer], lengths: Mapping[str, int], manifest: ExportManifest
+) -> None:
+    """Requires the tokens that hosts counted to be those of the prompts, and of what is around.
+
+    Raises:
+        ResultsError: a host cut a prompt, or its model has another tokenizer.
+    """
+    counts = {
+        sample_id: CountedPrompt(lengths[sample_id], answer.prompt_tokens)
+        for sample_id, answer in found.items()
+        if sample_id in lengths and answer.prompt_tokens is not None
+    }
+    if not counts:
+        return
+    shortest = min(counts.values(), key=lambda prompt: prompt.counted)
+    probe = TextProbe("", manifest["tokenizer"]["name"], (shortest,))
+    for sample_id, prompt in counts.items():
+        if (complaint := probe.complaint_about(prompt)) is not None:
+            raise ResultsError(f"the answer to {short_repr(sample_id)}: {complaint}")
 
 
 def _require_known(found: Mapping[str, Answer], samples: Sequence[Sample], source: Path) -> None:

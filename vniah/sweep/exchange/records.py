@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from vniah.errors import ResultsError
-from vniah.files import to_json
+from vniah.files import hash_text, to_json
 from vniah.grid import MAX_FRAMES, Cell, read_depth
 from vniah.protocol import Frames, FrameSpan, needle_of, needle_source
 from vniah.results import MOST_LINE_BYTES
@@ -22,6 +22,13 @@ VIDEOS = "videos"
 """The folder of the videos, beside the metadata."""
 
 _Count = Annotated[int, Meta(ge=0)]
+
+
+class PromptRecord(TypedDict):
+    """What a sample of text reads, which stands in the metadata."""
+
+    sha256: str
+    num_tokens: _Count
 
 
 class PlanLine(TypedDict):
@@ -36,10 +43,16 @@ class PlanLine(TypedDict):
     choices: list[str] | None
     control: str | None
     fields: dict[str, Any]
+    prompt: NotRequired[PromptRecord]
 
 
-def plan_line(sample: Sample) -> bytes:
-    """The line of a sample, with its newline."""
+def plan_line(sample: Sample, num_tokens: int | None = None) -> bytes:
+    """The line of a sample, with its newline.
+
+    Args:
+        sample: the sample.
+        num_tokens: of its prompt, for a sample of text.
+    """
     cell = sample.cell
     line = PlanLine(
         sample_id=sample.sample_id,
@@ -52,11 +65,13 @@ def plan_line(sample: Sample) -> bytes:
         control=sample.control,
         fields=dict(sample.fields),
     )
+    if num_tokens is not None:
+        line["prompt"] = PromptRecord(sha256=hash_text(sample.prompt), num_tokens=num_tokens)
     return to_json(line) + b"\n"
 
 
 def read_plan(path: Path, sha256: str) -> tuple[Sample, ...]:
-    """The samples in a file of plan lines.
+    """The samples in a file of plan lines; those of text without the text.
 
     Args:
         path: the file.
@@ -65,13 +80,32 @@ def read_plan(path: Path, sha256: str) -> tuple[Sample, ...]:
     Raises:
         ResultsError: it cannot be read, or is another file than was written.
     """
-    samples: list[Sample] = []
+    return tuple(map(_sample, _read_lines(path, sha256)))
+
+
+def read_prompt_lengths(path: Path, sha256: str) -> dict[str, int]:
+    """The number of tokens of each prompt in a file of plan lines, by the id of its sample.
+
+    Args:
+        path: the file.
+        sha256: of its bytes, as they were written.
+
+    Raises:
+        ResultsError: as `read_plan`.
+    """
+    lines = _read_lines(path, sha256)
+    return {line["sample_id"]: line["prompt"]["num_tokens"] for line in lines if "prompt" in line}
+
+
+def _read_lines(path: Path, sha256: str) -> list[PlanLine]:
+    lines: list[PlanLine] = []
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while line := file.readline(MOST_LINE_BYTES):
                 digest.update(line)
-                samples.append(_sample(line, f"{path}, line {len(samples) + 1}"))
+                where = f"{path}, line {len(lines) + 1}"
+                lines.append(parse_json(line, PlanLine, ResultsError, where))
     except OSError as error:
         raise ResultsError(f"{path} cannot be read: {error.strerror}; export again") from error
     if digest.hexdigest() != sha256:
@@ -79,11 +113,10 @@ def read_plan(path: Path, sha256: str) -> tuple[Sample, ...]:
             f"{path} was changed since it was exported, so nobody knows what was asked: put the "
             "file back, or export again with --overwrite"
         )
-    return tuple(samples)
+    return lines
 
 
-def _sample(text: bytes, where: str) -> Sample:
-    line = parse_json(text, PlanLine, ResultsError, where)
+def _sample(line: PlanLine) -> Sample:
     cell, choices = line["cell"], line["choices"]
     return Sample(
         sample_id=line["sample_id"],
@@ -111,7 +144,7 @@ def video_name(shown: Sequence[FrameSpan]) -> str | None:
 def metadata_rows(
     samples: Sequence[Sample], accepted: Sequence[Sequence[str]], task: str
 ) -> Iterator[dict[str, Any]]:
-    """A row of ``metadata.jsonl`` for each sample.
+    """A row of ``metadata.jsonl`` for each sample; of those of text without the prompt.
 
     Every row has all keys, and every key has values of one type, as Arrow wants it.
 
@@ -129,19 +162,19 @@ def metadata_rows(
         if options is None and set(sample.candidates) - set(right):
             options = sample.candidates
         fields = {name: sample.fields.get(name) for name in kinds}
+        is_text = sample.text is not None
         yield {
-            "file_name": video_name(sample.shown),
+            **({} if is_text else {"file_name": video_name(sample.shown)}),
             "sample_id": sample.sample_id,
             "task": task,
             "control": sample.control,
-            "num_frames": sample.num_frames,
+            "num_tokens" if is_text else "num_frames": sample.num_frames,
             "depth": None if sample.cell is None else float(sample.cell.depth),
             "question": sample.question,
             "options": None if options is None else list(options),
             "answer": sample.answer,
             "accepted": list(right),
-            "num_seconds": sample.num_shown,
-            **_inserted(sample),
+            **({} if is_text else {"num_seconds": sample.num_shown, **_inserted(sample)}),
             "fields": {
                 name: value if len(kinds[name]) <= 1 or value is None else json.dumps(value)
                 for name, value in fields.items()

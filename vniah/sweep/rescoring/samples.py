@@ -1,15 +1,18 @@
 """The samples of a run as its task makes them: they hold the accepted answers and the options."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vniah.errors import InputError, short_repr
+from vniah.haystacks.text import UnreadText
 from vniah.needles import NeedleSet
 from vniah.results import Results
 from vniah.results.folders import PLAN_NAME
 from vniah.sweep.exchange.folder import read_export
 from vniah.sweep.exchange.records import read_plan
 from vniah.tasks import Sample, Task, load_task
+from vniah.tasks.base import is_of_text
 from vniah.tasks.controls import CONTROLS, plan_samples
 from vniah.tasks.parsing import Option
 from vniah.tasks.recorded import grid_of, needles_of, task_of
@@ -67,10 +70,22 @@ def samples_again(
         own = needles_of(results, needles, may_accept_more=True)
         controls = [name for name in results.manifest.get("controls", ()) if name in CONTROLS]
         chosen = ",".join(controls) or "none"
-        found = plan_samples(task, grid_of(results), own, None, chosen)
+        text = UnreadText.named(f"the haystack of {results.name}") if is_of_text(task) else None
+        found = plan_samples(task, grid_of(results), own, text, chosen)
         source = f"the needle set {own.name}"
     _require_same(results, found, source)
-    return found
+    return found if not is_of_text(task) else _with_fields(results, found)
+
+
+def _with_fields(results: Results, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """The samples with the fields of their lines, which say where in the text needles were."""
+    lines = {one.sample_id: one for one in (*results.samples, *results.control_samples)}
+    return tuple(
+        replace(sample, fields={n: line.fields.get(n, v) for n, v in sample.fields.items()})
+        if (line := lines.get(sample.sample_id)) is not None
+        else sample
+        for sample in samples
+    )
 
 
 def _require_same(results: Results, samples: tuple[Sample, ...], source: str) -> None:
