@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -21,6 +21,7 @@ from mkdocs.structure.pages import Page
 
 from vniah.cli.arguments import build_parser
 from vniah.results import format_schema
+from vniah.results.format_schema import SchemaFile
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -83,10 +84,10 @@ def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 def fields_page() -> str:
     """What every field of the files of a run means, from their schemas."""
     sections = [
-        "# All fields\n\nWhat the schemas of `manifest.json` and `samples.jsonl` say "
+        "# All fields\n\nWhat the schemas of the files of runs and of results of perplexity say "
         "([Format of runs](files.md)). A field that need not be there is in italics."
     ]
-    for file in ("manifest", "samples"):
+    for file in get_args(SchemaFile):
         schema = format_schema(file)
         rows = ["| field | type | unit | meaning |", "|---|---|---|---|"]
         rows += [" | ".join(("", *cells, "")).strip() for cells in field_rows(schema)]

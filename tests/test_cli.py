@@ -182,7 +182,7 @@ def test_commands_that_take_one_rope_say_so(in_folder, checkpoint, capsys, comma
     arguments = [command, "--model", str(checkpoint), "--device", "cpu", "--rope-theta", "5,6"]
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "name 2 RoPEs, and only run takes several; give one value" in line
+    assert "name 2 RoPEs, and only run and perplexity measure take" in line
 
 
 def test_dynamic_rope_runs_every_cell_by_itself(in_folder, material, capsys):

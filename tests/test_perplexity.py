@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from matplotlib.figure import Figure
 from scipy import stats
 from tokenizers.processors import TemplateProcessing
@@ -37,8 +38,14 @@ from vniah.errors import (
     RunMismatchError,
 )
 from vniah.haystacks.text import TextHaystack, find_sentence_ends, open_text
-from vniah.results import RunFolder, load_results, load_run
-from vniah.results.perplexity import DocumentLosses, PerplexityResults, load_perplexity
+from vniah.results import RunFolder, format_schema, load_results, load_run
+from vniah.results.perplexity import (
+    DocumentLosses,
+    PerplexityResults,
+    _Document,
+    _Settings,
+    load_perplexity,
+)
 from vniah.results.sample_file import locked
 from vniah.sweep import perplexity as measuring
 from vniah.sweep.perplexity import measure_perplexity
@@ -177,6 +184,31 @@ def test_memory_that_runs_out_makes_chunks_smaller_then_is_one_line(tiny, monkey
     sizes.append("never")
     with pytest.raises(ModelError, match="a pass over 50 tokens does not fit into the memory of"):
         document_losses(tiny, document.sequence)
+
+
+def test_schemas_describe_what_is_written(measured):
+    content = json.loads((measured.path / "perplexity.json").read_bytes())
+    document = json.loads((measured.path / "document-0001.json").read_bytes())
+    settings, losses = (
+        Draft202012Validator(format_schema(name)) for name in ("perplexity", "document")
+    )
+    assert settings.is_valid(content) and losses.is_valid(document)
+    for found, one in ((settings, content), (losses, document)):
+        for name in one:
+            assert not found.is_valid({**one, name: [[one[name]]]}), name
+            left = {key: value for key, value in one.items() if key != name}
+            assert not found.is_valid(left) or name in ("kind", "definition", "environment"), name
+        assert not found.is_valid({**one, "unknown": 1})
+    check = content["environment"]["check"]
+    for name in check:
+        changed = {**content, "environment": {"check": {**check, name: "x"}}}
+        assert not settings.is_valid(changed), name
+    # What is read of the files is described, with its bounds.
+    declared = format_schema("perplexity")["properties"]
+    assert {*_Settings.__annotations__} <= {*declared}
+    assert {*_Document.__annotations__} == {*format_schema("document")["properties"]}
+    assert not losses.is_valid({**document, "nats": []})
+    assert not losses.is_valid({**document, "nats": [-0.5]})
 
 
 def test_numbers_that_overflow_are_never_stored(tiny, tmp_path, monkeypatch):
@@ -493,6 +525,49 @@ def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys):
     assert "training length" in (tmp_path / "both.svg").read_text()
 
 
+def test_several_ropes_are_measured_by_one_command(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["perplexity", "measure", "--model", str(checkpoint), "--tokens", "40", "--quiet"]
+    asked += ["--documents", "1", "--rope-theta", "500,10000"]
+    asked += ["--rope-scaling", "none,linear:2", "--output", "out"]
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    names = [
+        f"rope-theta-{base}_rope-scaling-{kind}"
+        for base in ("500", "10000")
+        for kind in ("none", "linear-2")
+    ]
+    found = [load_perplexity(tmp_path / "out" / name) for name in names]
+    said = [one.manifest["model"].get("rope_scaling") for one in found]
+    assert [one.manifest["model"]["rope_theta"] for one in found] == [500, 500, 1e4, 1e4]
+    assert said == [None, '{"factor":2.0,"rope_type":"linear"}'] * 2
+    assert len({one.documents[0].nats.tobytes() for one in found}) == 4
+    header = next(line for line in printed.splitlines() if line.startswith("positions"))
+    assert header.count("RoPE base") == 4 and printed.count("results: out/") == 4
+    assert (tmp_path / "out" / "perplexity.png").is_file()
+    assert not list(tmp_path.glob("out/*/perplexity.png"))
+    # One alone is the same as one of several, and goes on in its folder.
+    alone = [*asked[:-6], "--rope-theta", "500", "--rope-scaling", "none"]
+    assert main([*alone, "--output", f"out/{names[0]}"]) == 0
+    assert "nothing" not in capsys.readouterr().err
+    assert main([*asked[:-1], f"out/{names[1]}"]) == 2
+    assert "the results of several RoPEs need a folder of its own" in capsys.readouterr().err
+
+
+def test_several_ropes_without_an_output_have_folders_of_their_own(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    asked = ["perplexity", "measure", "--model", str(checkpoint), "--tokens", "20", "--quiet"]
+    assert main([*asked, "--documents", "1", "--rope-theta", "500,600"]) == 0
+    pictures = list(tmp_path.glob("results/*.png"))
+    assert len(pictures) == 1 and len(list(tmp_path.glob("results/*/perplexity.json"))) == 2
+    # A scaling that the model cannot have is found before the first is measured.
+    impossible = '{"rope_type":"yarn","factor":4,"original_max_position_embeddings":1.5}'
+    assert main([*asked, "--output", "out", "--rope-scaling", f"none,{impossible}"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -502,7 +577,11 @@ def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys):
         (["--tokens", "9"], "smollm2 is not on this machine yet: fetch it"),
         (["--tokens", "9", "--model", "reference-long"], "has no decoder that reads text alone"),
         (["--tokens", "9", "--model", "openai:http://127.0.0.1:9#x"], "reads text alone"),
-        (["--tokens", "9", "--rope-theta", "1e4,1e5"], "only run takes several"),
+        (["--tokens", "9", "--rope-theta", "1e4,10000"], "RoPE base 10000 is given twice"),
+        (
+            ["--tokens", "9", "--rope-theta", ",".join(map(str, range(2, 31)))],
+            "name 29 RoPEs, and one picture has at most 28 curves",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):

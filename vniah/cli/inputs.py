@@ -192,8 +192,8 @@ def only_rope(options: argparse.Namespace) -> RopeChoice:
     choices = rope_choices(options.rope_theta, options.rope_scaling)
     if len(choices) > 1:
         raise InputError(
-            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run takes "
-            "several; give one value"
+            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and only run and "
+            "perplexity measure take several; give one value"
         )
     return choices[0]
 

@@ -1,55 +1,111 @@
 """The commands ``perplexity measure``, ``perplexity table`` and ``perplexity plot``."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vniah.cli.environment import load_plot
-from vniah.cli.inputs import load_libraries, load_named_model, only_rope
+from vniah.cli.inputs import load_libraries, load_named_model
 from vniah.cli.printing import comment, show, show_lines
+from vniah.cli.sweeps.session import override_rope
 from vniah.cli.tables import style_of, write_table
-from vniah.errors import counted
+from vniah.errors import InputError, counted
+from vniah.files import hash_text
+from vniah.options.rope import RopeChoice, rope_choices
+from vniah.results.folders import require_no_perplexity
 
 if TYPE_CHECKING:
+    from vniah.haystacks.text import TextHaystack
+    from vniah.protocol import AnyModel
     from vniah.results.perplexity import PerplexityResults
 
 PICTURE_NAME = "perplexity.png"
 
 
 def measure_documents(options: argparse.Namespace) -> int:
-    """Measures some documents, prints the table of their buckets and draws the curve."""
-    rope = only_rope(options)
+    """Measures some documents with each RoPE, prints the table of their buckets, draws curves."""
+    choices = rope_choices(options.rope_theta, options.rope_scaling)
     load_libraries()
     from vniah.haystacks.text import open_text
-    from vniah.sweep.perplexity import measure_perplexity, require_counts
+    from vniah.sweep.perplexity import require_counts
 
     require_counts(options.tokens, options.documents)
+    if len(choices) > 1:
+        _require_several(choices, options.output)
     needed = (options.tokens + 512) * options.documents
     haystack = open_text(options.haystack, num_tokens=needed)
-    model = load_named_model(options, rope)
+    model = load_named_model(options, choices[0] if len(choices) == 1 else RopeChoice())
     comment(
         f"{model.name} on {haystack.name}: {counted(options.documents, 'document')} of "
         f"{options.tokens:,} tokens"
     )
-    found = measure_perplexity(
+    if len(choices) == 1:
+        results = [_measure(options, model, haystack, options.output)]
+    else:
+        for choice in choices:  # what cannot be had is said before anything is measured
+            override_rope(model, choice)
+        results = []
+        for choice in choices:
+            override_rope(model, choice)
+            comment(choice.label)
+            output = None if options.output is None else options.output / choice.folder_name
+            results.append(_measure(options, model, haystack, output))
+            show(f"results: {results[-1].path}")
+    _show_measured(results, options)
+    return 0
+
+
+def _require_several(choices: Sequence[RopeChoice], output: Path | None) -> None:
+    """Raises unless the curves of all RoPEs can be drawn, and have a folder for theirs."""
+    load_plot()
+    from vniah.analysis.plot.lines import MOST_LINES
+
+    if len(choices) > MOST_LINES:
+        raise InputError(
+            f"--rope-theta and --rope-scaling name {len(choices)} RoPEs, and one picture has at "
+            f"most {MOST_LINES} curves; give fewer"
+        )
+    if output is not None:
+        require_no_perplexity(output, "the results of several RoPEs need")
+
+
+def _measure(
+    options: argparse.Namespace, model: "AnyModel", haystack: "TextHaystack", output: Path | None
+) -> "PerplexityResults":
+    from vniah.sweep.perplexity import measure_perplexity
+
+    return measure_perplexity(
         model,
         haystack,
         num_tokens=options.tokens,
         num_documents=options.documents,
-        output=options.output,
+        output=output,
         overwrite=options.overwrite,
         attention=options.attn,
         progress=not options.quiet,
     )
+
+
+def _show_measured(results: "Sequence[PerplexityResults]", options: argparse.Namespace) -> None:
     from vniah.analysis.perplexity import format_perplexities
 
-    show_lines(format_perplexities([found], "text", options.bucket))
-    picture = load_plot().save_perplexity_curves(
-        [found], found.path / PICTURE_NAME, bucket=options.bucket
-    )
-    show(f"results: {found.path}")
+    show_lines(format_perplexities(results, "text", options.bucket))
+    picture = _picture_of(results, options.output)
+    load_plot().save_perplexity_curves(results, picture, bucket=options.bucket)
+    if len(results) == 1:
+        show(f"results: {results[0].path}")
     show(f"perplexity: {picture}")
-    return 0
+
+
+def _picture_of(results: "Sequence[PerplexityResults]", output: Path | None) -> Path:
+    """Where the curves of a command lie: beside what it measured."""
+    if len(results) == 1:
+        return results[0].path / PICTURE_NAME
+    if output is not None:
+        return output / PICTURE_NAME
+    names = [one.path.name for one in results]
+    return results[0].path.with_name(f"perplexity-{hash_text(' '.join(names))[:8]}.png")
 
 
 def tabulate(options: argparse.Namespace) -> int:

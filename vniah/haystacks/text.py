@@ -210,7 +210,7 @@ class UnreadText(TokenText):
         return cls(TextHaystack(name, "text", "", ""), _Nobody(name), ())
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Nobody:
     """In place of a model that reads a text."""
 

@@ -135,8 +135,8 @@ class LoadOptions:
     rope_theta: float | None = field(
         default=None,
         metadata=_shown(
-            "RoPE base to use instead of the checkpoint's; run takes several, such as 3e6,1e9, and "
-            "measures with each",
+            "RoPE base to use instead of the checkpoint's; run and perplexity measure take "
+            "several, such as 3e6,1e9, and measure with each",
             metavar="X",
         ),
     )
@@ -144,8 +144,8 @@ class LoadOptions:
         default=None,
         metadata=_shown(
             "RoPE scaling to use instead of the checkpoint's: yarn:4, linear:2, none, or JSON with "
-            "the keys of transformers; run takes several, such as none,yarn:4, and measures with "
-            "each",
+            "the keys of transformers; run and perplexity measure take several, such as "
+            "none,yarn:4, and measure with each",
             metavar="S",
         ),
     )

@@ -48,12 +48,16 @@ def require_no_export(directory: Path) -> None:
         require_apart(directory, is_run=True)
 
 
-def require_no_perplexity(directory: Path) -> None:
-    """Raises `ResultsError` for the folder of `vniah.results.perplexity`, where no run may be."""
+def require_no_perplexity(directory: Path, what: str = "a run needs") -> None:
+    """Raises `ResultsError` for the folder of a result of `vniah.results.perplexity`.
+
+    Args:
+        directory: need not exist.
+        what: needs another folder, with its verb.
+    """
     if (directory / PERPLEXITY_NAME).exists():
         raise ResultsError(
-            f"{directory} holds perplexity, and a run needs a folder of its own; choose another "
-            "--output"
+            f"{directory} holds perplexity, and {what} a folder of its own; choose another --output"
         )
 
 

@@ -186,7 +186,7 @@ def estimate(
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     engine = choose_engine(decodable, EngineOptions(attention=attention))
     loaded = load_task(task, task_options)
-    text = read_text(haystack, decodable, grid)
+    text = None if haystack is None else read_text(haystack, decodable, grid)
     samples = askable_samples(loaded, grid, needles, text, engine, controls)
     require_can_read(decodable, samples)
     if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:

@@ -71,7 +71,7 @@ def estimate_requests(
         TaskError: there is no such task, or its samples cannot be made.
     """
     engine = choose_engine(model, EngineOptions())
-    text = read_text(haystack, model, grid)
+    text = None if haystack is None else read_text(haystack, model, grid)
     loaded = load_task(task, task_options)
     samples = askable_samples(loaded, grid, needles, text, engine, controls)
     require_can_read(model, samples)

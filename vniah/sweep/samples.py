@@ -13,7 +13,7 @@ from vniah.tasks import Sample, Task
 from vniah.tasks.controls import ChosenControls, plan_samples
 
 
-def read_text(haystack: AnyHaystack | None, model: AnyModel, grid: Grid) -> AnyHaystack | None:
+def read_text(haystack: AnyHaystack, model: AnyModel, grid: Grid) -> AnyHaystack:
     """The haystack; a text with its length in the tokens of the model that is to read it.
 
     Raises:

@@ -14,8 +14,7 @@ from vniah.cli.arguments.groups import (
     add_tokenizer_option,
 )
 from vniah.options import DEFAULT_QUANTIZER, LogFormat
-from vniah.results.format_schema import RunFile
-from vniah.results.manifests import FORMAT_VERSION
+from vniah.results.format_schema import SchemaFile
 
 
 def add_export(verbs: Any) -> None:
@@ -121,15 +120,20 @@ def add_convert(verbs: Any) -> None:
 def add_schema(verbs: Any) -> None:
     """``schema``."""
     schema = add_command(
-        verbs, "schema", "print the JSON schema of a run's manifest, or of a line of its samples"
+        verbs, "schema", "print the JSON schema of a file of runs, or of results of perplexity"
     )
-    schema.add_argument("file", choices=get_args(RunFile), help="which file of a run")
+    schema.add_argument(
+        "file",
+        choices=get_args(SchemaFile),
+        help="manifest, or samples (a line of them), of a run; perplexity, or document, of a "
+        "result of vniah perplexity",
+    )
     schema.add_argument(
         "--format-version",
         type=values.whole(10**9),
-        default=FORMAT_VERSION,
         metavar="N",
-        help="version of the format, as manifests carry it; default: %(default)s",
+        help="version of the format, as manifest.json and perplexity.json carry it; default: the "
+        "newest",
     )
     schema.set_defaults(command=converting.schema)
 

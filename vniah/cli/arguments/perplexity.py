@@ -69,7 +69,8 @@ def _add_measure(verbs: Any) -> None:
         "--output",
         type=values.path,
         metavar="DIR",
-        help="folder of the results; default: one in results/, named after the settings",
+        help="folder of the results; several RoPEs have one each in it. Default: one in results/, "
+        "named after the settings",
     )
     add_overwrite_option(measure, "documents")
     add_attention_option(measure)

@@ -85,7 +85,7 @@ class Session:
             found: Any = None
             with self._isolated(member, mesh):
                 if has_several:
-                    _override_rope(model, member.rope)
+                    override_rope(model, member.rope)
                 found = work(member, model, mesh)
             self._agree([member], "it failed in another process of the job")
             if self._mesh.is_leader and member.name not in self.failures:
@@ -106,7 +106,7 @@ class Session:
         if _has_several(group):
             for member in self._left(ready):
                 with self._prepared(member):
-                    _override_rope(model, member.rope)
+                    override_rope(model, member.rope)
         return model
 
     def _agree(self, group: Sequence[Member], reason: str) -> None:
@@ -223,7 +223,7 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _override_rope(model: "AnyModel", choice: RopeChoice) -> None:
+def override_rope(model: "AnyModel", choice: RopeChoice) -> None:
     """Gives a loaded model another RoPE.
 
     Raises:
