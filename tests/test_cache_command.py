@@ -5,6 +5,7 @@ import shutil
 import time
 
 import pytest
+import torch
 from caches import MeanModel, as_earlier_version, flip_bit, numbers
 from safetensors.torch import save_file
 
@@ -16,6 +17,8 @@ from vniah.embeddings.encode import encode_haystack, encode_needles
 from vniah.embeddings.inventory import find_cached
 from vniah.haystacks.generated import Recipe, draw_parts
 from vniah.haystacks.haystack import open_haystack
+from vniah.models.contents import fingerprint
+from vniah.models.packaged import packaged_folder
 from vniah.needles import load_needles
 
 
@@ -180,3 +183,71 @@ def test_invalid_arguments_are_one_line(capsys, encoded, arguments, message):
 )
 def test_bytes_have_three_digits_and_a_prefix(number, text):
     assert scaled(number, "B") == text
+
+
+# --- fetched models ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(own_cache):
+    """A folder as `vniah.models.packaged.fetch` makes it, with weights of 2 kB."""
+    folder = packaged_folder("smollm2")
+    folder.mkdir(parents=True)
+    save_file({"w": torch.zeros(500)}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "FINGERPRINT").write_text(fingerprint(folder) + "\n")
+    return folder
+
+
+def test_list_shows_fetched_models(capsys, own_cache, encoded, model):
+    lines = run(capsys, "list").splitlines()
+    (line,) = (line for line in lines if line.startswith("smollm2"))
+    assert "(the model itself)" in line and line.endswith(f"models/{model.name}")
+    assert " yes " in line and lines[-1].endswith("in 2 folders")
+    assert " verified " in run(capsys, "list", "--verify").split("smollm2")[1]
+    flip_bit(model / "model.safetensors", -1)
+    assert " damaged " in run(capsys, "list", "--verify").split("smollm2")[1]
+
+
+@pytest.mark.parametrize("which", [["--all"], ["--older-than", "30"]])
+def test_prune_keeps_fetched_models_unless_told(which, capsys, own_cache, encoded, model):
+    for folder in (encoded, model):
+        make_old(folder, 40)
+    out = run(capsys, "prune", *which)
+    assert "kept the model smollm2, 2." in out and "add --models to remove it" in out
+    assert model.is_dir() and not encoded.exists()
+    assert "would remove the model smollm2" in run(capsys, "prune", *which, "--models", "--dry-run")
+    assert model.is_dir()
+    out = run(capsys, "prune", *which, "--models")
+    assert "removed the model smollm2, 2." in out and files_in(own_cache) == []
+    assert run(capsys, "list") == f"nothing is cached in {own_cache}\n"
+
+
+def test_prune_by_age_leaves_models_that_were_read_since(capsys, model):
+    out = run(capsys, "prune", "--older-than", "30", "--models")
+    assert "smollm2" not in out and model.is_dir()
+
+
+def test_prune_removes_damaged_models_and_stopped_downloads(capsys, own_cache, model):
+    stopped, running = model.with_name(".smollm2-abc"), model.with_name(".smollm2-xyz")
+    for folder in (stopped, running):
+        folder.mkdir()
+        (folder / "wheel").write_bytes(b"1234")
+    os.utime(stopped, (time.time() - 7200,) * 2)
+    assert "(a download that was stopped)" in run(capsys, "list")
+    out = run(capsys, "prune", "--damaged")
+    assert "removed a stopped download of the model smollm2, 4 B" in out
+    assert model.is_dir() and running.is_dir() and not stopped.exists()
+    (model / "config.json").write_text("{}")
+    assert "removed the model smollm2" in run(capsys, "prune", "--damaged")
+    assert not model.exists() and running.is_dir()
+
+
+def test_folders_that_look_like_models_are_left_alone(capsys, own_cache, tmp_path):
+    for name in ("smollm2-mine", "smollm2-0123456789abcdef", "other-0123456789abcdef"):
+        (own_cache / "models" / name).mkdir(parents=True)
+    (tmp_path / "FINGERPRINT").write_text("0")
+    (own_cache / "models" / "smollm2-fedcba9876543210").symlink_to(tmp_path)
+    assert run(capsys, "list").startswith("nothing is cached")
+    run(capsys, "prune", "--all", "--models")
+    assert len(list((own_cache / "models").iterdir())) == 4 and (tmp_path / "FINGERPRINT").is_file()

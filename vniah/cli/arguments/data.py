@@ -44,7 +44,7 @@ def add_haystack(verbs: Any) -> None:
 
 def add_cache(verbs: Any) -> None:
     """``cache list`` and ``cache prune``."""
-    cache = add_command(verbs, "cache", "list or remove cached frames and generated films")
+    cache = add_command(verbs, "cache", "list or remove cached frames, generated films and models")
     cache_verbs = cache.add_subparsers(required=True, metavar="VERB")
     show = add_command(
         cache_verbs, "list", "list what is cached, how large it is, and when it was used"
@@ -63,7 +63,13 @@ def add_cache(verbs: Any) -> None:
         action="store_true",
         help="files that are damaged, and those that were set aside; reads every byte",
     )
-    which.add_argument("--all", action="store_true", help="everything")
+    which.add_argument("--all", action="store_true", help="everything but models")
+    prune.add_argument(
+        "--models",
+        action="store_true",
+        help="also models that vniah models --fetch has stored; without it they are kept, unless "
+        "they are damaged",
+    )
     prune.add_argument(
         "--dry-run", action="store_true", help="only say what would be removed and freed"
     )
