@@ -9,11 +9,17 @@ import pytest
 
 from tests.test_format_schema import require_described
 from tests.test_text_haystacks import Reader
-from tests.text_models import KINDS, load_language_model, save_language_model, tokenizer_of
+from tests.text_models import (
+    ALL_KINDS,
+    KINDS,
+    load_language_model,
+    save_language_model,
+    tokenizer_of,
+)
 from vniah.cli import main
 from vniah.errors import HaystackTooShortError, InputError, RunMismatchError, TaskError
 from vniah.grid import Grid
-from vniah.haystacks.text import find_sentence_ends, open_text
+from vniah.haystacks.text import TextHaystack, find_sentence_ends, open_text
 from vniah.needles import load_needles
 from vniah.needles.numbers import number_needles
 from vniah.protocol import HAYSTACK, TextSpan
@@ -121,6 +127,61 @@ def test_a_sample_is_the_same_whatever_else_is_measured():
     for sample in few:
         assert by_id[sample.sample_id].prompt == sample.prompt
         assert by_id[sample.sample_id].fields == sample.fields
+
+
+def place_of_cut(sample):
+    """The number of characters of the haystack that a sample shows."""
+    return max(p.stop for p in sample.text if isinstance(p, TextSpan) and p.source == HAYSTACK)
+
+
+def test_characters_of_several_tokens_are_not_taken_for_one():
+    """A text is as long as its tokens are many: a character of three bytes may have three."""
+    haystack = TextHaystack("rain", "text", "0", "\u96e8\u304c\u964d\u308b\u3002" * 60)
+    text = haystack.read_by(Reader("bytes"), 1000)
+    num_tokens = len(tokenizer_of("bytes")(haystack.body).input_ids)
+    assert len(text.ends) == num_tokens == 900
+    assert text.characters(900) == 300 and text.tokens_before(1) == 3
+    samples, _ = samples_of("bytes", grid=Grid.parse("800", "0,0.5,1"), haystack=haystack)
+    for sample in samples:
+        assert len(tokenizer_of("bytes")(sample.prompt).input_ids) in (798, 799, 800)
+        assert sample.fields["needle_character"] % 5 == 0
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("task", ["niah", "niah-multi"])
+def test_every_kind_of_tokenizer_has_exact_lengths_and_depths(task, kind):
+    """Also of text whose characters take several tokens, or become others."""
+    odd = (
+        "\u00c9lan vital \ufb01ne \u00bd \u201cquote.\u201d So? Yes!\n\nNew   line."
+        "\t\u96e8\u304c\u3002\u51fa\u305f\u3002 "
+    )
+    haystack = TextHaystack("odd", "text", "0", odd * 150)
+    options = {"distractors": "5"} if task == "niah" else {"number": "3"}
+    samples, text = samples_of(
+        kind,
+        grid=Grid.parse("500", "0,0.3,0.77,1"),
+        needles=number_needles(1),
+        haystack=haystack if kind in ("bytes", "folded") else None,
+        task=load_task(task, options),
+    )
+    ends = {0, *find_sentence_ends(text.body)}
+    for sample in samples:
+        encoded = tokenizer_of(kind)(sample.prompt)
+        assert len(encoded.input_ids) == sample.fields["context_tokens"]
+        assert 0 <= 500 - len(encoded.input_ids) <= 3
+        shown, place = sample.fields["haystack_tokens"], sample.fields["needle_token"]
+        assert place <= sample.cell.depth * shown + 3, "no deeper than asked for"
+        before = [
+            piece.stop
+            for piece in sample.text
+            if isinstance(piece, TextSpan) and piece.source == HAYSTACK
+        ]
+        assert {*before} <= ends | {place_of_cut(sample)}
+        numbers = [number for _, number in _SENTENCE.findall(sample.prompt)]
+        assert all(re.fullmatch(r"[1-9]\d{6}", number) for number in numbers)
+        asked = sample.fields.get("asked_numbers", [sample.answer])
+        others = {*numbers} - {*map(str, asked)}
+        assert len({*numbers}) == len(numbers) and not others & {*map(str, asked)}
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from tests.decoder_models import DecoderStandIn
 from tests.test_prefill import build_decoder
 from tests.text_models import (
+    ALL_KINDS,
     KINDS,
     LANGUAGE_MODELS,
     load_language_model,
@@ -231,3 +232,15 @@ def test_what_would_give_wrong_lengths_is_found(byte_model, method, change, mess
 def test_pictures_are_not_for_a_language_model(byte_model, needle_folder):
     with pytest.raises(InputError, match="are pictures; give --needles numbers"):
         examine(byte_model, load_needles(needle_folder))
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_the_tokens_of_an_answer_are_those_of_the_number(kind, tmp_path):
+    """Also where a tokenizer puts a mark for a space before every text."""
+    model = load_language_model(tmp_path, kind)
+    for prompt in ("It was so. The number is:", "The number is: "):
+        sequence = model.compose_text(prompt, "1234567")
+        assert model.decode(sequence.answer_ids) == "1234567"
+        read = [token for piece in sequence.pieces for token in piece.token_ids]
+        whole = model.decode([*read, *sequence.answer_ids]).split()
+        assert whole[-1] == "1234567" and whole[-2] == "is:"

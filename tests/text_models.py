@@ -5,17 +5,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vniah.haystacks.prose import write_prose
 from vniah.models.loading import load_folder
 
-Kind = Literal["bytes", "sentencepiece", "words"]
+Kind = Literal["bytes", "sentencepiece", "words", "unigram", "whole", "folded"]
 LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3")
 """The values of ``model_type`` that are tested."""
 
 KINDS: tuple[Kind, ...] = ("bytes", "sentencepiece", "words")
+ALL_KINDS: tuple[Kind, ...] = (*KINDS, "unigram", "whole", "folded")
 
 # As Llama 3 and Qwen cut text: line breaks belong to the punctuation before them, so that a
 # tokenizer merges across the place where a needle begins.
@@ -28,7 +38,12 @@ _TRAINING_TEXT = write_prose(6000) + (
 
 @cache
 def tokenizer_of(kind: Kind) -> PreTrainedTokenizerFast:
-    """A byte-level BPE, a BPE over whole texts with marks for spaces, or one of whole words."""
+    """A byte-level BPE, a BPE over whole texts with marks for spaces, or one of whole words.
+
+    Further: a Unigram of words with a mark for the space before them, also before the first; a
+    Unigram over whole texts, whose tokens may reach over the end of a sentence; and the first of
+    these after a normalization that changes the number of characters, behind a BOS token.
+    """
     if kind == "bytes":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,6 +68,22 @@ def tokenizer_of(kind: Kind) -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(
             vocab_size=_SIZE, special_tokens=["</s>", "<unk>"], show_progress=False
         )
+    elif kind in ("unigram", "whole", "folded"):
+        tokenizer = Tokenizer(models.Unigram())
+        if kind == "folded":
+            space = normalizers.Replace(Regex(r"\s+"), " ")
+            tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), space])
+        if kind != "whole":
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+            tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+        else:
+            tokenizer.decoder = decoders.Fuse()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=_SIZE,
+            special_tokens=["</s>", "<unk>"],
+            unk_token="<unk>",
+            show_progress=False,
+        )
     else:
         tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d|\w+|[^\w\s]|\s"), "isolated")
@@ -63,6 +94,10 @@ def tokenizer_of(kind: Kind) -> PreTrainedTokenizerFast:
     # A BPE without pieces is trained on short texts: all pairs of a long one are counted at once.
     lines = _TRAINING_TEXT.split("\n\n")
     tokenizer.train_from_iterator([*lines, *"0123456789"], trainer)
+    if kind == "folded":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="</s> $A", special_tokens=[("</s>", 0)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="</s>",

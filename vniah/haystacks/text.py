@@ -107,7 +107,7 @@ class TextHaystack:
         length = num_tokens
         while True:
             length = min(2 * length, len(self.body))
-            ends = _strictly_ascending(model.token_ends(self.body[:length]))
+            ends = _ends_in_text(model.token_ends(self.body[:length]))
             if len(ends) >= num_tokens + _MARGIN or length == len(self.body):
                 break
         return TokenText(self, model, ends[:num_tokens])
@@ -120,7 +120,8 @@ class TokenText:
     Attributes:
         haystack: the text.
         model: has the tokenizer.
-        ends: for every token of the text, the number of characters up to its end, ascending.
+        ends: for every token of the text, the number of characters up to its end, ascending; those
+            of one character are equal.
     """
 
     haystack: TextHaystack
@@ -286,6 +287,9 @@ def require_text(source: str | Path) -> None:
             text_files(path)
 
 
-def _strictly_ascending(ends: Sequence[int]) -> tuple[int, ...]:
-    """The ends of tokens behind which a text can be cut: of those that end alike, the last."""
-    return tuple(sorted({end for end in ends if end > 0}))
+def _ends_in_text(ends: Sequence[int]) -> tuple[int, ...]:
+    """The ends of the tokens that are of the text itself, ascending.
+
+    Several tokens may be of one character, as of those that take several bytes, and end alike.
+    """
+    return tuple(sorted(end for end in ends if end > 0))

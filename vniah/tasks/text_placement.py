@@ -158,10 +158,15 @@ def fit(haystack: TokenText, cell: Cell, wording: Wording) -> tuple[Places, Cut]
             tuple(haystack.sentence_end(length, other.part) for other in wording.others),
         )
         cut = _find_cut(haystack, length, places.last, partial(lacking, places))
-        if cut is not None:
+        if cut is None:
+            # Even a cut behind the last of them is too far: they are those of a shorter haystack.
+            length = min(length, haystack.tokens_before(places.last)) - 1
+            continue
+        shown = haystack.tokens_before(cut.stop)
+        if shown >= length or haystack.sentence_end(shown, cell.depth) >= places.needle:
             return places, cut
-        # Even a cut behind the last of them is too far: they are those of a shorter haystack.
-        length = haystack.tokens_before(places.last) - 1
+        # Where pieces have fewer tokens than the whole, the needle would stand too deep.
+        length = shown
     raise TaskError(
         f"{wanted:,} tokens have no room for a haystack: template, question, needle and "
         f"{len(wording.others)} further sentences have {wanted - room:,}; ask for more tokens"
