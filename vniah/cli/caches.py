@@ -120,7 +120,7 @@ def _prune_models(options: argparse.Namespace, root: Path) -> int:
 
 def _is_meant(options: argparse.Namespace, last_used: float) -> bool:
     """Whether --all or --older-than speaks of what was last used then."""
-    return options.all or last_used < time.time() - options.older_than * _SECONDS_A_DAY
+    return bool(options.all or last_used < time.time() - options.older_than * _SECONDS_A_DAY)
 
 
 def _verb(options: argparse.Namespace) -> str:
