@@ -78,19 +78,57 @@ def test_samples_are_as_the_paper_defines_them(kind, distractors):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_depth_counts_the_tokens_of_the_haystack(kind):
-    samples, text = samples_of(kind)
-    longest = max(
-        text.tokens_before(b) - text.tokens_before(a)
-        for a, b in zip((0, *text._sentence_ends), text._sentence_ends, strict=False)
-    )
+@pytest.mark.parametrize("distractors", ["0", "5"])
+def test_depth_counts_the_tokens_that_the_length_leaves_for_the_haystack(kind, distractors):
+    samples, text = samples_of(kind, distractors=distractors)
     for sample in samples:
-        length, place = sample.fields["haystack_tokens"], sample.fields["needle_token"]
-        wanted = sample.cell.depth * length
-        assert wanted - longest - 9 <= place <= wanted + 9
+        pieces = [*sample.text, sample.question]
+        rest = "".join(
+            str(p) for p in pieces if not (isinstance(p, TextSpan) and p.source == HAYSTACK)
+        )
+        room = sample.cell.num_frames - text.count(rest)
+        expected = text.sentence_end(room, sample.cell.depth)
+        place, shown = sample.fields["needle_character"], sample.fields["haystack_tokens"]
+        assert place == expected or (sample.cell.depth == 1 and shown < room)
+        assert abs(shown - room) <= 4 + 4 * int(distractors)
         if sample.cell.depth == 0:
             assert place == 0
-            assert sample.prompt.startswith("This is a very long story book: <book> \nThe special")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distractors_stand_at_the_same_places_at_every_depth(kind):
+    samples, _ = samples_of(kind, distractors="5")
+    for needle in {sample.fields["needle_id"] for sample in samples}:
+        for length in GRID.frames:
+            places = {
+                str(sample.fields["distractor_tokens"])
+                for sample in samples
+                if sample.fields["needle_id"] == needle and sample.cell.num_frames == length
+            }
+            assert len(places) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["the cat sat on a mat and ", "the cat sat. a dog ran, "])
+def test_a_text_without_ends_of_sentences_is_refused_where_depth_counts(tmp_path, kind, text):
+    (tmp_path / "a.txt").write_text(text * 400)
+    haystack = open_text(tmp_path, num_tokens=500)
+    with pytest.raises(TaskError, match=r"no sentence of the text .* at depth 0\.5 of 500 tokens"):
+        samples_of(kind, grid=Grid.parse("500", "0,0.5,1"), haystack=haystack)
+    assert len(samples_of(kind, grid=Grid.parse("500", "0"), haystack=haystack)[0]) == 2
+
+
+def test_characters_of_several_tokens_count_as_many(tmp_path):
+    sentence = "\u6211\u4eec\u5728\u6cb3\u8fb9\u770b\u89c1\u4e00\u53ea\u9e1f\u3002"
+    (tmp_path / "a.txt").write_text(sentence * 200, encoding="utf-8")
+    haystack = open_text(tmp_path, num_tokens=800)
+    samples, text = samples_of("bytes", grid=Grid.parse("500,800", "0,0.5,1"), haystack=haystack)
+    assert len(text.ends) > 2.5 * len({*text.ends})
+    for sample in samples:
+        tokens = tokenizer_of("bytes")(sample.prompt).input_ids
+        assert 0 <= sample.cell.num_frames - len(tokens) <= 2
+        depth = sample.fields["needle_token"] / sample.fields["haystack_tokens"]
+        assert sample.cell.depth - 0.15 <= depth <= sample.cell.depth
 
 
 def test_the_haystack_is_shown_once_and_in_order():
@@ -350,7 +388,7 @@ def test_the_command_line_measures_a_folder_of_text(tmp_path, capsys):
         ("--task niah --tokens 512", "reference-short has no decoder that reads text alone"),
         (
             "--task niah --tokens 512 --haystack a b",
-            "one folder or file, or pydoc; give one",
+            "one folder or file, one data set, or pydoc; give one",
         ),
     ],
 )

@@ -7,7 +7,7 @@ haystack is read by a model before a task makes samples of it.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -186,6 +186,11 @@ class TokenText:
         """
         limit = self.characters(floor(depth * num_tokens))
         place = bisect_right(self._sentence_ends, limit)
+        return self._sentence_ends[place - 1] if place else 0
+
+    def sentence_end_before(self, character: int) -> int:
+        """The last end of a sentence before a character, or 0."""
+        place = bisect_left(self._sentence_ends, character)
         return self._sentence_ends[place - 1] if place else 0
 
     @cached_property

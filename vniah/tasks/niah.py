@@ -72,9 +72,10 @@ class TextNeedle:
     the published runs. Where tokens merge so that no cut gives exactly this number, the text is as
     few tokens shorter as possible; the field ``context_tokens`` has what it is.
 
-    **Depth.** The needle stands at the last end of a sentence within that share of the haystack's
-    tokens; at depth 1 no more than the rest of a sentence follows it. Sentences end where the text
-    says so. (The published script looks for one tokenizer's ids of full stops.)
+    **Depth.** The needle stands at the last end of a sentence within that share of the tokens that
+    the length leaves for the haystack, beside all else; at depth 1 no more than the rest of a
+    sentence follows it. Sentences end where the text says so. (The published script looks for one
+    tokenizer's ids of full stops.)
 
     **Distractors** are sentences of the needle's form about other cities, at hashed places that are
     the same at every depth. Their numbers differ from the needle's. Needles that are no numbers
@@ -93,8 +94,9 @@ class TextNeedle:
     facets = ("num_distractors",)
     labels: Mapping[str, str] = {"num_distractors": "Distractors"}
     insertion = (
-        "needle inserted behind the last sentence that ends within floor(depth x tokens of the "
-        "haystack), none replaced; num_tokens counts all tokens before the answer"
+        "needle inserted behind the last sentence that ends within floor(depth x tokens that the "
+        "length leaves for the haystack), none replaced; num_tokens counts all tokens before the "
+        "answer"
     )
 
     def __init__(self, distractors: Option | Sequence[int] = None) -> None:

@@ -100,8 +100,8 @@ class SeveralNumbers:
     }
     insertion = (
         "the first sentence that is asked for inserted behind the last sentence that ends within "
-        "floor(depth x tokens of the haystack), the others at hashed places; num_tokens counts all "
-        "tokens before the answer"
+        "floor(depth x tokens that the length leaves for the haystack), the others at hashed "
+        "places; num_tokens counts all tokens before the answer"
     )
     answer_tokens = 128
 

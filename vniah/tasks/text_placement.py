@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate
+from math import floor
 from operator import attrgetter, itemgetter
 
 from vniah.errors import TaskError
@@ -20,6 +21,8 @@ from vniah.tasks.drawing import draw
 
 _WIDEST = 64  # characters from the nearest end of a token
 _PARTS = 10**9
+_LONG_SENTENCE = 64  # tokens that a needle may stand before its depth in any case
+_MOST_LACKING = 16  # tokens that a text may be shorter than its label says
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ class Places:
     def last(self) -> int:
         """The last of them; the haystack ends there or later."""
         return max(self.needle, *self.others, 0)
+
+    def until(self, character: int) -> "Places":
+        """The same, none of them behind a character."""
+        return Places(
+            min(self.needle, character), tuple(min(other, character) for other in self.others)
+        )
 
 
 @dataclass(frozen=True)
@@ -138,10 +147,16 @@ def require_clean(haystack: TokenText, needles: NeedleSet, task: str) -> None:
 def fit(haystack: TokenText, cell: Cell, wording: Wording) -> tuple[Places, Cut]:
     """Where sentences are inserted, and where the haystack is cut for a text of that length.
 
+    All places are those in as many tokens of the haystack as the length leaves beside all else: so
+    they depend on no depth but their own. Tokens merge and split where texts meet, and so a few
+    more or fewer of the haystack are shown. What would then stand behind its end is moved before
+    the sentence in front of it.
+
     In a text that nobody has read all are at its beginning, and none of it is shown.
 
     Raises:
-        TaskError: there is no room for a haystack.
+        TaskError: there is no room for a haystack; the needle would not be near its depth, as no
+            sentence ends there; or no cut comes near the length.
     """
     if isinstance(haystack, UnreadText):
         return Places(0, (0,) * len(wording.others)), Cut(0, 0)
@@ -151,26 +166,46 @@ def fit(haystack: TokenText, cell: Cell, wording: Wording) -> tuple[Places, Cut]
         shown = pieces(haystack, stop, places, wording)
         return wanted - haystack.count("".join(map(str, (*shown, wording.question))))
 
-    length = room = lacking(Places(0, (0,) * len(wording.others)), 0)
-    while length > 0:
+    room = lacking(Places(0, (0,) * len(wording.others)), 0)
+    if room > 0:
         places = Places(
-            haystack.sentence_end(length, cell.depth),
-            tuple(haystack.sentence_end(length, other.part) for other in wording.others),
+            haystack.sentence_end(room, cell.depth),
+            tuple(haystack.sentence_end(room, other.part) for other in wording.others),
         )
-        cut = _find_cut(haystack, length, places.last, partial(lacking, places))
-        if cut is None:
-            # Even a cut behind the last of them is too far: they are those of a shorter haystack.
-            length = min(length, haystack.tokens_before(places.last)) - 1
-            continue
-        shown = haystack.tokens_before(cut.stop)
-        if shown >= length or haystack.sentence_end(shown, cell.depth) >= places.needle:
-            return places, cut
-        # Where pieces have fewer tokens than the whole, the needle would stand too deep.
-        length = shown
+        _require_near(haystack, cell, room, places)
+        while True:
+            cut = _find_cut(haystack, room, places.last, partial(lacking, places))
+            if cut is not None:
+                _require_length(haystack, wanted, cut)
+                return places, cut
+            if not places.last:
+                break
+            places = places.until(haystack.sentence_end_before(places.last))
     raise TaskError(
         f"{wanted:,} tokens have no room for a haystack: template, question, needle and "
         f"{len(wording.others)} further sentences have {wanted - room:,}; ask for more tokens"
     )
+
+
+def _require_near(haystack: TokenText, cell: Cell, room: int, places: Places) -> None:
+    """Raises `TaskError` where the needle would stand at less than half of its depth."""
+    wanted, found = floor(cell.depth * room), haystack.tokens_before(places.needle)
+    if wanted - found > _LONG_SENTENCE and 2 * found < wanted:
+        raise TaskError(
+            f"no sentence of the text {haystack.name} ends in its tokens {found + 1:,} to "
+            f"{wanted:,}, so that no needle can stand at depth {float(cell.depth):g} of "
+            f"{cell.num_frames:,} tokens; ask for more tokens, or give a text with sentences"
+        )
+
+
+def _require_length(haystack: TokenText, wanted: int, cut: Cut) -> None:
+    """Raises `TaskError` for a text that is not as long as its label says."""
+    if cut.lacking > _MOST_LACKING:
+        raise TaskError(
+            f"the text {haystack.name} cannot be cut so that a prompt has {wanted:,} tokens as "
+            f"{haystack.model.name} reads it: the nearest has {wanted - cut.lacking:,}; give "
+            "another text"
+        )
 
 
 def _find_cut(
