@@ -1,6 +1,7 @@
 """Text haystacks in files: one .txt file, and tables with a column of texts."""
 
 import json
+import os
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from pyarrow import parquet
 
 from vniah.errors import HaystackError
 from vniah.haystacks.text import open_text
+from vniah.haystacks.text_files import read_text
 
 TEXTS = ["It rained. We left.\r\n", "", "  Élan vital, said he. \u96e8\u3002", "Then it was over."]
 BODY = "It rained. We left.\n\nÉlan vital, said he. \u96e8\u3002\n\nThen it was over."
@@ -73,3 +75,32 @@ def test_a_table_without_the_column_names_those_that_it_has(tmp_path):
         open_text(path, num_tokens=1)
     with pytest.raises(HaystackError, match=r"row 1.*text"):
         open_text(write(tmp_path, ".parquet", [1, 2]), num_tokens=1)
+
+
+def test_only_files_of_a_folder_are_read(tmp_path):
+    (tmp_path / "a.txt").write_text("It rained.")
+    (tmp_path / "b.txt").mkdir()
+    os.mkfifo(tmp_path / "c.txt")
+    (tmp_path / "d.txt").symlink_to("d.txt")
+    (tmp_path / "e.txt").symlink_to("nowhere.txt")
+    (tmp_path / "f.txt").symlink_to("a.txt")
+    assert read_text(tmp_path) == "It rained.\n\nIt rained."
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "loop.txt", "pipe.jsonl"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    if name.startswith("pipe"):
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(HaystackError, match="nor a file"):
+        read_text(tmp_path / name)
+
+
+def test_half_a_character_is_refused_by_its_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "It rained."}\n{"text": "Lone \\ud800 here."}\n')
+    with pytest.raises(HaystackError, match=r"a\.jsonl line 2 holds half of a character"):
+        read_text(path)
+    path.write_text('{"text": "A pair: \\ud83d\\ude00."}\n')
+    assert read_text(path) == "A pair: \U0001f600."

@@ -55,7 +55,9 @@ def text_files(path: Path) -> list[Path]:
         HaystackError: there is none, or they are too large.
     """
     if path.is_dir():
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() == ".txt")
+        # A folder, a pipe or a link to nothing may have such a name, too.
+        named = (file for file in path.iterdir() if file.suffix.lower() == ".txt")
+        paths = sorted(file for file in named if file.is_file())
     elif path.is_file() and path.suffix.lower() in (".txt", *TABLES):
         paths = [path]
     else:
@@ -87,7 +89,19 @@ def _of_file(path: Path) -> str:
 def _of_lines(path: Path) -> Iterator[str]:
     for number, line in enumerate(_of_file(path).split("\n"), start=1):
         if line.strip():
-            yield parse_json(line, _Row, HaystackError, f"{path.name} line {number}")["text"]
+            where = f"{path.name} line {number}"
+            text = parse_json(line, _Row, HaystackError, where)["text"]
+            if half := next(filter(_is_half, text), None):
+                raise HaystackError(
+                    f"{where} holds half of a character, {half!r}, as where a text was cut inside "
+                    "of one; mend the text, or remove the line."
+                )
+            yield text
+
+
+def _is_half(character: str) -> bool:
+    """Whether it is one of the two numbers by which UTF-16 writes some characters."""
+    return "\ud800" <= character <= "\udfff"
 
 
 def _of_parquet(path: Path) -> Iterator[str]:
