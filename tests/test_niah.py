@@ -208,7 +208,9 @@ def test_every_kind_of_tokenizer_has_exact_lengths_and_depths(task, kind):
         assert len(encoded.input_ids) == sample.fields["context_tokens"]
         assert 0 <= 500 - len(encoded.input_ids) <= 3
         shown, place = sample.fields["haystack_tokens"], sample.fields["needle_token"]
-        assert place <= sample.cell.depth * shown + 3, "no deeper than asked for"
+        # A Unigram over whole texts reads pieces otherwise than the whole: less of it is shown.
+        most = shown * (1.05 if kind == "whole" else 1)
+        assert place <= sample.cell.depth * most + 3, "no deeper than asked for"
         before = [
             piece.stop
             for piece in sample.text
