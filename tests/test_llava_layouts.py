@@ -266,7 +266,7 @@ def test_forward_pass_holds_for_every_decoder_with_a_newline_after_all_frames(
 
 def test_features_are_those_before_the_last_layer_of_the_whole_tower(tmp_path):
     parts = write_video_checkpoint(tmp_path)
-    tower = LlavaModel.load(tmp_path, name="x")._tower
+    tower = LlavaModel.load(tmp_path, name="x")._reader.tower
     frames = frames_of((44, 44), (30, 50))
     pixels = SiglipImageProcessor(size={"height": SIGLIP_SIZE, "width": SIGLIP_SIZE})(
         images=[Image.fromarray(frame) for frame in frames], return_tensors="pt"
@@ -284,8 +284,8 @@ def test_tower_that_was_saved_whole_is_read_alike(tmp_path):
     one, other = (LlavaModel.load(tmp_path / name, name="x") for name in "ab")
     frames = frames_of((44, 44))
     assert torch.equal(one.encode_frames(frames), other.encode_frames(frames))
-    assert sum(p.numel() for p in one._tower.module.parameters()) == sum(
-        p.numel() for p in other._tower.module.parameters()
+    assert sum(p.numel() for p in one._reader.tower.module.parameters()) == sum(
+        p.numel() for p in other._reader.tower.module.parameters()
     )
 
 
@@ -567,7 +567,7 @@ def test_frames_are_resized_and_not_padded_with_siglip_only(tmp_path):
     write_checkpoint(tmp_path / "clip")
     whole = np.full((44, 44, 3), 90, np.uint8)
     siglip, clip = (LlavaModel.load(tmp_path / name, name="x") for name in ("siglip", "clip"))
-    assert isinstance(clip._tower.processor, CLIPImageProcessor)
+    assert isinstance(clip._reader.tower.processor, CLIPImageProcessor)
     one, half = siglip.encode_frames([whole, whole[:22]])
     assert torch.allclose(one, half, atol=1e-5)
     one, half = clip.encode_frames([whole, whole[:22]])

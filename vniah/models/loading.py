@@ -9,11 +9,11 @@ from typing import Any, cast
 from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir, hash_text
-from vniah.models.families import FAMILIES, find_family
+from vniah.models.families import FAMILIES, find_family, llava_type
 from vniah.models.hub import download
 from vniah.models.packaged import PACKAGED, require_fetched
 from vniah.models.server.client import ServerOptions, is_server, open_server
-from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, LoadIn, LoadOptions, Offload
+from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, Images, LoadIn, LoadOptions, Offload
 from vniah.paths import user_path
 from vniah.protocol import AnyModel, require_protocol
 
@@ -43,6 +43,7 @@ def load_model(
     offload: Offload = "auto",
     load_in: LoadIn | None = None,
     frame_size: tuple[int, int] | None = None,
+    images: Images = "frames",
     server: ServerOptions | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
@@ -68,7 +69,10 @@ def load_model(
         load_in: ``"8bit"`` or ``"4bit"`` quantizes the weight matrices of the decoder's layers with
             bitsandbytes, which changes the results.
         frame_size: width and height in pixels to which frames are scaled, for families whose vision
-            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
+            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392. With ``images``
+            ``"grids"`` the size to which all pictures are brought, which has to be given.
+        images: ``"grids"`` reads every picture as a checkpoint in the original LLaVA layout reads
+            images: cut into grids of its tower's size (UniRes, AnyRes), instead of as a frame.
         server: how requests are sent, for a model behind a server only.
 
     Raises:
@@ -85,6 +89,7 @@ def load_model(
         offload=offload,
         load_in=load_in,
         frame_size=frame_size,
+        images=images,
     )
     return open_model(str(source), options, server=server)
 
@@ -186,6 +191,11 @@ def load_folder(
         raise ModelError(
             f"{folder}/config.json has model_type {found}; supported are "
             f"{', '.join(FAMILIES)}. Any other model plugs in as package.module:factory"
+        )
+    if options.images != "frames" and llava_type(config) is None:
+        raise InputError(
+            f"images {options.images!r} is for checkpoints in the original LLaVA layout, which "
+            f"{name} is not: leave it out (--images)"
         )
     if options.load_in is not None:
         require_bitsandbytes(options.load_in)  # before anything is read

@@ -27,6 +27,9 @@ Offload = Literal["auto", "always", "never"]
 
 LoadIn = Literal["8bit", "4bit"]
 
+Images = Literal["frames", "grids"]
+"""``frames``: pictures are read as frames of a video; ``grids``: as images are (UniRes, AnyRes)."""
+
 Share = Literal["tree", "none"]
 
 Sampling = Literal["clock", "longva"]
@@ -113,7 +116,11 @@ class LoadOptions:
         load_in: ``"8bit"`` or ``"4bit"`` quantizes the weight matrices of the decoder's layers with
             bitsandbytes, which changes the results.
         frame_size: width and height in pixels to which frames are scaled, for families whose vision
-            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392.
+            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392. With ``images``
+            ``"grids"`` the size to which all pictures are brought, which has to be given.
+        images: ``"frames"`` reads every picture as a frame of a video: as one picture of the vision
+            tower's size. ``"grids"`` reads it as the checkpoint reads images: cut into grids of
+            that size (UniRes, AnyRes), for checkpoints in the original LLaVA layout.
 
     Raises:
         InputError: a value is not valid, or two of them cannot be combined.
@@ -177,8 +184,18 @@ class LoadOptions:
         default=None,
         metadata=_shown(
             "width and height in pixels to which frames are scaled, for models that read any "
-            "size; default: 392x392 or a little less, and 448x448 for servers",
+            "size; default: 392x392 or a little less, and 448x448 for servers; with --images grids "
+            "that of the pages",
             metavar="WxH",
+        ),
+    )
+    images: Images = field(
+        default="frames",
+        metadata=_shown(
+            "grids: read every picture as a LLaVA checkpoint reads images, cut into grids of its "
+            "tower's size (UniRes, AnyRes), for pages; a folder of images then counts as pages. "
+            "Default: frames, as pictures of a video",
+            choices=Images,
         ),
     )
 

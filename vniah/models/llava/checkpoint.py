@@ -36,12 +36,15 @@ from vniah.forward.offload import keeps_in_host, offload_layers, require_host_ro
 from vniah.models.adapters import merge_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
 from vniah.models.families import llava_type
-from vniah.models.llava.frame_layout import FrameLayout, build_projector, read_layout
+from vniah.models.llava.frame_layout import build_projector, read_layout
+from vniah.models.llava.frame_reader import FrameReader, PictureReader
+from vniah.models.llava.grid_rows import GridReader
+from vniah.models.llava.grids import read_rule
 from vniah.models.llava.towers import Tower, build_tower
 from vniah.models.quantization import quantize_layers
 from vniah.models.rope import stored_parameters
 from vniah.models.weights import load_weights, stored_dtype
-from vniah.options import LoadOptions
+from vniah.options import LOAD_DEFAULTS, LoadOptions
 
 _DECODERS: Mapping[str, tuple[type[Any], type[Any], str]] = {
     "llava_qwen": (Qwen2Config, Qwen2ForCausalLM, "qwen2"),
@@ -87,30 +90,35 @@ class CheckpointParts:
         tower: the vision tower with its preprocessing.
         projector: brings the tower's features to the decoder's width.
         newline: holds the newline row as ``"row"``, if frames have one.
-        layout: which rows a frame becomes.
+        reader: turns pictures into rows of the decoder's input.
     """
 
     decoder: Any
     tower: Tower
     projector: nn.Module
     newline: nn.ParameterDict
-    layout: FrameLayout
+    reader: PictureReader
 
 
-def build_parts(raw: Mapping[str, Any], folder: Path) -> CheckpointParts:
-    """The modules that a config.json describes, on the meta device: without weights."""
+def build_parts(
+    raw: Mapping[str, Any], folder: Path, options: LoadOptions = LOAD_DEFAULTS
+) -> CheckpointParts:
+    """The modules that a config.json describes, on the meta device: without weights.
+
+    The options say how pictures are read.
+    """
     config_class, model_class, _ = _DECODERS[llava_type(raw) or raw["model_type"]]
     with reported(folder, "the model that config.json describes in"):
         tower = build_tower(raw, folder)
-    layout = _find_layout(raw, folder, tower)
+    reader = _find_reader(raw, folder, tower, options)
     with torch.device("meta"), reported(folder, "the model that config.json describes in"):
         decoder = model_class(_decoder_config(raw, config_class, folder))
         width = decoder.config.hidden_size
         projector = build_projector(raw, folder, tower.hidden_size, width)
         newline = nn.ParameterDict()
-        if layout.has_newline:
+        if reader.has_newline:
             newline["row"] = nn.Parameter(torch.empty(width))
-    return CheckpointParts(decoder, tower, projector, newline, layout)
+    return CheckpointParts(decoder, tower, projector, newline, reader)
 
 
 def load_parts(
@@ -126,7 +134,7 @@ def load_parts(
     """
     dtype = torch_dtype(options) or stored_dtype(folder)
     device = find_device(options.device or "cpu")
-    decoder, tower, layout = parts.decoder, parts.tower, parts.layout
+    decoder, tower, reader = parts.decoder, parts.tower, parts.reader
     modules = {
         "decoder": decoder,
         "tower": tower.module,
@@ -141,13 +149,13 @@ def load_parts(
     load_weights(
         folder,
         modules,
-        rename=partial(_rename, tower=tower, has_newline=layout.has_newline),
+        rename=partial(_rename, tower=tower, has_newline=reader.has_newline),
         dtype=dtype,
         device=device,
         optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
         stays_in_host=_is_layer if is_offloaded or options.load_in else lambda part, name: False,
     )
-    _require_newline(parts.newline, layout, folder)
+    _require_newline(parts.newline, reader, folder)
     _finish_decoder(decoder, raw, folder, device)
     tower.finish(device)
     if adapter is not None:
@@ -181,20 +189,44 @@ def require_readable(raw: Mapping[str, Any], folder: Path) -> None:
             )
 
 
-def _find_layout(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameLayout:
-    """Pooling and newlines of a frame.
+def _find_reader(
+    raw: Mapping[str, Any], folder: Path, tower: Tower, options: LoadOptions
+) -> PictureReader:
+    """What turns pictures into rows, as the options and config.json say.
+
+    Raises:
+        InputError: pictures are to be read as grids, and it is not said at which size, or the
+            checkpoint does not read images so.
+    """
+    if options.images == "frames":
+        return frame_reader(raw, folder, tower)
+    if options.frame_size is None:
+        raise InputError(
+            "images 'grids' needs a frame_size, to which all pictures are brought: give width and "
+            "height, such as 816x1056 for a page (--frame-size); pages of --haystack bring their "
+            "own"
+        )
+    rule = read_rule(raw, folder, tower_size=tower.image_size, side=tower.side)
+    reader = GridReader(tower, rule, options.frame_size)
+    assert reader.layout  # raises where nothing of such a picture would be left
+    return reader
+
+
+def frame_reader(raw: Mapping[str, Any], folder: Path, tower: Tower) -> FrameReader:
+    """What reads pictures as frames of a video: pooling and newlines of a frame.
 
     A missing field means what the published V-NIAH runs did with CLIP towers: average pooling and
     no newline. With SigLIP it means what the code of LLaVA-NeXT does: a newline after all frames,
     and no pooling that would be the usual one.
     """
-    return read_layout(
+    layout = read_layout(
         raw,
         folder,
         side=tower.side,
         usual_mode=None if tower.is_siglip else "average",
         usual_newline="one_token" if tower.is_siglip else "no_token",
     )
+    return FrameReader(tower, layout)
 
 
 def _decoder_config(raw: Mapping[str, Any], config_class: type[Any], folder: Path) -> Any:
@@ -236,12 +268,11 @@ def _finish_decoder(
     assert not leftover, f"buffers without values: {leftover}"
 
 
-def _require_newline(newline: nn.ParameterDict, layout: FrameLayout, folder: Path) -> None:
+def _require_newline(newline: nn.ParameterDict, reader: PictureReader, folder: Path) -> None:
     """Raises `ModelError` if the newline row is used and the checkpoint has none."""
     if any(row.is_meta for row in newline.values()):
         raise ModelError(
-            f"{folder} lacks the weight {_NEWLINE_NAME!r}, which mm_newline_position = "
-            f"{layout.newline!r} needs"
+            f"{folder} lacks the weight {_NEWLINE_NAME!r}, which {reader.newline_field} needs"
         )
 
 

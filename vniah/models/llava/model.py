@@ -6,8 +6,12 @@ A frame goes through tower, projector and pooling, and gets the newlines that th
 trained with (`vniah.models.llava.frame_layout`). With a CLIP tower and nothing configured that is
 UniRes (Zhang et al. 2024, section 3.2): 576 patches of LongVA-7B's tower become 144 tokens.
 
-Not used for frames of a video: AnyRes, which is for single pictures, and the sentence that lists
-the times of all frames (``add_time_instruction``), which the published prompt does not have.
+With the option ``images`` every picture is read as the checkpoint reads images instead: as grids of
+the tower's size, by UniRes or AnyRes (`vniah.models.llava.grids`), for pages and other pictures
+that hold more than one grid shows.
+
+Not used: the sentence that lists the times of all frames (``add_time_instruction``), which the
+published prompt does not have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +34,8 @@ from vniah.models.llava.checkpoint import (
     require_readable,
     usual_template,
 )
-from vniah.models.llava.frame_layout import FrameLayout
+from vniah.models.llava.frame_reader import PictureReader
 from vniah.models.llava.prompts import choose_template, find_template, question_line
-from vniah.models.llava.towers import Tower
 from vniah.models.preprocessing import encode_blank
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer, spell
@@ -67,9 +70,8 @@ class LlavaModel:
         name: str,
         revision: str,
         decoder: Any,
-        tower: Tower,
         projector: nn.Module,
-        layout: FrameLayout,
+        reader: PictureReader,
         newline: Tensor | None,
         tokenizer: Any,
         template: str,
@@ -81,9 +83,8 @@ class LlavaModel:
         self.name = name
         self.revision = revision
         self.decoder = decoder
-        self._tower = tower
         self._projector = projector
-        self._layout = layout
+        self._reader = reader
         self._newline = newline
         self._tokenizer = tokenizer
         self._template_name = template
@@ -91,13 +92,13 @@ class LlavaModel:
         self._load_in = load_in
         self._adapter = adapter
         self.generation_note = generation_note
-        self.frame_shape: tuple[int, ...] = (layout.num_rows, int(decoder.config.hidden_size))
+        self.frame_shape: tuple[int, ...] = (reader.num_rows, int(decoder.config.hidden_size))
         self.encoding = {
             "adapter": f"llava {ADAPTER_VERSION}",
-            "preprocessing": f"{tower.description}, {layout.description}",
+            "preprocessing": reader.description,
         }
         self._after_frames: tuple[TextSegment, ...] = ()
-        if layout.newline == "one_token":
+        if reader.ends_frames:
             self._after_frames = (TextSegment((_append_newline(decoder, newline, tokenizer),)),)
         self.stop_ids = stop_ids
         # A sweep asks the same few questions in thousands of cells.
@@ -128,15 +129,15 @@ class LlavaModel:
             InputError: an option is not valid for this checkpoint.
             MissingDependencyError: ``load_in`` needs bitsandbytes.
         """
-        if options.frame_size is not None:
+        if options.frame_size is not None and options.images == "frames":
             raise InputError(
                 f"frame_size is for vision towers that read any size; that of {name} does not: "
-                "leave it out"
+                "leave it out, or read pictures as grids (--images grids)"
             )
         raw = read_config(folder)
         require_readable(raw, folder)
         require_supported(folder, name)
-        parts = build_parts(raw, folder)
+        parts = build_parts(raw, folder, options)
         override_rope(parts.decoder.model, theta=options.rope_theta, scaling=options.rope_scaling)
         load_parts(parts, raw, folder, options, adapter)
         tokenizer = load_tokenizer(folder, config=config_for_tokenizer(raw))
@@ -145,10 +146,9 @@ class LlavaModel:
             name=name,
             revision=revision or fingerprint(folder),
             decoder=parts.decoder,
-            tower=parts.tower,
             projector=parts.projector,
-            layout=parts.layout,
-            newline=parts.newline["row"] if parts.layout.has_newline else None,
+            reader=parts.reader,
+            newline=parts.newline["row"] if parts.reader.has_newline else None,
             tokenizer=tokenizer,
             template=template,
             stop_ids=find_stop_ids(tokenizer, raw, read_beside(folder, "generation_config.json")),
@@ -163,13 +163,10 @@ class LlavaModel:
     @property
     def settings(self) -> dict[str, str | float]:
         """What else the logits depend on, for the manifest."""
-        own: dict[str, str] = {}
-        if self._layout.has_newline:
-            own["newline_position"] = self._layout.newline
         return {
             "prompt_template": self._template_name,
             **rope_settings(self.decoder.model),
-            **own,
+            **self._reader.settings,
             **weights_settings(self._load_in, self._adapter),
         }
 
@@ -200,12 +197,11 @@ class LlavaModel:
         Args:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
         """
-        patches = self._projector(self._tower.patches(frames, self.dtype))
-        return self._layout.rows(patches, self._newline)
+        return self._reader.rows(frames, self._projector, self._newline, self.dtype)
 
     def prepared_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The frames as the vision tower gets them, RGB uint8 ``[height, width, 3]`` each."""
-        return self._tower.pictures(frames)
+        return self._reader.pictures(frames)
 
     def compose(self, frames: Sequence[FrameSegment], question: str, answer: str) -> TokenSequence:
         """Opening, frames, question and closing of the prompt template; the answer's tokens."""

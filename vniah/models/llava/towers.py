@@ -78,6 +78,11 @@ class Tower:
     is_siglip: bool
 
     @property
+    def image_size(self) -> int:
+        """Side of the pictures that it reads, in pixels."""
+        return int(self.module.config.image_size)
+
+    @property
     def side(self) -> int:
         """Patches in a row of its grid."""
         config = self.module.config
