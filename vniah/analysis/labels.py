@@ -58,7 +58,11 @@ def _short(name: str) -> str:
     return f"{name[:half]}...{name[-half:]}"
 
 
-LENGTH_LABELS = {"frames": "Number of frames", "tokens": "Context length (tokens)"}
+LENGTH_LABELS = {
+    "frames": "Number of frames",
+    "pages": "Number of pages",
+    "tokens": "Context length (tokens)",
+}
 """What the axis of the lengths is called, by `Results.axis`."""
 
 

@@ -27,7 +27,7 @@ def format_average(results: Results) -> str:
     if size:  # else the mean over cells is not the share of samples
         correct = sum(score.num_correct or 0 for score in results.cells)
         text += f" ({correct:,} of {counted(size * len(results.cells), 'sample')})"
-    return f"{text}, for these needles on this {'film' if results.axis == 'frames' else 'text'}"
+    return f"{text}, for these needles on this {results.haystack_noun}"
 
 
 def format_summary(results: Results) -> list[str]:
@@ -41,9 +41,10 @@ def format_oddness(results: Results) -> str | None:
     if not found:
         return None
     mean, least, most = sum(found.values()) / len(found), min(found.values()), max(found.values())
+    units = results.axis
     return (
-        f"oddness: {mean:.2f} (from {least:.2f} to {most:.2f}), the share of the haystack's frames "
-        "that stand out less than a needle; 0.5 is a frame like any other"
+        f"oddness: {mean:.2f} (from {least:.2f} to {most:.2f}), the share of the haystack's "
+        f"{units} that stand out less than a needle; 0.5 is a {units[:-1]} like any other"
     )
 
 

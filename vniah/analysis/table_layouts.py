@@ -135,7 +135,7 @@ def lengths_layout(
     are_whole = all(map(is_whole, runs))
     percent = percent_of(confidence)
     ending = ["average", percent, "effective length", percent]
-    unit = " (tokens)" if runs and runs[0].axis == "tokens" else ""
+    unit = f" ({runs[0].axis})" if runs and runs[0].axis != "frames" else ""
     lines = [[f"mean over depth{unit}", *(f"{count:,}" for count in counts), *ending]]
     for name, results, rows in zip(names, runs, found, strict=True):
         texts = {row["num_frames"]: _score(row, intervals) for row in rows}

@@ -63,7 +63,7 @@ def gaps(results: Results) -> list[str]:
                 f"{num_scored} of {counted(len(column), 'cell')}, without {' and '.join(without)}"
             )
     lines += [
-        f"the control {found.control} {_at(found.num_frames)}is without "
+        f"the control {found.control} {_at(found.num_frames, results)}is without "
         f"{counted(found.num_errors, 'sample')} that could not be run"
         for found in results.controls
         if found.num_errors
@@ -100,8 +100,8 @@ def _pending_controls(results: Results) -> list[str]:
     ]
 
 
-def _at(num_frames: int | None) -> str:
-    return "" if num_frames is None else f"at {counted(num_frames, 'frame')} "
+def _at(num_frames: int | None, results: Results) -> str:
+    return "" if num_frames is None else f"at {counted(num_frames, results.axis[:-1])} "
 
 
 def is_whole(results: Results) -> bool:

@@ -1,6 +1,7 @@
 """Opens the haystack that a command's options name, or only looks whether it is there."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vniah.cli.inputs import shows_text
@@ -31,7 +32,10 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
         )
     return open_haystack(
-        options.haystack, keep_damaged=options.keep_damaged, **_video_choices(options)
+        options.haystack,
+        keep_damaged=options.keep_damaged,
+        **_video_choices(options),
+        **_page_choices(options),
     )
 
 
@@ -52,7 +56,7 @@ def require_named_haystack(options: argparse.Namespace) -> None:
     else:
         from vniah.haystacks.haystack import require_haystack
 
-        require_haystack(options.haystack, **_video_choices(options))
+        require_haystack(options.haystack, **_video_choices(options), **_page_choices(options))
 
 
 def _video_choices(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,24 +64,32 @@ def _video_choices(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def _page_choices(options: argparse.Namespace) -> dict[str, Any]:
+    """A folder of images counts as pages where they are read as images, and not as frames."""
+    is_folder = len(options.haystack) == 1 and Path(options.haystack[0]).is_dir()
+    reads_grids = getattr(options, "images", None) == "grids"
+    return {"pages": is_folder and reads_grids, "dpi": options.dpi}
+
+
 def _has_video_options(options: argparse.Namespace) -> bool:
     usual = {"sampling": "clock", "decoder": "pyav", "stream": None, "assume_fps": None}
-    return options.keep_damaged or _video_choices(options) != usual
+    is_changed = options.keep_damaged or options.dpi is not None
+    return is_changed or _video_choices(options) != usual
 
 
 def _require_choices_of_generated(options: argparse.Namespace) -> None:
     if _has_video_options(options):
         raise InputError(
-            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for your own "
-            "videos: add --haystack"
+            "--sampling, --decoder, --stream, --assume-fps, --dpi and --keep-damaged are for your "
+            "own videos and pages: add --haystack"
         )
 
 
 def _require_choices_of_text(options: argparse.Namespace) -> None:
     if _has_video_options(options):
         raise InputError(
-            "--sampling, --decoder, --stream, --assume-fps and --keep-damaged are for videos, and "
-            f"the task {options.task} shows text; leave them out"
+            "--sampling, --decoder, --stream, --assume-fps, --dpi and --keep-damaged are for "
+            f"videos and pages, and the task {options.task} shows text; leave them out"
         )
     if options.haystack is not None and len(options.haystack) > 1:
         raise InputError("a text haystack is one folder or file, one data set, or pydoc; give one")

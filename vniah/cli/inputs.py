@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.environment import explained_imports
+from vniah.cli.pages import frame_size, has_pages, page_size
 from vniah.cli.printing import working
 from vniah.errors import InputError
 from vniah.grid import Grid, parse_range
@@ -170,17 +171,27 @@ def _adaptive(options: argparse.Namespace, grid: Grid) -> Precision | None:
 
 
 def needles_name(options: argparse.Namespace) -> str:
-    """The needle set of --needles; by default one with things that the model can recognize, and
-    numbers for a task of text.
+    """The needle set of --needles; by default one with things that the model can recognize, numbers
+    for a task of text, and numbers on pages for a document.
+
+    Numbers on pages are drawn at the size of the haystack's pages, unless their name says another.
     """
     from vniah.models.loading import embedded_models
     from vniah.models.packaged import PACKAGED
     from vniah.needles.numbers import NUMBERS
+    from vniah.needles.pages import PAGES, is_without_size, name_with_size
 
     model = getattr(options, "model", None)
+    is_embedded = model in embedded_models()
+    name = options.needles
+    if name is None and not is_embedded and has_pages(options):
+        name = PAGES
+    if name is not None and is_without_size(name):
+        size = page_size(options)
+        return str(name) if size is None else name_with_size(name, size)
     if options.needles is None and (shows_text(options) or model in PACKAGED):
         return NUMBERS
-    return options.needles or ("cards" if model in embedded_models() else "counterfactual")
+    return options.needles or ("cards" if is_embedded else "counterfactual")
 
 
 def only_rope(options: argparse.Namespace) -> RopeChoice:
@@ -261,6 +272,7 @@ def _load_options(options: argparse.Namespace, rope: RopeChoice, device: str | N
 
     chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
     chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
+    chosen["frame_size"] = frame_size(options)
     if is_server(options.model):
         chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`
     return LoadOptions(**chosen)

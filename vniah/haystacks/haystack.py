@@ -1,8 +1,8 @@
 """The haystack: the pictures among which the needle is hidden.
 
-A haystack is a video file, several video files one after the other, or a folder of images in the
-order of their numbers or names. Videos are read at 1 frame per second and never looped. Who has no
-video uses a generated film, which everybody can draw again.
+A haystack is a video file, several video files one after the other, a folder of images in the order
+of their numbers or names, or a PDF. Videos are read at 1 frame per second and never looped. Who has
+no video uses a generated film, which everybody can draw again.
 
     >>> haystack = open_haystack("film.mp4")
     >>> next(haystack.frames(start=60, stop=61)).image.shape
@@ -13,15 +13,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from vniah.errors import HaystackTooShortError, InputError, counted, short_repr
+from vniah.errors import HaystackTooShortError, InputError, counted
 from vniah.files import cache_dir, hash_file, hash_text
+from vniah.haystacks.choices import (
+    read_choices,
+    require_choices_of_pages,
+    require_known_choices,
+)
 from vniah.haystacks.frames import Frame, FrameSource
 from vniah.haystacks.generated import Recipe, draw_film, draw_parts
-from vniah.haystacks.paths import explained, hash_films, join_digests, read_paths
-from vniah.haystacks.video.sampling import longva_schedule, read_rate
-from vniah.options import Decoder, Sampling
+from vniah.haystacks.paths import explained, hash_films, join_digests
+from vniah.haystacks.pdf import (
+    DEFAULT_DPI,
+    PdfSource,
+    is_pdf,
+    page_sizes,
+    renderer_name,
+)
+from vniah.haystacks.video.sampling import longva_schedule
+from vniah.options import PAGE_KINDS, Decoder, Sampling
 from vniah.paths import user_path
 
 if TYPE_CHECKING:
@@ -29,6 +41,14 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 1_000_000
 """The longest film that is drawn: eleven days."""
+
+_FILES = {
+    "video": "video file",
+    "images": "image",
+    "generated": "generated part",
+    "pages": "page",
+    "pdf": "PDF",
+}
 
 __all__ = [
     "Frame",
@@ -54,6 +74,8 @@ class Haystack:
         decoder: the library that decodes videos.
         keep_damaged: whether a damaged source is read as far as possible instead of refused.
         recipe: the recipe of a generated film as JSON; else empty.
+        dpi: pixels per inch with which pages of a PDF are drawn; else None.
+        renderer: what draws them, with its version; else empty.
         streams: for each video file the position of the film among its video streams, from 0.
         stream_choice: which of how many video streams are read; empty where there is no choice.
         assume_fps: pictures per second of bare streams, which hold no time stamps; else None.
@@ -64,7 +86,7 @@ class Haystack:
 
     name: str
     paths: tuple[Path, ...]
-    kind: Literal["video", "images", "generated"]
+    kind: Literal["video", "images", "generated", "pages", "pdf"]
     sha256: str
     sampling: Sampling = "clock"
     decoder: Decoder = "pyav"
@@ -75,17 +97,29 @@ class Haystack:
     assume_fps: Fraction | None = None
     order: Literal["name", "number"] = "name"
     notes: tuple[str, ...] = ()
+    dpi: int | None = None
+    renderer: str = ""
 
     def __post_init__(self) -> None:
         """Requires known choices, and for images none of those that only videos have."""
-        _require_known_choices(self.sampling, self.decoder, is_video=self.kind != "images")
+        require_known_choices(self.sampling, self.decoder, is_video=self._is_video)
 
     def __repr__(self) -> str:
-        what = {"video": "video file", "images": "image", "generated": "generated part"}[self.kind]
-        count = counted(len(self.paths), what)
-        choices = [] if self.kind == "images" else [f"sampling {self.sampling}", self.decoder]
+        count = counted(len(self.paths), _FILES[self.kind])
+        choices = [f"sampling {self.sampling}", self.decoder] if self._is_video else []
+        if self.dpi is not None:
+            choices = [f"{self.dpi} pixels per inch"]
         damage = ["damage kept"] if self.keep_damaged else []
         return f"<Haystack {self.name}: {', '.join([count, *choices, *damage])}>"
+
+    @property
+    def _is_video(self) -> bool:
+        return self.kind in ("video", "generated")
+
+    @property
+    def unit(self) -> Literal["frame", "page"]:
+        """What one of its pictures is called."""
+        return "page" if self.kind in PAGE_KINDS else "frame"
 
     def identity(self) -> dict[str, str]:
         """Everything that decides the pixels: haystacks with equal identities have equal frames.
@@ -105,6 +139,8 @@ class Haystack:
             "video_stream": self.stream_choice,
             "assume_fps": "" if self.assume_fps is None else str(self.assume_fps),
             "order": "" if self.order == "name" else self.order,
+            "dpi": "" if self.dpi is None else str(self.dpi),
+            "renderer": self.renderer,
         }
         return identity | {name: value for name, value in of_some.items() if value}
 
@@ -165,15 +201,25 @@ class Haystack:
             if stop is not None and num_frames >= stop:
                 return sources
         if stop is not None and num_frames < stop:
-            what = "as images" if self.kind == "images" else "at 1 frame per second"
+            units = f"{self.unit}s"
+            what = f"{num_frames} frames at 1 frame per second"
+            if not self._is_video:
+                what = (
+                    counted(num_frames, "page")
+                    if units == "pages"
+                    else f"{num_frames} frames as images"
+                )
             raise HaystackTooShortError(
-                f"the haystack {self.name} has {num_frames} frames {what}, but {stop} were asked "
-                "for. Ask for fewer frames, or give a longer haystack: it is never looped."
+                f"the haystack {self.name} has {what}, but {stop} were asked for. Ask for fewer "
+                f"{units}, or give a longer haystack: it is never looped."
             )
         return sources
 
     def _open_sources(self) -> Iterator[FrameSource]:
-        if self.kind == "images":
+        if self.dpi is not None:
+            yield PdfSource(self.paths[0], self.dpi)
+            return
+        if not self._is_video:
             from vniah.haystacks.images import ImageSource
 
             yield ImageSource(self.paths, self.keep_damaged)
@@ -197,13 +243,15 @@ def open_haystack(
     keep_damaged: bool = False,
     stream: int | None = None,
     assume_fps: int | str | Fraction | None = None,
+    pages: bool = False,
+    dpi: int | None = None,
 ) -> Haystack:
-    """A haystack from your own videos or images.
+    """A haystack from your own videos, images or pages.
 
     Reads every byte once for the sha256, and decodes nothing.
 
     Args:
-        source: a video file, a folder of images, or several video files.
+        source: a video file, a folder of images, a PDF, or several video files.
         sampling: how videos are sampled. ``clock``: frame k is the picture on screen k seconds
             after the first one; ``longva``: every round(fps)-th picture, as in the published runs.
         decoder: what decodes videos: ``pyav``, or ``decord`` in a process of its own.
@@ -212,19 +260,26 @@ def open_haystack(
             default it is chosen as players do (see `vniah.haystacks.video.streams`).
         assume_fps: pictures per second of bare streams such as ``.h264``, which hold no time
             stamps: a whole number, a `Fraction`, or a text such as ``24000/1001`` or ``23.976``.
+        pages: whether the images of a folder are pages of a document: results count pages then.
+        dpi: pixels per inch with which the pages of a PDF are drawn; by default 96.
 
     Raises:
         InputError: no source, the same film twice, an unknown choice, a sampling or stream that
-            this video does not allow, or a choice for videos with a folder of images.
-        MissingDependencyError: the decoder is decord, and it is not installed.
-        HaystackError: a path is missing, unreadable, or neither a video nor a folder of images; or
-            a video holds no time stamps, and no rate is given.
+            this video does not allow, or a choice for videos, folders or PDFs with another source.
+        MissingDependencyError: the decoder is decord, or the source a PDF, and the package for it
+            is not installed.
+        HaystackError: a path is missing, unreadable, or neither a video nor a folder of images nor
+            a PDF; or a video holds no time stamps, and no rate is given.
         VideoDamagedError: a video lacks the part without which it cannot be opened.
     """
-    paths, rate = _read_choices(source, sampling, decoder, stream, assume_fps)
+    paths, rate = read_choices(source, sampling, decoder, stream, assume_fps)
+    require_choices_of_pages(paths, keep_damaged=keep_damaged, pages=pages, dpi=dpi)
     if paths[0].is_dir():
         with explained("read", paths[0]):
-            return _open_images(paths[0], keep_damaged)
+            return _open_images(paths[0], keep_damaged, pages)
+    if is_pdf(paths[0]):
+        with explained("read", paths[0]):
+            return _open_pdf(paths[0], DEFAULT_DPI if dpi is None else dpi)
     with explained("read", paths[0]):
         from vniah.haystacks.video.streams import describe_streams
 
@@ -251,68 +306,47 @@ def require_haystack(
     decoder: Decoder = "pyav",
     stream: int | None = None,
     assume_fps: int | str | Fraction | None = None,
+    pages: bool = False,
+    dpi: int | None = None,
 ) -> None:
     """Requires what `open_haystack` does, as far as names and the headers of videos tell it.
 
     The arguments and errors are those of `open_haystack`.
     """
-    paths, rate = _read_choices(source, sampling, decoder, stream, assume_fps)
+    paths, rate = read_choices(source, sampling, decoder, stream, assume_fps)
+    require_choices_of_pages(paths, pages=pages, dpi=dpi)
     with explained("read", paths[0]):
         if paths[0].is_dir():
             from vniah.haystacks.images import list_images
 
             list_images(paths[0])
             return
+        if is_pdf(paths[0]):
+            page_sizes(paths[0], DEFAULT_DPI if dpi is None else dpi)
+            return
         for path in paths:
             _require_video(path, sampling, decoder, stream, rate)
 
 
-def _read_choices(
-    source: str | Path | Sequence[str | Path],
-    sampling: Sampling,
-    decoder: Decoder,
-    stream: int | None,
-    assume_fps: int | str | Fraction | None,
-) -> tuple[tuple[Path, ...], Fraction | None]:
-    """The paths of a haystack and the rate of bare streams, if they go with the other choices."""
-    paths = read_paths(source)
-    is_folder = paths[0].is_dir()
-    _require_known_choices(sampling, decoder, is_video=not is_folder)
-    rate = None if assume_fps is None else read_rate(assume_fps)
-    if stream is not None and type(stream) is not int:
-        raise InputError(f"stream must be a whole number, got {short_repr(stream)}.")
-    if is_folder and (stream is not None or rate is not None):
-        raise InputError("stream and assume_fps are for videos, not for a folder of images.")
-    return paths, rate
+def _open_pdf(path: Path, dpi: int) -> Haystack:
+    page_sizes(path, dpi)  # raises if it cannot be read
+    digest = hash_file(path)
+    return Haystack(path.name, (path,), "pdf", digest, dpi=dpi, renderer=renderer_name())
 
 
-def _open_images(folder: Path, keep_damaged: bool) -> Haystack:
+def _open_images(folder: Path, keep_damaged: bool, pages: bool) -> Haystack:
     from vniah.haystacks.images import list_images
 
     listing = list_images(folder)
     return Haystack(
         folder.resolve().name or "images",
         listing.paths,
-        "images",
+        "pages" if pages else "images",
         join_digests([hash_file(path) for path in listing.paths]),
         keep_damaged=keep_damaged,
         order=listing.order,
         notes=listing.notes,
     )
-
-
-def _require_known_choices(sampling: str, decoder: str, *, is_video: bool) -> None:
-    for field, given, choices in (
-        ("sampling", sampling, get_args(Sampling)),
-        ("decoder", decoder, get_args(Decoder)),
-    ):
-        if given not in choices:
-            raise InputError(f"{field} must be one of {', '.join(choices)}, got {given!r}.")
-        if given != choices[0] and not is_video:
-            raise InputError(
-                f"{field} {given!r} is for videos; every image of a folder is a frame. Leave it at "
-                f"{choices[0]!r}."
-            )
 
 
 def _require_video(

@@ -41,6 +41,9 @@ _OTHER_PICTURES = {
 }
 _OTHER_PICTURES |= {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}
 
+_ORIENTATION = 0x0112  # the EXIF tag, and its values that swap width and height
+_ON_THEIR_SIDES = (5, 6, 7, 8)
+
 _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 
 # What Pillow raises on damaged files.
@@ -260,6 +263,29 @@ class ImageSource:
         raise VideoDamagedError(
             f"not one of the images in {self.paths[0].parent} can be read. Copy them again."
         )
+
+
+def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Width and height of upright images, by their headers; those that cannot be read are left out.
+
+    Whoever reads such an image says what is wrong with it.
+    """
+    from PIL import Image
+
+    found = []
+    for path in paths:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path, formats=_formats()) as image:
+                    width, height = image.size
+                    is_turned = image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDES
+        except Image.DecompressionBombError:
+            continue
+        except _DAMAGE:
+            continue
+        found.append((height, width) if is_turned else (width, height))
+    return found
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:

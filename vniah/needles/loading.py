@@ -29,6 +29,7 @@ from vniah.needles.metadata import (
     with_numbers_as_text,
 )
 from vniah.needles.numbers import NUMBERS, read_numbers
+from vniah.needles.pages import PAGES, read_pages
 from vniah.needles.records import Distractor, Needle
 from vniah.needles.sets import NeedleSet
 from vniah.paths import user_path
@@ -60,13 +61,15 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     load_needles("path/to/my-needles")      # a folder with metadata.jsonl or dataset.json
     load_needles("lmms-lab/v_niah_needles") # a dataset on the Hugging Face hub
     load_needles("numbers:20")              # twenty magic numbers, needles of text
+    load_needles("pages:5:0:794x1123")      # five pages of that size, with a number on each
     ```
 
     The network is used only for a hub id.
 
     Args:
         source: the name of an embedded set (``cards``, ``counterfactual``); or of needles of text:
-            ``associations``, or ``numbers`` as `vniah.needles.numbers.read_numbers`; or a folder;
+            ``associations``, or ``numbers`` as `vniah.needles.numbers.read_numbers`; or of pages
+            with numbers on them: ``pages`` as `vniah.needles.pages.read_pages`; or a folder;
             or the hub id ``owner/name`` of a dataset with the columns image, question and answer.
         split: the split of a hub dataset; folders have none.
 
@@ -79,6 +82,8 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
         return _load_embedded(str(source))
     if (numbers := read_numbers(str(source))) is not None:
         return numbers
+    if (pages := read_pages(str(source))) is not None:
+        return pages
     if str(source) == ASSOCIATIONS:
         return association_needles()
     try:
@@ -95,10 +100,10 @@ def load_needles(source: str | Path = "cards", *, split: str = "test") -> Needle
     if isinstance(source, str) and _HUB_ID_PATTERN.fullmatch(source):
         rows = distinct_rows(_hub_rows(source, split=split), where=source)
         return _make_set(source, source, rows)
+    named = ", ".join((*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS, PAGES))
     raise NeedleError(
         f"there is no needle set {quoted(str(source), 100)}; give a folder with "
-        f"{METADATA_NAMES[0]}, one of {', '.join((*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS))}, or a "
-        "hub id such as lmms-lab/v_niah_needles."
+        f"{METADATA_NAMES[0]}, one of {named}, or a hub id such as lmms-lab/v_niah_needles."
     )
 
 

@@ -38,6 +38,9 @@ Sampling = Literal["clock", "longva"]
 
 Decoder = Literal["pyav", "decord"]
 
+PAGE_KINDS = ("pages", "pdf")
+"""The kinds of haystack whose pictures are pages: a folder of them, or a PDF."""
+
 Scorer = Literal["argmax", "generate"]
 
 PictureKind = Literal["heatmap", "lengths", "difference", "controls", "needles", "retention"]

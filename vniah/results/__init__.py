@@ -25,7 +25,7 @@ from vniah.results.membership import asked_name, contradiction
 from vniah.results.plan import grid_record, read_grid
 from vniah.results.published import load_published
 from vniah.results.reading import SAMPLES_NAME, load_run
-from vniah.results.records import CellScore, ControlScore, Results
+from vniah.results.records import Axis, CellScore, ControlScore, Results
 from vniah.results.run_folder import RunFolder
 from vniah.results.samples import MOST_LINE_BYTES, SampleResult
 
@@ -37,6 +37,7 @@ __all__ = [
     "NOTES_KEY",
     "SAMPLES_NAME",
     "AnyResults",
+    "Axis",
     "CellMeasure",
     "CellScore",
     "ControlScore",

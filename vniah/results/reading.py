@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vniah.errors import ResultsError, short_repr
+from vniah.options import PAGE_KINDS
 from vniah.results.manifests import MANIFEST_NAME, PERPLEXITY_NAME, is_cut, read_manifest
 from vniah.results.membership import Membership
 from vniah.results.plan import planned_ids
-from vniah.results.records import Results, require_table_size
+from vniah.results.records import Axis, Results, require_table_size
 from vniah.results.samples import MOST_LINE_BYTES, SampleReader, SampleResult
 
 SAMPLES_NAME = "samples.jsonl"
@@ -31,12 +32,19 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
         str(manifest["model"]["name"]),
         path,
         manifest,
-        axis="tokens" if manifest.get("axes", ("",))[0] == "num_tokens" else "frames",
+        axis=_axis(manifest),
         samples=tuple(sample for sample in ordered if sample.control is None),
         control_samples=tuple(sample for sample in ordered if sample.control is not None),
     )
     assert results.num_planned is not None, "a run has a plan"
     return require_table_size(results)
+
+
+def _axis(manifest: Mapping[str, Any]) -> Axis:
+    """What the lengths of a run count."""
+    if manifest.get("axes", ("",))[0] == "num_tokens":
+        return "tokens"
+    return "pages" if manifest["haystack"].get("kind") in PAGE_KINDS else "frames"
 
 
 def in_order(samples: Iterable[SampleResult], manifest: Mapping[str, Any]) -> list[SampleResult]:

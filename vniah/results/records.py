@@ -75,6 +75,10 @@ class ControlScore:
         return self.num_correct / self.num_samples if self.num_samples else None
 
 
+Axis = Literal["frames", "pages", "tokens"]
+"""What lengths count."""
+
+
 @dataclass(frozen=True, repr=False)
 class Results:
     """The results of a run, or of a published table.
@@ -87,7 +91,8 @@ class Results:
             table.
         control_samples: the results of controls, in the order of the plan.
         published: the cells of a published table; empty for a run.
-        axis: what `Cell.num_frames` counts: frames, or tokens where the haystack is text.
+        axis: what `Cell.num_frames` counts: frames, pages where the haystack is a document of
+            pictures, or tokens where it is text.
         part: which part of a run these are, in words (`vniah.results.facet_results`); empty for
             all of it.
         unit: number of frames in what a published table counts as one: 2 where its script counts
@@ -101,7 +106,7 @@ class Results:
     samples: tuple[SampleResult, ...] = ()
     control_samples: tuple[SampleResult, ...] = ()
     published: tuple[CellScore, ...] = ()
-    axis: Literal["frames", "tokens"] = "frames"
+    axis: Axis = "frames"
     part: str = ""
     unit: int = 1
     frame_tokens: int | None = None
@@ -191,6 +196,11 @@ class Results:
                 ControlScore(control, num_frames or None, len(scored), sum(scored), errors)
             )
         return tuple(scores)
+
+    @property
+    def haystack_noun(self) -> str:
+        """What the needles are hidden in, in a word."""
+        return {"frames": "film", "pages": "document", "tokens": "text"}[self.axis]
 
     def measure(self, name: str) -> Measure:
         """Means over cells of a number that samples have besides right and wrong.

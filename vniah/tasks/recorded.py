@@ -10,6 +10,7 @@ from vniah.haystacks.text import PYDOC, TextHaystack, open_text
 from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
 from vniah.needles.associations import ASSOCIATIONS
 from vniah.needles.numbers import NUMBERS
+from vniah.needles.pages import PAGES
 from vniah.results import Results
 from vniah.schema import parse_json
 
@@ -80,7 +81,7 @@ def needles_of(
     name = record.get("name")
     is_own = given is None
     if given is None:
-        known = (*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS)
+        known = (*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS, PAGES)
         if str(name).partition(":")[0] not in known:
             raise InputError(
                 f"the manifest of {results.path} holds the name of its needle set, "

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from vniah.analysis.compare.changes import CellChange, Finding, mean_scores
 from vniah.analysis.compare.findings import changes_of, findings_of
@@ -13,7 +13,7 @@ from vniah.analysis.compare.significance import tests_of
 from vniah.analysis.tables import format_columns
 from vniah.errors import counted, printable, short_repr
 from vniah.grid import format_depth
-from vniah.results import Results
+from vniah.results import Axis, Results
 
 MOST_ROWS = 20
 """How many cells a table shows of each direction."""
@@ -46,7 +46,7 @@ class Comparison:
     rules: Rules
     findings: tuple[Finding, ...]
     changes: tuple[CellChange, ...]
-    axis: Literal["frames", "tokens"] = "frames"
+    axis: Axis = "frames"
     is_paired: bool = True
     num_left_out: int = 0
     num_blank: int = 0

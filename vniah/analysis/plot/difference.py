@@ -260,15 +260,16 @@ def _signed(value: float, _: object = None) -> str:
 def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) -> Iterator[str]:
     """The sentences of the caption."""
     mean = f"mean change {shared.mean_change:+.3f} over {counted(len(shared.changes), 'cell')}"
+    these = f"these needles on this {shared.before.haystack_noun}"
     difference = shared.difference()
     if difference is None:
         yield f"{mean}; {'other needles' if shared.before.manifest else 'published tables'}"
     elif difference.interval is None:
-        yield f"{mean}, these needles on this film; samples share needles"
+        yield f"{mean}, {these}; samples share needles"
     else:
         ends = difference.interval.text(around=shared.mean_change, signed=True)
         yield (
-            f"{mean}, these needles on this film; needles like these: {ends} "
+            f"{mean}, {these}; needles like these: {ends} "
             f"(95 %, {counted(difference.num_needles, 'needle')})"
         )
     signs = "plus: rose, minus: fell" if has_signs else "striped: fell"

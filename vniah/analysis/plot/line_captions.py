@@ -64,7 +64,7 @@ def _about_bands(
         about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
     drawn = [text for text in about if text != _NO_LINE]  # what is said of all is of lines
     most = max(drawn or about, key=lambda text: len(about[text]))
-    yield f"{what}, these needles on this film; {most}"
+    yield f"{what}, these needles on this {runs[0].haystack_noun}; {most}"
     for text, those in about.items():
         if text != most:
             yield f"{', '.join(those)}: {text}"

@@ -170,7 +170,8 @@ def _about(results: Results, num_done: npt.NDArray[np.intp]) -> str:
     else:
         low, high = int(counts.min()), int(counts.max())
         num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
-        what = f"each cell: the mean over depths of one needle on this film, {num}; hardest on top"
+        where = f"one needle on this {results.haystack_noun}"
+        what = f"each cell: the mean over depths of {where}, {num}; hardest on top"
     return "\n".join(filter(None, (what, ", ".join(about_missing(results)))))
 
 

@@ -55,6 +55,11 @@ def second_labels(
     if kind == "tokens":
         tokens = tokens_of_frame(results, tokens_per_frame, "a second axis of tokens")
         return SecondLabels(count_labels([count * tokens for count in frames]), "Visual tokens")
+    if results.axis == "pages":
+        raise InputError(
+            f"{results.path} counts pages, which last no time, so it has no second axis of "
+            "seconds; leave it out, or choose tokens"
+        )
     if not results.manifest:
         raise InputError(
             f"{results.path} is a published table, which does not say how many seconds of video a "
@@ -93,7 +98,7 @@ def require_tokens_given(results: Sequence[Results], given: int | None) -> None:
         return
     if given < 1:
         raise InputError(f"tokens per frame must be at least 1, got {given}")
-    known = [one for one in results if one.axis == "frames"]
+    known = [one for one in results if one.axis != "tokens"]
     if any(one.tokens_per_frame is None for one in known):
         return
     for one in known:

@@ -16,7 +16,8 @@ from vniah.models.packaged import PACKAGED
 from vniah.needles import EMBEDDED_SETS
 from vniah.needles.associations import ASSOCIATIONS
 from vniah.needles.numbers import NUMBERS
-from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, LoadIn, Sampling
+from vniah.needles.pages import PAGES
+from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, Images, LoadIn, Sampling
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
 
@@ -128,6 +129,9 @@ def _model(manifest: Mapping[str, Any]) -> _Parts:
         yield "--rope-theta", theta_label(float(model["rope_theta"]))
     if "rope_scaling" in model:
         yield "--rope-scaling", str(model["rope_scaling"])
+    if model.get("images") in get_args(Images)[1:]:
+        yield "--images", str(model["images"])
+        yield from _given(model, {"frame_size": "--frame-size"})
     if "adapter_weights" in model:
         yield Remark("the model is an adapter: give the folder of the adapter")
     if "frame_unit" in model and "preprocessing" in model:
@@ -167,14 +171,15 @@ def _haystack(manifest: Mapping[str, Any]) -> _Parts:
         yield ("--keep-damaged",)
     if "video_stream" in haystack:
         yield Remark(f"the files have several video streams: --stream, {haystack['video_stream']}")
-    yield from _given(haystack, {"assume_fps": "--assume-fps"})
+    yield from _given(haystack, {"assume_fps": "--assume-fps", "dpi": "--dpi"})
 
 
 def _needles(manifest: Mapping[str, Any]) -> _Parts:
     needles = manifest["needles"]
     name = str(needles.get("name", "NEEDLES"))
     yield "--needles", name
-    if name not in (*EMBEDDED_SETS, ASSOCIATIONS) and name.partition(":")[0] != NUMBERS:
+    is_drawn = name.partition(":")[0] in (NUMBERS, PAGES)
+    if name not in (*EMBEDDED_SETS, ASSOCIATIONS) and not is_drawn:
         yield Remark(
             f"in place of {name!r} give the folder of the needle set, or its hub id; its sha256 is "
             f"{needles.get('sha256', 'not known')}"

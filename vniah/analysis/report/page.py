@@ -185,7 +185,7 @@ def make_report(
 
 
 def _section(results: Results, label: str, pictures: bool) -> RunSection:
-    axis = "number of frames" if results.axis == "frames" else "tokens of context"
+    axis = "tokens of context" if results.axis == "tokens" else f"number of {results.axis}"
     rows = "position" if results.has_positions else "depth"
     of_depth = results.details.get("labels", {}).get("depth")
     named = f" ({of_depth})" if of_depth else ""

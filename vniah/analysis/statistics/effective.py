@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal
 
 from scipy.special import ndtri
 
@@ -14,7 +13,7 @@ from vniah.analysis.statistics.means import FEW_NEEDLES, score_interval
 from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
-from vniah.results import CellScore, Results
+from vniah.results import Axis, CellScore, Results
 
 _ROUNDING = 1e-9
 _MOST_NAMED = 5  # lengths
@@ -40,7 +39,7 @@ class EffectiveLength:
         num_needles: number of needles; 0 where samples name none.
         left_out: the lengths that are not complete yet, ascending; they are not in ``measured``.
         confidence: how often ``low`` and ``high`` are both right.
-        axis: what lengths count: frames, or tokens in a published text table.
+        axis: what lengths count, as in `Results`.
         tokens_per_frame: number of tokens that the model reads for a frame, if known.
         seconds_per_frame: seconds of video in a frame: 1 in a run; None in a published table, which
             does not say it.
@@ -61,7 +60,7 @@ class EffectiveLength:
     num_needles: int = 0
     left_out: tuple[int, ...] = ()
     confidence: float = 0.95
-    axis: Literal["frames", "tokens"] = "frames"
+    axis: Axis = "frames"
     tokens_per_frame: int | None = None
     seconds_per_frame: int | None = 1
     is_adaptive: bool = False
@@ -72,7 +71,7 @@ class EffectiveLength:
     @property
     def seconds(self) -> int | None:
         """The length as seconds of video; None if there is none, or it is unknown."""
-        if self.num_frames is None or self.seconds_per_frame is None or self.axis == "tokens":
+        if self.num_frames is None or self.seconds_per_frame is None or self.axis != "frames":
             return None
         return self.num_frames * self.seconds_per_frame
 
@@ -205,7 +204,8 @@ class EffectiveLength:
         """The length in frames, and in seconds and in tokens where these are known."""
         if self.axis == "tokens":
             return self._counted(num_frames)
-        seconds, tokens = self.seconds_per_frame, self.tokens_per_frame
+        seconds = self.seconds_per_frame if self.axis == "frames" else None
+        tokens = self.tokens_per_frame
         others = [
             *([] if seconds is None else [f"{num_frames * seconds:,} s"]),
             *([] if tokens is None else [counted(num_frames * tokens, "token")]),

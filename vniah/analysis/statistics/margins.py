@@ -12,7 +12,7 @@ from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.means import t_interval
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
 from vniah.errors import counted
-from vniah.results import Results, SampleResult
+from vniah.results import Axis, Results, SampleResult
 
 if TYPE_CHECKING:
     from vniah.analysis.statistics.table import Floats
@@ -48,7 +48,7 @@ class MarginTrend:
     num_needles: int
     is_whole: bool
     confidence: float = 0.95
-    axis: Literal["frames", "tokens"] = "frames"
+    axis: Axis = "frames"
 
     @property
     def text(self) -> str:

@@ -90,7 +90,7 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         type=values.path,
         nargs="+",
         metavar="H",
-        help="a video file, several that are joined in this order, or a folder of images; "
+        help="a video file, several that are joined in this order, a folder of images, or a PDF; "
         "default: a generated video. For a task of text a folder of .txt files, a file that "
         "ends in .txt, .jsonl or .parquet, datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the "
         "language reference inside Python; default: generated prose",
@@ -121,6 +121,12 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="pictures per second, such as 25 or 24000/1001, of a bare stream (.h264, .obu, "
         ".mjpeg), which holds no time stamps",
+    )
+    parser.add_argument(
+        "--dpi",
+        type=values.whole(2400),
+        metavar="N",
+        help="pixels per inch with which the pages of a PDF are drawn; default: 96",
     )
     parser.add_argument(
         "--keep-damaged",

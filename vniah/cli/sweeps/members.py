@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vniah.cli.inputs import SERVER_FIELDS
 from vniah.files import hash_text
-from vniah.options import LoadOptions
+from vniah.options import LOAD_DEFAULTS, LoadOptions
 from vniah.options.rope import RopeChoice, rope_choices
 
 _OF_THE_ROPE = ("rope_theta", "rope_scaling")
@@ -36,13 +36,22 @@ class Member:
     def weights(self) -> Hashable:
         """Equal for members that can share one loaded model."""
         names = [option.name for option in fields(LoadOptions) if option.name not in _OF_THE_ROPE]
-        return self._values("model", *names, *SERVER_FIELDS, "frames_as")
+        names.remove("images")
+        found = self._values("model", *names, *SERVER_FIELDS, "frames_as")
+        if self.options.images == LOAD_DEFAULTS.images:
+            return found  # without it, so that the index of an older sweep still holds
+        # Pages bring the size at which they are read, unless it is given.
+        of_pages = self.film if self.options.frame_size is None else None
+        return (*found, self.options.images, of_pages)
 
     @property
     def film(self) -> Hashable:
         """Equal for members that read the same film in the same way."""
         names = ("haystack", "sampling", "decoder", "keep_damaged", "stream", "assume_fps")
-        return self._values(*names)
+        found = self._values(*names)
+        if getattr(self.options, "dpi", None) is not None:
+            found = (*found, self.options.dpi)
+        return (*found, "pages") if self.options.images == "grids" else found
 
     @property
     def settings(self) -> str:
@@ -56,7 +65,7 @@ class Member:
         )
         return hash_text(repr((self.weights, self.film, self.rope, asked)))
 
-    def _values(self, *names: str) -> Hashable:
+    def _values(self, *names: str) -> tuple[str, ...]:
         return tuple(repr(getattr(self.options, name, None)) for name in names)
 
 
