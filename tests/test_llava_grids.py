@@ -16,6 +16,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
     unpad_image,
 )
 
+from vniah.embeddings.batches import identity_of
 from vniah.errors import InputError, ModelError
 from vniah.models.llava.grid_rows import GridReader, fit
 from vniah.models.llava.grids import GridRule, anyres_rule, read_rule, unires_rule
@@ -295,6 +296,11 @@ def test_whole_picture_is_encoded_as_by_hand(tmp_path):
     seen = model.prepared_frames(shown)
     assert np.array_equal(seen[0], shown[0]) and seen[1].shape == (64, 96, 3)
     assert "96x64 px on white, 3x2 grids" in model.encoding["preprocessing"]
+    other = LlavaModel.load(
+        tmp_path, name="x", options=LoadOptions(images="grids", frame_size=(size[0], size[1] - 1))
+    )
+    assert other.frame_shape == model.frame_shape  # and yet no cache serves both
+    assert identity_of(other, {}) != identity_of(model, {})
     assert model.settings["images"] == "grids" and model.settings["frame_size"] == "96x64"
     assert not any(segment.token_ids == (39,) for segment in model._after_frames)
 

@@ -286,12 +286,14 @@ def test_run_on_pages_counts_pages(folder, tmp_path, monkeypatch, capsys):
     assert "2 pages" in format_summary(results)[-1]
     with pytest.raises(InputError, match="counts pages, which last no time"):
         second_labels(results, [2, 4], "seconds")
+    # Shown again as the run read it, without being told how.
+    assert main(["show", "run", "--model", "tiny", "--haystack", str(folder), "--quiet"]) == 0
+    output = capsys.readouterr().out
+    assert "2 haystack pages, depth 0.5" in output and "<1 frame x 80 tokens: needles/" in output
     # At another size nothing of it is taken up.
     other = ["--frame-size", "64x64", "--needles", "pages:2:0:100x140"]
     assert main(["run", *words, *grid, *other, "--output", "run"]) == 2
     assert "frame_size" in capsys.readouterr().err
-    assert main(["encode", *words, "--frames", "4", "--frame-size", "64x64", "--quiet"]) == 0
-    assert len(list((tmp_path / "cache" / "embeddings").glob("tiny-pages-*"))) == 2
 
 
 def test_images_as_grids_are_refused_for_other_models(tmp_path, capsys):

@@ -184,7 +184,7 @@ def needles_name(options: argparse.Namespace) -> str:
     model = getattr(options, "model", None)
     is_embedded = model in embedded_models()
     name = options.needles
-    if name is None and not is_embedded and has_pages(options):
+    if name is None and not is_embedded and has_pages(options) and not shows_text(options):
         name = PAGES
     if name is not None and is_without_size(name):
         size = page_size(options)

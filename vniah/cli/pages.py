@@ -11,7 +11,7 @@ def has_pages(options: argparse.Namespace) -> bool:
     from vniah.haystacks.pdf import is_pdf
 
     haystack = getattr(options, "haystack", None)
-    if not haystack or len(haystack) > 1:
+    if not isinstance(haystack, list) or len(haystack) != 1:
         return False
     path = Path(haystack[0])
     return getattr(options, "images", None) == "grids" if path.is_dir() else is_pdf(path)
@@ -27,7 +27,7 @@ def page_size(options: argparse.Namespace) -> tuple[int, int] | None:
     if not has_pages(options):
         return None
     given: tuple[int, int] | None = options.frame_size
-    return given or usual_page_size(options.haystack, dpi=options.dpi)
+    return given or usual_page_size(options.haystack, dpi=getattr(options, "dpi", None))
 
 
 def frame_size(options: argparse.Namespace) -> tuple[int, int] | None:

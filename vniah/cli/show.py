@@ -1,10 +1,11 @@
 """The command ``vniah show``: a contact sheet of one sample, and its texts."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vniah.cli import values
 from vniah.cli.environment import load_matplotlib
 from vniah.cli.haystacks import open_named_haystack, open_named_text
 from vniah.cli.inputs import (
@@ -126,6 +127,8 @@ def _load_model(
     from vniah.models.packaged import PACKAGED
 
     record = None if results is None else results.manifest["model"]
+    if record is not None:
+        _read_pictures_alike(options, record)
     if options.model is None:
         options.model = DEFAULT_MODEL if record is None else str(record["name"])
         if record is not None and options.model not in (*embedded_models(), *PACKAGED):
@@ -144,6 +147,15 @@ def _load_model(
             f"{model.revision} of {model.name}"
         )
     return model
+
+
+def _read_pictures_alike(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Has pictures read as grids where the run did, at its size; what is given is left alone."""
+    if record.get("images") != "grids" or options.images == "grids":
+        return
+    options.images = "grids"
+    if options.frame_size is None and isinstance(record.get("frame_size"), str):
+        options.frame_size = values.size(record["frame_size"])
 
 
 def _load_needles(options: argparse.Namespace, results: Results | None) -> "NeedleSet":

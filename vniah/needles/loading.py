@@ -53,6 +53,11 @@ EMBEDDED_SETS = tuple(_EMBEDDED)
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def comes_with_vniah(name: str) -> bool:
+    """True for the name of a set that `load_needles` finds on every machine, without a folder."""
+    return name.partition(":")[0] in (*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS, PAGES)
+
+
 def load_needles(source: str | Path = "cards", *, split: str = "test") -> NeedleSet:
     """The needle set that `source` names.
 

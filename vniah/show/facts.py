@@ -30,6 +30,7 @@ class Facts:
         result: its line in a run; None where it was not run, or no run is given.
         run: the run's folder; None where none is given.
         notes: what else is to be known.
+        unit: what a picture of the haystack is called: frame or page.
     """
 
     sample: Sample
@@ -40,6 +41,7 @@ class Facts:
     result: SampleResult | None = None
     run: str | None = None
     notes: tuple[str, ...] = ()
+    unit: str = "frame"
 
     @property
     def place(self) -> str:
@@ -59,7 +61,7 @@ class Facts:
 
     @property
     def _unit(self) -> str:
-        return "haystack frame" if self.sample.text is None else "token"
+        return f"haystack {self.unit}" if self.sample.text is None else "token"
 
     @property
     def shows_no_frames(self) -> str:
@@ -88,7 +90,7 @@ class Facts:
             half = _MOST_SPANS // 2
             left_out = f"... {len(parts) - 2 * half:,} more ..."
             parts = [*parts[:half], left_out, *parts[-half:]]
-        return f"{counted(self.sample.num_shown, 'frame')}: {', '.join(parts)}"
+        return f"{counted(self.sample.num_shown, self.unit)}: {', '.join(parts)}"
 
     @property
     def asked_ids(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ class Facts:
         parts = [f"{counted(prompt.num_tokens, 'token')} before the answer"]
         if of_frames:
             parts.append(
-                f"{of_frames:,} of {counted(self.sample.num_shown, 'frame')} "
+                f"{of_frames:,} of {counted(self.sample.num_shown, self.unit)} "
                 f"({prompt.tokens_per_frame:,} each), {prompt.num_text_tokens:,} of text"
             )
         places = [
@@ -219,7 +221,9 @@ class Facts:
         if self.outcome:
             yield f"result: {self.outcome}"
         if sample.text is None:
-            yield f"frames: {self.caption}" if sample.shown else "frames: none are shown"
+            yield (
+                f"{self.unit}s: {self.caption}" if sample.shown else f"{self.unit}s: none are shown"
+            )
         for note in self.notes:
             yield f"note: {note}"
 

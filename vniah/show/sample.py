@@ -15,6 +15,7 @@ from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.haystack import Haystack
 from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
+from vniah.options import PAGE_KINDS
 from vniah.paths import picture_path
 from vniah.protocol import AnyModel, Frames
 from vniah.results import Results
@@ -157,6 +158,7 @@ def show_sample(
             model=None if model is None else model.name,
             prompt=None if model is None else _prompt(model, sample),
             notes=tuple(notes),
+            unit="page" if haystack.identity().get("kind") in PAGE_KINDS else "frame",
         ),
         results,
     )

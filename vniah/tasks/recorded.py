@@ -7,10 +7,8 @@ from vniah.errors import InputError, ResultsError, VniahError, short_repr
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack, generated_haystack
 from vniah.haystacks.text import PYDOC, TextHaystack, open_text
-from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
-from vniah.needles.associations import ASSOCIATIONS
-from vniah.needles.numbers import NUMBERS
-from vniah.needles.pages import PAGES
+from vniah.needles import NeedleSet, load_needles
+from vniah.needles.loading import comes_with_vniah
 from vniah.results import Results
 from vniah.schema import parse_json
 
@@ -81,8 +79,7 @@ def needles_of(
     name = record.get("name")
     is_own = given is None
     if given is None:
-        known = (*EMBEDDED_SETS, NUMBERS, ASSOCIATIONS, PAGES)
-        if str(name).partition(":")[0] not in known:
+        if not comes_with_vniah(str(name)):
             raise InputError(
                 f"the manifest of {results.path} holds the name of its needle set, "
                 f"{short_repr(name)}, and not where it lies: give --needles"

@@ -13,10 +13,7 @@ from typing import Any, get_args
 
 from vniah.files import embedded_dir
 from vniah.models.packaged import PACKAGED
-from vniah.needles import EMBEDDED_SETS
-from vniah.needles.associations import ASSOCIATIONS
-from vniah.needles.numbers import NUMBERS
-from vniah.needles.pages import PAGES
+from vniah.needles.loading import comes_with_vniah
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, Images, LoadIn, Sampling
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
@@ -178,8 +175,7 @@ def _needles(manifest: Mapping[str, Any]) -> _Parts:
     needles = manifest["needles"]
     name = str(needles.get("name", "NEEDLES"))
     yield "--needles", name
-    is_drawn = name.partition(":")[0] in (NUMBERS, PAGES)
-    if name not in (*EMBEDDED_SETS, ASSOCIATIONS) and not is_drawn:
+    if not comes_with_vniah(name):
         yield Remark(
             f"in place of {name!r} give the folder of the needle set, or its hub id; its sha256 is "
             f"{needles.get('sha256', 'not known')}"

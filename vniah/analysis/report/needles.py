@@ -8,8 +8,8 @@ from PIL import Image
 
 from vniah.analysis.report.escaping import data_uri
 from vniah.errors import VniahError, counted
-from vniah.needles import EMBEDDED_SETS, NeedleSet, load_needles
-from vniah.needles.numbers import read_numbers
+from vniah.needles import NeedleSet, load_needles
+from vniah.needles.loading import comes_with_vniah
 from vniah.results import Results
 
 _SIDES = (192, 128, 80, 48)
@@ -106,7 +106,7 @@ def _find(results: Results, given: Sequence[NeedleSet]) -> NeedleSet | None:
     name, sha256 = record.get("name"), record.get("sha256")
     candidates = list(given)
     try:
-        if name in EMBEDDED_SETS or read_numbers(str(name)) is not None:
+        if comes_with_vniah(str(name)):
             candidates.append(load_needles(str(name)))
     except VniahError:  # damaged: a report is still of use without its pictures
         pass
