@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.inputs import shows_text
+from vniah.cli.inputs import asks_question_sets, shows_text
 from vniah.errors import InputError
 
 if TYPE_CHECKING:
     from vniah.haystacks.haystack import Haystack
     from vniah.haystacks.text import TextHaystack
     from vniah.sweep.progress import Bars
+    from vniah.tasks.vqa.opening import QuestionVideos
 
 
 def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaystack":
@@ -26,6 +27,11 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
     """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
+    if asks_question_sets(options):
+        raise InputError(
+            f"the task {options.task} is of question sets, which only vniah run and vniah show "
+            "read so far; give a task of frames"
+        )
     if options.haystack is None:
         _require_choices_of_generated(options)
         return generated_haystack(
@@ -39,12 +45,35 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
     )
 
 
+def open_named_questions(options: argparse.Namespace, bars: "Bars") -> "QuestionVideos":
+    """The question set of --haystack; by default the drawn one."""
+    from vniah.tasks.vqa.drawn import drawn_questions
+    from vniah.tasks.vqa.opening import open_questions
+
+    _require_choices_of_questions(options)
+    if options.haystack is None:
+        return drawn_questions(on_progress=lambda done, total: bars.show("draw", done, total))
+    return open_questions(
+        options.haystack[0],
+        keep_damaged=options.keep_damaged,
+        on_opened=lambda done, total: bars.show("open", done, total),
+    )
+
+
 def require_named_haystack(options: argparse.Namespace) -> None:
-    """Requires the film or text of --haystack to be there; reads no more of it than headers.
+    """Requires the film, text or question set of --haystack to be there; reads no more of it than
+    headers and tables.
 
     Raises:
-        VniahError: `open_named_haystack` or `open_named_text` would refuse it.
+        VniahError: one of the functions above would refuse it.
     """
+    if asks_question_sets(options):
+        from vniah.tasks.vqa.opening import require_questions
+
+        _require_choices_of_questions(options)
+        if options.haystack is not None:
+            require_questions(options.haystack[0], keep_damaged=options.keep_damaged)
+        return
     if shows_text(options):
         from vniah.haystacks.text import require_text
 
@@ -83,6 +112,19 @@ def _require_choices_of_generated(options: argparse.Namespace) -> None:
             "--sampling, --decoder, --stream, --assume-fps, --dpi and --keep-damaged are for your "
             "own videos and pages: add --haystack"
         )
+
+
+def _require_choices_of_questions(options: argparse.Namespace) -> None:
+    usual = {"sampling": "clock", "decoder": "pyav", "stream": None, "assume_fps": None}
+    if _video_choices(options) != usual:
+        raise InputError(
+            "--sampling, --decoder, --stream and --assume-fps are for a film, and the task "
+            f"{options.task} takes pictures evenly from each video; leave them out"
+        )
+    if options.haystack is None and options.keep_damaged:
+        raise InputError("--keep-damaged is for a question set of your own: add --haystack")
+    if options.haystack is not None and len(options.haystack) > 1:
+        raise InputError("a question set is one folder or one table; give one")
 
 
 def _require_choices_of_text(options: argparse.Namespace) -> None:

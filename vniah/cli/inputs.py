@@ -11,7 +11,7 @@ from vniah.cli.pages import frame_size, has_pages, page_size
 from vniah.cli.printing import working
 from vniah.errors import InputError
 from vniah.grid import Grid, parse_range
-from vniah.options import LoadOptions
+from vniah.options import DEFAULT_DEPTHS, TASK_NAMES, LoadOptions
 from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.options.rope import RopeChoice, rope_choices
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from vniah.models.server.client import ServerOptions
+    from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.results import Results
     from vniah.sweep.mesh import Mesh
@@ -29,6 +30,10 @@ SERVER_FIELDS = (
     *("max_tokens", "concurrency", "max_requests", "timeout_seconds", "num_retries"),
     *("key_variable", "needs_usage", "tokenizer"),
 )
+
+
+NO_NEEDLES = ""
+"""The name of the needle set of a task that hides nothing."""
 
 
 def load_libraries() -> None:
@@ -51,7 +56,24 @@ def load_libraries() -> None:
 
 
 def parse_grid(options: argparse.Namespace) -> Grid:
-    """The grid of --frames or --tokens with --positions, if given, else with --depths."""
+    """The grid of --frames or --tokens with --positions, if given, else with --depths.
+
+    A task of question sets has the one depth 0.
+
+    Raises:
+        InputError: the grid cannot be read, or there are depths where they have no meaning.
+    """
+    if asks_question_sets(options):
+        if options.positions is not None or options.depths not in (DEFAULT_DEPTHS, "0"):
+            raise InputError(
+                f"the task {options.task} inserts nothing, so that a depth or position has no "
+                "meaning; leave out --depths and --positions"
+            )
+        if getattr(options, "tokens", None) is not None:
+            raise InputError(
+                f"the task {options.task} shows frames: give --frames in place of --tokens"
+            )
+        return Grid.parse(options.frames, "0")
     tokens = getattr(options, "tokens", None)
     if tokens is not None:
         parse_range(tokens, "tokens")  # so that its errors name the option
@@ -86,6 +108,20 @@ def shows_text(options: argparse.Namespace) -> bool:
             "text, --task niah"
         )
     return is_text
+
+
+def asks_question_sets(options: argparse.Namespace) -> bool:
+    """Whether the task of --task asks the questions of a set about its videos.
+
+    Raises:
+        TaskError: there is no such task.
+    """
+    name = getattr(options, "task", None)
+    if name is None or (name in TASK_NAMES and name != "vqa"):  # known without loading it
+        return False
+    from vniah.tasks import load_task
+
+    return bool(getattr(load_task(name, task_options(options)), "asks_question_sets", False))
 
 
 def task_options(options: argparse.Namespace) -> dict[str, str]:
@@ -172,10 +208,21 @@ def _adaptive(options: argparse.Namespace, grid: Grid) -> Precision | None:
 
 def needles_name(options: argparse.Namespace) -> str:
     """The needle set of --needles; by default one with things that the model can recognize, numbers
-    for a task of text, and numbers on pages for a document.
+    for a task of text, and numbers on pages for a document. `NO_NEEDLES` for a task that hides
+    nothing.
 
     Numbers on pages are drawn at the size of the haystack's pages, unless their name says another.
+
+    Raises:
+        InputError: needles are given for a task that hides nothing.
     """
+    if asks_question_sets(options):
+        if options.needles is not None:
+            raise InputError(
+                f"the task {options.task} hides nothing: leave out --needles, and give the "
+                "questions with their videos by --haystack"
+            )
+        return NO_NEEDLES
     from vniah.models.loading import embedded_models
     from vniah.models.packaged import PACKAGED
     from vniah.needles.numbers import NUMBERS
@@ -192,6 +239,13 @@ def needles_name(options: argparse.Namespace) -> str:
     if options.needles is None and (shows_text(options) or model in PACKAGED):
         return NUMBERS
     return options.needles or ("cards" if is_embedded else "counterfactual")
+
+
+def load_named_needles(name: str) -> "NeedleSet":
+    """The needle set that `needles_name` names."""
+    from vniah.needles import NeedleSet, load_needles
+
+    return NeedleSet.none() if name == NO_NEEDLES else load_needles(name)
 
 
 def only_rope(options: argparse.Namespace) -> RopeChoice:

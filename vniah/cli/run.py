@@ -136,7 +136,7 @@ def run_members(
                 name = model.name if is_named else f"{model.name}, {member.label},"
                 comment(
                     f"{name} on {haystack.name}: {counted(len(grid.cells), 'cell')} x "
-                    f"{counted(len(needles), 'needle')} -> {output}"
+                    f"{sweep.asked} -> {output}"
                 )
             outcome = measure(sweep, output, bars, overwrite=options.overwrite)
             if mesh.is_leader and not plan.is_single and not is_brief:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.cli import values
 from vniah.cli.environment import load_matplotlib
-from vniah.cli.haystacks import open_named_haystack, open_named_text
+from vniah.cli.haystacks import open_named_haystack, open_named_questions, open_named_text
 from vniah.cli.inputs import (
+    asks_question_sets,
     load_libraries,
     load_named_model,
+    load_named_needles,
     needles_name,
     only_rope,
     shows_text,
@@ -163,7 +165,7 @@ def _load_needles(options: argparse.Namespace, results: Results | None) -> "Need
     from vniah.tasks.recorded import needles_of
 
     if results is None:
-        return load_needles(needles_name(options))
+        return load_named_needles(needles_name(options))
     given = None if options.needles is None else load_needles(options.needles)
     return needles_of(results, given)
 
@@ -176,6 +178,8 @@ def _open_haystack(
     if results is None:
         if shows_text(options):
             return open_named_text(options, num_frames)
+        if asks_question_sets(options):
+            return open_named_questions(options, bars)
         return open_named_haystack(options, num_frames, bars)
     if results.axis == "tokens":
         text = None if options.haystack is None else open_named_text(options, num_frames)

@@ -17,9 +17,11 @@ from torch import Tensor
 from vniah.embeddings.batches import BATCH_SIZE, default_directory, encode_batch, identity_of
 from vniah.embeddings.blended import BlendedFrames
 from vniah.embeddings.cache import EmbeddingCache, FrameStore, ReadsFrames
-from vniah.embeddings.shown import ShownPictures
+from vniah.embeddings.library import encode_library
+from vniah.embeddings.shown import ShownPictures, frames_shown
 from vniah.files import hash_text
 from vniah.haystacks.frames import AnyHaystack, Frame
+from vniah.haystacks.library import VideoLibrary
 from vniah.protocol import HAYSTACK, EncodingModel, FrameSpan, needle_source
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class EncodedFrames:
 
     Attributes:
         store: reads them by the sources that samples name.
-        num_frames: number of haystack frames.
+        num_frames: number of haystack frames; 0 for a library, of which only some are encoded.
         notes: remarks made while encoding, such as damage in the video.
     """
 
@@ -68,7 +70,8 @@ class EncodedFrames:
             model: encodes the frames that are not encoded yet.
             haystack: the source of the frames.
             needles: the needles whose pictures are shown.
-            num_frames: number of haystack frames, at least 1.
+            num_frames: number of haystack frames, at least 1; of a `VideoLibrary` those that
+                ``shown`` names are encoded instead.
             shown: what samples show. Needles drawn into haystack frames, and pictures of the set
                 that are not those of its needles, are encoded where it names them.
             cache: folder of the embeddings; by default one under the user's cache.
@@ -79,6 +82,13 @@ class EncodedFrames:
             CacheError: the folder holds something else.
             InputError: ``shown`` names a source that there is not.
         """
+        if isinstance(haystack, VideoLibrary):
+            wanted = frames_shown(shown)
+            frames_of_videos = encode_library(
+                model, haystack, wanted, cache=cache, on_progress=on_progress
+            )
+            store = FrameStore({HAYSTACK: (frames_of_videos, 0)})
+            return cls(store, 0, frames_of_videos.notes)
         named = ShownPictures.of(shown, needles)
         blended = BlendedFrames(model, haystack, named.blended, cache=cache)
         first = _among(on_progress, after=blended.num_missing)

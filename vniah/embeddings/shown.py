@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from vniah.needles import Distractor, Needle, NeedleSet
 
 
+def frames_shown(spans: Iterable[FrameSpan]) -> list[int]:
+    """The numbers of all haystack frames in some spans, ascending and each once."""
+    own = {(span.start, span.stop) for span in spans if span.source == HAYSTACK}
+    return sorted({frame for start, stop in own for frame in range(start, stop)})
+
+
 @dataclass(frozen=True)
 class BlendedPicture:
     """One picture that is drawn into frames of the haystack.

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vniah.embeddings.shown import ShownPictures
+from vniah.embeddings.shown import ShownPictures, frames_shown
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.greedy import likeliest_token
 from vniah.forward.memory import is_out_of_memory
 from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.images import RepeatedPictures
+from vniah.haystacks.library import VideoLibrary
 from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding, Scorer, Share
 from vniah.protocol import (
@@ -48,6 +49,7 @@ GENERATED = "generated text"
 Shown = TypeVar("Shown")
 
 _MOST_CHARACTERS = 1_000_000
+_MOST_OF_LIBRARY = 20_000  # pictures, of some 50 to 500 kB each
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,12 @@ class Pictures(Generic[Shown]):
     """All pictures that samples show, in memory, for models that answer in words.
 
     Attributes:
-        haystack: the pictures of the haystack's frames, in order.
+        haystack: the pictures of the haystack's frames, by their numbers.
         needles: the pictures of each needle, by its source.
         blended: haystack frames into which a needle is drawn, by source and number of the frame.
     """
 
-    haystack: Sequence[Shown]
+    haystack: Mapping[int, Shown]
     needles: Mapping[str, Sequence[Shown]]
     blended: Mapping[str, Mapping[int, Shown]]
 
@@ -204,16 +206,30 @@ class Pictures(Generic[Shown]):
     ) -> "Pictures[Shown]":
         """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``.
 
-        ``shown`` is as in `Engine.prepare`.
+        ``shown`` is as in `Engine.prepare`. Of a library it names the frames that are needed.
+
+        Raises:
+            InputError: more frames of a library are needed than are held in memory.
         """
-        named = ShownPictures.of(shown, needles)
+        spans = tuple(shown)
+        named = ShownPictures.of(spans, needles)
         drawn_at = named.blended_at()
-        frames: list[Shown] = []
+        frames: dict[int, Shown] = {}
         blended: dict[str, dict[int, Shown]] = {picture.source: {} for picture in named.blended}
         # A text has no frames.
         films = haystack.frames(stop=num_frames, on_damage=notes.append) if num_frames else ()
+        if isinstance(haystack, VideoLibrary):
+            wanted = frames_shown(spans)
+            num_frames = len(wanted)
+            if num_frames > _MOST_OF_LIBRARY:
+                raise InputError(
+                    f"the questions show {num_frames:,} pictures, and a model that answers in "
+                    f"words is shown at most {_MOST_OF_LIBRARY:,}, which are held in memory; ask "
+                    "fewer questions or frames"
+                )
+            films = haystack.frames_at(wanted, on_damage=notes.append)
         for frame in films:
-            frames.append(encode(frame.image))
+            frames[frame.index] = encode(frame.image)
             for drawn in drawn_at.get(frame.index, ()):
                 image = drawn.drawn_into(frame.image, frame.index)
                 blended[drawn.source][frame.index] = encode(image)
@@ -232,9 +248,10 @@ class Pictures(Generic[Shown]):
             if span.source in self.blended:
                 blended = self.blended[span.source]
                 shown += [blended[index] for index in range(span.start, span.stop)]
+            elif span.source == HAYSTACK:
+                shown += [self.haystack[index] for index in range(span.start, span.stop)]
             else:
-                frames = self.haystack if span.source == HAYSTACK else self.needles[span.source]
-                shown += frames[span.start : span.stop]
+                shown += self.needles[span.source][span.start : span.stop]
         return shown
 
 
@@ -383,7 +400,7 @@ def repeat_pictures(needles: NeedleSet) -> RepeatedPictures:
 
 def shows_text(needles: NeedleSet) -> bool:
     """Whether the needles of a set are texts; a set has needles of one kind."""
-    return all(needle.text is not None for needle in needles)
+    return len(needles) > 0 and all(needle.text is not None for needle in needles)
 
 
 def trial_directory(cache: Path | None) -> Path | None:

@@ -33,6 +33,7 @@ from vniah.engines.equivalence import (
     check_forward,
     examine_forward,
     require_agreement,
+    shortened_sequences,
     trial_sequences,
 )
 from vniah.engines.inputs import (
@@ -218,7 +219,10 @@ class DecoderEngine:
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""
         assert self._frames is not None and self._needles is not None, "prepare comes first"
-        sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
+        if len(self._needles):
+            sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
+        else:
+            sequences = shortened_sequences(self._model, self._samples)
         location = self._description.get("keys_and_values_on")
         found = check_forward(
             self._model,

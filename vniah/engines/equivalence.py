@@ -1,7 +1,7 @@
 """Compares every way in which a sweep may run a sequence with the model's own forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -29,11 +29,13 @@ from vniah.forward.runner import BranchRunner
 from vniah.needles import Needle, NeedleSet
 from vniah.protocol import (
     DecoderModel,
+    Frames,
     HasDecoder,
     LanguageModel,
     TokenSequence,
     VisionLanguageModel,
 )
+from vniah.tasks.base import Sample
 
 # The numbers of haystack frames in the two cells of the check, and the needle's index in both.
 _LENGTHS = (4, 9)
@@ -150,6 +152,30 @@ def trial_sequences(
     shown = [compose(needle, length) for length in lengths for needle in some]
     plain = [compose(needle, length, is_shown=False) for length in lengths for needle in some]
     return [*shown, *plain]
+
+
+def shortened_sequences(model: DecoderModel, samples: Sequence[Sample]) -> list[TokenSequence]:
+    """The first frames of some samples with their questions, for a task that has no needles.
+
+    Args:
+        model: composes the sequences.
+        samples: all samples of a run; two about the same frames are taken where there are some.
+
+    Raises:
+        ModelError: no sample of the test shows a frame.
+    """
+    tests = [sample for sample in samples if sample.control is None and sample.shown]
+    if not tests:
+        raise ModelError("no sample shows a frame, so that nothing can be compared")
+    first = tests[0]
+    some = [sample for sample in tests if sample.shown == first.shown][:2]
+    lengths = dict.fromkeys(min(length, first.num_shown) for length in _LENGTHS)
+    cut = [
+        replace(sample, shown=Frames.of(sample.shown)[:length].spans)
+        for length in lengths
+        for sample in some
+    ]
+    return [compose_candidates(model, sample)[0] for sample in cut]
 
 
 def require_agreement(agreements: Sequence[Agreement], name: str) -> None:

@@ -9,7 +9,7 @@ is held against what is counted here (`vniah.engines.prompt_text`).
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from vniah.models.server.client import ServerModel
 from vniah.models.server.responses import Reply
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
-from vniah.protocol import FrameSpan
+from vniah.protocol import Frames, FrameSpan
 from vniah.scoring import GeneratedText, Reading
 from vniah.tasks.base import Sample
 
@@ -72,27 +72,29 @@ class Probe:
 
 
 def probe(
-    model: ServerModel, pictures: Pictures[str], needles: NeedleSet, lengths: Sequence[int]
+    model: ServerModel,
+    pictures: Pictures[str],
+    trial: Callable[[int], Sample],
+    lengths: Sequence[int],
 ) -> Probe:
     """Asks one question at several lengths, and records how many tokens each prompt had.
 
-    The needle comes first, and of all needles it is the one with the shortest question. So a prompt
-    of the same length with another question has fewer tokens by at most this question's bytes.
+    The question is the shortest of all. So a prompt of the same length with another question has
+    fewer tokens by at most this question's bytes.
 
     Args:
         model: the server.
         pictures: at least as many frames as the largest length.
-        needles: one of them is shown.
+        trial: gives the sample that is asked with a number of frames, and one frame more.
         lengths: numbers of frames that will be measured.
 
     Raises:
         ModelError: the server does not answer short prompts.
         ServerError: the server answers no requests at all.
     """
-    needle = min(needles, key=lambda n: len(n.question.encode()))
 
     def ask(num_frames: int) -> Reply:
-        sample = trial_sample(needle, num_frames=num_frames, needle_index=0)
+        sample = trial(num_frames)
         return model.ask(pictures.show(sample.shown), sample.question)
 
     first, second = short_lengths(lengths)
@@ -117,7 +119,7 @@ def probe(
     readings = {n: TokenCount(n, reply.prompt_tokens or 0) for n, reply in replies.items()}
     end = (readings[before], readings[longest]) if longest > second else ()
     growth = Growth(
-        (readings[first], readings[second]), end, slack_tokens=len(needle.question.encode())
+        (readings[first], readings[second]), end, slack_tokens=len(trial(first).question.encode())
     )
     return Probe(words, growth, refused)
 
@@ -292,7 +294,8 @@ class ServerEngine:
 
     def _probe(self, lengths: Sequence[int]) -> Probe:
         assert self._pictures is not None and self._needles is not None, "prepare comes first"
-        return probe(self._model, self._pictures, self._needles, lengths)
+        trial = _trial_of(self._needles) if len(self._needles) else _shortened(self._pending)
+        return probe(self._model, self._pictures, trial, lengths)
 
     def _answer(self, sample: Sample, stopped: threading.Event) -> Outcome:
         assert self._pictures is not None, "prepare comes first"
@@ -318,6 +321,22 @@ class ServerEngine:
                 raise CheckError(f"{complaint}. What was measured before is kept")
         text = GeneratedText(reply.text)
         return (Reading(reply.seconds, generated=text, prompt_tokens=reply.prompt_tokens),)
+
+
+def _trial_of(needles: NeedleSet) -> Callable[[int], Sample]:
+    """Gives samples with the needle that has the shortest question, which is shown first."""
+    needle = min(needles, key=lambda n: len(n.question.encode()))
+    return lambda num_frames: trial_sample(needle, num_frames=num_frames, needle_index=0)
+
+
+def _shortened(samples: Sequence[Sample]) -> Callable[[int], Sample]:
+    """Gives the first frames of the longest sample with the shortest question."""
+    question = min((sample.question for sample in samples), key=lambda text: len(text.encode()))
+    longest = max(samples, key=lambda sample: sample.num_shown)
+    shown = Frames.of(longest.shown)
+    return lambda num_frames: replace(
+        longest, question=question, shown=shown[: num_frames + 1].spans
+    )
 
 
 def _num_shown(sample: Sample) -> int:

@@ -9,7 +9,7 @@ seed gives the same pixels on every machine. Lengths below are in units of 1/96 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -285,11 +285,36 @@ def write_video(
     Raises:
         InputError: a number is out of range.
     """
-    import av
-
     frames = draw_frames(
         seed=seed, seconds=seconds, fps=fps, size=size, start_seconds=start_seconds
     )
+
+    def report(number: int) -> None:
+        if on_progress is not None and number % fps == 0:
+            on_progress(number // fps, seconds)
+
+    write_pictures(path, frames, fps=fps, size=size, on_written=report)
+
+
+def write_pictures(
+    path: Path,
+    pictures: Iterable[Pixels],
+    *,
+    fps: int,
+    size: tuple[int, int],
+    on_written: Callable[[int], None] = lambda number: None,
+) -> None:
+    """Writes pictures as H.264 (yuv420p, with B-frames) in MP4. The file is whole or not there.
+
+    Args:
+        path: the file to make; an older one is replaced.
+        pictures: uint8 RGB ``[height, width, 3]``.
+        fps: pictures per second.
+        size: (width, height) in pixels.
+        on_written: called after every picture with the number of those that are written.
+    """
+    import av
+
     with (
         atomic_path(Path(path)) as unfinished,
         av.open(str(unfinished), "w", format="mp4") as container,
@@ -305,8 +330,7 @@ def write_video(
             "threads": "1",  # the same bytes on any number of cores
             **without_avx512(),
         }
-        for index, pixels in enumerate(frames, start=1):
+        for number, pixels in enumerate(pictures, start=1):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            if on_progress is not None and index % fps == 0:
-                on_progress(index // fps, seconds)
+            on_written(number)
         container.mux(stream.encode())

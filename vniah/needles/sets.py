@@ -16,7 +16,7 @@ class NeedleSet:
     Args:
         name: what to call the set: the folder's name, or the hub id.
         source: what `load_needles` takes to load the set again.
-        needles: those that are asked about: at least one.
+        needles: those that are asked about: at least one, but in `NeedleSet.none`.
         distractors: pictures that are only shown beside needles.
         unselected: needles of the set that are not asked about in this selection. Their pictures
             may be shown as distractors, so that a sample shows the same in every selection.
@@ -38,7 +38,7 @@ class NeedleSet:
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.needles:
+        if not self.needles and self.source:
             raise NeedleError(f"needle set {self.name!r} holds no needle; it needs at least one.")
         ids = [picture.needle_id for picture in self._all]
         if len(set(ids)) < len(ids):
@@ -49,6 +49,11 @@ class NeedleSet:
             )
         self._require_pictures()
         object.__setattr__(self, "sha256", _sha256_of_needles(self.needles))
+
+    @classmethod
+    def none(cls) -> "NeedleSet":
+        """The set of a task that hides nothing, such as ``vqa``."""
+        return cls("none", "", ())
 
     def __repr__(self) -> str:
         shown = ", ".join((*self.ids[:3], "...") if len(self) > 4 else self.ids)

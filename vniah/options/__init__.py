@@ -76,12 +76,15 @@ MAX_NEW_TOKENS = 32
 
 TASK_NAMES = (
     *("vniah", "localization", "vniah-d", "retrieve-all", "count", "order", "bridged"),
-    *("niah", "niah-multi"),
+    *("niah", "niah-multi", "vqa"),
 )
 """The keys of `vniah.tasks.TASKS`; help texts name them without loading the tasks."""
 
 CONTROL_NAMES = ("no-needle", "option-rotation", "blind", "other-needle", "shuffled")
 """The keys of `vniah.tasks.controls.CONTROLS`."""
+
+DEFAULT_DEPTHS = "0:1:0.2"
+"""Of a grid on the command line."""
 
 DEFAULT_QUANTIZER = 20
 """Of H.264, for the pictures of an export."""

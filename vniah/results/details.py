@@ -18,6 +18,7 @@ class TaskDetails(TypedDict):
     measures: NotRequired[_Names]
     references: NotRequired[dict[str, _Name]]
     all_of: NotRequired[_Name]
+    clusters: NotRequired[_Name]
     asks_needles: NotRequired[bool]
 
 

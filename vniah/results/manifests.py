@@ -52,7 +52,7 @@ class ModelRecord(TypedDict):
 class NeedlesRecord(TypedDict):
     """The needle set."""
 
-    ids: Annotated[list[str], Meta(min_length=1)]
+    ids: list[str]
     name: NotRequired[str]
     sha256: NotRequired[str]
     declared_sha256: NotRequired[str]

@@ -105,11 +105,18 @@ def plan_record(
         "needles": _needles_record(needles, samples),
         "grid": grid_record(grid),
         "protocol": {
-            **({"frame_rate": "1 FPS"} if not is_of_text(task) else {}),
+            **({"frame_rate": rate} if (rate := _frame_rate(task)) else {}),
             "insertion": str(getattr(task, "insertion", _INSERTION)),
         },
         "sample_ids": " ".join(sample.sample_id for sample in samples),
     }
+
+
+def _frame_rate(task: Task) -> str | None:
+    """Which pictures of a video are its frames; None for a task of text."""
+    if is_of_text(task):
+        return None
+    return str(getattr(task, "frame_rate", "1 FPS"))
 
 
 def manifest_of_plan(

@@ -12,6 +12,7 @@ _UNITS = {
     "sweep": "sample",
     "encode": "frame",
     "draw": "s",
+    "open": "video",
     "write": "video",
     "read": "frame",
     "perplexity": "document",

@@ -13,7 +13,7 @@ from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
 from vniah.engines.choosing import choose_engine
 from vniah.engines.inputs import require_can_read
-from vniah.errors import InputError
+from vniah.errors import InputError, counted
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
@@ -233,6 +233,15 @@ class Sweep:
     def baseline(self) -> Results | None:
         """What the sweep is compared with while it is going on; None for most."""
         return self._options.stop_early
+
+    @property
+    def asked(self) -> str:
+        """What is asked in each cell, in words: ``"10 needles"``, or ``"12 questions"``."""
+        if len(self._needles):
+            return counted(len(self._needles), "needle")
+        first = next(sample.cell for sample in self.samples if sample.control is None)
+        asked = [one for one in self.samples if one.control is None and one.cell == first]
+        return counted(len(asked), "question")
 
     @property
     def default_output(self) -> Path:

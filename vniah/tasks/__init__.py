@@ -32,6 +32,7 @@ TASKS: Mapping[str, str] = {
     "bridged": "vniah.tasks.bridged:Bridged",
     "niah": "vniah.tasks.niah:TextNeedle",
     "niah-multi": "vniah.tasks.niah_multi:SeveralNumbers",
+    "vqa": "vniah.tasks.vqa.task:VideoQuestions",
 }
 """The tasks that come with vniah, and where each is defined."""
 

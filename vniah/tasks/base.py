@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from vniah.errors import TaskError, VniahError, short_repr
 from vniah.grid import Cell, Grid, place_prefix
 from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.library import VideoLibrary
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, FrameSpan, TextSpan, blended_source, needle_source
 from vniah.scoring import Reading, Score
@@ -240,13 +241,16 @@ def make_samples(
                 f"the sample {sample.sample_id} has no cell, so no table or picture would show it; "
                 "give it one"
             )
-    require_frames(samples, grid, needles)
+    require_frames(samples, grid, needles, haystack)
     return samples
 
 
-def require_frames(samples: Iterable[Sample], grid: Grid, needles: NeedleSet) -> None:
+def require_frames(
+    samples: Iterable[Sample], grid: Grid, needles: NeedleSet, haystack: AnyHaystack | None = None
+) -> None:
     """Raises `TaskError` for a sample that shows frames that there are not."""
-    num_frames_of = _sources(grid, needles)
+    is_library = isinstance(haystack, VideoLibrary)
+    num_frames_of = _sources(haystack.num_frames if is_library else grid.max_frames, needles)
     for sample in samples:
         for span in sample.shown:
             last = num_frames_of.get(span.source, 0)
@@ -257,13 +261,13 @@ def require_frames(samples: Iterable[Sample], grid: Grid, needles: NeedleSet) ->
                 )
 
 
-def _sources(grid: Grid, needles: NeedleSet) -> Mapping[str, int]:
-    """The number of frames of every source that samples may show."""
-    found = {HAYSTACK: grid.max_frames}
+def _sources(num_frames: int, needles: NeedleSet) -> Mapping[str, int]:
+    """The number of frames of every source that samples may show; the haystack's is known."""
+    found = {HAYSTACK: num_frames}
     for name, picture in needles.pictures.items():
         found[needle_source(name)] = picture.num_frames
         for number in range(picture.num_frames):
-            found[blended_source(name, number)] = grid.max_frames
+            found[blended_source(name, number)] = num_frames
     return found
 
 

@@ -9,6 +9,8 @@ All of it is optional. A task may have these attributes:
 - ``references``: for a measure, the name of the measure it is compared with, such as a guess;
 - ``all_of``: the name of a field; samples of a cell with the same value of it form a group, and the
   share of groups that are right as a whole is reported;
+- ``clusters``: the name of a field, such as ``"video"``: samples with the same value of it are not
+  independent of one another, and intervals are over its values. By default they are over needles;
 - ``asks_needles``: whether each sample asks one needle's own question at its place in the cell: it
   has the fields ``needle_id`` and ``needle_index``, its id names the needle behind the place, and
   it is right exactly where the rank is 1. Lines that contradict this are refused.
@@ -80,5 +82,6 @@ _FORMS = {
     "measures": (_is_names, _NAMES),
     "references": (_is_texts, "a mapping of measures to measures"),
     "all_of": (lambda value: isinstance(value, str), "the name of a field"),
+    "clusters": (lambda value: isinstance(value, str), "the name of a field"),
     "asks_needles": (lambda value: isinstance(value, bool), "True or False"),
 }

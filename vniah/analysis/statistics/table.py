@@ -152,7 +152,8 @@ def _right_ones(results: Results) -> SampleTable:
 def index_samples(results: Results) -> SampleIndex:
     """The cells and needles of the samples of a run.
 
-    A sample's needle is its ``needle_id``. Where it has none, but several ``needle_ids``, samples
+    A task may name clusters in place of needles, such as videos (`vniah.tasks.details`). Else a
+    sample's needle is its ``needle_id``. Where it has none, but several ``needle_ids``, samples
     that share a needle belong together, directly or through others: only what shares nothing is
     independent. If all of them belong together, no needle is known.
     """
@@ -162,7 +163,8 @@ def index_samples(results: Results) -> SampleIndex:
     cells = sorted({cell for cell in distinct.values() if cell is not None})
     place_of = {cell: place for place, cell in enumerate(cells)}
     place_at = {key: place_of[cell] for key, cell in distinct.items() if cell is not None}
-    names = _needle_names(samples)
+    field = results.details.get("clusters")
+    names = _needle_names(samples) if field is None else _values_of(samples, field)
     needles = sorted({name for name in names if name is not None})
     needle_at: dict[str | None, int] = {name: place for place, name in enumerate(needles)}
     return SampleIndex(
@@ -218,6 +220,11 @@ def cluster_values(
     added: Floats = np.bincount(clusters, deviations, num).astype(np.float64)
     found: Floats = mean + num * (added - added.mean())
     return found
+
+
+def _values_of(samples: Sequence[SampleResult], field: str) -> list[str | None]:
+    values = [sample.fields.get(field) for sample in samples]
+    return [None if value is None else str(value) for value in values]
 
 
 def _needle_names(samples: Sequence[SampleResult]) -> list[str | None]:

@@ -9,6 +9,7 @@ from vniah.cli import values
 from vniah.options import (
     ATTENTION_NAMES,
     CONTROL_NAMES,
+    DEFAULT_DEPTHS,
     DEFAULT_MODEL,
     TASK_NAMES,
     Decoder,
@@ -17,7 +18,6 @@ from vniah.options import (
 )
 
 DEFAULT_FRAMES = "32,64,128,256,512,1024"
-DEFAULT_DEPTHS = "0:1:0.2"
 
 # Options of a model of which ``run`` takes several, and those that are not plain text.
 _SEVERAL = ("rope_theta", "rope_scaling")

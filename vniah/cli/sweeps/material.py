@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from vniah.cli.haystacks import require_named_haystack
-from vniah.cli.inputs import needles_name, shows_text, task_options
+from vniah.cli.inputs import load_named_needles, needles_name, shows_text, task_options
 from vniah.cli.sweeps.members import Member, Plan
 from vniah.errors import InputError, VniahError
 
@@ -39,16 +39,15 @@ def _require_material(
     member: Member, needles: "dict[str, NeedleSet]", films: set[Hashable]
 ) -> None:
     from vniah.models.loading import require_folder
-    from vniah.needles import load_needles
     from vniah.tasks import load_task
     from vniah.tasks.controls import choose_controls
 
     options = member.options
     require_folder(options.model)
     choose_controls(load_task(options.task, task_options(options)), options.controls)
-    name, film = needles_name(options), (member.film, shows_text(options))
+    name, film = needles_name(options), (member.film, options.task, shows_text(options))
     if name not in needles:
-        needles[name] = load_needles(name)
+        needles[name] = load_named_needles(name)
     if film not in films:
         require_named_haystack(options)
     films.add(film)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.haystacks import open_named_haystack, open_named_text
+from vniah.cli.haystacks import open_named_haystack, open_named_questions, open_named_text
 from vniah.cli.inputs import (
+    asks_question_sets,
     load_named_model,
+    load_named_needles,
     needles_name,
     parse_grid,
     shows_text,
@@ -19,8 +21,7 @@ from vniah.errors import GivenUpError, InputError, JobError, VniahError, counted
 from vniah.options.rope import RopeChoice
 
 if TYPE_CHECKING:
-    from vniah.haystacks.haystack import Haystack
-    from vniah.haystacks.text import TextHaystack
+    from vniah.haystacks.frames import AnyHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
@@ -63,7 +64,7 @@ class Session:
         self._mesh = mesh
         self._on_end = on_end
         self._load = load
-        self._films: dict[Hashable, Haystack | TextHaystack] = {}
+        self._films: dict[Hashable, AnyHaystack] = {}
         self._needles = dict(needles or {})
         self._has_loaded = False
 
@@ -131,24 +132,25 @@ class Session:
 
     def needles_of(self, member: Member) -> "NeedleSet":
         """The needle set of a member."""
-        from vniah.needles import load_needles
-
         name = needles_name(member.options)
         if name not in self._needles:
-            self._needles[name] = load_needles(name)
+            self._needles[name] = load_named_needles(name)
         return self._needles[name]
 
-    def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "Haystack | TextHaystack":
-        """The film or text of a member; the leader opens it first, as it may have to be drawn."""
+    def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "AnyHaystack":
+        """The film, text or questions of a member; the leader opens it first, to draw it if needed."""
         num_frames = parse_grid(member.options).max_frames
         is_made = member.options.haystack is None
         is_text = shows_text(member.options)
-        key = (member.film, is_text, num_frames if is_made else None)
+        asks = asks_question_sets(member.options)
+        key = (member.film, is_text, asks, num_frames if is_made else None)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         if key not in self._films:
             if is_text:
                 self._films[key] = open_named_text(member.options, num_frames)
+            elif asks:
+                self._films[key] = open_named_questions(member.options, bars)
             else:
                 self._films[key] = open_named_haystack(member.options, num_frames, bars)
         if mesh.is_leader:

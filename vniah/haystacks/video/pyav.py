@@ -15,9 +15,9 @@ recording. What counts as damage is described in `vniah.haystacks.video.complete
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -57,9 +57,28 @@ class VideoSource(IndexedVideo):
             VideoDamagedError: a picture cannot be decoded, and damage is not kept; or no picture
                 can be decoded.
         """
+        ordinals = self.index.schedule(self.sampling)[start:stop]
+        for picture in self.pictures(ordinals, on_damage=on_damage):
+            yield replace(picture, index=start + picture.index)
+
+    def pictures(
+        self, ordinals: Sequence[int], *, on_damage: Callable[[str], None] | None = None
+    ) -> Iterator[Frame]:
+        """Some of all pictures, at whatever rate they are shown.
+
+        Args:
+            ordinals: their numbers in the order in which they are shown, from 0, ascending.
+            on_damage: as `frames`.
+
+        Yields:
+            A frame for each ordinal, whose ``index`` is the place of the ordinal.
+
+        Raises:
+            VideoDamagedError: as `frames`.
+        """
         index = self.index
         damage = _Damage(index)
-        times = [index.pts[ordinal] for ordinal in index.schedule(self.sampling)[start:stop]]
+        times = [index.pts[ordinal] for ordinal in ordinals]
         position = -1
         for position, pts, picture in show_at(self._pictures(set(times), damage), times):
             if index.is_exact and pts != times[position]:
@@ -72,7 +91,7 @@ class VideoSource(IndexedVideo):
                 on_damage(f"{index.path.name}: {damage.summary()}")
             require_size(index.path, picture)
             seconds = float(pts * index.time_base)
-            yield Frame(index=start + position, pts_seconds=seconds, image=_to_upright_rgb(picture))
+            yield Frame(index=position, pts_seconds=seconds, image=_to_upright_rgb(picture))
         if damage.counts and not self.keep_damaged:
             raise damaged_error(index.path, damage.summary())
         if times and position < 0:

@@ -133,7 +133,7 @@ def plan_samples(
     more: list[Sample] = []
     for control in chosen:
         try:
-            made = make_control_samples(control, samples, grid, needles)
+            made = make_control_samples(control, samples, grid, needles, haystack)
         except TaskError as error:
             if controls != "all":
                 raise
@@ -147,7 +147,11 @@ def plan_samples(
 
 
 def make_control_samples(
-    control: Control, samples: Sequence[Sample], grid: Grid, needles: NeedleSet
+    control: Control,
+    samples: Sequence[Sample],
+    grid: Grid,
+    needles: NeedleSet,
+    haystack: AnyHaystack | None = None,
 ) -> tuple[Sample, ...]:
     """The samples of a control; each names it, and shows frames that there are.
 
@@ -167,5 +171,5 @@ def make_control_samples(
                 f"{what} gave {short_repr(sample)}; it must give Samples whose control is "
                 f"{control.name!r}, so that they do not count in the score"
             )
-    require_frames(made, grid, needles)
+    require_frames(made, grid, needles, haystack)
     return made

@@ -1,0 +1,1 @@
+"""The task ``vqa``: multiple-choice questions about videos, which are sampled uniformly."""

@@ -1,0 +1,277 @@
+"""Opens a question set: its tables, and the videos that they name, as one haystack."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vniah.errors import HaystackError, InputError, counted, first_line, quoted
+from vniah.files import hash_text
+from vniah.haystacks.library import VIDEO_SUFFIXES, LibraryVideo, VideoLibrary
+from vniah.haystacks.paths import explained
+from vniah.paths import user_path
+from vniah.tasks.vqa.questions import QuestionRow
+from vniah.tasks.vqa.tables import Read, find_tables, read_map, read_tables
+
+SHORT_SECONDS, MEDIUM_SECONDS = 120, 900
+"""A video of at most so many seconds is short, or of medium length; longer ones are long."""
+
+_MOST_NAMED = 5
+
+OnOpened = Callable[[int, int], None]
+"""Called with (videos read, videos to read)."""
+
+
+@dataclass(frozen=True)
+class VideoQuestion:
+    """A multiple-choice question about a video of a set.
+
+    Attributes:
+        question_id: unique in its set.
+        video: the place of the video in the set.
+        question: without its options.
+        options: their words, from 2 to 26.
+        right: the places of the right options; at least one, and not all of them.
+        duration: the class of the video's length, such as ``"short"``.
+        question_type: None where the table names none.
+    """
+
+    question_id: str
+    video: int
+    question: str
+    options: tuple[str, ...]
+    right: tuple[int, ...]
+    duration: str
+    question_type: str | None = None
+
+
+@dataclass(frozen=True)
+class QuestionVideos(VideoLibrary):
+    """The videos of a question set as a haystack, with the questions about them.
+
+    Attributes:
+        questions: in the order of the tables.
+        answers: how they are answered unless the task is told otherwise: ``"letters"``, or
+            ``"words"`` for a set whose models know no letters.
+    """
+
+    questions: tuple[VideoQuestion, ...] = field(default=(), repr=False)
+    answers: str = "letters"
+
+    def identity(self) -> dict[str, str]:
+        """All that decides the pixels, and what is asked about them."""
+        asked = [asdict(question) for question in self.questions]
+        found = {**super().identity(), "kind": "questions"}
+        return {**found, "questions_sha256": hash_text(json.dumps(asked, sort_keys=True))}
+
+
+def open_questions(
+    source: str | Path, *, keep_damaged: bool = False, on_opened: OnOpened | None = None
+) -> QuestionVideos:
+    """A question set with its videos. Every byte of the videos is read once; nothing is decoded.
+
+    Args:
+        source: a folder with a table and videos, or a table in a folder with the videos, as
+            `vniah.tasks.vqa.tables.find_tables`.
+        keep_damaged: leave out questions that cannot be asked, such as those about a video that is
+            missing, and read damaged videos as far as possible, instead of refusing the set. The
+            notes say what is left out.
+        on_opened: called as videos are read.
+
+    Raises:
+        HaystackError: there is no such set; or a row or a video of it cannot be used, and damage is
+            not kept.
+        InputError: the path cannot be one.
+    """
+    found, paths, faults = _look_through(source)
+    if faults and not keep_damaged:
+        raise HaystackError(_refusal(found.name, faults))
+    videos: dict[str, LibraryVideo] = {}
+    for number, (name, path) in enumerate(paths.items()):
+        if on_opened is not None:
+            on_opened(number, len(paths))
+        try:
+            with explained("read", path):
+                videos[name] = LibraryVideo.of(name, path, keep_damaged=keep_damaged)
+        except HaystackError as error:
+            faults.append(first_line(error))
+    if on_opened is not None:
+        on_opened(len(paths), len(paths))
+    if faults and not keep_damaged:
+        raise HaystackError(_refusal(found.name, faults))
+    rows = [row for row in found.read.rows if row.video in videos]
+    if not rows:
+        raise HaystackError(_refusal(found.name, faults, is_all=True))
+    asked = dict.fromkeys(row.video for row in rows)
+    place = {name: number for number, name in enumerate(asked)}
+    return QuestionVideos(
+        found.name,
+        tuple(videos[name] for name in asked),
+        keep_damaged,
+        tuple(_notes(found, faults, num_asked=len(rows))),
+        questions=tuple(_question(row, place[row.video], videos[row.video]) for row in rows),
+    )
+
+
+def require_questions(source: str | Path, *, keep_damaged: bool = False) -> None:
+    """Requires what `open_questions` does, as far as tables and the names of files tell it.
+
+    Args:
+        source: as `open_questions`.
+        keep_damaged: as `open_questions`.
+
+    Raises:
+        HaystackError: as `open_questions`.
+        InputError: as `open_questions`.
+    """
+    found, paths, faults = _look_through(source)
+    if faults and (not keep_damaged or not paths):
+        raise HaystackError(_refusal(found.name, faults, is_all=not paths))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A set's name, and its tables."""
+
+    name: str
+    read: Read
+
+
+def _look_through(source: str | Path) -> tuple[_Found, dict[str, Path], list[str]]:
+    """The tables of a set, the paths of the videos that they name, and what is wrong with both."""
+    path = user_path(source, "a question set")
+    with explained("read", path):
+        read = read_tables(find_tables(path))
+        folder = path if path.is_dir() else path.parent
+        files = _VideoFiles.under(folder)
+    found = _Found(path.resolve().stem or "questions", read)
+    if not read.rows and not read.faults:
+        raise HaystackError(f"{path} holds no question with options.")
+    named = read_map((folder, path.parent))
+    paths: dict[str, Path] = {}
+    faults, missing = list(read.faults), defaultdict(int)
+    reasons: dict[str, str] = {}
+    for row in read.rows:
+        if row.video not in paths and row.video not in reasons:
+            near = row.where.partition(" ")[0].partition(".")[0]
+            try:
+                paths[row.video] = files.find(named.get(row.video, row.video), near=near)
+            except LookupError as error:
+                reasons[row.video] = str(error.args[0])
+        missing[row.video] += 1
+    faults += [
+        f"the video {quoted(name, 80)} of {counted(missing[name], 'question')} {reason}"
+        for name, reason in reasons.items()
+    ]
+    return found, paths, faults
+
+
+class _VideoFiles:
+    """The video files under a folder, by the ends of their paths, with and without suffix."""
+
+    def __init__(self, paths: Iterable[Path], folder: Path) -> None:
+        self._folder = folder
+        self._by_end: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        for path in paths:
+            *above, name = path.relative_to(folder).parts
+            for last in {name, path.stem}:
+                for start in range(len(above) + 1):
+                    self._by_end[(*above[start:], last)].append(path)
+
+    @classmethod
+    def under(cls, folder: Path) -> "_VideoFiles":
+        """Those in a folder and in all folders in it."""
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        return cls((path for path in found if path.is_file()), folder)
+
+    def find(self, name: str, *, near: str) -> Path:
+        """The file with a name, or with a path that ends so.
+
+        Args:
+            name: with or without suffix.
+            near: of several files, one in a folder of this name counts.
+
+        Raises:
+            LookupError: there is none, or there are several; its argument says so.
+        """
+        parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+        found = self._by_end.get(parts, [])
+        if len(found) > 1:
+            exact = self._folder / name
+            found = [path for path in found if path == exact or near in path.parts] or found
+        if not found:
+            raise LookupError("is missing")
+        if len(found) > 1:
+            raise LookupError(
+                f"may be one of {len(found)} files: "
+                f"{', '.join(str(path.relative_to(self._folder)) for path in found[:2])}"
+            )
+        return found[0]
+
+
+def _question(row: QuestionRow, place: int, video: LibraryVideo) -> VideoQuestion:
+    return VideoQuestion(
+        row.question_id,
+        place,
+        row.question,
+        row.options,
+        row.right,
+        row.duration if isinstance(row.duration, str) else _class_of(row.duration or video.seconds),
+        row.question_type,
+    )
+
+
+def _class_of(seconds: float) -> str:
+    """The class of a length, with the limits that Video-MME gives its classes.
+
+    Its short videos have less than two minutes, those of medium length 4 to 15, and long ones 30 to
+    60 minutes.
+    """
+    if seconds <= SHORT_SECONDS:
+        return "short"
+    return "medium" if seconds <= MEDIUM_SECONDS else "long"
+
+
+def _refusal(name: str, faults: Sequence[str], *, is_all: bool = False) -> str:
+    what = f"the question set {name} cannot be used as it is: {_listed(faults)}"
+    if is_all:
+        return f"{what}. No question is left."
+    return (
+        f"{what}. Mend the set, or leave out what cannot be asked: --keep-damaged "
+        "(keep_damaged=True)."
+    )
+
+
+def _notes(found: _Found, faults: Sequence[str], *, num_asked: int) -> Iterable[str]:
+    if faults:
+        yield (
+            f"of the question set {found.name} {counted(num_asked, 'question')} can be asked; left "
+            f"out: {_listed(faults)}"
+        )
+    if found.read.num_open:
+        number = sum(found.read.num_open.values())
+        yield (
+            f"{counted(number, 'row')} of {', '.join(found.read.num_open)} without options "
+            f"{'is' if number == 1 else 'are'} left out"
+        )
+
+
+def _listed(faults: Sequence[str]) -> str:
+    more = len(faults) - _MOST_NAMED
+    return "; ".join(faults[:_MOST_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def require_question_videos(haystack: object, task: str) -> QuestionVideos:
+    """The haystack, if it is a question set.
+
+    Raises:
+        InputError: it is another haystack, or none is known.
+    """
+    if not isinstance(haystack, QuestionVideos):
+        what = "it is not known here" if haystack is None else "this haystack has no questions"
+        raise InputError(
+            f"the task {task} asks the questions of a set about its videos, and {what}; give a "
+            "question set by --haystack to vniah run or vniah show"
+        )
+    return haystack
