@@ -6,8 +6,8 @@ from PIL import Image
 from vniah.needles import Bridge, Distractor, Needle, NeedleSet
 from vniah.tasks import TASKS
 
-FRAME_TASKS = tuple(name for name in TASKS if not name.startswith("niah"))
-"""The tasks that show frames; those of text have tests of their own (tests/test_niah.py)."""
+FRAME_TASKS = tuple(name for name in TASKS if not name.startswith(("niah", "vqa")))
+"""The tasks that hide pictures; others have tests of their own (test_niah.py, test_vqa.py)."""
 
 
 def picture(number: int) -> Image.Image:

@@ -50,6 +50,18 @@ def label_endings(results: Sequence[Results]) -> tuple[str, ...]:
     )
 
 
+def these(results: Results) -> str:
+    """What a score is of, in words: ``"these needles on this film"``, or ``"these videos"``."""
+    if results.cluster != "needle":
+        return f"these {results.cluster}s"
+    return f"these needles on this {results.haystack_noun}"
+
+
+def like_these(runs: Sequence[Results]) -> str:
+    """What the intervals of results are for, in words: ``"needles like these"``."""
+    return f"{' or '.join(dict.fromkeys(f'{run.cluster}s' for run in runs))} like these"
+
+
 def _short(name: str) -> str:
     """A name, cut in the middle where it is very long: its ends tell it from others."""
     if len(name) <= _LONGEST_NAME:

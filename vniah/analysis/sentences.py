@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vniah.analysis.labels import unit_notes
+from vniah.analysis.labels import these, unit_notes
 from vniah.analysis.statistics.summary import summarize
 from vniah.analysis.table_notes import average_over
 from vniah.errors import counted
@@ -27,7 +27,7 @@ def format_average(results: Results) -> str:
     if size:  # else the mean over cells is not the share of samples
         correct = sum(score.num_correct or 0 for score in results.cells)
         text += f" ({correct:,} of {counted(size * len(results.cells), 'sample')})"
-    return f"{text}, for these needles on this {results.haystack_noun}"
+    return f"{text}, for {these(results)}"
 
 
 def format_summary(results: Results) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vniah.analysis.labels import result_labels
+from vniah.analysis.labels import like_these, result_labels, these
 from vniah.analysis.markdown import escape_markdown
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import summarize
@@ -70,7 +70,7 @@ def format_results(
     if style == "markdown":
         return "\n\n".join(map(format_markdown, found))
     if style == "latex":
-        about = _estimand(kind, confidence if has_intervals else None)
+        about = _estimand(runs, kind, confidence if has_intervals else None)
         return _LATEX_HEAD + "\n\n".join(format_latex(layout, about) for layout in found)
     return "\n\n".join(_with_title(layout, is_several=len(found) > 1) for layout in found)
 
@@ -85,14 +85,14 @@ def format_markdown(layout: Layout) -> str:
     return "\n".join((*title, *lines, *notes))
 
 
-def _estimand(kind: TableKind, confidence: float | None) -> str:
+def _estimand(runs: Sequence[Results], kind: TableKind, confidence: float | None) -> str:
     """What the numbers of a table are, and what their intervals are for, in one line."""
-    text = "Scores of these needles on this film"
+    text = f"Scores of {' or '.join(dict.fromkeys(map(these, runs)))}"
     if kind == "controls":
         text = "Share of right answers of each control"
     if confidence is None:
         return text
-    like = "this needle at other places" if kind == "needles" else "needles like these"
+    like = "this needle at other places" if kind == "needles" else like_these(runs)
     return f"{text}; {percent_of(confidence)} intervals for {like}"
 
 

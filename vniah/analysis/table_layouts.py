@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from vniah.analysis.labels import result_labels
+from vniah.analysis.labels import like_these, result_labels
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.summary import summarize
@@ -114,8 +114,9 @@ def cells_layout(results: Results, *, intervals: bool = False, confidence: float
     footer["from"] = {length: f"{row['low']:.2f}" for length, row in ends.items()}
     footer["to"] = {length: f"{row['high']:.2f}" for length, row in ends.items()}
     percent = percent_of(confidence)
-    note = f"from, to: the {percent} interval of the mean for needles like these"
-    inside = f"in parentheses: the {percent} interval of a cell, for needles like these in it alone"
+    like = like_these([results])
+    note = f"from, to: the {percent} interval of the mean for {like}"
+    inside = f"in parentheses: the {percent} interval of a cell, for {like} in it alone"
     return Layout(place_rows(results, texts, footer), notes=(note, *[inside] * intervals))
 
 
@@ -142,7 +143,7 @@ def lengths_layout(
         has_average = results.average is not None and not results.stopped_early
         average = f"{results.average:.4f}" if has_average else NO_VALUE
         whole: Row = rows[0] if rows else {"low": None}
-        like_these = (
+        interval_of_average = (
             NO_VALUE
             if whole["low"] is None
             else Interval(whole["low"], whole["high"]).text("-", around=results.average)
@@ -154,12 +155,12 @@ def lengths_layout(
             else (NO_VALUE, NO_VALUE)
         )
         means = [texts.get(count, NO_VALUE) for count in counts]
-        lines.append([name, *means, average, like_these, *lengths])
+        lines.append([name, *means, average, interval_of_average, *lengths])
     if not are_whole:
         for line, over in zip(lines, ("over", *map(average_over, runs)), strict=True):
             line.append(over)
-    legend = f"{percent}: the interval of what stands before it, for needles like these"
-    inside = f"in parentheses: the {percent} interval of a mean, for needles like these"
+    legend = f"{percent}: the interval of what stands before it, for {like_these(runs)}"
+    inside = f"in parentheses: the {percent} interval of a mean, for {like_these(runs)}"
     has_ends = intervals and any(row["low"] is not None for rows in found for row in rows)
     below = (
         "effective length: < stands where the score at the shortest length is below 0.9 already, "
@@ -237,7 +238,7 @@ def controls_layout(
                 line = [control, *([name] if has_names else [])]
                 lines.append([*line, *(texts.get(count, "") for count in counts)])
     percent = percent_of(confidence)
-    note = f"in parentheses: the {percent} interval, for needles like these"
+    note = f"in parentheses: the {percent} interval, for {like_these(runs)}"
     return Layout(tuple(map(tuple, lines)), notes=(note,) * intervals)
 
 

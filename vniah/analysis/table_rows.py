@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vniah.analysis.labels import result_labels
+from vniah.analysis.labels import like_these, result_labels
 from vniah.analysis.statistics.estimates import (
     NeedleEstimate,
     cell_intervals,
@@ -117,7 +117,7 @@ def cell_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "depth": float(found.cell.depth),
             **({"needle_index": found.cell.needle_index} if results.has_positions else {}),
             "score": found.score,
-            **_ends(intervals.get(found.cell), "needles like these in this cell"),
+            **_ends(intervals.get(found.cell), f"{like_these([results])} in this cell"),
             **_counts([found], results),
         }
         for found in all_cells(results)
@@ -212,7 +212,10 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "control": found.control,
             "num_frames": found.num_frames,
             "score": found.score,
-            **_ends(_interval(groups[found.control, found.num_frames], confidence)),
+            **_ends(
+                _interval(groups[found.control, found.num_frames], results, confidence),
+                like_these([results]),
+            ),
             "num_samples": found.num_samples,
             "num_correct": found.num_correct,
             "num_errors": found.num_errors,
@@ -284,7 +287,7 @@ def _length_row(
     return {
         "num_frames": length,
         "score": sum(scores) / len(scores) if scores else None,
-        **_ends(None if estimate is None else estimate.interval),
+        **_ends(None if estimate is None else estimate.interval, like_these([results])),
         "num_needles": None if estimate is None else estimate.num_needles,
         "is_narrow": None if estimate is None else estimate.is_narrow,
         "num_needed": None if estimate is None else estimate.num_needed,
@@ -321,13 +324,16 @@ def _ends(interval: Interval | None, of: str = "needles like these") -> Row:
     return {"low": interval.low, "high": interval.high, "interval_for": of}
 
 
-def _interval(samples: Sequence[SampleResult], confidence: float) -> Interval | None:
+def _interval(
+    samples: Sequence[SampleResult], results: Results, confidence: float
+) -> Interval | None:
     """The interval of a control for needles like these; None if none could be run."""
     done = [sample for sample in samples if sample.correct is not None]
     if not done:
         return None
     numbers: dict[str | None, int] = {None: UNKNOWN}
-    needles = [numbers.setdefault(sample.needle_id, len(numbers)) for sample in done]
+    field = results.details.get("clusters", "needle_id")
+    needles = [numbers.setdefault(sample.fields.get(field), len(numbers)) for sample in done]
     right = np.array([bool(sample.correct) for sample in done], float)
     return interval_of_samples(np.array(needles), right, confidence=confidence)
 

@@ -13,6 +13,7 @@ from vniah.cli.haystacks import open_named_haystack, require_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
     load_named_model,
+    load_named_needles,
     load_named_outline,
     needles_name,
     only_rope,
@@ -175,11 +176,10 @@ def estimate(options: argparse.Namespace) -> int:
         return estimate_sweep(options.sweep)
     grid, rope = parse_grid(options), only_rope(options)
     load_libraries()
-    from vniah.needles import load_needles
     from vniah.sweep.estimate import Estimate
 
     require_named_haystack(options)
-    needles = load_needles(needles_name(options))
+    needles = load_named_needles(needles_name(options))
     found = estimate_run(load_named_outline(options, rope), needles, grid, options)
     show_lines(format_estimate(found) if isinstance(found, Estimate) else format_requests(found))
     return 0 if fits(found) else 1

@@ -25,8 +25,7 @@ from vniah.options import DEFAULT_MODEL
 from vniah.results import MANIFEST_NAME, Results, load_results
 
 if TYPE_CHECKING:
-    from vniah.haystacks.haystack import Haystack
-    from vniah.haystacks.text import TextHaystack
+    from vniah.haystacks.frames import AnyHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.progress import Bars
@@ -172,8 +171,8 @@ def _load_needles(options: argparse.Namespace, results: Results | None) -> "Need
 
 def _open_haystack(
     options: argparse.Namespace, results: Results | None, num_frames: int, bars: "Bars"
-) -> "Haystack | TextHaystack":
-    from vniah.tasks.recorded import haystack_of, text_of
+) -> "AnyHaystack":
+    from vniah.tasks.recorded import haystack_of, questions_of, text_of
 
     if results is None:
         if shows_text(options):
@@ -184,5 +183,8 @@ def _open_haystack(
     if results.axis == "tokens":
         text = None if options.haystack is None else open_named_text(options, num_frames)
         return text_of(results, text, num_frames)
+    if results.manifest["haystack"].get("kind") == "questions":
+        asked = None if options.haystack is None else open_named_questions(options, bars)
+        return questions_of(results, asked)
     given = None if options.haystack is None else open_named_haystack(options, num_frames, bars)
     return haystack_of(results, given, num_frames)

@@ -306,6 +306,17 @@ class Results:
         return details_in(self.manifest)
 
     @property
+    def cluster(self) -> str:
+        """What samples are of that is independent of one another: ``"needle"``, or ``"video"``."""
+        return self.details.get("clusters", "needle")
+
+    @property
+    def has_seconds(self) -> bool:
+        """True if the frames of a run are one second apart; a published table does not say it."""
+        rate = self.manifest.get("protocol", {}).get("frame_rate", "1 FPS")
+        return bool(self.manifest) and self.axis == "frames" and rate == "1 FPS"
+
+    @property
     def oddness(self) -> Mapping[str, float]:
         """How far each needle stands out among the haystack's frames, from 0 to 1, by its id.
 

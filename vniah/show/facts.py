@@ -6,6 +6,7 @@ from itertools import groupby
 
 from vniah.errors import counted, shortened
 from vniah.grid import format_depth
+from vniah.haystacks.library import VideoLibrary
 from vniah.protocol import HAYSTACK, Frames, FrameSpan, TextSpan, needle_of
 from vniah.results import SampleResult
 from vniah.show.prompt import Prompt
@@ -31,6 +32,7 @@ class Facts:
         run: the run's folder; None where none is given.
         notes: what else is to be known.
         unit: what a picture of the haystack is called: frame or page.
+        library: the videos, where pictures of several are shown by their numbers among all.
     """
 
     sample: Sample
@@ -42,6 +44,7 @@ class Facts:
     run: str | None = None
     notes: tuple[str, ...] = ()
     unit: str = "frame"
+    library: VideoLibrary | None = None
 
     @property
     def place(self) -> str:
@@ -50,8 +53,8 @@ class Facts:
         parts = [f"task {self.task}"]
         if sample.cell is not None:
             parts.append(
-                f"{counted(sample.cell.num_frames, self._unit)}, depth "
-                f"{format_depth(sample.cell.depth)}"
+                counted(sample.cell.num_frames, self._unit)
+                + (f", depth {format_depth(sample.cell.depth)}" if self.library is None else "")
             )
         elif sample.num_frames:
             parts.append(counted(sample.num_frames, self._unit))
@@ -61,6 +64,8 @@ class Facts:
 
     @property
     def _unit(self) -> str:
+        if self.library is not None:
+            return "frame"
         return f"haystack {self.unit}" if self.sample.text is None else "token"
 
     @property
@@ -85,7 +90,10 @@ class Facts:
             return f"text, by its characters: {', '.join(spans)}"
         if not self.sample.shown:
             return "no video"
-        parts = list(_spans_in_words(self.sample.shown))
+        if self.library is None:
+            parts = list(_spans_in_words(self.sample.shown))
+        else:
+            parts = list(_pictures_in_words(self.sample.shown, self.library))
         if len(parts) > _MOST_SPANS:
             half = _MOST_SPANS // 2
             left_out = f"... {len(parts) - 2 * half:,} more ..."
@@ -243,6 +251,16 @@ def _spans_in_words(spans: Sequence[FrameSpan]) -> Iterator[str]:
             last = f"-{span.stop - 1:,}" if span.num_frames > 1 else ""
             words += f" {span.start:,}{last}"
         yield f"{words} ({times} times)" if times > 1 else words
+
+
+def _pictures_in_words(spans: Sequence[FrameSpan], library: VideoLibrary) -> Iterator[str]:
+    """What is shown of videos, picture by picture; the video is named where it begins."""
+    before = None
+    for frame in Frames.of(spans):
+        number, ordinal = library.locate(frame.index)
+        name = "" if number == before else f"{library.videos[number].name} picture "
+        yield f"{name}{ordinal:,}"
+        before = number
 
 
 def _tokens(ids: Sequence[int] | None) -> str:

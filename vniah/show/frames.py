@@ -1,14 +1,15 @@
 """The pictures of the frames that are drawn, as the model gets them where that is known."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from vniah.embeddings.shown import ShownPictures
 from vniah.errors import ModelError, first_line
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.library import VideoLibrary
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, AnyModel, FrameSpan, needle_source
 from vniah.show.storyboard import Tile
@@ -28,15 +29,17 @@ class Shown:
     Attributes:
         pictures: of each tile, RGB ``[height, width, 3]``.
         caption: what they are: as the model gets them, or as they are stored.
+        seconds: when each is on screen in its video; empty where that is its number in a film.
     """
 
     pictures: Mapping[Tile, Picture]
     caption: str
+    seconds: Mapping[Tile, float] = field(default_factory=dict)
 
 
 def read_frames(
     tiles: Sequence[Tile],
-    haystack: Haystack,
+    haystack: AnyHaystack,
     needles: NeedleSet,
     model: AnyModel | None,
     *,
@@ -55,7 +58,13 @@ def read_frames(
     Raises:
         ModelError: ``prepared_frames`` gives something else than pictures.
     """
-    stored = _stored(tiles, haystack, needles, on_progress)
+    stored, seconds = _stored(tiles, haystack, needles, on_progress)
+    return replace(_prepared(tiles, stored, model), seconds=seconds)
+
+
+def _prepared(
+    tiles: Sequence[Tile], stored: Mapping[Tile, Picture], model: AnyModel | None
+) -> Shown:
     prepare = getattr(model, "prepared_frames", None)
     if model is None or not tiles:
         return Shown(stored, "The frames as they are stored, before a model scales or crops them.")
@@ -76,16 +85,22 @@ def read_frames(
 
 def _stored(
     tiles: Sequence[Tile],
-    haystack: Haystack,
+    haystack: AnyHaystack,
     needles: NeedleSet,
     on_progress: OnRead | None,
-) -> dict[Tile, Picture]:
+) -> tuple[dict[Tile, Picture], dict[Tile, float]]:
     spans = [FrameSpan(tile.source, tile.index, tile.index + 1) for tile in tiles]
     drawn_at = ShownPictures.of(spans, needles).blended_at()
     wanted = sorted({*drawn_at, *(tile.index for tile in tiles if tile.source == HAYSTACK)})
-    is_video = haystack.kind == "video"
     frames: dict[int, Picture] = {}
-    for run in _runs(wanted, reads_all=is_video):
+    times: dict[int, float] = {}
+    if isinstance(haystack, VideoLibrary):
+        for frame in haystack.frames_at(wanted):
+            frames[frame.index], times[frame.index] = frame.image, frame.pts_seconds
+            if on_progress is not None:
+                on_progress(len(frames), len(wanted))
+    is_video = getattr(haystack, "kind", "") == "video"
+    for run in [] if times else _runs(wanted, reads_all=is_video):
         needed = set(run)
         for frame in haystack.frames(start=run[0], stop=run[-1] + 1):
             if frame.index in needed:
@@ -99,7 +114,8 @@ def _stored(
     for name, clip in needles.pictures.items():
         for number, image in enumerate(clip.frames):
             pictures[needle_source(name), number] = np.array(image)
-    return {tile: pictures[tile.source, tile.index] for tile in tiles}
+    seconds = {tile: times[tile.index] for tile in tiles if tile.source == HAYSTACK and times}
+    return {tile: pictures[tile.source, tile.index] for tile in tiles}, seconds
 
 
 def _runs(indices: Sequence[int], *, reads_all: bool) -> list[list[int]]:

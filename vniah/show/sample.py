@@ -12,7 +12,7 @@ from vniah.errors import InputError
 from vniah.files import slug
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
-from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
 from vniah.options import PAGE_KINDS
@@ -86,7 +86,7 @@ def file_name(sample_id: str) -> str:
 
 def show_sample(
     model: AnyModel | None,
-    haystack: Haystack | TextHaystack,
+    haystack: AnyHaystack,
     needles: NeedleSet,
     grid: Grid,
     sample_id: str | None = None,
@@ -107,7 +107,8 @@ def show_sample(
 
     Args:
         model: of any of the three levels of `vniah.protocol`; None shows frames and texts only.
-        haystack: at least as long as the sample; for a task of text, a `TextHaystack`.
+        haystack: at least as long as the sample; for a task of text, a `TextHaystack`; for one of
+            question sets, a `vniah.tasks.vqa.opening.QuestionVideos`.
         needles: the pictures with their questions and answers.
         grid: numbers of frames, and depths or positions; a place that ``sample_id`` names need not
             be in it.
@@ -157,6 +158,7 @@ def show_sample(
             caption=frames.caption,
             model=None if model is None else model.name,
             prompt=None if model is None else _prompt(model, sample),
+            library=haystack if isinstance(haystack, VideoLibrary) else None,
             notes=tuple(notes),
             unit="page" if haystack.identity().get("kind") in PAGE_KINDS else "frame",
         ),
@@ -166,7 +168,7 @@ def show_sample(
     from vniah.show.sheet import draw_sheet
 
     with own_settings():
-        figure, axes = draw_sheet(facts, story, frames.pictures)
+        figure, axes = draw_sheet(facts, story, frames.pictures, frames.seconds)
     return ShownSample(sample, facts.text, figure, axes)
 
 

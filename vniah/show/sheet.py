@@ -49,7 +49,10 @@ _PAPER, _LINE = "#F5F5F2", "#D9D9D4"
 
 
 def draw_sheet(
-    facts: Facts, story: Storyboard, pictures: Mapping[Tile, Picture]
+    facts: Facts,
+    story: Storyboard,
+    pictures: Mapping[Tile, Picture],
+    seconds: Mapping[Tile, float],
 ) -> tuple[Figure, tuple[Axes, ...]]:
     """A figure of a sample, on a canvas of its own, and the axes of its frames in their order.
 
@@ -57,13 +60,14 @@ def draw_sheet(
         facts: what is known of the sample.
         story: the frames that are drawn.
         pictures: of each of them.
+        seconds: as `vniah.show.frames.Shown.seconds`.
     """
     sheet = _Sheet(Fonts.covering([facts.text]))
     _head(sheet, facts)
     colors = _colors(facts)
     if facts.sample.shown:
-        _bar(sheet, facts, story, colors)
-        _tiles(sheet, story, pictures, colors, facts.asked_ids)
+        _bar(sheet, facts, story, colors, list(seconds.values()))
+        _tiles(sheet, story, pictures, colors, facts, seconds)
         sheet.line(facts.caption, size=_SMALL, color=FAINT, most=3)
     else:
         sheet.space(0.06)
@@ -238,7 +242,13 @@ def _color(number: int) -> str:
     return str(to_hex(hls_to_rgb(hue, (0.3, 0.42, 0.56)[step % 3], 0.6)))
 
 
-def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | None, str]) -> None:
+def _bar(
+    sheet: _Sheet,
+    facts: Facts,
+    story: Storyboard,
+    colors: Mapping[str | None, str],
+    seconds: Sequence[float],
+) -> None:
     """The whole video as a bar: what is drawn of it is darker, what is inserted has its colour."""
     sheet.space(0.08)
     num_frames, top = facts.sample.num_shown, sheet.height
@@ -251,10 +261,13 @@ def _bar(sheet: _Sheet, facts: Facts, story: Storyboard, colors: Mapping[str | N
             x = _MARGIN + min(tile.position * scale, _INNER - width)
             sheet.box(x, top, width, _BAR_HEIGHT, "#B4B4AE")
     sheet.height = top + _BAR_HEIGHT + 0.065
-    style, end = sheet.fonts.style(_SMALL), f"{num_frames - 1:,} s"
-    sheet.put("0 s", _MARGIN, sheet.height, style, FAINT)
+    style = sheet.fonts.style(_SMALL)
+    begin, end = f"{seconds[0]:,.1f} s" if seconds else "0 s", f"{num_frames - 1:,} s"
+    if seconds:
+        end = f"{seconds[-1]:,.1f} s"
+    sheet.put(begin, _MARGIN, sheet.height, style, FAINT)
     sheet.put(end, _WIDTH - _MARGIN, sheet.height, style, FAINT, "right")
-    first = _MARGIN + _inches("0 s", style)  # up to where there are labels
+    first = _MARGIN + _inches(begin, style)  # up to where there are labels
     last = _WIDTH - _MARGIN - _inches(end, style)
     position, least = 0, 0.035
     for span in Frames.of(facts.sample.shown).spans:
@@ -284,7 +297,8 @@ def _tiles(
     story: Storyboard,
     pictures: Mapping[Tile, Picture],
     colors: Mapping[str | None, str],
-    asked_ids: Collection[str],
+    facts: Facts,
+    seconds: Mapping[Tile, float],
 ) -> None:
     """Frames and gaps from left to right, in as many rows as they need."""
     aspects = {tile: _aspect(picture) for tile, picture in pictures.items()}
@@ -294,11 +308,11 @@ def _tiles(
     for item in story:
         width = _GAP_WIDTH if isinstance(item, Gap) else height * aspects[item]
         if row and used + width > _INNER + 1e-6:
-            _row(sheet, row, height, pictures, colors, asked_ids)
+            _row(sheet, row, height, pictures, colors, facts.asked_ids, seconds)
             row, used = [], 0.0
         row.append((item, width))
         used += width + _SPACE
-    _row(sheet, row, height, pictures, colors, asked_ids)
+    _row(sheet, row, height, pictures, colors, facts.asked_ids, seconds)
 
 
 def _aspect(picture: Picture) -> float:
@@ -314,6 +328,7 @@ def _row(
     pictures: Mapping[Tile, Picture],
     colors: Mapping[str | None, str],
     asked_ids: Collection[str],
+    seconds: Mapping[Tile, float],
 ) -> None:
     x, top = _MARGIN, sheet.height
     for item, width in row:
@@ -324,7 +339,8 @@ def _row(
             color = colors.get(name)
             sheet.frame(pictures[item], x, top, width, height, color)
             is_asked = name in asked_ids
-            _label(sheet, item, x, top + height + 0.035, width, color, is_asked=is_asked)
+            words = f"{seconds[item]:,.1f} s" if item in seconds else tile_words(item)
+            _label(sheet, item, words, x, top + height + 0.035, width, color, is_asked=is_asked)
         x += width + _SPACE
     sheet.space(height + _LABEL_HEIGHT + _SPACE)
 
@@ -344,6 +360,7 @@ def _gap(sheet: _Sheet, gap: Gap, x: float, y: float) -> None:
 def _label(
     sheet: _Sheet,
     tile: Tile,
+    words: str,
     x: float,
     y: float,
     width: float,
@@ -359,7 +376,6 @@ def _label(
         whole = f"{number}, asked"
         number = whole if text_width(whole, bold) <= points else f"{tile.position:,}, asked"
     sheet.put(sheet.fonts.cut(number, points, bold), x, y, bold, color or INK)
-    words = tile_words(tile)
     if color is None and text_width(words, plain) > points:
         words = f"{tile.index:,} s"
     y += _SMALL * _LEADING / _POINTS

@@ -5,12 +5,15 @@ from typing import Any, TypedDict
 
 from vniah.errors import InputError, ResultsError, VniahError, short_repr
 from vniah.grid import Grid
+from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.haystack import Haystack, generated_haystack
 from vniah.haystacks.text import PYDOC, TextHaystack, open_text
 from vniah.needles import NeedleSet, load_needles
 from vniah.needles.loading import comes_with_vniah
 from vniah.results import Results
 from vniah.schema import parse_json
+from vniah.tasks.vqa.drawn import DRAWN_SEED, drawn_questions
+from vniah.tasks.vqa.opening import QuestionVideos
 
 
 class _Recipe(TypedDict):
@@ -76,6 +79,8 @@ def needles_of(
         InputError: the manifest does not say where they lie, or they are others.
     """
     record = results.manifest["needles"]
+    if not record["ids"]:
+        return NeedleSet.none()
     name = record.get("name")
     is_own = given is None
     if given is None:
@@ -145,7 +150,30 @@ def text_of(results: Results, given: TextHaystack | None, num_tokens: int) -> Te
     return given
 
 
-def _require_same(results: Results, given: Haystack | TextHaystack) -> None:
+def questions_of(results: Results, given: QuestionVideos | None) -> QuestionVideos:
+    """The question set of a run: the one given, or the drawn one.
+
+    Args:
+        results: the run.
+        given: what the user opened; None where nothing was given.
+
+    Raises:
+        InputError: the manifest does not say where it lies, or it is another set.
+    """
+    name = str(results.manifest["haystack"].get("name"))
+    if given is None:
+        seed = DRAWN_SEED.fullmatch(name)
+        if seed is None:
+            raise InputError(
+                f"the manifest of {results.path} holds the name of its question set, "
+                f"{short_repr(name)}, and not where it lies: give --haystack"
+            )
+        given = drawn_questions(seed=int(seed[1]))
+    _require_same(results, given)
+    return given
+
+
+def _require_same(results: Results, given: AnyHaystack) -> None:
     record = results.manifest["haystack"]
     for name, value in given.identity().items():
         if record.get(name) != value:

@@ -1,6 +1,6 @@
 """What pictures say in words, above and below their axes."""
 
-from vniah.analysis.labels import unit_notes
+from vniah.analysis.labels import like_these, unit_notes
 from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
@@ -99,10 +99,10 @@ def _estimands(results: Results) -> list[str]:
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
         lines.append(
-            "average: of these needles; for needles like these "
+            f"average: of these {results.cluster}s; for {like_these([results])} "
             f"{interval.text(around=results.average)} "
             f"({_unbroken(percent_of(estimate.confidence))}, "
-            f"{_unbroken(counted(estimate.num_needles, 'needle'))}{few})"
+            f"{_unbroken(counted(estimate.num_needles, estimate.unit))}{few})"
         )
     length = find_effective_length(results, index=index)
     if length.measured:
@@ -110,7 +110,8 @@ def _estimands(results: Results) -> list[str]:
         text = f"effective length ({_unbroken(f'score >= {length.threshold:g}')}): "
         text += _unbroken(f"{these} {length.axis}")
         if others != ".":
-            text += f" with these needles, with needles like these {_unbroken(others)}"
+            text += f" with these {results.cluster}s, with {like_these([results])} "
+            text += _unbroken(others)
         lines.append(text)
     return lines
 

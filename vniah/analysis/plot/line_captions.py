@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from vniah.analysis.labels import unit_notes
+from vniah.analysis.labels import like_these, unit_notes
 from vniah.analysis.plot.captions import CORRECT
 from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
@@ -75,7 +75,8 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
         return "no band, as a published table has no samples"
     if not one.has_value:
         return _NO_LINE
-    clusters = counted(one.num_clusters, one.estimand.removesuffix("s"))
+    unit = run.cluster if one.estimand == "needles" else "depth"
+    clusters = counted(one.num_clusters, unit)
     if not one.has_interval:
         least = num_needles_of_median(confidence)
         are = "is" if one.num_clusters == 1 else "are"
@@ -83,7 +84,7 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
     percent = percent_of(confidence)
     if one.estimand == "needles":
         few = ", too few for a claim" if one.num_clusters < FEW_NEEDLES else ""
-        return f"band: {percent} for needles like these ({clusters}{few})"
+        return f"band: {percent} for {like_these([run])} ({clusters}{few})"
     return (
         f"band: {percent} for the same needles at other depths ({clusters}), as samples do not say "
         "which needle they are about"

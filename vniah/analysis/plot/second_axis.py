@@ -60,6 +60,11 @@ def second_labels(
             f"{results.path} counts pages, which last no time, so it has no second axis of "
             "seconds; leave it out, or choose tokens"
         )
+    if results.manifest and not results.has_seconds:
+        raise InputError(
+            f"the frames of {results.path} are spread over videos of different lengths, so it has "
+            "no second axis of seconds; leave it out"
+        )
     if not results.manifest:
         raise InputError(
             f"{results.path} is a published table, which does not say how many seconds of video a "

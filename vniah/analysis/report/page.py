@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vniah.analysis.labels import result_labels, unit_notes
+from vniah.analysis.labels import like_these, result_labels, unit_notes
 from vniah.analysis.report.command import Command, command_of
 from vniah.analysis.report.escaping import script_json, source_hash, visible_text
 from vniah.analysis.report.maps import Map, map_colors, measure_map, score_map
@@ -230,11 +230,11 @@ def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
         return ()
     is_whole = results.num_scored_cells == results.num_planned_cells
     over = "" if is_whole else f" over {results.coverage}"
-    figures = [(f"average{over}, these needles", f"{results.average:.4f}")]
+    figures = [(f"average{over}, these {results.cluster}s", f"{results.average:.4f}")]
     estimate = found.needles_like_these
     if estimate is not None and estimate.interval is not None:
         ends = estimate.interval.text(around=results.average)
-        figures.append((f"needles like these ({percent_of(estimate.confidence)})", ends))
+        figures.append((f"{like_these([results])} ({percent_of(estimate.confidence)})", ends))
     length = found.effective_length
     if length.measured:
         what = f"effective length in {results.axis}, score {length.threshold:g}"

@@ -49,6 +49,7 @@ class EffectiveLength:
             the score is too low at the shortest length, and for other runs.
         with_errors: the lengths at which samples could not be run, ascending.
         num_errors: number of these samples.
+        unit: what stands in the place of needles, as `Results.cluster`.
     """
 
     threshold: float
@@ -67,6 +68,7 @@ class EffectiveLength:
     at_most: int | None = None
     with_errors: tuple[int, ...] = ()
     num_errors: int = 0
+    unit: str = "needle"
 
     @property
     def seconds(self) -> int | None:
@@ -101,13 +103,13 @@ class EffectiveLength:
         left_out = f"; {self.without}" if self.without else ""
         if not self.measured:
             return f"{name}: not known, no length is complete{left_out}"
-        text = f"{name}: with these needles {self._point}"
+        text = f"{name}: with these {self.unit}s {self._point}"
         if self.has_interval:
-            text += f"; with needles like these {self._range}"
+            text += f"; with {self.unit}s like these {self._range}"
         elif self.num_needles:
             # Ten can show that a length is too long; that it is not too long takes more.
             needed = FEW_NEEDLES if self.num_frames is None else (self.num_needed or FEW_NEEDLES)
-            text += f"; with needles like these {self._not_known(max(FEW_NEEDLES, needed))}"
+            text += f"; with {self.unit}s like these {self._not_known(max(FEW_NEEDLES, needed))}"
         errors = f"; {self.about_errors}" if self.about_errors else ""
         return text + left_out + errors
 
@@ -186,9 +188,10 @@ class EffectiveLength:
 
     def _not_known(self, needed: int) -> str:
         """That these needles are too few, and how many it takes at least."""
-        fewest = "" if needed <= self.num_needles else f", which takes {needed:,} needles or more"
+        is_more = needed > self.num_needles
+        fewest = f", which takes {needed:,} {self.unit}s or more" if is_more else ""
         percent = percent_of(self.confidence)
-        return f"not known from {counted(self.num_needles, 'needle')}{fewest} ({percent})"
+        return f"not known from {counted(self.num_needles, self.unit)}{fewest} ({percent})"
 
     def _lengths(self, lengths: Sequence[int]) -> str:
         """Some lengths by name, or how many and from where to where: ``"128 and 256 frames"``."""
@@ -262,7 +265,8 @@ def find_effective_length(
         confidence=confidence,
         axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
-        seconds_per_frame=1 if results.manifest else None,
+        seconds_per_frame=1 if results.has_seconds or results.axis == "tokens" else None,
+        unit=results.cluster,
     )
     index = index or index_samples(results)
     least = index.table(lambda sample: bool(sample.correct))
@@ -304,6 +308,8 @@ def _of_adaptive_run(
         num_needles=num_needles,
         confidence=confidence,
         tokens_per_frame=results.tokens_per_frame,
+        seconds_per_frame=1 if results.has_seconds or results.axis == "tokens" else None,
+        unit=results.cluster,
         is_adaptive=True,
         at_most=found.at_most,
         with_errors=tuple(sorted({one.cell.num_frames for one in results.cells if one.num_errors})),

@@ -1,7 +1,7 @@
 """Scores of a run, of a length and of a cell, for needles like these."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,7 @@ class NeedleEstimate:
             without an interval.
         half_width: the half-width of a claim that would be of use.
         confidence: of the interval.
+        unit: what stands in the place of needles, as `Results.cluster`.
     """
 
     mean: float
@@ -51,6 +52,7 @@ class NeedleEstimate:
     num_needed: int | None
     half_width: float = 0.1
     confidence: float = 0.95
+    unit: str = "needle"
 
     @property
     def is_narrow(self) -> bool:
@@ -66,15 +68,15 @@ class NeedleEstimate:
         """What it says about needles like these, in one sentence."""
         if self.interval is None or self.num_needed is None:
             return (
-                "needles like these: nothing can be said, as no two samples are known to show "
-                "different needles"
+                f"{self.unit}s like these: nothing can be said, as no two samples are known to "
+                f"show different {self.unit}s"
             )
-        needles, percent = counted(self.num_needles, "needle"), percent_of(self.confidence)
+        needles, percent = counted(self.num_needles, self.unit), percent_of(self.confidence)
         found = self.interval.text(around=self.mean)
         if self.is_narrow:
-            return f"needles like these: {found} ({percent}, {needles})"
+            return f"{self.unit}s like these: {found} ({percent}, {needles})"
         return (
-            f"needles like these: {found} ({percent}); {needles} "
+            f"{self.unit}s like these: {found} ({percent}); {needles} "
             f"{'is' if self.num_needles == 1 else 'are'} too few to know it to within "
             f"{self.half_width:g}, which takes about "
             f"{max(self.num_needed, self.num_needles + 1):,}"
@@ -109,8 +111,10 @@ def estimate_table(
 ) -> NeedleEstimate:
     """The estimate of the mean over the cells of a table with at least one sample."""
     if table.knows_needles:
-        return estimate_of(table.needle_values(), confidence=confidence, half_width=half_width)
-    return NeedleEstimate(table.mean, None, len(table.needles), None, half_width, confidence)
+        found = estimate_of(table.needle_values(), confidence=confidence, half_width=half_width)
+        return replace(found, unit=table.unit)
+    number = len(table.needles)
+    return NeedleEstimate(table.mean, None, number, None, half_width, confidence, table.unit)
 
 
 def length_estimates(

@@ -38,6 +38,7 @@ class MarginTrend:
         is_whole: whether these are all lengths of the run.
         confidence: of the interval.
         axis: what the lengths count.
+        unit: what stands in the place of needles, as `Results.cluster`.
     """
 
     name: Literal["margin", "logprob"]
@@ -49,6 +50,7 @@ class MarginTrend:
     is_whole: bool
     confidence: float = 0.95
     axis: Axis = "frames"
+    unit: str = "needle"
 
     @property
     def text(self) -> str:
@@ -63,8 +65,8 @@ class MarginTrend:
             return text
         low, high = _number(self.interval.low), _number(self.interval.high)
         return (
-            f"{text}: {self.slope:+.3g} with each doubling ({low} to {high} with needles like "
-            f"these, {percent_of(self.confidence)}, {counted(self.num_needles, 'needle')})"
+            f"{text}: {self.slope:+.3g} with each doubling ({low} to {high} with {self.unit}s "
+            f"like these, {percent_of(self.confidence)}, {counted(self.num_needles, self.unit)})"
         )
 
 
@@ -114,6 +116,7 @@ def _trend(
         len(lengths) == _num_lengths(results),
         confidence,
         results.axis,
+        results.cluster,
     )
 
 

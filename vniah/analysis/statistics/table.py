@@ -1,7 +1,7 @@
 """The samples of a test as arrays, and the value of each needle in them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class SampleTable:
         cell: ``[num_samples]``, the place of each sample's cell in ``cells``.
         needle: ``[num_samples]``, the place of its needle in ``needles``, or `UNKNOWN`.
         values: ``[num_samples]``, what is averaged, such as 1.0 for right and 0.0 for wrong.
+        unit: what stands in the place of needles, as `Results.cluster`.
     """
 
     cells: tuple[Cell, ...]
@@ -42,6 +43,7 @@ class SampleTable:
     cell: "Indices"
     needle: "Indices"
     values: "Floats"
+    unit: str = "needle"
 
     @cached_property
     def num_frames(self) -> "Indices":
@@ -60,8 +62,8 @@ class SampleTable:
 
     def where(self, mask: "Mask | Indices") -> "SampleTable":
         """The same with some of the samples, by truth values or by their places."""
-        return SampleTable(
-            self.cells, self.needles, self.cell[mask], self.needle[mask], self.values[mask]
+        return replace(
+            self, cell=self.cell[mask], needle=self.needle[mask], values=self.values[mask]
         )
 
     def at_length(self, num_frames: int) -> "SampleTable":
@@ -104,6 +106,7 @@ class SampleIndex:
         needles: as in `SampleTable`.
         cell: as in `SampleTable`.
         needle: as in `SampleTable`.
+        unit: as in `SampleTable`.
     """
 
     samples: tuple[SampleResult, ...]
@@ -111,6 +114,7 @@ class SampleIndex:
     needles: tuple[str, ...]
     cell: "Indices"
     needle: "Indices"
+    unit: str = "needle"
 
     def table(self, value: Value) -> SampleTable:
         """The samples that have a value; a ``value`` of None leaves a sample out."""
@@ -125,6 +129,7 @@ class SampleIndex:
             cell,
             np.where(is_unknown, UNKNOWN, needle - is_unknown.any()),
             np.array([number for number in found if number is not None], dtype=np.float64),
+            self.unit,
         )
 
 
@@ -173,6 +178,7 @@ def index_samples(results: Results) -> SampleIndex:
         tuple(needles),
         np.array([place_at[id(sample.cell)] for sample in samples], dtype=np.intp),
         np.array([needle_at.get(name, UNKNOWN) for name in names], dtype=np.intp),
+        results.cluster,
     )
 
 

@@ -138,7 +138,7 @@ class Session:
         return self._needles[name]
 
     def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "AnyHaystack":
-        """The film, text or questions of a member; the leader opens it first, to draw it if needed."""
+        """The film, text or questions of a member; the leader opens them first, and draws them."""
         num_frames = parse_grid(member.options).max_frames
         is_made = member.options.haystack is None
         is_text = shows_text(member.options)

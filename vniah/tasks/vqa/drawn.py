@@ -5,6 +5,7 @@ video, the more frames it takes to see them: a card in a video of four minutes i
 frames, and found with 128. The embedded models answer the questions in words.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ SECONDS = {"short": 16, "medium": 64, "long": 240}
 """The length of the videos of each class."""
 
 DRAWN_NAME = "drawn"
+DRAWN_SEED = re.compile(rf"{DRAWN_NAME}-seed([0-9]{{1,9}})")
+"""The name of a drawn set, with its seed."""
+
 _VERSION = 1
 _VIDEOS_PER_CLASS = 2
 _CARDS_PER_VIDEO = 2
@@ -122,7 +126,7 @@ def _draw_set(folder: Path, seed: int, recipe: dict[str, int], on_progress: OnDr
 
 
 def _plan(seed: int) -> Iterator[_Video]:
-    cards = load_needles("cards").needles
+    cards = _cards()
     for duration, seconds in SECONDS.items():
         for number in range(_VIDEOS_PER_CLASS):
             name = f"{duration}-{number}"
@@ -136,9 +140,15 @@ def _plan(seed: int) -> Iterator[_Video]:
             yield _Video(name, duration, draw(2**31, "vqa", "film", seed, name), tuple(placed))
 
 
+def _cards() -> list[Needle]:
+    """The cards with one digit: options of one kind, of equal length."""
+    cards = load_needles("cards")
+    return [card for card in cards if len(card.answer) == 1 and card.answer.isdecimal()]
+
+
 def _rows(video: _Video) -> Iterator[dict[str, object]]:
     """The lines of the table."""
-    digits = sorted({needle.answer for needle in load_needles("cards").needles})
+    digits = sorted({needle.answer for needle in _cards()})
     for card, _ in video.cards:
         others = [digit for digit in digits if digit != card.answer]
         wrong = shuffled(others, "vqa", "wrong", video.name, card.needle_id)[: _NUM_OPTIONS - 1]

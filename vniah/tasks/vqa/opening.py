@@ -63,7 +63,8 @@ class QuestionVideos(VideoLibrary):
         """All that decides the pixels, and what is asked about them."""
         asked = [asdict(question) for question in self.questions]
         found = {**super().identity(), "kind": "questions"}
-        return {**found, "questions_sha256": hash_text(json.dumps(asked, sort_keys=True))}
+        text = json.dumps([self.answers, asked], sort_keys=True)
+        return {**found, "questions_sha256": hash_text(text)}
 
 
 def open_questions(
@@ -269,9 +270,9 @@ def require_question_videos(haystack: object, task: str) -> QuestionVideos:
         InputError: it is another haystack, or none is known.
     """
     if not isinstance(haystack, QuestionVideos):
-        what = "it is not known here" if haystack is None else "this haystack has no questions"
+        what = "no set is opened here" if haystack is None else "this haystack has no questions"
         raise InputError(
-            f"the task {task} asks the questions of a set about its videos, and {what}; give a "
-            "question set by --haystack to vniah run or vniah show"
+            f"the task {task} asks the questions of a set about its videos, and {what}; vniah run "
+            "and vniah show open one, that of --haystack or the drawn one"
         )
     return haystack
