@@ -137,7 +137,8 @@ def lengths_layout(
     percent = percent_of(confidence)
     ending = ["average", percent, "effective length", percent]
     unit = f" ({runs[0].axis})" if runs and runs[0].axis != "frames" else ""
-    lines = [[f"mean over depth{unit}", *(f"{count:,}" for count in counts), *ending]]
+    mean = "mean over depth" if not runs or any(run.has_depths for run in runs) else "mean"
+    lines = [[f"{mean}{unit}", *(f"{count:,}" for count in counts), *ending]]
     for name, results, rows in zip(names, runs, found, strict=True):
         texts = {row["num_frames"]: _score(row, intervals) for row in rows}
         has_average = results.average is not None and not results.stopped_early
@@ -182,25 +183,27 @@ def needles_layout(
     needles = sorted({needle for rows in found for needle in rows})
     if not needles:
         raise ResultsError("these results do not say how each needle did")
-    lines = [("needle", *names)]
+    of = " or ".join(dict.fromkeys(run.cluster for run in runs))
+    lines = [(of, *names)]
     for needle in needles:
         texts = [_score(rows[needle], True) if needle in rows else NO_VALUE for rows in found]
         lines.append((needle, *texts))
-    notes = [
-        f"in parentheses: the {percent_of(confidence)} interval for this needle at other places"
-    ]
+    has_ends = any(row["low"] is not None for rows in found for row in rows.values())
+    percent = percent_of(confidence)
+    notes = [f"in parentheses: the {percent} interval for this needle at other places"] * has_ends
     for name, run, rows in zip(names, runs, found, strict=True):
         if run.progress:
             notes.append(f"{name}: {run.progress}")
         if not rows:
-            notes.append(f"{name} does not say how each needle did")
+            notes.append(f"{name} does not say how each {of} did")
             continue
         sizes = sorted({row["num_samples"] for row in rows.values()})
         many = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
         if sizes == [0]:
-            notes.append(f"{name}: none of {counted(len(rows), 'needle')} has a score")
+            notes.append(f"{name}: none of {counted(len(rows), run.cluster)} has a score")
         else:
-            notes.append(f"{name}: {many} {'sample' if sizes == [1] else 'samples'} of each needle")
+            samples = "sample" if sizes == [1] else "samples"
+            notes.append(f"{name}: {many} {samples} of each {run.cluster}")
         if run.is_adaptive:
             notes.append(f"{name}: {adaptive_note(run)}")
         if num_errors := sum(row["num_errors"] for row in rows.values()):

@@ -165,11 +165,10 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
         own = samples.where(samples.needle == numbers.get(name, UNKNOWN - 1))
         num_samples = len(own.values)
         if num_samples:
-            over = own.row_values(results.row_of)
-            row |= {
-                "score": own.mean,
-                **_ends(score_interval(over, confidence=confidence), "this needle at other places"),
-            }
+            row["score"] = own.mean
+            if results.has_depths:
+                over = score_interval(own.row_values(results.row_of), confidence=confidence)
+                row |= _ends(over, "this needle at other places")
         row["num_samples"] = num_samples
         row["num_correct"] = int(own.values.sum())
         row["num_errors"] = total - num_samples

@@ -63,9 +63,11 @@ def place_rows(
     everything = results.planned_cells.union(found.cell for found in results.cells)
     cells = {(cell.num_frames, results.row_of(cell)): cell for cell in everything}
     counts = sorted({count for count, _ in cells})
-    lines = [["position" if has_positions else "depth", *(f"{count:,}" for count in counts)]]
+    what = "position" if has_positions else "depth" if results.has_depths else "frames"
+    lines = [[what, *(f"{count:,}" for count in counts)]]
     for row in sorted({row for _, row in cells}):
-        line = [f"{int(row):,}" if has_positions else format_depth(row)]
+        named = f"{int(row):,}" if has_positions else format_depth(row)
+        line = [named if results.has_depths else "all"]
         for count in counts:
             cell = cells.get((count, row))
             text = None if cell is None else texts.get(cell)

@@ -11,6 +11,7 @@ from vniah.analysis.tables import format_columns
 from vniah.cli.display import format_estimate, format_families, format_requests
 from vniah.cli.haystacks import open_named_haystack, require_named_haystack
 from vniah.cli.inputs import (
+    asks_question_sets,
     load_libraries,
     load_named_model,
     load_named_needles,
@@ -175,6 +176,11 @@ def estimate(options: argparse.Namespace) -> int:
     if options.sweep is not None:
         return estimate_sweep(options.sweep)
     grid, rope = parse_grid(options), only_rope(options)
+    if asks_question_sets(options):
+        raise InputError(
+            f"what a run takes of the task {options.task} depends on its videos, which only vniah "
+            "run and vniah show read so far"
+        )
     load_libraries()
     from vniah.sweep.estimate import Estimate
 

@@ -3,15 +3,16 @@
 import argparse
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from vniah.cli.environment import explained_imports
 from vniah.cli.pages import frame_size, has_pages, page_size
 from vniah.cli.printing import working
-from vniah.errors import InputError
+from vniah.errors import InputError, VniahError
 from vniah.grid import Grid, parse_range
-from vniah.options import DEFAULT_DEPTHS, TASK_NAMES, LoadOptions
+from vniah.options import DEFAULT_DEPTHS, LoadOptions
 from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.options.rope import RopeChoice, rope_choices
 
@@ -113,15 +114,18 @@ def shows_text(options: argparse.Namespace) -> bool:
 def asks_question_sets(options: argparse.Namespace) -> bool:
     """Whether the task of --task asks the questions of a set about its videos.
 
-    Raises:
-        TaskError: there is no such task.
+    A task that cannot be loaded does not, and is refused where it is needed.
     """
+    from vniah.factories import is_factory
+
     name = getattr(options, "task", None)
-    if name is None or (name in TASK_NAMES and name != "vqa"):  # known without loading it
+    if not isinstance(name, str) or not (name == "vqa" or is_factory(name)):
         return False
     from vniah.tasks import load_task
 
-    return bool(getattr(load_task(name, task_options(options)), "asks_question_sets", False))
+    with suppress(VniahError):
+        return bool(getattr(load_task(name, task_options(options)), "asks_question_sets", False))
+    return name == "vqa"
 
 
 def task_options(options: argparse.Namespace) -> dict[str, str]:

@@ -24,9 +24,11 @@ def table(options: argparse.Namespace) -> int:
     """Prints or writes a table of runs or published tables."""
     style = options.format or style_of(options.output)
     from vniah.analysis.table_formats import format_results
-    from vniah.results import load_results
+    from vniah.results import facet_results, load_results
 
     runs = [load_results(path) for path in options.results]
+    if options.by is not None:
+        runs = [part for run in runs for part in (*facet_results(run, options.by).values(), run)]
     text = format_results(runs, options.kind, style, intervals=options.intervals)
     write_table(text, options.output)
     return 0

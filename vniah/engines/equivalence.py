@@ -154,7 +154,9 @@ def trial_sequences(
     return [*shown, *plain]
 
 
-def shortened_sequences(model: DecoderModel, samples: Sequence[Sample]) -> list[TokenSequence]:
+def shortened_sequences(
+    model: DecoderModel | LanguageModel, samples: Sequence[Sample]
+) -> list[TokenSequence]:
     """The first frames of some samples with their questions, for a task that has no needles.
 
     Args:

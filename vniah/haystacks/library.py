@@ -36,6 +36,7 @@ class LibraryVideo:
         sha256: of the file.
         num_pictures: how many pictures it has, at least one.
         seconds: from the first picture until the last one leaves the screen.
+        damage: what its packets show to be missing, where damage is kept.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LibraryVideo:
     sha256: str
     num_pictures: int
     seconds: float
+    damage: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, path: Path, *, keep_damaged: bool = False) -> "LibraryVideo":
@@ -58,7 +60,8 @@ class LibraryVideo:
         index = index_video(path)
         if not keep_damaged:
             index.require_whole()
-        return cls(name, path, hash_file(path), len(index.pts), index.seconds(index.end))
+        num_pictures, seconds = len(index.pts), index.seconds(index.end)
+        return cls(name, path, hash_file(path), num_pictures, seconds, index.damage)
 
     def identity(self, *, keep_damaged: bool) -> dict[str, str]:
         """All that decides its pictures, as `vniah.haystacks.haystack.Haystack.identity`."""
@@ -176,8 +179,9 @@ class VideoLibrary:
         Raises:
             VideoDamagedError: a video is damaged, and damage is not kept.
         """
-        for note in self.notes if on_damage is not None else ():
-            on_damage(note)
+        if on_damage is not None:
+            for note in self.notes:
+                on_damage(note)
         for number, ordinals in self.by_video(frames).items():
             first = self.first_frame(number)
             pictures = self.videos[number].pictures(

@@ -296,6 +296,11 @@ class Results:
         """True if the rows of the map are positions, and not depths."""
         return bool(self.manifest) and "positions" in self.manifest["grid"]
 
+    @property
+    def has_depths(self) -> bool:
+        """True if the rows of the map mean something; False for a task that inserts nothing."""
+        return self.cluster == "needle"
+
     def row_of(self, cell: Cell) -> Fraction:
         """The row of the map that a cell stands in: its depth, or its position."""
         return Fraction(cell.needle_index) if self.has_positions else cell.depth

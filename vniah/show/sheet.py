@@ -52,7 +52,7 @@ def draw_sheet(
     facts: Facts,
     story: Storyboard,
     pictures: Mapping[Tile, Picture],
-    seconds: Mapping[Tile, float],
+    seconds: Mapping[Tile, float] | None = None,
 ) -> tuple[Figure, tuple[Axes, ...]]:
     """A figure of a sample, on a canvas of its own, and the axes of its frames in their order.
 
@@ -60,8 +60,9 @@ def draw_sheet(
         facts: what is known of the sample.
         story: the frames that are drawn.
         pictures: of each of them.
-        seconds: as `vniah.show.frames.Shown.seconds`.
+        seconds: as `vniah.show.frames.Shown.seconds`; by default none are known.
     """
+    seconds = seconds or {}
     sheet = _Sheet(Fonts.covering([facts.text]))
     _head(sheet, facts)
     colors = _colors(facts)

@@ -249,8 +249,8 @@ def require_frames(
     samples: Iterable[Sample], grid: Grid, needles: NeedleSet, haystack: AnyHaystack | None = None
 ) -> None:
     """Raises `TaskError` for a sample that shows frames that there are not."""
-    is_library = isinstance(haystack, VideoLibrary)
-    num_frames_of = _sources(haystack.num_frames if is_library else grid.max_frames, needles)
+    num_frames = haystack.num_frames if isinstance(haystack, VideoLibrary) else grid.max_frames
+    num_frames_of = _sources(num_frames, needles)
     for sample in samples:
         for span in sample.shown:
             last = num_frames_of.get(span.source, 0)

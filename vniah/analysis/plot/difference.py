@@ -15,7 +15,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter
 
 from vniah.analysis.compare.shared import SharedCells, compare_shared_cells
-from vniah.analysis.labels import result_labels, unit_notes
+from vniah.analysis.labels import like_these, result_labels, these, unit_notes
 from vniah.analysis.palettes import CHANGE_COLORS
 from vniah.analysis.plot.colorbar import style_colorbar
 from vniah.analysis.plot.heatmaps import label_axes
@@ -265,12 +265,12 @@ def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) 
     if difference is None:
         yield f"{mean}; {'other needles' if shared.before.manifest else 'published tables'}"
     elif difference.interval is None:
-        yield f"{mean}, {these}; samples share needles"
+        yield f"{mean}, {these(shared.before)}; samples share {shared.before.cluster}s"
     else:
         ends = difference.interval.text(around=shared.mean_change, signed=True)
         yield (
-            f"{mean}, {these}; needles like these: {ends} "
-            f"(95 %, {counted(difference.num_needles, 'needle')})"
+            f"{mean}, {these(shared.before)}; {like_these([shared.before])}: {ends} "
+            f"(95 %, {counted(difference.num_needles, shared.before.cluster)})"
         )
     signs = "plus: rose, minus: fell" if has_signs else "striped: fell"
     if any(change.drop == 0 for change in shared.changes):

@@ -152,6 +152,8 @@ def draw_table(ax: Axes, table: Table, results: Results, *, title: str, look: Lo
     cells = (_draw_columns if table.has_positions else _draw_matrix)(ax, table, colors)
     hatch_errors(ax, table, colors)
     label_axes(ax, table, axis=results.axis, depth=results.details.get("labels", {}).get("depth"))
+    if not results.has_depths:
+        ax.yaxis.set_visible(False)
     if look.colorbar:
         bar = ax.figure.colorbar(cells, ax=ax, ticks=ticks_of(table), **COLORBAR)
         style_colorbar(bar, table)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from vniah.analysis.labels import like_these, unit_notes
+from vniah.analysis.labels import like_these, these, unit_notes
 from vniah.analysis.plot.captions import CORRECT
 from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
@@ -64,7 +64,8 @@ def _about_bands(
         about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
     drawn = [text for text in about if text != _NO_LINE]  # what is said of all is of lines
     most = max(drawn or about, key=lambda text: len(about[text]))
-    yield f"{what}, these needles on this {runs[0].haystack_noun}; {most}"
+    of = " or ".join(dict.fromkeys(map(these, runs)))
+    yield f"{what}, {of}; {most}"
     for text, those in about.items():
         if text != most:
             yield f"{', '.join(those)}: {text}"

@@ -68,7 +68,7 @@ def make_gallery(
     found: dict[str, NeedleSet] = {}
     of_run: list[str | None] = []
     for results, label in zip(runs, labels, strict=True):
-        if not results.manifest:
+        if not results.manifest or not results.manifest["needles"]["ids"]:
             of_run.append(None)
             continue
         needles = _find(results, given)

@@ -121,6 +121,11 @@ def add_table(verbs: Any) -> None:
         help="put the 95 %% interval behind each score, or leave it out; by default only markdown "
         "and latex have it; csv and json always do",
     )
+    table.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="a line for each value of this field of the samples, e.g. duration, and one for all",
+    )
     table.set_defaults(command=tables.table)
 
 

@@ -39,7 +39,13 @@ class NoNeedle:
         Raises:
             TaskError: two samples whose ids end alike ask something else.
         """
+        if _show_no_needle(samples):  # it would ask what the test asks
+            return iter(())
         return ask_once(samples, self.name, shows=_haystack_of, is_at_every_length=True)
+
+    def left_out(self, samples: Sequence[Sample], needles: NeedleSet) -> str | None:
+        """As `vniah.tasks.controls.base.Control`: everything, where no sample shows a needle."""
+        return "all questions: no sample shows a needle" if _show_no_needle(samples) else None
 
     def finding(
         self, tests: Sequence[Row], own: Sequence[Row], others: Mapping[str, Sequence[Row]]
@@ -84,6 +90,14 @@ class NoNeedle:
             return Finding(summary) if gain is None else gain.finding(summary, without=_WITHOUT)
         names = listed([one.name for one in shown])
         return Finding(summary, f"the haystack gives the answer away ({names})")
+
+
+def _show_no_needle(samples: Sequence[Sample]) -> bool:
+    """Whether all samples show frames, and none of them anything else."""
+    return all(
+        sample.text is None and all(span.source == HAYSTACK for span in sample.shown)
+        for sample in samples
+    )
 
 
 def _haystack_of(sample: Sample) -> Shown:

@@ -1,8 +1,8 @@
 """Opens a question set: its tables, and the videos that they name, as one haystack."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -85,33 +85,35 @@ def open_questions(
             not kept.
         InputError: the path cannot be one.
     """
-    found, paths, faults = _look_through(source)
+    found, faults = _look_through(source)
     if faults and not keep_damaged:
         raise HaystackError(_refusal(found.name, faults))
-    videos: dict[str, LibraryVideo] = {}
-    for number, (name, path) in enumerate(paths.items()):
+    paths = list(dict.fromkeys(path for _, path in found.asked))
+    names = _names_of(found)
+    videos: dict[Path, LibraryVideo] = {}
+    for number, path in enumerate(paths):
         if on_opened is not None:
             on_opened(number, len(paths))
         try:
             with explained("read", path):
-                videos[name] = LibraryVideo.of(name, path, keep_damaged=keep_damaged)
+                videos[path] = LibraryVideo.of(names[path], path, keep_damaged=keep_damaged)
         except HaystackError as error:
             faults.append(first_line(error))
     if on_opened is not None:
         on_opened(len(paths), len(paths))
     if faults and not keep_damaged:
         raise HaystackError(_refusal(found.name, faults))
-    rows = [row for row in found.read.rows if row.video in videos]
-    if not rows:
+    asked = [(row, path) for row, path in found.asked if path in videos]
+    if not asked:
         raise HaystackError(_refusal(found.name, faults, is_all=True))
-    asked = dict.fromkeys(row.video for row in rows)
-    place = {name: number for number, name in enumerate(asked)}
+    place = {path: number for number, path in enumerate(videos)}
+    damage = [f"{video.path.name}: {text}" for video in videos.values() for text in video.damage]
     return QuestionVideos(
         found.name,
-        tuple(videos[name] for name in asked),
+        tuple(videos.values()),
         keep_damaged,
-        tuple(_notes(found, faults, num_asked=len(rows))),
-        questions=tuple(_question(row, place[row.video], videos[row.video]) for row in rows),
+        (*_notes(found, faults, num_asked=len(asked)), *damage),
+        questions=tuple(_question(row, place[path], videos[path]) for row, path in asked),
     )
 
 
@@ -126,46 +128,66 @@ def require_questions(source: str | Path, *, keep_damaged: bool = False) -> None
         HaystackError: as `open_questions`.
         InputError: as `open_questions`.
     """
-    found, paths, faults = _look_through(source)
-    if faults and (not keep_damaged or not paths):
-        raise HaystackError(_refusal(found.name, faults, is_all=not paths))
+    found, faults = _look_through(source)
+    if faults and (not keep_damaged or not found.asked):
+        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A set's name, and its tables."""
+    """A set as far as its tables and the names of files tell it.
+
+    Attributes:
+        name: of the set.
+        folder: holds the videos.
+        read: what the tables hold.
+        asked: the questions whose video is there, each with its file.
+    """
 
     name: str
+    folder: Path
     read: Read
+    asked: tuple[tuple[QuestionRow, Path], ...]
 
 
-def _look_through(source: str | Path) -> tuple[_Found, dict[str, Path], list[str]]:
-    """The tables of a set, the paths of the videos that they name, and what is wrong with both."""
+def _look_through(source: str | Path) -> tuple[_Found, list[str]]:
+    """What a set holds, and what is wrong with its rows and the names of its videos."""
     path = user_path(source, "a question set")
     with explained("read", path):
         read = read_tables(find_tables(path))
         folder = path if path.is_dir() else path.parent
         files = _VideoFiles.under(folder)
-    found = _Found(path.resolve().stem or "questions", read)
     if not read.rows and not read.faults:
         raise HaystackError(f"{path} holds no question with options.")
     named = read_map((folder, path.parent))
-    paths: dict[str, Path] = {}
-    faults, missing = list(read.faults), defaultdict(int)
-    reasons: dict[str, str] = {}
+    asked: list[tuple[QuestionRow, Path]] = []
+    without: Counter[tuple[str, str]] = Counter()
+    known: dict[tuple[str, str], Path | str] = {}
     for row in read.rows:
-        if row.video not in paths and row.video not in reasons:
-            near = row.where.partition(" ")[0].partition(".")[0]
-            try:
-                paths[row.video] = files.find(named.get(row.video, row.video), near=near)
-            except LookupError as error:
-                reasons[row.video] = str(error.args[0])
-        missing[row.video] += 1
-    faults += [
-        f"the video {quoted(name, 80)} of {counted(missing[name], 'question')} {reason}"
-        for name, reason in reasons.items()
+        key = (row.table, row.video)  # videos of two tables may have one name
+        if key not in known:
+            known[key] = files.find(named.get(row.video, row.video), near=row.table)
+        found = known[key]
+        if isinstance(found, str):
+            without[row.video, found] += 1
+        else:
+            asked.append((row, found))
+    faults = [
+        f"the video {quoted(name, 80)} of {counted(number, 'question')} {reason}"
+        for (name, reason), number in without.items()
     ]
-    return found, paths, faults
+    name = (path.resolve().name if path.is_dir() else path.stem) or "questions"
+    return _Found(name, folder, read, tuple(asked)), [*read.faults, *faults]
+
+
+def _names_of(found: _Found) -> Mapping[Path, str]:
+    """What each video is called: as its table does, or by its path where two have that name."""
+    names = {path: row.video for row, path in found.asked}
+    count = Counter(names.values())
+    return {
+        path: name if count[name] == 1 else path.relative_to(found.folder).as_posix()
+        for path, name in names.items()
+    }
 
 
 class _VideoFiles:
@@ -186,15 +208,12 @@ class _VideoFiles:
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
         return cls((path for path in found if path.is_file()), folder)
 
-    def find(self, name: str, *, near: str) -> Path:
-        """The file with a name, or with a path that ends so.
+    def find(self, name: str, *, near: str) -> Path | str:
+        """The file with a name, or with a path that ends so; or why there is none, in words.
 
         Args:
             name: with or without suffix.
             near: of several files, one in a folder of this name counts.
-
-        Raises:
-            LookupError: there is none, or there are several; its argument says so.
         """
         parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
         found = self._by_end.get(parts, [])
@@ -202,12 +221,10 @@ class _VideoFiles:
             exact = self._folder / name
             found = [path for path in found if path == exact or near in path.parts] or found
         if not found:
-            raise LookupError("is missing")
+            return "is missing"
         if len(found) > 1:
-            raise LookupError(
-                f"may be one of {len(found)} files: "
-                f"{', '.join(str(path.relative_to(self._folder)) for path in found[:2])}"
-            )
+            some = ", ".join(str(path.relative_to(self._folder)) for path in found[:2])
+            return f"may be one of {len(found)} files: {some}"
         return found[0]
 
 

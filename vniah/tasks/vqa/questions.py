@@ -101,6 +101,7 @@ class QuestionRow:
 
     Attributes:
         where: the table and the row, for messages.
+        table: name of the table, without its suffix.
         question_id: unique among its set; without white space and ``/``.
         video: the name of the video, as the table writes it.
         question: without its options.
@@ -111,6 +112,7 @@ class QuestionRow:
     """
 
     where: str
+    table: str
     question_id: str
     video: str
     question: str
@@ -125,13 +127,16 @@ def find_layout(columns: Mapping[str, Any]) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.marks <= columns.keys()), None)
 
 
-def read_row(record: RowRecord, layout: Layout, *, where: str, default_id: str) -> QuestionRow:
+def read_row(
+    record: RowRecord, layout: Layout, *, where: str, table: str, default_id: str
+) -> QuestionRow:
     """The question in a row.
 
     Args:
         record: the row.
         layout: of its table.
         where: names the row in messages.
+        table: name of the table, without its suffix.
         default_id: the id where the table gives none.
 
     Raises:
@@ -151,6 +156,7 @@ def read_row(record: RowRecord, layout: Layout, *, where: str, default_id: str) 
     own = default_id if named is None else _text(named)
     return QuestionRow(
         where,
+        table,
         _as_id(f"{video}-{own}" if layout.is_id_of_video else own),
         video,
         question,

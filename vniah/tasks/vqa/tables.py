@@ -111,6 +111,7 @@ def read_tables(paths: Sequence[Path]) -> Read:
                     cast("RowRecord", record),
                     layout,
                     where=where,
+                    table=path.stem,
                     default_id=f"{path.stem}-{number}" if len(paths) > 1 else str(number),
                 )
             except HaystackError as error:
