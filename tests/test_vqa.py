@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.decoder_models import DecoderStandIn
 from tests.question_sets import (
     SaysNumbers,
     SeesNumbers,
@@ -18,6 +19,7 @@ from tests.question_sets import (
     write_set,
 )
 from tests.test_format_schema import require_described
+from tests.test_prefill import build_decoder
 from tests.videos import read_number
 from vniah.analysis.sentences import format_summary
 from vniah.analysis.table_rows import table
@@ -114,6 +116,23 @@ def test_library_reads_the_pictures_it_names(asked):
         asked.frames(start=0, stop=53)
 
 
+def test_video_of_one_picture_shows_it_again_and_again(tmp_path):
+    write_clip(tmp_path / "one.mp4", 1)
+    write_lines(tmp_path / "questions.jsonl", [row("one", "1", [0, 90], "0")])
+    asked = open_questions(tmp_path)
+    results = run_sweep(
+        *(SeesNumbers(), asked, NO_NEEDLES, Grid.of([1, 4], [0])),
+        output=tmp_path / "run",
+        task="vqa",
+        controls="all",
+        progress=False,
+    )
+    assert [s.correct for s in results.samples] == [True, True]
+    assert [s.fields["num_pictures"] for s in results.samples] == [1, 1]
+    for sample in samples_of(asked, grid=Grid.of([4], [0])):
+        assert pictures_of(sample, asked) == [(0, 0)] * 4
+
+
 def test_video_that_changed_since_it_was_opened_is_refused(tmp_path):
     path = write_clip(tmp_path / "a.mp4", 3)
     video = LibraryVideo.of("a", path)
@@ -180,6 +199,28 @@ def test_frame_is_encoded_once_whatever_is_asked_of_its_video(asked, tmp_path):
     rows = [row("new", "1", [0, 90], "0"), row("renamed", "2", [39, 90], "39")]
     write_lines(tmp_path / "other" / "questions.jsonl", rows)
     assert encoded(GRID, open_questions(tmp_path / "other"), "four") == [0, 1]
+
+
+def test_questions_about_a_video_share_its_frames_and_nothing_changes(asked, tmp_path):
+    model = DecoderStandIn(build_decoder("qwen2"))
+    runs = {
+        share: run_sweep(
+            *(model, asked, NO_NEEDLES, Grid.of([64], [0])),
+            output=tmp_path / share,
+            task="vqa",
+            share=share,
+            controls="none",
+            cache=tmp_path / "cache",
+            progress=False,
+        )
+        for share in ("tree", "none")
+    }
+    numbers = [{s.sample_id: s.logprob for s in run.samples} for run in runs.values()]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-3) and len(numbers[0]) == 5
+    forward = runs["tree"].manifest["environment"]["forward"]
+    assert forward["passes"] == 2  # one for each video
+    assert forward["flops"] < 0.9 * forward["flops_not_shared"]
+    assert forward["check"]["tree"]["argmax_equal"] == forward["check"]["tree"]["rows"] > 0
 
 
 def test_intervals_are_over_videos(asked, tmp_path):

@@ -16,11 +16,10 @@ from vniah.tasks.vqa.tables import find_tables, read_tables
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A folder with videos of 3 and of 5 pictures, and one of a single picture."""
+    """A folder with videos of 3 and of 5 pictures."""
     folder = tmp_path_factory.mktemp("clips")
     for name, num_pictures in (("a", 3), ("b", 5)):
         write_clip(folder / f"{name}.mp4", num_pictures)
-    write_clip(folder / "one.mp4", 2)
     return folder
 
 

@@ -330,13 +330,16 @@ def _trial_of(needles: NeedleSet) -> Callable[[int], Sample]:
 
 
 def _shortened(samples: Sequence[Sample]) -> Callable[[int], Sample]:
-    """Gives the first frames of the longest sample with the shortest question."""
+    """Gives the first frames of the longest sample, again and again, with the shortest question."""
     question = min((sample.question for sample in samples), key=lambda text: len(text.encode()))
     longest = max(samples, key=lambda sample: sample.num_shown)
-    shown = Frames.of(longest.shown)
-    return lambda num_frames: replace(
-        longest, question=question, shown=shown[: num_frames + 1].spans
-    )
+
+    def trial(num_frames: int) -> Sample:
+        times = num_frames // longest.num_shown + 1
+        shown = Frames.of(longest.shown * times)[: num_frames + 1]
+        return replace(longest, question=question, shown=shown.spans)
+
+    return trial
 
 
 def _num_shown(sample: Sample) -> int:

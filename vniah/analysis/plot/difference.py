@@ -260,7 +260,6 @@ def _signed(value: float, _: object = None) -> str:
 def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) -> Iterator[str]:
     """The sentences of the caption."""
     mean = f"mean change {shared.mean_change:+.3f} over {counted(len(shared.changes), 'cell')}"
-    these = f"these needles on this {shared.before.haystack_noun}"
     difference = shared.difference()
     if difference is None:
         yield f"{mean}; {'other needles' if shared.before.manifest else 'published tables'}"

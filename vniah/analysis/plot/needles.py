@@ -101,7 +101,8 @@ def draw_needles(
     ax.tick_params(axis="y", labelfontfamily=families)
     ax.yaxis.set_major_locator(ThinnedLocator(labels, horizontal=False))
     ax.yaxis.set_major_formatter(ColumnFormatter(labels))
-    ax.set_ylabel("Needle", fontsize=LABEL_SIZE, color=INK)
+    ax.set_ylabel(results.cluster.capitalize(), fontsize=LABEL_SIZE, color=INK)
+    ax.yaxis.set_visible(True)
     fit_texts(ax)  # the title has the room of the names
 
 
@@ -170,8 +171,10 @@ def _about(results: Results, num_done: npt.NDArray[np.intp]) -> str:
     else:
         low, high = int(counts.min()), int(counts.max())
         num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
-        where = f"one needle on this {results.haystack_noun}"
-        what = f"each cell: the mean over depths of {where}, {num}; hardest on top"
+        one = f"the mean over depths of one needle on this {results.haystack_noun}"
+        if not results.has_depths:
+            one = f"the mean of one {results.cluster}"
+        what = f"each cell: {one}, {num}; hardest on top"
     return "\n".join(filter(None, (what, ", ".join(about_missing(results)))))
 
 
