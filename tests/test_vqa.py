@@ -273,6 +273,7 @@ def two_right(folder, tmp_path_factory):
         ((-2, -1, -3, -4), True, -1, 1, 1),
         ((-2, -3, -4, -1), True, -1, 1, 1),
         ((-3, -1, -4, -2), True, -1, 1, 2),
+        ((-3, 0, -4, -2), True, 0, 1, 3),
     ],
 )
 def test_either_of_two_right_answers_is_right(two_right, logprobs, correct, logprob, rank, margin):

@@ -102,7 +102,7 @@ class VideoQuestions:
         scores = [
             score_options(sample.candidates, readings, answer, choices=choices) for answer in right
         ]
-        best = max(scores, key=lambda score: (score.correct, score.logprob or float("-inf")))
+        best = max(scores, key=lambda score: (score.correct, _known(score.logprob)))
         if len(right) == 1:
             return best
         wrong = [
@@ -161,6 +161,10 @@ def _sample(
             "num_pictures": min(cell.num_frames, video.num_pictures),
         },
     )
+
+
+def _known(logprob: float | None) -> float:
+    return float("-inf") if logprob is None else logprob
 
 
 def _right_places(sample: Sample) -> Sequence[int]:
