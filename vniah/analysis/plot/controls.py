@@ -150,7 +150,7 @@ def _about(results: Results, control: str, *, is_map: bool) -> Iterator[str]:
     """The sentences of the caption: what it is of, and what the control found."""
     found = [score for score in results.controls if score.control == control]
     num_samples = sum(score.num_samples for score in found)
-    these = f"these needles on this {results.haystack_noun}"
+    of = these(results)
     if control == ALL_ORDERS:
         debiased = results.debiased
         if debiased is not None:
@@ -159,11 +159,11 @@ def _about(results: Results, control: str, *, is_map: bool) -> Iterator[str]:
     if not is_map:
         where = "" if _has_video(results, control) else "no video, so the same at all lengths; "
         yield (
-            f"{where}n = {num_samples:,}; line: {these}, band: 95 % for needles "
+            f"{where}n = {num_samples:,}; line: {of}, band: 95 % for needles "
             "like these, dashed: the test"
         )
     else:
-        yield f"n = {num_samples:,}, {these}; colours as for the test"
+        yield f"n = {num_samples:,}, {of}; colours as for the test"
     if num_errors := sum(score.num_errors for score in found):
         yield counted(num_errors, "error")
     said = verdict(results)
