@@ -1,11 +1,12 @@
 """Tiny random checkpoints in the LongVA and LLaVA-NeXT layout, for tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil as CLIPImageProcessor
 from transformers import (
@@ -179,6 +180,17 @@ def write_checkpoint(
     processor.save_pretrained(folder / "vision_tower")
     build_tokenizer().save_pretrained(folder)
     return parts
+
+
+def spoil_weights(folder: Path, is_spoilt: Callable[[str], bool]) -> None:
+    """Turns the stored weights with some names into NaN, and no file into another size."""
+    for path in folder.glob("*.safetensors"):
+        weights = load_file(path)
+        spoilt = [name for name in weights if is_spoilt(name)]
+        assert spoilt and len(spoilt) < len(weights)
+        for name in spoilt:
+            weights[name] = torch.full_like(weights[name], float("nan"))
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def change_config(folder: Path, **changes: Any) -> None:

@@ -12,10 +12,12 @@ import torch
 import transformers
 from PIL import Image
 
+from tests.checkpoints import spoil_weights
 from tests.families import BUILDERS, Tiny, build, pictures
 from tests.text_models import LANGUAGE_MODELS
 from vniah.checks.model import check_model
 from vniah.cli import main
+from vniah.embeddings.batches import identity_of
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
 from vniah.engines.inputs import DecoderInputs, decoder_logits
@@ -134,6 +136,43 @@ def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path)
             assert (logits - own).abs().max() < TOLERANCE
             assert torch.equal(logits.argmax(-1), own.argmax(-1))
         assert own.abs().max() > 1  # weights large enough to tell things apart
+
+
+def test_each_half_works_without_the_weights_of_the_other(family, tmp_path):
+    tiny, model, folder = family
+    shown = pictures(2, model.frame_size)
+    store = encoded(model, shown, tmp_path)
+    sequence = model.compose(insert(1, shown)[0], QUESTION, ANSWER)
+    pixels, names = [np.array(shown[0])], {"name": model.name, "revision": model.revision}
+    options = LoadOptions(frame_size=tiny.frame_size)
+
+    spoilt = Path(shutil.copytree(folder, tmp_path / "no encoder"))
+    spoil_weights(spoilt, is_of_encoder)
+    alone = load_folder(spoilt, options=options, **names)
+    assert identity_of(alone, {}) == identity_of(model, {})
+    if isinstance(model, DecoderModel):
+        found = decoder_logits(alone, sequence, store)
+        assert torch.equal(found, decoder_logits(model, sequence, store))
+    else:
+        embeds = store.read(sequence.frames)
+        assert torch.equal(
+            alone.answer_logits(sequence, embeds), model.answer_logits(sequence, embeds)
+        )
+    assert not alone.encoder_is_read
+    is_unread = {name: weight.is_meta for name, weight in alone._model.named_parameters()}
+    assert {is_of_encoder(name) for name, is_meta in is_unread.items() if is_meta} == {True}
+
+    spoilt = Path(shutil.copytree(folder, tmp_path / "no decoder"))
+    spoil_weights(spoilt, lambda name: not is_of_encoder(name) and "newline" not in name)
+    encoder = load_folder(spoilt, options=options, has_decoder=False, **names)
+    assert identity_of(encoder, {}) == identity_of(model, {})
+    assert torch.equal(encoder.encode_frames(pixels), model.encode_frames(pixels))
+
+
+def is_of_encoder(name: str) -> bool:
+    """By the names of weights in a checkpoint."""
+    parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector")
+    return any(part in name for part in parts)
 
 
 def test_tree_equals_the_own_forward_on_pixels(family, tmp_path):
@@ -367,6 +406,11 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
     assert model.frame_shape == (17, 64)  # 4 x 4 patches and the class token
 
 
+@pytest.fixture(scope="module")
+def written_llava(tmp_path_factory) -> Path:
+    return build("llava").save(tmp_path_factory.mktemp("llava") / "checkpoint")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -395,15 +439,15 @@ def test_video_llava_reads_its_own_image_processor(tmp_path):
         ),
         (lambda f: change_text_config(f, num_hidden_layers=3), r"does not count: .*layers\.3\."),
         (lambda f: change_text_config(f, num_hidden_layers="x"), "num_hidden_layers"),
-        (lambda f: change_crop(f, 98), "the model in .* cannot be loaded: Input image size"),
+        (lambda f: change_crop(f, 98), "the vision tower in .* cannot be loaded: Input image size"),
         (lambda f: write_generation(f, eos_token_id="x"), "eos_token_id must be a whole number"),
     ],
 )
-def test_spoilt_folder_is_one_line(spoil, message, tmp_path, capsys):
-    folder = build("llava").save(tmp_path / "checkpoint")
+def test_spoilt_folder_is_one_line(spoil, message, written_llava, tmp_path, capsys):
+    folder = Path(shutil.copytree(written_llava, tmp_path / "checkpoint"))
     spoil(folder)
     with pytest.raises(ModelError, match=message):
-        load_model(folder)
+        load_model(folder).read_encoder()
     assert main(["check", "--model", str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("vniah: error: ") and error.count("\n") == 1
@@ -450,8 +494,9 @@ def test_missing_weight_is_named(tmp_path):
     tensors = load_file(path)
     gone = sorted(tensors)[-1]
     save_file({k: v for k, v in tensors.items() if k != gone}, path, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="missing keys"):
-        load_folder(folder, name="tiny")
+    model = load_folder(folder, name="tiny")
+    with pytest.raises(ModelError, match=r"missing keys: .*vision_tower"):
+        model.read_encoder()
 
 
 def test_wrong_hub_id_is_one_line(capsys):

@@ -266,7 +266,9 @@ def test_forward_pass_holds_for_every_decoder_with_a_newline_after_all_frames(
 
 def test_features_are_those_before_the_last_layer_of_the_whole_tower(tmp_path):
     parts = write_video_checkpoint(tmp_path)
-    tower = LlavaModel.load(tmp_path, name="x")._reader.tower
+    model = LlavaModel.load(tmp_path, name="x")
+    model.read_encoder()
+    tower = model._reader.tower
     frames = frames_of((44, 44), (30, 50))
     pixels = SiglipImageProcessor(size={"height": SIGLIP_SIZE, "width": SIGLIP_SIZE})(
         images=[Image.fromarray(frame) for frame in frames], return_tensors="pt"

@@ -41,7 +41,7 @@ def encode(options: argparse.Namespace) -> int:
     from vniah.sweep.progress import Bars
 
     with Bars(not options.quiet) as bars:
-        model = require_encoder(load_named_model(options, rope))
+        model = require_encoder(load_named_model(options, rope, has_decoder=False))
         haystack = open_named_haystack(options, num_frames, bars)
         started, encoded = time.perf_counter(), [0]
 
@@ -77,12 +77,15 @@ def check(options: argparse.Namespace) -> int:
     rope = only_rope(options)
     load_libraries()
     from vniah.checks.model import check_model
+    from vniah.models.deferred import ReadsEncoderLater
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
         model = load_named_model(options, rope, mesh, load_any=True)
+        if isinstance(model, ReadsEncoderLater):
+            model.read_encoder()
         # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1

@@ -281,6 +281,7 @@ def load_named_model(
     mesh: "Mesh | None" = None,
     *,
     load_any: bool = False,
+    has_decoder: bool = True,
 ) -> "AnyModel":
     """The model of --model with the given RoPE.
 
@@ -292,6 +293,7 @@ def load_named_model(
         rope: the RoPE to use.
         mesh: the processes of the job.
         load_any: True accepts whatever a factory returns, so that it can be checked.
+        has_decoder: False for a command that only encodes frames.
     """
     from vniah.factories import is_factory
     from vniah.models.loading import load_plug_in, open_model, takes_option
@@ -306,7 +308,7 @@ def load_named_model(
     with working(f"loading {options.model}"):
         if load_any and is_factory(options.model):
             return cast("AnyModel", load_plug_in(options.model, load_options))
-        return open_model(options.model, load_options, server=server)
+        return open_model(options.model, load_options, server=server, has_decoder=has_decoder)
 
 
 def load_named_outline(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,9 +96,20 @@ def load_model(
 
 
 def open_model(
-    source: str, options: LoadOptions, *, server: ServerOptions | None = None
+    source: str,
+    options: LoadOptions,
+    *,
+    server: ServerOptions | None = None,
+    has_decoder: bool = True,
 ) -> AnyModel:
     """The model that ``source`` names, as `load_model` finds it.
+
+    Args:
+        source: as `load_model`.
+        options: how it is loaded.
+        server: as `load_model`.
+        has_decoder: False leaves the decoder of a checkpoint without weights. Such a model can
+            only encode frames.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
@@ -114,20 +126,20 @@ def open_model(
     if server is not None:
         raise InputError(f"options of a server are for openai:BASE_URL#MODEL, not for {source!r}")
     if source in _EMBEDDED:
-        return _load_embedded(source, options)
+        return _load_embedded(source, options, has_decoder=has_decoder)
+    load = partial(load_folder, options=options, has_decoder=has_decoder)
     if source in PACKAGED:
-        stored, revision = require_fetched(source), PACKAGED[source].revision
-        return load_folder(stored, name=source, revision=revision, options=options)
+        return load(require_fetched(source), name=source, revision=PACKAGED[source].revision)
     folder = user_path(source, "a model")
     if folder.is_dir():
-        return load_folder(folder, name=folder.resolve().name, options=options)
+        return load(folder, name=folder.resolve().name)
     if is_factory(source):
         model = load_plug_in(source, options)
         require_protocol(model)
         return cast("AnyModel", model)
     if _HUB_ID.fullmatch(source):
         downloaded, commit = download(source)
-        return load_folder(downloaded, name=source, revision=commit, options=options)
+        return load(downloaded, name=source, revision=commit)
     raise _no_model(source)
 
 
@@ -183,7 +195,12 @@ def _no_model(source: str) -> ModelError:
 
 
 def load_folder(
-    folder: Path, *, name: str, revision: str | None = None, options: LoadOptions = LOAD_DEFAULTS
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    options: LoadOptions = LOAD_DEFAULTS,
+    has_decoder: bool = True,
 ) -> AnyModel:
     """The model in a checkpoint folder, by the class of its family.
 
@@ -193,6 +210,7 @@ def load_folder(
         name: for titles and manifests.
         revision: tells versions of the weights apart; by default a hash over the files.
         options: how it is loaded.
+        has_decoder: as `open_model`.
 
     Raises:
         ModelError: its family is not known, or the folder cannot be loaded.
@@ -232,7 +250,12 @@ def load_folder(
     model_class = family.import_class()
     with reported(folder, "the model in"):
         loaded = model_class.load(
-            folder, name=name, revision=revision, options=options, adapter=adapter
+            folder,
+            name=name,
+            revision=revision,
+            options=options,
+            adapter=adapter,
+            has_decoder=has_decoder,
         )
     if loaded.revision in _EMBEDDED.values():
         loaded.max_new_tokens = _EMBEDDED_ANSWER_TOKENS
@@ -287,7 +310,7 @@ def embedded_models() -> tuple[str, ...]:
     return tuple(sorted(_EMBEDDED))
 
 
-def _load_embedded(name: str, options: LoadOptions) -> AnyModel:
+def _load_embedded(name: str, options: LoadOptions, *, has_decoder: bool) -> AnyModel:
     """A model that comes with vniah, if its files are those that were released."""
     from vniah.models.contents import fingerprint
 
@@ -304,7 +327,7 @@ def _load_embedded(name: str, options: LoadOptions) -> AnyModel:
             f"the model {name}, which comes with vniah, is damaged: the hash of the files in "
             f"{folder} is {found}, expected {expected}. Install vniah again"
         )
-    return load_folder(folder, name=name, revision=found, options=options)
+    return load_folder(folder, name=name, revision=found, options=options, has_decoder=has_decoder)
 
 
 def load_plug_in(source: str, options: LoadOptions) -> Any:

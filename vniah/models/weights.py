@@ -5,7 +5,7 @@ One set of weights is read, never a mixture: the files that the index names, els
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -153,10 +153,13 @@ def load_weights(
     rename: Callable[[str], tuple[str, str] | None],
     dtype: torch.dtype,
     device: torch.device,
+    read: Collection[str] | None = None,
     optional: frozenset[str] = frozenset(),
     stays_in_host: Callable[[str, str], bool] = lambda part, name: False,
 ) -> None:
     """Fills modules that were built on the meta device, tensor by tensor.
+
+    Names and shapes of all parts are compared first, by the headers of the files.
 
     Args:
         folder: a checkpoint folder with safetensors weights.
@@ -164,6 +167,7 @@ def load_weights(
         rename: gives (part, name in the part) for a tensor's name, or None to skip it.
         dtype: to which every floating-point tensor is converted while it is read.
         device: where the weights are put.
+        read: the parts that are filled, by default all. Of the others no tensor is read.
         optional: names (``part.name``) that may be missing, such as that of a tied head.
         stays_in_host: called with part and name in the part; True leaves it in host memory.
 
@@ -175,26 +179,33 @@ def load_weights(
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
-    states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
-    for name, stored in _tensors(folder, lambda name: rename(name) is not None):
+    targets: dict[str, tuple[str, str]] = {}
+    for name, described in stored_tensors(folder).items():
         target = rename(name)
-        assert target is not None
+        if target is None:
+            continue
         shape = wanted.pop(".".join(target), None)
         if shape is None:
             raise ModelError(f"{folder} holds the weight {name!r}, which the model does not have")
-        if shape != stored.shape:
+        if shape != described.shape:
             raise ModelError(
-                f"{folder} holds {name!r} of shape {list(stored.shape)}, "
+                f"{folder} holds {name!r} of shape {list(described.shape)}, "
                 f"its config.json makes it {list(shape)}"
             )
-        tensor = stored if stays_in_host(*target) else stored.to(device)
-        states[target[0]][target[1]] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        targets[name] = target
     if missing := sorted(wanted.keys() - optional):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{folder} lacks the weight {missing[0]!r}{more}")
-    for part, module in parts.items():
-        module.load_state_dict(states[part], strict=False, assign=True)
-        module.requires_grad_(False).eval()
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in read or parts}
+    for name, stored in _tensors(
+        folder, lambda name: name in targets and targets[name][0] in states
+    ):
+        part, own = targets[name]
+        tensor = stored if stays_in_host(part, own) else stored.to(device)
+        states[part][own] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for part, state in states.items():
+        parts[part].load_state_dict(state, strict=False, assign=True)
+        parts[part].requires_grad_(False).eval()
 
 
 def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from vniah.analysis.labels import these
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.lines import LineStyle, draw_line, scale_lengths, style_curves
 from vniah.analysis.plot.series import Series, length_series

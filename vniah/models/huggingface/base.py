@@ -75,8 +75,11 @@ class TransformersModel:
         self._require_placeholder()
         if not self.takes_frame_size:
             require_small_pictures(parts.name, parts.image_processor)
-        rows = encode_blank(parts.name, self.encode_frames)
-        self.frame_shape: tuple[int, ...] = tuple(rows.shape[1:])
+        self._encoder = parts.encoder
+        shape = None if parts.encoder is None else self._described_shape()
+        if shape is None:
+            shape = tuple(encode_blank(parts.name, self.encode_frames).shape[1:])
+        self.frame_shape: tuple[int, ...] = shape
         self.encoding: Mapping[str, str] = {
             "adapter": f"{type(self).__name__} {ADAPTER_VERSION}",
             "preprocessing": self._preprocessing(),
@@ -96,6 +99,7 @@ class TransformersModel:
         revision: str | None = None,
         options: LoadOptions = LOAD_DEFAULTS,
         adapter: Path | None = None,
+        has_decoder: bool = True,
     ) -> Self:
         """The model in a checkpoint folder, as `vniah.models.loading.load_folder` finds its class.
 
@@ -105,6 +109,7 @@ class TransformersModel:
             revision: tells versions of the weights apart; by default a hash over the files.
             options: how it is loaded; here no dtype means as stored, and no device the CPU.
             adapter: the folder of an adapter to merge into the weights.
+            has_decoder: False leaves the decoder without weights; such a model only encodes frames.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
@@ -125,6 +130,7 @@ class TransformersModel:
             class_name=cls.model_class,
             find_body=cls.find_body,
             adapter=adapter,
+            has_decoder=has_decoder,
         )
         model = cls(parts)
         if options.rope_theta is not None or options.rope_scaling is not None:
@@ -162,8 +168,10 @@ class TransformersModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        device: torch.device = self._model.lm_head.weight.device
-        return device
+        weight: Tensor = self._model.lm_head.weight
+        if weight.is_meta:  # only frames are encoded
+            weight = next(weight for weight in self._model.parameters() if not weight.is_meta)
+        return weight.device
 
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[np.ndarray]) -> Tensor:
@@ -172,7 +180,18 @@ class TransformersModel:
         Args:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
         """
+        self.read_encoder()
         return self._encode([self._fit(Image.fromarray(frame)) for frame in frames])
+
+    @property
+    def encoder_is_read(self) -> bool:
+        """True if the weights of what encodes frames have been read."""
+        return self._encoder is None or self._encoder.is_read
+
+    def read_encoder(self) -> None:
+        """As `vniah.models.deferred.ReadsEncoderLater.read_encoder`."""
+        if self._encoder is not None:
+            self._encoder.read(lambda: encode_blank(self.name, self.encode_frames))
 
     def prepared_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The frames as the vision tower gets them, RGB uint8 ``[height, width, 3]`` each."""
@@ -204,6 +223,19 @@ class TransformersModel:
     def find_body(model: Any) -> Any:
         """The decoder without its head."""
         return model.model.language_model
+
+    def _described_shape(self) -> tuple[int, ...] | None:
+        """The shape of an encoded frame as the configuration describes it.
+
+        None if only an encoded frame tells it; then one is encoded when the model is loaded.
+        """
+        num_tokens = self._described_tokens()
+        width = int(self._model.lm_head.in_features)
+        return None if num_tokens is None else (num_tokens, width)
+
+    def _described_tokens(self) -> int | None:
+        """The tokens of an encoded frame as the configuration describes them; None as above."""
+        return None
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         """Fitted frames through tower and projector, ``[num_frames, *frame_shape]``."""
@@ -322,6 +354,7 @@ class TransformersDecoderModel(TransformersModel):
         Returns:
             ``[len(answer_ids), vocabulary]``.
         """
+        self.read_encoder()  # some families take the device of their inputs from the tower
         mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
         rows = [
             torch.full((self.frame_shape[-2],), mark)

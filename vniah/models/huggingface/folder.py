@@ -1,19 +1,28 @@
 """Reads a checkpoint folder in the layout of transformers."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from vniah.errors import ModelError
 from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
 from vniah.models.adapters import adapter_record, merge_adapter, without_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
 from vniah.models.contents import fingerprint, generation_note
+from vniah.models.deferred import DeferredWeights
+from vniah.models.huggingface.halves import (
+    FindBody,
+    Half,
+    class_of_half,
+    encoder_of,
+    unread_modules,
+)
 from vniah.models.huggingface.templates import read_chat_template
 from vniah.models.quantization import quantize_layers
 from vniah.models.vocabulary import find_stop_ids, load_tokenizer
@@ -51,6 +60,7 @@ class FamilyParts:
         load_in: how the matrices of the decoder's layers are quantized, if they are.
         adapter: name and hash of the adapter that is merged into the weights, if there is one.
         generation_note: what of its generation_config.json is not applied, in a sentence.
+        encoder: the weights of what encodes frames, if they are read later.
     """
 
     name: str
@@ -64,6 +74,7 @@ class FamilyParts:
     load_in: str | None = None
     adapter: str | None = None
     generation_note: str | None = None
+    encoder: DeferredWeights | None = None
 
 
 def read_parts(
@@ -73,11 +84,15 @@ def read_parts(
     options: LoadOptions,
     *,
     class_name: str,
-    find_body: Callable[[Any], Any],
+    find_body: FindBody,
     adapter: Path | None = None,
     reads_frames: bool = True,
+    has_decoder: bool = True,
 ) -> FamilyParts:
     """Everything that a checkpoint folder holds, with the weights where they are to be.
+
+    The weights of what encodes frames are read later, except with an adapter, which may change
+    them: it is merged into the whole model.
 
     Args:
         folder: holds config.json, safetensors, tokenizer and preprocessor files, and has passed
@@ -90,6 +105,8 @@ def read_parts(
         adapter: the folder of an adapter to merge into the weights.
         reads_frames: False for a language model, which has no image processor, and whose chat
             template is not used.
+        has_decoder: False reads what encodes frames at once, and leaves the decoder without
+            weights, except with an adapter.
 
     Raises:
         ModelError: something is missing or does not fit; the message names it.
@@ -100,10 +117,20 @@ def read_parts(
     if reads_frames:
         with reported(folder, "the image processor in"):
             image_processor = _load_image_processor(folder)
-    model = _load_weights(folder, class_name, torch_dtype(options))
+    half: Half | None = None
+    if reads_frames and adapter is None:
+        half = "decoder" if has_decoder else "encoder"
+    encoder = None
+    if half == "decoder":
+        encoder = DeferredWeights(
+            folder, lambda: _read_encoder(folder, class_name, model, find_body, options)
+        )
+    with reported(folder, "the checkpoint"):
+        _require_sizes(folder, _find_class(folder, class_name))
+    model = _load_weights(folder, class_name, torch_dtype(options), find_body, half)
     if adapter is not None:
         merge_adapter(model, adapter)
-    _place_weights(model, find_body(model), options)
+    _place_weights(model, find_body, options, half)
     return FamilyParts(
         name=name,
         revision=revision or fingerprint(folder),
@@ -116,20 +143,36 @@ def read_parts(
         load_in=options.load_in,
         adapter=None if adapter is None else adapter_record(adapter),
         generation_note=generation_note(folder),
+        encoder=encoder,
     )
 
 
-def _place_weights(model: Any, body: Any, options: LoadOptions) -> None:
-    """Moves a model from host memory to its device; ``body`` is its decoder's stack of layers."""
-    device = find_device(options.device or "cpu")
-    if options.load_in is not None:
+def _read_encoder(
+    folder: Path, class_name: str, model: Any, find_body: FindBody, options: LoadOptions
+) -> None:
+    """Gives a model what encodes frames, with its weights."""
+    read = _load_weights(folder, class_name, torch_dtype(options), find_body, "encoder")
+    for name, part in encoder_of(read, find_body).items():
+        setattr(model.model, name, part.to(find_device(options.device or "cpu")))
+
+
+def _place_weights(
+    model: Any, find_body: FindBody, options: LoadOptions, half: Half | None
+) -> None:
+    """Moves the weights that were read from host memory to their device."""
+    device, body = find_device(options.device or "cpu"), find_body(model)
+    unread = list(unread_modules(model, find_body, half).values())
+    stays = nn.ModuleList([*unread, body.layers])
+    if half == "encoder":
+        move_all_but_layers(model, nn.ModuleList(unread), device)
+    elif options.load_in is not None:
         quantize_layers(body.layers, options.load_in, dtype=model.dtype, device=device)
-        move_all_but_layers(model, body.layers, device)
+        move_all_but_layers(model, stays, device)
     elif keeps_in_host(options.offload, [model], device, model.dtype):
-        move_all_but_layers(model, body.layers, device)
+        move_all_but_layers(model, stays, device)
         offload_layers(body, device)
     else:
-        model.to(device)
+        move_all_but_layers(model, nn.ModuleList(unread), device)
 
 
 def _load_image_processor(folder: Path) -> Any:
@@ -141,27 +184,40 @@ def _load_image_processor(folder: Path) -> Any:
     )
 
 
-def _load_weights(folder: Path, class_name: str, dtype: torch.dtype | None) -> Any:
-    model_class = getattr(transformers, class_name, None)
-    if model_class is None:
-        raise ModelError(f"{folder} needs a newer transformers: this one has no {class_name}")
-    with reported(folder, "the checkpoint"):
-        _require_sizes(folder, model_class)
-        with without_adapter(folder) as base:
-            model, found = model_class.from_pretrained(
-                base,
-                dtype=dtype or "auto",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # named below; transformers only counts them
-            )
+def _load_weights(
+    folder: Path, class_name: str, dtype: torch.dtype | None, find_body: FindBody, half: Half | None
+) -> Any:
+    """The model with the weights of one half, or all, in host memory."""
+    model_class = _find_class(folder, class_name)
+    read_class = model_class if half is None else class_of_half(model_class, find_body, half)
+    with reported(folder, "the checkpoint"), without_adapter(folder) as base:
+        model, found = read_class.from_pretrained(
+            base,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below; transformers only counts them
+        )
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         _require_no_keys(folder, what.replace("_", " "), found.get(what) or ())
-    _require_no_surplus(folder, model, list(map(str, found.get("unexpected_keys") or ())))
-    _require_tied_head(folder, model)
+    of_half = model.state_dict().keys()
+    model.__class__ = model_class
+    of_other = model.state_dict().keys() - of_half
+    unexpected = map(str, found.get("unexpected_keys") or ())
+    _require_no_surplus(folder, model, [key for key in unexpected if key not in of_other])
+    if half != "encoder":
+        _require_tied_head(folder, model)
     return model.requires_grad_(False).eval()
+
+
+def _find_class(folder: Path, name: str) -> Any:
+    """The class of transformers with that name."""
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ModelError(f"{folder} needs a newer transformers: this one has no {name}")
+    return found
 
 
 def _require_no_surplus(folder: Path, model: Any, unexpected: list[str]) -> None:

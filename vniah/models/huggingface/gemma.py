@@ -1,5 +1,6 @@
 """Gemma 3: the rows of an image attend to one another, so the model runs its own forward pass."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,9 @@ class Gemma3(TransformersModel):
         pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
+
+    def _described_tokens(self) -> int:
+        return math.isqrt(self._model.config.mm_tokens_per_image) ** 2
 
     def _image_text(self) -> str:
         return f"\n\n{self.template_token}{self.placeholder}<end_of_image>\n\n"

@@ -50,6 +50,11 @@ class Idefics3(TransformersDecoderModel):
         whole = features if isinstance(features, Tensor) else torch.cat(list(features))
         return whole.reshape(len(frames), -1, whole.shape[-1])
 
+    def _described_tokens(self) -> int:
+        config, (width, height) = self._model.config, self.frame_size
+        side = config.vision_config.patch_size
+        return int((width // side) * (height // side) // config.scale_factor**2)
+
     def _scaling(self) -> Mapping[str, Any]:
         """Further arguments for the image processor."""
         return {}

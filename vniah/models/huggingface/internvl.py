@@ -1,5 +1,6 @@
 """InternVL (Zhu et al. 2025): a frame is one tile, with the frame's number before it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,12 @@ class InternVL(TransformersDecoderModel):
         pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_image_features(pixels).pooler_output
         return features
+
+    def _described_tokens(self) -> int:
+        config = self._model.config
+        (height, width), patches = config.vision_config.image_size, config.vision_config.patch_size
+        sides = (height // patches[0], width // patches[1])
+        return math.prod(int(side * config.downsample_ratio) for side in sides)
 
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
         return {"image": BaseModelOutputWithPooling(pooler_output=embeds)}  # a frame is a tile

@@ -9,6 +9,7 @@ What the rows of a frame are in each of them:
     Video-LLaVA        all patches and the class token
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,21 @@ from vniah.models.padding import pad_to_square
 from vniah.models.vocabulary import append_rows
 
 
-class _Padded(TransformersDecoderModel):
+class _Patches(TransformersDecoderModel):
+    """A tower that gives features for each patch of a frame."""
+
+    def _num_features(self) -> int | None:
+        """The features of a frame that are used, of a tower that says how many it has."""
+        config, inner = self._model.config, self._model.model
+        embeddings = getattr(inner.vision_tower, "embeddings", None)
+        num_positions = getattr(embeddings, "num_positions", None)
+        if num_positions is None:
+            return None
+        skips_first = config.vision_feature_select_strategy == "default"
+        return int(num_positions) - int(skips_first)
+
+
+class _Padded(_Patches):
     """A CLIP tower. Its processor would crop the sides of a frame, so frames are padded before."""
 
     def _fit(self, frame: Image.Image) -> Image.Image:
@@ -49,6 +64,9 @@ class Llava(_Padded):
         pixels = self._pixels(frames).to(self.device, self.dtype)
         return torch.stack(list(self._model.get_image_features(pixels).pooler_output))
 
+    def _described_tokens(self) -> int | None:
+        return self._num_features()
+
 
 class LlavaNextVideo(_Padded):
     """LLaVA-NeXT-Video (Zhang et al. 2024): a video without rows between its frames."""
@@ -64,11 +82,17 @@ class LlavaNextVideo(_Padded):
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
         return features
 
+    def _described_tokens(self) -> int | None:
+        num_features = self._num_features()
+        if num_features is None:
+            return None
+        return int(math.isqrt(num_features) // self._model.config.spatial_pool_stride) ** 2
+
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
         return {"video": BaseModelOutputWithPooling(pooler_output=embeds.flatten(0, 1)[None])}
 
 
-class LlavaOnevision(TransformersDecoderModel):
+class LlavaOnevision(_Patches):
     """LLaVA-OneVision (Li et al. 2024): a video, and one newline row after all of it."""
 
     model_class = "LlavaOnevisionForConditionalGeneration"
@@ -87,6 +111,10 @@ class LlavaOnevision(TransformersDecoderModel):
         pixels = self._pixels(frames).to(self.device, self.dtype)
         features: Tensor = self._model.get_video_features(pixels[:, None]).pooler_output
         return features[:, :-1]  # each frame is a video here, so each ends with a newline
+
+    def _described_tokens(self) -> int | None:
+        num_features = self._num_features()
+        return None if num_features is None else math.ceil(math.isqrt(num_features) / 2) ** 2
 
     def _after_frames(self) -> Sequence[tuple[int, ...]]:
         return [(self._newline_id,)]
@@ -113,6 +141,9 @@ class VideoLlava(_Padded):
         features = self._model.model.get_video_features(pixels[None]).pooler_output
         whole = features if isinstance(features, Tensor) else torch.cat(list(features))
         return whole.reshape(len(frames), -1, whole.shape[-1])
+
+    def _described_tokens(self) -> int | None:
+        return int(self._model.model.video_tower.embeddings.num_positions)
 
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
         return {"video": BaseModelOutputWithPooling(pooler_output=embeds)}

@@ -80,6 +80,9 @@ class _AnySize(TransformersDecoderModel):
         features = self._model.get_image_features(*self._patches(frames)).pooler_output
         return torch.stack(list(features))
 
+    def _described_tokens(self) -> int:
+        return self._grid[0] * self._grid[1]
+
     def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
         merged = self._model.config.vision_config.spatial_merge_size
         patches = [len(sequence.frames), *(side * merged for side in self._grid)]
@@ -136,6 +139,11 @@ class Qwen3VL(_AnySize):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """Time, height and width of every row: ``[3, num_tokens]``."""
         return frames_as_images(sequence, self._grid)
+
+    def _described_shape(self) -> tuple[int, ...] | None:
+        num_layers = len(self._model.config.vision_config.deepstack_visual_indexes)
+        shape = super()._described_shape()
+        return None if shape is None else (1 + num_layers, *shape)
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         output = self._model.get_image_features(*self._patches(frames))

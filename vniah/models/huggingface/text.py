@@ -75,6 +75,7 @@ class TextModel:
         revision: str | None = None,
         options: LoadOptions = LOAD_DEFAULTS,
         adapter: Path | None = None,
+        has_decoder: bool = True,
     ) -> Self:
         """The model in a checkpoint folder, as `vniah.models.loading.load_folder` finds its class.
 
@@ -84,12 +85,15 @@ class TextModel:
             revision: tells versions of the weights apart; by default a hash over the files.
             options: how it is loaded; here no dtype means as stored, and no device the CPU.
             adapter: the folder of an adapter to merge into the weights.
+            has_decoder: False is refused: it is for models that encode frames.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
             InputError: an option is for models that read frames.
             MissingDependencyError: ``load_in`` needs another package.
         """
+        if not has_decoder:
+            raise InputError(f"{name} is a language model, which reads text: it encodes no frames")
         cls.require_options(options, name)
         require_supported(folder, name)
         parts = read_parts(

@@ -35,6 +35,7 @@ from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.forward.offload import keeps_in_host, offload_layers, require_host_room
 from vniah.models.adapters import merge_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
+from vniah.models.deferred import DeferredWeights
 from vniah.models.families import llava_type
 from vniah.models.llava.frame_layout import build_projector, read_layout
 from vniah.models.llava.frame_reader import FrameReader, PictureReader
@@ -127,10 +128,23 @@ def load_parts(
     folder: Path,
     options: LoadOptions,
     adapter: Path | None = None,
-) -> None:
-    """Reads the weights of all parts; the options say where the decoder's layers are kept.
+    *,
+    has_decoder: bool = True,
+) -> DeferredWeights:
+    """Reads the weights of the decoder; the options say where its layers are kept.
 
     An adapter, if its folder is given, is merged into the decoder before its layers are moved.
+
+    Args:
+        parts: what `build_parts` gave.
+        raw: the content of config.json.
+        folder: the checkpoint's.
+        options: how it is loaded.
+        adapter: the folder of an adapter.
+        has_decoder: False leaves the decoder without weights.
+
+    Returns:
+        The weights of tower and projector, which are not read yet.
     """
     dtype = torch_dtype(options) or stored_dtype(folder)
     device = find_device(options.device or "cpu")
@@ -144,26 +158,43 @@ def load_parts(
     is_offloaded = options.load_in is None and keeps_in_host(
         options.offload, modules.values(), device, dtype
     )
-    if is_offloaded:
+    if is_offloaded and has_decoder:
         require_host_room(decoder.model.layers, dtype)
+    rename = partial(_rename, tower=tower, has_newline=reader.has_newline)
+
+    def load_encoder() -> None:
+        of_encoder = {part: modules[part] for part in ("tower", "projector")}
+
+        def rename_some(name: str) -> tuple[str, str] | None:
+            target = rename(name)
+            return target if target is not None and target[0] in of_encoder else None
+
+        load_weights(folder, of_encoder, rename=rename_some, dtype=dtype, device=device)
+        tower.finish(device)
+
+    encoder = DeferredWeights(folder, load_encoder)
     load_weights(
         folder,
         modules,
-        rename=partial(_rename, tower=tower, has_newline=reader.has_newline),
+        rename=rename,
         dtype=dtype,
         device=device,
+        read=("decoder", "newline") if has_decoder else ("newline",),
         optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
         stays_in_host=_is_layer if is_offloaded or options.load_in else lambda part, name: False,
     )
     _require_newline(parts.newline, reader, folder)
+    if not has_decoder:
+        parts.projector.to(dtype)  # it is named by the cache before it is read
+        return encoder
     _finish_decoder(decoder, raw, folder, device)
-    tower.finish(device)
     if adapter is not None:
         merge_adapter(decoder, adapter)
     if is_offloaded:
         offload_layers(decoder.model, device)
     elif options.load_in is not None:
         quantize_layers(decoder.model.layers, options.load_in, dtype=dtype, device=device)
+    return encoder
 
 
 def usual_template(raw: Mapping[str, Any]) -> str:

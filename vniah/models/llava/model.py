@@ -27,6 +27,7 @@ from vniah.errors import InputError, ModelError
 from vniah.models.adapters import adapter_record
 from vniah.models.configs import read_beside, read_config
 from vniah.models.contents import fingerprint, generation_note, require_supported
+from vniah.models.deferred import DeferredWeights
 from vniah.models.llava.checkpoint import (
     build_parts,
     config_for_tokenizer,
@@ -71,6 +72,7 @@ class LlavaModel:
         revision: str,
         decoder: Any,
         projector: nn.Module,
+        encoder: DeferredWeights,
         reader: PictureReader,
         newline: Tensor | None,
         tokenizer: Any,
@@ -84,6 +86,7 @@ class LlavaModel:
         self.revision = revision
         self.decoder = decoder
         self._projector = projector
+        self._encoder = encoder
         self._reader = reader
         self._newline = newline
         self._tokenizer = tokenizer
@@ -114,6 +117,7 @@ class LlavaModel:
         revision: str | None = None,
         options: LoadOptions = LOAD_DEFAULTS,
         adapter: Path | None = None,
+        has_decoder: bool = True,
     ) -> "LlavaModel":
         """The model in a checkpoint folder.
 
@@ -123,6 +127,7 @@ class LlavaModel:
             revision: tells versions of the weights apart; by default a hash over the files.
             options: how it is loaded; here no dtype means as stored, and no device the CPU.
             adapter: the folder of an adapter to merge into the decoder's weights.
+            has_decoder: False leaves the decoder without weights; such a model only encodes frames.
 
         Raises:
             ModelError: something is missing or does not fit; the message names it.
@@ -139,7 +144,7 @@ class LlavaModel:
         require_supported(folder, name)
         parts = build_parts(raw, folder, options)
         override_rope(parts.decoder.model, theta=options.rope_theta, scaling=options.rope_scaling)
-        load_parts(parts, raw, folder, options, adapter)
+        encoder = load_parts(parts, raw, folder, options, adapter, has_decoder=has_decoder)
         tokenizer = load_tokenizer(folder, config=config_for_tokenizer(raw))
         template = choose_template(options.prompt_template, usual_template(raw), tokenizer)
         model = cls(
@@ -147,6 +152,7 @@ class LlavaModel:
             revision=revision or fingerprint(folder),
             decoder=parts.decoder,
             projector=parts.projector,
+            encoder=encoder,
             reader=parts.reader,
             newline=parts.newline["row"] if parts.reader.has_newline else None,
             tokenizer=tokenizer,
@@ -156,7 +162,6 @@ class LlavaModel:
             adapter=None if adapter is None else adapter_record(adapter),
             generation_note=generation_note(folder),
         )
-        encode_blank(name, model.encode_frames)
         model.compose((), "?", "0")  # raises if the tokenizer cannot be used
         return model
 
@@ -183,12 +188,18 @@ class LlavaModel:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and cached frames."""
-        return next(self._projector.parameters()).dtype
+        return self._weight.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next(self._projector.parameters()).device
+        return self._weight.device
+
+    @property
+    def _weight(self) -> Tensor:
+        """A weight that has been read: of the projector where the decoder is never read."""
+        head: Tensor = self.decoder.lm_head.weight
+        return next(self._projector.parameters()) if head.is_meta else head
 
     @torch.inference_mode()
     def encode_frames(self, frames: Sequence[np.ndarray]) -> Tensor:
@@ -197,7 +208,17 @@ class LlavaModel:
         Args:
             frames: RGB uint8 ``[height, width, 3]``, of any sizes.
         """
+        self.read_encoder()
         return self._reader.rows(frames, self._projector, self._newline, self.dtype)
+
+    @property
+    def encoder_is_read(self) -> bool:
+        """True if the weights of tower and projector have been read."""
+        return self._encoder.is_read
+
+    def read_encoder(self) -> None:
+        """As `vniah.models.deferred.ReadsEncoderLater.read_encoder`."""
+        self._encoder.read(lambda: encode_blank(self.name, self.encode_frames))
 
     def prepared_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The frames as the vision tower gets them, RGB uint8 ``[height, width, 3]`` each."""

@@ -1,0 +1,61 @@
+"""The two halves of a checkpoint of transformers: the decoder, and what encodes frames for it.
+
+transformers reads a checkpoint as a whole. Here it is given a class that names the weights of one
+half only, so that it neither reads nor misses those of the other half, which stay on the meta
+device. All else is done as always: it renames weights, joins those of experts, chooses dtypes and
+ties the head.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+
+Half = Literal["decoder", "encoder"]
+FindBody = Callable[[Any], Any]
+
+
+def encoder_of(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
+    """What encodes frames: vision tower, projector and the like, by their names in ``model.model``.
+
+    Args:
+        model: of transformers, with a decoder inside ``model.model``.
+        find_body: gives the decoder without its head.
+    """
+    body = find_body(model)
+    return {name: part for name, part in model.model.named_children() if part is not body}
+
+
+def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[str, nn.Module]:
+    """The modules that are not of a half, by their names; none if there is no half.
+
+    Weights that are in none of them, such as a newline row, are of both halves.
+    """
+    if half is None:
+        return {}
+    encoder = {f"model.{name}": part for name, part in encoder_of(model, find_body).items()}
+    if half == "decoder":
+        return encoder
+    children = {f"model.{name}": part for name, part in model.model.named_children()}
+    body = {name: part for name, part in children.items() if name not in encoder}
+    return {**body, "lm_head": model.lm_head}
+
+
+def class_of_half(model_class: Any, find_body: FindBody, half: Half) -> Any:
+    """A class of transformers of which ``from_pretrained`` reads one half.
+
+    Args:
+        model_class: the class of the whole model.
+        find_body: as `encoder_of`.
+        half: ``"decoder"`` or ``"encoder"``.
+    """
+
+    def state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The weights of this half: transformers looks here which there are."""
+        others = tuple(f"{name}." for name in unread_modules(self, find_body, half))
+        whole = model_class.state_dict(self, *args, **kwargs)
+        return {key: weight for key, weight in whole.items() if not key.startswith(others)}
+
+    # transformers finds out how weights are renamed by the name and the module of the class.
+    own = {"state_dict": state_dict, "__module__": model_class.__module__}
+    return type(model_class.__name__, (model_class,), own)
