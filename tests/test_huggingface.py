@@ -2,8 +2,10 @@
 
 import gc
 import json
+import re
 import shutil
 import weakref
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from vniah.cli import main
 from vniah.embeddings.batches import identity_of
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
-from vniah.engines.inputs import DecoderInputs, decoder_logits
+from vniah.engines.inputs import DecoderInputs, decoder_logits, require_reader
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
@@ -32,7 +34,7 @@ from vniah.models.llava.model import LlavaModel
 from vniah.models.loading import load_folder, load_model
 from vniah.needles import load_needles
 from vniah.options import LoadOptions
-from vniah.protocol import DecoderModel, FrameSegment, TextSegment, TokenSequence
+from vniah.protocol import DecoderModel, FrameSegment, LanguageModel, TextSegment, TokenSequence
 
 NUM_FRAMES = 6
 QUESTION = "What digit is on the red card?"
@@ -173,6 +175,33 @@ def is_of_encoder(name: str) -> bool:
     """By the names of weights in a checkpoint."""
     parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector")
     return any(part in name for part in parts)
+
+
+def test_text_alone_equals_the_own_forward(family):
+    tiny, model, _ = family
+    if not isinstance(model, LanguageModel):
+        assert tiny.model_type == "gemma3"
+        with pytest.raises(InputError, match="no decoder that reads text alone"):
+            require_reader(model)
+        return
+    sequence = model.compose_text("It is 7. You are a helpful assistant. " * 5, ANSWER)
+    num_read = len(sequence.answer_ids)
+    texts = [segment.token_ids for segment in sequence.segments]
+    ids = torch.tensor([[*chain.from_iterable(texts), *sequence.answer_ids]])
+    with torch.inference_mode():
+        own = tiny.model(input_ids=ids).logits[0, -num_read - 1 : -1]
+    if hasattr(tiny.model.model, "rope_deltas"):
+        tiny.model.model.rope_deltas = None
+    no_frames = FrameStore({})
+    for logits in (
+        model.answer_logits(sequence, torch.empty(0, *model.frame_shape)),
+        plain_logits(model, sequence, no_frames),
+        decoder_logits(model, sequence, no_frames),
+    ):
+        assert (logits - own).abs().max() < TOLERANCE
+        assert torch.equal(logits.argmax(-1), own.argmax(-1))
+    with pytest.raises(ModelError, match=f"holds '{re.escape(model.placeholder)}', which stands"):
+        model.compose_text(f"It is {model.placeholder} 7", ANSWER)
 
 
 def test_tree_equals_the_own_forward_on_pixels(family, tmp_path):

@@ -4,8 +4,10 @@ import json
 import re
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.test_format_schema import require_described
 from tests.test_text_haystacks import Reader
@@ -17,9 +19,18 @@ from tests.text_models import (
     tokenizer_of,
 )
 from vniah.cli import main
-from vniah.errors import HaystackTooShortError, InputError, RunMismatchError, TaskError
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.inputs import decoder_logits
+from vniah.errors import (
+    HaystackTooShortError,
+    InputError,
+    ModelError,
+    RunMismatchError,
+    TaskError,
+)
 from vniah.grid import Grid
 from vniah.haystacks.text import TextHaystack, find_sentence_ends, open_text
+from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.needles.numbers import number_needles
 from vniah.protocol import HAYSTACK, TextSpan
@@ -379,6 +390,25 @@ def test_the_command_line_measures_a_folder_of_text(tmp_path, capsys):
     assert results.samples[1].cell.depth == Fraction(1)
 
 
+def test_a_vision_model_is_measured_as_a_language_model_without_its_tower(tmp_path):
+    model = load_model("reference-short", device="cpu")
+    grid = Grid.parse("200", "0.5")
+    results = run_text(model, tmp_path / "run", grid=grid, controls="none")
+    assert not model.encoder_is_read
+    assert results.num_done == results.num_planned == 4
+    assert None not in [sample.logprob for sample in results.samples]
+    sequence = model.compose_text("the 7 . " * 20, "1 2")
+    ids = [token for segment in sequence.segments for token in segment.token_ids]
+    with torch.inference_mode():
+        own = model.decoder(torch.tensor([[*ids, *sequence.answer_ids]])).logits[0, -3:-1]
+    found = decoder_logits(model, sequence, EncodedFrames.none().store)
+    torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
+    model = load_model("reference-short", device="cpu")
+    model._tokenizer = SimpleNamespace(is_fast=False)
+    with pytest.raises(ModelError, match="does not say which characters its tokens are of"):
+        model.compose_text("A text.", "7")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -387,7 +417,6 @@ def test_the_command_line_measures_a_folder_of_text(tmp_path, capsys):
         ("--task niah --tokens 512 --frames 8", "not allowed with argument"),
         ("--task niah --tokens x", "tokens must be numbers, got 'x'"),
         ("--task niah --tokens 512 --keep-damaged", "are for videos, and the task niah shows text"),
-        ("--task niah --tokens 512", "reference-short has no decoder that reads text alone"),
         (
             "--task niah --tokens 512 --haystack a b",
             "one folder or file, one data set, or pydoc; give one",

@@ -575,7 +575,6 @@ def test_several_ropes_without_an_output_have_folders_of_their_own(
         (["--tokens", "9", "--documents", "0"], "number of documents must be from 1 to 10,000"),
         (["--tokens", "9", "--haystack", "/nowhere"], "there is no folder /nowhere"),
         (["--tokens", "9"], "smollm2 is not on this machine yet: fetch it"),
-        (["--tokens", "9", "--model", "reference-long"], "has no decoder that reads text alone"),
         (["--tokens", "9", "--model", "openai:http://127.0.0.1:9#x"], "reads text alone"),
         (["--tokens", "9", "--rope-theta", "1e4,10000"], "RoPE base 10000 is given twice"),
         (

@@ -22,6 +22,7 @@ from vniah.checks.frames import FrameTrial, examine_frames, make_pictures
 from vniah.checks.interface import Interface, examine_interface
 from vniah.checks.sequences import SequenceTrial, examine_positions, examine_sequences
 from vniah.checks.texts import TextTrial, examine_texts
+from vniah.engines.base import shows_text
 from vniah.needles import NeedleSet
 from vniah.protocol import EncodingModel, LanguageModel
 
@@ -70,7 +71,8 @@ def examine(model: Any, needles: NeedleSet) -> Conformance:
         reported once.
     """
     examination = Examination()
-    if isinstance(model, LanguageModel) and not isinstance(model, EncodingModel):
+    reads_text = isinstance(model, LanguageModel)
+    if reads_text and (shows_text(needles) or not isinstance(model, EncodingModel)):
         examine_texts(examination, TextTrial.of(model, needles))
         return Conformance(tuple(examination.findings), examination.num_examined)
     found = examine_interface(examination, model)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
@@ -252,7 +253,9 @@ def _check_own_logits(
     if not isinstance(model, VisionLanguageModel):
         return ()
     plain = [plain_logits(model, sequence, store) for sequence in sequences]
-    own = [model.answer_logits(sequence, store.read(sequence.frames)) for sequence in sequences]
+    own = [
+        model.answer_logits(sequence, _frames_of(model, sequence, store)) for sequence in sequences
+    ]
     for sequence, one, other in zip(sequences, plain, own, strict=True):
         require_logits(model, sequence, other)
         if one.shape != other.shape:
@@ -263,6 +266,12 @@ def _check_own_logits(
     own = [logits.detach().float().cpu() for logits in own]
     limit = RoundingLimit.of(model, sequences, store, plain)
     return (compare_logits("answer_logits", plain, own, limit),)
+
+
+def _frames_of(model: VisionLanguageModel, sequence: TokenSequence, store: FrameStore) -> Tensor:
+    """The encoded frames of a sequence, ``[num_frames, *frame_shape]``; of text there are none."""
+    frames = sequence.frames
+    return store.read(frames) if frames else torch.empty(0, *model.frame_shape)
 
 
 def _about_sharing(plan: Plan) -> str:

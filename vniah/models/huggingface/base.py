@@ -17,6 +17,7 @@ from vniah.models.contents import require_supported
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
+from vniah.models.plain_text import ReadsText
 from vniah.models.preprocessing import as_pictures, encode_blank, require_small_pictures
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import spell
@@ -321,8 +322,8 @@ class TransformersModel:
         return torch.cat(rows)[None]
 
 
-class TransformersDecoderModel(TransformersModel):
-    """A family whose decoder vniah runs layer by layer.
+class TransformersDecoderModel(ReadsText, TransformersModel):
+    """A family whose decoder vniah runs layer by layer, on frames or on text alone.
 
     It also has `answer_logits`, with which ``vniah check`` compares prompt, positions and the text
     around frames with those of the whole model.
@@ -338,6 +339,7 @@ class TransformersDecoderModel(TransformersModel):
             model=self.find_body(parts.model), lm_head=parts.model.lm_head
         )
         super().__init__(parts)
+        self._frame_token = self.placeholder
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""

@@ -1,12 +1,9 @@
 """Language models in the layout of transformers: decoders without a vision tower, which read text.
 
-A prompt is plain text, without a chat template: what a task of text writes is what the model reads.
-It is tokenized as a whole, so its tokens are those that the tokenizer gives for it, whatever pieces
-the text was made of.
+A prompt is plain text (`vniah.models.plain_text`): what a task of text writes is what they read.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,19 +14,15 @@ from vniah.errors import InputError
 from vniah.models.configs import read_config
 from vniah.models.contents import require_supported
 from vniah.models.huggingface.folder import FamilyParts, read_parts
+from vniah.models.plain_text import ReadsText
 from vniah.models.rope import override_rope, rope_settings
-from vniah.models.vocabulary import require_counting, spell, token_ends
+from vniah.models.vocabulary import spell
 from vniah.models.weights import weights_settings
 from vniah.options import LOAD_DEFAULTS, LoadOptions
-from vniah.protocol import TextSegment, TokenSequence
+from vniah.protocol import TokenSequence
 
 ADAPTER_VERSION = "1"
 """Part of the manifest: raise it when the tokens of a prompt change."""
-
-# Prompts share whole segments. So a pass reads up to so many tokens less one more than it must.
-_SEGMENT_TOKENS = 32
-_NUM_SEGMENTS = 1 << 16  # segments of which there is one object each
-_TAIL = 256  # characters of a prompt with which an answer is tokenized
 
 _CLASSES = {
     "llama": "LlamaForCausalLM",
@@ -39,7 +32,7 @@ _CLASSES = {
 }
 
 
-class TextModel:
+class TextModel(ReadsText):
     """A causal language model; satisfies `vniah.protocol.LanguageModel`.
 
     Attributes:
@@ -58,13 +51,12 @@ class TextModel:
         self.revision = parts.revision
         self.decoder = parts.model
         self._tokenizer = parts.tokenizer
-        require_counting(self._tokenizer, self.name)
         self._load_in = parts.load_in
         self._adapter = parts.adapter
-        self._segment = lru_cache(maxsize=_NUM_SEGMENTS)(TextSegment)
         self.encoding: Mapping[str, str] = {"adapter": f"{type(self).__name__} {ADAPTER_VERSION}"}
         self.stop_ids = parts.stop_ids
         self.generation_note = parts.generation_note
+        self.token_ends("")  # raises if the tokenizer cannot be used
 
     @classmethod
     def load(
@@ -152,23 +144,6 @@ class TextModel:
         device: torch.device = self.decoder.lm_head.weight.device
         return device
 
-    def compose_text(self, text: str, answer: str) -> TokenSequence:
-        """As `vniah.protocol.LanguageModel.compose_text`.
-
-        White space stands between the prompt and the answer. What the tokenizer would merge there
-        is not merged, since a prompt does not depend on its answer.
-        """
-        ids = self._read(text)["input_ids"]
-        segments = tuple(
-            self._segment(tuple(ids[start : start + _SEGMENT_TOKENS]))
-            for start in range(0, len(ids), _SEGMENT_TOKENS)
-        )
-        return TokenSequence(segments, self._answer(text, answer))
-
-    def token_ends(self, text: str) -> Sequence[int]:
-        """As `vniah.protocol.LanguageModel.token_ends`."""
-        return token_ends(self._tokenizer, text)
-
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``."""
         return torch.arange(sequence.num_tokens(0))
@@ -180,20 +155,6 @@ class TextModel:
     def spell(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens as it stands in a prompt, with special tokens and white space."""
         return spell(self._tokenizer, token_ids)
-
-    def _read(self, text: str, **options: Any) -> Any:
-        """The tokens of a whole prompt, with those that the tokenizer puts before every one."""
-        # "verbose" warns of texts longer than the model was trained on; here they are measured.
-        return self._tokenizer(text, verbose=False, **options)
-
-    def _answer(self, text: str, answer: str) -> tuple[int, ...]:
-        tail = text[-_TAIL:]
-        lead = "" if tail[-1:].isspace() else " "
-        prompt = self._read(tail, add_special_tokens=False)["input_ids"]
-        whole = self._read(tail + lead + answer, add_special_tokens=False)["input_ids"]
-        if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
-            return tuple(whole[len(prompt) :])
-        return tuple(self._read(lead + answer, add_special_tokens=False)["input_ids"])
 
 
 def _model_type(folder: Path) -> str:

@@ -37,6 +37,7 @@ from vniah.models.llava.checkpoint import (
 )
 from vniah.models.llava.frame_reader import PictureReader
 from vniah.models.llava.prompts import choose_template, find_template, question_line
+from vniah.models.plain_text import ReadsText
 from vniah.models.preprocessing import encode_blank
 from vniah.models.rope import override_rope, rope_settings
 from vniah.models.vocabulary import append_rows, find_stop_ids, load_tokenizer, spell
@@ -48,8 +49,10 @@ ADAPTER_VERSION = "1"  # part of every cache's identity: raise it when encoded f
 _NUM_TEXTS = 1 << 12  # texts whose tokens are kept
 
 
-class LlavaModel:
-    """A LongVA / LLaVA-NeXT checkpoint; satisfies `vniah.protocol.DecoderModel`.
+class LlavaModel(ReadsText):
+    """A LongVA / LLaVA-NeXT checkpoint.
+
+    It satisfies `vniah.protocol.DecoderModel`, and `vniah.protocol.LanguageModel` for text alone.
 
     Make one with `load`.
 
