@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import spoil_weights
 from tests.families import BUILDERS, Tiny, build, pictures
@@ -169,6 +170,21 @@ def test_each_half_works_without_the_weights_of_the_other(family, tmp_path):
     encoder = load_folder(spoilt, options=options, has_decoder=False, **names)
     assert identity_of(encoder, {}) == identity_of(model, {})
     assert torch.equal(encoder.encode_frames(pixels), model.encode_frames(pixels))
+
+
+def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(tmp_path):
+    """As the model without its head is saved, whose weights transformers completes by a prefix."""
+    tiny = build("qwen3_vl")
+    folder = tiny.save(tmp_path / "checkpoint")
+    weights = load_file(folder / "model.safetensors")
+    weights = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_folder(folder, name="tiny", options=LoadOptions(frame_size=tiny.frame_size))
+    assert not model.encoder_is_read
+    model.read_encoder()
+    stored = dict(tiny.model.named_parameters())
+    for name, weight in model._model.named_parameters():
+        assert torch.equal(weight, stored[name])
 
 
 def is_of_encoder(name: str) -> bool:
@@ -516,8 +532,6 @@ def test_layers_that_the_configuration_does_not_count_are_refused(model_type, tm
 
 
 def test_missing_weight_is_named(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = build("internvl").save(tmp_path / "checkpoint")
     path = folder / "model.safetensors"
     tensors = load_file(path)

@@ -205,8 +205,12 @@ def _load_weights(
     of_half = model.state_dict().keys()
     model.__class__ = model_class
     of_other = model.state_dict().keys() - of_half
-    unexpected = map(str, found.get("unexpected_keys") or ())
-    _require_no_surplus(folder, model, [key for key in unexpected if key not in of_other])
+    unexpected = [
+        key for key in map(str, found.get("unexpected_keys") or ()) if key not in of_other
+    ]
+    if half == "encoder":  # of the decoder not even the names are made complete
+        unexpected = [key for key in unexpected if _DECODER_LAYER.match(key) is None]
+    _require_no_surplus(folder, model, unexpected)
     if half != "encoder":
         _require_tied_head(folder, model)
     return model.requires_grad_(False).eval()
