@@ -14,7 +14,8 @@ attends to [the chunk itself, causal | all earlier keys]; the two parts merge by
 A pass may continue from a prefix whose keys and values were stored, and may store its own. Logits
 are read from suffixes: short groups of rows, each of which sees its own part of the pass. They go
 through each layer together, after the main rows. In the last layer the main rows stop as soon as
-their keys and values are computed.
+their keys and values are computed. Rows that are spliced into the main rows
+(`vniah.forward.splices`) go through the layers like suffixes.
 
 T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size.
 """
@@ -41,7 +42,20 @@ from vniah.forward.decoders import (
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, LayerKeyValues, Layout, Span
 from vniah.forward.ring import Ring
-from vniah.forward.suffixes import Rows, SuffixAttention, SuffixRows, suffix_groups
+from vniah.forward.splices import (
+    Slab,
+    SlabAttention,
+    SplicedBranch,
+    require_can_splice,
+    slabs_of,
+)
+from vniah.forward.suffixes import (
+    Rows,
+    SuffixAttention,
+    SuffixGroup,
+    SuffixRows,
+    suffix_groups,
+)
 
 CHUNK_SIZE = 2048
 
@@ -65,6 +79,7 @@ def prefill(
     position_ids: Tensor,
     suffixes: Sequence[SuffixRows],
     *,
+    spliced: Sequence[SplicedBranch] = (),
     past: Sequence[KeyValueCache] = (),
     cache: KeyValueCache | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -75,6 +90,8 @@ def prefill(
 ) -> list[Tensor]:
     """One pass: the logits of every suffix, ``[num_rows, vocabulary]`` fp32.
 
+    Those of the suffixes come first, then those of the suffixes of spliced branches.
+
     Args:
         decoder: a transformers causal language model, e.g. ``Qwen2ForCausalLM``: anything with
             its ``model`` and ``lm_head``.
@@ -84,6 +101,8 @@ def prefill(
         suffixes: the rows whose logits are read. Where RoPE depends on the length of the sequence,
             only one, and no past; or none, where the main rows are read. Memory is copied least
             where suffixes that see the same keys follow one another.
+        spliced: branches of which the main rows know nothing; not with a ring. Up to
+            ``chunk_size`` of their rows go through a layer at once, or one branch with more.
         past: keys and values of everything before the main rows, in the order of tokens.
         cache: where to store this pass's own keys and values; None does not store them.
         chunk_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -101,10 +120,12 @@ def prefill(
     body = decoder.model
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
-    assert all(suffix.fits(stop) for suffix in suffixes)
+    assert all(rows.fits(stop) for rows in (*suffixes, *spliced))
     num_read = len(suffixes) + finishes
+    if spliced:
+        require_can_splice(decoder)
     assert not depends_on_length(body) or (not past and cache is None and num_read == 1)
-    require_supported(decoder, max([stop, *(suffix.length for suffix in suffixes)]))
+    require_supported(decoder, max([stop, *(rows.length for rows in (*suffixes, *spliced))]))
     require_positions(decoder, position_ids, stop - start)
 
     main = Layout.whole(start, stop) if ring is None else ring.layout(start, stop)
@@ -112,10 +133,15 @@ def prefill(
     assert len(hidden) == main.num_rows(rank)
     kernel = kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body))
     keys = LayerKeyValues(body, past, main, rank=rank, like=hidden)
-    angles, suffix_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], suffixes)
+    read = [rows.position_ids for rows in (*suffixes, *(b for s in spliced for b in s.blocks))]
+    angles, read_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], read)
     rows = Rows(hidden, angles)
     whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
-    groups = list(suffix_groups(suffixes, suffix_angles, chunk_size))
+    num_rows = sum(len(suffix.hidden) for suffix in suffixes)
+    groups: list[SuffixGroup | Slab] = [
+        *suffix_groups(suffixes, read_angles[:, :, :num_rows], chunk_size),
+        *slabs_of(spliced, body, read_angles[:, :, num_rows:], chunk_size),
+    ]
     chunks = list(_chunks(main, rank, chunk_size))
 
     def run_chunks(index: int, *, attends: bool) -> None:
@@ -140,7 +166,7 @@ def prefill(
             if cache is not None:
                 keys.save(index, cache)
             for group in groups:
-                _run(layer, index, group.rows, SuffixAttention(keys, group, kernel, ring))
+                _run(layer, index, group.rows, group.attention(keys, kernel, ring))
                 group.add_deepstack(index)
             if add_deepstack is not None and not is_last:
                 add_deepstack(index, hidden)
@@ -218,7 +244,10 @@ def _chunks(main: Layout, rank: int, chunk_size: int) -> Iterator[_Chunk]:
 
 
 def _run(
-    layer: Any, index: int, rows: Rows, attention: "_ChunkAttention | SuffixAttention"
+    layer: Any,
+    index: int,
+    rows: Rows,
+    attention: "_ChunkAttention | SuffixAttention | SlabAttention",
 ) -> None:
     """Runs some rows through a layer, in place."""
     part = attention.rows
@@ -322,15 +351,16 @@ def _rotate(
     position_ids: Tensor,
     start: int,
     spans: Sequence[Span],
-    suffixes: Sequence[SuffixRows],
+    others: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """RoPE's cosines and sines, ``[2, 1, n, D]``: of this rank's main rows, and of all suffixes."""
+    """RoPE's cosines and sines, ``[2, 1, n, D]``: of this rank's main rows, and of all others.
+
+    ``others`` are the position ids of the rows that are no main rows.
+    """
     rotary = body.rotary_emb
     reset_dynamic_rope(body)
     num_main, device = position_ids.shape[-1], hidden.device
-    positions = torch.cat([position_ids, *(suffix.position_ids for suffix in suffixes)], -1).to(
-        device
-    )
+    positions = torch.cat([position_ids, *others], -1).to(device)
     own = [torch.arange(*span, device=device) - start for span in spans]
     rows = torch.cat(own).clamp(max=max(0, num_main - 1))  # padding gets the last row's position
     # The largest position goes with every block: some kinds of RoPE look at the largest of a call.
@@ -341,12 +371,12 @@ def _rotate(
         shaped = part[None] if part.ndim == 1 else part[:, None]
         return torch.stack(rotary(hidden[None], shaped))[:, :, :-1]
 
-    of_suffixes = angles(torch.arange(num_main, positions.shape[-1], device=device))
-    of_main = of_suffixes.new_empty(2, 1, len(rows), of_suffixes.shape[-1])
+    of_others = angles(torch.arange(num_main, positions.shape[-1], device=device))
+    of_main = of_others.new_empty(2, 1, len(rows), of_others.shape[-1])
     for first in range(0, len(rows), ROPE_BLOCK):
         block = slice(first, first + ROPE_BLOCK)
         of_main[:, :, block] = angles(rows[block])
-    return of_main, of_suffixes
+    return of_main, of_others
 
 
 def _attention(
@@ -356,7 +386,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    vniah_attention: _ChunkAttention | SuffixAttention,
+    vniah_attention: _ChunkAttention | SuffixAttention | SlabAttention,
     scaling: float | None = None,
     softcap: float | None = None,
     **_ignored: Any,

@@ -90,6 +90,12 @@ class SuffixGroup:
         ]
         return cls(suffixes, Rows(hidden, angles), shared)
 
+    def attention(
+        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None
+    ) -> "SuffixAttention":
+        """What the rows of the group attend to in the present layer."""
+        return SuffixAttention(keys, self, kernel, ring)
+
     def add_deepstack(self, layer: int) -> None:
         """Adds what DeepStack adds to the rows after a layer."""
         row = 0

@@ -1,0 +1,426 @@
+"""Rows that are spliced into a long sequence, the trunk, whose own rows do not see them.
+
+A map asks, for many needles and places, about the trunk with a needle in it. Run exactly, the
+trunk's tokens behind a needle are computed anew for every place, because they attend to the needle.
+Here they are computed once, without it. A *branch* is one way to splice something in: its own rows
+are the needle's and, where it is given a window, some tokens of the trunk behind the needle, which
+are computed with the needle in sight. At each layer, with the trunk's keys of that layer at hand,
+
+    own rows of a branch     attend to the trunk before them, and to the branch's own rows up to
+                             themselves
+    rows of its suffixes     (question and answer) attend to the trunk before and behind the own
+                             rows, to the own rows, and to themselves
+
+in parts over disjoint keys, merged by their log-sum-exp. **This is an approximation**, unless the
+window reaches the suffix. Nothing here measures how good it is.
+
+Distances are those of the real sequence. Behind a needle of n tokens every key would stand n
+positions farther on. The trunk's keys stay where they are; instead the query meets *them* as if it
+stood n positions earlier: rotations add up, so a query that is rotated already is rotated back by
+the angles of n. That needs nothing of the layer, and holds for every RoPE with fixed frequencies.
+
+R rows, E entries, Hq and Hk heads, D head size.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.errors import ModelError
+from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
+from vniah.forward.decoders import depends_on_length
+from vniah.forward.key_blocks import plan_calls
+from vniah.forward.kv_cache import LayerKeyValues, Span
+from vniah.forward.ring import Ring
+from vniah.forward.suffixes import Rows
+
+Shift = tuple[int] | tuple[int, int, int]
+
+# Decoders whose RoPE rotates the first half of a head's numbers with the second.
+ROTATING_HALVES = (
+    *("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text"),
+    *("qwen3_vl_text", "qwen3_vl_moe_text"),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Tokens of the trunk that some rows attend to.
+
+    Attributes:
+        span: the tokens.
+        shift: how many positions farther on they stand for these rows than in the trunk: one
+            number, or three for M-RoPE.
+    """
+
+    span: Span
+    shift: Shift
+
+
+@dataclass(frozen=True)
+class SplicedRows:
+    """Rows that follow one another, and all see the same tokens of the trunk.
+
+    Attributes:
+        hidden: input embeddings ``[n, H]``.
+        position_ids: in the real sequence, ``[n]``, or ``[3, n]`` for M-RoPE.
+        seen: of the trunk, ascending and disjoint.
+        deepstack: what is added to the rows after each of the first layers, ``[layers, n, H]``.
+    """
+
+    hidden: Tensor
+    position_ids: Tensor
+    seen: tuple[Seen, ...]
+    deepstack: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SplicedSuffix:
+    """Question and answer behind a branch.
+
+    Attributes:
+        rows: its rows.
+        num_own: how many of the branch's own rows they see: the first.
+        num_rows: how many rows are read, at the end.
+    """
+
+    rows: SplicedRows
+    num_own: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class SplicedBranch:
+    """One way to splice rows into the trunk, and everything that is asked about it.
+
+    Attributes:
+        pieces: its own rows, in the order of their places; each row also sees all before itself.
+        suffixes: in any order.
+    """
+
+    pieces: tuple[SplicedRows, ...]
+    suffixes: tuple[SplicedSuffix, ...]
+
+    @property
+    def num_own(self) -> int:
+        """The number of its own rows."""
+        return sum(len(piece.hidden) for piece in self.pieces)
+
+    @property
+    def blocks(self) -> tuple[SplicedRows, ...]:
+        """All its rows: its own, and those of its suffixes."""
+        return (*self.pieces, *(suffix.rows for suffix in self.suffixes))
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of all its rows."""
+        return sum(len(block.hidden) for block in self.blocks)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence that it reads."""
+        return max(
+            sum(seen.span.num_tokens for seen in suffix.rows.seen)
+            + suffix.num_own
+            + len(suffix.rows.hidden)
+            for suffix in self.suffixes
+        )
+
+    def fits(self, stop: int) -> bool:
+        """Whether what its rows see of a trunk of ``stop`` tokens is ascending and disjoint."""
+        own = self.num_own
+        return all(
+            one <= other
+            for block in self.blocks
+            for one, other in pairwise(
+                [0, *(end for seen in block.seen for end in seen.span), stop]
+            )
+        ) and all(suffix.num_own <= own for suffix in self.suffixes)
+
+
+def require_can_splice(decoder: Any) -> None:
+    """Raises `ModelError` unless rows can be spliced in at the distances of the real sequence."""
+    body = decoder.model
+    if depends_on_length(body):
+        raise ModelError(
+            f"RoPE of the kind {body.rotary_emb.rope_type!r} depends on the length of the "
+            "sequence, so that haystack states cannot be shared by needles; share the tree"
+        )
+    if body.config.model_type not in ROTATING_HALVES:
+        raise ModelError(
+            f"haystack states can be shared by needles for the decoders "
+            f"{', '.join(ROTATING_HALVES)}, not for {body.config.model_type}; share the tree"
+        )
+
+
+def slabs_of(
+    branches: Sequence[SplicedBranch], body: Any, angles: Tensor, max_rows: int
+) -> Iterator["Slab"]:
+    """Consecutive branches with up to ``max_rows`` rows together, or one with more.
+
+    Args:
+        branches: all branches of a pass.
+        body: the decoder's stack of layers.
+        angles: RoPE of all their rows, branch by branch, ``[2, 1, R, D]``.
+        max_rows: the most rows of a slab.
+    """
+    first = row = 0
+    while first < len(branches):
+        last, num_rows = first + 1, branches[first].num_tokens
+        while last < len(branches) and num_rows + branches[last].num_tokens <= max_rows:
+            num_rows += branches[last].num_tokens
+            last += 1
+        yield Slab(branches[first:last], body, angles[:, :, row : row + num_rows])
+        first, row = last, row + num_rows
+
+
+class Slab:
+    """Some branches whose rows go through the layers together, branch by branch.
+
+    Which rows meet which keys is worked out once, and is the same at each layer.
+
+    Args:
+        branches: in the order of their rows.
+        body: the decoder's stack of layers.
+        angles: RoPE of the rows, ``[2, 1, R, D]``.
+
+    Attributes:
+        rows: of all branches.
+    """
+
+    def __init__(self, branches: Sequence[SplicedBranch], body: Any, angles: Tensor) -> None:
+        self._branches = branches
+        blocks = [block for branch in branches for block in branch.blocks]
+        self.rows = Rows(torch.cat([block.hidden for block in blocks]), angles)
+        self._calls = _own_calls(branches, self.rows.hidden.device)
+        self._trunk = _TrunkEntries(blocks, body, self.rows.hidden.device)
+
+    def attention(self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None) -> "SlabAttention":
+        """What the rows of the slab attend to in the present layer."""
+        assert ring is None, "rows are not spliced into a trunk that several processes hold"
+        return SlabAttention(keys, kernel, self._calls, self._trunk)
+
+    def add_deepstack(self, layer: int) -> None:
+        """Adds what DeepStack adds to the rows after a layer."""
+        row = 0
+        for block in (block for branch in self._branches for block in branch.blocks):
+            added = block.deepstack
+            if added is not None and layer < len(added):
+                self.rows.hidden[row : row + added.shape[1]] += added[layer]
+            row += len(block.hidden)
+
+    def read(self, decoder: Any) -> Iterator[Tensor]:
+        """The logits of every suffix, branch by branch, ``[num_rows, vocabulary]`` fp32."""
+        stop = 0
+        for branch in self._branches:
+            stop += branch.num_own
+            for suffix in branch.suffixes:
+                stop += len(suffix.rows.hidden)
+                rows = self.rows.hidden[stop - suffix.num_rows : stop]
+                yield decoder.lm_head(decoder.model.norm(rows)).float()
+
+
+@dataclass(frozen=True)
+class _OwnCall:
+    """Blocks of rows of one size, which attend to blocks of keys of one size in one call.
+
+    Attributes:
+        rows: ``[blocks, size]``; no row is in two blocks.
+        keys: ``[blocks, number of keys]``; row numbers, too.
+        is_causal: True if the rows are the keys, each of which sees itself and those before it.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    is_causal: bool
+
+
+def _own_calls(branches: Sequence[SplicedBranch], device: torch.device) -> list[_OwnCall]:
+    """How rows of branches and suffixes meet one another; the first calls reach all rows."""
+    alone: dict[int, list[int]] = defaultdict(list)  # first rows, by the number of rows
+    meeting: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    row = 0
+    for branch in branches:
+        first_own = row
+        if branch.num_own:
+            alone[branch.num_own].append(row)
+        row += branch.num_own
+        for suffix in branch.suffixes:
+            size = len(suffix.rows.hidden)
+            alone[size].append(row)
+            if suffix.num_own:
+                meeting[size, suffix.num_own].append((row, first_own))
+            row += size
+    calls = []
+    for size, firsts in alone.items():
+        rows = _numbers(firsts, size, device)
+        calls.append(_OwnCall(rows, rows, is_causal=True))
+    for (size, num_keys), pairs in meeting.items():
+        rows = _numbers([row for row, _ in pairs], size, device)
+        keys = _numbers([first for _, first in pairs], num_keys, device)
+        calls.append(_OwnCall(rows, keys, is_causal=False))
+    return calls
+
+
+class _TrunkEntries:
+    """The intervals of the trunk that rows attend to: one entry for each row and interval.
+
+    Args:
+        blocks: all rows of a slab.
+        body: the decoder's stack of layers.
+        device: of the rows.
+
+    Attributes:
+        turned: rows whose queries are turned back, ``[n]``; once for each of their shifts.
+        back: the cosines and sines by which they are, ``[2, n, D]`` fp32.
+        calls: spans of the trunk, each with the entries that see it; an entry is the number of a
+            query: those of the rows as they are, then those that are turned back.
+        rounds: entries, ``[e]``, with their rows, ``[e]``; no row is twice in one round.
+    """
+
+    def __init__(self, blocks: Sequence[SplicedRows], body: Any, device: torch.device) -> None:
+        num_rows = sum(len(block.hidden) for block in blocks)
+        turned: list[Tensor] = []
+        shifts: list[Tensor] = []
+        query: list[Tensor] = []
+        owner: list[Tensor] = []
+        spans: list[tuple[int, int, int]] = []  # ends of the interval, and the number of entries
+        turn: list[Tensor] = []
+        row, num_turned = 0, 0
+        for block in blocks:
+            size = len(block.hidden)
+            own = torch.arange(row, row + size)
+            row += size
+            known: dict[Shift, Tensor] = {}
+            for number, seen in enumerate(seen for seen in block.seen if seen.span.num_tokens):
+                if not any(seen.shift):
+                    found = own
+                elif seen.shift in known:
+                    found = known[seen.shift]
+                else:
+                    found = torch.arange(size) + num_rows + num_turned
+                    known[seen.shift] = found
+                    num_turned += size
+                    turned.append(own)
+                    shifts.append(torch.tensor(seen.shift)[:, None].expand(-1, size))
+                query.append(found)
+                owner.append(own)
+                spans.append((*seen.span, size))
+                turn.append(torch.full((size,), number))
+        self.turned = _joined(turned).to(device)
+        self.back = _turning_back(body, shifts, device)
+        self._query = _joined(query).to(device)
+        sizes = torch.tensor([size for *_, size in spans], dtype=torch.long)
+        low, high = (
+            torch.tensor([span[end] for span in spans], dtype=torch.long).repeat_interleave(sizes)
+            for end in (0, 1)
+        )
+        self.num_entries = len(low)
+        self.calls = [(span, numbers.to(device)) for span, numbers in plan_calls(low, high)]
+        rows, rounds = _joined(owner), _joined(turn)
+        self.rounds = [
+            ((rounds == number).nonzero()[:, 0].to(device), rows[rounds == number].to(device))
+            for number in range(int(rounds.max()) + 1 if len(rounds) else 0)
+        ]
+
+    def queries(self, q: Tensor) -> Tensor:
+        """The queries of all entries, ``[1, Hq, E, D]``; ``q`` are those of the rows."""
+        if len(self.turned):
+            q = torch.cat([q, _rotated(q[:, :, self.turned], self.back)], 2)
+        return q[:, :, self._query]
+
+
+@dataclass
+class SlabAttention:
+    """Attention of the rows of a slab: to one another, and to the trunk.
+
+    Attributes:
+        keys: keys and values of the trunk in the present layer.
+        kernel: computes the attention over each block of keys.
+        calls: how the rows meet one another.
+        trunk: what they see of the trunk.
+        was_called: whether the layer has called it.
+    """
+
+    keys: LayerKeyValues
+    kernel: Kernel
+    calls: Sequence[_OwnCall]
+    trunk: _TrunkEntries
+    was_called: bool = False
+
+    @property
+    def rows(self) -> slice:
+        """All rows of the slab."""
+        return slice(None)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """What the rows attend to, ``[1, Hq, R, D]`` in q's dtype; k and v are their own."""
+        self.was_called = True
+        out = torch.zeros_like(q, dtype=torch.float32)
+        lse = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.float32)
+        for call in self.calls:
+            block = KeyBlock(_batch(k, call.keys), _batch(v, call.keys), call.is_causal)
+            part = attend_block(_batch(q, call.rows), block, kernel=self.kernel, scale=scale)
+            _merge_into(out, lse, call.rows.flatten(), *map(_unbatch, part))
+        part_out, part_lse = self._attend_to_trunk(q, scale)
+        for entries, rows in self.trunk.rounds:
+            _merge_into(out, lse, rows, part_out[:, :, entries], part_lse[:, :, entries])
+        return out.to(q.dtype)
+
+    def _attend_to_trunk(self, q: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """All entries to their intervals: ``[1, Hq, E, D]`` and ``[1, Hq, E]``, fp32."""
+        asking = self.trunk.queries(q)
+        out = torch.zeros_like(asking, dtype=torch.float32)
+        lse = asking.new_full(asking.shape[:-1], -torch.inf, dtype=torch.float32)
+        for span, entries in self.trunk.calls:
+            for k, v in self.keys.between(*span):
+                block = KeyBlock(k, v)
+                part = attend_block(asking[:, :, entries], block, kernel=self.kernel, scale=scale)
+                _merge_into(out, lse, entries, *part)
+        return out, lse
+
+
+def _merge_into(out: Tensor, lse: Tensor, rows: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Merges a partial result into some rows, none of which is there twice."""
+    out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], part, part_lse)
+
+
+def _turning_back(body: Any, shifts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Cosines and sines of the negative shifts, ``[2, n, D]`` fp32."""
+    shift = torch.cat(list(shifts), -1).to(device) if shifts else torch.zeros(1, 0, device=device)
+    positions = -shift if len(shift) == 1 else -shift[:, None]
+    like = torch.zeros(1, 1, device=device)
+    # What YaRN multiplies its cosines by is in the query already.
+    cos, sin = (x / body.rotary_emb.attention_scaling for x in body.rotary_emb(like, positions))
+    return torch.stack([cos[0], sin[0]])
+
+
+def _rotated(q: Tensor, angles: Tensor) -> Tensor:
+    """Queries rotated by some more angles, in fp32."""
+    one, two = q.float().chunk(2, -1)
+    cos, sin = angles
+    return (torch.cat([one, two], -1) * cos + torch.cat([-two, one], -1) * sin).to(q.dtype)
+
+
+def _numbers(firsts: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """Blocks of row numbers, ``[len(firsts), size]``."""
+    return (torch.tensor(firsts)[:, None] + torch.arange(size)).to(device)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.long), *parts])
+
+
+def _batch(x: Tensor, rows: Tensor) -> Tensor:
+    """``[1, heads, R, D]`` at ``rows [blocks, size]``, as ``[blocks, heads, size, D]``."""
+    return x[0][:, rows].transpose(0, 1)
+
+
+def _unbatch(x: Tensor) -> Tensor:
+    """``[blocks, heads, size, ...]`` as ``[1, heads, blocks x size, ...]``."""
+    return x.transpose(0, 1).flatten(1, 2)[None]
