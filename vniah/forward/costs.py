@@ -14,7 +14,7 @@ from vniah.forward.attention import Heads
 from vniah.forward.decoders import heads_of
 from vniah.forward.offload import offloaded
 from vniah.forward.prefill import ROPE_BLOCK
-from vniah.forward.prefix_tree import Branch, costs_of
+from vniah.forward.prefix_tree import Branch, Cost, costs_of
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -147,7 +147,10 @@ class DecoderShape:
         computes these twice for all main rows. Suffixes run on every rank, which share the work of
         their attention. Exact for one process; with several, each counts for an equal share.
         """
-        main, suffixes = costs_of(branches)
+        return self.flops_of_rows(*costs_of(branches), num_ranks=num_ranks)
+
+    def flops_of_rows(self, main: Cost, suffixes: Cost, *, num_ranks: int = 1) -> Flops:
+        """The same for main rows and for rows that are read, such as those of suffixes."""
         last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
         in_main = self.linear_weights - last
         if num_ranks > 1:

@@ -1,0 +1,125 @@
+"""What a token sequence has in common with another one, although something was put in between.
+
+A sequence that shows a haystack with a needle in it consists of *runs* of the plain haystack's
+tokens, and of tokens of its own. Where text was tokenized as a whole, some tokens of the haystack
+differ beside a needle, too: they are tokens of its own, and those that they replace are left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vniah.protocol import FrameSpan, Piece
+
+Keys = NDArray[np.int64]
+
+# Tokens of the haystack that differ beside a needle, at most; and the shortest run behind one.
+_MAX_REPLACED = 32
+_MIN_RUN = 8
+# How far a run is looked for where tokens were replaced; a whole sequence where none were.
+_MAX_OWN = 4096
+_FRAMES_OF_SOURCE = 1 << 40
+
+
+class Run(NamedTuple):
+    """Tokens that two sequences have in common.
+
+    Attributes:
+        start: the first of them in the sequence.
+        trunk: the same in the trunk.
+        num_tokens: how many there are.
+    """
+
+    start: int
+    trunk: int
+    num_tokens: int
+
+    @property
+    def stop(self) -> int:
+        """The token after the last of them in the sequence."""
+        return self.start + self.num_tokens
+
+    @property
+    def trunk_stop(self) -> int:
+        """The same in the trunk."""
+        return self.trunk + self.num_tokens
+
+    def without(self, num_tokens: int) -> "Run":
+        """The same without its first tokens; it may become empty."""
+        cut = min(num_tokens, self.num_tokens)
+        return Run(self.start + cut, self.trunk + cut, self.num_tokens - cut)
+
+
+class TokenKeys:
+    """A number for every token: equal ones are equal for the model, wherever they stand.
+
+    Args:
+        tokens_per_frame: rows of a frame.
+    """
+
+    def __init__(self, tokens_per_frame: int) -> None:
+        self._per_frame = tokens_per_frame
+        self._sources: dict[str, int] = {}
+
+    def of(self, pieces: Sequence[Piece]) -> Keys:
+        """The keys of all tokens of a sequence, ``[T]``."""
+        parts = [key for piece in pieces for key in self._of_piece(piece)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _of_piece(self, piece: Piece) -> Iterator[Keys]:
+        if not isinstance(piece, FrameSpan):
+            yield np.array(piece.token_ids, np.int64)
+            return
+        source = self._sources.setdefault(piece.source, len(self._sources))
+        rows = np.arange(piece.start * self._per_frame, piece.stop * self._per_frame)
+        keys = -1 - source * _FRAMES_OF_SOURCE - rows.reshape(piece.num_frames, -1)
+        around = [
+            np.tile(np.array(text, np.int64), (piece.num_frames, 1))
+            for text in (piece.before, piece.after)
+        ]
+        yield np.concatenate([around[0], keys, around[1]], 1).reshape(-1)
+
+
+def runs_of(keys: Keys, trunk: Keys) -> tuple[Run, ...]:
+    """The runs of a sequence, in order; a first run that is not empty begins at 0 in both.
+
+    >>> runs_of(np.array([1, 2, 3, 9, *range(4, 15), 7]), np.arange(1, 20))
+    (Run(start=0, trunk=0, num_tokens=3), Run(start=4, trunk=3, num_tokens=11))
+    """
+    found = []
+    start = at = 0
+    while start < len(keys) and at < len(trunk):
+        num = _num_common(keys[start:], trunk[at:])
+        if num:
+            found.append(Run(start, at, num))
+        following = _next_run(keys, trunk, start + num, at + num)
+        if following is None:
+            break
+        start, at = following
+    return tuple(found)
+
+
+def _num_common(one: Keys, other: Keys) -> int:
+    """How many tokens from the first on are equal."""
+    num = min(len(one), len(other))
+    differs = one[:num] != other[:num]
+    return int(differs.argmax()) if differs.any() else num
+
+
+def _next_run(keys: Keys, trunk: Keys, start: int, at: int) -> tuple[int, int] | None:
+    """Where the next run begins in both: the place with the fewest tokens before it."""
+    best: tuple[int, int] | None = None
+    for replaced in range(min(_MAX_REPLACED, len(trunk) - at - _MIN_RUN) + 1):
+        wanted = trunk[at + replaced : at + replaced + _MIN_RUN]
+        stop = len(keys) if not replaced else min(len(keys), start + _MAX_OWN)
+        if best is not None:
+            stop = min(stop, best[0] + _MIN_RUN)
+        for place in np.flatnonzero(keys[start:stop] == wanted[0]) + start:
+            if best is not None and place - start + replaced >= sum(best) - start - at:
+                break
+            if np.array_equal(keys[place : place + _MIN_RUN], wanted):
+                best = int(place), at + replaced
+                break
+    return best

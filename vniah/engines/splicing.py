@@ -1,0 +1,244 @@
+"""Sequences as rows that are spliced into one trunk, with a window behind what is spliced in.
+
+The trunk is what every sequence has at its beginning where nothing is hidden in it: an opening, and
+the plain haystack. See `vniah.forward.splices` for what is computed, and how far it is exact.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vniah.embeddings.cache import FrameStore
+from vniah.engines.alignment import Run, TokenKeys, runs_of
+from vniah.engines.inputs import DecoderInputs, size_of_frame
+from vniah.errors import ModelError
+from vniah.forward.costs import DecoderShape, Flops
+from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.prefill import prefill
+from vniah.forward.prefix_tree import Cost
+from vniah.forward.splices import Seen, Shift, SplicedBranch, SplicedRows, SplicedSuffix
+from vniah.protocol import HasDecoder, Piece, TokenSequence
+
+
+@dataclass(frozen=True)
+class SplicedSequence:
+    """A sequence, and which of its tokens are computed for it.
+
+    Attributes:
+        index: its number.
+        runs: tokens whose states are the trunk's.
+        gaps: tokens between two runs: what is spliced in, and its window behind it.
+        suffix: the tokens behind all of that: question and answer.
+        branch: equal for sequences into which the same is spliced at the same places.
+    """
+
+    index: int
+    runs: tuple[Run, ...]
+    gaps: tuple[Span, ...]
+    suffix: Span
+    branch: tuple[tuple[int, int, bytes], ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no token of a run stands behind something that the trunk does not have there."""
+        first = self.gaps[0].start if self.gaps else self.suffix.start
+        return all(run.stop <= first and run.start == run.trunk for run in self.runs)
+
+    @property
+    def num_own(self) -> int:
+        """Tokens in its gaps."""
+        return sum(gap.num_tokens for gap in self.gaps)
+
+
+def splice(
+    index: int, sequence: TokenSequence, trunk: Sequence[Piece], *, keys: TokenKeys, window: int
+) -> SplicedSequence:
+    """How a sequence is spliced into a trunk.
+
+    Args:
+        index: its number.
+        sequence: any; what it has in common with the trunk is found.
+        trunk: opening and haystack.
+        keys: of both.
+        window: tokens behind everything that is spliced in which are computed with it in sight.
+    """
+    of_trunk, own = keys.of(trunk), keys.of(sequence.input_pieces)
+    read = len(own) - len(sequence.answer_ids)
+    found = runs_of(own[:read], of_trunk)
+    behind = found[-1].stop if found else 0
+    branch = tuple(
+        (one.trunk_stop, other.trunk, own[one.stop : other.start].tobytes())
+        for one, other in pairwise(found)
+    )
+    if found and found[0].start:
+        branch = (0, found[0].trunk, own[: found[0].start].tobytes()), *branch
+    runs = [run.without(window) if run.start or run.trunk else run for run in found]
+    ends = [0, *(end for run in runs for end in (run.start, run.stop)), behind]
+    gaps = [Span(ends[k], ends[k + 1]) for k in range(0, len(ends), 2)]
+    return SplicedSequence(
+        index,
+        tuple(run for run in runs if run.num_tokens),
+        tuple(gap for gap in gaps if gap.num_tokens),
+        Span(behind, len(own)),
+        branch,
+    )
+
+
+class SplicedMap:
+    """The logits of many sequences from one pass over a trunk.
+
+    Args:
+        model: the model that composed all sequences.
+        sequences: what is read.
+        trunk: opening and haystack, at least as far as the longest sequence shows it.
+        store: holds the encoded frames.
+        window: as `splice`.
+    """
+
+    def __init__(
+        self,
+        model: HasDecoder,
+        sequences: Sequence[TokenSequence],
+        trunk: TokenSequence,
+        store: FrameStore,
+        *,
+        window: int,
+    ) -> None:
+        self._model = model
+        self._sequences = sequences
+        self._inputs = DecoderInputs(model, [*sequences, trunk], store)
+        self._trunk = len(sequences)
+        pieces = trunk.input_pieces
+        keys = TokenKeys(size_of_frame(model))
+        self.spliced = [
+            splice(index, sequence, pieces, keys=keys, window=window)
+            for index, sequence in enumerate(sequences)
+        ]
+        self.num_trunk = max((r.trunk_stop for s in self.spliced for r in s.runs), default=0)
+        self._pieces = pieces
+        self._positions = self._inputs.positions(self._trunk)
+
+    @property
+    def branches(self) -> list[list[SplicedSequence]]:
+        """The sequences by what is spliced in, the longest first, and by where that stands."""
+        found: dict[tuple[tuple[int, int, bytes], ...], list[SplicedSequence]] = {}
+        for one in self.spliced:
+            found.setdefault(one.branch, []).append(one)
+        for members in found.values():
+            members.sort(key=lambda one: (one.num_own, one.suffix.start), reverse=True)
+        return sorted(found.values(), key=lambda members: members[0].branch)
+
+    def flops(self, shape: DecoderShape) -> Flops:
+        """The operations of the pass over the trunk, and of all rows that are spliced into it."""
+        read = Cost()
+        for members in self.branches:
+            longest = members[0]
+            read += Cost.of_rows(0, longest.num_own)
+            blocks = [*longest.gaps, *(one.suffix for one in members)]
+            owners = [*(longest for _ in longest.gaps), *members]
+            for one, rows in zip(owners, blocks, strict=True):
+                seen = sum(run.num_tokens for run in one.runs if run.stop <= rows.start)
+                read += Cost(0, rows.num_tokens * seen)
+            for one in members:
+                read += Cost.of_rows(one.num_own, one.suffix.num_tokens)
+        return shape.flops_of_rows(Cost.of_rows(0, self.num_trunk), read)
+
+    def run(self, *, chunk_size: int, max_rows: int) -> Iterator[Mapping[int, Tensor]]:
+        """The logits of all sequences by their numbers, ``[rows, vocabulary]`` fp32, in parts.
+
+        Args:
+            chunk_size: rows that go through a layer at once.
+            max_rows: rows besides the trunk's that are held between two layers. Where there are
+                more, the trunk's keys and values are kept, and are read again for each part.
+        """
+        parts = list(self._parts(max_rows))
+        cache = self._cache() if len(parts) > 1 else None
+        trunk = self._inputs.embed(self._pieces, 0, self.num_trunk)
+        positions = self._positions[..., : self.num_trunk]
+        past: tuple[KeyValueCache, ...] = ()
+        for part in parts:
+            read = prefill(
+                self._model.decoder,
+                trunk,
+                positions,
+                [],
+                spliced=[self._branch(members) for members in part],
+                past=past,
+                cache=None if past else cache,
+                chunk_size=chunk_size,
+            )
+            indices = [one.index for members in part for one in members]
+            yield dict(zip(indices, read, strict=True))
+            if cache is not None:
+                past, trunk, positions = (cache,), trunk[:0], positions[..., :0]
+
+    def _parts(self, max_rows: int) -> Iterator[list[list[SplicedSequence]]]:
+        part: list[list[SplicedSequence]] = []
+        num_rows = 0
+        for members in self.branches:
+            size = members[0].num_own + sum(one.suffix.num_tokens for one in members)
+            if part and num_rows + size > max_rows:
+                yield part
+                part, num_rows = [], 0
+            part.append(members)
+            num_rows += size
+        yield part
+
+    def _cache(self) -> KeyValueCache:
+        body, like = self._model.decoder.model, self._model.decoder.lm_head.weight
+        layout = Layout.whole(0, self.num_trunk)
+        heads, size = body.config.num_key_value_heads, body.layers[0].self_attn.head_dim
+        shape = (1, heads, self.num_trunk, size)
+        store = KeyValueStore(len(body.layers), shape, like=like, kv_location="device")
+        return KeyValueCache(store, layout, self.num_trunk)
+
+    def _branch(self, members: Sequence[SplicedSequence]) -> SplicedBranch:
+        longest = members[0]
+        pieces = tuple(self._rows(longest, gap, gap) for gap in longest.gaps)
+        suffixes = tuple(
+            SplicedSuffix(
+                self._rows(one, one.suffix, one.suffix),
+                one.num_own,
+                len(self._sequences[one.index].answer_ids),
+            )
+            for one in members
+        )
+        return SplicedBranch(pieces, suffixes)
+
+    def _rows(self, one: SplicedSequence, rows: Span, before: Span) -> SplicedRows:
+        """Some tokens of a sequence, which see the trunk in all runs before a place."""
+        inputs, pieces = self._inputs, self._sequences[one.index].input_pieces
+        positions = inputs.positions(one.index)
+        hidden = inputs.embed(pieces, *rows)
+        deepstack = None
+        if num_layers := inputs.num_deepstack_layers:
+            deepstack = hidden.new_zeros(num_layers, *hidden.shape)
+            for layer, added in enumerate(deepstack):
+                inputs.add_deepstack(layer, added, pieces, *rows)
+        seen = tuple(
+            Seen(Span(run.trunk, run.trunk_stop), self._shift(run, positions))
+            for run in one.runs
+            if run.stop <= before.start
+        )
+        return SplicedRows(hidden, positions[..., slice(*rows)], seen, deepstack)
+
+    def _shift(self, run: Run, positions: Tensor) -> Shift:
+        """How many positions farther on a run stands in a sequence than in the trunk.
+
+        Raises:
+            ModelError: not all of its tokens are moved equally far.
+        """
+        moved = positions[..., run.start : run.stop]
+        moved = moved - self._positions[..., run.trunk : run.trunk_stop]
+        first = moved[..., :1]
+        if not torch.equal(moved, first.expand_as(moved)):
+            raise ModelError(
+                f"what is put into a sequence moves the positions of {self._model.name} behind it "
+                "by different distances, so that haystack states cannot be shared by needles; "
+                "share the tree"
+            )
+        found = tuple(int(number) for number in first.reshape(-1))
+        return (found[0], found[1], found[2]) if len(found) == 3 else (found[0],)
