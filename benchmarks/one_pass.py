@@ -12,22 +12,15 @@ and how many outcomes agree. Encoding frames is not counted.
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from benchmarks.sweep import Shown
 from vniah import generated_haystack, load_model, load_needles
-from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine
-from vniah.engines.inputs import compose_candidates
-from vniah.engines.splicing import SplicedMap
-from vniah.forward.costs import DecoderShape
+from vniah.engines.one_pass import OnePassEngine
 from vniah.grid import Grid
-from vniah.protocol import HAYSTACK, Frames, FrameSpan, TokenSequence
-from vniah.scoring import score_logits
 from vniah.tasks import Sample
 from vniah.tasks.vniah import VisualNeedle
 
@@ -85,32 +78,14 @@ def by_one_pass(
 ) -> tuple[Found, float, int]:
     """Outcomes, processor seconds and operations of one pass; ``window`` is in frames."""
     started = time.process_time()
-    store = EncodedFrames.of(model, *shown).store
-    sequences = [compose_candidates(model, sample)[0] for sample in samples]
-    trunk = trunk_of(model, shown[2])
-    per_frame = model.frame_shape[0]
-    spliced = SplicedMap(model, sequences, trunk, store, window=window * per_frame)
-    logits: dict[int, Tensor] = {}
-    for part in spliced.run(chunk_size=2048, max_rows=100_000):
-        logits |= part
+    engine = OnePassEngine(model, window=window)
+    engine.prepare(*shown)
     found = {
-        sample.sample_id: outcome(score_logits(logits[index], sequences[index].answer_ids))
-        for index, sample in enumerate(samples)
+        sample.sample_id: outcome(readings[0].logits)
+        for batch in range(engine.plan(samples, [True] * len(samples)))
+        for sample, readings in engine.run(batch)
     }
-    shape = DecoderShape.of(model.decoder)
-    return found, time.process_time() - started, spliced.flops(shape).total
-
-
-def trunk_of(model, num_frames: int) -> TokenSequence:
-    """Opening and haystack: what two questions about the plain haystack have in common."""
-    frames = Frames.of([FrameSpan(HAYSTACK, 0, num_frames)])
-    one, other = (model.compose(frames, question, "0") for question in ("A", "Is it 7?"))
-    pieces = []
-    for mine, its in zip(one.pieces, other.pieces, strict=False):
-        if mine != its:
-            break
-        pieces.append(mine)
-    return replace(one, segments=tuple(pieces))
+    return found, time.process_time() - started, engine.planned_flops
 
 
 def outcome(score) -> tuple[bool, float]:

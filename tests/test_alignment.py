@@ -14,7 +14,7 @@ from tests.decoder_models import (
 )
 from tests.test_prefill import build_decoder, three_rows
 from vniah.engines.alignment import Run, TokenKeys, runs_of
-from vniah.engines.splicing import SplicedMap
+from vniah.engines.splicing import SplicedMap, Trunk
 from vniah.errors import ModelError
 from vniah.protocol import FrameSpan, TextSegment
 
@@ -78,15 +78,17 @@ def test_keys_are_equal_where_the_model_reads_the_same():
 
 
 def trunk_of(model, num_frames=14):
-    return model.compose(ask(model, num_frames, None).segments[1:-1], "", "7")
+    return Trunk(ask(model, num_frames, None), 4 + TOKENS_PER_FRAME * num_frames)
 
 
 def read(model, sequences, trunk, *, window, max_rows=10_000):
     spliced = SplicedMap(model, sequences, trunk, RandomFrames(), window=window)
+    parts = spliced.parts(range(len(sequences)), max_rows)
+    assert sorted(index for part in parts for index in part) == list(range(len(sequences)))
+    past = spliced.keep_trunk(chunk_size=16) if len(parts) > 1 else None
     found = {}
-    for part in spliced.run(chunk_size=16, max_rows=max_rows):
-        assert not found.keys() & part.keys()
-        found |= part
+    for part in parts:
+        found |= spliced.run(part, chunk_size=16, past=past)
     return spliced, [found[index] for index in range(len(sequences))]
 
 

@@ -21,6 +21,9 @@ _MIN_RUN = 8
 # How far a run is looked for where tokens were replaced; a whole sequence where none were.
 _MAX_OWN = 4096
 _FRAMES_OF_SOURCE = 1 << 40
+_MAX_RUNS = 256
+"""Of a sequence that is cut more often, such as one with its frames out of order, the rest is its
+own."""
 
 
 class Run(NamedTuple):
@@ -90,7 +93,7 @@ def runs_of(keys: Keys, trunk: Keys) -> tuple[Run, ...]:
     """
     found = []
     start = at = 0
-    while start < len(keys) and at < len(trunk):
+    while start < len(keys) and at < len(trunk) and len(found) < _MAX_RUNS:
         num = _num_common(keys[start:], trunk[at:])
         if num:
             found.append(Run(start, at, num))

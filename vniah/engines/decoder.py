@@ -177,6 +177,12 @@ class DecoderEngine:
         return len(self._batches) + bool(self._refused)
 
     @property
+    def frames(self) -> EncodedFrames:
+        """The encoded frames and pictures; `prepare` comes first."""
+        assert self._frames is not None, "prepare comes first"
+        return self._frames
+
+    @property
     def planned_flops(self) -> int | None:
         """As `vniah.engines.base.Engine.planned_flops`."""
         found = self._description.get("flops")

@@ -4,7 +4,7 @@ The trunk is what every sequence has at its beginning where nothing is hidden in
 the plain haystack. See `vniah.forward.splices` for what is computed, and how far it is exact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
-from vniah.engines.alignment import Run, TokenKeys, runs_of
+from vniah.engines.alignment import Keys, Run, TokenKeys, runs_of
 from vniah.engines.inputs import DecoderInputs, size_of_frame
 from vniah.errors import ModelError
 from vniah.forward.costs import DecoderShape, Flops
@@ -20,7 +20,7 @@ from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
 from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Cost
 from vniah.forward.splices import Seen, Shift, SplicedBranch, SplicedRows, SplicedSuffix
-from vniah.protocol import HasDecoder, Piece, TokenSequence
+from vniah.protocol import HasDecoder, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,40 @@ class SplicedSequence:
         """Tokens in its gaps."""
         return sum(gap.num_tokens for gap in self.gaps)
 
+    @property
+    def num_shared(self) -> int:
+        """Tokens whose states are the trunk's."""
+        return sum(run.num_tokens for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What sequences have at their beginning where nothing is hidden in it.
+
+    Attributes:
+        sequence: begins with the trunk.
+        num_tokens: of the trunk.
+    """
+
+    sequence: TokenSequence
+    num_tokens: int
+
 
 def splice(
-    index: int, sequence: TokenSequence, trunk: Sequence[Piece], *, keys: TokenKeys, window: int
+    index: int, sequence: TokenSequence, trunk: Keys, *, keys: TokenKeys, window: int
 ) -> SplicedSequence:
     """How a sequence is spliced into a trunk.
 
     Args:
         index: its number.
         sequence: any; what it has in common with the trunk is found.
-        trunk: opening and haystack.
-        keys: of both.
+        trunk: the keys of opening and haystack.
+        keys: knows both.
         window: tokens behind everything that is spliced in which are computed with it in sight.
     """
-    of_trunk, own = keys.of(trunk), keys.of(sequence.input_pieces)
+    own = keys.of(sequence.input_pieces)
     read = len(own) - len(sequence.answer_ids)
-    found = runs_of(own[:read], of_trunk)
+    found = runs_of(own[:read], trunk)
     behind = found[-1].stop if found else 0
     branch = tuple(
         (one.trunk_stop, other.trunk, own[one.stop : other.start].tobytes())
@@ -102,90 +120,102 @@ class SplicedMap:
         self,
         model: HasDecoder,
         sequences: Sequence[TokenSequence],
-        trunk: TokenSequence,
+        trunk: Trunk,
         store: FrameStore,
         *,
         window: int,
     ) -> None:
         self._model = model
         self._sequences = sequences
-        self._inputs = DecoderInputs(model, [*sequences, trunk], store)
-        self._trunk = len(sequences)
-        pieces = trunk.input_pieces
+        self._inputs = DecoderInputs(model, [*sequences, trunk.sequence], store)
         keys = TokenKeys(size_of_frame(model))
+        self._pieces = trunk.sequence.input_pieces
+        of_trunk = keys.of(self._pieces)[: trunk.num_tokens]
         self.spliced = [
-            splice(index, sequence, pieces, keys=keys, window=window)
+            splice(index, sequence, of_trunk, keys=keys, window=window)
             for index, sequence in enumerate(sequences)
         ]
-        self.num_trunk = max((r.trunk_stop for s in self.spliced for r in s.runs), default=0)
-        self._pieces = pieces
-        self._positions = self._inputs.positions(self._trunk)
+        self._positions = self._inputs.positions(len(sequences))
 
     @property
-    def branches(self) -> list[list[SplicedSequence]]:
-        """The sequences by what is spliced in, the longest first, and by where that stands."""
+    def num_trunk(self) -> int:
+        """Tokens of the trunk that any sequence shows."""
+        return max((run.trunk_stop for one in self.spliced for run in one.runs), default=0)
+
+    def branches(self, indices: Iterable[int]) -> list[list[SplicedSequence]]:
+        """Sequences by what is spliced in, the longest first, and by where that stands."""
         found: dict[tuple[tuple[int, int, bytes], ...], list[SplicedSequence]] = {}
-        for one in self.spliced:
+        for index in indices:
+            one = self.spliced[index]
             found.setdefault(one.branch, []).append(one)
         for members in found.values():
             members.sort(key=lambda one: (one.num_own, one.suffix.start), reverse=True)
         return sorted(found.values(), key=lambda members: members[0].branch)
 
-    def flops(self, shape: DecoderShape) -> Flops:
-        """The operations of the pass over the trunk, and of all rows that are spliced into it."""
+    def flops(self, shape: DecoderShape, indices: Iterable[int]) -> Flops:
+        """The operations of the pass over the trunk, and of the rows of some sequences."""
         read = Cost()
-        for members in self.branches:
+        for members in self.branches(indices):
             longest = members[0]
-            read += Cost.of_rows(0, longest.num_own)
-            blocks = [*longest.gaps, *(one.suffix for one in members)]
-            owners = [*(longest for _ in longest.gaps), *members]
-            for one, rows in zip(owners, blocks, strict=True):
+            blocks = [(longest, gap) for gap in longest.gaps]
+            blocks += [(one, one.suffix) for one in members]
+            for one, rows in blocks:
                 seen = sum(run.num_tokens for run in one.runs if run.stop <= rows.start)
                 read += Cost(0, rows.num_tokens * seen)
+            read += Cost.of_rows(0, longest.num_own)
             for one in members:
                 read += Cost.of_rows(one.num_own, one.suffix.num_tokens)
         return shape.flops_of_rows(Cost.of_rows(0, self.num_trunk), read)
 
-    def run(self, *, chunk_size: int, max_rows: int) -> Iterator[Mapping[int, Tensor]]:
-        """The logits of all sequences by their numbers, ``[rows, vocabulary]`` fp32, in parts.
+    def parts(self, indices: Iterable[int], max_rows: int) -> list[list[int]]:
+        """Sequences in parts of up to so many rows, or of one branch with more."""
+        parts: list[list[int]] = []
+        num_rows = max_rows
+        for members in self.branches(indices):
+            size = members[0].num_own + sum(one.suffix.num_tokens for one in members)
+            if num_rows + size > max_rows:
+                parts.append([])
+                num_rows = 0
+            parts[-1] += [one.index for one in members]
+            num_rows += size
+        return parts
+
+    def run(
+        self, indices: Iterable[int], *, chunk_size: int, past: KeyValueCache | None = None
+    ) -> Mapping[int, Tensor]:
+        """The logits of some sequences by their numbers, ``[rows, vocabulary]`` fp32.
 
         Args:
+            indices: of the sequences.
             chunk_size: rows that go through a layer at once.
-            max_rows: rows besides the trunk's that are held between two layers. Where there are
-                more, the trunk's keys and values are kept, and are read again for each part.
+            past: the trunk's keys and values (`keep_trunk`); without, they are computed.
         """
-        parts = list(self._parts(max_rows))
-        cache = self._cache() if len(parts) > 1 else None
-        trunk = self._inputs.embed(self._pieces, 0, self.num_trunk)
-        positions = self._positions[..., : self.num_trunk]
-        past: tuple[KeyValueCache, ...] = ()
-        for part in parts:
-            read = prefill(
-                self._model.decoder,
-                trunk,
-                positions,
-                [],
-                spliced=[self._branch(members) for members in part],
-                past=past,
-                cache=None if past else cache,
-                chunk_size=chunk_size,
-            )
-            indices = [one.index for members in part for one in members]
-            yield dict(zip(indices, read, strict=True))
-            if cache is not None:
-                past, trunk, positions = (cache,), trunk[:0], positions[..., :0]
+        num_trunk = 0 if past is not None else self.num_trunk
+        branches = self.branches(indices)
+        read = prefill(
+            self._model.decoder,
+            self._inputs.embed(self._pieces, 0, num_trunk),
+            self._positions[..., :num_trunk],
+            [],
+            spliced=[self._branch(members) for members in branches],
+            past=() if past is None else (past,),
+            chunk_size=chunk_size,
+        )
+        order = (one.index for members in branches for one in members)
+        return dict(zip(order, read, strict=True))
 
-    def _parts(self, max_rows: int) -> Iterator[list[list[SplicedSequence]]]:
-        part: list[list[SplicedSequence]] = []
-        num_rows = 0
-        for members in self.branches:
-            size = members[0].num_own + sum(one.suffix.num_tokens for one in members)
-            if part and num_rows + size > max_rows:
-                yield part
-                part, num_rows = [], 0
-            part.append(members)
-            num_rows += size
-        yield part
+    def keep_trunk(self, *, chunk_size: int) -> KeyValueCache:
+        """Runs the trunk alone, and keeps its keys and values of all layers."""
+        cache = self._cache()
+        prefill(
+            self._model.decoder,
+            self._inputs.embed(self._pieces, 0, self.num_trunk),
+            self._positions[..., : self.num_trunk],
+            [],
+            cache=cache,
+            chunk_size=chunk_size,
+        )
+        return cache
 
     def _cache(self) -> KeyValueCache:
         body, like = self._model.decoder.model, self._model.decoder.lm_head.weight
