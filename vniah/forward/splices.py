@@ -1,10 +1,10 @@
 """Rows that are spliced into a long sequence, the trunk, whose own rows do not see them.
 
-A map asks, for many needles and places, about the trunk with a needle in it. Run exactly, the
-trunk's tokens behind a needle are computed anew for every place, because they attend to the needle.
-Here they are computed once, without it. A *branch* is one way to splice something in: its own rows
-are the needle's and, where it is given a window, some tokens of the trunk behind the needle, which
-are computed with the needle in sight. At each layer, with the trunk's keys of that layer at hand,
+Many sequences may differ from the trunk only in that something stands in between, at some place.
+Run exactly, the trunk's tokens behind it are computed anew for every place, because they attend to
+it. Here they are computed once, without it. A *branch* is one way to splice something in: its own
+rows are what is spliced in and, where it is given a window, some tokens of the trunk behind that,
+which are computed with it in sight. At each layer, with the trunk's keys of that layer at hand,
 
     own rows of a branch     attend to the trunk before them, and to the branch's own rows up to
                              themselves
@@ -14,7 +14,7 @@ are computed with the needle in sight. At each layer, with the trunk's keys of t
 in parts over disjoint keys, merged by their log-sum-exp. **This is an approximation**, unless the
 window reaches the suffix. Nothing here measures how good it is.
 
-Distances are those of the real sequence. Behind a needle of n tokens every key would stand n
+Distances are those of the real sequence. Behind n spliced tokens every key would stand n
 positions farther on. The trunk's keys stay where they are; instead the query meets *them* as if it
 stood n positions earlier: rotations add up, so a query that is rotated already is rotated back by
 the angles of n. That needs nothing of the layer, and holds for every RoPE with fixed frequencies.
@@ -149,11 +149,11 @@ def require_can_splice(decoder: Any) -> None:
     if depends_on_length(body):
         raise ModelError(
             f"RoPE of the kind {body.rotary_emb.rope_type!r} depends on the length of the "
-            "sequence, so that haystack states cannot be shared by needles; share the tree"
+            "sequence, so that its states cannot be shared; share the tree"
         )
     if body.config.model_type not in ROTATING_HALVES:
         raise ModelError(
-            f"haystack states can be shared by needles for the decoders "
+            "states can be shared by whatever is put in between for the decoders "
             f"{', '.join(ROTATING_HALVES)}, not for {body.config.model_type}; share the tree"
         )
 
