@@ -44,7 +44,7 @@ class Session:
         on_end: called in the leading process when the work for a member has ended in all: with what
             it gave, or with the reason if it cannot be run.
         needles: sets that were read already, by their names.
-        load: gives the model that options name, with a RoPE.
+        load: gives the model that options name, with a RoPE; by default `load_named_model`.
 
     Attributes:
         failures: why members could not be run, by their names.
@@ -57,13 +57,13 @@ class Session:
         on_end: Callable[[Member, Any], None],
         needles: "Mapping[str, NeedleSet] | None" = None,
         *,
-        load: "Callable[[argparse.Namespace, RopeChoice, Mesh], AnyModel]" = load_named_model,
+        load: "Callable[[argparse.Namespace, RopeChoice, Mesh], AnyModel] | None" = None,
     ) -> None:
         self.failures: dict[str, str] = {}
         self._plan = plan
         self._mesh = mesh
         self._on_end = on_end
-        self._load = load
+        self._load = load or load_named_model
         self._films: dict[Hashable, AnyHaystack] = {}
         self._needles = dict(needles or {})
         self._has_loaded = False
