@@ -91,7 +91,7 @@ def runs_of(keys: Keys, trunk: Keys) -> tuple[Run, ...]:
     >>> runs_of(np.array([1, 2, 3, 9, *range(4, 15), 7]), np.arange(1, 20))
     (Run(start=0, trunk=0, num_tokens=3), Run(start=4, trunk=3, num_tokens=11))
     """
-    found = []
+    found: list[Run] = []
     start = at = 0
     while start < len(keys) and at < len(trunk) and len(found) < _MAX_RUNS:
         num = _num_common(keys[start:], trunk[at:])

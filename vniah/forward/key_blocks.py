@@ -8,7 +8,6 @@ rows are read by about log2(n) calls each.
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from vniah.forward.kv_cache import Span
@@ -26,7 +25,7 @@ def plan_calls(low: Tensor, high: Tensor) -> Iterator[tuple[Span, Tensor]]:
         spans, which are disjoint.
     """
     wanted = (low < high).nonzero()[:, 0]
-    cuts = torch.cat([low[wanted], high[wanted]]).unique().tolist()
+    cuts = sorted({*low[wanted].tolist(), *high[wanted].tolist()})
     nodes = [(0, len(cuts) - 1, wanted)]
     while nodes:
         left, right, numbers = nodes.pop()

@@ -120,12 +120,13 @@ def prefill(
     body = decoder.model
     start = past[-1].stop if past else 0
     stop = start + position_ids.shape[-1]
-    assert all(rows.fits(stop) for rows in (*suffixes, *spliced))
+    read: list[SuffixRows | SplicedBranch] = [*suffixes, *spliced]
+    assert all(rows.fits(stop) for rows in read)
     num_read = len(suffixes) + finishes
     if spliced:
         require_can_splice(decoder)
     assert not depends_on_length(body) or (not past and cache is None and num_read == 1)
-    require_supported(decoder, max([stop, *(rows.length for rows in (*suffixes, *spliced))]))
+    require_supported(decoder, max([stop, *(rows.length for rows in read)]))
     require_positions(decoder, position_ids, stop - start)
 
     main = Layout.whole(start, stop) if ring is None else ring.layout(start, stop)
@@ -133,8 +134,9 @@ def prefill(
     assert len(hidden) == main.num_rows(rank)
     kernel = kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body))
     keys = LayerKeyValues(body, past, main, rank=rank, like=hidden)
-    read = [rows.position_ids for rows in (*suffixes, *(b for s in spliced for b in s.blocks))]
-    angles, read_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], read)
+    asked = [suffix.position_ids for suffix in suffixes]
+    asked += [block.position_ids for branch in spliced for block in branch.blocks]
+    angles, read_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], asked)
     rows = Rows(hidden, angles)
     whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
     num_rows = sum(len(suffix.hidden) for suffix in suffixes)

@@ -404,7 +404,8 @@ def _rotated(q: Tensor, angles: Tensor) -> Tensor:
     """Queries rotated by some more angles, in fp32."""
     one, two = q.float().chunk(2, -1)
     cos, sin = angles
-    return (torch.cat([one, two], -1) * cos + torch.cat([-two, one], -1) * sin).to(q.dtype)
+    turned: Tensor = torch.cat([one, two], -1) * cos + torch.cat([-two, one], -1) * sin
+    return turned.to(q.dtype)
 
 
 def _numbers(firsts: Sequence[int], size: int, device: torch.device) -> Tensor:
