@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from test_prefill import build_decoder, three_rows
 
-from tests.test_prefill import build_decoder, three_rows
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions

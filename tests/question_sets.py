@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from videos import at_rate, read_number, write_video
 
-from tests.videos import at_rate, read_number, write_video
 from vniah.answers.option_lines import find_option_lines
 from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from tests.decoder_models import (
+from decoder_models import (
     TOKENS_PER_FRAME,
     DecoderStandIn,
     RandomFrames,
@@ -12,7 +11,8 @@ from tests.decoder_models import (
     plain,
     sweep_of,
 )
-from tests.test_prefill import build_decoder, three_rows
+from test_prefill import build_decoder, three_rows
+
 from vniah.engines.alignment import Run, TokenKeys, runs_of
 from vniah.engines.splicing import SplicedMap, Trunk
 from vniah.errors import ModelError

@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from test_format_schema import require_described
+from test_niah import samples_of
+from text_models import load_language_model
 
-from tests.test_format_schema import require_described
-from tests.test_niah import samples_of
-from tests.text_models import load_language_model
 from vniah.analysis.report.command import command_of
 from vniah.errors import TaskError
 from vniah.grid import Grid

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from needle_sets import numbered_needles, picture
 
-from tests.needle_sets import numbered_needles, picture
 from vniah.errors import NeedleError, TaskError
 from vniah.grid import Grid
 from vniah.needles import Bridge, NeedleSet, load_needles

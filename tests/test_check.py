@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from decoder_models import DecoderStandIn, RandomFrames, ask, build_half, plain
+from test_jobs import FirstLevel
+from test_planning import rope_model
+from test_prefill import FAMILIES, SIZES, build_decoder
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from tests.decoder_models import DecoderStandIn, RandomFrames, ask, build_half, plain
-from tests.test_jobs import FirstLevel
-from tests.test_planning import rope_model
-from tests.test_prefill import FAMILIES, SIZES, build_decoder
 from vniah.checks.model import check_model
 from vniah.engines import agreement
 from vniah.engines.agreement import TOLERANCES, Agreement, RoundingLimit, compare_logits

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from checkpoints import change_config, write_checkpoint
+from families import build
 from safetensors.torch import load_file, save_file
 
 import vniah
-from tests.checkpoints import change_config, write_checkpoint
-from tests.families import build
 from vniah.cli import main
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine

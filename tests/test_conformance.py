@@ -6,10 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
-
-from tests.decoder_models import DecoderStandIn
-from tests.faulty_models import (
+from decoder_models import DecoderStandIn
+from faulty_models import (
     ANSWERS,
     COMPOSE,
     DECODE,
@@ -23,9 +21,11 @@ from tests.faulty_models import (
     painting,
     without,
 )
-from tests.test_plug_in_model import import_example
-from tests.test_prefill import build_decoder
-from tests.test_readme import llava_folder, plug_in  # noqa: F401  # fixtures
+from test_plug_in_model import import_example
+from test_prefill import build_decoder
+from test_readme import llava_folder, plug_in  # noqa: F401  # fixtures
+from transformers import GPT2Config, GPT2LMHeadModel
+
 from vniah.checks.conformance import examine
 from vniah.errors import ModelError
 from vniah.models.loading import load_model

@@ -4,8 +4,8 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
+from needle_sets import numbered_needles
 
-from tests.needle_sets import numbered_needles
 from vniah.errors import InputError, TaskError
 from vniah.grid import Cell, Grid
 from vniah.protocol import HAYSTACK, Frames, needle_source

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_layering import FLOORS
 
 import vniah
-from tests.test_layering import FLOORS
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/vniah/vniah"

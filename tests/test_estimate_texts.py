@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_text_haystacks import Reader
+from text_models import save_language_model, tokenizer_of
 
-from tests.test_text_haystacks import Reader
-from tests.text_models import save_language_model, tokenizer_of
 from vniah.cli import main
 from vniah.cli.display import format_requests
 from vniah.errors import InputError, TaskError

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from decoder_models import DecoderStandIn, make_samples, open_engine
 from runs import make_run, make_sample
+from test_prefill import build_decoder
 
-from tests.decoder_models import DecoderStandIn, make_samples, open_engine
-from tests.test_prefill import build_decoder
 from vniah.analysis.compare import compare
 from vniah.analysis.sentences import format_agreement
 from vniah.cli import main

@@ -6,9 +6,7 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import run_ranks
-
-from tests.decoder_models import (
+from decoder_models import (
     TOKENS_PER_FRAME,
     DecoderStandIn,
     RandomFrames,
@@ -17,8 +15,10 @@ from tests.decoder_models import (
     make_runner,
     sweep_of,
 )
-from tests.test_prefill import build_decoder
-from tests.test_runner import fill_the_disk
+from jobs import run_ranks
+from test_prefill import build_decoder
+from test_runner import fill_the_disk
+
 from vniah.engines.agreement import plain_logits
 from vniah.engines.base import EngineOptions, decode_by_passes
 from vniah.engines.choosing import choose_decoding

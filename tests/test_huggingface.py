@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from checkpoints import spoil_weights
+from families import BUILDERS, Tiny, build, pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from text_models import LANGUAGE_MODELS
 
-from tests.checkpoints import spoil_weights
-from tests.families import BUILDERS, Tiny, build, pictures
-from tests.text_models import LANGUAGE_MODELS
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.batches import identity_of

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
+from test_prefill import build_decoder
 
-from tests.decoder_models import DecoderStandIn, largest_difference, make_runner, run, sweep_of
-from tests.test_prefill import build_decoder
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine
 from vniah.errors import InputError

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from test_prefill import build_decoder
 from torch.nn.functional import cross_entropy
 
-from tests.test_prefill import build_decoder
 from vniah.forward import losses
 from vniah.forward.losses import token_losses
 

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from tests.test_format_schema import require_described
-from tests.test_text_haystacks import Reader
-from tests.text_models import (
+from test_format_schema import require_described
+from test_text_haystacks import Reader
+from text_models import (
     ALL_KINDS,
     KINDS,
     load_language_model,
     save_language_model,
     tokenizer_of,
 )
+
 from vniah.cli import main
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.inputs import decoder_logits

@@ -5,12 +5,12 @@ import re
 
 import pytest
 from chat_server import Fault, answer, serve
+from test_format_schema import require_described
+from test_niah import GRID, samples_of
+from test_text_haystacks import Reader
+from text_models import KINDS as TOKENIZERS
+from text_models import load_language_model, tokenizer_of
 
-from tests.test_format_schema import require_described
-from tests.test_niah import GRID, samples_of
-from tests.test_text_haystacks import Reader
-from tests.text_models import KINDS as TOKENIZERS
-from tests.text_models import load_language_model, tokenizer_of
 from vniah.answers import numbers_in
 from vniah.errors import InputError, TaskError
 from vniah.grid import Grid

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-
-from tests.decoder_models import DecoderStandIn, plain, run, sweep_of
-from tests.test_prefill import (
+from decoder_models import DecoderStandIn, plain, run, sweep_of
+from test_prefill import (
     FAMILIES,
     allocated_bytes,
     build_decoder,
     embeddings,
     three_rows,
 )
-from tests.test_ring import start_ranks, two_passes
+from test_ring import start_ranks, two_passes
+
 from vniah.errors import InputError, ModelError
 from vniah.forward import offload
 from vniah.forward.costs import DecoderShape

@@ -1,11 +1,11 @@
 """The engine of a map from one pass: exact with a whole window, else approximate behind needles."""
 
 import pytest
+from decoder_models import DecoderStandIn, RandomFrames, make_samples
+from test_niah import samples_of
+from test_prefill import build_decoder
+from text_models import load_language_model
 
-from tests.decoder_models import DecoderStandIn, RandomFrames, make_samples
-from tests.test_niah import samples_of
-from tests.test_prefill import build_decoder
-from tests.text_models import load_language_model
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions
 from vniah.engines.decoder import DecoderEngine

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_text_models import NO_FRAMES, plain_logits
+from text_models import save_language_model
 
-from tests.test_text_models import NO_FRAMES, plain_logits
-from tests.text_models import save_language_model
 from vniah.cli import main
 from vniah.engines.documents import cut_documents, document_losses
 from vniah.engines.inputs import compose_candidates, decoder_logits

@@ -13,9 +13,9 @@ import torch
 from jsonschema import Draft202012Validator
 from matplotlib.figure import Figure
 from scipy import stats
+from text_models import KINDS, load_language_model
 from tokenizers.processors import TemplateProcessing
 
-from tests.text_models import KINDS, load_language_model
 from vniah.analysis.perplexity import (
     default_bucket,
     format_perplexities,

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
-
-from tests.decoder_models import (
+from decoder_models import (
     DecoderStandIn,
     RandomFrames,
     ask,
@@ -17,7 +15,9 @@ from tests.decoder_models import (
     run,
     sweep_of,
 )
-from tests.test_prefill import FAMILIES, SIZES, build_decoder, three_rows
+from test_prefill import FAMILIES, SIZES, build_decoder, three_rows
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
 from vniah.engines.inputs import DecoderInputs, positions_of
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError

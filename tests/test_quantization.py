@@ -6,11 +6,11 @@ from operator import attrgetter
 
 import pytest
 import torch
+from decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
+from families import build
+from test_prefill import build_decoder
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from tests.decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
-from tests.families import build
-from tests.test_prefill import build_decoder
 from vniah.checks.model import check_model
 from vniah.engines import equivalence
 from vniah.errors import InputError, MissingDependencyError, ModelError, RunMismatchError

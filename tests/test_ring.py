@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from jobs import run_ranks
+from test_prefill import build_decoder, embeddings, three_rows
 
-from tests.test_prefill import build_decoder, embeddings, three_rows
 from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
 from vniah.forward.prefill import prefill
 from vniah.forward.ring import Ring, find_zigzag

@@ -13,9 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from jobs import run_ranks
-
-from tests.decoder_models import (
+from decoder_models import (
     DecoderStandIn,
     ask,
     largest_difference,
@@ -24,7 +22,9 @@ from tests.decoder_models import (
     run,
     sweep_of,
 )
-from tests.test_prefill import allocated_bytes, build_decoder
+from jobs import run_ranks
+from test_prefill import allocated_bytes, build_decoder
+
 from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
 from vniah.forward import memory

@@ -9,11 +9,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+from decoder_models import ids, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needle_sets import FRAME_TASKS, numbered_needles
 
-from tests.decoder_models import ids, rows_of
-from tests.needle_sets import FRAME_TASKS, numbered_needles
 from vniah.analysis.compare import compare
 from vniah.errors import CannotCompareError, RunMismatchError
 from vniah.grid import Grid

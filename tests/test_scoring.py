@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from decoder_models import make_samples
 
-from tests.decoder_models import make_samples
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.per_sample import PerSampleEngine
 from vniah.errors import ModelError, TaskError

@@ -5,10 +5,10 @@ from itertools import chain
 
 import pytest
 import torch
+from decoder_models import DecoderStandIn, make_samples, open_engine
 from runs import cell, make_sample
+from test_prefill import build_decoder
 
-from tests.decoder_models import DecoderStandIn, make_samples, open_engine
-from tests.test_prefill import build_decoder
 from vniah.engines.planning import SampleSequences
 from vniah.errors import ResultsError
 from vniah.forward.runner import SuffixLogits

@@ -5,9 +5,9 @@ import re
 
 import pytest
 from chat_server import Fault, answer, serve
+from test_format_schema import require_described
+from text_models import tokenizer_of
 
-from tests.test_format_schema import require_described
-from tests.text_models import tokenizer_of
 from vniah.analysis.report.command import command_of
 from vniah.answers import match_first_number, numbers_in
 from vniah.checks.model import check_model

@@ -5,8 +5,8 @@ from itertools import pairwise, permutations
 from math import factorial
 
 import pytest
+from needle_sets import numbered_needles
 
-from tests.needle_sets import numbered_needles
 from vniah.answers import find_ambiguous
 from vniah.errors import TaskError
 from vniah.grid import Cell, Grid

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from text_models import load_language_model, save_language_model, tokenizer_of
 
-from tests.text_models import load_language_model, save_language_model, tokenizer_of
 from vniah.cli import main
 from vniah.errors import InputError
 from vniah.grid import Grid

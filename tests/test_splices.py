@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 import torch
+from test_prefill import build_decoder, embeddings, store_for
 
-from tests.test_prefill import build_decoder, embeddings, store_for
 from vniah.errors import ModelError
 from vniah.forward.key_blocks import plan_calls
 from vniah.forward.kv_cache import Span

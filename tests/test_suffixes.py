@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_prefill import build_decoder, embeddings, store_for, three_rows
 
-from tests.test_prefill import build_decoder, embeddings, store_for, three_rows
 from vniah.forward.kernels import CPU_KERNEL, PLAIN_KERNEL
 from vniah.forward.kv_cache import LayerKeyValues, Layout, Span
 from vniah.forward.prefill import prefill

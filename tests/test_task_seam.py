@@ -182,10 +182,8 @@ class Twice:
 
 
 def test_controls_are_chosen_by_word_name_and_factory():
-    names = [
-        c.name for c in choose_controls(VisualNeedle(), "no-needle,tests.test_task_seam:Twice")
-    ]
+    names = [c.name for c in choose_controls(VisualNeedle(), "no-needle,test_task_seam:Twice")]
     assert names == ["no-needle", "twice"]
     assert [c.name for c in choose_controls(VisualNeedle(), "all")] == list(CONTROLS)
     with pytest.raises(TaskError, match="is not a control"):
-        choose_controls(VisualNeedle(), "tests.test_task_seam:named")
+        choose_controls(VisualNeedle(), "test_task_seam:named")

@@ -160,9 +160,9 @@ class NoTask:
     ("source", "message"),
     [
         ("niah2", "there is no task 'niah2'; use vniah, .*, or package.module:factory"),
-        ("tests.test_tasks:nobody", "tests.test_tasks has no 'nobody'"),
+        ("test_tasks:nobody", "test_tasks has no 'nobody'"),
         ("no_such_module:task", "'no_such_module' cannot be imported"),
-        ("tests.test_tasks:NoTask", "is not a task: it has no axes and no samples and no score"),
+        ("test_tasks:NoTask", "is not a task: it has no axes and no samples and no score"),
         (NoTask(), "NoTask is not a task"),
     ],
 )

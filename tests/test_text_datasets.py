@@ -6,8 +6,8 @@ import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from test_text_haystacks import Reader
 
-from tests.test_text_haystacks import Reader
 from vniah.cli import main
 from vniah.errors import HaystackError, HaystackTooShortError, InputError
 from vniah.files import hash_text

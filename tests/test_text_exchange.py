@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from test_format_schema import require_described
+from text_models import save_language_model
 
-from tests.test_format_schema import require_described
-from tests.text_models import save_language_model
 from vniah import convert_results, import_answers
 from vniah.cli import main
 from vniah.errors import InputError, ResultsError, RunMismatchError

@@ -5,8 +5,8 @@ import re
 from fractions import Fraction
 
 import pytest
+from text_models import tokenizer_of
 
-from tests.text_models import tokenizer_of
 from vniah.errors import HaystackError, HaystackTooShortError, InputError, NeedleError
 from vniah.haystacks.prose import write_prose
 from vniah.haystacks.text import find_sentence_ends, open_text

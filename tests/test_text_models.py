@@ -5,11 +5,9 @@ import re
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
-
-from tests.decoder_models import DecoderStandIn
-from tests.test_prefill import build_decoder
-from tests.text_models import (
+from decoder_models import DecoderStandIn
+from test_prefill import build_decoder
+from text_models import (
     ALL_KINDS,
     KINDS,
     LANGUAGE_MODELS,
@@ -17,6 +15,8 @@ from tests.text_models import (
     save_language_model,
     tokenizer_of,
 )
+from tokenizers.processors import TemplateProcessing
+
 from vniah.checks.conformance import examine
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions, trial_text

@@ -7,9 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
-from tests.decoder_models import DecoderStandIn
-from tests.question_sets import (
+from decoder_models import DecoderStandIn
+from question_sets import (
     SaysNumbers,
     SeesNumbers,
     make_model,
@@ -18,9 +17,10 @@ from tests.question_sets import (
     write_lines,
     write_set,
 )
-from tests.test_format_schema import require_described
-from tests.test_prefill import build_decoder
-from tests.videos import read_number
+from test_format_schema import require_described
+from test_prefill import build_decoder
+from videos import read_number
+
 from vniah.analysis.sentences import format_summary
 from vniah.analysis.table_rows import table
 from vniah.cli import main

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from question_sets import row, write_clip, write_csv, write_lines
 
-from tests.question_sets import row, write_clip, write_csv, write_lines
 from vniah.errors import HaystackError
 from vniah.tasks.vqa.opening import open_questions, require_questions
 from vniah.tasks.vqa.questions import read_options, read_right
