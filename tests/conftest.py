@@ -1,8 +1,15 @@
 """What all tests share: one thread, a cache of their own, the generated film, small real parts."""
 
+import contextlib
+import gc
+import importlib
+import itertools
 import json
 import os
+import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +56,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.stem not in PROCESSES, item.path not in slow))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Keeps the bytecode of tests and of vniah, also where the environment asks for none.
+
+    To compile both takes each worker as long as to import all else. Workers collect at the same
+    time: where all files are collected, every second worker begins with the last, and when they
+    meet, each finds what the other has written.
+    """
+    plain, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    is_odd = os.environ.get("PYTEST_XDIST_WORKER", "gw0")[-1] in "13579"
+    if is_odd and all(Path(name).is_dir() for name in session.config.args):
+        for path in sorted(Path(__file__).parent.glob("test_*.py"), reverse=True):
+            # What is wrong with a file is said when it is collected.
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(path.stem)
+    result = yield
+    sys.dont_write_bytecode = plain
+    gc.freeze()  # all that was imported, which the garbage collector would search again and again
+    return result
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path_factory) -> Path:
+    """pytest's own, but named without a search in the folder of all tests.
+
+    The search takes as long as the folder has entries: half a minute for all tests together.
+    """
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    return tmp_path_factory.mktemp(f"{name}_{next(_NUMBERS)}", numbered=False)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """No test sees the user's cache, or that of another test."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp(f"cache-{next(_NUMBERS)}", numbered=False)
     monkeypatch.setenv("VNIAH_CACHE", str(folder))
     return folder
 
@@ -90,6 +131,18 @@ def short_measurements(monkeypatch) -> None:
     from vniah.sweep import throughput
 
     monkeypatch.setattr(throughput, "_MEASURED_SECONDS", 0.02)
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch) -> None:
+    """Pictures whose axes stand where matplotlib first puts them.
+
+    For tests of commands that draw by the way: to give axes their sizes takes most of a short run.
+    """
+    monkeypatch.setattr(
+        "vniah.analysis.plot.panels.arrange",
+        lambda layout, sizes, *, is_fixed: layout.figure.set_layout_engine("none"),
+    )
 
 
 @pytest.fixture(scope="session")

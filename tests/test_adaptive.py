@@ -35,6 +35,8 @@ from vniah.results import load_results
 from vniah.sweep.run import run_sweep
 from vniah.sweep.search import coarse_places, next_cells
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 LENGTHS = tuple(range(64, 1025, 64))
 DEPTHS = tuple(Fraction(k, 5) for k in range(6))
 

@@ -46,6 +46,8 @@ from vniah.tasks.controls import CONTROLS, Finding, plan_samples
 from vniah.tasks.controls.guessing import guess_chance, tail_of
 from vniah.tasks.vniah import VisualNeedle
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 DOCS = Path(__file__).parent.parent / "docs"
 GRID = Grid.parse("4,12", "0,1")
 NOTHING = "nothing conspicuous"
@@ -450,7 +452,7 @@ def test_chat_model_that_fails_without_frames_does_not_fail_the_run(
     write_haystack(tmp_path / "greys", 8)
     monkeypatch.chdir(tmp_path)
     material = ["--haystack", "greys", "--needles", "mine", "--frames", "8", "--depths", "0"]
-    words = ["run", "--model", "tests.test_controls:make_seeing", *material, "--output", "out"]
+    words = ["run", "--model", "test_controls:make_seeing", *material, "--output", "out"]
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "the first: honest-chat failed without frames: IndexError" in shown
@@ -655,8 +657,8 @@ class Blind2(Mirror):
         ([Nameless()], TaskError, "must be letters, digits, .* got 'two words'"),
         ([Blind2()], TaskError, "blind is a control of vniah; give yours another name"),
         ([Mirror(), Mirror()], TaskError, "two controls have the name 'mirror'"),
-        ("tests.test_controls:GRID_OF_8.of", TaskError, "failed|is not a control"),
-        ("tests.test_controls:Finding", TaskError, "failed|is not a control"),
+        ("test_controls:GRID_OF_8.of", TaskError, "failed|is not a control"),
+        ("test_controls:Finding", TaskError, "failed|is not a control"),
     ],
 )
 def test_control_that_cannot_be_run_is_one_line(world, controls, error, message):

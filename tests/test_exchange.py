@@ -35,6 +35,8 @@ from vniah.sweep.exchange.videos import PictureStore, VideoFormat, fit_picture
 from vniah.sweep.replies import warn_of_unreadable
 from vniah.tasks import Sample, haystack_frames, insert_needle
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 # One control, so that what is shown is easily told from a row.
 export_samples = partial(export_all, controls="no-needle")
 REFERENCE_RUN = Path(__file__).resolve().parents[1] / "results" / "reference-long"

@@ -12,6 +12,8 @@ from vniah.sweep.launchers import (
     require_known_launcher,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 SRUN = {
     "SLURM_JOB_ID": "7",
     "SLURM_NTASKS": "2",

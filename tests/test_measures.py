@@ -16,6 +16,8 @@ from vniah.cli.measures import format_measure
 from vniah.errors import ResultsError
 from vniah.results import RunFolder, SampleResult, load_results
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 DETAILS = {
     "measures": ["distance", "hit", "guess"],
     "references": {"distance": "guess"},

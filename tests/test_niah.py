@@ -40,6 +40,8 @@ from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.niah import CITIES
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 GRID = Grid.parse("300,500", "0,0.25,0.5,0.9,1")
 GRID_OF_RUN = Grid.parse("200,300", "0,1")
 QUESTION = (

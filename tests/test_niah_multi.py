@@ -24,6 +24,8 @@ from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.niah_multi import KINDS
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 _FACT = re.compile(r"\nOne of the special magic numbers for ([A-Z][a-z]+) is: ([1-9]\d{6})\.\n")
 
 

@@ -20,6 +20,8 @@ from vniah.sweep.outcomes import result_of
 from vniah.sweep.run import Sweep, SweepOptions
 from vniah.tasks import Sample, insert_needle
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 ODD = "7 \udcff\x1b[2J"
 
 SCORE = Score("7", (7,), True, -0.5, 1, 2.0, 0.1)

@@ -22,6 +22,8 @@ from vniah.models.loading import load_model
 from vniah.needles.numbers import number_needles
 from vniah.tasks import load_task
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 @pytest.fixture
 def stored():

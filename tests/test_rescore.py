@@ -29,6 +29,8 @@ from vniah.tasks import load_task
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.details import details_of
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 BASELINE = RESULTS / "reference-long"
 BASELINES = sorted(path.parent.name for path in RESULTS.glob("*/manifest.json"))

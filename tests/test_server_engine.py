@@ -33,6 +33,8 @@ from vniah.sweep.run import run_sweep
 from vniah.tasks.controls import plan_samples
 from vniah.tasks.vniah import VisualNeedle
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 KEY = "sk-proj-Abc123Def456Ghi789"
 GRID = Grid.of([4, 8], [0, 0.5, 1])
 LONG_GRID = Grid.of([8, 16, 40], [0, 0.5, 1])

@@ -15,6 +15,8 @@ from vniah.cli.sweeps.material import require_material
 from vniah.errors import InputError, ModelError
 from vniah.models.loading import require_folder
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 MISSING = {
     "folders": ('haystack = ["images", "more"]', "images is a folder among several paths"),
     "no film": ('haystack = "nofilm.mp4"', "there is no file nofilm.mp4"),

@@ -14,6 +14,8 @@ from vniah.cli.arguments import parse
 from vniah.models.appearing import files_key, find_checkpoints, why_unfinished
 from vniah.results import load_results
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
