@@ -58,7 +58,8 @@ def sdist(source, tmp_path_factory):
 
 
 def files_below(folder: Path) -> set[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Their paths; those of bytecode, which Python leaves wherever it runs, are none of them."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return {path.relative_to(folder).as_posix() for path in paths}
 
 
