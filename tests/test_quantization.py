@@ -69,6 +69,8 @@ def test_only_the_matrices_of_the_layers_are_rounded(library, checkpoint, load_i
         if not name.endswith("proj.weight"):
             assert torch.equal(model.decoder.state_dict()[name], tensor)
     assert type(model.decoder.lm_head) is torch.nn.Linear
+    model.read_encoder()
+    plain_model.read_encoder()
     for part in attrgetter("_tower.module"), attrgetter("_projector"):
         one, other = part(model).state_dict(), part(plain_model).state_dict()
         assert one.keys() == other.keys()
