@@ -63,7 +63,7 @@ def test_sweep_whose_pictures_are_cached_reads_no_tower(sweep, checkpoint, tmp_p
     found = sweep(alone, "second")
     assert not alone.encoder_is_read
     assert next(alone._projector.parameters()).is_meta
-    assert all(weight.is_meta for weight in alone._tower.module.parameters())
+    assert all(weight.is_meta for weight in alone._reader.tower.module.parameters())
     assert found.num_done == found.num_planned
     for one, other in ((found.samples, expected.samples), controls_of(found, expected)):
         logprobs = [sample.logprob for sample in one]
@@ -128,4 +128,4 @@ def test_weights_read_in_inference_mode_are_ordinary(checkpoint):
     model = load_as_before(checkpoint)
     with torch.inference_mode():
         model.read_encoder()
-    assert not any(weight.is_inference() for weight in model._tower.module.parameters())
+    assert not any(weight.is_inference() for weight in model._reader.tower.module.parameters())

@@ -418,7 +418,10 @@ def test_a_vision_model_is_measured_as_a_language_model_without_its_tower(tmp_pa
         ("--tokens 512", "the task vniah shows frames: give --frames in place of --tokens"),
         ("--task niah --tokens 512 --frames 8", "not allowed with argument"),
         ("--task niah --tokens x", "tokens must be numbers, got 'x'"),
-        ("--task niah --tokens 512 --keep-damaged", "are for videos, and the task niah shows text"),
+        (
+            "--task niah --tokens 512 --keep-damaged",
+            "are for videos and pages, and the task niah shows text",
+        ),
         (
             "--task niah --tokens 512 --haystack a b",
             "one folder or file, one data set, or pydoc; give one",

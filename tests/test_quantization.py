@@ -71,7 +71,7 @@ def test_only_the_matrices_of_the_layers_are_rounded(library, checkpoint, load_i
     assert type(model.decoder.lm_head) is torch.nn.Linear
     model.read_encoder()
     plain_model.read_encoder()
-    for part in attrgetter("_tower.module"), attrgetter("_projector"):
+    for part in attrgetter("_reader.tower.module"), attrgetter("_projector"):
         one, other = part(model).state_dict(), part(plain_model).state_dict()
         assert one.keys() == other.keys()
         assert all(map(torch.equal, one.values(), other.values()))

@@ -27,7 +27,7 @@ MISSING = {
     "sampling": ('haystack = "images"\nsampling = "longva"', "'longva' is for videos"),
     "stream": ('haystack = "film.mp4"\nstream = 3', "film.mp4 has no video stream 3"),
     "rate": ('haystack = "images"\nassume-fps = 25', "are for videos, not for a folder"),
-    "generated": ('sampling = "longva"', "are for your own videos: add --haystack"),
+    "generated": ('sampling = "longva"', "are for your own videos and pages: add --haystack"),
     "text": ('haystack = "images"\ntask = "niah"\ntokens = 64', "images has no .txt file"),
     "no text": ('haystack = "nowhere"\ntask = "niah"\ntokens = 64', "there is no folder nowhere"),
     "two texts": ('haystack = ["a", "b"]\ntask = "niah"\ntokens = 64', "a text haystack is one"),

@@ -86,7 +86,9 @@ def _outline(folder: Path, name: str, options: LoadOptions, *, has_weights: bool
     device = find_device(options.device)
     dtype = _dtype(options, config, device, folder if has_weights else None)
     with torch.device("meta"):
-        decoder: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        decoder: Any = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
     decoder.requires_grad_(False).eval()
     body = decoder.model
     is_in_host = keeps_in_host(options.offload, [decoder], device, dtype)

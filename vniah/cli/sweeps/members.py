@@ -38,11 +38,11 @@ class Member:
         names = [option.name for option in fields(LoadOptions) if option.name not in _OF_THE_ROPE]
         names.remove("images")
         found = self._values("model", *names, *SERVER_FIELDS, "frames_as")
-        if self.options.images == LOAD_DEFAULTS.images:
+        if self._images == LOAD_DEFAULTS.images:
             return found  # without it, so that the index of an older sweep still holds
         # Pages bring the size at which they are read, unless it is given.
         of_pages = self.film if self.options.frame_size is None else None
-        return (*found, self.options.images, of_pages)
+        return (*found, self._images, of_pages)
 
     @property
     def film(self) -> Hashable:
@@ -51,7 +51,12 @@ class Member:
         found = self._values(*names)
         if getattr(self.options, "dpi", None) is not None:
             found = (*found, self.options.dpi)
-        return (*found, "pages") if self.options.images == "grids" else found
+        return (*found, "pages") if self._images == "grids" else found
+
+    @property
+    def _images(self) -> str:
+        """How pictures are read."""
+        return str(getattr(self.options, "images", LOAD_DEFAULTS.images))
 
     @property
     def settings(self) -> str:
