@@ -244,3 +244,12 @@ def test_the_tokens_of_an_answer_are_those_of_the_number(kind, tmp_path):
         read = [token for piece in sequence.pieces for token in piece.token_ids]
         whole = model.decode([*read, *sequence.answer_ids]).split()
         assert whole[-1] == "1234567" and whole[-2] == "is:"
+
+
+def test_an_answer_that_the_tokenizer_cannot_spell_is_refused(model):
+    if model.name == "tiny-bytes":
+        assert model.compose_text("The word is:", "\u4eba\u9593").answer_ids
+    else:
+        message = "has no tokens for all of the answer .* as <unk>; give other needles"
+        with pytest.raises(ModelError, match=message):
+            model.compose_text("The word is:", "\u4eba\u9593")

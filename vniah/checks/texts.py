@@ -46,7 +46,8 @@ class TextTrial:
         one = "".join(map(str, texts))
         first = needles.needles[0]
         prompts = tuple(one * count + first.question for count in range(1, _NUM_TEXTS))
-        return cls(model, prompts, (first.answer, f"not {first.answer}"))
+        # Another answer, of which a tokenizer knows all that it knows of the first.
+        return cls(model, prompts, (first.answer, first.answer * 2))
 
     def compose(self, prompt: str, answer: str) -> TokenSequence:
         """What the model composes.

@@ -44,7 +44,8 @@ class PlainText:
         is not merged, since a prompt does not depend on its answer.
 
         Raises:
-            ModelError: the text holds the token of a frame.
+            ModelError: the text holds the token of a frame, or the answer holds something that the
+                tokenizer has no tokens for.
         """
         ids = self._read(text)["input_ids"]
         if self._frame_id is not None and self._frame_id in ids:
@@ -56,7 +57,15 @@ class PlainText:
             self._segment(tuple(ids[start : start + _SEGMENT_TOKENS]))
             for start in range(0, len(ids), _SEGMENT_TOKENS)
         )
-        return TokenSequence(segments, self._answer(text, answer))
+        answer_ids = self._answer(text, answer)
+        unknown = self._tokenizer.unk_token_id
+        if unknown is not None and unknown in answer_ids:
+            # Any other answer with such a part would have the same tokens, and be right as well.
+            raise ModelError(
+                f"the tokenizer of {self._name} has no tokens for all of the answer {answer!r}: it "
+                f"reads a part of it as {self._tokenizer.unk_token}; give other needles"
+            )
+        return TokenSequence(segments, answer_ids)
 
     def token_ends(self, text: str) -> Sequence[int]:
         """As `vniah.protocol.LanguageModel.token_ends`."""
