@@ -136,9 +136,12 @@ def show_sample(
     source: AnyHaystack = haystack
     if isinstance(haystack, TextHaystack):
         if model is None:
+            measured = (
+                "" if results is None else f", such as {results.name}, which the run measured"
+            )
             raise InputError(
-                "the length of a text counts in tokens, which the tokenizer of a model gives: name "
-                "one by --model, without --no-model"
+                "the length of a text counts in tokens, which the tokenizer of a model gives: give "
+                f"a model with --model{measured}"
             )
         source = haystack.read_by(require_counter(model), grid.max_frames)
     samples = plan_samples(chosen, grid, needles, source, controls)

@@ -131,7 +131,8 @@ def _model(manifest: Mapping[str, Any]) -> _Parts:
         yield from _given(model, {"frame_size": "--frame-size"})
     if "adapter_weights" in model:
         yield Remark("the model is an adapter: give the folder of the adapter")
-    if "frame_unit" in model and "preprocessing" in model:
+    reads_frames = manifest.get("axes", [""])[0] != "num_tokens"
+    if reads_frames and "frame_unit" in model and "preprocessing" in model:
         yield Remark(
             f"frames were prepared so: {model['preprocessing']}; if that is not the default, give "
             "--frame-size"
