@@ -18,13 +18,13 @@ from tokenizers.processors import TemplateProcessing
 
 from vniah.analysis.perplexity import (
     default_bucket,
-    format_perplexities,
     format_perplexity,
     perplexity_between,
     perplexity_by_position,
     perplexity_labels,
     summarize_perplexity,
 )
+from vniah.analysis.perplexity_tables import format_perplexities
 from vniah.analysis.plot import perplexity_curves, save_perplexity_curves
 from vniah.cli import main
 from vniah.engines import documents
@@ -312,14 +312,14 @@ def test_overwrite_discards_what_is_there(tiny, measured, tmp_path):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("document-0001.json", lambda p: p.write_text("{"), "cannot be read as JSON"),
-        ("document-0001.json", lambda p: change(p, nats=[]), "nats"),
+        ("document-0001.json", lambda p: p.write_text("{"), "cannot be read as JSON.*delete the"),
+        ("document-0001.json", lambda p: change(p, nats=[]), "nats.*; delete the file, and measu"),
         ("document-0001.json", lambda p: change(p, nats=[-1.0]), "nats"),
         ("document-0001.json", lambda p: change(p, nats=[0.5]), "has 1 tokens from position 1 on"),
         ("document-0001.json", lambda p: change(p, document=2), "of another folder or document"),
         ("document-0001.json", lambda p: change(p, settings="0"), "of another folder or document"),
         ("perplexity.json", lambda p: p.unlink(), "has no perplexity.json: it is not what"),
-        ("perplexity.json", lambda p: change(p, num_tokens=0), "num_tokens"),
+        ("perplexity.json", lambda p: change(p, num_tokens=0), "num_tokens.*; put the file back"),
         ("perplexity.json", lambda p: change(p, format_version=9), "format_version 9; this vniah"),
         ("perplexity.json", lambda p: change(p, num_tokens=71), "of another folder or document"),
     ],
@@ -484,6 +484,69 @@ def test_a_curve_of_perplexities_that_are_alike_begins_at_zero():
     assert "training length" in [text.get_text() for text in ax.texts]
 
 
+def caption_of(ax):
+    return max((text.get_text() for text in ax.texts), key=len).replace("\n", " ")
+
+
+def test_documents_of_other_lengths_have_buckets_of_their_own_in_the_caption():
+    long, short = made([[1.0] * 1012], path="long"), made([[1.0] * 511], path="short")
+    text = caption_of(perplexity_curves([long, short], Figure().subplots()))
+    assert "m in long: mean over the tokens of 64 positions, each in one pass" in text
+    assert "m in short: mean over the tokens of 32 positions, each in one pass" in text
+    alike = caption_of(perplexity_curves([long, short], Figure().subplots(), bucket=32))
+    assert "pass" in alike and "long: mean over" not in alike
+    assert alike.count("mean over the tokens of 32 positions") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),  # another model that cuts the text at the same characters
+        ({"stop": 2}, "differ"),
+        ({"tokens": 4}, "may differ"),
+        ({"text": "other"}, "may differ"),
+        ({"name": "m", "text": "other"}, None),  # one model on two texts
+    ],
+)
+def test_results_of_other_tokenizers_are_said_not_to_be_comparable(change, said):
+    one, other = made([[1.0] * 3]), made([[2.0] * change.get("tokens", 3)], name="n", path="o")
+    documents = tuple(replace(d, stop=change.get("stop", 1)) for d in other.documents)
+    manifest = {**other.manifest, "haystack": {"name": change.get("text", "text")}}
+    manifest["model"] = {"name": change.get("name", "n")}
+    runs = [one, replace(other, documents=documents, manifest=manifest)]
+    wanted = f"the tokenizers {said} between these:"
+    texts = [format_perplexities(runs, style) for style in ("text", "markdown", "latex", "json")]
+    texts.append(caption_of(perplexity_curves(runs, Figure().subplots())))
+    assert all((wanted in text.replace("\n", " ")) == (said is not None) for text in texts)
+    assert said is not None or "tokenizer" not in "".join(texts)
+
+
+def test_models_of_one_tokenizer_stand_together_in_what_is_said():
+    runs = [made([[1.0]], name="a"), made([[1.0] * 2], name="b"), made([[1.0]], name="c")]
+    note = format_perplexities(runs, "text").splitlines()
+    assert any(
+        "the tokenizers may differ between these: a; c | b. Perplexity is" in x for x in note
+    )
+
+
+def test_what_leaves_the_axes_and_marks_without_room():
+    few = made([[1.0] * 64, [3.0] * 64, [1.5] * 64])  # three documents, whose band is wide
+    ax = perplexity_curves(few, Figure().subplots())
+    assert "t-interval over documents, which goes on beyond the axes" in caption_of(ax)
+    assert ax.get_lines()[0].get_marker() == "o"
+    ax = perplexity_curves(few, Figure().subplots(), bucket=1)
+    assert ax.get_lines()[0].get_marker() in ("", "None")
+    alike = made([[1.0] * 9, [1.01] * 9, [1.02] * 9])
+    assert "beyond" not in caption_of(perplexity_curves(alike, Figure().subplots()))
+
+
+def test_both_axes_group_their_digits():
+    ax = perplexity_curves(made([[7.3] * 2047]), Figure().subplots())
+    assert ax.get_yscale() == "linear"
+    labels = (ax.yaxis.get_major_formatter()(1500.0), ax.xaxis.get_major_formatter()(1013.0))
+    assert labels == ("1,500", "1,013")
+
+
 def test_hostile_names_and_endless_numbers_are_drawn(tmp_path):
     odd = [made([[900.0] * 4, [1.0] * 4], name="$x^2$\u202e\x1b[1m\u6f22"), made([[1.0]])]
     path = save_perplexity_curves(odd, tmp_path / "odd.svg")
@@ -572,11 +635,13 @@ def test_several_ropes_without_an_output_have_folders_of_their_own(
     ("arguments", "message"),
     [
         (["--tokens", "1"], "a document has from 2 to 10,000,000 tokens"),
+        (["--tokens", "9", "--bucket", "0"], "a bucket has from 1 to 10,000,000 positions, got 0"),
+        (["--tokens", "300000", "--bucket", "1"], "buckets of 1 position would be 300,000"),
         (["--tokens", "9", "--documents", "0"], "number of documents must be from 1 to 10,000"),
         (["--tokens", "9", "--haystack", "/nowhere"], "there is no folder /nowhere"),
         (["--tokens", "9"], "smollm2 is not on this machine yet: fetch it"),
         (["--tokens", "9", "--model", "openai:http://127.0.0.1:9#x"], "reads text alone"),
-        (["--tokens", "9", "--rope-theta", "1e4,10000"], "RoPE base 10000 is given twice"),
+        (["--tokens", "9", "--rope-theta", "1e4,10000"], "RoPE base 1e4 is given twice"),
         (
             ["--tokens", "9", "--rope-theta", ",".join(map(str, range(2, 31)))],
             "name 29 RoPEs, and one picture has at most 28 curves",

@@ -107,7 +107,9 @@ def test_several_scalings_may_hold_json_with_commas():
     [
         (1.5, "1.5"),
         (150.0, "150"),
-        (10000.0, "10000"),
+        (9999.0, "9999"),
+        (10000.0, "1e4"),
+        (12345.0, "12345"),
         (99999.5, "99999.5"),
         (500000.0, "5e5"),
         (3e6, "3e6"),
@@ -150,6 +152,11 @@ def test_choices_are_all_pairs():
         "rope-theta-1e9_rope-scaling-none",
         "rope-theta-1e9_rope-scaling-yarn-4",
     ]
+
+
+@pytest.mark.parametrize(("theta", "name"), [(10000.0, "10000"), (50000.0, "50000"), (1e5, "1e5")])
+def test_folders_keep_the_names_that_earlier_versions_gave_them(theta, name):
+    assert RopeChoice(theta).folder_name == f"rope-theta-{name}"
 
 
 def test_without_values_there_is_one_choice_that_changes_nothing():

@@ -1,6 +1,6 @@
-"""Perplexity by position: losses of tokens in buckets, with intervals over documents; tables."""
+"""Perplexity by position: losses of tokens in buckets, with intervals over documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, sqrt
 from typing import Any
@@ -9,12 +9,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from vniah.analysis.labels import rope_remarks
-from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
-from vniah.analysis.table_formats import format_csv, format_latex, format_markdown, json_text
-from vniah.analysis.table_layouts import NO_VALUE, Layout
 from vniah.errors import InputError, ResultsError, counted, short_repr
-from vniah.options import TableFormat
 from vniah.results.perplexity import MOST_TOKENS, PerplexityResults
 
 _NUM_BUCKETS = 16
@@ -78,20 +74,25 @@ def perplexity_by_position(
     nats, first = _require_documents(results)
     stop = first + nats.shape[1]
     size = default_bucket(results) if size is None else size
+    require_bucket(size, stop)
+    return tuple(
+        _bucket(nats, first, max(start, first), min(start + size, stop), confidence)
+        for start in range(first // size * size, stop, size)
+    )
+
+
+def require_bucket(size: int, num_tokens: int) -> None:
+    """Raises `InputError` unless documents of so many tokens can have buckets of this size."""
     if not 1 <= size <= MOST_TOKENS:
         raise InputError(
             f"a bucket has from 1 to {MOST_TOKENS:,} positions, got {short_repr(size)}"
         )
-    starts = range(first // size * size, stop, size)
-    if len(starts) > _MOST_BUCKETS:
+    num_buckets = -(-num_tokens // size)
+    if num_buckets > _MOST_BUCKETS:
         raise InputError(
-            f"buckets of {counted(size, 'position')} would be {len(starts):,}, and at most "
+            f"buckets of {counted(size, 'position')} would be {num_buckets:,}, and at most "
             f"{_MOST_BUCKETS:,} are possible; give a larger size"
         )
-    return tuple(
-        _bucket(nats, first, max(start, first), min(start + size, stop), confidence)
-        for start in starts
-    )
 
 
 def default_bucket(results: PerplexityResults) -> int:
@@ -198,114 +199,43 @@ def perplexity_labels(results: Sequence[PerplexityResults]) -> tuple[str, ...]:
     )
 
 
-def perplexity_rows(
-    results: Sequence[PerplexityResults], size: int | None = None, *, confidence: float = 0.95
-) -> list[dict[str, Any]]:
-    """A row for each bucket of each result, with all digits; None is what is not known.
+def about_tokens(names: Sequence[str], results: Sequence[PerplexityResults]) -> list[str]:
+    """A sentence on results that cannot be compared; none where all are of the same tokens.
+
+    Perplexity is per token, so a tokenizer with longer tokens has the higher one. Results do not
+    say which tokenizer they are of. It is the same for one model, and for models that have cut one
+    text at the same characters into documents of as many tokens.
 
     Args:
+        names: one for each of the results.
         results: each has at least one document.
-        size: as for `perplexity_by_position`.
-        confidence: as for `perplexity_by_position`.
     """
-    rows = []
-    for name, one in zip(perplexity_labels(results), results, strict=True):
-        for bucket in perplexity_by_position(one, size, confidence=confidence):
-            low, high = (
-                (None, None)
-                if bucket.interval is None
-                else (bucket.interval.low, bucket.interval.high)
-            )
-            rows.append(
-                {
-                    "result": name,
-                    "start": bucket.start,
-                    "stop": bucket.stop,
-                    "num_documents": bucket.num_documents,
-                    "tokens_of_each": bucket.num_tokens,
-                    "nats": bucket.nats,
-                    "nats_low": low,
-                    "nats_high": high,
-                    "perplexity": _number(bucket.nats),
-                    "perplexity_low": _number(low),
-                    "perplexity_high": _number(high),
-                }
-            )
-    return rows
-
-
-def _number(nats: float | None) -> float | None:
-    """A perplexity that JSON can hold."""
-    found = None if nats is None else perplexity_of(nats)
-    return found if found is not None and isfinite(found) else None
-
-
-def format_perplexities(
-    results: Sequence[PerplexityResults],
-    style: TableFormat,
-    size: int | None = None,
-    *,
-    confidence: float = 0.95,
-) -> str:
-    """A table of some results as text in a format, without a line end.
-
-    Args:
-        results: each has at least one document.
-        style: ``"text"``, ``"markdown"`` or ``"latex"`` with three digits; ``"csv"`` or ``"json"``
-            with all.
-        size: as for `perplexity_by_position`.
-        confidence: of the intervals.
-    """
-    rows = perplexity_rows(results, size, confidence=confidence)
-    if style == "csv":
-        return format_csv(rows)
-    if style == "json":
-        records = map(_record, perplexity_labels(results), results)
-        content: Mapping[str, Any] = {
-            "kind": "perplexity",
-            "confidence": confidence,
-            "results": list(records),
-            "rows": rows,
-        }
-        return json_text(content)
-    layout = _layout(results, size, confidence)
-    if style == "markdown":
-        return format_markdown(layout)
-    return format_latex(layout, "Perplexity") if style == "latex" else layout.text
-
-
-def _record(name: str, results: PerplexityResults) -> dict[str, Any]:
-    return {
-        "result": name,
-        "path": str(results.path),
-        "model": results.name,
-        "haystack": results.haystack_name,
-        "num_documents": len(results.documents),
-        "num_tokens": results.num_tokens,
-        "trained_tokens": results.trained_tokens,
-        "summary": summarize_perplexity(results),
-    }
-
-
-def _layout(results: Sequence[PerplexityResults], size: int | None, confidence: float) -> Layout:
-    """A row for each bucket; several results side by side."""
-    names = perplexity_labels(results)
-    columns = [perplexity_by_position(one, size, confidence=confidence) for one in results]
-    places = sorted({(bucket.start, bucket.stop) for column in columns for bucket in column})
-    texts = [
-        {(bucket.start, bucket.stop): format_perplexity(bucket) for bucket in column}
-        for column in columns
+    groups: list[list[int]] = []
+    for place, one in enumerate(results):
+        same = (group for group in groups if any(_cut_alike(one, results[k]) for k in group))
+        found = next(same, None)
+        if found is None:
+            groups.append([place])
+        else:
+            found.append(place)
+    if len(groups) < 2:
+        return []
+    first = [results[group[0]] for group in groups]
+    is_known = all(_cut_alike(first[0], other) is False for other in first[1:])
+    listed = " | ".join("; ".join(names[place] for place in group) for group in groups)
+    return [
+        f"the tokenizers {'differ' if is_known else 'may differ'} between these: {listed}. "
+        "Perplexity is per token, so it cannot be compared between them"
     ]
-    head = ("perplexity",) if len(results) == 1 else names
-    rows = [
-        (f"{start:,} to {stop - 1:,}", *(found.get((start, stop), NO_VALUE) for found in texts))
-        for start, stop in places
-    ]
-    notes = [
-        f"{name}: {line}"
-        for name, one in zip(names, results, strict=True)
-        for line in summarize_perplexity(one)
-    ]
-    if any(bucket.interval is not None for column in columns for bucket in column):
-        notes.append(f"in brackets: {percent_of(confidence)} t-intervals over documents")
-    return Layout((("positions", *head), *rows), notes=tuple(notes))
+
+
+def _cut_alike(one: PerplexityResults, other: PerplexityResults) -> bool | None:
+    """Whether two results are of the same tokenizer; None if that is not known."""
+    models = [run.manifest["model"] for run in (one, other)]
+    if all(models[0].get(key) == models[1].get(key) for key in ("name", "revision")):
+        return True
+    if one.manifest["haystack"] != other.manifest["haystack"] or one.num_tokens != other.num_tokens:
+        return None
+    places = [{d.number: (d.start, d.stop, d.first) for d in run.documents} for run in (one, other)]
+    common = places[0].keys() & places[1].keys()
+    return all(places[0][number] == places[1][number] for number in common) if common else None

@@ -27,10 +27,14 @@ def measure_documents(options: argparse.Namespace) -> int:
     """Measures some documents with each RoPE, prints the table of their buckets, draws curves."""
     choices = rope_choices(options.rope_theta, options.rope_scaling)
     load_libraries()
+    load_plot()  # what is lacking for the picture is said before a document is read
+    from vniah.analysis.perplexity import require_bucket
     from vniah.haystacks.text import open_text
     from vniah.sweep.perplexity import require_counts
 
     require_counts(options.tokens, options.documents)
+    if options.bucket is not None:
+        require_bucket(options.bucket, options.tokens)
     if len(choices) > 1:
         _require_several(choices, options.output)
     needed = (options.tokens + 512) * options.documents
@@ -58,7 +62,6 @@ def measure_documents(options: argparse.Namespace) -> int:
 
 def _require_several(choices: Sequence[RopeChoice], output: Path | None) -> None:
     """Raises unless the curves of all RoPEs can be drawn, and have a folder for theirs."""
-    load_plot()
     from vniah.analysis.plot.lines import MOST_LINES
 
     if len(choices) > MOST_LINES:
@@ -88,7 +91,7 @@ def _measure(
 
 
 def _show_measured(results: "Sequence[PerplexityResults]", options: argparse.Namespace) -> None:
-    from vniah.analysis.perplexity import format_perplexities
+    from vniah.analysis.perplexity_tables import format_perplexities
 
     show_lines(format_perplexities(results, "text", options.bucket))
     picture = _picture_of(results, options.output)
@@ -111,7 +114,7 @@ def _picture_of(results: "Sequence[PerplexityResults]", output: Path | None) -> 
 def tabulate(options: argparse.Namespace) -> int:
     """Prints or writes a table of results."""
     style = options.format or style_of(options.output)
-    from vniah.analysis.perplexity import format_perplexities
+    from vniah.analysis.perplexity_tables import format_perplexities
 
     write_table(format_perplexities(_load(options), style, options.bucket), options.output)
     return 0

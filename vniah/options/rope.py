@@ -42,7 +42,8 @@ SCALING_KEYS = frozenset(
 
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
 _TOO_LARGE = 2.0**1000  # whole numbers may be larger than any float
-_LARGE = 1e5  # from here on a base is written with an exponent, where that is shorter
+_LARGE = 1e4  # from here on a base is written with an exponent, where that is shorter
+_LARGE_IN_NAMES = 1e5  # the same in names of folders
 
 Scaling = dict[str, Any]
 
@@ -108,9 +109,9 @@ def theta_label(theta: float) -> str:
     """A base written exactly and in few characters: ``"500"``, ``"3e6"``, ``"2.5e7"``.
 
     >>> [theta_label(theta) for theta in (150.0, 10000.0, 1e9, 1234567.0, 0.1 + 2)]
-    ['150', '10000', '1e9', '1234567', '2.1']
+    ['150', '1e4', '1e9', '1234567', '2.1']
     """
-    plain = repr(theta).removesuffix(".0")
+    plain = _plain_theta(theta)
     if theta < _LARGE:
         return plain
     digits = re.sub(r"\D", "", repr(theta).partition("e")[0].removesuffix(".0")).rstrip("0")
@@ -118,6 +119,10 @@ def theta_label(theta: float) -> str:
     mantissa = digits[0] + (f".{digits[1:]}" if len(digits) > 1 else "")
     short = f"{mantissa}e{exponent}"
     return short if len(short) < len(plain) else plain
+
+
+def _plain_theta(theta: float) -> str:
+    return repr(theta).removesuffix(".0")
 
 
 def scaling_label(scaling: Mapping[str, Any], *, is_short: bool = False) -> str:
@@ -157,7 +162,8 @@ class RopeChoice:
         """The name of its run's folder: ``"rope-theta-3e6_rope-scaling-yarn-4"``."""
         parts = []
         if self.theta is not None:
-            parts.append(f"rope-theta-{theta_label(self.theta)}")
+            is_large = self.theta >= _LARGE_IN_NAMES
+            parts.append(f"rope-theta-{(theta_label if is_large else _plain_theta)(self.theta)}")
         if self.scaling is not None:
             parts.append(f"rope-scaling-{_file_name(self.scaling)}")
         return "_".join(parts)

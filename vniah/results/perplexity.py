@@ -243,7 +243,12 @@ def load_perplexity(path: str | Path) -> PerplexityResults:
             f"{directory} has no {PERPLEXITY_NAME}: it is not what vniah perplexity measure writes"
         )
     where = directory / PERPLEXITY_NAME
-    settings = read_json(where, _Settings, ResultsError)
+    try:
+        settings = read_json(where, _Settings, ResultsError)
+    except ResultsError as error:
+        raise ResultsError(
+            f"{error}; put the file back, or measure all documents again with --overwrite"
+        ) from error
     if settings["format_version"] != FORMAT_VERSION:
         raise ResultsError(
             f"{where} has format_version {short_repr(settings['format_version'])}; this vniah "
@@ -265,7 +270,10 @@ def load_perplexity(path: str | Path) -> PerplexityResults:
 def _read(path: Path, number: int, key: str) -> DocumentLosses:
     import numpy as np
 
-    found = read_json(path, _Document, ResultsError, most_bytes=_MOST_BYTES)
+    try:
+        found = read_json(path, _Document, ResultsError, most_bytes=_MOST_BYTES)
+    except ResultsError as error:
+        raise ResultsError(f"{error}; delete the file, and measure the document again") from error
     if found["document"] != number or found["settings"] != key:
         raise ResultsError(
             f"{path} is of another folder or document; delete it, and measure it again"

@@ -1,6 +1,7 @@
 """Perplexity against the position of a token: a line for each result."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vniah.analysis.perplexity import (
     Bucket,
+    about_tokens,
     format_perplexity,
     perplexity_between,
     perplexity_by_position,
@@ -20,6 +22,7 @@ from vniah.analysis.plot.axes import SpacedLocator, count_labels
 from vniah.analysis.plot.lengths import TRAINING_PAD, draw_training
 from vniah.analysis.plot.lines import (
     MOST_LINES,
+    LineStyle,
     draw_line,
     legend_room,
     line_style,
@@ -46,6 +49,7 @@ from vniah.results.perplexity import PerplexityResults
 _SIZE = (4.2, 2.6)  # inches
 _LOG_FROM = 8.0  # perplexities that span more than this factor are on a logarithmic axis
 _LARGEST = 1e100  # what matplotlib can place on a logarithmic axis
+_MOST_MARKS = 32  # of a line; more would touch one another
 
 
 def perplexity_curves(
@@ -59,9 +63,10 @@ def perplexity_curves(
 ) -> Axes:
     """Draws the perplexity of tokens against their position onto ``ax`` and gives it back.
 
-    A mark stands in the middle of each bucket; the band is the t-interval over documents, where
-    there are several. A dotted line marks the training length. Where perplexities span more than a
-    factor of 8, their axis is logarithmic. Never saves, shows or sizes a figure.
+    A mark stands in the middle of each bucket where there are at most 32; the band is the
+    t-interval over documents, where there are several. A dotted line marks the training length.
+    Where perplexities span more than a factor of 8, their axis is logarithmic. Never saves, shows
+    or sizes a figure.
 
     Args:
         results: one or several, each of at least one document.
@@ -89,12 +94,12 @@ def perplexity_curves(
     names = [printable(name) for name in perplexity_labels(runs)]
     over = num_over(series)
     handles = [
-        draw_line(ax, one, line_style(place), label=label, over=over[place])
+        draw_line(ax, one, _style(place, len(one.lengths)), label=label, over=over[place])
         for place, (one, label) in enumerate(zip(series, _wrapped(ax, names), strict=True))
     ]
     borders = sorted({0, *(one.stop for column in columns for one in column)})
     _scale_positions(ax, borders)
-    _scale_perplexities(ax, series)
+    is_cut = _scale_perplexities(ax, series)
     given = {run.trained_tokens if training_tokens is None else training_tokens for run in runs}
     inside = sorted(float(one) for one in given if one is not None and 0 < one < borders[-1])
     if inside:
@@ -104,7 +109,9 @@ def perplexity_curves(
     style_curves(ax, label="Perplexity")
     below = write_legend(ax, handles) if len(handles) > 1 else None
     if caption:
-        write_caption(ax, "\n".join(_about(runs, names, columns, confidence)), below=below)
+        write_caption(
+            ax, "\n".join(_about(runs, names, columns, confidence, is_cut=is_cut)), below=below
+        )
     title = _title(runs[0], names[0]) if len(runs) == 1 else ""
     write_title(ax, title, pad=TITLE_PAD + TRAINING_PAD * bool(inside))
     return ax
@@ -163,6 +170,11 @@ def _series(column: Sequence[Bucket]) -> Series:
     )
 
 
+def _style(place: int, num_points: int) -> LineStyle:
+    style = line_style(place)
+    return style if num_points <= _MOST_MARKS else replace(style, marker="")
+
+
 def _placed(nats: float) -> float:
     return min(perplexity_of(nats), _LARGEST)
 
@@ -184,8 +196,12 @@ def _scale_positions(ax: Axes, borders: Sequence[int]) -> None:
     ax.set_xlabel("Position (tokens before it)", fontsize=LABEL_SIZE, color=INK)
 
 
-def _scale_perplexities(ax: Axes, series: Sequence[Series]) -> None:
-    """The vertical axis; a band of few documents may be endless, and the lines are to be seen."""
+def _scale_perplexities(ax: Axes, series: Sequence[Series]) -> bool:
+    """The vertical axis; a band of few documents may be endless, and the lines are to be seen.
+
+    Returns:
+        Whether a band goes on beyond the axis.
+    """
     values = np.concatenate([one.values for one in series])
     ends = np.concatenate([end for one in series for end in (one.values, one.low, one.high)])
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
@@ -195,9 +211,11 @@ def _scale_perplexities(ax: Axes, series: Sequence[Series]) -> None:
         ax.set_ylim(max(low, least / 2) / 1.1, min(high, 2 * most) * 1.1)
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
     else:
         ax.set_ylim(0, min(high, 2 * most) * 1.05)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
+    bottom, top = ax.get_ylim()
+    return bool(low < bottom or high > top)
 
 
 def _about(
@@ -205,6 +223,8 @@ def _about(
     names: Sequence[str],
     columns: Sequence[Sequence[Bucket]],
     confidence: float,
+    *,
+    is_cut: bool,
 ) -> list[str]:
     """What the lines and bands are of, in lines."""
     found = {
@@ -219,13 +239,21 @@ def _about(
             f"{printable(run.haystack_name)}"
             for name, run in zip(names, runs, strict=True)
         ]
+    sizes: dict[int, list[str]] = {}
+    for name, column in zip(names, columns, strict=True):
+        sizes.setdefault(max(one.stop - one.start for one in column), []).append(name)
+    for size, those in sizes.items():
+        which = f"{', '.join(those)}: " * (len(sizes) > 1)
+        lines.append(
+            f"{which}mean over the tokens of {counted(size, 'position')}, each in one pass"
+        )
+    lines += about_tokens(names, runs)
     buckets = [one for column in columns for one in column]
-    size = max(one.stop - one.start for one in buckets)
-    lines.append(f"mean over the tokens of {counted(size, 'position')}, each in one pass")
     if any(one.perplexity > _LARGEST for one in buckets):
         lines.append(f"perplexities above {_LARGEST:.0e} are drawn there")
     if any(one.interval is not None for one in buckets):
-        lines.append(f"band: {percent_of(confidence)} t-interval over documents")
+        beyond = ", which goes on beyond the axes" * is_cut
+        lines.append(f"band: {percent_of(confidence)} t-interval over documents{beyond}")
     return lines
 
 
