@@ -1,6 +1,7 @@
 """Text haystacks: where sentences end, generated prose, folders of texts, and their tokens."""
 
 import hashlib
+import json
 import re
 from fractions import Fraction
 
@@ -99,6 +100,15 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     found = open_text(tmp_path, num_tokens=1)
     assert found.body == "First.\n\nSecond.\nLine."
     assert found.identity() == {"kind": "text", "sha256": found.sha256}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_byte_order_marks_are_no_text_however_many_there_are(tmp_path, suffix):
+    content = {"txt": "Text. \ufeff.", "jsonl": json.dumps({"text": "Text. \ufeff."})}[suffix]
+    for count in range(3):
+        path = tmp_path / f"{count}.{suffix}"
+        path.write_text("\ufeff" * count + content, encoding="utf-8")
+        assert open_text(path, num_tokens=1).body == "Text. \ufeff."
 
 
 def test_the_language_reference_of_python_is_prose():

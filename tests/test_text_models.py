@@ -18,6 +18,7 @@ from text_models import (
 from tokenizers.processors import TemplateProcessing
 
 from vniah.checks.conformance import examine
+from vniah.cli import main
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions, trial_text
 from vniah.engines.choosing import choose_engine
@@ -232,6 +233,15 @@ def test_what_would_give_wrong_lengths_is_found(byte_model, method, change, mess
 def test_pictures_are_not_for_a_language_model(byte_model, needle_folder):
     with pytest.raises(InputError, match="are pictures; give --needles numbers"):
         examine(byte_model, load_needles(needle_folder))
+
+
+def test_a_language_model_is_checked_with_text_by_default(tmp_path, capsys):
+    folder = save_language_model(tmp_path)
+    assert main(["check", "--model", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert "are pictures" not in printed.out + printed.err
+    assert main(["check", "--model", str(folder), "--needles", "cards"]) == 2
+    assert "are pictures; give --needles numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -23,8 +23,9 @@ from vniah.checks.interface import Interface, examine_interface
 from vniah.checks.sequences import SequenceTrial, examine_positions, examine_sequences
 from vniah.checks.texts import TextTrial, examine_texts
 from vniah.engines.base import shows_text
+from vniah.engines.inputs import reads_only_text
 from vniah.needles import NeedleSet
-from vniah.protocol import EncodingModel, LanguageModel
+from vniah.protocol import LanguageModel
 
 __all__ = ["Conformance", "Finding", "examine"]
 
@@ -72,7 +73,7 @@ def examine(model: Any, needles: NeedleSet) -> Conformance:
     """
     examination = Examination()
     reads_text = isinstance(model, LanguageModel)
-    if reads_text and (shows_text(needles) or not isinstance(model, EncodingModel)):
+    if reads_only_text(model) or (reads_text and shows_text(needles)):
         examine_texts(examination, TextTrial.of(model, needles))
         return Conformance(tuple(examination.findings), examination.num_examined)
     found = examine_interface(examination, model)

@@ -77,13 +77,17 @@ def check(options: argparse.Namespace) -> int:
     rope = only_rope(options)
     load_libraries()
     from vniah.checks.model import check_model
+    from vniah.engines.inputs import reads_only_text
     from vniah.models.deferred import ReadsEncoderLater
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
+    from vniah.needles.numbers import NUMBERS
 
     needles = load_needles(needles_name(options))
     with open_job(options) as mesh:
         model = load_named_model(options, rope, mesh, load_any=True)
+        if options.needles is None and reads_only_text(model):
+            needles = load_needles(NUMBERS)
         if isinstance(model, ReadsEncoderLater):
             model.read_encoder()
         # Requests to a server may be billed, so only its token counts are checked, once per length.

@@ -371,13 +371,18 @@ def _composer(model: TokenModel, sample: Sample) -> tuple[Callable[[str], object
     return lambda answer: encoder.compose(frames, sample.question, answer), "compose"
 
 
+def reads_only_text(model: AnyModel) -> bool:
+    """Whether it is a language model without eyes."""
+    return isinstance(model, LanguageModel) and not isinstance(model, EncodingModel)
+
+
 def require_encoder(model: AnyModel) -> EncodingModel:
     """The model, if it reads embeddings.
 
     Raises:
         InputError: it is a chat model, or reads only text.
     """
-    if isinstance(model, LanguageModel) and not isinstance(model, EncodingModel):
+    if reads_only_text(model):
         raise InputError(
             f"{model.name} is a language model, which reads text and no frames; measure it with a "
             "task of text, --task niah"

@@ -79,11 +79,12 @@ def _no_text(path: Path) -> str:
 
 def _of_file(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise HaystackError(
             f"{path} is not text in UTF-8: {first_line(error)}. Convert it, or remove it."
         ) from error
+    return text.lstrip("\ufeff")  # tools that write a byte order mark may write a second one
 
 
 def _of_lines(path: Path) -> Iterator[str]:

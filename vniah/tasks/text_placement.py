@@ -12,7 +12,7 @@ from itertools import accumulate
 from math import floor
 from operator import attrgetter, itemgetter
 
-from vniah.errors import TaskError
+from vniah.errors import TaskError, counted
 from vniah.grid import Cell
 from vniah.haystacks.text import TokenText, UnreadText
 from vniah.needles import Needle, NeedleSet
@@ -181,9 +181,11 @@ def fit(haystack: TokenText, cell: Cell, wording: Wording) -> tuple[Places, Cut]
             if not places.last:
                 break
             places = places.until(haystack.sentence_end_before(places.last))
+    others = [counted(len(wording.others), "further sentence")] if wording.others else []
+    *parts, last = ("template", "question", "needle", *others)
     raise TaskError(
-        f"{wanted:,} tokens have no room for a haystack: template, question, needle and "
-        f"{len(wording.others)} further sentences have {wanted - room:,}; ask for more tokens"
+        f"{wanted:,} tokens have no room for a haystack: {', '.join(parts)} and {last} have "
+        f"{wanted - room:,}; ask for more tokens"
     )
 
 
