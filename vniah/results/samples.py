@@ -70,7 +70,8 @@ class SampleResult(_Slotted):
         fields: the task's own values, such as ``needle_id`` and ``needle_index``; in the line,
             each under its own name.
         prediction: the text of the argmax tokens over the answer span, or the text that was
-            generated.
+            generated. A wrong argmax is no text that the model would write
+            (`has_conditioned_prediction`).
         predicted_ids: the argmax token at every position of the answer span.
         correct: whether every position is right; None if the sample could not be run.
         logprob: natural logarithm of the answer's probability, summed over its tokens.
@@ -125,6 +126,20 @@ class SampleResult(_Slotted):
     def needle_id(self) -> str | None:
         """The needle's id; None if the task has no needle."""
         return self.fields.get("needle_id")
+
+    @property
+    def has_conditioned_prediction(self) -> bool:
+        """True if ``prediction`` is wrong, and no text that the model would write.
+
+        The argmax at each position is given the *right* tokens before it. Behind the first wrong
+        one a model that writes goes on otherwise: it may give the whole number of a distractor,
+        where the argmax mixes two numbers.
+        """
+        is_argmax = self.logprob is not None and self.argmax_correct is None
+        is_option = "num_options" in self.fields
+        return bool(
+            self.correct is False and is_argmax and not is_option and len(self.predicted_ids) > 1
+        )
 
     def record(self) -> dict[str, Any]:
         """All values by name, as in the line."""

@@ -100,7 +100,8 @@ class SampleData:
 
         Returns:
             ``texts``, and for each of ``runs`` its ``label`` and ``pictures``; whether it
-            ``is_published``, and so has no samples; what ``axis`` and ``row`` are called;
+            ``is_published``, and so has no samples; what ``axis``, ``row`` and ``predicted`` are
+            called;
             ``places``, a list of ``[id prefix, number of frames, row, needle index]``;
             ``controls``, names; ``cells``, a list of ``[place, score, low, high, number with a
             score, right, errors]``; ``columns`` and ``fields``, by name a list with a value for
@@ -217,6 +218,7 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
         "is_published": not results.manifest,
         "axis": results.axis,
         "row": "position" if results.has_positions else "depth",
+        "predicted": _predicted(samples),
         "places": rows,
         "cells": cells,
         "controls": [visible_text(name) for name in controls],
@@ -224,6 +226,13 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
         "columns": {name: _packed(values) for name, values in columns.items()},
         "fields": {visible_text(name): _packed(values) for name, values in fields.items()},
     }
+
+
+def _predicted(samples: Sequence[SampleResult]) -> str:
+    """What the prediction of a sample is called."""
+    if any(sample.has_conditioned_prediction for sample in samples):
+        return "argmax, each token given the right ones before it"
+    return "predicted"
 
 
 def _outcome(sample: SampleResult) -> int:

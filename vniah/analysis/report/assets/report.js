@@ -244,7 +244,7 @@
   };
 
   const readings = (run, index) => [
-    ["predicted", textAt(valueOf(run, "prediction", index))],
+    [run.predicted, textAt(valueOf(run, "prediction", index))],
     ["error", textAt(valueOf(run, "error", index))],
     ...NUMBERS.map(([name, term]) => {
       const value = valueOf(run, name, index);
