@@ -307,12 +307,15 @@ def test_allowed_errors_count_as_wrong():
         ("max_drop = 'a'", "max_drop must be a number, got 'a'"),
         ("min_mean = nan", "min_mean must be between 0 and 1, got nan"),
         ("significance = 0", "significance must be above 0 and at most 0.5, got 0"),
-        ("keep_cells = ['a']", "keep_cells must hold cells as FRAMES:DEPTH, such as 512:0.5, got"),
+        ("keep_cells = ['a']", "keep_cells must hold cells as LENGTH:DEPTH, such as 512:0.5, got"),
         ("keep_cells = ['8:25']", "write 0.25, not 25"),
-        ("[floors]\nlong = 0.9", "floors must be named by numbers of frames, got 'long'"),
+        (
+            "[floors]\nlong = 0.9",
+            "floors must be named by lengths .numbers of frames, pages or tokens., got 'long'",
+        ),
         ("[floors]\n8 = 'x'", "the floor of '8' must be a number, got 'x'"),
         ("[floors]\n8 = true", "the floor of '8' must be a number, got True"),
-        ("[floors]\n8 = 2", "the floor of 8 frames must be between 0 and 1, got 2"),
+        ("[floors]\n8 = 2", "the floor of the length 8 must be between 0 and 1, got 2"),
         (
             "[floors]\n9 = 0.5",
             r"floors \(--floor\) names 9 frames, which the candidate has no score at",
@@ -432,7 +435,7 @@ def test_formats_on_the_command_line_and_the_step_summary(tmp_path, capsys, monk
     assert main(["compare", old, new, "--floor", "8=1", "--floor", "8=0"]) == 2
     text = page.read_text()
     assert text.count("###") == 4 and "a\\|b \\<i\\>\\\\x7f" in text and "**fails**" in text
-    assert text.endswith("### not compared\n\n\\--floor names a number of frames twice\n")
+    assert text.endswith("### not compared\n\n\\--floor names a length twice\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
     capsys.readouterr()
     assert main(["compare", old, old]) == 0

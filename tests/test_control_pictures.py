@@ -74,7 +74,7 @@ def test_control_without_a_video_is_level():
     series = control_series(run, "blind")
     assert series.lengths == (8, 16) and series.values.tolist() == [0.1, 0.1]
     ax = control_picture(run, "blind", new_axes())
-    assert "no video, so the same at all lengths; n = 10" in caption_of(ax)
+    assert "nothing is shown, so the same at all lengths; n = 10" in caption_of(ax)
 
 
 def test_control_with_cells_is_a_map_of_its_own_samples():

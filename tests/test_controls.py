@@ -90,12 +90,12 @@ def measure(world, tmp_path):
     [
         (Planted(honest), NOTHING),
         (Planted(always_c), "always answers C"),
-        (Planted(odd_frame), "reads the odd frame, ignores the question"),
+        (Planted(odd_frame), "reads what stands out, ignores the question"),
         (Planted(from_haystack), "the haystack gives the answer away"),
         (Planted(from_language), "answers without seeing"),
-        (Planted(honest, reads_order=False), "reads frames in no order"),
+        (Planted(honest, reads_order=False), "reads the haystack in no order"),
         (PlantedChat(honest), NOTHING),
-        (PlantedChat(odd_frame), "reads the odd frame, ignores the question"),
+        (PlantedChat(odd_frame), "reads what stands out, ignores the question"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -132,7 +132,7 @@ def test_letter_beyond_some_length_is_named_with_the_lengths(measure):
         return honest(seen, question) if len(seen) < 9 else "B"
 
     results = measure(Planted(forgets), controls="option-rotation", grid=Grid.parse("3,4,12", "0"))
-    assert verdict(results).text == "always answers B at 12 frames"
+    assert verdict(results).text == "always answers B at the length 12"
     assert results.debiased_by_length[12].score == 0.25 and results.debiased.score == 0.75
 
 
@@ -220,10 +220,10 @@ def test_two_questions_are_too_few_to_tell(measure, world):
     found = verdict(
         measure(Planted(from_language), needles=world[1].select(["card-7"]), controls="blind")
     )
-    assert found.text == "no better than without a video"
+    assert found.text == "no better than from the question alone"
     summary, shares = found.lines[0].rsplit("; ", 1)
     assert summary.endswith("guessing gets 0.1 of 1, and they are too few to tell")
-    assert shares == "1.00 of the test's samples are right, and 1.00 without a video"
+    assert shares == "1.00 of the test's samples are right, and 1.00 from the question alone"
 
 
 def test_run_without_controls_has_no_verdict(measure):
@@ -256,6 +256,8 @@ def test_tail_is_that_of_all_outcomes(chances):
         ("Which digit?", "7", 1 / 10),
         ("How many ml?", "730", 1 / 1000),
         ("Which color?", "blue", 1 / 10),
+        ("Which numbers?", "12, 3456, and 789", 1e-9),
+        ("When?", "1:30", 1e-3),
     ],
 )
 def test_guess_is_judged_by_the_form_of_the_answer(question, answer, chance):
@@ -718,7 +720,7 @@ def test_folder_of_a_run_depends_on_its_controls(world):
         ("option-rotation", {"needle_id": "card-dog"}, "needle_id is 'card-dog', and sample_id na"),
         ("option-rotation", {"answer": "A"}, "holds '.' as the question or answer of a needle for"),
         ("other-needle", {"question": "Which?"}, "answer of a needle for which .* has 'Which.'"),
-        ("shuffled", {"needle_index": 3}, "needle_index is 3, and 4 frames at depth 0 have 0"),
+        ("shuffled", {"needle_index": 3}, "needle_index is 3, and the length 4 at depth 0 has 0"),
         ("blind", {"rank": 2, "correct": True}, "correct is True, and rank is 2"),
     ],
 )

@@ -84,6 +84,17 @@ def test_progress_in_a_log_file_is_a_few_lines(capsys, monkeypatch):
     assert lines[-1].startswith("vniah: draw: 1 of 2 s")
 
 
+def test_progress_counts_pages_of_a_document(capsys):
+    with Bars(unit="page") as bars:
+        bars.show("encode", 2, 2)
+        bars.unit = "frame"
+        bars.show("read", 1, 1)
+        bars.show("sweep", 1, 1)
+    written = capsys.readouterr().err
+    assert "encode: 2 of 2 pages" in written
+    assert "read: 1 of 1 frames" in written and "sweep: 1 of 1 samples" in written
+
+
 def test_progress_that_is_not_to_be_shown_writes_nothing(capsys):
     with Bars(False) as bars:
         bars.show("encode", 1, 2)

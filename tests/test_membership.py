@@ -38,7 +38,7 @@ def change_line(directory, number, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"needle_index": 1}, "needle_index is 1, and 8 frames at depth 0.5 have 4"),
+        ({"needle_index": 1}, "needle_index is 1, and the length 8 at depth 0.5 has 4"),
         ({"needle_index": 4.0}, "needle_index is 4.0, and"),
         ({"needle_index": "4"}, "needle_index is '4', and"),
         ({"needle_index": None}, "needle_index is None, and"),
@@ -158,7 +158,7 @@ def test_run_goes_on_whose_manifest_lacks_what_is_known_of_its_task(directory):
         ({}, None),
         ({"needle_id": "both"}, "needle_id is 'both', and sample_id names 'red'"),
         ({"needle_id": "red", "needle_index": 2}, None),
-        ({"needle_index": 3}, "needle_index is 3, and 4 frames at depth 0.5 have 2"),
+        ({"needle_index": 3}, "needle_index is 3, and the length 4 at depth 0.5 has 2"),
         ({"needle_index": True}, "needle_index is True, and"),
     ],
 )
@@ -238,11 +238,11 @@ def test_manifest_with_a_value_of_another_type_is_refused_by_name(tmp_path, path
 
 
 def test_manifest_of_more_cells_than_can_be_measured_is_refused_at_once(tmp_path):
-    grid = {"frames": list(range(1, 20_001)), "depths": [k / 20_000 for k in range(20_001)]}
+    grid = {"frames": list(range(1, 2001)), "depths": [k / 2000 for k in range(2001)]}
     manifest = {**make_manifest(make_grid("8", "0")), "grid": grid, "format_version": 1}
     del manifest["sample_ids"]
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(manifest))
-    with pytest.raises(ResultsError, match="grid: 20,000 numbers of frames with 20,001 depths"):
+    with pytest.raises(ResultsError, match="grid: 2,000 lengths with 2,001 depths"):
         load_results(tmp_path)
     manifest["grid"] = {"frames": list(range(1, 10_001)), "depths": [0]}
     manifest["needles"] = {"ids": [f"n{k}" for k in range(2000)]}

@@ -249,6 +249,10 @@ def test_a_text_shorter_than_the_grid_is_refused(tmp_path):
 def test_a_context_without_room_is_refused():
     with pytest.raises(TaskError, match=r"40 tokens have no room for a haystack: template, quest"):
         samples_of("words", grid=Grid.parse("40", "0"))
+    with pytest.raises(TaskError, match=r"template, question and needle have [0-9]+; ask"):
+        samples_of("words", grid=Grid.parse("40", "0"), distractors="0")
+    with pytest.raises(TaskError, match=r"question, needle and 3 further sentences have [0-9]+;"):
+        samples_of("words", grid=Grid.parse("40", "0"), distractors="3")
 
 
 def test_a_text_that_holds_the_needle_is_refused(tmp_path):
@@ -418,6 +422,8 @@ def test_a_vision_model_is_measured_as_a_language_model_without_its_tower(tmp_pa
         ("--tokens 512", "the task vniah shows frames: give --frames in place of --tokens"),
         ("--task niah --tokens 512 --frames 8", "not allowed with argument"),
         ("--task niah --tokens x", "tokens must be numbers, got 'x'"),
+        ("--task niah --tokens 0", "tokens must be whole numbers of at least 1, got 0"),
+        ("--task niah --tokens 400.5", "tokens must be whole numbers of at least 1, got 400.5"),
         (
             "--task niah --tokens 512 --keep-damaged",
             "are for videos and pages, and the task niah shows text",

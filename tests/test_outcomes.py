@@ -91,7 +91,10 @@ def test_error_of_a_model_is_cut_where_it_is_endless():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"needle_index": 0}, "contradicts itself: needle_index is 0, and 8 frames at depth 0.5"),
+        (
+            {"needle_index": 0},
+            "contradicts itself: needle_index is 0, and the length 8 at depth 0.5",
+        ),
         ({"needle_id": "no such needle"}, "contradicts itself: needle_id is 'no such needle'"),
         ({"seed": 2**64}, "the field 'seed' of the sample .* more than 64 bits"),
     ],

@@ -1,10 +1,12 @@
 """Contact sheets: which frames are drawn, what is said of the prompt, and how a sample is found."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 from runs import cell, make_run, make_sample
 
@@ -242,6 +244,35 @@ def test_what_is_said_of_a_result():
     assert replace(facts, run=None, result=None).outcome == ""
 
 
+def test_a_wrong_argmax_of_several_tokens_is_not_shown_as_a_text():
+    mixed = {"prediction": "9493097", "logprob": -9.0, "predicted_ids": (9, 4, 9)}
+    result = make_sample(cell(8, "0"), 0, False, **mixed)
+    facts = Facts(sample_of(shown(1)), "niah", result=result, run="results/r")
+    mark = "each token given the right ones before it"
+    assert f"argmax '9493097', {mark}, wrong" in facts.outcome
+    others = [
+        {"correct": True},
+        {"argmax_correct": False},  # the text was generated
+        {"logprob": None},  # a chat model
+        {"predicted_ids": (9,)},
+        {"fields": {"num_options": 4}},
+    ]
+    for changes in others:
+        assert mark not in replace(facts, result=replace(result, **changes)).outcome
+
+
+def test_pages_have_numbers_and_no_seconds(tmp_path):
+    sample = sample_of(shown(12, (6, [DOOR])))
+    facts = Facts(sample, "vniah", unit="page")
+    story = make_storyboard(Frames.of(sample.shown), around=1)
+    tiles = [item for item in story if isinstance(item, Tile)]
+    pictures = {tile: np.zeros((6, 11, 3), np.uint8) for tile in tiles}
+    figure, _ = draw_sheet(facts, story, pictures)
+    drawn = [text.get_text() for text in figure.findobj(Text)]
+    assert "page 0" in drawn and any("haystack page" in text for text in drawn)
+    assert not any(re.search(r"\d s\b|frame", text) for text in drawn)
+
+
 def test_options_that_hold_commas_are_told_apart():
     options = ("red, blue", "blue, red")
     facts = Facts(replace(sample_of(shown(1)), choices=options), "order")
@@ -255,7 +286,7 @@ def test_spans_that_are_shown_are_named_once():
         "39 frames: haystack 0-2, needles/card (4 times), haystack 3-8, needles/film 0-4, "
         "haystack 9-29"
     )
-    assert Facts(sample_of(Frames(())), "t").shown == "no video"
+    assert Facts(sample_of(Frames(())), "t").shown == "nothing but the question"
 
 
 def pictures_of(story, size=(4, 6)):
@@ -334,7 +365,7 @@ def test_a_sheet_without_video_and_with_texts_that_are_hard_to_draw():
     assert axes == ()
     assert right <= 0.98 * figure.bbox.width
     drawn = "\n".join(text.get_text() for text in figure.texts)
-    assert "No video is shown" in drawn and r"\x1b[2J" in drawn and "$x_1$" in drawn
+    assert "No picture is shown" in drawn and r"\x1b[2J" in drawn and "$x_1$" in drawn
 
 
 def test_lines_are_no_wider_than_they_may_be_and_lose_nothing():
@@ -505,7 +536,7 @@ def test_the_command_takes_an_id_without_a_place(image_folder, needle_folder, tm
     assert main(["show", "-/-/b/blind", *own, "--output", output]) == 0
     out = capsys.readouterr().out
     assert out.startswith("sample: -/-/b/blind\n")
-    assert "shown: no video" in out and "frames: none are shown" in out
+    assert "shown: nothing but the question" in out and "frames: none are shown" in out
 
 
 def test_what_a_run_was_made_of(image_folder, needle_folder):

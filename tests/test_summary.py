@@ -340,8 +340,8 @@ def test_needles_that_are_lost_in_the_middle():
     assert found["middle"].estimate == pytest.approx(-0.9)
     assert found["middle"].is_significant and not found["trend"].is_significant
     assert found["middle"].text == (
-        "depth: needles are lost in the middle: the score in the middle third of the video is 0.90 "
-        "lower than in the first and in the last third, or more (p = 0.0078, 10 needles)"
+        "depth: needles are lost in the middle: the score in the middle third of the haystack is "
+        "0.90 lower than in the first and in the last third, or more (p = 0.0078, 10 needles)"
     )
 
 

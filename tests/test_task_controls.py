@@ -148,8 +148,8 @@ def test_honest_model_is_not_conspicuous_in_any_task(task, options):
         ("count", WORDS, constant("4"), "always answers 4"),
         ("count", {}, constant("C"), "always answers C"),
         ("order", {}, constant("B"), "always answers B"),
-        ("retrieve-all", {}, first_card, "reads the odd frame, ignores the question"),
-        ("vniah-d", {"distractors": "0,1"}, first_card, "reads the odd frame, ignores"),
+        ("retrieve-all", {}, first_card, "reads what stands out, ignores the question"),
+        ("vniah-d", {"distractors": "0,1"}, first_card, "reads what stands out, ignores"),
     ],
 )
 def test_verdict_names_the_flaw_of_a_rule(task, options, say, expected):

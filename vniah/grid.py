@@ -145,14 +145,14 @@ class Grid:
             raise InputError(f"frames must be at least 1, got {self.frames[0]}")
         if self.frames[-1] > MAX_FRAMES:
             raise InputError(
-                f"frames must be at most {MAX_FRAMES:,}, eleven days of video, "
+                f"a length must be at most {MAX_FRAMES:,}, as frames eleven days of video, "
                 f"got {self.frames[-1]:,}"
             )
         num_rows = len(self.positions or self.depths)
         if len(self.frames) * num_rows > MAX_CELLS:
             raise InputError(
-                f"{len(self.frames):,} numbers of frames with {num_rows:,} depths or positions are "
-                f"more than {MAX_CELLS:,} cells; use larger steps"
+                f"{len(self.frames):,} lengths with {num_rows:,} depths or positions are more than "
+                f"{MAX_CELLS:,} cells; use larger steps"
             )
         if self.positions:
             self._require_positions()
@@ -184,32 +184,51 @@ class Grid:
         depths: Iterable[Number] = (),
         *,
         positions: Iterable[Number] = (),
+        unit: str = "frames",
     ) -> "Grid":
         """A grid from plain numbers, in any order: ``Grid.of([200, 400], [0, 0.5, 1])``.
+
+        Args:
+            frames: numbers of haystack frames; for a task of text, of tokens.
+            depths: fractions in [0, 1].
+            positions: needle indices, in place of depths.
+            unit: what messages call the lengths.
 
         Raises:
             InputError: a value is invalid, or there are both depths and positions.
         """
         return cls(
-            _whole_numbers(frames, "frames", at_least=1),
+            _whole_numbers(frames, unit, at_least=1),
             tuple(sorted({as_depth(value) for value in depths})),
             _whole_numbers(positions, "positions", at_least=0),
         )
 
     @classmethod
     def parse(
-        cls, frames: str, depths: str | None = None, *, positions: str | None = None
+        cls,
+        frames: str,
+        depths: str | None = None,
+        *,
+        positions: str | None = None,
+        unit: str = "frames",
     ) -> "Grid":
         """A grid from two texts, frames and one other, each ``start:stop:step`` or a comma list.
+
+        Args:
+            frames: numbers of haystack frames; for a task of text, of tokens.
+            depths: fractions in [0, 1].
+            positions: needle indices, in place of depths.
+            unit: what messages call the lengths.
 
         Raises:
             InputError: a text is neither, a value is out of range, or there are both depths and
                 positions.
         """
         return cls.of(
-            parse_range(frames, "frames"),
+            parse_range(frames, unit),
             () if depths is None else parse_range(depths, "depths"),
             positions=() if positions is None else parse_range(positions, "positions"),
+            unit=unit,
         )
 
     @property

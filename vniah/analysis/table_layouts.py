@@ -218,7 +218,8 @@ def controls_layout(
     intervals: bool = False,
     confidence: float = 0.95,
 ) -> Layout:
-    """The share of right answers of each control at each number of frames; ``-`` is without video.
+    """The share of right answers of each control at each number of frames; ``-`` is of those that
+    show nothing.
 
     Of several results, those of one control stand below one another.
     """

@@ -90,7 +90,7 @@ def _thresholds(options: argparse.Namespace) -> "Thresholds":
     if options.floor:
         found["floors"] = dict(options.floor)
         if len(found["floors"]) < len(options.floor):
-            raise InputError("--floor names a number of frames twice")
+            raise InputError("--floor names a length twice")
     if options.keep_cell:
         found["keep_cells"] = options.keep_cell
     if options.allowed_errors is not None:

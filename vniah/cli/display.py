@@ -32,8 +32,8 @@ def format_table(results: "Results") -> str:
 def format_controls(results: "Results") -> str:
     """The controls as text, one in each line: the share of right answers, by number of frames.
 
-    The last column is of controls without a video. For options in several orders the last line has
-    the accuracy over all of them, the test's own included.
+    The last column is of controls that show nothing. For options in several orders the last line
+    has the accuracy over all of them, the test's own included.
     """
     from vniah.analysis.table_layouts import controls_layout
 

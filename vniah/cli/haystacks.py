@@ -37,12 +37,14 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
         return generated_haystack(
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
         )
-    return open_haystack(
+    haystack = open_haystack(
         options.haystack,
         keep_damaged=options.keep_damaged,
         **_video_choices(options),
         **_page_choices(options),
     )
+    bars.unit = haystack.unit
+    return haystack
 
 
 def open_named_questions(options: argparse.Namespace, bars: "Bars") -> "QuestionVideos":

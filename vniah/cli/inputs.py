@@ -11,7 +11,7 @@ from vniah.cli.environment import explained_imports
 from vniah.cli.pages import frame_size, has_pages, page_size
 from vniah.cli.printing import working
 from vniah.errors import InputError, VniahError
-from vniah.grid import Grid, parse_range
+from vniah.grid import Grid
 from vniah.options import DEFAULT_DEPTHS, LoadOptions
 from vniah.options.precision import DEFAULT_PRECISION, Precision
 from vniah.options.rope import RopeChoice, rope_choices
@@ -76,12 +76,10 @@ def parse_grid(options: argparse.Namespace) -> Grid:
             )
         return Grid.parse(options.frames, "0")
     tokens = getattr(options, "tokens", None)
-    if tokens is not None:
-        parse_range(tokens, "tokens")  # so that its errors name the option
-    lengths = options.frames if tokens is None else tokens
+    lengths, unit = (options.frames, "frames") if tokens is None else (tokens, "tokens")
     if options.positions is None:
-        return Grid.parse(lengths, options.depths)
-    return Grid.parse(lengths, positions=options.positions)
+        return Grid.parse(lengths, options.depths, unit=unit)
+    return Grid.parse(lengths, positions=options.positions, unit=unit)
 
 
 def shows_text(options: argparse.Namespace) -> bool:

@@ -39,6 +39,7 @@ def show_sample(options: argparse.Namespace) -> int:
     only_rope(options)
     load_libraries()
     load_matplotlib()
+    from vniah.haystacks.frames import unit_of
     from vniah.show.sample import file_name, show_sample
     from vniah.show.selection import narrowed, planned_id
     from vniah.sweep.progress import Bars
@@ -55,6 +56,7 @@ def show_sample(options: argparse.Namespace) -> int:
         model = _load_model(options, results, notes)
         needles = _load_needles(options, results)
         haystack = _open_haystack(options, results, grid.max_frames, bars)
+        bars.unit = unit_of(haystack)
         task, its_options = options.task, task_options(options)
         if results is not None and task is None:
             task, own = recorded.task_of(results)
@@ -111,8 +113,10 @@ def _grid(options: argparse.Namespace, of_run: Grid | None) -> Grid:
     """The grid of the options; what they leave open is that of the run, or one small cell."""
     if of_run is None:
         of_run = Grid.parse(DEFAULT_SHOWN_FRAMES, DEFAULT_SHOWN_DEPTHS)
-    lengths = options.frames if options.tokens is None else options.tokens
-    frames = of_run if lengths is None else Grid.parse(lengths, "0")
+    lengths, unit = (
+        (options.frames, "frames") if options.tokens is None else (options.tokens, "tokens")
+    )
+    frames = of_run if lengths is None else Grid.parse(lengths, "0", unit=unit)
     if options.positions is not None:
         rows = Grid.parse(str(10**6), positions=options.positions)
     else:

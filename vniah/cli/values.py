@@ -170,7 +170,7 @@ def setting_of_length(text: str) -> tuple[str, float]:
     """(number of frames, value) of a text such as ``512=0.9``."""
     frames, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"must be FRAMES=X, such as 512=0.9, got {text[:_MOST_DIGITS]!r}")
+        raise InputError(f"must be LENGTH=X, such as 512=0.9, got {text[:_MOST_DIGITS]!r}")
     return frames.strip(), float(_number(value))
 
 

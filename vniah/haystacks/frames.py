@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vniah.options import Sampling
+from vniah.options import PAGE_KINDS, Sampling
 
 if TYPE_CHECKING:  # decord's process must not load PyAV and its FFmpeg
     from vniah.haystacks.video.packets import VideoIndex
@@ -74,6 +74,11 @@ class AnyHaystack(Protocol):
         on_damage: Callable[[str], None] | None = None,
     ) -> Iterator[Frame]:
         """The frames of [start, stop), one at a time."""
+
+
+def unit_of(haystack: AnyHaystack) -> Literal["frame", "page"]:
+    """What one of its pictures is called."""
+    return "page" if haystack.identity().get("kind") in PAGE_KINDS else "frame"
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def contradiction(
         index = fields.get("needle_index", "missing")
         if type(index) is not int or index != cell.needle_index:
             return (
-                f"needle_index is {short_repr(index)}, and {cell.num_frames} frames at depth "
-                f"{format_depth(cell.depth)} have {cell.needle_index}"
+                f"needle_index is {short_repr(index)}, and the length {cell.num_frames} at depth "
+                f"{format_depth(cell.depth)} has {cell.needle_index}"
             )
     if "needle_id" in fields or asks_needles:
         needle_id = fields.get("needle_id", "missing")

@@ -68,13 +68,23 @@ class Facts:
             return "frame"
         return f"haystack {self.unit}" if self.sample.text is None else "token"
 
+    def numbered(self, position: int, ending: str = "") -> str:
+        """A picture by its number: the second of a film (``"119 s"``), or a page (``"page 7"``).
+
+        Args:
+            position: from 0.
+            ending: what stands behind the number.
+        """
+        number = f"{position:,}{ending}"
+        return f"{number} s" if self.unit == "frame" else f"{self.unit} {number}"
+
     @property
     def shows_no_frames(self) -> str:
         """What is shown instead, in a sentence; empty where frames are."""
         if self.sample.shown:
             return ""
         what = "text" if self.sample.text else "the question alone"
-        return f"No video is shown: the model reads {what}."
+        return f"No picture is shown: the model reads {what}."
 
     @property
     def shown(self) -> str:
@@ -89,7 +99,7 @@ class Facts:
             ]
             return f"text, by its characters: {', '.join(spans)}"
         if not self.sample.shown:
-            return "no video"
+            return "nothing but the question"
         if self.library is None:
             parts = list(_spans_in_words(self.sample.shown))
         else:
@@ -187,6 +197,8 @@ class Facts:
         said = repr(result.prediction) if result.prediction is not None else "tokens"
         if result.prediction is None:
             said = f"tokens {' '.join(map(str, result.predicted_ids))}"
+        if result.has_conditioned_prediction:
+            said = f"argmax {said}, each token given the right ones before it"
         parts = [f"{said}, {'right' if result.correct else 'wrong'}"]
         if result.rank is not None:
             parts.append(f"rank {result.rank:,} of the answer")

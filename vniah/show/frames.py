@@ -67,11 +67,13 @@ def _prepared(
 ) -> Shown:
     prepare = getattr(model, "prepared_frames", None)
     if model is None or not tiles:
-        return Shown(stored, "The frames as they are stored, before a model scales or crops them.")
+        return Shown(
+            stored, "The pictures as they are stored, before a model scales or crops them."
+        )
     if not callable(prepare):
         return Shown(
             stored,
-            f"The frames as they are stored: {model.name} has no prepared_frames(), which would "
+            f"The pictures as they are stored: {model.name} has no prepared_frames(), which would "
             "show how it scales or crops them.",
         )
     found: object = prepare([stored[tile] for tile in tiles])
@@ -79,7 +81,7 @@ def _prepared(
     height, width, _ = pictures[0].shape
     is_one_size = len({picture.shape for picture in pictures}) == 1
     size = f": {width} x {height} px" if is_one_size else ""
-    caption = f"The frames as {model.name} gets them, after scaling, cropping and padding{size}."
+    caption = f"The pictures as {model.name} gets them, after scaling, cropping and padding{size}."
     return Shown(dict(zip(tiles, pictures, strict=True)), caption)
 
 

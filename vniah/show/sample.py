@@ -11,11 +11,10 @@ from vniah.engines.inputs import require_counter
 from vniah.errors import InputError
 from vniah.files import slug
 from vniah.grid import Grid
-from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.frames import AnyHaystack, unit_of
 from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
-from vniah.options import PAGE_KINDS
 from vniah.paths import picture_path
 from vniah.protocol import AnyModel, Frames
 from vniah.results import Results
@@ -163,7 +162,7 @@ def show_sample(
             prompt=None if model is None else _prompt(model, sample),
             library=haystack if isinstance(haystack, VideoLibrary) else None,
             notes=tuple(notes),
-            unit="page" if haystack.identity().get("kind") in PAGE_KINDS else "frame",
+            unit=unit_of(haystack),
         ),
         results,
     )

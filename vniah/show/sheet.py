@@ -1,6 +1,6 @@
 """Draws a sample: its frames, its texts and its tokens. Imported only when something is drawn."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from dataclasses import dataclass, field
 
@@ -263,9 +263,9 @@ def _bar(
             sheet.box(x, top, width, _BAR_HEIGHT, "#B4B4AE")
     sheet.height = top + _BAR_HEIGHT + 0.065
     style = sheet.fonts.style(_SMALL)
-    begin, end = f"{seconds[0]:,.1f} s" if seconds else "0 s", f"{num_frames - 1:,} s"
+    begin, end = facts.numbered(0), facts.numbered(num_frames - 1)
     if seconds:
-        end = f"{seconds[-1]:,.1f} s"
+        begin, end = f"{seconds[0]:,.1f} s", f"{seconds[-1]:,.1f} s"
     sheet.put(begin, _MARGIN, sheet.height, style, FAINT)
     sheet.put(end, _WIDTH - _MARGIN, sheet.height, style, FAINT, "right")
     first = _MARGIN + _inches(begin, style)  # up to where there are labels
@@ -279,7 +279,7 @@ def _bar(
             sheet.box(x, top - higher, width, _BAR_HEIGHT + 2 * higher, color)
             last_second = position + span.num_frames - 1
             of_clip = f"-{last_second:,}" if span.num_frames > 1 else ""
-            label = f"{position:,}{of_clip} s"
+            label = facts.numbered(position, of_clip)
             half = _inches(label, style) / 2
             middle = x + width / 2
             if first + _SPACE <= middle - half and middle + half <= last - _SPACE:
@@ -309,11 +309,11 @@ def _tiles(
     for item in story:
         width = _GAP_WIDTH if isinstance(item, Gap) else height * aspects[item]
         if row and used + width > _INNER + 1e-6:
-            _row(sheet, row, height, pictures, colors, facts.asked_ids, seconds)
+            _row(sheet, row, height, pictures, colors, facts, seconds)
             row, used = [], 0.0
         row.append((item, width))
         used += width + _SPACE
-    _row(sheet, row, height, pictures, colors, facts.asked_ids, seconds)
+    _row(sheet, row, height, pictures, colors, facts, seconds)
 
 
 def _aspect(picture: Picture) -> float:
@@ -328,28 +328,29 @@ def _row(
     height: float,
     pictures: Mapping[Tile, Picture],
     colors: Mapping[str | None, str],
-    asked_ids: Collection[str],
+    facts: Facts,
     seconds: Mapping[Tile, float],
 ) -> None:
     x, top = _MARGIN, sheet.height
     for item, width in row:
         if isinstance(item, Gap):
-            _gap(sheet, item, x + width / 2, top + height / 2)
+            _gap(sheet, item, facts.unit, x + width / 2, top + height / 2)
         else:
             name = needle_of(item.source)
             color = colors.get(name)
             sheet.frame(pictures[item], x, top, width, height, color)
-            is_asked = name in asked_ids
-            words = f"{seconds[item]:,.1f} s" if item in seconds else tile_words(item)
-            _label(sheet, item, words, x, top + height + 0.035, width, color, is_asked=is_asked)
+            words = tile_words(item, facts)
+            if item in seconds:
+                words = f"{seconds[item]:,.1f} s"
+            _label(sheet, facts, item, words, x, top + height + 0.035, width, color)
         x += width + _SPACE
     sheet.space(height + _LABEL_HEIGHT + _SPACE)
 
 
-def _gap(sheet: _Sheet, gap: Gap, x: float, y: float) -> None:
+def _gap(sheet: _Sheet, gap: Gap, unit: str, x: float, y: float) -> None:
     """What is left out, in words around the point (x, y)."""
     style = sheet.fonts.style(_SMALL)
-    lines = ["…", f"{gap.num_frames:,}", "frames" if gap.num_frames > 1 else "frame", "…"]
+    lines = ["…", f"{gap.num_frames:,}", f"{unit}s" if gap.num_frames > 1 else unit, "…"]
     if gap.num_inserted:
         lines[3:3] = [f"({gap.num_inserted:,}", "inserted)"]
     y -= len(lines) * _SMALL * _LEADING / _POINTS / 2
@@ -360,38 +361,37 @@ def _gap(sheet: _Sheet, gap: Gap, x: float, y: float) -> None:
 
 def _label(
     sheet: _Sheet,
+    facts: Facts,
     tile: Tile,
     words: str,
     x: float,
     y: float,
     width: float,
     color: str | None,
-    *,
-    is_asked: bool,
 ) -> None:
     """The frame's number as the model counts, where it is from, and whether it is asked about."""
     bold, plain = sheet.fonts.style(_SMALL, bold=True), sheet.fonts.style(_SMALL)
     points = width * _POINTS
-    number = f"frame {tile.position:,}"
-    if is_asked:
+    number = f"{facts.unit} {tile.position:,}"
+    if needle_of(tile.source) in facts.asked_ids:
         whole = f"{number}, asked"
         number = whole if text_width(whole, bold) <= points else f"{tile.position:,}, asked"
     sheet.put(sheet.fonts.cut(number, points, bold), x, y, bold, color or INK)
     if color is None and text_width(words, plain) > points:
-        words = f"{tile.index:,} s"
+        words = facts.numbered(tile.index)
     y += _SMALL * _LEADING / _POINTS
     sheet.put(sheet.fonts.cut(words, points, plain), x, y, plain, color or FAINT)
 
 
-def tile_words(tile: Tile) -> str:
+def tile_words(tile: Tile, facts: Facts) -> str:
     """Where a frame is from: ``"haystack 119 s"``, ``"red-7"``, ``"wave, frame 3"``, or
     ``"red-7 in 119 s"`` where the needle is drawn into a frame of the haystack.
     """
     name = needle_of(tile.source)
     if name is None:
-        return f"haystack {tile.index:,} s"
+        return f"haystack {facts.numbered(tile.index)}"
     if tile.source.startswith(blended_source(name)):
-        return f"{name} in {tile.index:,} s"
+        return f"{name} in {facts.numbered(tile.index)}"
     return name if tile.index == 0 else f"{name}, frame {tile.index:,}"
 
 

@@ -8,13 +8,12 @@ from typing import Any
 OnProgress = Callable[[str, int, int], None]
 """Called with (name of the stage, number of steps done, number of all steps)."""
 
+_OF_PICTURES = ("encode", "read")  # stages of which the haystack says what it consists of
 _UNITS = {
     "sweep": "sample",
-    "encode": "frame",
     "draw": "s",
     "open": "video",
     "write": "video",
-    "read": "frame",
     "perplexity": "document",
 }
 _SECONDS_BETWEEN_LINES = 30.0
@@ -28,9 +27,14 @@ class Bars:
 
     Args:
         is_shown: False in the processes of a job that do not lead it.
+        unit: what the haystack consists of, ``"frame"`` or ``"page"``; may be set when it is open.
+
+    Attributes:
+        unit: as above.
     """
 
-    def __init__(self, is_shown: bool = True) -> None:
+    def __init__(self, is_shown: bool = True, *, unit: str = "frame") -> None:
+        self.unit = unit
         self._is_shown = is_shown
         self._stage = ""
         self._bar: Any = None
@@ -48,7 +52,8 @@ class Bars:
         if stage != self._stage:
             self._close()
             self._stage = stage
-            self._bar = _open_bar(stage, done, total)
+            unit = self.unit if stage in _OF_PICTURES else _UNITS[stage]
+            self._bar = _open_bar(stage, done, total, unit)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
             if done >= total:
@@ -60,12 +65,12 @@ class Bars:
             self._bar = None
 
 
-def _open_bar(stage: str, done: int, total: int) -> Any:
+def _open_bar(stage: str, done: int, total: int, unit: str) -> Any:
     if "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()):
         from tqdm.auto import tqdm
 
-        return tqdm(desc=stage, total=total, initial=done, unit=f" {_UNITS[stage]}")
-    return _Lines(stage, done, total)
+        return tqdm(desc=stage, total=total, initial=done, unit=f" {unit}")
+    return _Lines(stage, done, total, unit)
 
 
 class _Lines:
@@ -75,9 +80,9 @@ class _Lines:
         n: number of steps done.
     """
 
-    def __init__(self, stage: str, done: int, total: int) -> None:
+    def __init__(self, stage: str, done: int, total: int, unit: str) -> None:
         self.n = done
-        self._stage, self._total = stage, total
+        self._stage, self._total, self._unit = stage, total, unit
         self._started = time.monotonic()
         self._write()
 
@@ -92,7 +97,7 @@ class _Lines:
 
     def _write(self) -> None:
         self._written, self._n_written = time.monotonic(), self.n
-        unit = _UNITS[self._stage] if self._stage == "draw" else f"{_UNITS[self._stage]}s"
+        unit = self._unit if self._stage == "draw" else f"{self._unit}s"
         seconds = self._written - self._started
         took = f", {seconds:.0f} s" if seconds >= 1 else ""
         if sys.stderr is not None:

@@ -16,7 +16,7 @@ from vniah.engines.inputs import require_can_read
 from vniah.errors import InputError, counted
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
-from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.frames import AnyHaystack, unit_of
 from vniah.needles import NeedleSet
 from vniah.options import Scorer, Share
 from vniah.options.precision import Precision
@@ -260,7 +260,8 @@ class Sweep:
     ) -> Results:
         """Runs the samples that the folder lacks, and returns all results; called once."""
         leads = self._mesh.is_leader
-        with Bars(progress and on_progress is None and leads) as bars:
+        is_shown = progress and on_progress is None and leads
+        with Bars(is_shown, unit=unit_of(self._haystack)) as bars:
             if leads:
                 self._report = on_progress or bars.show
             return self._run(output, overwrite=overwrite)

@@ -168,13 +168,14 @@ def _floors(given: Mapping[Any, float]) -> Mapping[int, float]:
         text = str(key)
         if not (text.isascii() and text.isdigit() and 0 < len(text) <= 12 and int(text)):
             raise InputError(
-                f"floors must be named by numbers of frames, got {short_repr(key)}: write 512 = 0.9"
+                "floors must be named by lengths (numbers of frames, pages or tokens), got "
+                f"{short_repr(key)}: write 512 = 0.9"
             )
         if int(text) in floors:
-            raise InputError(f"floors names {int(text)} frames twice")
+            raise InputError(f"floors names the length {int(text)} twice")
         if not isfinite(value) or not 0 <= value <= 1:
             raise InputError(
-                f"the floor of {text} frames must be between 0 and 1, got {value}: write 0.9"
+                f"the floor of the length {text} must be between 0 and 1, got {value}: write 0.9"
             )
         floors[int(text)] = value
     return floors
@@ -184,7 +185,7 @@ def _cell(text: str) -> Cell:
     frames, _, depth = text.partition(":")
     if not (frames.isascii() and frames.isdigit() and len(frames) <= 12 and int(frames) and depth):
         raise InputError(
-            f"keep_cells must hold cells as FRAMES:DEPTH, such as 512:0.5, got {short_repr(text)}"
+            f"keep_cells must hold cells as LENGTH:DEPTH, such as 512:0.5, got {short_repr(text)}"
         )
     try:
         return Cell(int(frames), read_depth(depth))

@@ -53,7 +53,7 @@ def caption(results: Results, measure: Measure | None = None) -> str:
     controls = controls_caption(results)
     if measure is not None and controls:
         lines.append("right answers with controls:")
-    below = (*controls, *_averaged_over(results), *unit_notes([results]))
+    below = (*controls, *averaged_over(results), *unit_notes([results]))
     return "\n".join(filter(None, (*lines, *below)))
 
 
@@ -121,7 +121,7 @@ def _unbroken(text: str) -> str:
     return text.replace(">=", "\u2265").replace("<=", "\u2264").replace(" ", NO_BREAK)
 
 
-def _averaged_over(results: Results) -> list[str]:
+def averaged_over(results: Results) -> list[str]:
     """The facets that a cell is the mean over, if any has several values; else empty."""
     texts = [
         f"{label_of(results, name)}: {', '.join(map(value_label, values))}"

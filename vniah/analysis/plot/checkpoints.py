@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from vniah.analysis.labels import like_these, these
 from vniah.analysis.plot.axes import SpacedLocator
 from vniah.analysis.plot.lines import (
     MOST_LINES,
@@ -82,9 +83,10 @@ def checkpoint_curves(
     _scale_steps(ax, places, is_number=bool(steps))
     style_curves(ax, label="Accuracy")
     ax.set_ylim(-0.03, 1.03)
-    sentences = ["mean over cells, these needles on this film"]
+    measured = [run for line in runs.values() for _, run in line]
+    sentences = [f"mean over cells, {' or '.join(dict.fromkeys(map(these, measured)))}"]
     if any(one.has_interval for one in series):
-        sentences.append("band: 95 % for needles like these")
+        sentences.append(f"band: 95 % for {like_these(measured)}")
     if not all(one.is_whole.all() for one in series):
         sentences.append("hollow marks: planned samples are missing")
     below = write_legend(ax, handles) if len(handles) > 1 else None

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from vniah.analysis.labels import these
+from vniah.analysis.labels import like_these, these
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.lines import LineStyle, draw_line, scale_lengths, style_curves
 from vniah.analysis.plot.series import Series, length_series
@@ -48,7 +48,7 @@ def control_picture(
 
     A control whose samples have cells is a map like that of the test, with the same colours. Others
     are a line along the lengths, with a band, the 95 % interval for needles like these, and beside
-    it the accuracy of the test, dashed. A control that shows no video is a level line. Docs say
+    it the accuracy of the test, dashed. A control that shows nothing is a level line. Docs say
     which answers of a control count as right. Never saves, shows or sizes a figure.
 
     Args:
@@ -87,7 +87,7 @@ def control_picture(
     ax.plot(
         test.lengths, test.values, color=FAINT, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1.5
     )
-    draw_line(ax, series, _STYLE if _has_video(results, control) else _LEVEL_STYLE)
+    draw_line(ax, series, _STYLE if _shows_haystack(results, control) else _LEVEL_STYLE)
     style_curves(ax, label=_LABEL)
     ax.set_ylim(-0.03, 1.03)
     if caption:
@@ -115,11 +115,12 @@ def control_table(results: Results, control: str) -> Table | None:
 
 
 def control_series(results: Results, control: str) -> Series:
-    """The line of a control along the lengths; a level one for a control without a video."""
+    """The line of a control along the lengths; a level one for a control that shows nothing."""
     rows = [row for row in control_rows(results) if row["control"] == control]
     lengths = tuple(row["num_frames"] for row in rows if row["num_frames"] is not None)
     if not lengths:
-        lengths = tuple(sorted({found.cell.num_frames for found in results.cells}))
+        cells = results.planned_cells.union(found.cell for found in results.cells)
+        lengths = tuple(sorted({cell.num_frames for cell in cells}))
         rows = rows * len(lengths)
     else:
         rows = [row for row in rows if row["num_frames"] is not None]
@@ -143,7 +144,7 @@ def _title(results: Results, control: str) -> str:
     return f"{printable(control)}\n{share:.2f} right"
 
 
-def _has_video(results: Results, control: str) -> bool:
+def _shows_haystack(results: Results, control: str) -> bool:
     return any(s.num_frames is not None for s in results.controls if s.control == control)
 
 
@@ -158,10 +159,14 @@ def _about(results: Results, control: str, *, is_map: bool) -> Iterator[str]:
             yield f"a guess is right in {debiased.chance:.2f}"
         return
     if not is_map:
-        where = "" if _has_video(results, control) else "no video, so the same at all lengths; "
+        where = (
+            ""
+            if _shows_haystack(results, control)
+            else "nothing is shown, so the same at all lengths; "
+        )
         yield (
-            f"{where}n = {num_samples:,}; line: {of}, band: 95 % for needles "
-            "like these, dashed: the test"
+            f"{where}n = {num_samples:,}; line: {of}, band: 95 % for {like_these([results])}, "
+            "dashed: the test"
         )
     else:
         yield f"n = {num_samples:,}, {of}; colours as for the test"

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from vniah.analysis.labels import like_these, these
 from vniah.analysis.plot.axes import SpacedLocator, count_labels, depth_label
 from vniah.analysis.plot.captions import default_title
 from vniah.analysis.plot.lines import (
@@ -74,11 +75,12 @@ def draw_retention(
     handles = _draw_curves(ax, results, frame)
     _scale_time(ax, sorted(set(frame["seconds"])))
     ax.set_ylim(-0.03, 1.03)
-    ax.set_xlabel("Seconds since the needle", fontsize=LABEL_SIZE, color=INK)
+    unit = "Seconds" if results.axis == "frames" else results.axis.capitalize()
+    ax.set_xlabel(f"{unit} since the needle", fontsize=LABEL_SIZE, color=INK)
     style_curves(ax, label="Accuracy")
     below = write_legend(ax, handles, title=_legend_title(results)) if len(handles) > 1 else None
     if caption:
-        lines = (*_about(frame), *controls_caption(results))
+        lines = (*_about(frame, results), *controls_caption(results))
         write_caption(ax, "\n".join(lines), below=below)
     write_title(ax, default_title(results) if title is None else title)
     return ax
@@ -119,7 +121,7 @@ def _draw_curves(ax: Axes, results: Results, frame: "pd.DataFrame") -> list[Erro
 
 
 def _legend_title(results: Results) -> str:
-    return "Needle before frame" if results.has_positions else "Needle depth"
+    return f"Needle before {results.axis[:-1]}" if results.has_positions else "Needle depth"
 
 
 def _exact(results: Results, depth: float) -> Fraction:
@@ -150,7 +152,7 @@ def _scale_time(ax: Axes, seconds: list[int]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
 
 
-def _about(frame: "pd.DataFrame") -> Iterator[str]:
+def _about(frame: "pd.DataFrame", results: Results) -> Iterator[str]:
     """What points and bars are of, and how many samples could not be, or were not yet, run."""
     counts = [int(count) for count in frame["num_samples"] if count]
     if not counts:
@@ -163,19 +165,19 @@ def _about(frame: "pd.DataFrame") -> Iterator[str]:
         low, high = min(counts), max(counts)
         num = f"n = {low:,}" if low == high else f"n = {low:,}-{high:,}"
         bars = (
-            "bars: 95 % for needles like these"
+            f"bars: 95 % for {like_these([results])}"
             if frame["low"].notna().any()
             else "no bars, as samples do not say which needle they are about"
         )
-        yield f"these needles on this film, {num} per point; {bars}"
-        yield from _about_pooled(frame)
+        yield f"{these(results)}, {num} per point; {bars}"
+        yield from _about_pooled(frame, results)
     if num_errors := int(frame["num_errors"].sum()):
         yield counted(num_errors, "error")
     if num_pending := int(frame["num_pending"].sum()):
         yield f"{counted(num_pending, 'sample')} not run yet"
 
 
-def _about_pooled(frame: "pd.DataFrame") -> Iterator[str]:
+def _about_pooled(frame: "pd.DataFrame", results: Results) -> Iterator[str]:
     """Which points are the mean over several lengths, as the needle has the same time at each.
 
     At depth 1 the question follows the needle at once, whatever the length.
@@ -184,6 +186,8 @@ def _about_pooled(frame: "pd.DataFrame") -> Iterator[str]:
     pooled = frame[frame["num_lengths"] > 1]
     for row, points in pooled.groupby(name):
         num = int(points["num_lengths"].max())
-        at = ", ".join(f"{seconds:,} s" for seconds in points["seconds"][:_MOST_TIMES])
+        times = [f"{time:,}" for time in points["seconds"][:_MOST_TIMES]]
+        unit = "s" if results.axis == "frames" else results.axis
+        at = ", ".join(f"{time} {unit}" for time in times)
         at += ", ..." * (len(points) > _MOST_TIMES)
         yield f"{name} {row:g} at {at}: one point for {num:,} lengths, the mean over their samples"

@@ -173,6 +173,8 @@ def draw_difference(
     _draw_frames(ax, [p for p in places if found.framed[p.row, p.column]], is_small=not has_signs)
     _hatch(ax, [p for p in places if found.only_one[p.row, p.column]], "....", _DOT_COLOR)
     label_axes(ax, table, axis=before.axis, depth=before.details.get("labels", {}).get("depth"))
+    if not before.has_depths:
+        ax.yaxis.set_visible(False)
     if colorbar:
         bar = ax.figure.colorbar(cells, ax=ax, format=FuncFormatter(_signed), **COLORBAR)
         style_colorbar(bar, table)

@@ -213,7 +213,7 @@ def training_position(
         raise InputError(f"the training length must be at least 1 token, got {training_tokens}")
     if results.axis == "tokens":
         return float(training_tokens)
-    what = f"a training length of {training_tokens:,} tokens among its frames"
+    what = f"a training length of {training_tokens:,} tokens among its {results.axis}"
     return training_tokens / tokens_of_frame(results, tokens_per_frame, what)
 
 

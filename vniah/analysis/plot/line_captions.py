@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from vniah.analysis.labels import like_these, these, unit_notes
-from vniah.analysis.plot.captions import CORRECT
+from vniah.analysis.plot.captions import CORRECT, averaged_over
 from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.means import FEW_NEEDLES
@@ -42,6 +42,7 @@ def about_lines(
     if any(map(partly_measured_lengths, runs)):
         yield "lengths of which an adaptive run measured some depths only have no mark"
     yield from _about_controls(runs, value)
+    yield from _about_facets(names, runs)
     yield from unit_notes(runs, names)
 
 
@@ -95,6 +96,16 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
 def _about_missing(series: Sequence[Series]) -> Iterator[str]:
     if any(one.has_value and not one.is_whole.all() for one in series):
         yield "hollow marks: planned samples are missing"
+
+
+def _about_facets(names: Sequence[str], runs: Sequence[Results]) -> Iterator[str]:
+    """What samples of one cell differ in, with the names of those lines of which it is said."""
+    about: dict[str, list[str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        about.setdefault("; ".join(averaged_over(run)), []).append(name)
+    for text, those in about.items():
+        if text:
+            yield text if len(about) == 1 else f"{', '.join(those)}: {text}"
 
 
 def _about_controls(runs: Sequence[Results], value: str) -> tuple[str, ...]:

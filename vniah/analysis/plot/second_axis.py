@@ -87,8 +87,8 @@ def tokens_of_frame(results: Results, given: int | None, what: str) -> int:
     tokens = given if results.tokens_per_frame is None else results.tokens_per_frame
     if tokens is None:
         raise InputError(
-            f"{results.path} does not say how many tokens a frame has, which {what} needs: give "
-            "--tokens-per-frame"
+            f"{results.path} does not say how many tokens a {results.axis[:-1]} has, which {what} "
+            "needs: give --tokens-per-frame"
         )
     return tokens
 
@@ -111,8 +111,8 @@ def require_tokens_given(results: Sequence[Results], given: int | None) -> None:
         if own != given:
             group = f", {own * one.unit:,} for {one.unit} frames" if one.unit > 1 else ""
             raise InputError(
-                f"{one.path} says that a frame has {counted(own, 'token')}{group}, got {given:,}: "
-                "leave out --tokens-per-frame"
+                f"{one.path} says that a {one.axis[:-1]} has {counted(own, 'token')}{group}, got "
+                f"{given:,}: leave out --tokens-per-frame"
             )
 
 

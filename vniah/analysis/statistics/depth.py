@@ -1,4 +1,4 @@
-"""Whether the score depends on where in the video the needle is."""
+"""Whether the score depends on where in the haystack the needle is."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -26,8 +26,8 @@ class DepthEffect:
     Attributes:
         name: ``"middle"`` or ``"trend"``.
         estimate: of ``"trend"``, the slope: the score at depth 1 minus that at depth 0 along a
-            straight line. Of ``"middle"``, the score in the middle third of the video minus that in
-            the first or in the last third, whichever is closer.
+            straight line. Of ``"middle"``, the score in the middle third of the haystack minus that
+            in the first or in the last third, whichever is closer.
         interval: that of needles like these.
         p_value: of the test that there is no such effect, over the needles, corrected for both
             effects being tested.
@@ -55,7 +55,7 @@ class DepthEffect:
             return f"depth: the score is {size} {where} at the end than at the beginning {tested}"
         return (
             f"depth: {'needles are lost in the middle: ' * falls}the score in the middle third of "
-            f"the video is {size} {'lower' if falls else 'higher'} than in the first and in the "
+            f"the haystack is {size} {'lower' if falls else 'higher'} than in the first and in the "
             f"last third, or more {tested}"
         )
 
@@ -64,9 +64,9 @@ def depth_effects(table: SampleTable, *, confidence: float = 0.95) -> tuple[Dept
     """The effects of depth on the score, tested over needles.
 
     ``"trend"`` is the slope of the score on depth, for each needle a straight line with a level of
-    its own at every length. ``"middle"`` compares thirds of the video, and is significant only if
-    the middle third differs from both others in the same direction, so that needles that are found
-    only at the end are not taken for lost in the middle.
+    its own at every length. ``"middle"`` compares thirds of the haystack, and is significant only
+    if the middle third differs from both others in the same direction, so that needles that are
+    found only at the end are not taken for lost in the middle.
 
     The values of needles are independent, so each is tested by turning their signs around: if there
     is no effect, each needle's value might as well have the other sign (`sign_flip_p_value`). With

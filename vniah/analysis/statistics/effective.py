@@ -307,6 +307,7 @@ def _of_adaptive_run(
         has_interval=has_interval,
         num_needles=num_needles,
         confidence=confidence,
+        axis=results.axis,
         tokens_per_frame=results.tokens_per_frame,
         seconds_per_frame=1 if results.has_seconds or results.axis == "tokens" else None,
         unit=results.cluster,

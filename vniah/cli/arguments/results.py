@@ -38,11 +38,11 @@ def add_plot(verbs: Any) -> None:
         "--kind",
         choices=get_args(PictureKind),
         default="heatmap",
-        help="heatmap (default); lengths: accuracy against the number of frames, a line for each "
-        "result with its 95 %% band; difference: how each cell changed from the first result to "
-        "the second; controls: the heatmap and a panel for each control; needles: a row for each "
-        "needle; retention: accuracy against the seconds since the needle, a curve for each depth "
-        "or position",
+        help="heatmap (default); lengths: accuracy against the number of frames or tokens, a line "
+        "for each result with its 95 %% band; difference: how each cell changed from the first "
+        "result to the second; controls: the heatmap and a panel for each control; needles: a row "
+        "for each needle; retention: accuracy against the seconds, or pages, since the needle, a "
+        "curve for each depth or position",
     )
     plot.add_argument(
         "--value",
@@ -197,20 +197,21 @@ def add_compare(verbs: Any) -> None:
     compare.add_argument(
         "--min-effective-length",
         type=values.whole(10**12),
-        metavar="FRAMES",
+        metavar="LENGTH",
         help="the least effective length of the candidate (score at least 0.9 up to there)",
     )
     compare.add_argument(
         "--floor",
         type=values.setting_of_length,
         action="append",
-        metavar="FRAMES=X",
-        help="the least score at a number of frames, e.g. 512=0.9; may be repeated",
+        metavar="LENGTH=X",
+        help="the least score at a number of frames, pages or tokens, e.g. 512=0.9; may be "
+        "repeated",
     )
     compare.add_argument(
         "--keep-cell",
         action="append",
-        metavar="FRAMES:DEPTH",
+        metavar="LENGTH:DEPTH",
         help="a cell whose score may not fall at all, e.g. 512:0.5; may be repeated",
     )
     compare.add_argument(

@@ -139,6 +139,8 @@ class Session:
 
     def haystack_of(self, member: Member, bars: "Bars", mesh: "Mesh") -> "AnyHaystack":
         """The film, text or questions of a member; the leader opens them first, and draws them."""
+        from vniah.haystacks.frames import unit_of
+
         num_frames = parse_grid(member.options).max_frames
         is_made = member.options.haystack is None
         is_text = shows_text(member.options)
@@ -155,6 +157,7 @@ class Session:
                 self._films[key] = open_named_haystack(member.options, num_frames, bars)
         if mesh.is_leader:
             mesh.announce("haystack")
+        bars.unit = unit_of(self._films[key])
         return self._films[key]
 
     def _free_memory(self) -> None:

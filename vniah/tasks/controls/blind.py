@@ -1,4 +1,4 @@
-"""The control ``blind``: every question without any video."""
+"""The control ``blind``: every question, without anything to look at or to read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -8,6 +8,8 @@ from vniah.tasks.controls.base import ANSWERS_WITHOUT_SEEING, Finding, Row
 from vniah.tasks.controls.gain import Gain
 from vniah.tasks.controls.guessing import count_questions, in_words, is_above_chance
 from vniah.tasks.controls.repeated import Shown, ask_once
+
+_WITHOUT = "from the question alone"
 
 
 def _nothing(sample: Sample) -> Shown:
@@ -36,16 +38,14 @@ class Blind:
         """As `vniah.tasks.controls.base.Control.finding`.
 
         "Answers without seeing" if more questions are right than guessing explains. Otherwise "no
-        better than without a video" by the rule of `vniah.tasks.controls.gain`, where no control
-        no-needle says it of the needle.
+        better than from the question alone" by the rule of `vniah.tasks.controls.gain`, where no
+        control no-needle says it of the needle.
         """
         asked = count_questions(own)
         if not asked:
             return None
-        summary = f"right without a video in {in_words(asked)}"
+        summary = f"right from the question alone in {in_words(asked)}"
         if is_above_chance(asked):
             return Finding(summary, ANSWERS_WITHOUT_SEEING)
         gain = None if others.get("no-needle") else Gain.of(tests, own)
-        return (
-            Finding(summary) if gain is None else gain.finding(summary, without="without a video")
-        )
+        return Finding(summary) if gain is None else gain.finding(summary, without=_WITHOUT)

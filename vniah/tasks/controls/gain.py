@@ -47,7 +47,8 @@ class Gain:
 
         Args:
             summary: what else was measured, in one line.
-            without: what is left out, such as "without the needle".
+            without: what is left out, such as "without the needle", or what is left, such as
+                "from the question alone".
         """
         if self.shown - self.hidden >= LEAST_EXCESS:
             return Finding(summary)

@@ -22,7 +22,7 @@ LEAST_EXCESS = 0.1
 _OF_AN_OPEN_QUESTION = 0.1
 _OF_A_LETTER = 0.25
 _OF_YES_OR_NO = 0.5
-_NUMBER = re.compile(r"\d+")
+_DIGIT = re.compile(r"\d")
 _LETTER = re.compile(r"\W*[A-Z]\W*")
 _YES_OR_NO = frozenset({"yes", "no", "true", "false"})
 
@@ -74,8 +74,8 @@ def guess_chance(question: str, answer: str) -> float:
     """The probability that a guess is right, in [0, 1].
 
     One in k where the question lists k options. Else, by the form of the answer: 1/4 for a letter,
-    1/2 for yes and no, 10^-d for a number of d digits, and 1/10 for words, as if there were ten
-    that fit, such as colours.
+    1/2 for yes and no, 10^-d for an answer with d digits, such as a number or a list of numbers,
+    and 1/10 for words, as if there were ten that fit, such as colours.
 
     >>> guess_chance("Read the digit on the card colored red", "7")
     0.1
@@ -86,9 +86,8 @@ def guess_chance(question: str, answer: str) -> float:
         return _OF_A_LETTER
     if answer.lower() in _YES_OR_NO:
         return _OF_YES_OR_NO
-    if _NUMBER.fullmatch(answer):
-        return 10.0 ** -len(answer)
-    return _OF_AN_OPEN_QUESTION
+    num_digits = len(_DIGIT.findall(answer))
+    return 10.0**-num_digits if num_digits else _OF_AN_OPEN_QUESTION
 
 
 def tail_of(num_right: int, chances: Sequence[float]) -> float:

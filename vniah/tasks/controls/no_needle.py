@@ -53,10 +53,10 @@ class NoNeedle:
         """As `vniah.tasks.controls.base.Control.finding`.
 
         "The haystack gives the answer away" if more questions than guessing explains are right here
-        and wrong without a video; or if the answer to one of them has a probability of at least
-        0.9 here, and of at most 0.5 without a video. Otherwise "answers without seeing" if more
-        questions are right here than guessing explains. Otherwise "no better than without the
-        needle" by the rule of `vniah.tasks.controls.gain`.
+        and wrong from the question alone; or if the answer to one of them has a probability of at
+        least 0.9 here, and of at most 0.5 from the question alone. Otherwise "answers without
+        seeing" if more questions are right here than guessing explains. Otherwise "no better than
+        without the needle" by the rule of `vniah.tasks.controls.gain`.
 
         Where a task has a fixed set of answers in words, such as parts of the video, what is shown
         may make any of them likelier. So the haystack is not blamed for these; "always answers 10"
@@ -112,10 +112,10 @@ def _is_needle(piece: TextSpan | str) -> bool:
 
 
 def _is_sure(asked: Asked, blind: Asked) -> bool:
-    here, without_video = _probability(asked), _probability(blind)
-    if here is None or without_video is None:
+    here, alone = _probability(asked), _probability(blind)
+    if here is None or alone is None:
         return False
-    return here >= _SURE and without_video <= _UNSURE
+    return here >= _SURE and alone <= _UNSURE
 
 
 def _probability(asked: Asked) -> float | None:

@@ -130,7 +130,10 @@ def _verdict(rows: Sequence[Row]) -> str | None:
         found = _constant_letter(some, num_tests=len(by_length))
         if found is not None:
             lengths.setdefault(found, []).append(f"{num_frames:,}")
-    parts = [f"{found} at {listed(names)} frames" for found, names in lengths.items()]
+    parts = [
+        f"{found} at the length{'s' * (len(names) > 1)} {listed(names)}"
+        for found, names in lengths.items()
+    ]
     return "; ".join(parts) or None
 
 

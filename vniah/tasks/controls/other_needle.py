@@ -90,7 +90,7 @@ class OtherNeedle:
         """As `vniah.tasks.controls.base.Control.finding`.
 
         Counted are the places at which the model reads the shown needle when it is asked for it. It
-        "reads the odd frame, ignores the question" if it answers with what was shown for at least
+        "reads what stands out, ignores the question" if it answers with what was shown for at least
         half of the needles, and for more than guessing explains.
         """
         reads = {row.sample_id for row in tests if row.correct}
@@ -108,7 +108,7 @@ class OtherNeedle:
             f"{counted(len(asked), 'needle')} that it reads; {guessing_in_words(asked)}"
         )
         is_odd = num_right >= _LEAST_SHARE * len(asked) and is_above_chance(asked)
-        return Finding(summary, "reads the odd frame, ignores the question" if is_odd else None)
+        return Finding(summary, "reads what stands out, ignores the question" if is_odd else None)
 
 
 def _tested_id(row: Row, name: str) -> str:

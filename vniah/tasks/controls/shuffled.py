@@ -46,7 +46,7 @@ class Shuffled:
     ) -> Finding | None:
         """As `vniah.tasks.controls.base.Control.finding`.
 
-        "Reads frames in no order" if neither the log-probability nor the margin of the answer
+        "Reads the haystack in no order" if neither the log-probability nor the margin of the answer
         differs by more than 0.001 in any of at least two samples. Text alone cannot tell it, for
         the right answer is the same in both orders.
         """
@@ -62,9 +62,7 @@ class Shuffled:
         now, before = (
             fmean(bool(row.correct) for row in rows) for rows in zip(*pairs, strict=True)
         )
-        summary = (
-            f"{now:.2f} right with the frames in another order, {before:.2f} in that of the film"
-        )
+        summary = f"{now:.2f} right with the haystack in another order, {before:.2f} in its own"
         differences = [_difference(one, other) for one, other in pairs]
         known = [difference for difference in differences if difference is not None]
         if len(known) < len(pairs):
@@ -72,7 +70,7 @@ class Shuffled:
         is_same = len(known) >= _LEAST_SAMPLES and max(known) <= _MOST_DIFFERENCE
         return Finding(
             f"{summary}; log-probabilities or margins differ by up to {max(known):.2g}",
-            "reads frames in no order" if is_same else None,
+            "reads the haystack in no order" if is_same else None,
         )
 
 
