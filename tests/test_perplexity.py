@@ -530,12 +530,13 @@ def test_models_of_one_tokenizer_stand_together_in_what_is_said():
 
 
 def test_what_leaves_the_axes_and_marks_without_room():
-    few = made([[1.0] * 64, [3.0] * 64, [1.5] * 64])  # three documents, whose band is wide
+    few = made([[1.0] * 192, [3.0] * 192, [1.5] * 192])  # three documents, whose band is wide
     ax = perplexity_curves(few, Figure().subplots())
     assert "t-interval over documents, which goes on beyond the axes" in caption_of(ax)
     assert ax.get_lines()[0].get_marker() == "o"
     ax = perplexity_curves(few, Figure().subplots(), bucket=1)
-    assert ax.get_lines()[0].get_marker() in ("", "None")
+    line = ax.get_lines()[0]
+    assert line.get_marker() in ("", "None") and line.get_linewidth() < 1
     alike = made([[1.0] * 9, [1.01] * 9, [1.02] * 9])
     assert "beyond" not in caption_of(perplexity_curves(alike, Figure().subplots()))
 

@@ -44,6 +44,7 @@ _BELOW_LABEL = 12.0  # points: the pads of ticks and label, and the space above 
 _HANDLE, _BETWEEN = 4.0, 1.2  # of a legend, in sizes of its letters
 MARK_SIZE = 4.5  # points
 _LINE_WIDTH = 1.5
+_EDGE = 0.4  # of a band, in widths of its line
 _WIDER = (1.0, 2.6)  # points, of lines and marks, for each line that is drawn over them
 _MOST_WIDER = 3  # times
 
@@ -56,11 +57,13 @@ class LineStyle:
         color: of the line, its marks and its band.
         dashes: as matplotlib's ``linestyle``.
         marker: as matplotlib's ``marker``.
+        width: of the line, in points.
     """
 
     color: str
     dashes: Any
     marker: str
+    width: float = _LINE_WIDTH
 
 
 def line_style(place: int) -> LineStyle:
@@ -119,7 +122,7 @@ def draw_line(
         places,
         series.values,
         linestyle=style.dashes,
-        linewidth=_LINE_WIDTH + _WIDER[0] * min(between, _MOST_WIDER),
+        linewidth=style.width + _WIDER[0] * min(between, _MOST_WIDER),
         marker=style.marker,
         markersize=MARK_SIZE,
         label=label,
@@ -158,7 +161,7 @@ def _draw_band(ax: Axes, places: "Floats", series: Series, style: LineStyle) -> 
             ends,
             color=style.color,
             linestyle=style.dashes,
-            linewidth=0.6,
+            linewidth=_EDGE * style.width,
             alpha=0.7,
             zorder=2,
         )

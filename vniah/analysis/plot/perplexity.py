@@ -50,6 +50,9 @@ _SIZE = (4.2, 2.6)  # inches
 _LOG_FROM = 8.0  # perplexities that span more than this factor are on a logarithmic axis
 _LARGEST = 1e100  # what matplotlib can place on a logarithmic axis
 _MOST_MARKS = 32  # of a line; more would touch one another
+_MOST_POINTS = 128  # of a line of full width
+_THIN = 0.5  # points
+_MOST_OF_FIVES = 1000.0  # perplexities that span more have ticks at powers of ten only
 
 
 def perplexity_curves(
@@ -172,7 +175,9 @@ def _series(column: Sequence[Bucket]) -> Series:
 
 def _style(place: int, num_points: int) -> LineStyle:
     style = line_style(place)
-    return style if num_points <= _MOST_MARKS else replace(style, marker="")
+    if num_points <= _MOST_MARKS:
+        return style
+    return replace(style, marker="", width=style.width if num_points <= _MOST_POINTS else _THIN)
 
 
 def _placed(nats: float) -> float:
@@ -209,7 +214,9 @@ def _scale_perplexities(ax: Axes, series: Sequence[Series]) -> bool:
     if most > _LOG_FROM * least:
         ax.set_yscale("log")
         ax.set_ylim(max(low, least / 2) / 1.1, min(high, 2 * most) * 1.1)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if most <= _MOST_OF_FIVES * least else (1,))
+        )
         ax.yaxis.set_minor_locator(NullLocator())
     else:
         ax.set_ylim(0, min(high, 2 * most) * 1.05)
