@@ -48,7 +48,7 @@ def test_the_prompt_and_the_place_of_the_needle_are_shown(folder, tmp_path):
 
 
 def test_text_needs_a_model_that_counts(folder):
-    with pytest.raises(InputError, match="which the tokenizer of a model gives: name one by"):
+    with pytest.raises(InputError, match="which the tokenizer of a model gives: give"):
         shown(None)
 
 
