@@ -495,7 +495,10 @@ def test_the_command_shows_a_sample_of_a_run(run, image_folder, needle_folder, c
     out = capsys.readouterr().out
     assert "control no-needle, not part of the score" in out
     line = next(s for s in vniah.load_results(run).control_samples if "/c/" in s.sample_id)
-    assert f"result: {line.prediction!r}, {'right' if line.correct else 'wrong'}" in out
+    said = f"{line.prediction!r}, {'right' if line.correct else 'wrong'}"
+    if line.has_conditioned_prediction:
+        said = f"argmax {line.prediction!r}, each token given the right ones before it, wrong"
+    assert f"result: {said}" in out
     assert "note: the model tiny of the run is not loaded; give --model" in out
     picture = run / "8---c-no-needle.png"
     assert f"picture: {picture}" in out and picture.is_file()
