@@ -1,6 +1,7 @@
 """The tables of question sets: their layouts, and what is refused in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,6 +114,32 @@ def test_next_qa_is_read_through_its_map(clips, tmp_path):
     assert len(open_questions(tmp_path / "test.csv").questions) == 2
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_empty_option_of_columns_keeps_its_place(tmp_path, suffix, empty):
+    def read(*options):
+        asked = {"video": "v1", "question": "which", "answer": "3", "qid": "6", "type": "CW"}
+        cells = asked | {f"a{place}": option for place, option in enumerate(options)}
+        path = tmp_path / f"t.{suffix}"
+        if suffix == "csv":
+            write_csv(path, [cells])
+        else:
+            parquet.write_table(pa.Table.from_pylist([cells]), path)
+        return read_tables([path])
+
+    (kept,) = read("nine", "ten", "two", "right", empty).rows
+    assert (kept.options, kept.right) == (("nine", "ten", "two", "right"), (3,))
+    for options, letter in (
+        (("nine", "ten", empty, "right", "wrong"), "C"),
+        ((empty, "ten", "two", "right", empty), "A"),
+    ):
+        found = read(*options)
+        assert found.faults == (
+            f"t.{suffix} row 1 has an empty option, the one with the letter {letter}",
+        )
+    assert "from 0 to 2" in read("nine", "ten", "two", empty, empty).faults[0]
+
+
 def test_video_of_which_two_files_have_the_name_is_refused(clips, tmp_path):
     for folder in ("x", "y"):
         link(clips, "a", tmp_path / folder / "a.mp4")
@@ -140,13 +167,32 @@ def test_names_and_texts_of_any_script_are_kept(clips, tmp_path):
         (["A. Cat", "B. Dog"], ("Cat", "Dog")),
         (["(A) Cat", "(B) Dog"], ("Cat", "Dog")),
         (["A: Cat", "Dog"], ("A: Cat", "Dog")),
-        (["B. Cat", "A. Dog"], ("B. Cat", "A. Dog")),
+        (["a. Cat", "b. Dog"], ("a. Cat", "b. Dog")),
+        (["A. C. Cat", "B. A. Dog", "C. Elk"], ("C. Cat", "A. Dog", "Elk")),
+        (["J. Cat", "K. Dog"], ("J. Cat", "K. Dog")),  # no letters of options
+        (["3:40", "B-side"], ("3:40", "B-side")),
         ([1, 2.0, 2.5], ("1", "2", "2.5")),
         (list("abcde"), tuple("abcde")),
     ],
 )
 def test_letters_of_options_are_taken_off_where_all_have_them(given, expected):
     assert read_options(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "own", "other"),
+    [
+        (["B. x", "A. y"], "B. x", "A", "B"),
+        (["C. x", "D. y", "E. z"], "C. x", "A", "C"),
+        (["A. x", "A. y"], "A. y", "B", "A"),
+        (["x", "(A) y", "z"], "(A) y", "B", "A"),
+        (["b) x", "a) y"], "b) x", "A", "B"),
+    ],
+)
+def test_letter_at_the_place_of_another_is_refused(given, option, own, other):
+    message = rf"{re.escape(repr(option))} at the place of the letter {own}, so that the answer "
+    with pytest.raises(ValueError, match=rf"{message}{other} may mean either; put the letters"):
+        read_options(given)
 
 
 @pytest.mark.parametrize(

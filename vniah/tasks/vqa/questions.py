@@ -15,6 +15,8 @@ AnswerForm = Literal["letter", "index", "words", "any"]
 the option; ``any``, its words or its letter."""
 
 _LETTERED = re.compile(r"\(?([A-Z])[.:)]\s*(.*)", re.DOTALL)
+_ANY_LETTER = re.compile(r"[(\[]?([A-Za-z])[.:)\]]\s")
+"""A letter before an option, also in a form that is not taken off."""
 
 Text = str | int | float
 
@@ -149,9 +151,7 @@ def read_row(
         raise ValueError(f"names no video in the column {layout.video!r}")
     if not question:
         raise ValueError("has an empty question")
-    columns = layout.options
-    found = cells.get(columns) if isinstance(columns, str) else [cells.get(n) for n in columns]
-    options = read_options([one for one in found or () if one is not None])
+    options = read_options(_given_options(cells, layout.options))
     named = None if layout.question_id is None else cells.get(layout.question_id)
     own = default_id if named is None else _text(named)
     return QuestionRow(
@@ -173,7 +173,8 @@ def read_options(given: Sequence[Text]) -> tuple[str, ...]:
     Letters are taken off only where all options have them, in the order of the alphabet.
 
     Raises:
-        ValueError: there are fewer than 2 or more than 26, or one is empty.
+        ValueError: there are fewer than 2 or more than 26, one is empty, or one begins with the
+            letter of another place, so that this letter as an answer may mean either.
     """
     texts = [" ".join(_text(option).split()) for option in given]
     if not 2 <= len(texts) <= MOST_OPTIONS:
@@ -182,6 +183,8 @@ def read_options(given: Sequence[Text]) -> tuple[str, ...]:
     letters = [match[1] for match in matches if match]
     if letters == [letter_of(place) for place in range(len(texts))]:
         texts = [match[2] for match in matches if match]
+    else:
+        _require_own_letters(texts)
     if not all(texts):
         raise ValueError(f"has an empty option, the one with the letter {_first_empty(texts)}")
     return tuple(texts)
@@ -210,6 +213,33 @@ def read_right(given: Any, options: Sequence[str], form: AnswerForm) -> tuple[in
 def letter_of(place: int) -> str:
     """The letter of an option: A, B, C and so on."""
     return chr(ord("A") + place)
+
+
+def _given_options(cells: Mapping[str, Any], columns: str | tuple[str, ...]) -> list[Text]:
+    """The options of a row, each at its place: an empty cell counts unless all after it are empty.
+
+    A table with a column for each option leaves the last ones empty where a question has fewer. An
+    empty one before another is kept, as an answer by number counts it.
+    """
+    if isinstance(columns, str):
+        return list(cells.get(columns) or ())
+    texts: list[Text] = [_text(cells.get(name)) for name in columns]
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def _require_own_letters(texts: Sequence[str]) -> None:
+    """Requires that no option begins with the letter of another place."""
+    letters = [letter_of(place) for place in range(len(texts))]
+    for own, text in zip(letters, texts, strict=True):
+        found = _ANY_LETTER.match(text)
+        if found and found[1].upper() in letters and found[1].upper() != own:
+            raise ValueError(
+                f"has the option {short_repr(text)} at the place of the letter {own}, so that the "
+                f"answer {found[1].upper()} may mean either; put the letters A, B, C and so on "
+                "before all options, in this order"
+            )
 
 
 def _places(answer: Text, options: Sequence[str], form: AnswerForm) -> list[int]:
