@@ -23,6 +23,7 @@ from videos import read_number
 
 from vniah.analysis.sentences import format_summary
 from vniah.analysis.table_rows import table
+from vniah.analysis.verdict import verdict
 from vniah.cli import main
 from vniah.errors import InputError, RunMismatchError, TaskError, VideoDamagedError
 from vniah.grid import Grid
@@ -284,8 +285,32 @@ def test_either_of_two_right_answers_is_right(two_right, logprobs, correct, logp
     ):
         score = task.score(sample, readings(*logprobs))
         assert (score.correct, score.logprob, score.rank) == (correct, logprob, rank)
-        assert score.margin == margin and score.num_options == 2
+        assert score.margin == margin and score.num_options == 4
         assert sample.fields["right_options"] == ["dog", "owl"]
+
+
+def test_guess_among_several_right_options_is_exact(asked, tmp_path):
+    shutil.copy(asked.videos[0].path, tmp_path / "a.mp4")
+    several = [
+        row("a", str(number), [0, 90, 91, 92, 100 + number], ["B", "D", "A"])
+        for number in range(10)
+    ]
+    write_lines(tmp_path / "questions.jsonl", [*several, row("a", "one", [90, 91], "90")])
+    results = run_sweep(
+        *(SeesNumbers(), open_questions(tmp_path), NO_NEEDLES, Grid.of([1], [0])),
+        output=tmp_path / "run",
+        task="vqa",
+        controls=("blind", "option-rotation"),
+        progress=False,
+    )
+    require_described(tmp_path / "run")
+    expected = (10 * 3 / 5 + 1 / 2) / 11
+    assert results.chance == pytest.approx(expected)
+    assert results.debiased.chance == pytest.approx(expected)
+    blind, rotation, _ = verdict(results).lines
+    assert "11 of 11 questions" in blind and "guessing gets 6.5 of 11" in blind
+    assert "guessing gives 0.60" in rotation  # of 52 orders two are those of the last question
+    assert "answers without seeing" in verdict(results).text  # A is right in all, 0.6 ** 10 * 0.5
 
 
 def test_two_right_answers_stay_right_when_options_move(two_right):

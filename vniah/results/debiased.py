@@ -2,7 +2,8 @@
 
 A control whose samples have the fields ``variant_of`` (the ``sample_id`` of the sample that it
 varies) and ``num_variants`` (how many there are, the sample itself included) puts one question in
-several ways. A guess is right in one of them, so their mean is free of what the model prefers.
+several ways. A guess is right in one of them, or in as many as there are right options, so their
+mean is free of what the model prefers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
 from vniah.grid import Cell
+from vniah.results.chance import num_right_options
 from vniah.results.samples import SampleResult
 
 K = TypeVar("K", int, Cell)
@@ -36,7 +38,8 @@ class DebiasedScore:
 
     Attributes:
         score: the mean, in [0, 1].
-        chance: what guessing gives, in (0, 1): the mean of one in the number of variants.
+        chance: what guessing gives, in (0, 1): the mean over samples of the number of right options
+            over that of variants.
         num_samples: number of samples of the test that it is over; of each of them all variants
             have a score. Others, and those without variants, are left out.
     """
@@ -54,11 +57,13 @@ class DebiasedSample:
         cell: its cell.
         num_correct: how many of the variants are right, the sample itself included.
         num_variants: how many there are.
+        num_right: in how many a guess is right: the number of right options.
     """
 
     cell: Cell | None
     num_correct: int
     num_variants: int
+    num_right: int = 1
 
 
 def complete_variants(samples: Iterable[R], control_samples: Iterable[R]) -> list[tuple[R, ...]]:
@@ -82,7 +87,12 @@ def debiased_samples(
 ) -> tuple[DebiasedSample, ...]:
     """The samples of the test of which all variants have a score."""
     return tuple(
-        DebiasedSample(group[0].cell, sum(bool(one.correct) for one in group), len(group))
+        DebiasedSample(
+            group[0].cell,
+            sum(bool(one.correct) for one in group),
+            len(group),
+            num_right_options(group[0].fields),
+        )
         for group in complete_variants(samples, control_samples)
     )
 
@@ -90,7 +100,7 @@ def debiased_samples(
 def mean_of(samples: Sequence[DebiasedSample]) -> DebiasedScore:
     """The score of some samples, at least one; all with the same weight."""
     scores = [Fraction(one.num_correct, one.num_variants) for one in samples]
-    chances = [Fraction(1, one.num_variants) for one in samples]
+    chances = [Fraction(one.num_right, one.num_variants) for one in samples]
     num = len(samples)
     return DebiasedScore(float(sum(scores) / num), float(sum(chances) / num), num)
 

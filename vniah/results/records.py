@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
+from vniah.results.chance import option_chance
 from vniah.results.debiased import (
     DebiasedSample,
     DebiasedScore,
@@ -245,13 +246,14 @@ class Results:
     def chance(self) -> float | None:
         """The share of right samples that a guess among the task's options gives, in (0, 1].
 
-        A task names the number of options in the field ``num_options`` of its samples; None if one
-        with a score has none, for then a guess is not known.
+        A task names the number of options in the field ``num_options`` of its samples, and that of
+        right ones, where there are several, in ``num_right_options``; None if one with a score has
+        none, for then a guess is not known.
         """
         scored = [sample for sample in self.samples if sample.correct is not None]
-        counts = [sample.fields.get("num_options") for sample in scored]
-        known = [count for count in counts if isinstance(count, int) and count > 0]
-        return fmean(1 / count for count in known) if counts and len(known) == len(counts) else None
+        chances = [option_chance(sample.fields) for sample in scored]
+        known = [float(chance) for chance in chances if chance is not None]
+        return fmean(known) if chances and len(known) == len(chances) else None
 
     @property
     def average(self) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from vniah.answers.option_lines import find_option_lines
 from vniah.errors import counted
+from vniah.results.chance import option_chance
 from vniah.tasks.controls.base import Row, listed, question_name
 
 ALPHA = 0.01
@@ -62,12 +63,11 @@ class Asked:
 def chance_of(row: Row) -> float:
     """The probability that a guess is right, by what the task or the form of the answer says.
 
-    A task says it in the field ``num_options`` of its samples: one in as many.
+    A task says it in the field ``num_options`` of its samples: one in as many; or several, where it
+    says so in ``num_right_options``.
     """
-    num_options = row.fields.get("num_options")
-    if isinstance(num_options, int) and num_options > 0:
-        return 1 / num_options
-    return guess_chance(row.question, row.answer)
+    chance = option_chance(row.fields)
+    return guess_chance(row.question, row.answer) if chance is None else float(chance)
 
 
 def guess_chance(question: str, answer: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from vniah.answers.option_lines import find_option_lines, rotate_options
 from vniah.errors import counted
 from vniah.needles import NeedleSet
+from vniah.results.chance import num_right_options
 from vniah.results.debiased import complete_variants
 from vniah.tasks.base import Sample
 from vniah.tasks.controls.base import Finding, Row, listed
@@ -21,7 +22,8 @@ class OptionRotation:
 
     A model that sees the needle follows the content of the right option. One that prefers a letter
     is right in one order of k. The mean over all orders, the test's own included, is the debiased
-    accuracy (`vniah.results.Results.debiased`); guessing gives 1/k.
+    accuracy (`vniah.results.Results.debiased`); guessing gives 1/k, and m/k where m options are
+    right.
     """
 
     name = "option-rotation"
@@ -112,11 +114,18 @@ class _Order:
     Attributes:
         letter: what is chosen in most of them; None if that is no option, or if none is where
             different letters are right.
-        chance: one in the number of options.
+        num_options: how many there are.
+        num_right: how many of them are right.
     """
 
     letter: str | None
-    chance: float
+    num_options: int
+    num_right: int
+
+    @property
+    def chance(self) -> float:
+        """What guessing gives; and the share of orders in which a letter may be right."""
+        return self.num_right / self.num_options
 
 
 def _verdict(rows: Sequence[Row]) -> str | None:
@@ -151,7 +160,7 @@ def _constant_letter(rows: Sequence[Row], *, num_tests: int = 1) -> str | None:
 def _is_unexplained(num_chosen: int, orders: Sequence[_Order], *, num_tests: int = 1) -> bool:
     """Whether neither content nor guesses explain one letter in so many of the orders."""
     chances = [order.chance for order in orders]
-    num_letters = round(1 / min(chances))
+    num_letters = max(order.num_options for order in orders)
     return is_unlikely(num_letters * tail_of(num_chosen, chances), num_tests=num_tests)
 
 
@@ -170,7 +179,9 @@ def _read_orders(rows: Sequence[Row]) -> list[_Order]:
     """The orders in which questions were asked, each with the letter that was chosen."""
     chosen: dict[str, Counter[str | None]] = {}
     answers: dict[str, set[str]] = {}
+    num_right: dict[str, int] = {}
     for row in rows:
+        num_right[row.question] = num_right_options(row.fields)
         chosen.setdefault(row.question, Counter())[_chosen_letter(row)] += 1
         answers.setdefault(row.question, set()).add(row.answer)
     orders = []
@@ -180,7 +191,7 @@ def _read_orders(rows: Sequence[Row]) -> list[_Order]:
             letter, count = letters.most_common(1)[0]
             if len(answers[question]) > 1 and 2 * count <= letters.total():
                 letter = None  # different letters are right, and the model gives different ones
-            orders.append(_Order(letter, 1 / len(lines.words)))
+            orders.append(_Order(letter, len(lines.words), num_right[question]))
     return orders
 
 

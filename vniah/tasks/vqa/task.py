@@ -35,7 +35,7 @@ class VideoQuestions:
     independent of one another, so intervals are over videos.
 
     A question may have several right options. Then the answer is right if one of them is the most
-    probable, and ``num_options`` is the number of options over that of right ones, rounded down.
+    probable, and ``num_right_options`` says how many there are.
 
     Args:
         answers: ``"letters"`` lists the options with letters and reads the letters, as published;
@@ -111,12 +111,11 @@ class VideoQuestions:
             if candidate not in right and reading.logits is not None
         ]
         if best.logprob is None:
-            return replace(best, num_options=len(sample.candidates) // len(right))
+            return best
         return replace(
             best,
             rank=1 + sum(logprob > best.logprob for logprob in wrong),
             margin=best.logprob - max(wrong),
-            num_options=len(sample.candidates) // len(right),
         )
 
 
@@ -156,11 +155,19 @@ def _sample(
             "duration": question.duration,
             "seconds_of_video": round(video.seconds, 3),
             **({"question_type": question.question_type} if question.question_type else {}),
-            **({"right_options": [question.options[n] for n in question.right]} if others else {}),
-            "num_options": len(question.options) // len(question.right),
+            **(_of_several(question) if others else {}),
+            "num_options": len(question.options),
             "num_pictures": min(cell.num_frames, video.num_pictures),
         },
     )
+
+
+def _of_several(question: VideoQuestion) -> dict[str, Any]:
+    """The fields of a question with several right options."""
+    return {
+        "right_options": [question.options[place] for place in question.right],
+        "num_right_options": len(question.right),
+    }
 
 
 def _known(logprob: float | None) -> float:
