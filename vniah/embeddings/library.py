@@ -78,7 +78,7 @@ class LibraryFrames:
         source = video.identity(keep_damaged=self._library.keep_damaged)
         identity = identity_of(self._model, {f"haystack_{k}": v for k, v in source.items()})
         if cache is None:
-            directory = default_directory(self._model, identity, f"{self._model.name}-{video.name}")
+            directory = default_directory(self._model, identity, f"{self._model.name}-video")
         else:
             directory = cache / f"video-{hash_settings(identity)[:12]}"
         found = SparseCache(directory, identity, tuple(self._model.frame_shape))
