@@ -255,14 +255,14 @@ def test_heatmap_names_what_depth_means_and_what_it_averages_over(tmp_path):
     assert caption == (
         "n = 6 per cell\neffective length (score \u2265 0.9): 8 frames\nblind 1.00\n"
         "verdict: no better than from the question alone\n"
-        "mean over Distractors: 0, 1\ndistance: 10, 200"
+        "mean over all samples; Distractors: 0, 1\ndistance: 10, 200"
     )
     ax = heatmap(results, new_axes(), value="distance")
     (caption,) = [text.get_text() for text in ax.texts]
     assert caption == (
         "n = 4 per cell, 8 samples without a value\nright answers with controls:\nblind 1.00\n"
-        "verdict: no better than from the question alone\nmean over Distractors: 0, 1\n"
-        "distance: 10, 200"
+        "verdict: no better than from the question alone\n"
+        "mean over all samples; Distractors: 0, 1\ndistance: 10, 200"
     )
     part = facet_results(results, "distance")[10]
     ax = heatmap(part, new_axes())

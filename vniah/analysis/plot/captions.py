@@ -122,13 +122,13 @@ def _unbroken(text: str) -> str:
 
 
 def averaged_over(results: Results) -> list[str]:
-    """The facets that a cell is the mean over, if any has several values; else empty."""
+    """That a cell is the mean over all samples, and their facets, if any has several values."""
     texts = [
         f"{label_of(results, name)}: {', '.join(map(value_label, values))}"
         for name, values in facet_values(results).items()
     ]
     if texts:
-        texts[0] = f"mean over {texts[0]}"
+        texts[0] = f"mean over all samples; {texts[0]}"
     return [shortened(printable(text), _MOST_OF_A_FACET) for text in texts]
 
 
