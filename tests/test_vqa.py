@@ -175,14 +175,15 @@ def test_run_gives_what_the_frames_show_and_is_described(asked, tmp_path):
         )
 
 
-def test_frame_is_encoded_once_whatever_is_asked_of_its_video(asked, tmp_path):
+def test_frame_is_encoded_once_whatever_is_asked_of_its_video(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("VNIAH_CACHE", str(tmp_path / "cache"))
+
     def encoded(grid, questions, name):
         model = SeesNumbers()
         run_sweep(
             *(model, questions, NO_NEEDLES, grid),
             output=tmp_path / name,
             task="vqa",
-            cache=tmp_path / "cache",
             controls=("shuffled",),
             progress=False,
         )
@@ -311,6 +312,29 @@ def test_guess_among_several_right_options_is_exact(asked, tmp_path):
     assert "11 of 11 questions" in blind and "guessing gets 6.5 of 11" in blind
     assert "guessing gives 0.60" in rotation  # of 52 orders two are those of the last question
     assert "answers without seeing" in verdict(results).text  # A is right in all, 0.6 ** 10 * 0.5
+
+
+def test_equal_questions_with_other_options_are_counted_each(asked, tmp_path):
+    shutil.copy(asked.videos[0].path, tmp_path / "a.mp4")
+    several = [row("a", str(number), [0, 20 + number], "0") for number in range(8)]
+    again = row("a", "again", [27, 0], "0")  # the same options in another order
+    write_lines(tmp_path / "questions.jsonl", [*several, again])
+    results = run_sweep(
+        *(
+            DecoderStandIn(build_decoder("qwen2")),
+            open_questions(tmp_path),
+            NO_NEEDLES,
+            Grid.of([1], [0]),
+        ),
+        output=tmp_path / "run",
+        task="vqa",
+        task_options={"answers": "words"},
+        controls=("blind",),
+        progress=False,
+    )
+    require_described(tmp_path / "run")
+    assert {sample.fields["options"][0] for sample in results.control_samples} == {"0", "27"}
+    assert "of 8 questions" in verdict(results).lines[0]
 
 
 def test_two_right_answers_stay_right_when_options_move(two_right):

@@ -123,6 +123,16 @@ def question_name(row: Row) -> str:
     return name_of(row).partition(ANSWER_MARK)[0]
 
 
+def asked_text(row: Row) -> tuple[str, tuple[str, ...]]:
+    """All that a model is asked: the question, and the options that it does not list.
+
+    A task whose questions are asked without their options, and each with its own, names them in the
+    field ``options`` of its samples. Their order is left out, as each is read by itself.
+    """
+    options = row.fields.get("options")
+    return row.question, tuple(sorted(map(str, options))) if isinstance(options, list) else ()
+
+
 def listed(names: Sequence[str], *, most: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""

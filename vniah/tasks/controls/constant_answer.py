@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 from vniah.answers.option_lines import find_option_lines
 from vniah.errors import counted, short_repr
-from vniah.tasks.controls.base import Row
+from vniah.tasks.controls.base import Row, asked_text
 from vniah.tasks.controls.guessing import chance_of, is_unlikely, tail_of
 
 _ALWAYS = 0.9
+
+_Asked = tuple[str, tuple[str, ...]]
 
 
 def has_own_options(row: Row) -> bool:
@@ -50,16 +52,16 @@ def constant_answer(tests: Iterable[Row], own: Iterable[Row]) -> str | None:
         return None
     rows = [row for row in tests if row.correct is not None and has_own_options(row)]
     right = {row.answer for row in rows if row.correct and _said(row) == answer} | {answer}
-    answers_of: dict[str, set[str]] = {}
+    answers_of: dict[_Asked, set[str]] = {}
     for row in rows:
-        answers_of.setdefault(row.question, set()).add(row.answer)
+        answers_of.setdefault(asked_text(row), set()).add(row.answer)
     elsewhere = [
-        row for row in rows if row.answer not in right and len(answers_of[row.question]) > 1
+        row for row in rows if row.answer not in right and len(answers_of[asked_text(row)]) > 1
     ]
     given = _usual_answers(elsewhere)
     if not given:
         return None
-    chances = [chance_of(row) for row in {row.question: row for row in elsewhere}.values()]
+    chances = [chance_of(row) for row in {asked_text(row): row for row in elsewhere}.values()]
     num_given = sum(said == answer for said in given.values())
     probability = tail_of(num_given, chances) / min(chances)
     share = num_given / len(given)
@@ -68,13 +70,13 @@ def constant_answer(tests: Iterable[Row], own: Iterable[Row]) -> str | None:
     return f"{'always' if share >= _ALWAYS else 'mostly'} answers {_named(answer)}"
 
 
-def _usual_answers(rows: Iterable[Row]) -> dict[str, str | None]:
+def _usual_answers(rows: Iterable[Row]) -> dict[_Asked, str | None]:
     """For each question what is said in more than half of its samples; None where nothing is."""
-    said: dict[str, list[str | None]] = {}
+    said: dict[_Asked, list[str | None]] = {}
     for row in rows:
         if row.correct is not None and has_own_options(row):
-            said.setdefault(row.question, []).append(_said(row))
-    found: dict[str, str | None] = {}
+            said.setdefault(asked_text(row), []).append(_said(row))
+    found: dict[_Asked, str | None] = {}
     for question, answers in said.items():
         answer, count = _most_frequent(answers)
         found[question] = answer if 2 * count > len(answers) else None

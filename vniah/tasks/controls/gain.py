@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vniah.tasks.controls.base import Finding, Row
+from vniah.tasks.controls.base import Finding, Row, asked_text
 from vniah.tasks.controls.guessing import LEAST_EXCESS
+
+_Asked = tuple[tuple[str, tuple[str, ...]], str]
+"""What is asked, and the right answer."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Gain:
 
     @classmethod
     def of(cls, tests: Iterable[Row], own: Iterable[Row]) -> "Gain | None":
-        """Compares samples with the same question and the same right answer.
+        """Compares samples with the same question, options and right answer.
 
         Args:
             tests: the results of the test.
@@ -34,9 +37,9 @@ class Gain:
         without = _shares(own)
         shown, hidden = [], []
         for row in tests:
-            if row.correct is not None and (row.question, row.answer) in without:
+            if row.correct is not None and (asked_text(row), row.answer) in without:
                 shown.append(row.correct)
-                hidden.append(without[row.question, row.answer])
+                hidden.append(without[asked_text(row), row.answer])
         return cls(_mean(shown), _mean(hidden)) if shown else None
 
     def finding(self, summary: str, *, without: str) -> Finding:
@@ -58,11 +61,11 @@ class Gain:
         return Finding(f"{summary}; {shares}", otherwise=f"no better than {without}")
 
 
-def _shares(rows: Iterable[Row]) -> Mapping[tuple[str, str], float]:
-    found: dict[tuple[str, str], list[bool]] = {}
+def _shares(rows: Iterable[Row]) -> Mapping[_Asked, float]:
+    found: dict[_Asked, list[bool]] = {}
     for row in rows:
         if row.correct is not None:
-            found.setdefault((row.question, row.answer), []).append(row.correct)
+            found.setdefault((asked_text(row), row.answer), []).append(row.correct)
     return {asked: _mean(right) for asked, right in found.items()}
 
 

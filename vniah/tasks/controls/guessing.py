@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from vniah.answers.option_lines import find_option_lines
 from vniah.errors import counted
 from vniah.results.chance import option_chance
-from vniah.tasks.controls.base import Row, listed, question_name
+from vniah.tasks.controls.base import Row, asked_text, listed, question_name
 
 ALPHA = 0.01
 """A finding is conspicuous only if guessing gives it with at most this probability."""
@@ -45,9 +45,9 @@ class Asked:
     chance: float
 
     @property
-    def question(self) -> str:
-        """Its text."""
-        return self.rows[0].question
+    def text(self) -> tuple[str, tuple[str, ...]]:
+        """As `vniah.tasks.controls.base.asked_text`."""
+        return asked_text(self.rows[0])
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Asked":
@@ -108,12 +108,13 @@ def tail_of(num_right: int, chances: Sequence[float]) -> float:
 def count_questions(rows: Iterable[Row]) -> tuple[Asked, ...]:
     """The questions of some results, in their order; those without a score are left out.
 
-    Questions with the same text are one: without its needle no model can tell them apart.
+    Questions with the same text and the same options are one: without its needle no model can tell
+    them apart.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[Row]] = {}
     for row in rows:
         if row.correct is not None:
-            groups.setdefault(row.question, []).append(row)
+            groups.setdefault(asked_text(row), []).append(row)
     return tuple(map(Asked.of, groups.values()))
 
 

@@ -70,11 +70,11 @@ class NoNeedle:
             summary += f"; {prior}"
         if (constant := constant_answer(tests, own)) is not None:
             return Finding(summary, constant)
-        blind = {one.question: one for one in count_questions(others.get("blind", ()))}
+        blind = {one.text: one for one in count_questions(others.get("blind", ()))}
         compared = [
-            replace(one, is_right=one.is_right and not blind[one.question].is_right)
+            replace(one, is_right=one.is_right and not blind[one.text].is_right)
             for one in asked
-            if one.question in blind and not has_own_options(one.rows[0])
+            if one.text in blind and not has_own_options(one.rows[0])
         ]
         shown = [one for one in compared if one.is_right]
         if not is_above_chance(compared):
@@ -84,7 +84,7 @@ class NoNeedle:
                 summary += (
                     "; whether the haystack shows it cannot be told without log-probabilities"
                 )
-            shown = [one for one in shown if _is_sure(one, blind[one.question])]
+            shown = [one for one in shown if _is_sure(one, blind[one.text])]
         if not shown:
             gain = Gain.of(tests, own)
             return Finding(summary) if gain is None else gain.finding(summary, without=_WITHOUT)

@@ -14,7 +14,7 @@ from vniah.tasks.controls.base import ANSWER_MARK
 Shown = tuple[tuple[FrameSpan, ...], tuple[TextSpan | str, ...] | None]
 """What a sample shows: frames (`Sample.shown`) and text (`Sample.text`)."""
 
-_KEPT = ("needle_id", "num_options", "num_right_options", "video", "right_options")
+_KEPT = ("needle_id", "options", "num_options", "num_right_options", "video", "right_options")
 """Fields that are about the question, and not about where something is shown."""
 
 

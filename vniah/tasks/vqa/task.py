@@ -156,6 +156,7 @@ def _sample(
             "seconds_of_video": round(video.seconds, 3),
             **({"question_type": question.question_type} if question.question_type else {}),
             **(_of_several(question) if others else {}),
+            **({"options": list(question.options)} if answers == WORDS else {}),
             "num_options": len(question.options),
             "num_pictures": min(cell.num_frames, video.num_pictures),
         },
