@@ -195,6 +195,22 @@ def test_letter_at_the_place_of_another_is_refused(given, option, own, other):
         read_options(given)
 
 
+def test_options_with_the_words_of_the_right_one_are_right():
+    for answer, form in (("A", "any"), ("B", "letter"), ("1", "index"), ("x", "words")):
+        assert read_right(answer, ("x", "x", "z", "w"), form) == (0, 1)
+    with pytest.raises(ValueError, match="calls every one of its options right"):
+        read_right("A", ("x", "x"), "letter")
+
+
+def test_class_of_length_has_one_spelling(clips, tmp_path):
+    link(clips, "a", tmp_path / "a.mp4")
+    given = ["Short ", "short", "Very  Long", "very long", 3, None]
+    rows = [row("a", str(n), ["x", "y"], "x", duration=one) for n, one in enumerate(given)]
+    write_lines(tmp_path / "questions.jsonl", rows)
+    found = [question.duration for question in open_questions(tmp_path).questions]
+    assert found == ["short", "short", "Very Long", "Very Long", "short", "short"]
+
+
 @pytest.mark.parametrize(
     ("answer", "form", "expected"),
     [
@@ -281,8 +297,9 @@ def test_damaged_video_is_refused_or_read_as_far_as_possible(clips, tmp_path):
     (tmp_path / "b.mp4").write_bytes((clips / "b.mp4").read_bytes()[:900])
     write_lines(tmp_path / "questions.jsonl", [GOOD, row("b", "2", ["x", "y"], "x")])
     require_questions(tmp_path)  # which reads no video
-    with pytest.raises(HaystackError, match=r"b\.mp4"):
+    with pytest.raises(HaystackError, match=r"b\.mp4") as caught:
         open_questions(tmp_path)
+    assert ".." not in str(caught.value)
     found = open_questions(tmp_path, keep_damaged=True)
     assert [video.name for video in found.videos] == ["a"]
     assert "b.mp4" in found.notes[0]

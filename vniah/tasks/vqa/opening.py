@@ -17,6 +17,7 @@ from vniah.tasks.vqa.tables import Read, find_tables, read_map, read_tables
 SHORT_SECONDS, MEDIUM_SECONDS = 120, 900
 """A video of at most so many seconds is short, or of medium length; longer ones are long."""
 
+_CLASSES = ("short", "medium", "long")
 _MOST_NAMED = 5
 
 OnOpened = Callable[[int, int], None]
@@ -108,12 +109,13 @@ def open_questions(
         raise HaystackError(_refusal(found.name, faults, is_all=True))
     place = {path: number for number, path in enumerate(videos)}
     damage = [f"{video.path.name}: {text}" for video in videos.values() for text in video.damage]
+    spelled = {name: name for name in _CLASSES}
     return QuestionVideos(
         found.name,
         tuple(videos.values()),
         keep_damaged,
         (*_notes(found, faults, num_asked=len(asked)), *damage),
-        questions=tuple(_question(row, place[path], videos[path]) for row, path in asked),
+        questions=tuple(_question(row, place[path], videos[path], spelled) for row, path in asked),
     )
 
 
@@ -228,14 +230,21 @@ class _VideoFiles:
         return found[0]
 
 
-def _question(row: QuestionRow, place: int, video: LibraryVideo) -> VideoQuestion:
+def _question(
+    row: QuestionRow, place: int, video: LibraryVideo, spelled: dict[str, str]
+) -> VideoQuestion:
+    """The question of a row; of a class that is spelled in several ways the first spelling."""
+    if isinstance(row.duration, str):
+        duration = spelled.setdefault(row.duration.casefold(), row.duration)
+    else:
+        duration = _class_of(row.duration or video.seconds)
     return VideoQuestion(
         row.question_id,
         place,
         row.question,
         row.options,
         row.right,
-        row.duration if isinstance(row.duration, str) else _class_of(row.duration or video.seconds),
+        duration,
         row.question_type,
     )
 
@@ -277,7 +286,9 @@ def _notes(found: _Found, faults: Sequence[str], *, num_asked: int) -> Iterable[
 
 def _listed(faults: Sequence[str]) -> str:
     more = len(faults) - _MOST_NAMED
-    return "; ".join(faults[:_MOST_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+    return "; ".join(fault.removesuffix(".") for fault in faults[:_MOST_NAMED]) + (
+        f"; and {more:,} more" if more > 0 else ""
+    )
 
 
 def require_question_videos(haystack: object, task: str) -> QuestionVideos:

@@ -205,6 +205,8 @@ def read_right(given: Any, options: Sequence[str], form: AnswerForm) -> tuple[in
     if not answers or any(answer is None or _text(answer) == "" for answer in answers):
         raise ValueError("has no answer")
     places = sorted({place for answer in answers for place in _places(answer, options, form)})
+    words = {options[place] for place in places}
+    places = [place for place, option in enumerate(options) if option in words]
     if len(places) == len(options):
         raise ValueError("calls every one of its options right, so that nothing is asked")
     return tuple(places)
@@ -277,7 +279,7 @@ def _places(answer: Text, options: Sequence[str], form: AnswerForm) -> list[int]
 
 def _read_duration(value: Text | None) -> str | float | None:
     """A class as text, or a number of seconds, which CSV has as text as well."""
-    text = _text(value)
+    text = " ".join(_text(value).split())
     return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,20})?", text) else text or None
 
 
