@@ -235,12 +235,11 @@ def _kind_of(member: Member) -> str:
 def _in_short(results: "Results") -> str:
     from vniah.analysis.statistics.effective import find_effective_length
 
-    length = find_effective_length(results).short[0]
+    length = find_effective_length(results).short_with_unit
     if results.average is None:
         return "no average, as no sample could be scored"
-    unit = "" if length == "." else f" {results.axis}"
     average = f"average {results.average:.4f} over {results.coverage}"
-    return f"{average}, effective length {length}{unit}"
+    return f"{average}, effective length {length}"
 
 
 def _run_name(name: str) -> str:

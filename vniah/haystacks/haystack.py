@@ -202,12 +202,12 @@ class Haystack:
                 return sources
         if stop is not None and num_frames < stop:
             units = f"{self.unit}s"
-            what = f"{num_frames} frames at 1 frame per second"
+            what = f"{counted(num_frames, 'frame')} at 1 frame per second"
             if not self._is_video:
                 what = (
                     counted(num_frames, "page")
                     if units == "pages"
-                    else f"{num_frames} frames as images"
+                    else f"{counted(num_frames, 'frame')} as images"
                 )
             raise HaystackTooShortError(
                 f"the haystack {self.name} has {what}, but {stop} were asked for. Ask for fewer "

@@ -112,17 +112,15 @@ def _floor(
     num_frames: int, floor: float, lengths: Mapping[int, Collection[Fraction]], after: Results
 ) -> Finding:
     require_whole(after, "floors", num_frames)
+    length = counted(num_frames, after.axis.removesuffix("s"))
     if num_frames not in lengths:
         measured = ", ".join(map(str, sorted(lengths)[:20]))
         raise InputError(
-            f"floors (--floor) names {num_frames} {after.axis}, which the candidate has no score "
-            f"at; it has {measured}"
+            f"floors (--floor) names {length}, which the candidate has no score at; it has "
+            f"{measured}"
         )
     mean = mean_of(lengths[num_frames])
-    text = (
-        f"the score at {num_frames:,} {after.axis} is {float(mean):.4f}, at least {floor:g} is "
-        "wanted"
-    )
+    text = f"the score at {length} is {float(mean):.4f}, at least {floor:g} is wanted"
     return Finding("floors", mean >= exact(floor), text)
 
 

@@ -253,7 +253,8 @@ def _pair_cells(before: Results, after: Results) -> Iterator[tuple[CellScore, Ce
             continue
         new = candidates.get(old.cell)
         if new is None or new.score is None:
-            where = f"{old.cell.num_frames:,} {before.axis}, depth {format_depth(old.cell.depth)}"
+            length = counted(old.cell.num_frames, before.axis.removesuffix("s"))
+            where = f"{length}, depth {format_depth(old.cell.depth)}"
             lack = "is not in" if new is None else "has only errors in"
             raise CannotCompareError(
                 f"the cell of {where} {lack} the candidate {after.path}; "

@@ -106,9 +106,9 @@ def _estimands(results: Results) -> list[str]:
         )
     length = find_effective_length(results, index=index)
     if length.measured:
-        these, others = length.short
+        others = length.short[1]
         text = f"effective length ({_unbroken(f'score >= {length.threshold:g}')}): "
-        text += _unbroken(f"{these} {length.axis}")
+        text += _unbroken(length.short_with_unit)
         if others != ".":
             text += f" with these {results.cluster}s, with {like_these([results])} "
             text += _unbroken(others)

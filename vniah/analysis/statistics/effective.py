@@ -154,6 +154,15 @@ class EffectiveLength:
         return point, f"{self.low:,}" if self.low == self.high else f"{self.low:,}-{self.high:,}"
 
     @property
+    def short_with_unit(self) -> str:
+        """For these needles, with a unit where there is a length: ``">= 512 frames"``."""
+        these = self.short[0]
+        if these == ".":
+            return these
+        is_one = these.split()[-1] == "1"
+        return f"{these} {self.axis.removesuffix('s') if is_one else self.axis}"
+
+    @property
     def _is_range(self) -> bool:
         """Whether an adaptive run left open which of several lengths it is."""
         return self.is_adaptive and self.at_most is not None and self.at_most != self.num_frames
