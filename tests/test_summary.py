@@ -213,6 +213,20 @@ def falling(cell, k):
     return cell.num_frames <= 16 or k % 20 < {32: 17, 64: 1}[cell.num_frames]
 
 
+@pytest.mark.parametrize(
+    ("frames", "last_right", "short"),
+    [
+        ("1,2", 1, "1 frame"),
+        ("1,2", 0, "< 1 frame"),
+        ("1,2,4", 2, "2 frames"),
+        ("1", 1, ">= 1 frame"),
+    ],
+)
+def test_effective_length_in_short_counts_its_unit(frames, last_right, short):
+    run = make_run(frames, "0", num_needles=2, outcome=lambda c, k: c.num_frames <= last_right)
+    assert find_effective_length(run).short_with_unit == short
+
+
 def test_effective_length_of_these_needles_and_of_needles_like_these():
     found = find_effective_length(make_run("8,16,32,64", "0,1", num_needles=40, outcome=falling))
     assert (found.num_frames, found.low, found.high) == (16, 16, 32)
