@@ -510,8 +510,10 @@ def test_user_error_of_a_job_is_one_line(command, tmp_path):
     out, err = end_of(job, tmp_path / "said")
     assert job.exitcode not in (None, 0)
     assert out == ""
-    (line,) = own_lines(err)
+    line, *others = own_lines(err)
     assert line.startswith("vniah: error: ") and "there is no file /nowhere.mp4" in line
+    # On a busy machine the other process says it, too, before torchrun ends it.
+    assert others in ([], [line.replace("error", "error in process 1", 1)])
     assert not (tmp_path / "out").exists()
 
 

@@ -142,7 +142,7 @@ def test_film_that_one_process_cannot_open_is_opened_again_for_the_next_run(monk
         if not has_failed:
             has_failed.append(True)
             raise OSError(5, "Input/output error", "film.mp4")
-        return "film"
+        return Namespace(identity=dict)
 
     monkeypatch.setattr(session, "open_named_haystack", open_film)
     monkeypatch.setattr(session, "parse_grid", lambda options: Namespace(max_frames=4))
@@ -153,7 +153,7 @@ def test_film_that_one_process_cannot_open_is_opened_again_for_the_next_run(monk
     films = []
 
     def work(member, model, mesh):
-        opened[mesh.rank].haystack_of(member, None, mesh)
+        opened[mesh.rank].haystack_of(member, Namespace(), mesh)
         films.append((member.name, mesh.rank))
         mesh.fresh().barrier()
 
