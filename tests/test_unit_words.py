@@ -159,11 +159,11 @@ def test_lines_along_the_lengths_say_what_they_are_the_mean_over():
     in_heatmap, in_lines = (
         " ".join(words_of(draw, run)).replace("\n", " ") for draw in (heatmap, length_curves)
     )
-    assert "mean over Distractors: 0, 3" in in_heatmap
-    assert "mean over Distractors: 0, 3" in in_lines
+    assert "mean over all samples; Distractors: 0, 3" in in_heatmap
+    assert "mean over all samples; Distractors: 0, 3" in in_lines
     plain = run_of("tokens", broken)
-    texts = words_of(length_curves, [run, plain])
-    assert "in runs/tiny (1): mean over Distractors: 0, 3" in " ".join(texts).replace("\n", " ")
+    text = " ".join(words_of(length_curves, [run, plain])).replace("\n", " ")
+    assert "in runs/tiny (1): mean over all samples; Distractors: 0, 3" in text
 
 
 def test_time_since_the_needle_is_not_asked_of_a_text():
