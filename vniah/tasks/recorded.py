@@ -117,10 +117,8 @@ def haystack_of(results: Results, given: Haystack | None, num_frames: int) -> Ha
     record = results.manifest["haystack"]
     if given is None:
         if record.get("kind") != "generated":
-            raise InputError(
-                f"the manifest of {results.path} holds the name of its haystack, "
-                f"{short_repr(record.get('name'))}, and not where it lies: give --haystack, with "
-                "--sampling and the like where they were given to run"
+            raise _not_found(
+                results, "haystack", ", with --sampling and the like where they were given to run"
             )
         given = generated_haystack(num_frames, seed=_seed(record))
     _require_same(results, given)
@@ -141,10 +139,7 @@ def text_of(results: Results, given: TextHaystack | None, num_tokens: int) -> Te
     record = results.manifest["haystack"]
     if given is None:
         if record.get("kind") not in ("prose", PYDOC):
-            raise InputError(
-                f"the manifest of {results.path} holds the name of its text, "
-                f"{short_repr(record.get('name'))}, and not where it lies: give --haystack"
-            )
+            raise _not_found(results, "text")
         given = open_text(None if record["kind"] == "prose" else PYDOC, num_tokens=num_tokens)
     _require_same(results, given)
     return given
@@ -160,17 +155,22 @@ def questions_of(results: Results, given: QuestionVideos | None) -> QuestionVide
     Raises:
         InputError: the manifest does not say where it lies, or it is another set.
     """
-    name = str(results.manifest["haystack"].get("name"))
     if given is None:
-        seed = DRAWN_SEED.fullmatch(name)
+        seed = DRAWN_SEED.fullmatch(str(results.manifest["haystack"].get("name")))
         if seed is None:
-            raise InputError(
-                f"the manifest of {results.path} holds the name of its question set, "
-                f"{short_repr(name)}, and not where it lies: give --haystack"
-            )
+            raise _not_found(results, "question set")
         given = drawn_questions(seed=int(seed[1]))
     _require_same(results, given)
     return given
+
+
+def _not_found(results: Results, what: str, how: str = "") -> InputError:
+    """The error for a haystack that a manifest names without saying where it lies."""
+    return InputError(
+        f"the manifest of {results.path} holds the name of its {what}, "
+        f"{short_repr(results.manifest['haystack'].get('name'))}, and not where it lies: give "
+        f"--haystack{how}"
+    )
 
 
 def _require_same(results: Results, given: AnyHaystack) -> None:
