@@ -24,6 +24,7 @@ from vniah.engines.one_pass import OnePassEngine
 from vniah.grid import Grid
 from vniah.haystacks.text import open_text
 from vniah.needles.numbers import number_needles
+from vniah.options.approximation import Approximation
 from vniah.tasks import Sample
 from vniah.tasks.niah import TextNeedle
 from vniah.tasks.vniah import VisualNeedle
@@ -64,7 +65,8 @@ def main() -> None:
         f"{exact.seconds:.1f} CPU seconds"
     )
     for window in map(int, options.windows.split(",")):
-        found = measure(OnePassEngine(model, window=window), shown, samples)
+        options = EngineOptions(approximation=Approximation(window))
+        found = measure(OnePassEngine(model, options), shown, samples)
         pairs = [(exact.outcomes[name], found.outcomes[name]) for name in exact.outcomes]
         num_alike = sum(one[0] == other[0] for one, other in pairs)
         differences = [abs(one[1] - other[1]) for one, other in pairs]

@@ -5,9 +5,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from vniah.analysis.statistics.corrected import Checked, corrected_mean, draw_groups
+from vniah.analysis.statistics.corrected import Checked, corrected_mean
 from vniah.analysis.statistics.means import difference_interval, score_interval
 from vniah.errors import InputError
+from vniah.tasks.controls.exact import draw_groups
 
 SIZES = (6, 5, 4, 3, 2, 1)
 """Samples of each group of a needle: a branch is read at all lengths behind it."""

@@ -12,6 +12,7 @@ from vniah.engines.decoder import DecoderEngine
 from vniah.engines.one_pass import OnePassEngine, find_trunk
 from vniah.errors import InputError, ModelError
 from vniah.grid import Grid
+from vniah.options.approximation import Approximation
 from vniah.protocol import HAYSTACK, FrameSpan
 from vniah.tasks.base import Sample
 from vniah.tasks.placement import insert_needle
@@ -46,6 +47,10 @@ def outcomes(engine, samples, is_pending=None):
     return found
 
 
+def one_pass(model, window, **more):
+    return OnePassEngine(model, EngineOptions(approximation=Approximation(window)), **more)
+
+
 def largest(found, expected):
     assert found.keys() == expected.keys()
     pairs = [(a, b) for key in expected for a, b in zip(found[key], expected[key], strict=True)]
@@ -68,24 +73,22 @@ def exact(model, samples):
 
 
 def test_a_whole_window_is_exact(model, samples, exact):
-    assert largest(outcomes(opened(OnePassEngine(model, window=14)), samples), exact) < 1e-4
+    assert largest(outcomes(opened(one_pass(model, 14)), samples), exact) < 1e-4
 
 
 def test_only_what_stands_behind_a_needle_is_approximate(model, samples, exact):
-    engine = opened(OnePassEngine(model, window=0))
+    engine = opened(one_pass(model, 0))
     found = outcomes(engine, samples)
     differs = {key for key in exact if largest({key: found[key]}, {key: exact[key]}) > 1e-4}
     assert differs == {sample.sample_id for sample in samples if sample.control is None}
     record = engine.describe()
-    assert record["approximate"] is True and record["share"] == "one-pass"
-    assert record["window"] == 0 and record["exact_samples"] == 1  # the one out of order
+    assert record["share"] == "one-pass"
+    assert record["exact_samples"] == 1  # the one out of order
 
 
 def test_samples_are_run_exactly_where_that_is_asked(model, samples, exact):
     asked = {sample.sample_id for sample in samples[::2]}
-    engine = opened(
-        OnePassEngine(model, window=0, is_exact=lambda sample: sample.sample_id in asked)
-    )
+    engine = opened(one_pass(model, 0, is_exact=lambda sample: sample.sample_id in asked))
     found = outcomes(engine, samples)
     assert found.keys() == exact.keys()
     for key in asked:
@@ -95,20 +98,20 @@ def test_samples_are_run_exactly_where_that_is_asked(model, samples, exact):
 
 @pytest.mark.parametrize("max_rows", [1, 40])
 def test_parts_and_resumed_runs_give_what_one_pass_gives(model, samples, max_rows, monkeypatch):
-    whole = outcomes(opened(OnePassEngine(model, window=1)), samples)
+    whole = outcomes(opened(one_pass(model, 1)), samples)
     monkeypatch.setattr("vniah.engines.one_pass.MAX_ROWS", max_rows)
-    engine = opened(OnePassEngine(model, window=1))
+    engine = opened(one_pass(model, 1))
     assert engine.plan(samples, [True] * len(samples)) > 3
     assert largest(outcomes(engine, samples), whole) < 1e-4
     is_pending = [index % 3 == 0 for index in range(len(samples))]
-    found = outcomes(opened(OnePassEngine(model, window=1)), samples, is_pending)
+    found = outcomes(opened(one_pass(model, 1)), samples, is_pending)
     left = [sample.sample_id for sample, one in zip(samples, is_pending, strict=True) if one]
     assert largest(found, {key: whole[key] for key in left}) < 1e-4
 
 
 def test_fewer_operations_are_planned_than_for_the_tree(model, samples):
     counts = []
-    for engine in (OnePassEngine(model, window=1), DecoderEngine(model, EngineOptions())):
+    for engine in (one_pass(model, 1), DecoderEngine(model, EngineOptions())):
         outcomes(opened(engine), [*make_samples(*ASKED)])
         counts.append(engine.planned_flops)
     assert counts[0] < counts[1]
@@ -121,10 +124,10 @@ def test_text_is_aligned_whatever_the_tokenizer_merges(tmp_path, kind, distracto
     grid = Grid.parse("250,400", "0,0.5,1")
     samples, _ = samples_of(kind, distractors=distractors, grid=grid)
     expected = outcomes(opened(DecoderEngine(model, EngineOptions())), samples)
-    engine = opened(OnePassEngine(model, window=400))
+    engine = opened(one_pass(model, 400))
     assert largest(outcomes(engine, samples), expected) < 1e-4
     assert engine.describe()["exact_samples"] == 0
-    assert outcomes(opened(OnePassEngine(model, window=0)), samples).keys() == expected.keys()
+    assert outcomes(opened(one_pass(model, 0)), samples).keys() == expected.keys()
     assert find_trunk(model, samples).num_tokens > 250
 
 
@@ -137,17 +140,17 @@ def test_the_trunk_is_opening_and_haystack_and_nothing_of_the_question(model):
 
 def test_what_does_not_go_with_it_is_refused(model):
     with pytest.raises(InputError, match="window must be 0 or more, got -1"):
-        OnePassEngine(model, window=-1)
+        Approximation(-1)
     with pytest.raises(InputError, match="leave out --scorer generate"):
-        OnePassEngine(model, EngineOptions(scorer="generate"), window=1)
+        OnePassEngine(model, EngineOptions(scorer="generate"))
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
     changing = DecoderStandIn(build_decoder("llama", rope_parameters=rope))
     with pytest.raises(ModelError, match="depends on the length"):
-        OnePassEngine(changing, window=1)
+        one_pass(changing, 1)
 
 
 def test_memory_that_runs_out_is_an_error_of_the_samples(model, samples, monkeypatch):
-    engine = opened(OnePassEngine(model, window=1))
+    engine = opened(one_pass(model, 1))
     assert engine.plan(samples, [True] * len(samples))
 
     def fail(*_, **__):

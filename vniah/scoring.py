@@ -65,6 +65,8 @@ class Reading:
         generated: what the model wrote, the same for all candidates of a sample; None where nothing
             was generated.
         prompt_tokens: number of prompt tokens as a server counted them; None for other models.
+        is_approximate: whether the logits are not those of a forward pass over what is shown, but
+            of one that shares haystack states among needles.
     """
 
     seconds: float
@@ -73,6 +75,7 @@ class Reading:
     prediction: str | None = None
     generated: GeneratedText | None = None
     prompt_tokens: int | None = None
+    is_approximate: bool = False
 
 
 @dataclass(frozen=True)

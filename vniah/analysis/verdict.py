@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from vniah.errors import counted, first_line, short_repr
+from vniah.options.approximation import DEFAULT_VERIFIED, EXACT
 from vniah.results import Results, SampleResult
 from vniah.tasks.controls import CONTROLS, Control, Finding
+from vniah.tasks.controls.exact import Exact
 
 NOTHING = "nothing conspicuous"
 
@@ -80,7 +82,11 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
     names = list(results.manifest.get("controls", ()))
     if not names:
         return None
-    known: Mapping[str, Control] = {**CONTROLS, **{one.name: one for one in controls}}
+    known: Mapping[str, Control] = {
+        **CONTROLS,
+        EXACT: Exact(DEFAULT_VERIFIED),
+        **{one.name: one for one in controls},
+    }
     rows: dict[str, list[SampleResult]] = {name: [] for name in names}
     for sample in results.control_samples:
         rows.setdefault(str(sample.control), []).append(sample)

@@ -176,6 +176,8 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         max_new_tokens=_max_new_tokens(options),
         adaptive=_adaptive(options, parse_grid(options)),
         stop_early=load_baseline(options),
+        window=options.window,
+        verify=options.verify,
     )
 
 

@@ -24,6 +24,7 @@ from vniah.haystacks.images import RepeatedPictures
 from vniah.haystacks.library import VideoLibrary
 from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding, Scorer, Share
+from vniah.options.approximation import Approximation
 from vniah.protocol import (
     HAYSTACK,
     AnyModel,
@@ -65,6 +66,7 @@ class EngineOptions:
         group: the processes that run each forward pass together; None for this one alone.
         num_processes: number of processes of the whole job.
         scratch_dir: folder for keys and values that do not fit into memory.
+        approximation: how far samples are approximate where states are shared by all needles.
     """
 
     share: Share = "tree"
@@ -74,6 +76,7 @@ class EngineOptions:
     group: ProcessGroup | None = None
     num_processes: int = 1
     scratch_dir: Path | None = None
+    approximation: Approximation | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import get_args
 from vniah.engines.base import Engine, EngineOptions
 from vniah.engines.decoder import DecoderEngine
 from vniah.engines.inputs import compose_candidates, require_model
+from vniah.engines.one_pass import OnePassEngine
 from vniah.engines.per_sample import ChatEngine, PerSampleEngine
 from vniah.engines.server import ServerEngine
 from vniah.errors import InputError, ModelError
@@ -20,6 +21,7 @@ from vniah.protocol import (
     needed_form,
 )
 from vniah.tasks.base import Sample
+from vniah.tasks.controls.exact import is_exact_copy
 
 
 def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engine:
@@ -36,7 +38,7 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     require_model(model)
     options = options or EngineOptions()
     if options.share not in get_args(Share):
-        raise InputError(f"share must be tree or none, got {options.share!r}")
+        raise InputError(f"share must be tree, none or one-pass, got {options.share!r}")
     decoding = choose_decoding(model, options)
     engine = _make_engine(model, options, decoding)
     if decoding is not None and (note := getattr(model, "generation_note", None)):
@@ -46,7 +48,14 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
 
 def _make_engine(model: AnyModel, options: EngineOptions, decoding: Decoding | None) -> Engine:
     if isinstance(model, DecoderModel | LanguageModel):
+        if options.share == "one-pass":
+            return OnePassEngine(model, options, is_exact=is_exact_copy)
         return DecoderEngine(model, options, decoding)
+    if options.share == "one-pass":
+        raise InputError(
+            f"--share one-pass needs a model with a decoder; {model.name} runs its own forward "
+            "pass: leave it out"
+        )
     if options.attention != "auto":
         raise InputError(
             f"attention {options.attention} needs a model with a decoder; {model.name} runs its "

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vniah.engines.alignment import TokenKeys
+from vniah.engines.agreement import Agreement, RoundingLimit, compare_logits, plain_logits
+from vniah.engines.alignment import Keys, TokenKeys
 from vniah.engines.base import (
     ARGMAX,
     CheckReport,
@@ -23,8 +24,9 @@ from vniah.engines.base import (
     read_candidate,
 )
 from vniah.engines.decoder import DecoderEngine
+from vniah.engines.equivalence import require_agreement, trial_sequences
 from vniah.engines.inputs import compose_candidates, size_of_frame
-from vniah.engines.planning import SampleSequences
+from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.engines.splicing import SplicedMap, Trunk
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.costs import DecoderShape
@@ -35,6 +37,7 @@ from vniah.forward.splices import require_can_splice
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
+from vniah.options.approximation import Approximation
 from vniah.protocol import HAYSTACK, DecoderModel, FrameSpan, LanguageModel, TextSpan
 from vniah.tasks.base import Sample
 
@@ -52,13 +55,14 @@ class OnePassEngine:
 
     Args:
         model: a model with a decoder, which reads frames or text.
-        options: how samples are run.
-        window: frames behind a needle, or tokens of text, that are computed with it in sight.
+        options: how samples are run; their ``approximation`` says what is computed with a needle in
+            sight.
         is_exact: whether a sample is to be run exactly.
 
     Attributes:
         criterion: as `vniah.engines.base.Engine`.
         decoding: as `vniah.engines.base.Engine`: none.
+        notes: as `vniah.engines.base.Engine`.
 
     Raises:
         ModelError: the decoder cannot share states in this way.
@@ -73,12 +77,9 @@ class OnePassEngine:
         model: DecoderModel | LanguageModel,
         options: EngineOptions | None = None,
         *,
-        window: int,
         is_exact: Callable[[Sample], bool] = lambda sample: False,
     ) -> None:
         options = options or EngineOptions()
-        if window < 0:
-            raise InputError(f"the window must be 0 or more, got {window}")
         if options.scorer != "argmax":
             raise InputError(
                 "states that all needles share are read by the argmax: leave out --scorer "
@@ -91,20 +92,18 @@ class OnePassEngine:
             )
         require_can_splice(model.decoder)
         self._model = model
-        self._window = window
+        self._approximation = options.approximation or Approximation()
         self._is_exact = is_exact
         self._exact = DecoderEngine(model, replace(options, share="tree"))
+        self.notes = self._exact.notes
         self._samples: Sequence[Sample] = ()
         self._sequences = SampleSequences()
+        self._tree: Plan | None = None
         self._map: SplicedMap | None = None
         self._parts: list[list[int]] = []
         self._trunk: KeyValueCache | None = None
-        self._num_exact = 0
-
-    @property
-    def notes(self) -> list[str]:
-        """As `vniah.engines.base.Engine.notes`."""
-        return self._exact.notes
+        self._exact_numbers: list[int] = []
+        self._needles = NeedleSet.none()
 
     def prepare(
         self,
@@ -117,6 +116,7 @@ class OnePassEngine:
         on_progress: OnFramesReady | None = None,
     ) -> None:
         """As `vniah.engines.base.Engine.prepare`."""
+        self._needles = needles
         self._exact.prepare(
             haystack, needles, num_frames, shown=shown, cache=cache, on_progress=on_progress
         )
@@ -130,6 +130,12 @@ class OnePassEngine:
         self._samples, self._sequences = samples, sequences
         for sample in samples:
             sequences.add(compose_candidates(self._model, sample))
+        self._tree = tree = make_plan(self._model, sequences.sequences, groups=sequences.groups)
+        if tree.note is not None:
+            raise ModelError(
+                f"haystack states of {self._model.name} cannot be shared by needles, because "
+                f"{tree.note}; leave out --share one-pass"
+            )
         plain = [sample for sample in samples if sample.control is None] or list(samples)
         trunk = find_trunk(self._model, plain)
         unit = 1 if plain[0].text is not None else self._tokens_of_frame(trunk)
@@ -138,13 +144,15 @@ class OnePassEngine:
             sequences.sequences,
             trunk,
             self._exact.frames.store,
-            window=self._window * unit,
+            window=self._approximation.window * unit,
         )
+        refused = {sequences.owners[index] for index in tree.refused}
         exact = [
-            self._is_exact(sample) or not all(map(self._is_shared, sequences.members[number]))
+            number in refused
+            or self._is_exact(sample)
+            or not all(map(self._is_shared, sequences.members[number]))
             for number, sample in enumerate(samples)
         ]
-        self._num_exact = sum(exact)
         sequences.is_pending = [
             pending and not one for pending, one in zip(is_pending, exact, strict=True)
         ]
@@ -153,7 +161,7 @@ class OnePassEngine:
         self._parts = [part for part in parts if any(map(sequences.is_read, part))]
         self._trunk = None
         pending = [one and other for one, other in zip(is_pending, exact, strict=True)]
-        chosen = [number for number, one in enumerate(exact) if one]
+        self._exact_numbers = chosen = [number for number, one in enumerate(exact) if one]
         num_batches = self._exact.plan(
             [samples[number] for number in chosen], [pending[number] for number in chosen]
         )
@@ -162,11 +170,18 @@ class OnePassEngine:
     @property
     def planned_flops(self) -> int:
         """As `vniah.engines.base.Engine.planned_flops`."""
-        return self._own_flops + (self._exact.planned_flops or 0 if self._num_exact else 0)
+        return self._own_flops + self._exact_flops
 
     def check(self) -> Mapping[str, Any]:
-        """As `vniah.engines.base.Engine.check`: of what is run exactly."""
-        return self._exact.check()
+        """As `vniah.engines.base.Engine.check`.
+
+        Besides what is run exactly, rows that are spliced into a trunk are compared with the
+        model's own forward pass, with a window so wide that they have to be equal.
+        """
+        found = self._exact.check()
+        agreement = self._check_splices()
+        require_agreement([agreement], self._model.name)
+        return {**found, agreement.way: dict(agreement.record())}
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
         """As `vniah.engines.base.Engine.run`."""
@@ -192,8 +207,11 @@ class OnePassEngine:
         for number in numbers:
             try:
                 outcome: Outcome = tuple(
-                    read_candidate(
-                        self._model, sequences.sequences[index], logits[index], seconds=seconds
+                    replace(
+                        read_candidate(
+                            self._model, sequences.sequences[index], logits[index], seconds=seconds
+                        ),
+                        is_approximate=not self._map.spliced[index].is_exact,
                     )
                     for index in sequences.members[number]
                 )
@@ -203,13 +221,19 @@ class OnePassEngine:
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
+        exact = self._exact.describe()
+        shape = DecoderShape.of(self._model.decoder)
+        assert self._tree is not None, "plan comes first"
         return {
-            **self._exact.describe(),
+            **exact,
             "share": "one-pass",
-            "window": self._window,
-            "approximate": True,
+            "passes": len(self._parts) + exact["passes"] * bool(self._exact_numbers),
             "flops": self.planned_flops,
-            "exact_samples": self._num_exact,
+            "flops_of_exact_samples": self._exact_flops,
+            "flops_of_tree": shape.flops_of(self._tree.branches).total,
+            "flops_not_shared": shape.flops_of(self._tree.alone).total,
+            "exact_samples": len(self._exact_numbers),
+            "tile_size": CHUNK_SIZE,
         }
 
     def why_not_without_frames(self, sample: Sample) -> str | None:
@@ -227,6 +251,26 @@ class OnePassEngine:
         assert self._map is not None, "plan comes first"
         indices = [index for part in self._parts for index in part]
         return self._map.flops(DecoderShape.of(self._model.decoder), indices).total
+
+    @property
+    def _exact_flops(self) -> int:
+        return (self._exact.planned_flops or 0) if self._exact_numbers else 0
+
+    def _check_splices(self) -> Agreement:
+        """Short sequences, spliced into the longest of them without a needle."""
+        model, frames = self._model, self._exact.frames
+        sequences = trial_sequences(model, self._needles, frames.num_frames)
+        keys = TokenKeys(size_of_frame(model))
+        own, other = (keys.of(one.input_pieces) for one in sequences[-2:])
+        trunk = Trunk(sequences[-1], len(_common(own, other)))
+        window = sum(one.num_tokens(size_of_frame(model)) for one in sequences)
+        spliced = SplicedMap(model, sequences, trunk, frames.store, window=window)
+        found = spliced.run(range(len(sequences)), chunk_size=CHUNK_SIZE)
+        plain = [plain_logits(model, sequence, frames.store) for sequence in sequences]
+        limit = RoundingLimit.of(model, sequences, frames.store, plain)
+        return compare_logits(
+            "one pass, whole window", plain, [found[index] for index in range(len(found))], limit
+        )
 
     def _run_part(self, part: Sequence[int]) -> Mapping[int, Tensor]:
         """The logits of a part; the trunk's keys and values are kept where there are several."""
@@ -262,13 +306,17 @@ def find_trunk(model: DecoderModel | LanguageModel, samples: Sequence[Sample]) -
         compose_candidates(model, replace(plain, question=question))[0]
         for question in _OTHER_QUESTIONS
     )
-    own, its = keys.of(one.input_pieces), keys.of(other.input_pieces)
-    num = min(len(own), len(its))
-    differs = own[:num] != its[:num]
-    common = own[: int(differs.argmax()) if differs.any() else num]
+    common = _common(keys.of(one.input_pieces), keys.of(other.input_pieces))
     if plain.text is None:  # what follows the last frame is the beginning of every question
         common = common[: int(np.flatnonzero(common < 0).max(initial=-1)) + 1]
     return Trunk(one, len(common))
+
+
+def _common(own: Keys, its: Keys) -> Keys:
+    """The beginning that two sequences of keys have in common."""
+    num = min(len(own), len(its))
+    differs = own[:num] != its[:num]
+    return own[: int(differs.argmax()) if differs.any() else num]
 
 
 def _plain(samples: Sequence[Sample]) -> Sample:

@@ -30,7 +30,10 @@ LoadIn = Literal["8bit", "4bit"]
 Images = Literal["frames", "grids"]
 """``frames``: pictures are read as frames of a video; ``grids``: as images are (UniRes, AnyRes)."""
 
-Share = Literal["tree", "none"]
+Share = Literal["tree", "none", "one-pass"]
+"""``tree``: common prefixes of samples are computed once; ``none``: every sample by itself; both
+give the same numbers. ``one-pass``: haystack states are shared by all needles, which approximates
+them (`vniah.options.approximation`)."""
 
 Sampling = Literal["clock", "longva"]
 """``clock``: frame k is on screen k seconds after the first picture. ``longva``: the published

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from vniah.errors import ResultsError, RunMismatchError, short_repr
 from vniah.files import to_json
+from vniah.options.approximation import WindowUnit
 from vniah.results.details import TaskDetails
 from vniah.results.plan import GridRecord, planned_ids, read_grid
 from vniah.schema import parse_json, read_json, require_type
@@ -26,8 +27,9 @@ ENVIRONMENT_KEY = "environment"
 NOTES_KEY = "notes"
 ADAPTIVE_KEY = "adaptive"
 STOPPED_KEY = "stopped_early"
+VERIFICATION_KEY = "verification"
 # These sections may differ when a run is resumed.
-_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY, STOPPED_KEY)
+_FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY, STOPPED_KEY, VERIFICATION_KEY)
 # In the environment: where the run was started again.
 LATER_KEY = "later_starts"
 
@@ -63,6 +65,15 @@ class ScorerRecord(TypedDict):
 
     max_new_tokens: NotRequired[Annotated[int, Meta(ge=1)] | None]
     stop_ids: NotRequired[list[int]]
+
+
+class ApproximationRecord(TypedDict):
+    """How far a run is approximate; exact runs have none (`vniah.options.approximation`)."""
+
+    share: Literal["one-pass"]
+    window: Annotated[int, Meta(ge=0)]
+    window_unit: WindowUnit
+    verify: Annotated[int, Meta(ge=1)]
 
 
 class EnvironmentRecord(TypedDict):
@@ -106,6 +117,7 @@ class _OfAllVersions(TypedDict):
     grid: GridRecord
     protocol: dict[str, Any]
     scorer: NotRequired[ScorerRecord]
+    approximation: NotRequired[ApproximationRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]
     adaptive: NotRequired[AdaptiveRecord]

@@ -9,6 +9,7 @@ from typing import Any
 
 from vniah.errors import ResultsError, short_repr
 from vniah.options import PAGE_KINDS
+from vniah.options.approximation import approximation_in
 from vniah.results.manifests import MANIFEST_NAME, PERPLEXITY_NAME, is_cut, read_manifest
 from vniah.results.membership import Membership
 from vniah.results.plan import planned_ids
@@ -28,8 +29,11 @@ def rank_paths(directory: Path) -> list[Path]:
 def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[SampleResult]) -> Results:
     """The results of a run, with its samples in the order of the plan."""
     ordered = in_order(samples, manifest)  # by the plan, which the results keep
+    name = str(manifest["model"]["name"])
+    if (record := manifest.get("approximation")) is not None:  # nowhere is it shown without this
+        name = f"{name} ({approximation_in(record).text})"
     results = Results(
-        str(manifest["model"]["name"]),
+        name,
         path,
         manifest,
         axis=_axis(manifest),

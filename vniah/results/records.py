@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vniah.errors import ResultsError, counted, shortened, without_surrogates
 from vniah.grid import Cell, Grid
+from vniah.options.approximation import Approximation, approximation_in
 from vniah.results.chance import option_chance
 from vniah.results.debiased import (
     DebiasedSample,
@@ -422,6 +423,12 @@ class Results:
             f"{done:,} of {counted(planned, 'sample')} of the test and {done_of_controls:,} of "
             f"{of_controls:,} of its controls have been run"
         )
+
+    @property
+    def approximation(self) -> Approximation | None:
+        """How far the run is approximate; None for an exact one, and for a published table."""
+        record = self.manifest.get("approximation")
+        return None if record is None else approximation_in(record)
 
     @property
     def is_adaptive(self) -> bool:

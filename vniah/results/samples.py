@@ -43,6 +43,7 @@ class SampleLine(TypedDict):
     variant: NotRequired[str | None]
     argmax_correct: NotRequired[bool | None]
     greedy_correct: NotRequired[bool | None]
+    approximate: NotRequired[bool | None]
 
 
 class _Slotted:
@@ -88,6 +89,8 @@ class SampleResult(_Slotted):
             every position of an accepted answer; then predicted_ids are the generated tokens.
         greedy_correct: likewise, whether the generated tokens begin with an accepted answer; it
             equals argmax_correct except for ties.
+        approximate: True where haystack states were shared among needles, so that all numbers of
+            the line are approximate; None where they are exact.
 
     The fields after ``error`` are left out of the line where they are None.
     """
@@ -111,6 +114,7 @@ class SampleResult(_Slotted):
     variant: str | None = None
     argmax_correct: bool | None = None
     greedy_correct: bool | None = None
+    approximate: bool | None = None
 
     @property
     def num_frames(self) -> int | None:
@@ -185,7 +189,9 @@ class SampleResult(_Slotted):
 _VALUES = tuple(
     f.name for f in fields(SampleResult) if f.name not in ("sample_id", "task", "cell", "fields")
 )
-_LEFT_OUT_WHERE_NONE = ("prompt_tokens", "variant", "argmax_correct", "greedy_correct")
+_LEFT_OUT_WHERE_NONE = (
+    *("prompt_tokens", "variant", "argmax_correct", "greedy_correct", "approximate"),
+)
 
 
 class SampleReader:
@@ -289,6 +295,7 @@ def _result_in(
     result.variant = line.variant
     result.argmax_correct = line.argmax_correct
     result.greedy_correct = line.greedy_correct
+    result.approximate = line.approximate
     result.__class__ = SampleResult
     return cast("SampleResult", result)
 

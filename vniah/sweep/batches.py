@@ -74,19 +74,19 @@ class Batches:
             samples: the first round.
         """
         engine, of_grid = self._engine, self._engine.planned_flops
-        results = self._results_of_all(folder)
+        results = self.results(folder)
         while samples:
             scored = scored_ids(results)
             num_batches = engine.plan(samples, [s.sample_id not in scored for s in samples])
             self.run_batches(folder, num_batches, name=f"round-{len(rounds.chosen)}")
-            results = self._results_of_all(folder)
+            results = self.results(folder)
             samples = rounds.next_to_run(results)
         record = rounds.record_of_end(results, engine, of_grid)
         if record and self._mesh.is_leader:
             folder.record(record)
             _LOG.info(rounds.in_words(record, results))
 
-    def _results_of_all(self, folder: RunFolder) -> Results:
+    def results(self, folder: RunFolder) -> Results:
         """What all processes have written so far; the same in each of them."""
         if self._mesh.size == 1:
             return folder.results()

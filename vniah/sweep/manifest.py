@@ -17,6 +17,7 @@ from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding
+from vniah.options.approximation import Approximation
 from vniah.protocol import (
     HAYSTACK,
     AnyModel,
@@ -46,6 +47,7 @@ def make_manifest(
     engine: Engine,
     task: Task,
     samples: Sequence[Sample],
+    approximation: Approximation | None = None,
 ) -> dict[str, Any]:
     """Everything that is needed to repeat the run, as JSON values.
 
@@ -59,12 +61,14 @@ def make_manifest(
         engine: reads the candidate answers.
         task: makes and scores the samples.
         samples: all samples, controls included.
+        approximation: how far the run is approximate; None for an exact one.
     """
     return manifest_of_plan(
         plan_record(haystack, needles, grid, task, samples),
         model_record(model),
         criterion=_criterion(engine, task),
         scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
+        approximation=None if approximation is None else approximation.record(),
         environment=environment_record(getattr(model, "device", None)),
     )
 
@@ -126,6 +130,7 @@ def manifest_of_plan(
     criterion: str,
     environment: Mapping[str, Any],
     scorer: Mapping[str, Any] | None = None,
+    approximation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, with its sections in the order in which people read them.
 
@@ -135,6 +140,7 @@ def manifest_of_plan(
         criterion: what makes an answer right.
         environment: where the run was made.
         scorer: how answers were generated, where that is known.
+        approximation: how far the run is approximate; None for an exact one.
     """
     first = ("task", "axes", "controls", "task_details")
     return {
@@ -144,6 +150,7 @@ def manifest_of_plan(
         **{name: plan[name] for name in ("haystack", "needles", "grid")},
         "protocol": {**plan["protocol"], "criterion": criterion},
         **({} if scorer is None else {"scorer": dict(scorer)}),
+        **({} if approximation is None else {"approximation": dict(approximation)}),
         "sample_ids": plan["sample_ids"],
         "environment": dict(environment),
     }
@@ -181,7 +188,8 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: ChosenCon
     run with other controls than the default ones of then has a folder of its own.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
-    settings = {name: manifest[name] for name in of_version_1 if name in manifest}
+    named = (*of_version_1, "approximation")  # which no run of then has
+    settings = {name: manifest[name] for name in named if name in manifest}
     settings["needles"] = {n: settings["needles"][n] for n in ("name", "sha256", "ids")}
     if own := manifest.get("task_details", {}).get("settings"):
         settings["task_settings"] = own

@@ -56,12 +56,17 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
             result,
             fields={**_of_options(score), **sample.fields, **score.measures},
             **{name: getattr(score, name) for name in _SCORE_FIELDS},
+            approximate=_is_approximate(outcome) or None,
         )
         measures = {"measures": getattr(task, "measures", ())}
         if (fault := fault_of_measures(scored, measures) or _fault_of_line(scored)) is None:
             return scored
         score = f"the task {task.name} gave a score that cannot be written: {fault}"
     return replace(result, error=score[:_MAX_ERROR] or "an error without a message")
+
+
+def _is_approximate(outcome: Outcome) -> bool:
+    return not isinstance(outcome, str) and any(reading.is_approximate for reading in outcome)
 
 
 def _of_options(score: Score) -> dict[str, int]:

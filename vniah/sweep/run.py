@@ -24,6 +24,11 @@ from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import Results, RunFolder, load_run
 from vniah.sweep.adaptive import Rounds
+from vniah.sweep.approximate import (
+    choose_approximation,
+    record_verification,
+    require_can_approximate,
+)
 from vniah.sweep.batches import Batches, writing
 from vniah.sweep.earlier import keep_earlier_controls, keep_earlier_length
 from vniah.sweep.launchers import require_known_launcher
@@ -38,6 +43,7 @@ from vniah.sweep.search import require_depths
 from vniah.sweep.stopping import EarlyRounds
 from vniah.tasks import Task, load_task
 from vniah.tasks.controls import ChosenControls, choose_controls
+from vniah.tasks.controls.exact import Exact
 from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
@@ -63,6 +69,8 @@ def run_sweep(
     max_new_tokens: int | None = None,
     adaptive: Precision | None = None,
     stop_early: Results | str | Path | None = None,
+    window: int | None = None,
+    verify: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -87,7 +95,8 @@ def run_sweep(
         cache: folder for the haystack's embeddings; by default one under the user's cache.
         overwrite: discard what the folder holds instead of resuming the run.
         share: ``"tree"`` computes common prefixes of samples once, ``"none"`` runs every sample by
-            itself; the numbers are the same.
+            itself; the numbers are the same. ``"one-pass"`` shares haystack states among all
+            needles, which is approximate (`vniah.sweep.approximate`).
         attention: name of the attention kernel, as in `vniah.options`; ``"auto"`` is the fastest
             that is correct on the model's device.
         scorer: ``"argmax"`` judges the argmax at every position of the answer, ``"generate"`` the
@@ -100,6 +109,10 @@ def run_sweep(
         stop_early: a complete run with the same needles, at least 11, or its path. The sweep ends
             as soon as it is significantly worse (`vniah.analysis.compare.compare_early`); without
             it, the next start measures the rest.
+        window: of an approximate run: how many frames, or tokens of text, behind each needle are
+            computed with it in sight; by default 1 frame, or 32 tokens.
+        verify: of an approximate run: how many branches are drawn and run exactly as well; by
+            default 12.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -126,6 +139,8 @@ def run_sweep(
         max_new_tokens,
         adaptive,
         None if stop_early is None else load(stop_early, "baseline"),
+        window,
+        verify,
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -145,6 +160,8 @@ class SweepOptions:
     max_new_tokens: int | None = None
     adaptive: Precision | None = None
     stop_early: Results | None = None
+    window: int | None = None
+    verify: int | None = None
 
 
 class Sweep:
@@ -160,7 +177,9 @@ class Sweep:
 
     Attributes:
         manifest: everything that is needed to repeat the run, as JSON values.
-        controls: the controls that were chosen, whether or not they have samples here.
+        approximation: how far it is approximate; None for an exact one.
+        controls: the controls that were chosen, whether or not they have samples here, and the one
+            that verifies an approximate run.
         samples: all samples, controls included.
 
     Raises:
@@ -184,6 +203,7 @@ class Sweep:
         self._mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
         self._task = load_task(options.task, options.task_options)
         answer_tokens = getattr(self._task, "answer_tokens", None)
+        self.approximation = choose_approximation(options, self._task)
         self._engine = choose_engine(
             model,
             EngineOptions(
@@ -196,19 +216,23 @@ class Sweep:
                 group=self._mesh.context_group,
                 num_processes=self._mesh.size,
                 scratch_dir=cache_dir() / "scratch",
+                approximation=self.approximation,
             ),
         )
         if answer_tokens is not None and self._engine.criterion != GENERATED:
             raise InputError(
                 f"the task {self._task.name} judges what a model writes: add --scorer generate"
             )
-        self.controls = choose_controls(self._task, options.controls)
+        verifying = () if self.approximation is None else (Exact(self.approximation.verify),)
+        self.controls = (*choose_controls(self._task, options.controls), *verifying)
         haystack = read_text(haystack, model, grid)
         self.samples = askable_samples(
-            self._task, grid, needles, haystack, self._engine, options.controls
+            self._task, grid, needles, haystack, self._engine, options.controls, more=verifying
         )
         require_can_read(model, self.samples)
         require_readable(self._task, self.samples, needles)
+        if self.approximation is not None:
+            require_can_approximate(self.samples)
         if options.adaptive is not None:
             require_depths(grid)
             if options.stop_early is not None:
@@ -219,7 +243,14 @@ class Sweep:
         if options.stop_early is not None:
             require_can_stop_early(options.stop_early)
         self.manifest = make_manifest(
-            model, haystack, needles, grid, self._engine, self._task, self.samples
+            model,
+            haystack,
+            needles,
+            grid,
+            self._engine,
+            self._task,
+            self.samples,
+            self.approximation,
         )
         self._model = model
         self._haystack = haystack
@@ -306,6 +337,8 @@ class Sweep:
         with writing(folder, mesh, engine.notes, environment):
             if rounds is None:
                 batches.run_batches(folder, num_batches)
+                if self.approximation is not None:
+                    record_verification(folder, batches.results(folder), leads=mesh.is_leader)
             elif has_work:
                 batches.run_rounds(folder, rounds, first)
             elif mesh.is_leader:  # a kill may have come before this

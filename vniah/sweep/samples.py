@@ -10,7 +10,7 @@ from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
 from vniah.protocol import AnyModel
 from vniah.tasks import Sample, Task
-from vniah.tasks.controls import ChosenControls, plan_samples
+from vniah.tasks.controls import ChosenControls, Control, plan_samples
 
 
 def read_text(haystack: AnyHaystack, model: AnyModel, grid: Grid) -> AnyHaystack:
@@ -31,18 +31,23 @@ def askable_samples(
     haystack: AnyHaystack | None,
     engine: Engine,
     controls: ChosenControls,
+    *,
+    more: Sequence[Control] = (),
 ) -> tuple[Sample, ...]:
     """The samples of a run, or of an estimate, which knows no haystack.
 
     What a control is not made for becomes a note of the engine.
 
-    Controls that show no frame are left out if the model cannot be asked so.
+    Controls that show no frame are left out if the model cannot be asked so. ``more`` is as in
+    `plan_samples`.
 
     Raises:
         TaskError: as `plan_samples`.
         InputError: as `plan_samples`.
     """
-    samples = plan_samples(task, grid, needles, haystack, controls, on_note=engine.notes.append)
+    samples = plan_samples(
+        task, grid, needles, haystack, controls, more=more, on_note=engine.notes.append
+    )
     blind = [sample for sample in samples if sample.control is not None and sample.shows_nothing]
     refusal = engine.why_not_without_frames(blind[0]) if blind else None
     if refusal is None:

@@ -73,6 +73,7 @@ class Bridged:
     """
 
     name = "bridged"
+    num_hops = 2
     axes = ("num_frames", "depth")
     controls = ("no-needle", "blind")
     insertion = GROUP_INSERTION

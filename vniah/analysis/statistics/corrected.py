@@ -10,9 +10,8 @@ independent; here needles are, and the intervals are those of this package for n
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot
-from random import Random
 
-from vniah.analysis.statistics.intervals import Interval
+from vniah.analysis.statistics.intervals import Interval, wilson_interval
 from vniah.analysis.statistics.means import difference_interval, score_interval
 from vniah.errors import InputError
 
@@ -23,8 +22,9 @@ class Checked:
 
     Attributes:
         approximate: the mean approximate score of all its samples, in [0, 1].
-        differences: for each draw of `draw_groups` that fell on the needle, the mean of exact less
-            approximate score of the group that was drawn, in [-1, 1].
+        differences: for each draw (`vniah.tasks.controls.exact.draw_groups`) that fell on the
+            needle, the mean of exact less approximate score of the group that was drawn, in
+            [-1, 1].
     """
 
     approximate: float
@@ -81,28 +81,70 @@ def corrected_mean(needles: Sequence[Checked], *, confidence: float = 0.95) -> C
     )
 
 
-def draw_groups(sizes: Sequence[Sequence[int]], num_draws: int, random: Random) -> list[list[int]]:
-    """Groups of samples to compute exactly, as `corrected_mean` needs them to be drawn.
+@dataclass(frozen=True)
+class Draw:
+    """What a draw says of a part of all samples, such as those of one length.
 
-    Draws go round all needles in a random order, so that no needle has two more than another. Each
-    is independent of the others, and takes a group of its needle with a probability proportional to
-    the group's samples; so a group may be drawn twice.
+    Attributes:
+        needle: the number of the needle that it fell on.
+        weight: the share of the drawn group that is in the part. So draws of large groups, which
+            are likelier, do not count more than those of small ones.
+        difference: the mean of exact less approximate score of the group's samples in the part.
+    """
+
+    needle: int
+    weight: float
+    difference: float
+
+
+def corrected_part(
+    approximate: Sequence[float], draws: Sequence[Draw], *, confidence: float = 0.95
+) -> Corrected:
+    """The mean exact score of a part of all samples.
+
+    The correction is the weighted mean of the draws' differences. Its interval is Wilson's of the
+    mean rise and of the mean fall, put together by squares (`difference_interval`), with as many
+    independent samples as the weights leave: the square of their sum by the sum of their squares
+    (L. Kish, "Survey Sampling", 1965). For needles like these it has at most as many as different
+    needles were drawn.
 
     Args:
-        sizes: for each needle, the number of samples of each of its groups.
-        num_draws: how many are drawn.
-        random: draws them.
+        approximate: the mean approximate score of each needle's samples in the part.
+        draws: those of which a sample is in the part; at least one.
+        confidence: how often such intervals hold what they are of.
 
-    Returns:
-        For each needle the numbers of its groups, one for each draw.
+    Raises:
+        InputError: there is no draw, or the confidence is not between 0 and 1.
     """
-    order = list(range(len(sizes)))
-    random.shuffle(order)
-    found: list[list[int]] = [[] for _ in sizes]
-    for draw in range(num_draws):
-        needle = order[draw % len(order)]
-        found[needle] += random.choices(range(len(sizes[needle])), weights=sizes[needle])
-    return found
+    if not draws:
+        raise InputError("a corrected mean takes samples that were computed exactly, got none")
+    total = sum(draw.weight for draw in draws)
+    num = total**2 / sum(draw.weight**2 for draw in draws)
+    rise = sum(draw.weight * max(0.0, draw.difference) for draw in draws) / total
+    fall = sum(draw.weight * max(0.0, -draw.difference) for draw in draws) / total
+    base, moved = sum(approximate) / len(approximate), rise - fall
+    below, above = _reach(rise, fall, num, confidence)
+    spread = score_interval(approximate, confidence=confidence)
+    num_needles = len({draw.needle for draw in draws})
+    like_below, like_above = _reach(rise, fall, min(num, num_needles), confidence)
+    mean = base + moved
+    return Corrected(
+        _within(mean),
+        Interval(_within(mean - below), _within(mean + above)),
+        Interval(
+            _within(mean - hypot(base - spread.low, like_below)),
+            _within(mean + hypot(spread.high - base, like_above)),
+        ),
+    )
+
+
+def _reach(rise: float, fall: float, num: float, confidence: float) -> tuple[float, float]:
+    """How far below and above its mean the interval of a difference reaches."""
+    rise, fall = min(1.0, rise), min(1.0, fall)
+    of_rise = wilson_interval(rise * num, num, confidence=confidence)
+    of_fall = wilson_interval(fall * num, num, confidence=confidence)
+    below = hypot(rise - of_rise.low, of_fall.high - fall)
+    return below, hypot(of_rise.high - rise, fall - of_fall.low)
 
 
 def _within(value: float) -> float:

@@ -12,6 +12,7 @@ from vniah.analysis.statistics.lengths import effective_length, require_threshol
 from vniah.analysis.statistics.means import FEW_NEEDLES, score_interval
 from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
+from vniah.analysis.statistics.verification import verify
 from vniah.errors import counted
 from vniah.results import Axis, CellScore, Results
 
@@ -50,6 +51,8 @@ class EffectiveLength:
         with_errors: the lengths at which samples could not be run, ascending.
         num_errors: number of these samples.
         unit: what stands in the place of needles, as `Results.cluster`.
+        is_approximate: whether ``num_frames`` is by approximate scores. ``low`` and ``high`` are by
+            scores that exactly computed samples correct.
     """
 
     threshold: float
@@ -69,6 +72,7 @@ class EffectiveLength:
     with_errors: tuple[int, ...] = ()
     num_errors: int = 0
     unit: str = "needle"
+    is_approximate: bool = False
 
     @property
     def seconds(self) -> int | None:
@@ -100,6 +104,8 @@ class EffectiveLength:
         """What it says, in one sentence."""
         what = "context" if self.axis == "tokens" else "visual context"
         name = f"effective {what} length (score at least {self.threshold:g} up to there)"
+        if self.is_approximate:
+            name = f"approximate {name}"
         left_out = f"; {self.without}" if self.without else ""
         if not self.measured:
             return f"{name}: not known, no length is complete{left_out}"
@@ -276,6 +282,7 @@ def find_effective_length(
         tokens_per_frame=results.tokens_per_frame,
         seconds_per_frame=1 if results.has_seconds or results.axis == "tokens" else None,
         unit=results.cluster,
+        is_approximate=results.approximation is not None,
     )
     index = index or index_samples(results)
     least = index.table(lambda sample: bool(sample.correct))
@@ -284,6 +291,10 @@ def find_effective_length(
     known = replace(known, num_needles=len(least.needles))
     if known.num_needles < FEW_NEEDLES:
         return known
+    if known.is_approximate:
+        corrected = _corrected_intervals(results, known, confidence)
+        low, high = range_of_lengths(with_score, corrected, corrected, threshold=threshold)
+        return replace(known, low=low, high=high, has_interval=True)
 
     def intervals(table: SampleTable) -> list[Interval]:
         values = (table.at_length(length).needle_values() for length in with_score)
@@ -294,6 +305,20 @@ def find_effective_length(
         highest = intervals(index.table(lambda sample: sample.correct is not False))
     low, high = range_of_lengths(with_score, lowest, highest, threshold=threshold)
     return replace(known, low=low, high=high, has_interval=True)
+
+
+def _corrected_intervals(
+    results: Results, known: EffectiveLength, confidence: float
+) -> list[Interval]:
+    """The intervals of an approximate run's lengths; of one without exact samples all of [0, 1]."""
+    found = verify(results, confidence)
+    by_length = {} if found is None else found.corrected_by_length
+    return [
+        by_length[length].like
+        if length in by_length and length not in known.with_errors
+        else Interval(0.0, 1.0)
+        for length in known.measured
+    ]
 
 
 def _of_adaptive_run(

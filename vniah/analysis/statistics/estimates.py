@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vniah.analysis.statistics.corrected import Corrected
 from vniah.analysis.statistics.intervals import Interval, require_confidence, wilson_interval
 from vniah.analysis.statistics.means import (
     FEW_NEEDLES,
@@ -115,6 +116,30 @@ def estimate_table(
         return replace(found, unit=table.unit)
     number = len(table.needles)
     return NeedleEstimate(table.mean, None, number, None, half_width, confidence, table.unit)
+
+
+def corrected_estimate(
+    table: SampleTable, corrected: Corrected, half_width: float, confidence: float
+) -> NeedleEstimate:
+    """The estimate of a mean that exactly computed samples correct.
+
+    Args:
+        table: the approximate values of its samples.
+        corrected: the mean, and its intervals.
+        half_width: the half-width of a claim that would be of use.
+        confidence: of the intervals.
+    """
+    values = table.needle_values()
+    needed = num_needles_needed(values, half_width=half_width, confidence=confidence)
+    return NeedleEstimate(
+        round(corrected.mean, _DIGITS),
+        corrected.like,
+        len(values),
+        needed,
+        half_width,
+        confidence,
+        table.unit,
+    )
 
 
 def length_estimates(

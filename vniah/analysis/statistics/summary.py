@@ -8,6 +8,7 @@ from vniah.analysis.statistics.depth import DepthEffect, depth_effects
 from vniah.analysis.statistics.effective import EffectiveLength, find_effective_length
 from vniah.analysis.statistics.estimates import (
     NeedleEstimate,
+    corrected_estimate,
     estimate_of,
     estimate_table,
     length_estimates,
@@ -15,6 +16,7 @@ from vniah.analysis.statistics.estimates import (
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
+from vniah.analysis.statistics.verification import Verification, verify
 from vniah.results import AnyResults, Results, one_result
 from vniah.results.once import once
 
@@ -41,6 +43,9 @@ class Summary:
         margin: how sure the model is where all answers are right; None if there is no such length,
             or nothing to tell it by.
         progress: how much of the test was run, in words; empty if nothing is pending.
+        verification: of an approximate run, what its exactly computed samples say. Then what is
+            said about needles like these, and the interval of the effective length, are of means
+            that these samples correct; nothing is said of what has none, of depths and of margins.
     """
 
     these_needles: float | None
@@ -51,12 +56,15 @@ class Summary:
     depth_effects: tuple[DepthEffect, ...]
     margin: MarginTrend | None
     progress: str = ""
+    verification: Verification | None = None
 
     @property
     def lines(self) -> tuple[str, ...]:
         """What it says besides the average: one sentence a line."""
         lines = [f"{self.progress}; all that is said here is of these"] if self.progress else []
-        if self.needles_like_these is not None:
+        if self.verification is not None:
+            lines += self.verification.lines
+        elif self.needles_like_these is not None:
             lines.append(self.needles_like_these.text)
         if self.these_needles is not None:
             lines.append(self.effective_length.text)
@@ -129,6 +137,8 @@ def _summary(results: Results, threshold: float, half_width: float, confidence: 
         )
     if results.stopped_early:
         return Summary(results.average, None, None, {}, effective, (), None, results.progress)
+    if results.approximation is not None:
+        return _approximate_summary(results, effective, half_width, confidence)
     like_these = other_depths = None
     if len(table.values):
         like_these = estimate_table(table, confidence=confidence, half_width=half_width)
@@ -143,4 +153,30 @@ def _summary(results: Results, threshold: float, half_width: float, confidence: 
         depth_effects(table, confidence=confidence),
         margin_trend(results, confidence=confidence, index=index),
         results.progress,
+    )
+
+
+def _approximate_summary(
+    results: Results, effective: EffectiveLength, half_width: float, confidence: float
+) -> Summary:
+    """Of an approximate run: means that its exactly computed samples correct."""
+    found = verify(results, confidence)
+    table = sample_table(results)
+    like_these, by_length = None, {}
+    if found is not None and found.corrected is not None:
+        like_these = corrected_estimate(table, found.corrected, half_width, confidence)
+        by_length = {
+            length: corrected_estimate(table.at_length(length), one, half_width, confidence)
+            for length, one in found.corrected_by_length.items()
+        }
+    return Summary(
+        results.average,
+        like_these,
+        None,
+        by_length,
+        effective,
+        (),
+        None,
+        results.progress,
+        found,
     )

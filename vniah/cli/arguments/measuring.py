@@ -24,6 +24,7 @@ from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
 from vniah.cli.watching import watch as watch_command
 from vniah.options import DEFAULT_MODEL, Scorer, Share
+from vniah.options.approximation import DEFAULT_TEXT_WINDOW, DEFAULT_VERIFIED, DEFAULT_WINDOW
 from vniah.options.precision import DEFAULT_PRECISION
 
 NOT_WATCHED = ("stop_early", "context_parallel")
@@ -116,7 +117,24 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         choices=get_args(Share),
         default="tree",
         help="tree: compute the common prefixes of samples only once; none: compute every sample "
-        "by itself. The results are the same",
+        "by itself. The results are the same. one-pass: compute the haystack once for all needles, "
+        "which is many times cheaper and approximate: every run verifies it on some samples, and "
+        "says so wherever its numbers are shown",
+    )
+    run.add_argument(
+        "--window",
+        type=values.whole(1_000_000),
+        metavar="W",
+        help="with --share one-pass: how many frames behind each needle, or tokens of text, are "
+        f"computed with it in sight; default {DEFAULT_WINDOW} frame, or {DEFAULT_TEXT_WINDOW} "
+        "tokens",
+    )
+    run.add_argument(
+        "--verify",
+        type=values.whole(100_000),
+        metavar="N",
+        help="with --share one-pass: how many branches, each a needle at a position with all "
+        f"lengths behind it, are drawn and run exactly as well; default {DEFAULT_VERIFIED}",
     )
     run.add_argument(
         "--scorer",

@@ -8,6 +8,7 @@ from vniah.files import slug
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
+from vniah.options.approximation import EXACT
 from vniah.tasks.base import Sample, Task, make_samples, require_distinct, require_frames
 from vniah.tasks.controls.base import Control
 from vniah.tasks.controls.blind import Blind
@@ -97,7 +98,7 @@ def _find_control(source: str | Control) -> Control:
             "the name of a control must be letters, digits, '-', '_' and '.', got "
             f"{short_repr(found.name)}"
         )
-    if found.name in CONTROLS and found is not CONTROLS[found.name]:
+    if found.name == EXACT or (found.name in CONTROLS and found is not CONTROLS[found.name]):
         raise TaskError(f"{found.name} is a control of vniah; give yours another name")
     return found
 
@@ -109,6 +110,7 @@ def plan_samples(
     haystack: AnyHaystack | None,
     controls: ChosenControls = "default",
     *,
+    more: Sequence[Control] = (),
     on_note: Callable[[str], None] | None = None,
 ) -> tuple[Sample, ...]:
     """All samples of a run: those of a task, then those of its controls.
@@ -119,6 +121,7 @@ def plan_samples(
         needles: the pictures with their questions and answers.
         haystack: the video, if it is known.
         controls: as `choose_controls`.
+        more: controls that the run has besides.
         on_note: called with a line of text for what a control is not made for. With ``"all"`` a
             control that cannot be made for this task is left out with such a line.
 
@@ -127,23 +130,22 @@ def plan_samples(
             or one shows frames that there are not.
         InputError: there is no control of that name.
     """
-    chosen = choose_controls(task, controls)
+    chosen = (*choose_controls(task, controls), *more)
     samples = make_samples(task, grid, needles, haystack)
     note = on_note or (lambda line: None)
-    more: list[Sample] = []
+    made: list[Sample] = []
     for control in chosen:
         try:
-            made = make_control_samples(control, samples, grid, needles, haystack)
+            made += make_control_samples(control, samples, grid, needles, haystack)
         except TaskError as error:
             if controls != "all":
                 raise
             note(f"the control {control.name} is left out: {first_line(error)}")
             continue
-        more += made
         left_out = getattr(control, "left_out", None)
         if left_out is not None and (why := left_out(samples, needles)) is not None:
             note(f"the control {control.name} leaves out {why}")
-    return require_distinct((*samples, *more))
+    return require_distinct((*samples, *made))
 
 
 def make_control_samples(
