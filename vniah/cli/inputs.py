@@ -18,6 +18,7 @@ from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from vniah.models.server.client import ServerOptions
     from vniah.needles import NeedleSet
@@ -178,16 +179,22 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         stop_early=load_baseline(options),
         window=options.window,
         verify=options.verify,
+        screen=_load_other(options.screen, "screen"),
     )
 
 
 def load_baseline(options: argparse.Namespace) -> "Results | None":
     """The run that a sweep is compared with while it is going on; None for one that runs whole."""
-    if options.stop_early is None:
+    return _load_other(options.stop_early, "baseline")
+
+
+def _load_other(path: "Path | None", name: str) -> "Results | None":
+    """The results of another run, if its path is given; ``name`` names it in a message."""
+    if path is None:
         return None
     from vniah.analysis.compare.pairing import load
 
-    return load(options.stop_early, "baseline")
+    return load(path, name)
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int | None:

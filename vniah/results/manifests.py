@@ -86,11 +86,13 @@ class EnvironmentRecord(TypedDict):
 class AdaptiveRecord(TypedDict):
     """What an adaptive run looks for, and what it took; only runs that were begun so have it.
 
+    ``guess`` is the length that an earlier run gave, where the search began (`vniah.sweep.search`).
     Its ``flops`` are the operations of all rounds, and ``flops_of_grid`` those of the whole grid.
     """
 
     precision: str
     threshold: Annotated[float, Meta(ge=0, le=1)]
+    guess: NotRequired[Annotated[int, Meta(ge=0)]]
     rounds: NotRequired[Annotated[int, Meta(ge=0)]]
     flops: NotRequired[Annotated[int, Meta(ge=0)]]
     flops_of_grid: NotRequired[Annotated[int, Meta(ge=0)]]

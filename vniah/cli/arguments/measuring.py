@@ -171,6 +171,13 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         help="with --adaptive: the range of lengths in which the effective length may be left, as "
         f"a share, or in frames; default {DEFAULT_PRECISION}".replace("%", "%%"),
     )
+    run.add_argument(
+        "--screen",
+        type=values.path,
+        metavar="RUN",
+        help="with --adaptive: folder of another run, such as one with --share one-pass, whose "
+        "effective length says where to begin",
+    )
     add_job_options(run)
 
 
