@@ -23,8 +23,17 @@ def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaysta
     return open_text(source, num_tokens=num_tokens)
 
 
-def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "Haystack":
-    """The haystack of --haystack; by default a generated video with ``num_frames`` seconds."""
+def open_named_haystack(
+    options: argparse.Namespace, num_frames: int, bars: "Bars", *, option: str = "--haystack"
+) -> "Haystack":
+    """The haystack of --haystack; by default a generated video with ``num_frames`` seconds.
+
+    Args:
+        options: of the command.
+        num_frames: the number of frames that are needed.
+        bars: show what is drawn.
+        option: what the command calls its --haystack, for messages.
+    """
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
     if asks_question_sets(options):
@@ -33,7 +42,7 @@ def open_named_haystack(options: argparse.Namespace, num_frames: int, bars: "Bar
             "read so far; give a task of frames"
         )
     if options.haystack is None:
-        _require_choices_of_generated(options)
+        _require_choices_of_generated(options, option)
         return generated_haystack(
             num_frames, on_progress=lambda done, total: bars.show("draw", done, total)
         )
@@ -62,9 +71,13 @@ def open_named_questions(options: argparse.Namespace, bars: "Bars") -> "Question
     )
 
 
-def require_named_haystack(options: argparse.Namespace) -> None:
+def require_named_haystack(options: argparse.Namespace, *, option: str = "--haystack") -> None:
     """Requires the film, text or question set of --haystack to be there; reads no more of it than
     headers and tables.
+
+    Args:
+        options: of the command.
+        option: as `open_named_haystack`.
 
     Raises:
         VniahError: one of the functions above would refuse it.
@@ -83,7 +96,7 @@ def require_named_haystack(options: argparse.Namespace) -> None:
         if options.haystack is not None:
             require_text(options.haystack[0])
     elif options.haystack is None:
-        _require_choices_of_generated(options)
+        _require_choices_of_generated(options, option)
     else:
         from vniah.haystacks.haystack import require_haystack
 
@@ -102,17 +115,18 @@ def _page_choices(options: argparse.Namespace) -> dict[str, Any]:
     return {"pages": is_folder and reads_grids, "dpi": options.dpi}
 
 
-def _has_video_options(options: argparse.Namespace) -> bool:
+def has_reading_options(options: argparse.Namespace) -> bool:
+    """Whether an option is given that says how a video, images or a PDF are read."""
     usual = {"sampling": "clock", "decoder": "pyav", "stream": None, "assume_fps": None}
     is_changed = options.keep_damaged or options.dpi is not None
     return is_changed or _video_choices(options) != usual
 
 
-def _require_choices_of_generated(options: argparse.Namespace) -> None:
-    if _has_video_options(options):
+def _require_choices_of_generated(options: argparse.Namespace, option: str) -> None:
+    if has_reading_options(options):
         raise InputError(
             "--sampling, --decoder, --stream, --assume-fps, --dpi and --keep-damaged are for your "
-            "own videos and pages: add --haystack"
+            f"own videos and pages: add {option}"
         )
 
 
@@ -130,7 +144,7 @@ def _require_choices_of_questions(options: argparse.Namespace) -> None:
 
 
 def _require_choices_of_text(options: argparse.Namespace) -> None:
-    if _has_video_options(options):
+    if has_reading_options(options):
         raise InputError(
             "--sampling, --decoder, --stream, --assume-fps, --dpi and --keep-damaged are for "
             f"videos and pages, and the task {options.task} shows text; leave them out"

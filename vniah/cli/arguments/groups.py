@@ -73,7 +73,7 @@ def add_config_option(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--config", type=values.path, metavar="FILE", help=text)
 
 
-def add_cache_option(parser: argparse.ArgumentParser) -> None:
+def add_cache_option(parser: Any) -> None:
     """--cache, of the encoded frames."""
     parser.add_argument(
         "--cache",
@@ -95,6 +95,11 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         "ends in .txt, .jsonl or .parquet, datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the "
         "language reference inside Python; default: generated prose",
     )
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: Any) -> None:
+    """The options that say how a video, images or a PDF are read."""
     parser.add_argument(
         "--sampling",
         choices=get_args(Sampling),
