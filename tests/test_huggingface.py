@@ -40,6 +40,7 @@ from vniah.models.loading import load_folder, load_model
 from vniah.needles import load_needles
 from vniah.options import LoadOptions
 from vniah.protocol import DecoderModel, FrameSegment, LanguageModel, TextSegment, TokenSequence
+from vniah.sweep.perplexity import require_frames
 
 NUM_FRAMES = 6
 QUESTION = "What digit is on the red card?"
@@ -150,7 +151,9 @@ def test_losses_of_a_text_after_frames_equal_the_own_forward_on_pixels(
 ):
     tiny, model, _ = family
     if not isinstance(model, LanguageModel):
-        return  # perplexity is of models that read text alone as well
+        with pytest.raises(InputError, match="has no decoder that reads text alone"):
+            require_frames(model, NUM_FRAMES, 500)
+        return
     shown = pictures(NUM_FRAMES + 1, model.frame_size)
     store = encoded(model, shown, tmp_path)
     prompt = prompt_of_frames(model, NUM_FRAMES)
