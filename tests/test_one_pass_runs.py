@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from chat_server import write_haystack
@@ -239,6 +240,17 @@ def test_what_cannot_be_shared_is_refused(model, needles, run, tmp_path):
     chat = type("Chat", (), {"name": "c", "revision": "1", "answer": lambda *_: "7"})()
     with pytest.raises(InputError, match="one-pass needs a model with a decoder"):
         choose_engine(chat, EngineOptions(share="one-pass"))
+
+
+def test_an_adaptive_run_begins_where_an_approximate_one_says(run, blind, tmp_path):
+    found = run(tmp_path / "run", adaptive=DEFAULT_PRECISION, screen=blind)
+    assert found.manifest["adaptive"]["guess"] == 1
+    assert found.approximation is None and found.is_finished
+    with pytest.raises(InputError, match="add --adaptive, or leave out --screen"):
+        run(tmp_path / "other", screen=blind.path)
+    text = replace(blind, axis="tokens")
+    with pytest.raises(InputError, match="lengths count tokens, and those of this sweep frames"):
+        run(tmp_path / "other", adaptive=DEFAULT_PRECISION, screen=text)
 
 
 def test_the_name_of_its_control_is_taken(run, tmp_path):

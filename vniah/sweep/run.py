@@ -252,7 +252,7 @@ class Sweep:
                     "another run says where an adaptive sweep begins: add --adaptive, or leave out "
                     "--screen"
                 )
-            self._guess = guess_of(options.screen, unit_of(haystack))
+            self._guess = guess_of(options.screen, f"{unit_of(haystack)}s")
         if options.stop_early is not None:
             require_can_stop_early(options.stop_early)
         self.manifest = make_manifest(

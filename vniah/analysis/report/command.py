@@ -53,18 +53,8 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
         return Command((), (remark,))
     words: list[str] = ["run"]
     remarks: list[str] = []
-    parts = (
-        _model,
-        _haystack,
-        _needles,
-        _grid,
-        _task,
-        _controls,
-        _scorer,
-        _approximation,
-        _adaptive,
-    )
-    for part in parts:
+    of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
+    for part in (*of_samples, _scorer, _approximation, _adaptive):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
