@@ -469,17 +469,6 @@ def test_command_refuses_in_one_line(arguments, message, capsys):
     assert message in err and err.count("\n") == 0
 
 
-def test_other_commands_say_that_they_do_not_read_question_sets(capsys, tmp_path):
-    assert run_command("estimate", "--task", "vqa", "--quiet") == 2
-    assert "depends on its videos, which only vniah run and vniah show read" in (
-        capsys.readouterr().err
-    )
-    assert run_command("export", "--task", "vqa", "--output", tmp_path / "x", "--quiet") == 2
-    assert "is of question sets, which only vniah run and vniah show read" in (
-        capsys.readouterr().err
-    )
-
-
 def test_missing_video_is_refused_or_left_out(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "set")
     (tmp_path / "set" / "videos" / "b.mp4").unlink()

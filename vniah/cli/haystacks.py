@@ -4,14 +4,31 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.inputs import asks_question_sets, shows_text
+from vniah.cli.inputs import what_is_read
 from vniah.errors import InputError
 
 if TYPE_CHECKING:
+    from vniah.haystacks.frames import AnyHaystack
     from vniah.haystacks.haystack import Haystack
     from vniah.haystacks.text import TextHaystack
     from vniah.sweep.progress import Bars
     from vniah.tasks.vqa.opening import QuestionVideos
+
+
+def open_named(options: argparse.Namespace, num_frames: int, bars: "Bars") -> "AnyHaystack":
+    """What the task of --task reads, of --haystack: a film, a text, or a question set.
+
+    Args:
+        options: of the command.
+        num_frames: so many frames, or tokens, are needed.
+        bars: show how far films are drawn and videos read.
+    """
+    reads = what_is_read(options)
+    if reads == "text":
+        return open_named_text(options, num_frames)
+    if reads == "questions":
+        return open_named_questions(options, bars)
+    return open_named_haystack(options, num_frames, bars)
 
 
 def open_named_text(options: argparse.Namespace, num_tokens: int) -> "TextHaystack":
@@ -36,11 +53,6 @@ def open_named_haystack(
     """
     from vniah.haystacks.haystack import generated_haystack, open_haystack
 
-    if asks_question_sets(options):
-        raise InputError(
-            f"the task {options.task} is of question sets, which only vniah run and vniah show "
-            "read so far; give a task of frames"
-        )
     if options.haystack is None:
         _require_choices_of_generated(options, option)
         return generated_haystack(
@@ -82,14 +94,14 @@ def require_named_haystack(options: argparse.Namespace, *, option: str = "--hays
     Raises:
         VniahError: one of the functions above would refuse it.
     """
-    if asks_question_sets(options):
+    reads = what_is_read(options)
+    if reads == "questions":
         from vniah.tasks.vqa.opening import require_questions
 
         _require_choices_of_questions(options)
         if options.haystack is not None:
             require_questions(options.haystack[0], keep_damaged=options.keep_damaged)
-        return
-    if shows_text(options):
+    elif reads == "text":
         from vniah.haystacks.text import require_text
 
         _require_choices_of_text(options)

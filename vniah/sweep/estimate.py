@@ -1,16 +1,18 @@
 """Estimates the memory, the operations and the time of a sweep before anything runs.
 
 No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
-many tokens each has, not on what they show. Texts are read and cut into tokens, as for the sweep.
+many tokens each has, not on what they show. Texts are read and cut into tokens, as for the sweep,
+and the pictures of the videos of a question set are counted.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
+from vniah.embeddings.shown import frames_shown
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine, require_decoder
 from vniah.engines.inputs import (
@@ -29,12 +31,12 @@ from vniah.forward.kv_cache import KVLocation
 from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, Suffix, cost_of
 from vniah.grid import Grid
+from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
-from vniah.needles import Needle, NeedleSet
+from vniah.needles import NeedleSet
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
-    EncodingModel,
     Frames,
     FrameSegment,
     LanguageModel,
@@ -128,6 +130,7 @@ class Estimate:
         memory: the memory of the largest pass, with what is stored for later passes.
         shared: the work where common prefixes are computed once.
         alone: the work where every sample runs by itself.
+        shown: what is shown of the videos of a question set; None for other haystacks.
         max_frames: by the number of such devices that run a pass together, how many haystack frames
             fit into their free memory; for a task of text how many tokens of a prompt.
         notes: remarks, such as why nothing is shared.
@@ -145,6 +148,26 @@ class Estimate:
     alone: Work
     max_frames: dict[int, int]
     notes: tuple[str, ...]
+    shown: "ShownOfVideos | None" = None
+
+
+@dataclass(frozen=True)
+class ShownOfVideos:
+    """What the samples of a question set show of its videos.
+
+    Attributes:
+        num_pictures: different pictures; each is encoded once.
+        num_videos: the videos that they are of.
+    """
+
+    num_pictures: int
+    num_videos: int
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample], videos: VideoLibrary) -> "ShownOfVideos":
+        """What some samples show."""
+        frames = frames_shown(span for sample in samples for span in sample.shown)
+        return cls(len(frames), len(videos.by_video(frames)))
 
 
 def estimate(
@@ -152,7 +175,7 @@ def estimate(
     needles: NeedleSet,
     grid: Grid,
     *,
-    haystack: TextHaystack | None = None,
+    haystack: TextHaystack | VideoLibrary | None = None,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
     controls: ChosenControls = "default",
@@ -167,7 +190,8 @@ def estimate(
             weights.
         needles: what is inserted, with its questions and answers.
         grid: the cells.
-        haystack: the text, for a task of text; frames are not looked at.
+        haystack: the text, for a task of text; the videos of a question set for its task. For
+            other tasks it is not needed.
         task: as `vniah.sweep.run.run_sweep`.
         task_options: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
@@ -186,18 +210,23 @@ def estimate(
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     engine = choose_engine(decodable, EngineOptions(attention=attention))
     loaded = load_task(task, task_options)
-    text = None if haystack is None else read_text(haystack, decodable, grid)
-    samples = askable_samples(loaded, grid, needles, text, engine, controls)
+    known = None if haystack is None else read_text(haystack, decodable, grid)
+    samples = askable_samples(loaded, grid, needles, known, engine, controls)
     require_can_read(decodable, samples)
     if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:
         engine.notes.append(f"answers of up to {answer_tokens:,} tokens are generated besides")
-    found = _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
-    return replace(found, notes=(*found.notes, *engine.notes))
+    found = _estimate(decodable, needles, samples, num_ranks, attention, rates)
+    is_of_videos = isinstance(haystack, VideoLibrary)
+    return replace(
+        found,
+        notes=(*found.notes, *engine.notes, *(haystack.notes if is_of_videos else ())),
+        shown=ShownOfVideos.of(samples, haystack) if is_of_videos else None,
+    )
 
 
 def _estimate(
     model: DecoderModel | LanguageModel,
-    needle: Needle,
+    needles: NeedleSet,
     samples: Sequence[Sample],
     num_ranks: int,
     attention: str,
@@ -216,7 +245,7 @@ def _estimate(
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
         rates = measure_rates(model, kernel, num_tokens=max_tokens)
-    length = _Length.of(model, needle, samples, composed.sequences)
+    length = _Length.of(model, needles, samples, composed.sequences)
     return Estimate(
         model_name=model.name,
         dtype=str(weight.dtype).removeprefix("torch."),
@@ -308,30 +337,40 @@ class _Length:
     def of(
         cls,
         model: DecoderModel | LanguageModel,
-        needle: Needle,
+        needles: NeedleSet,
         samples: Sequence[Sample],
         sequences: Sequence[TokenSequence],
     ) -> "_Length":
-        """That of some samples, which all show frames, or all texts."""
+        """That of some samples, which all show frames, or all texts.
+
+        Besides haystack frames a sequence holds the first needle and its question; without needles
+        it holds the longest question that is asked.
+        """
         if samples[0].text is not None:
             num_read = max(len(sequence.answer_ids) for sequence in sequences)
             return cls(Fraction(num_read - 1), Fraction(1), num_read, False)
         reader = require_encoder(model)
-        fixed, per_frame = _count_tokens(reader, size_of_frame(model), needle)
-        only_needle = reader.compose(Frames.of([_NEEDLE]), needle.question, needle.answer)
-        return cls(fixed, per_frame, len(only_needle.answer_ids), True)
+        if len(needles):
+            first = needles.needles[0]
+            inserted, question, answer = (_NEEDLE,), first.question, first.answer
+        else:
+            longest = max(samples, key=lambda sample: len(sample.question))
+            inserted, question, answer = (), longest.question, longest.answer
+
+        def sequence_of(num_frames: int) -> TokenSequence:
+            shown = Frames.of([*haystack_frames(num_frames), *inserted])
+            return reader.compose(shown, question, answer)
+
+        fixed, per_frame = _count_tokens(sequence_of, size_of_frame(model))
+        return cls(fixed, per_frame, len(sequence_of(_COUNTED_FRAMES[0]).answer_ids), True)
 
 
 def _count_tokens(
-    model: EncodingModel, frame_tokens: int, needle: Needle
+    sequence_of: Callable[[int], TokenSequence], frame_tokens: int
 ) -> tuple[Fraction, Fraction]:
     """The tokens of a sequence without haystack frames, and those of each haystack frame."""
     few, many = _COUNTED_FRAMES
-    counts = []
-    for num_frames in (few, many):
-        shown = Frames.of([*haystack_frames(num_frames), _NEEDLE])
-        sequence = model.compose(shown, needle.question, needle.answer)
-        counts.append(sequence.num_tokens(frame_tokens))
+    counts = [sequence_of(number).num_tokens(frame_tokens) for number in _COUNTED_FRAMES]
     per_frame = Fraction(counts[1] - counts[0], many - few)
     return counts[0] - few * per_frame, per_frame
 

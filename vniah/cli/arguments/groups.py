@@ -159,10 +159,8 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_task_options(
-    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
-) -> None:
-    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+def add_task_option(parser: argparse.ArgumentParser, *, task: str = "vniah") -> None:
+    """--task and --task-option; ``task`` is the default in words."""
     parser.add_argument(
         "--task",
         default="vniah",
@@ -178,6 +176,13 @@ def add_task_options(
         metavar="NAME=VALUE",
         help="an option of the task; may be given several times",
     )
+
+
+def add_task_options(
+    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
+) -> None:
+    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+    add_task_option(parser, task=task)
     parser.add_argument(
         "--needle-frames",
         metavar="K",

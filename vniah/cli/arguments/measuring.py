@@ -18,8 +18,10 @@ from vniah.cli.arguments.groups import (
     add_overwrite_option,
     add_quiet_option,
     add_server_options,
+    add_task_option,
     add_task_options,
 )
+from vniah.cli.encoding import encode as encode_command
 from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
 from vniah.cli.watching import watch as watch_command
@@ -220,14 +222,16 @@ def add_encode(verbs: Any) -> None:
     add_model_options(encode)
     add_cache_option(encode)
     add_haystack_options(encode)
+    add_task_option(encode)
     encode.add_argument(
         "--frames",
         default=DEFAULT_FRAMES,
         metavar="GRID",
-        help="encode as many frames as the largest number in this grid",
+        help="encode as many frames as the largest number in this grid; with --task vqa those that "
+        "are shown at each of its lengths",
     )
     add_quiet_option(encode)
-    encode.set_defaults(command=commands.encode)
+    encode.set_defaults(command=encode_command)
 
 
 def add_show(verbs: Any) -> None:
