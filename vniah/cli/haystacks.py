@@ -76,11 +76,19 @@ def open_named_questions(options: argparse.Namespace, bars: "Bars") -> "Question
     _require_choices_of_questions(options)
     if options.haystack is None:
         return drawn_questions(on_progress=lambda done, total: bars.show("draw", done, total))
+    source, videos = _questions_and_videos(options)
     return open_questions(
-        options.haystack[0],
+        source,
+        videos=videos,
         keep_damaged=options.keep_damaged,
         on_opened=lambda done, total: bars.show("open", done, total),
     )
+
+
+def _questions_and_videos(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The questions of --haystack, and the folder with their videos where it is given."""
+    source, *videos = options.haystack
+    return source, videos[0] if videos else None
 
 
 def require_named_haystack(options: argparse.Namespace, *, option: str = "--haystack") -> None:
@@ -100,7 +108,8 @@ def require_named_haystack(options: argparse.Namespace, *, option: str = "--hays
 
         _require_choices_of_questions(options)
         if options.haystack is not None:
-            require_questions(options.haystack[0], keep_damaged=options.keep_damaged)
+            source, videos = _questions_and_videos(options)
+            require_questions(source, videos=videos, keep_damaged=options.keep_damaged)
     elif reads == "text":
         from vniah.haystacks.text import require_text
 
@@ -151,8 +160,11 @@ def _require_choices_of_questions(options: argparse.Namespace) -> None:
         )
     if options.haystack is None and options.keep_damaged:
         raise InputError("--keep-damaged is for a question set of your own: add --haystack")
-    if options.haystack is not None and len(options.haystack) > 1:
-        raise InputError("a question set is one folder or one table; give one")
+    if options.haystack is not None and len(options.haystack) > 2:
+        raise InputError(
+            "a question set is one folder, one table or one data set, and after it the folder that "
+            f"holds the videos, if they lie elsewhere; got {len(options.haystack)} paths"
+        )
 
 
 def _require_choices_of_text(options: argparse.Namespace) -> None:

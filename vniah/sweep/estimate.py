@@ -216,12 +216,11 @@ def estimate(
     if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:
         engine.notes.append(f"answers of up to {answer_tokens:,} tokens are generated besides")
     found = _estimate(decodable, needles, samples, num_ranks, attention, rates)
-    is_of_videos = isinstance(haystack, VideoLibrary)
-    return replace(
-        found,
-        notes=(*found.notes, *engine.notes, *(haystack.notes if is_of_videos else ())),
-        shown=ShownOfVideos.of(samples, haystack) if is_of_videos else None,
-    )
+    found = replace(found, notes=(*found.notes, *engine.notes))
+    if isinstance(haystack, VideoLibrary):
+        shown = ShownOfVideos.of(samples, haystack)
+        found = replace(found, notes=(*found.notes, *haystack.notes), shown=shown)
+    return found
 
 
 def _estimate(
@@ -350,12 +349,13 @@ class _Length:
             num_read = max(len(sequence.answer_ids) for sequence in sequences)
             return cls(Fraction(num_read - 1), Fraction(1), num_read, False)
         reader = require_encoder(model)
+        inserted: tuple[FrameSegment, ...] = ()
         if len(needles):
             first = needles.needles[0]
             inserted, question, answer = (_NEEDLE,), first.question, first.answer
         else:
             longest = max(samples, key=lambda sample: len(sample.question))
-            inserted, question, answer = (), longest.question, longest.answer
+            question, answer = longest.question, longest.answer
 
         def sequence_of(num_frames: int) -> TokenSequence:
             shown = Frames.of([*haystack_frames(num_frames), *inserted])

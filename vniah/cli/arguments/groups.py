@@ -93,7 +93,9 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         help="a video file, several that are joined in this order, a folder of images, or a PDF; "
         "default: a generated video. For a task of text a folder of .txt files, a file that "
         "ends in .txt, .jsonl or .parquet, datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the "
-        "language reference inside Python; default: generated prose",
+        "language reference inside Python; default: generated prose. For --task vqa a folder with "
+        "a table and videos, or a table or datasets:NAME#SPLIT and the folder with its videos; "
+        "default: a drawn set",
     )
     add_reading_options(parser)
 

@@ -35,7 +35,7 @@ from vniah.sweep.exchange.videos import (
     VideoFormat,
     size_of_video,
 )
-from vniah.sweep.manifest import environment_record, plan_record
+from vniah.sweep.manifest import environment_record, origin_record, plan_record
 from vniah.sweep.outcomes import require_readable
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.tasks import Sample, Task, load_task
@@ -131,7 +131,7 @@ def export_samples(
         plan=cast("PlanRecord", plan_record(haystack, needles, grid, loaded, samples)),
         video=video_format.record(),
         plan_sha256=hashlib.sha256(b"".join(plan)).hexdigest(),
-        environment=environment_record(None),
+        environment=environment_record(None) | origin_record(haystack),
         notes=remarks,
     )
     export = ExportFolder(
