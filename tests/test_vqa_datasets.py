@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -185,6 +186,39 @@ def test_a_hub_set_without_videos_asks_for_their_folder(root, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
     with pytest.raises(HaystackError, match=r"owner/set#test names its videos, such as 'a', and"):
         require_questions("datasets:owner/set")
+
+
+def test_configurations_of_a_data_set_are_named(root, tmp_path):
+    names = ("MC", "OE")
+    for name in names:
+        (tmp_path / name).mkdir()
+        shutil.copy(root / "one" / "test-0.parquet", tmp_path / name / "test-0.parquet")
+    listed = "".join(
+        f"- config_name: {n}\n  data_files: [{{split: test, path: {n}/test-*}}]\n" for n in names
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    with pytest.raises(HaystackError, match=r"several configurations: name one, .*'MC', 'OE'"):
+        require_questions(f"datasets:{tmp_path}", videos=root / "plain")
+    found = open_questions(f"datasets:{tmp_path}:OE", videos=root / "plain")
+    assert found.name == f"{tmp_path.name}:OE#test" and len(found.questions) == 3
+
+
+def test_files_in_an_archive_are_found_in_a_folder(root, tmp_path):
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        for path in (root / "videofolder").iterdir():
+            archive.write(path, f"clips/{path.name}")
+    with pytest.raises(HaystackError, match=r"the video 'clips/a\.mp4' of 2 questions is missing"):
+        open_questions(f"datasets:{tmp_path}")
+    shutil.copytree(root / "plain", tmp_path / "unpacked" / "clips")
+    found = open_questions(f"datasets:{tmp_path}", videos=tmp_path / "unpacked")
+    assert found.identity() == open_questions(root / "plain").identity()
+
+
+def test_a_column_may_hold_several_right_answers(root, tmp_path):
+    rows = [{**ROWS[1], "answer": ["A", "C"]}, {**ROWS[2], "answer": ["0"]}]
+    write_lines(tmp_path / "test.jsonl", rows)
+    found = open_questions(f"datasets:{tmp_path}#test", videos=root / "plain")
+    assert [question.right for question in found.questions] == [(0, 2), (0,)]
 
 
 def test_columns_of_no_layout_and_revisions_of_folders_are_refused(root, tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vniah.errors import HaystackError, InputError, first_line, hub_reason, quoted
+from vniah.errors import HaystackError, InputError, first_line, hub_reason, quoted, shortened
 from vniah.paths import user_path
 
 PREFIX = "datasets:"
@@ -27,6 +27,7 @@ _SPLIT = "train"
 _PLACE = re.compile(r"(\w+)(?:\.(.+))?")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_CONFIG = "Config name is missing"  # so the library begins, and names them in the next line
 _SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
 
 
@@ -206,6 +207,12 @@ def explained_rows(data: DataSet) -> Iterator[None]:
     except HaystackError:
         raise
     except Exception as error:  # the client raises whatever proxies and files run into
+        if str(error).startswith(_NO_CONFIG):
+            _, *names = str(error).splitlines()
+            raise HaystackError(
+                f"{data.name} has several configurations: name one, {FORM}. The library says: "
+                f"{shortened(' '.join(names[:1]), 200)}"
+            ) from error
         if data.is_folder:
             raise HaystackError(
                 f"{data.name} cannot be read by datasets: {first_line(error).rstrip('.')}."
