@@ -98,3 +98,26 @@ def test_answers_to_an_export_are_a_run(folder, tmp_path, capsys):
     assert len(results.samples) == 5
     assert run_command("export", *arguments, "--needles", "cards") == 2
     assert "the task vqa hides nothing" in capsys.readouterr().err
+
+
+def test_a_sweep_of_question_sets_has_a_report(folder, tmp_path, monkeypatch, capsys):
+    from vniah.analysis import plot, report
+
+    needle_sets = []
+
+    def save_report(runs, path, *, needles):
+        needle_sets.append(needles)
+        return path
+
+    monkeypatch.setattr(plot, "save_heatmaps", lambda results, path, **more: path)
+    monkeypatch.setattr(report, "save_report", save_report)
+    config = tmp_path / "sweep.toml"
+    config.write_text(
+        f'task = "vqa"\nhaystack = "{folder}"\nframes = "2"\ncontrols = "none"\n'
+        'models = ["tests.question_sets:make_model"]\n[tasks.all]\n[tasks.damaged]\n'
+        "keep-damaged = true\n"
+    )
+    output = tmp_path / "out"
+    assert run_command("run", "--config", config, "--output", output, "--quiet") == 0
+    assert f"report: {output / 'report.html'}" in capsys.readouterr().out
+    assert needle_sets == [[]]
