@@ -429,6 +429,7 @@ def run_command(*arguments: object) -> int:
 MODEL = ("--model", "tests.question_sets:make_model", "--task", "vqa")
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_command_measures_shows_and_prints_tables(folder, tmp_path, capsys):
     assert make_model().name == "sees-numbers"
     run = tmp_path / "run"
