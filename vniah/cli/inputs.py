@@ -93,6 +93,8 @@ def what_is_read(options: argparse.Namespace) -> "Reads":
             option is invalid.
         TaskError: there is no such task.
     """
+    if getattr(options, "task", None) is None:
+        return "frames"
     found = _reads_of_task(options)
     if found != "text":
         _require_frames(options)
