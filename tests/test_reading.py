@@ -219,25 +219,48 @@ def test_a_colon_in_a_text_is_no_key():
     assert decoder.decode(b'{"a":"x","b":"z"}')[0].b == "z"
 
 
-def test_reading_leaves_the_collector_as_it_was(tmp_path):
-    write_run(tmp_path)
-    is_enabled, num_before = gc.isenabled(), gc.get_freeze_count()
-    try:
-        gc.enable()
-        vniah.load_results(tmp_path)
-        assert gc.isenabled() and gc.get_freeze_count() <= num_before
+@pytest.fixture
+def collector():
+    """Puts back what the tests of all files froze and whether the collector is at work."""
+    is_enabled, is_frozen = gc.isenabled(), gc.get_freeze_count() > 0
+    yield
+    gc.unfreeze()
+    if is_frozen:
         gc.freeze()
-        num_frozen = gc.get_freeze_count()
-        vniah.load_results(tmp_path)
-        assert 0 < gc.get_freeze_count() <= num_frozen, "what others keep there stays there"
-        gc.unfreeze()
-        gc.disable()
-        vniah.load_results(tmp_path)
-        assert not gc.isenabled()
-    finally:
-        gc.unfreeze()
-        if is_enabled:
-            gc.enable()
+    if is_enabled:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("collector")
+@pytest.mark.parametrize("most_samples", [0, 10**9])
+def test_reading_leaves_the_collector_as_it_was(tmp_path, monkeypatch, most_samples):
+    monkeypatch.setattr("vniah.results.reading._MANY_SAMPLES", most_samples)
+    write_run(tmp_path)
+    gc.unfreeze()
+    gc.enable()
+    vniah.load_results(tmp_path)
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    gc.freeze()
+    num_frozen = gc.get_freeze_count()
+    vniah.load_results(tmp_path)
+    assert 0 < gc.get_freeze_count() <= num_frozen, "what others keep there stays there"
+    gc.unfreeze()
+    gc.disable()
+    vniah.load_results(tmp_path)
+    assert not gc.isenabled()
+
+
+@pytest.mark.usefixtures("collector")
+@pytest.mark.parametrize(("most_samples", "is_old"), [(10, True), (10**9, False)])
+def test_many_samples_are_old_objects_at_once(tmp_path, monkeypatch, most_samples, is_old):
+    monkeypatch.setattr("vniah.results.reading._MANY_SAMPLES", most_samples)
+    write_run(tmp_path)
+    gc.unfreeze()
+    gc.enable()
+    results = vniah.load_results(tmp_path)
+    gc.disable()
+    young = {id(thing) for generation in (0, 1) for thing in gc.get_objects(generation)}
+    assert young.isdisjoint(map(id, results.samples)) == is_old
 
 
 def test_samples_share_what_is_the_same(tmp_path):

@@ -2,7 +2,7 @@
 
 import gc
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from vniah.results.samples import MOST_LINE_BYTES, SampleReader, SampleResult
 SAMPLES_NAME = "samples.jsonl"
 
 RANK_SAMPLES_GLOB = "samples.rank-*.jsonl"
+
+_MANY_SAMPLES = 5_000  # of a file: more are worth it that the collector is told of them
 
 
 def rank_paths(directory: Path) -> list[Path]:
@@ -136,17 +138,23 @@ def _disagreement(sample: SampleResult, where: str) -> ResultsError:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """A block that makes many objects and no cycles, in which Python need not look for cycles."""
+def _no_collection(made: Sized) -> Iterator[None]:
+    """A block that makes many objects and no cycles, in which Python need not look for cycles.
+
+    Args:
+        made: what the block fills with objects.
+    """
     is_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if is_enabled:
-            if not gc.get_freeze_count():  # else others keep objects there, which must stay
-                # All objects become old ones, which are rarely searched. As new ones, hundreds of
-                # thousands of samples would be searched three times within a second.
+            # All objects become old ones, which are rarely searched. As new ones, hundreds of
+            # thousands of samples would be searched three times within a second. For few it is not
+            # worth the question whether others keep frozen objects, which must stay frozen: Python
+            # counts these one by one.
+            if len(made) >= _MANY_SAMPLES and not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
@@ -160,7 +168,7 @@ def _read_samples(path: Path, members: Membership) -> dict[str, SampleResult]:
     except FileNotFoundError:
         return samples
     reader = SampleReader(members.plan)
-    with file, _no_collection():
+    with file, _no_collection(samples):
         # Read as bytes, as the last line may be cut inside a character; without a newline it is
         # ignored. str.splitlines would also split at U+2028, which JSON does not escape.
         for number in itertools.count(1):
