@@ -7,11 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 # What the processes of a job load beside vniah and the models, and what takes longest.
@@ -51,12 +53,14 @@ def start(work: Callable[..., Any], *args: Any) -> BaseProcess:
 
 
 def start_torchrun(size: int, command: Sequence[str], output: Path) -> BaseProcess:
-    """Starts ``torchrun`` with a new Python for each of ``size`` processes of the command.
+    """Starts ``torchrun`` with ``size`` processes of a command, in the ways that it has for each.
 
-    What all of them print to stdout and stderr goes to the files ``<output>.out`` and
-    ``<output>.err``.
+    A module, ``-m NAME ...``, runs in a new Python each, which loads for seconds. A script runs in
+    forks of torchrun. What all of them print to stdout and stderr goes to the files
+    ``<output>.out`` and ``<output>.err``.
     """
-    launch = ["--standalone", "--nproc-per-node", str(size), *command]
+    way = [] if command[0] == "-m" else ["--run-path", "--start-method", "fork"]
+    launch = ["--standalone", "--nproc-per-node", str(size), *way, *command]
     process = _forking_server().Process(target=_launch, args=(dict(os.environ), launch, output))
     process.start()
     return process
@@ -70,7 +74,10 @@ def _forking_server() -> ForkServerContext:
     """
     heavy = [name for name in sys.modules if name.startswith(("transformers.models.", "vniah."))]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, *heavy])
+    context.set_forkserver_preload([*PRELOADED, *heavy, "frozen"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # of `frozen`
+        forkserver.ensure_running()
     return context
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -219,10 +218,10 @@ def test_mesh_when_the_leader_is_done_first_waits_for_the_others(tmp_path):
 # --- as a user starts it -------------------------------------------------------------------------
 
 SCRIPT = """
-import json, sys
-from pathlib import Path
+import json, sys, warnings
 from vniah.sweep.mesh import open_mesh
 
+warnings.simplefilter("error")
 for turn in range(2):
     with open_mesh(device="cpu") as mesh:
         numbers = list(mesh.claim("branches", 20))
@@ -231,11 +230,9 @@ for turn in range(2):
 
 
 @pytest.mark.distributed
-def test_mesh_under_torchrun(tmp_path, monkeypatch):
+def test_mesh_under_torchrun(tmp_path):
     script = tmp_path / "work.py"
     script.write_text(SCRIPT)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))
-    monkeypatch.setenv("PYTHONWARNINGS", "error")
     job = start_torchrun(2, [str(script), str(tmp_path)], tmp_path / "said")
     job.join(120)
     assert job.exitcode == 0, (tmp_path / "said.err").read_text()
