@@ -1,11 +1,13 @@
 """The floor table: a module imports only from floors below its own, or from its own room."""
 
 import ast
+import re
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from syntax import last_name, parse
 
 import vniah
 
@@ -28,6 +30,13 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FRONT = ("__init__", "__main__")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cleared():
+    """The trees of all modules are kept for the tests of this file only."""
+    yield
+    parse.cache_clear()
+
+
 def modules() -> list[Path]:
     """All modules with a floor."""
     return [path for path in sorted(PACKAGE_DIR.rglob("*.py")) if room_of(path) in FLOOR_OF]
@@ -40,7 +49,7 @@ def room_of(path: Path) -> str:
 def imported_rooms(source: str) -> set[str]:
     """Rooms of vniah that a module's text names, at its top or inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -95,10 +104,11 @@ def test_forward_knows_nothing_of_needles():
 
 
 def test_only_the_command_line_prints():
-    for path in modules():
+    texts = {path: path.read_text() for path in modules()}
+    for path in (path for path, text in texts.items() if re.search(r"\bprint\b", text)):
         calls = [
             node
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parse(texts[path]))
             if isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id == "print"
@@ -108,15 +118,15 @@ def test_only_the_command_line_prints():
 
 def imported_modules(source: str, known: Collection[str]) -> set[str]:
     """Known modules that a text imports when it runs, at its top or inside functions."""
-    tree = ast.parse(source)
+    nodes = list(ast.walk(parse(source)))
     for_types = [
         inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for node in nodes
+        if isinstance(node, ast.If) and last_name(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     ]
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node not in for_types:
             for alias in node.names:
                 module = f"{node.module}.{alias.name}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from syntax import last_name, parse
 
 import vniah
 
@@ -19,6 +20,13 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 NOT_ON_PYPI = {"flash_attn_interface"}
 # bitsandbytes needs accelerate when transformers loads with it; `Results.to_pandas` gives pandas.
 USED_BY_OTHERS = {"accelerate", "pandas"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cleared():
+    """The trees of all modules are kept for the tests of this file only."""
+    yield
+    parse.cache_clear()
 
 
 def normalized(name: str) -> str:
@@ -49,12 +57,12 @@ def imported(source: str, *, at_import: bool = False) -> set[str]:
         at_import: only those that importing the module loads.
     """
     found = set()
-    waiting: list[ast.AST] = [ast.parse(source)]
+    waiting: list[ast.AST] = [parse(source)]
     while waiting:
         node = waiting.pop()
         if at_import and (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+            or (isinstance(node, ast.If) and last_name(node.test) == "TYPE_CHECKING")
         ):
             continue
         waiting += ast.iter_child_nodes(node)
@@ -62,10 +70,7 @@ def imported(source: str, *, at_import: bool = False) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
-            "import_module",
-            "find_spec",
-        ):
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("import_module", "find_spec"):
             found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     tops = {name.partition(".")[0] for name in found}
     tops -= sys.stdlib_module_names | {"vniah"} | NOT_ON_PYPI
@@ -76,7 +81,7 @@ def named(source: str) -> set[str]:
     """What a text imports, and what it names in a string: some modules are looked up by name."""
     strings = {
         node.value
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parse(source))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     return imported(source) | {normalized(text) for text in strings if text.isidentifier()}
