@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from vniah.cli.arguments.data import add_cache, add_haystack
@@ -60,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: a command, an option or a value is invalid.
     """
-    options, unknown = build_parser().parse_known_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
     if unknown:  # the outer parser, which finds them, does not know whose options they are not
         raise InputError(f"unrecognized arguments: {' '.join(unknown)}. See: {options.prog} --help")
     if "config" in options:
@@ -79,7 +80,7 @@ def _read_sweep(options: argparse.Namespace, arguments: Sequence[str] | None) ->
     options.sweep = None
     if options.config is None and options.prog.split()[-1] != "watch":
         return
-    run = next(parser for parser in commands(build_parser()) if parser.prog.endswith(" run"))
+    run = next(parser for parser in commands(_parser()) if parser.prog.endswith(" run"))
     settings = Settings(run, left_out=ONLY_GIVEN)
     given = {name: value for name, value in _given(arguments).items() if name in settings.names}
     options.sweep = read_config(options.config, settings, given)
@@ -108,8 +109,14 @@ def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     return found
 
 
+@cache
+def _parser() -> argparse.ArgumentParser:
+    """The parser of the command line, which nobody changes."""
+    return build_parser()
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """A new parser of the command line."""
     from vniah import __version__
 
     parser = _Parser(prog="vniah", description="How far can a long-context multimodal model see?")
