@@ -706,7 +706,7 @@ def test_an_export_below_a_file(material, tmp_path):
     ],
 )
 def test_replies_that_are_no_answers(right, choices, texts, message):
-    samples, results = [], []
+    samples, results, run = [], [], load_results(REFERENCE_RUN)
     for k in range(20):
         answer = right[k % len(right)]
         sample = Sample(
@@ -716,11 +716,11 @@ def test_replies_that_are_no_answers(right, choices, texts, message):
         samples.append(sample)
         text = texts[k % len(texts)]
         result = replace(
-            load_results(REFERENCE_RUN).samples[0], sample_id=sample.sample_id, prediction=text,
+            run.samples[0], sample_id=sample.sample_id, prediction=text,
             answer=answer, correct=text == answer,
         )  # fmt: skip
         results.append(result)
-    found = warn_of_unreadable(samples, replace(load_results(REFERENCE_RUN), samples=results))
+    found = warn_of_unreadable(samples, replace(run, samples=results))
     assert found is None if message is None else message in found
 
 
