@@ -147,14 +147,10 @@ def short_measurements(monkeypatch) -> None:
 
 @pytest.fixture
 def quick_pictures(monkeypatch) -> None:
-    """Pictures whose axes stand where matplotlib first puts them.
+    """Pictures are drawn, and nothing is measured for it: see `runs.draw_quickly`."""
+    from runs import draw_quickly
 
-    For tests of commands that draw by the way: to give axes their sizes takes most of a short run.
-    """
-    monkeypatch.setattr(
-        "vniah.analysis.plot.panels.arrange",
-        lambda layout, sizes, *, is_fixed: layout.figure.set_layout_engine("none"),
-    )
+    draw_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

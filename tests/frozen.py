@@ -6,4 +6,7 @@ second, and copies the memory that they share.
 
 import gc
 
+from PIL import Image
+
+Image.init()  # its plugins, which the first picture that is saved would load
 gc.freeze()

@@ -7,12 +7,27 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vniah.grid import Cell, Grid, place_prefix
 from vniah.results import Results, RunFolder, SampleResult, grid_record
 
 PUBLISHED_DIR = Path(__file__).resolve().parent.parent / "results" / "published"
 
 Outcome = Callable[[Cell, int], bool | str | None]
+
+
+def draw_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures whose axes stand where matplotlib first puts them, with few pixels.
+
+    For tests of commands that draw by the way: to give axes their sizes, and to compress a million
+    pixels, takes most of a short run.
+    """
+    panels = "vniah.analysis.plot.panels"
+    monkeypatch.setattr(
+        f"{panels}.arrange", lambda layout, *_, **__: layout.figure.set_layout_engine("none")
+    )
+    monkeypatch.setattr(f"{panels}._DPI", 100)
 
 
 def make_manifest(grid: Grid, *, num_needles: int = 10, **changes: Any) -> dict[str, Any]:

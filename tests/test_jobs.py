@@ -13,6 +13,7 @@ import pytest
 import torch
 from jobs import JOB, run_ranks, start_ranks, start_torchrun
 from PIL import Image
+from runs import draw_quickly
 from torch.multiprocessing import ProcessExitedException
 
 import vniah.sweep.mesh
@@ -170,11 +171,13 @@ def run_main(output, *arguments):
     """The command in this process; what it says goes to files, together with its exit code."""
     rank = os.environ["RANK"]
     with (
+        pytest.MonkeyPatch.context() as patch,
         Path(f"{output}.out-{rank}").open("w") as out,
         Path(f"{output}.err-{rank}").open("w") as err,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
+        draw_quickly(patch)
         code = main([str(argument) for argument in arguments])
     Path(f"{output}.code-{rank}").write_text(str(code))
 
