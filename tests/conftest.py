@@ -28,8 +28,8 @@ from PIL import Image  # noqa: E402
 # Files whose tests start processes with tests/jobs.py. Two of them at once would fight for the
 # cores, and each worker would have to load what the processes are forked from.
 PROCESSES = (
-    *("test_cli", "test_greedy", "test_jobs", "test_mesh", "test_ring", "test_run_folder"),
-    "test_runner",
+    *("test_cli", "test_greedy", "test_haystacks", "test_jobs", "test_mesh", "test_ring"),
+    *("test_run_folder", "test_runner", "test_server_engine"),
 )
 
 
@@ -103,11 +103,18 @@ def tmp_path(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """No test sees the user's cache, or that of another test."""
-    folder = tmp_path_factory.mktemp(f"cache-{next(_NUMBERS)}", numbered=False)
+def no_cache_of_others(tmp_path_factory, monkeypatch) -> Path:
+    """No test sees the user's cache, or that of another test. What needs one makes the folder."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"
     monkeypatch.setenv("VNIAH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def own_cache(no_cache_of_others) -> Path:
+    """The folder of the test's own cache."""
+    no_cache_of_others.mkdir(exist_ok=True)
+    return no_cache_of_others
 
 
 @pytest.fixture
@@ -151,6 +158,37 @@ def quick_pictures(monkeypatch) -> None:
     from runs import draw_quickly
 
     draw_quickly(monkeypatch)
+
+
+_CHECKED: dict[Any, Any] = {}
+
+
+@pytest.fixture
+def checked_once(monkeypatch) -> None:
+    """What the check of a forward pass found is kept for later runs of the same checkpoint.
+
+    For tests that make many runs of one, for which each run makes the same check: that is half of a
+    short run. Models whose revision is not a hash over files are checked each time, and so is the
+    same checkpoint with other options, another kernel or other sequences.
+    """
+    from vniah.engines import decoder
+    from vniah.forward.costs import DecoderShape
+
+    check = decoder.check_forward
+
+    def check_once(model: Any, sequences: Any, store: Any, **options: Any) -> Any:
+        if len(model.revision) < 16 or options["ring"] is not None:
+            return check(model, sequences, store, **options)
+        kernel, place = options["kernel"], options["kv_location"]
+        key = (
+            *(type(model), model.revision, str(model.dtype), repr(dict(model.settings))),
+            *(DecoderShape.of(model.decoder), kernel and kernel.name, place, repr(sequences)),
+        )
+        if key not in _CHECKED:
+            _CHECKED[key] = check(model, sequences, store, **options)
+        return _CHECKED[key]
+
+    monkeypatch.setattr(decoder, "check_forward", check_once)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ from vniah.results import load_results
 from vniah.sweep.run import run_sweep
 from vniah.sweep.search import coarse_places, next_cells
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 LENGTHS = tuple(range(64, 1025, 64))
 DEPTHS = tuple(Fraction(k, 5) for k in range(6))

@@ -18,7 +18,7 @@ from vniah.cli.display import format_table
 from vniah.cli.outcomes import draw_heatmap
 from vniah.results import load_results
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 RESULTS = Path(__file__).parent.parent / "results"
 PUBLISHED = RESULTS / "published" / "longva-7b_vniah.json"

@@ -46,7 +46,7 @@ from vniah.tasks.controls import CONTROLS, Finding, plan_samples
 from vniah.tasks.controls.guessing import guess_chance, tail_of
 from vniah.tasks.vniah import VisualNeedle
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 DOCS = Path(__file__).parent.parent / "docs"
 GRID = Grid.parse("4,12", "0,1")

@@ -25,7 +25,7 @@ from vniah.protocol import TextSegment, TokenSequence
 from vniah.results import load_results
 from vniah.sweep.run import run_sweep
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 GRID = Grid.of([4, 9], [0, 1])
 NEW_FIELDS = ("prediction", "predicted_ids", "correct", "argmax_correct", "greedy_correct")

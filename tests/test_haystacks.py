@@ -1,15 +1,13 @@
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import start
 from PIL import Image
 from videos import at_rate, cut, draw_number, read_number, write_video
 
@@ -316,18 +314,10 @@ def test_a_broken_manifest_is_written_anew(short_parts):
     assert json.loads(whole)["sha256"] == {"part-000.mp4": digest}
 
 
-DRAW = """
-import sys
-from pathlib import Path
-from vniah.haystacks import generated as films
-films.PART_SECONDS = 4
-films.draw_parts(Path(sys.argv[1]), films.Recipe(0), seconds=16, on_progress=None)
-"""
-
-
-def start_drawing(folder):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", DRAW, str(folder)], env=environment)
+def draw_in_short_parts(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vniah.haystacks.generated.PART_SECONDS", 4)
+        draw_parts(folder, Recipe(0), seconds=16, on_progress=None)
 
 
 def check_parts(folder):
@@ -342,22 +332,26 @@ def numbers_are_frames(path):
     return len(list(open_haystack(path).frames())) == 4
 
 
+@pytest.mark.distributed
 def test_two_processes_may_draw_the_same_film_at_once(short_parts, tmp_path):
     folder = tmp_path / "film"
-    processes = [start_drawing(folder) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    processes = [start(draw_in_short_parts, folder) for _ in range(2)]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     draw_parts(folder, Recipe(0), seconds=16, on_progress=None)
     check_parts(folder)
 
 
+@pytest.mark.distributed
 def test_drawing_goes_on_after_a_kill(short_parts, tmp_path):
     folder = tmp_path / "film"
-    process = start_drawing(folder)
+    process = start(draw_in_short_parts, folder)
     deadline = time.monotonic() + 120
     while not list(folder.glob("part-*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    process.wait(timeout=60)
+    process.kill()
+    process.join(60)
     draw_parts(folder, Recipe(0), seconds=16, on_progress=None)
     check_parts(folder)
 

@@ -21,6 +21,8 @@ from vniah.results import SampleResult, load_results
 from vniah.scoring import LogitsScore, Reading, Score, score_accepted
 from vniah.sweep.run import run_sweep
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 GRID = Grid.of([4, 9], [0, 1])
 ACCEPTED = {"a": ["0", "yes no", "the red card"], "b": [], "c": ["digit"]}
 

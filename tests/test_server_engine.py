@@ -1,8 +1,9 @@
 """Sweeps over a server: several questions at once, and no heatmap of one that drops frames."""
 
+import contextlib
 import json
+import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 
 import pytest
 from chat_server import MODEL, Fault, answer, serve, write_haystack, write_needles
+from jobs import start
 
 from vniah.checks.model import check_model
 from vniah.cli import main
@@ -412,6 +414,17 @@ def test_interrupt_while_waiting_gives_what_has_arrived(folders):
     assert Counter(s.sample_id for s, _ in given) == Counter(s.sample_id for s in asked)
 
 
+def run_until_ctrl_c(arguments, folder):
+    """The command in a process of its own; what it says goes to a file."""
+    os.chdir(folder)
+    # A job that a shell started in the background ignores it, and so would this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with (folder / "said").open("w") as said, contextlib.redirect_stderr(said):
+        code = main(arguments)
+    sys.exit(code)
+
+
+@pytest.mark.distributed
 def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, command):
     """Seven samples are answered, all others are held back; the process does not wait for them."""
     end = threading.Event()
@@ -421,24 +434,18 @@ def test_ctrl_c_ends_the_command_while_the_server_is_silent(folders, tmp_path, c
             end.wait(120)
 
     with serve(fault=fault) as server:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vniah", *command(server)],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-            # a job that a shell started in the background ignores it, and so would this one
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = start(run_until_ctrl_c, command(server), tmp_path)
         path = tmp_path / "out" / "samples.jsonl"
-        while process.poll() is None:
+        while process.is_alive():
             if path.exists() and path.read_bytes().count(b"\n") == 7 and server._now == 4:
                 break
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
         held = server._now
         end.set()
-    assert process.returncode == 130, errors
+    errors = (tmp_path / "said").read_text()
+    assert process.exitcode == 130, errors
     assert "stopped; the same command goes on from here" in errors
     assert held == 4, "the server had not answered"
     assert len(load_results(tmp_path / "out").samples) == 7

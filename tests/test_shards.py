@@ -26,6 +26,8 @@ from vniah.errors import CacheError
 from vniah.haystacks.haystack import open_haystack
 from vniah.needles import load_needles
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 PARTS = (3, 2, 4)
 
 

@@ -44,7 +44,7 @@ from vniah.results import load_results
 from vniah.sweep.mesh import Mesh
 from vniah.sweep.run import run_sweep
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 GRID = {"frames": "8,16,32,64", "depths": "0,0.2,0.4,0.6,0.8,1", "num_needles": 20}
 CELLS = [found.cell for found in make_run(**GRID).cells]

@@ -16,6 +16,8 @@ from vniah.protocol import FrameSegment, TextSegment, TokenSequence
 from vniah.results import load_results
 from vniah.sweep.run import run_sweep
 
+pytestmark = pytest.mark.usefixtures("checked_once")
+
 GRID = Grid.of([1, 7, 20], [0, 0.3, 1])
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from vniah.cli import main
 from vniah.results import load_results
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 # Models that answer right, wrong, or not at all; each says when it is loaded.
 MODELS = """

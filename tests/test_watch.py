@@ -14,7 +14,7 @@ from vniah.cli.arguments import parse
 from vniah.models.appearing import files_key, find_checkpoints, why_unfinished
 from vniah.results import load_results
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
+pytestmark = pytest.mark.usefixtures("quick_pictures", "checked_once")
 
 
 @pytest.fixture(scope="module")
