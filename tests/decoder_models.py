@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -121,6 +122,13 @@ def make_runner(model: Any, sequences: Sequence[TokenSequence], **options: Any) 
 def plain(model: Any, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
     """By the decoder's own forward pass."""
     return [plain_logits(model, sequence, RandomFrames()) for sequence in sequences]
+
+
+@cache
+def plain_sweep(family: str) -> list[torch.Tensor]:
+    """What a decoder of `build_decoder` gives for `sweep_of`, by its own forward pass."""
+    model = DecoderStandIn(build_decoder(family))
+    return plain(model, sweep_of(model))
 
 
 def largest_difference(

@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import weakref
+from collections.abc import Callable
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -55,22 +57,36 @@ def quiet():
     transformers.logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Callable[[str], tuple[Tiny, Path]]:
+    """Gives a tiny model and its checkpoint, as written by save_pretrained, which stays as it is.
+
+    A test that changes files copies them with `own_copy`.
+    """
+
+    @cache
+    def save(model_type: str) -> tuple[Tiny, Path]:
+        tiny = build(model_type)
+        return tiny, tiny.save(tmp_path_factory.mktemp(model_type) / "checkpoint")
+
+    return save
+
+
 @pytest.fixture(scope="module", params=BUILDERS)
-def family(request, tmp_path_factory):
+def family(request, saved):
     """A tiny checkpoint, as written by save_pretrained and loaded again, and its folder."""
-    tiny = build(request.param)
-    folder = tiny.save(tmp_path_factory.mktemp(request.param) / "checkpoint")
-    return (
-        tiny,
-        load_folder(folder, name=request.param, options=LoadOptions(frame_size=tiny.frame_size)),
-        folder,
-    )
+    tiny, model = load_saved(saved, request.param)
+    return tiny, model, saved(request.param)[1]
 
 
-def build_and_load(model_type: str, folder: Path) -> tuple[Tiny, TransformersModel]:
-    tiny = build(model_type)
-    options = LoadOptions(frame_size=tiny.frame_size)
-    return tiny, load_folder(tiny.save(folder), name=model_type, options=options)
+def load_saved(saved, model_type: str, **options) -> tuple[Tiny, TransformersModel]:
+    tiny, folder = saved(model_type)
+    loading = LoadOptions(frame_size=tiny.frame_size, **options)
+    return tiny, load_folder(folder, name=model_type, options=loading)
+
+
+def own_copy(saved, model_type: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved(model_type)[1], tmp_path / "checkpoint"))
 
 
 def encoded(model, shown, folder: Path) -> FrameStore:
@@ -202,10 +218,9 @@ def test_each_half_works_without_the_weights_of_the_other(family, tmp_path):
     assert torch.equal(encoder.encode_frames(pixels), model.encode_frames(pixels))
 
 
-def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(tmp_path):
+def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(saved, tmp_path):
     """As the model without its head is saved, whose weights transformers completes by a prefix."""
-    tiny = build("qwen3_vl")
-    folder = tiny.save(tmp_path / "checkpoint")
+    tiny, folder = saved("qwen3_vl")[0], own_copy(saved, "qwen3_vl", tmp_path)
     weights = load_file(folder / "model.safetensors")
     weights = {name.removeprefix("model."): weight for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -342,19 +357,19 @@ def test_answer_decodes_to_the_answer(family):
     assert model.decode(sequence.answer_ids) == ANSWER
 
 
-def test_answer_begins_with_the_white_space_of_the_template(tmp_path):
+def test_answer_begins_with_the_white_space_of_the_template(saved):
     """ "Assistant: It", so the model would say " It": "It" alone is never its argmax."""
-    _, model = build_and_load("idefics3", tmp_path / "checkpoint")
+    _, model = load_saved(saved, "idefics3")
     ids = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER).answer_ids
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved("idefics3")[1])
     assert tokenizer.decode(list(ids)) == f" {ANSWER}"
     assert model.stop_ids == (1,)
 
 
 @pytest.mark.parametrize("seconds", [40, 1000])
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
-def test_question_comes_after_the_video(model_type, seconds, tmp_path):
-    _, model = build_and_load(model_type, tmp_path / "checkpoint")
+def test_question_comes_after_the_video(model_type, seconds, saved):
+    _, model = load_saved(saved, model_type)
     frames = [FrameSegment("haystack", index) for index in range(seconds)]
     sequence = model.compose(frames, QUESTION, ANSWER)
     positions = model.position_ids(sequence)
@@ -385,8 +400,8 @@ def test_positions_follow_the_grid_where_the_video_is_short():
     ]
 
 
-def test_deep_rows_of_qwen3_are_part_of_the_frame(tmp_path):
-    _, model = build_and_load("qwen3_vl", tmp_path / "checkpoint")
+def test_deep_rows_of_qwen3_are_part_of_the_frame(saved, tmp_path):
+    _, model = load_saved(saved, "qwen3_vl")
     assert model.frame_shape == (4, 6, 64)
     shown = pictures(3, model.frame_size)
     store = encoded(model, shown, tmp_path)
@@ -401,8 +416,8 @@ def test_deep_rows_of_qwen3_are_part_of_the_frame(tmp_path):
     assert (decoder_logits(model, sequence, WithoutDeep({})) - whole).abs().max() > 0.1
 
 
-def test_newline_row_is_read_after_the_last_frame(tmp_path):
-    tiny, model = build_and_load("llava_onevision", tmp_path / "checkpoint")
+def test_newline_row_is_read_after_the_last_frame(saved):
+    tiny, model = load_saved(saved, "llava_onevision")
     sequence = model.compose([FrameSegment("haystack", 0)], QUESTION, ANSWER)
     newline = sequence.segments[2]
     assert isinstance(newline, TextSegment)
@@ -411,9 +426,9 @@ def test_newline_row_is_read_after_the_last_frame(tmp_path):
     assert model.decoder.lm_head.weight.shape[0] == len(tiny.tokenizer)
 
 
-def test_clip_families_lose_no_side_of_a_frame(tmp_path):
+def test_clip_families_lose_no_side_of_a_frame(saved):
     """Their processors crop what is wider than high; a needle's text may stand there."""
-    _, model = build_and_load("llava", tmp_path / "checkpoint")
+    _, model = load_saved(saved, "llava")
     wide = np.zeros((60, 240, 3), np.uint8)
     marked = wide.copy()
     marked[:, :30] = 255
@@ -421,8 +436,8 @@ def test_clip_families_lose_no_side_of_a_frame(tmp_path):
     assert (one - other).abs().max() > 0.1
 
 
-def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
-    _, model = build_and_load("qwen2_vl", tmp_path / "checkpoint")
+def test_qwen_scales_frames_to_fit_and_pads_them(saved):
+    _, model = load_saved(saved, "qwen2_vl")
     fitted = model._fit(Image.new("RGB", (400, 100), (255, 0, 0)))
     assert fitted.size == (84, 56)
     pixels = np.array(fitted)
@@ -430,25 +445,22 @@ def test_qwen_scales_frames_to_fit_and_pads_them(tmp_path):
     assert (pixels[2, 42] == [int(255 * m) for m in model._image_processor.image_mean]).all()
 
 
-def test_frame_size_must_fit_the_patches(tmp_path):
-    folder = build("qwen2_vl").save(tmp_path / "checkpoint")
+def test_frame_size_must_fit_the_patches(saved):
+    _, folder = saved("qwen2_vl")
     with pytest.raises(ModelError, match=r"of 28 pixels .* got 100x56; the nearest is 112x56"):
         load_folder(folder, name="tiny", options=LoadOptions(frame_size=(100, 56)))
 
 
-def test_frame_size_is_refused_where_there_is_one_only(tmp_path):
-    folder = build("llava").save(tmp_path / "checkpoint")
+def test_frame_size_is_refused_where_there_is_one_only(saved):
+    _, folder = saved("llava")
     with pytest.raises(ModelError, match="frames of one size only"):
         load_folder(folder, name="tiny", options=LoadOptions(frame_size=(56, 56)))
     with pytest.raises(InputError, match="prompt_template is for checkpoints of llava_qwen"):
         load_model(folder, prompt_template="vicuna")
 
 
-def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
-    tiny = build("qwen3_vl")
-    folder = tiny.save(tmp_path / "checkpoint")
-    options = LoadOptions(dtype="bfloat16", frame_size=tiny.frame_size)
-    model = load_folder(folder, name="tiny", options=options)
+def test_rounding_to_bfloat16_stays_within_its_precision(saved, tmp_path):
+    _, model = load_saved(saved, "qwen3_vl", dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     shown = pictures(4, model.frame_size)
@@ -458,11 +470,9 @@ def test_rounding_to_bfloat16_stays_within_its_precision(tmp_path):
     assert (plain - prefilled).abs().max() < 0.08 * plain.abs().max()
 
 
-def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp_path):
+def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(saved, tmp_path):
     """Rounding sends rows elsewhere where two are nearly as good; wrong positions still fail."""
-    tiny = build("qwen3_vl_moe")
-    options = LoadOptions(dtype="bfloat16", frame_size=tiny.frame_size)
-    model = load_folder(tiny.save(tmp_path / "checkpoint"), name="tiny", options=options)
+    _, model = load_saved(saved, "qwen3_vl_moe", dtype="bfloat16")
     needles = load_needles("cards")
     assert check_model(model, needles, cache=tmp_path / "cache").passed
     right = model.position_ids
@@ -470,20 +480,15 @@ def test_check_of_experts_in_bfloat16_allows_for_rows_that_go_to_another_one(tmp
     assert not check_model(model, needles, cache=tmp_path / "cache").passed
 
 
-def test_question_with_a_placeholder_is_refused(tmp_path):
-    _, model = build_and_load("llava", tmp_path / "checkpoint")
+def test_question_with_a_placeholder_is_refused(saved):
+    _, model = load_saved(saved, "llava")
     with pytest.raises(ModelError, match="2 places for 1 frames"):
         model.compose([FrameSegment("haystack", 0)], "Is <image> a token?", "Yes")
 
 
-def test_video_llava_reads_its_own_image_processor(tmp_path):
-    _, model = build_and_load("video_llava", tmp_path / "checkpoint")
+def test_video_llava_reads_its_own_image_processor(saved):
+    _, model = load_saved(saved, "video_llava")
     assert model.frame_shape == (17, 64)  # 4 x 4 patches and the class token
-
-
-@pytest.fixture(scope="module")
-def written_llava(tmp_path_factory) -> Path:
-    return build("llava").save(tmp_path_factory.mktemp("llava") / "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -518,8 +523,8 @@ def written_llava(tmp_path_factory) -> Path:
         (lambda f: write_generation(f, eos_token_id="x"), "eos_token_id must be a whole number"),
     ],
 )
-def test_spoilt_folder_is_one_line(spoil, message, written_llava, tmp_path, capsys):
-    folder = Path(shutil.copytree(written_llava, tmp_path / "checkpoint"))
+def test_spoilt_folder_is_one_line(spoil, message, saved, tmp_path, capsys):
+    folder = own_copy(saved, "llava", tmp_path)
     spoil(folder)
     with pytest.raises(ModelError, match=message):
         load_model(folder).read_encoder()
@@ -549,9 +554,9 @@ def write_generation(folder: Path, **values) -> None:
 
 
 @pytest.mark.parametrize("model_type", sorted(BUILDERS.keys() - {"gemma3"}))
-def test_layers_that_the_configuration_does_not_count_are_refused(model_type, tmp_path):
+def test_layers_that_the_configuration_does_not_count_are_refused(model_type, saved, tmp_path):
     """transformers would leave them out, and a sweep would measure a model of fewer layers."""
-    folder = build(model_type).save(tmp_path / "checkpoint")
+    folder = own_copy(saved, model_type, tmp_path)
     text_config = json.loads((folder / "config.json").read_text())["text_config"]
     fewer = {"num_hidden_layers": 3}
     if layer_types := text_config.get("layer_types"):
@@ -561,8 +566,8 @@ def test_layers_that_the_configuration_does_not_count_are_refused(model_type, tm
         load_folder(folder, name="tiny")
 
 
-def test_missing_weight_is_named(tmp_path):
-    folder = build("internvl").save(tmp_path / "checkpoint")
+def test_missing_weight_is_named(saved, tmp_path):
+    folder = own_copy(saved, "internvl", tmp_path)
     path = folder / "model.safetensors"
     tensors = load_file(path)
     gone = sorted(tensors)[-1]
@@ -582,7 +587,7 @@ def test_wrong_hub_id_is_one_line(capsys):
 WHOLE_RUNS = ("llava_onevision", "qwen3_vl", "gemma3")
 
 
-@pytest.mark.usefixtures("film")
+@pytest.mark.usefixtures("film", "quick_pictures")
 @pytest.mark.parametrize("family", WHOLE_RUNS, indirect=True)
 def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     tiny, _, folder = family
@@ -607,8 +612,8 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     shutil.rmtree(output)
 
 
-def test_weights_are_gone_with_the_last_reference_to_the_model(tmp_path):
-    _, model = build_and_load("qwen3_vl", tmp_path / "checkpoint")
+def test_weights_are_gone_with_the_last_reference_to_the_model(saved):
+    _, model = load_saved(saved, "qwen3_vl")
     model.compose([FrameSegment("haystack", 0)], "Which?", "Yes")
     body = weakref.ref(model.decoder.model)
     gc.collect()

@@ -164,9 +164,17 @@ def rows_by_hand(weights, frame, mode, position, stride=2) -> list[torch.Tensor]
     return [*rows, newline] if position == "frame" else rows
 
 
-def logits_by_hand(folder, decoder, frames, question, answer, mode, position) -> torch.Tensor:
-    """The rows of logits that predict the answer, by the saved decoder's own forward pass."""
-    weights = load_file(folder / "model.safetensors")
+def logits_by_hand(weights, decoder, frames, question, answer, position) -> torch.Tensor:
+    """The rows of logits that predict the answer, by the saved decoder's own forward pass.
+
+    Args:
+        weights: of the checkpoint.
+        decoder: runs the pass.
+        frames: the rows of each, as `rows_by_hand` gives them.
+        question: of the prompt.
+        answer: follows it.
+        position: of the newline.
+    """
     tokenizer = build_tokenizer()
     prompt = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n"
@@ -178,8 +186,8 @@ def logits_by_hand(folder, decoder, frames, question, answer, mode, position) ->
     answer_ids = tokenizer.encode(answer, add_special_tokens=False)
     table = weights["model.embed_tokens.weight"]
     rows = list(table[before])
-    for frame in frames:
-        rows += rows_by_hand(weights, frame, mode, position)
+    for of_frame in frames:
+        rows += of_frame
     if position == "one_token":
         rows.append(weights["model.image_newline"])
     rows += [*table[after], *table[answer_ids[:-1]]]
@@ -241,14 +249,20 @@ def test_logits_equal_the_rules_by_hand(tmp_path, image_folder, needle_folder, m
     alone = logits_by_passes(model, sequences, store, share=False)
     shared = logits_by_passes(model, sequences, store, share=True)
 
-    images = [frame.image for frame in haystack.frames(stop=7)]
+    weights = load_file(tmp_path / "model.safetensors")
+
+    def by_hand(picture):
+        return rows_by_hand(weights, picture, mode, position)
+
+    frames = [by_hand(frame.image) for frame in haystack.frames(stop=7)]
+    needle_rows = {needle.needle_id: by_hand(np.asarray(needle.image)) for needle in needles}
     needle_of = {needle.needle_id: needle for needle in needles}
     for index, sample in enumerate(samples):
         needle, cell = needle_of[sample.fields["needle_id"]], sample.cell
-        shown = list(images[: cell.num_frames])
-        shown.insert(cell.needle_index, np.asarray(needle.image))
+        shown = frames[: cell.num_frames]
+        shown.insert(cell.needle_index, needle_rows[needle.needle_id])
         expected = logits_by_hand(
-            tmp_path, parts["decoder"], shown, needle.question, needle.answer, mode, position
+            weights, parts["decoder"], shown, needle.question, needle.answer, position
         )
         assert_near(alone[index], expected)
         assert_near(shared[index], expected)

@@ -12,6 +12,7 @@ from decoder_models import (
     ids,
     largest_difference,
     plain,
+    plain_sweep,
     run,
     sweep_of,
 )
@@ -28,25 +29,30 @@ NEAR = 1e-4
 
 @pytest.mark.parametrize("max_suffix_tokens", [0, 512])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tree_equals_single_passes_and_the_plain_forward(family, max_suffix_tokens):
+def test_tree_equals_the_plain_forward(family, max_suffix_tokens):
     model = DecoderStandIn(build_decoder(family))
     sequences = sweep_of(model)
     plan = make_plan(model, sequences, max_suffix_tokens=max_suffix_tokens)
     assert plan.note is None and plan.refused == {}
     assert plan.cost.num_tokens < 0.8 * plan.cost_alone.num_tokens
     assert max_suffix_tokens == 512 or any(root.branches for root in plan.branches)
-    expected = plain(model, sequences)
-    assert largest_difference(run(model, sequences, plan, chunk_size=10), expected) < NEAR
-    alone = run(model, sequences, share=False, chunk_size=10)
-    assert largest_difference(alone, expected) < NEAR
+    found = run(model, sequences, plan, chunk_size=10)
+    assert largest_difference(found, plain_sweep(family)) < NEAR
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_single_passes_equal_the_plain_forward(family):
+    model = DecoderStandIn(build_decoder(family))
+    found = run(model, sweep_of(model), share=False, chunk_size=10)
+    assert largest_difference(found, plain_sweep(family)) < NEAR
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tree_in_bf16_is_as_near_to_fp32_as_the_plain_forward(family):
-    half, whole = DecoderStandIn(build_half(family)), DecoderStandIn(build_decoder(family))
+    half = DecoderStandIn(build_half(family))
     assert half.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     sequences = sweep_of(half)
-    exact = torch.cat(plain(whole, sequences))
+    exact = torch.cat(plain_sweep(family))
     error = (torch.cat(plain(half, sequences)) - exact).abs()
     for share in (True, False):
         found = torch.cat(run(half, sequences, share=share, max_suffix_tokens=0, chunk_size=10))
@@ -163,9 +169,8 @@ def test_sequences_beyond_the_sliding_window_are_errors_and_the_others_share():
     assert all("sliding window of 50 tokens" in reason for reason in plan.refused.values())
     assert plan.note is None and plan.cost.num_tokens < plan.cost_alone.num_tokens
     found = run(model, sequences, plan, chunk_size=10)
-    whole = DecoderStandIn(build_decoder("mistral"))
     rest = [index for index in range(len(sequences)) if index not in too_long]
-    expected = plain(whole, [sequences[index] for index in rest])
+    expected = [plain_sweep("mistral")[index] for index in rest]
     assert largest_difference([found[index] for index in rest], expected) < NEAR
 
 

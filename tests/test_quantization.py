@@ -6,7 +6,7 @@ from operator import attrgetter
 
 import pytest
 import torch
-from decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
+from decoder_models import DecoderStandIn, largest_difference, plain, plain_sweep, run, sweep_of
 from families import build
 from test_prefill import build_decoder
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -51,7 +51,7 @@ def test_walk_equals_the_quantized_decoders_own_forward(load_in):
     for way in ({"share": False}, {"max_suffix_tokens": 0}, {"max_suffix_tokens": 20}):
         found = run(model, sequences, chunk_size=64, **way)
         assert largest_difference(found, expected) < MOST[load_in]
-    full = plain(DecoderStandIn(build_decoder("qwen2")), sequences)
+    full = plain_sweep("qwen2")
     change = max(float((a - b).abs().max()) for a, b in zip(full, expected, strict=True))
     assert change > 1e-3, "something was rounded"
 
