@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import draw_quickly
 
 from vniah.cli import main
 from vniah.haystacks.haystack import generated_haystack
@@ -54,12 +55,13 @@ def printed(installed, drawn_film, tmp_path_factory):
             assert main(arguments) == 0
         return output.getvalue()
 
-    grid = ("--frames", "4,8", "--depths", "0,0.5,1")
+    grid = ("--frames", "2,4", "--depths", "0,0.5,1")
     said = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(installed)
         patch.setenv("VNIAH_CACHE", str(folder / "cache"))
+        draw_quickly(patch)
         for name in CLASSES:
             model = ("--model", f"plug_in_model:{name}")
             said[name] = ask("check", *model), ask("run", *model, *grid, "--output", name)

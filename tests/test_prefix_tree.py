@@ -259,7 +259,7 @@ def written_out(branch: Branch) -> tuple:
     return branch.start, one_by_one(branch.segments), branch.num_tokens, suffixes, behind
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(span_paths(), st.sampled_from([0, 10, 512]))
 def test_tree_of_spans_is_the_tree_of_their_frames(paths, max_suffix_tokens):
     single = [Path(one_by_one(path.body), path.tail) for path in paths]
