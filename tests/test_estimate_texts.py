@@ -43,7 +43,20 @@ def estimate_text(model, **options):
 
 def without_machine(found):
     """An estimate without what the machine has free at this moment."""
-    return replace(found, memory=replace(found.memory, free=0), max_frames={})
+
+    def full(memory):
+        return replace(memory, free=0)
+
+    one_pass = found.one_pass and replace(
+        found.one_pass, memory=full(found.one_pass.memory), exact=full(found.one_pass.exact)
+    )
+    return replace(
+        found,
+        memory=full(found.memory),
+        memory_alone=full(found.memory_alone),
+        one_pass=one_pass,
+        max_frames={},
+    )
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def estimate(options: argparse.Namespace) -> int:
             "run and vniah show read so far"
         )
     load_libraries()
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
 
     require_named_haystack(options)
     needles = load_named_needles(needles_name(options))

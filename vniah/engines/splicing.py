@@ -144,10 +144,10 @@ class SplicedMap:
 
     def branches(self, indices: Iterable[int]) -> list[list[SplicedSequence]]:
         """Sequences by what is spliced in, the longest first, and by where that stands."""
-        found: dict[tuple[tuple[int, int, bytes], ...], list[SplicedSequence]] = {}
+        found: dict[tuple[tuple[int, int, bytes], ...] | int, list[SplicedSequence]] = {}
         for index in indices:
             one = self.spliced[index]
-            found.setdefault(one.branch, []).append(one)
+            found.setdefault(one.branch or index, []).append(one)  # alone where nothing is shared
         for members in found.values():
             members.sort(key=lambda one: (one.num_own, one.suffix.start), reverse=True)
         return sorted(found.values(), key=lambda members: members[0].branch)
@@ -253,7 +253,7 @@ class SplicedMap:
             for run in one.runs
             if run.stop <= before.start
         )
-        return SplicedRows(hidden, positions[..., slice(*rows)], seen, deepstack)
+        return SplicedRows(hidden, positions[..., slice(*rows)].clone(), seen, deepstack)
 
     def _shift(self, run: Run, positions: Tensor) -> Shift:
         """How many positions farther on a run stands in a sequence than in the trunk.
