@@ -11,7 +11,7 @@ from vniah.engines.one_pass import OnePassEngine, PlannedMap
 from vniah.engines.planning import SampleSequences, make_plan
 from vniah.engines.splicing import SplicedSequence
 from vniah.errors import InputError
-from vniah.forward.costs import DecoderShape
+from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.devices import free_bytes
 from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import CHUNK_SIZE
@@ -99,6 +99,8 @@ def _tree(
 
 def map_work(planned: PlannedMap, shape: DecoderShape, rates: Rates) -> Work:
     """The work of all parts; where there are several, the trunk has a pass of its own."""
+    if not planned.parts:
+        return Work.at(shape, rates, Flops(), num_passes=0, num_tokens=0)
     indices = [index for part in planned.parts for index in part]
     spliced = planned.spliced
     num_rows = sum(
