@@ -200,6 +200,7 @@ class SplicedMap:
             spliced=[self._branch(members) for members in branches],
             past=() if past is None else (past,),
             chunk_size=chunk_size,
+            add_deepstack=self._add_deepstack,
         )
         order = (one.index for members in branches for one in members)
         return dict(zip(order, read, strict=True))
@@ -214,8 +215,14 @@ class SplicedMap:
             [],
             cache=cache,
             chunk_size=chunk_size,
+            add_deepstack=self._add_deepstack,
         )
         return cache
+
+    def _add_deepstack(self, layer: int, hidden: Tensor) -> None:
+        """Adds DeepStack features to the rows of the trunk, if these are computed, after a layer."""
+        if layer < self._inputs.num_deepstack_layers and len(hidden):
+            self._inputs.add_deepstack(layer, hidden, self._pieces, 0, len(hidden))
 
     def _cache(self) -> KeyValueCache:
         body, like = self._model.decoder.model, self._model.decoder.lm_head.weight
