@@ -58,9 +58,9 @@ class Simulated:
         needles = np.tile(outcomes[:, rows].mean(axis=1), (2, 1)) if rows else None
         return PartialLength(self.lengths[place], cells, scores, needles)
 
-    def search(self, precision=DEFAULT_PRECISION):
+    def search(self, precision=DEFAULT_PRECISION, guess=None):
         seen = set()
-        while cells := next_cells(LengthBounds(self.parts, threshold=0.9), precision):
+        while cells := next_cells(LengthBounds(self.parts, threshold=0.9), precision, guess):
             assert not seen & set(cells), "no cell is measured twice"
             seen |= set(cells)
             self.rounds.append(cells)
@@ -124,6 +124,30 @@ def test_intervals_hold_although_lengths_were_chosen_by_the_scores(name):
             num_in += is_in(found.at_least or 0, whole.low, whole.high)
     assert num_held >= num_runs - 1, "96 of 100 or more in larger simulations"
     assert num_in == num_runs, "the length is in the interval of the whole grid"
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_a_guess_changes_what_it_costs_and_not_what_is_found(name):
+    rng = np.random.default_rng(5)
+    truth = TRUTHS[name]
+    for _ in range(3):
+        right = draw(truth, 40, 0.1, rng)
+        whole = Simulated(right).whole()
+        for guess in (0, whole.at_least or 0, 320, 1024, 5000):
+            run = Simulated(right)
+            found = run.search(guess=guess)
+            assert is_in(found.at_least or 0, whole.low, whole.high)
+            assert is_in(true_length(truth), found.low, found.high) or name == "on the threshold"
+
+
+def test_a_right_guess_takes_fewer_rounds():
+    right = draw(flat(np.where(PLACE <= 12, 1.0, 0.0)), 20, 0.0, np.random.default_rng(1))
+    rounds = {}
+    for guess in (None, 768, 64):
+        run = Simulated(right)
+        assert run.search(Precision.read("1"), guess).at_least == 768
+        rounds[guess] = sum(map(len, run.rounds))
+    assert rounds[768] < rounds[None]
 
 
 @pytest.mark.parametrize("last", range(17))

@@ -17,16 +17,20 @@ from families import BUILDERS, Tiny, build, pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from text_models import LANGUAGE_MODELS
+from torch.nn.functional import cross_entropy
 
 from vniah.checks.model import check_model
 from vniah.cli import main
 from vniah.embeddings.batches import identity_of
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
+from vniah.engines.document_losses import check_losses, document_losses
+from vniah.engines.documents import cut_documents, prompt_of_frames
 from vniah.engines.inputs import DecoderInputs, decoder_logits, require_reader
 from vniah.engines.planning import make_plan
-from vniah.errors import InputError, ModelError
+from vniah.errors import CheckError, InputError, ModelError
 from vniah.forward.runner import BranchRunner
+from vniah.haystacks.text import open_text
 from vniah.models.families import FAMILIES, LLAVA_TYPES
 from vniah.models.huggingface.base import TransformersDecoderModel, TransformersModel
 from vniah.models.huggingface.positions import frames_as_video
@@ -36,6 +40,7 @@ from vniah.models.loading import load_folder, load_model
 from vniah.needles import load_needles
 from vniah.options import LoadOptions
 from vniah.protocol import DecoderModel, FrameSegment, LanguageModel, TextSegment, TokenSequence
+from vniah.sweep.perplexity import require_frames
 
 NUM_FRAMES = 6
 QUESTION = "What digit is on the red card?"
@@ -139,6 +144,31 @@ def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path)
             assert (logits - own).abs().max() < TOLERANCE
             assert torch.equal(logits.argmax(-1), own.argmax(-1))
         assert own.abs().max() > 1  # weights large enough to tell things apart
+
+
+def test_losses_of_a_text_after_frames_equal_the_own_forward_on_pixels(
+    family, tmp_path, monkeypatch
+):
+    tiny, model, _ = family
+    if not isinstance(model, LanguageModel):
+        with pytest.raises(InputError, match="has no decoder that reads text alone"):
+            require_frames(model, NUM_FRAMES, 500)
+        return
+    shown = pictures(NUM_FRAMES + 1, model.frame_size)
+    store = encoded(model, shown, tmp_path)
+    prompt = prompt_of_frames(model, NUM_FRAMES)
+    num_tokens = prompt.num_tokens(model.frame_shape[-2]) + 40
+    document = next(cut_documents(model, open_text(num_tokens=400), num_tokens, prompt=prompt))
+    ids = document.sequence.answer_ids
+    found = document_losses(model, document.sequence, store=store, chunk_size=50)
+    own = cross_entropy(tiny.own_logits(shown[:-1], "", ids), torch.tensor(ids), reduction="none")
+    assert len(ids) == 40 and (found - own).abs().max() < TOLERANCE
+    assert own.std() > 0.1  # tokens can be told apart
+    if len(model.frame_shape) == 3:  # the check reads all that frames add to the decoder's layers
+        assert check_losses(model, document, store=store)["frames"] == 4
+        monkeypatch.setattr("vniah.engines.document_losses._deepstack_of", lambda *_: None)
+        with pytest.raises(CheckError, match="other losses in vniah's forward pass"):
+            check_losses(model, document, store=store)
 
 
 def test_each_half_works_without_the_weights_of_the_other(family, tmp_path):

@@ -244,7 +244,7 @@ def test_model_reads_pages_at_their_size(folder):
     assert frame_size(options_of("--haystack", str(folder))) is None
     of_pages = options_of("--haystack", str(folder), "--images", "grids")
     assert frame_size(of_pages) == SIZE
-    with pytest.raises(InputError, match="give one of these by --haystack, or a size, such as"):
+    with pytest.raises(InputError, match="give one of these, or a size, such as"):
         frame_size(options_of("--images", "grids"))
     assert frame_size(options_of("--images", "grids", "--frame-size", "96x96")) == (96, 96)
 

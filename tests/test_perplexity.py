@@ -27,8 +27,9 @@ from vniah.analysis.perplexity import (
 from vniah.analysis.perplexity_tables import format_perplexities
 from vniah.analysis.plot import perplexity_curves, save_perplexity_curves
 from vniah.cli import main
-from vniah.engines import documents
-from vniah.engines.documents import cut_documents, document_losses
+from vniah.engines import document_losses as losing
+from vniah.engines.document_losses import document_losses
+from vniah.engines.documents import cut_documents
 from vniah.errors import (
     CheckError,
     HaystackTooShortError,
@@ -169,7 +170,7 @@ def test_stored_losses_are_those_that_were_computed(tiny, measured):
 
 def test_memory_that_runs_out_makes_chunks_smaller_then_is_one_line(tiny, monkeypatch):
     document, sizes = next(cut_documents(tiny, PROSE, 50)), []
-    own = documents.token_losses
+    own = losing.token_losses
 
     def losses(*arguments, chunk_size, **options):
         sizes.append(chunk_size)
@@ -178,7 +179,7 @@ def test_memory_that_runs_out_makes_chunks_smaller_then_is_one_line(tiny, monkey
         return own(*arguments, chunk_size=chunk_size, **options)
 
     expected = document_losses(tiny, document.sequence)
-    monkeypatch.setattr(documents, "token_losses", losses)
+    monkeypatch.setattr(losing, "token_losses", losses)
     assert torch.equal(document_losses(tiny, document.sequence), expected)
     assert sizes == [2048, 1024, 512]
     sizes.append("never")
@@ -221,8 +222,8 @@ def test_numbers_that_overflow_are_never_stored(tiny, tmp_path, monkeypatch):
 
 
 def test_a_forward_pass_that_differs_from_the_models_own_is_refused(tiny, tmp_path, monkeypatch):
-    own = documents.token_losses
-    monkeypatch.setattr(documents, "token_losses", lambda *a, **k: own(*a, **k) + 0.01)
+    own = losing.token_losses
+    monkeypatch.setattr(losing, "token_losses", lambda *a, **k: own(*a, **k) + 0.01)
     with pytest.raises(CheckError, match="other losses in vniah's forward pass than in its own"):
         measure_perplexity(tiny, PROSE, num_tokens=40, num_documents=1, output=tmp_path / "out")
 
@@ -566,7 +567,7 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys):
+def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys, quick_pictures):
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "a.txt").write_text(PROSE.body[:6000])
@@ -589,7 +590,9 @@ def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys):
     assert "training length" in (tmp_path / "both.svg").read_text()
 
 
-def test_several_ropes_are_measured_by_one_command(checkpoint, tmp_path, capsys, monkeypatch):
+def test_several_ropes_are_measured_by_one_command(
+    checkpoint, tmp_path, capsys, monkeypatch, quick_pictures
+):
     monkeypatch.chdir(tmp_path)
     asked = ["perplexity", "measure", "--model", str(checkpoint), "--tokens", "40", "--quiet"]
     asked += ["--documents", "1", "--rope-theta", "500,10000"]
@@ -619,7 +622,7 @@ def test_several_ropes_are_measured_by_one_command(checkpoint, tmp_path, capsys,
 
 
 def test_several_ropes_without_an_output_have_folders_of_their_own(
-    checkpoint, tmp_path, monkeypatch
+    checkpoint, tmp_path, monkeypatch, quick_pictures
 ):
     monkeypatch.chdir(tmp_path)
     asked = ["perplexity", "measure", "--model", str(checkpoint), "--tokens", "20", "--quiet"]

@@ -144,7 +144,7 @@ def test_film_that_one_process_cannot_open_is_opened_again_for_the_next_run(monk
             raise OSError(5, "Input/output error", "film.mp4")
         return Namespace(identity=dict)
 
-    monkeypatch.setattr(session, "open_named_haystack", open_film)
+    monkeypatch.setattr(session, "open_named", open_film)
     monkeypatch.setattr(session, "parse_grid", lambda options: Namespace(max_frames=4))
     members = tuple(
         replace(member(name), options=Namespace(model=name, haystack=("film.mp4",)))

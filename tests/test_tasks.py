@@ -18,7 +18,7 @@ from vniah.results import load_results
 from vniah.scoring import GeneratedText, LogitsScore, Reading, Score, score_options
 from vniah.sweep.run import run_sweep
 from vniah.tasks import Sample, haystack_frames, insert_needle, load_task
-from vniah.tasks.base import require_distinct
+from vniah.tasks.base import reads_of, require_distinct
 from vniah.tasks.controls import choose_controls, plan_samples
 from vniah.tasks.controls.no_needle import NoNeedle
 from vniah.tasks.vniah import VisualNeedle
@@ -169,6 +169,51 @@ class NoTask:
 def test_task_that_is_none_is_refused(source, message):
     with pytest.raises(TaskError, match=message):
         load_task(source)
+
+
+class Plain:
+    """A task that says nothing of what it reads."""
+
+    name, axes = "plain", ("num_frames", "depth")
+
+    def samples(self, grid, needles, haystack):
+        return iter(())
+
+    def score(self, sample, readings):
+        raise NotImplementedError
+
+
+class OfText(Plain):
+    axes = ("num_tokens", "depth")
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("vniah", "frames"),
+        ("niah", "text"),
+        ("vqa", "questions"),
+        (Plain(), "frames"),
+        (OfText(), "text"),
+    ],
+)
+def test_task_says_what_it_reads(task, expected):
+    assert reads_of(load_task(task)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "reads", "message"),
+    [
+        (Plain, "films", "reads of the task plain must be one of frames, text, questions, got 'f"),
+        (Plain, None, "must be one of frames, text, questions, got None"),
+        (Plain, "text", "the task plain reads text, and the first of its axes is 'num_frames'"),
+        (OfText, "frames", "the task plain reads frames, and the first of its axes is 'num_tok"),
+    ],
+)
+def test_task_that_contradicts_its_axes_is_refused(task, reads, message):
+    own = type("Own", (task,), {"reads": reads})
+    with pytest.raises(TaskError, match=message):
+        load_task(own())
 
 
 # --- scores of options ---------------------------------------------------------------------------

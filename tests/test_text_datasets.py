@@ -13,7 +13,7 @@ from vniah.errors import HaystackError, HaystackTooShortError, InputError
 from vniah.files import hash_text
 from vniah.haystacks import text_datasets
 from vniah.haystacks.text import open_text, require_text
-from vniah.haystacks.text_datasets import parse_dataset
+from vniah.haystacks.text_datasets import parse_column
 
 ROWS = [
     {"id": 1, "text": "It rained. We left.\r\n", "note": "a"},
@@ -81,18 +81,24 @@ def test_what_is_not_there_is_refused_in_one_line(source, message, folder):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["", "#train", "x#", "x#train text", "x:#train", " #train.text"])
+NO_NAMES = ["", "#train", "x#", "x#train text", "x:#train", " #train.text", "x@#train"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_names_of_another_form_are_refused(name):
-    with pytest.raises(InputError, match=r"a text in a data set is named datasets:NAME|must not"):
-        parse_dataset(f"datasets:{name}")
+    with pytest.raises(InputError, match=r"named datasets:NAME|must not|: datasets:NAME"):
+        parse_column(f"datasets:{name}")
 
 
 def test_names_have_configurations_splits_and_columns():
-    found = parse_dataset("datasets:owner/set:en.v1#validation.body.text")
+    found = parse_column("datasets:owner/set:en.v1#validation.body.text")
     assert (found.source, found.config) == ("owner/set", "en.v1")
     assert (found.split, found.column) == ("validation", "body.text")
     assert found.name == "owner/set:en.v1#validation.body.text"
-    assert parse_dataset("datasets:imdb").name == "imdb#train.text"
+    assert parse_column("datasets:imdb").name == "imdb#train.text"
+    found = parse_column("datasets:owner/set@refs/pr/1:en#test")
+    assert (found.source, found.revision, found.config) == ("owner/set", "refs/pr/1", "en")
+    assert found.name == "owner/set@refs/pr/1:en#test.text"
 
 
 def test_no_more_is_read_than_a_haystack_can_use(folder, monkeypatch):

@@ -429,6 +429,7 @@ def run_command(*arguments: object) -> int:
 MODEL = ("--model", "tests.question_sets:make_model", "--task", "vqa")
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_command_measures_shows_and_prints_tables(folder, tmp_path, capsys):
     assert make_model().name == "sees-numbers"
     run = tmp_path / "run"
@@ -467,17 +468,6 @@ def test_command_refuses_in_one_line(arguments, message, capsys):
     assert run_command("run", "--task", "vqa", *arguments) == 2
     err = capsys.readouterr().err.strip()
     assert message in err and err.count("\n") == 0
-
-
-def test_other_commands_say_that_they_do_not_read_question_sets(capsys, tmp_path):
-    assert run_command("estimate", "--task", "vqa", "--quiet") == 2
-    assert "depends on its videos, which only vniah run and vniah show read" in (
-        capsys.readouterr().err
-    )
-    assert run_command("export", "--task", "vqa", "--output", tmp_path / "x", "--quiet") == 2
-    assert "is of question sets, which only vniah run and vniah show read" in (
-        capsys.readouterr().err
-    )
 
 
 def test_missing_video_is_refused_or_left_out(folder, tmp_path, capsys):

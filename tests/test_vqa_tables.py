@@ -11,7 +11,7 @@ from question_sets import row, write_clip, write_csv, write_lines
 
 from vniah.errors import HaystackError
 from vniah.tasks.vqa.opening import open_questions, require_questions
-from vniah.tasks.vqa.questions import read_options, read_right
+from vniah.tasks.vqa.questions import read_options, read_right, without_options
 from vniah.tasks.vqa.tables import find_tables, read_tables
 
 
@@ -112,6 +112,30 @@ def test_next_qa_is_read_through_its_map(clips, tmp_path):
     with pytest.raises(HaystackError, match=r"several tables, test.csv, val.csv; name the one"):
         require_questions(tmp_path)
     assert len(open_questions(tmp_path / "test.csv").questions) == 2
+
+
+def test_mlvu_of_lmms_eval_is_read_without_the_options_in_its_questions(clips, tmp_path):
+    link(clips, "a", tmp_path / "movie_1.mp4")
+    asked = {"video_name": "movie_1.mp4", "duration": 480.0, "task_type": "needle"}
+    asked |= {"candidates": ["a  cat", "B"], "answer": "B", "question_id": "Q0"}
+    rows = [
+        asked | {"question": "What is\nit?\n(A) a cat\n(B) B\n"},
+        asked | {"question": "What is it?"},
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    found = open_questions(tmp_path)
+    assert [question.question for question in found.questions] == ["What is\nit?", "What is it?"]
+    expected = ("movie_1.mp4", ("a cat", "B"), (1,), "medium", "needle")
+    assert facts(found) == [("1", *expected), ("2", *expected)]
+
+
+def test_options_in_a_question_are_those_of_its_column():
+    assert without_options("Is it (A) or (B)?", ("x", "y")) == "Is it (A) or (B)?"
+    assert without_options("Which?\n(A) x", ("x", "y")) == "Which?\n(A) x"
+    with pytest.raises(ValueError, match="lists other options in its question"):
+        without_options("Which?\n(A) y\n(B) x", ("x", "y"))
+    with pytest.raises(ValueError, match="has an empty question"):
+        without_options("(A) x\n(B) y", ("x", "y"))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, inf, isfinite, sqrt
 from typing import Any
 
@@ -59,11 +60,13 @@ def perplexity_by_position(
     """The losses of tokens by their positions, in buckets of equal size.
 
     Buckets begin at multiples of ``size``. The first has one token less, as nothing predicts token
-    0, or more where the tokenizer puts several before every text; the last ends with the document.
+    0, or more where several are before the text, such as those of frames. Where that would leave it
+    less than half of its tokens, it goes on to the end of the next one. The last ends with the
+    document.
 
     Args:
         results: at least one document.
-        size: positions of a bucket; by default about 16 buckets, of a power of two.
+        size: positions of a bucket; by default that of `default_bucket`.
         confidence: of the intervals.
 
     Raises:
@@ -75,10 +78,11 @@ def perplexity_by_position(
     stop = first + nats.shape[1]
     size = default_bucket(results) if size is None else size
     require_bucket(size, stop)
-    return tuple(
-        _bucket(nats, first, max(start, first), min(start + size, stop), confidence)
-        for start in range(first // size * size, stop, size)
-    )
+    second = (first // size + 1) * size
+    if 2 * (second - first) < size:
+        second += size
+    edges = [first, *range(second, stop, size), stop]
+    return tuple(_bucket(nats, first, *both, confidence) for both in pairwise(edges))
 
 
 def require_bucket(size: int, num_tokens: int) -> None:
@@ -96,8 +100,18 @@ def require_bucket(size: int, num_tokens: int) -> None:
 
 
 def default_bucket(results: PerplexityResults) -> int:
-    """A size of which a document has 9 to 16 buckets, a power of two."""
-    return 1 << max(0, (results.num_tokens - 1).bit_length() - _NUM_BUCKETS.bit_length() + 1)
+    """A power of two, of which the tokens that count have 8 to 17 buckets."""
+    num_counted = results.num_tokens - first_counted(results)
+    return 1 << max(0, num_counted.bit_length() - _NUM_BUCKETS.bit_length() + 1)
+
+
+def first_counted(results: PerplexityResults) -> int:
+    """The position of the first token that counts.
+
+    Raises:
+        ResultsError: no document is done yet.
+    """
+    return _require_documents(results)[1]
 
 
 def perplexity_between(
@@ -125,7 +139,7 @@ def summarize_perplexity(results: PerplexityResults) -> list[str]:
     assert whole is not None, "a document has tokens that count"
     lines = [
         f"perplexity {format_perplexity(whole)} ({whole.nats:.4f} nats per token) over "
-        f"{counted(whole.num_documents, 'document')} of {results.num_tokens:,} tokens"
+        f"{describe_documents(results)}"
     ]
     trained = results.trained_tokens
     if trained is not None:
@@ -136,7 +150,30 @@ def summarize_perplexity(results: PerplexityResults) -> list[str]:
                 f"{format_perplexity(within)} up to the training length of {trained:,} tokens, "
                 f"{format_perplexity(beyond)} beyond it"
             )
+        elif within is None:
+            lines.append(f"all of it is beyond the training length of {trained:,} tokens")
     return lines
+
+
+def describe_documents(results: PerplexityResults) -> str:
+    """How many documents there are, how long they are, and what is before their text.
+
+    For example ``"4 documents of 2,048 tokens: 1,216 of a prompt with 8 frames of film.mp4, then
+    832 of text"``.
+    """
+    num_tokens = results.num_tokens
+    sentence = f"{counted(len(results.documents), 'document')} of {num_tokens:,} tokens"
+    if not results.num_frames:
+        return sentence
+    first = first_counted(results)
+    return (
+        f"{sentence}: {first:,} of a prompt with {_frames_of(results)} of {results.video_name}, "
+        f"then {num_tokens - first:,} of text"
+    )
+
+
+def _frames_of(results: PerplexityResults) -> str:
+    return counted(results.num_frames, results.frame_unit)
 
 
 def format_perplexity(bucket: Bucket, *, interval: bool = True) -> str:
@@ -177,18 +214,16 @@ def _bucket(nats: Any, first: int, start: int, stop: int, confidence: float) -> 
 
 
 def perplexity_labels(results: Sequence[PerplexityResults]) -> tuple[str, ...]:
-    """A name for each result that no other one has: the model's, and how its RoPE differs.
+    """A name for each result that no other one has: the model's, how its RoPE differs, and which
+    frames its documents follow.
 
     Where these are the same, the folder's path is added.
 
     Raises:
         ResultsError: a result holds a scaling that cannot be read.
     """
-    remarks = rope_remarks(results)
-    names = [
-        f"{one.name}, {remark}" if remark else one.name
-        for one, remark in zip(results, remarks, strict=True)
-    ]
+    remarks = zip(results, rope_remarks(results), _frame_remarks(results), strict=True)
+    names = [", ".join(filter(None, (one.name, *both))) for one, *both in remarks]
     found = [
         name if names.count(name) == 1 else f"{name} in {one.path}"
         for name, one in zip(names, results, strict=True)
@@ -197,6 +232,22 @@ def perplexity_labels(results: Sequence[PerplexityResults]) -> tuple[str, ...]:
         name if found.count(name) == 1 else f"{name} ({found[: place + 1].count(name)})"
         for place, name in enumerate(found)
     )
+
+
+def _frame_remarks(results: Sequence[PerplexityResults]) -> list[str]:
+    """For each result, which frames its documents follow; ``""`` for text if all are of text.
+
+    The video is named where there are several.
+    """
+    videos = {one.video_name for one in results if one.num_frames}
+    if not videos:
+        return [""] * len(results)
+    return [
+        f"after {_frames_of(one)}" + f" of {one.video_name}" * (len(videos) > 1)
+        if one.num_frames
+        else "text alone"
+        for one in results
+    ]
 
 
 def about_tokens(names: Sequence[str], results: Sequence[PerplexityResults]) -> list[str]:
@@ -234,8 +285,16 @@ def _cut_alike(one: PerplexityResults, other: PerplexityResults) -> bool | None:
     models = [run.manifest["model"] for run in (one, other)]
     if all(models[0].get(key) == models[1].get(key) for key in ("name", "revision")):
         return True
-    if one.manifest["haystack"] != other.manifest["haystack"] or one.num_tokens != other.num_tokens:
+    if one.manifest["haystack"] != other.manifest["haystack"]:
         return None
-    places = [{d.number: (d.start, d.stop, d.first) for d in run.documents} for run in (one, other)]
+    has_frames = one.num_frames > 0
+    sizes = [run.num_tokens - first_counted(run) * has_frames for run in (one, other)]
+    if has_frames != (other.num_frames > 0) or sizes[0] != sizes[1]:
+        return None
+    # What is before a text is of the tokenizer, but for the frames and the prompt around them.
+    places = [
+        {d.number: (d.start, d.stop, 0 if has_frames else d.first) for d in run.documents}
+        for run in (one, other)
+    ]
     common = places[0].keys() & places[1].keys()
     return all(places[0][number] == places[1][number] for number in common) if common else None

@@ -40,6 +40,7 @@ def perplexity_rows(
             rows.append(
                 {
                     "result": name,
+                    "num_frames": one.num_frames,
                     "start": bucket.start,
                     "stop": bucket.stop,
                     "num_documents": bucket.num_documents,
@@ -102,10 +103,13 @@ def _record(name: str, results: PerplexityResults) -> dict[str, Any]:
         "path": str(results.path),
         "model": results.name,
         "haystack": results.haystack_name,
+        "num_frames": results.num_frames,
+        "video": results.video_name,
         "num_documents": len(results.documents),
         "num_tokens": results.num_tokens,
         "trained_tokens": results.trained_tokens,
         "summary": summarize_perplexity(results),
+        "notes": list(results.notes),
     }
 
 
@@ -126,7 +130,7 @@ def _layout(results: Sequence[PerplexityResults], size: int | None, confidence: 
     notes = [
         f"{name}: {line}"
         for name, one in zip(names, results, strict=True)
-        for line in summarize_perplexity(one)
+        for line in (*summarize_perplexity(one), *one.notes)
     ]
     notes += about_tokens(names, results)
     if any(bucket.interval is not None for column in columns for bucket in column):

@@ -33,9 +33,9 @@ def list_caches(options: argparse.Namespace) -> int:
     for one in found:
         rows.append(
             (
-                one.model or "(film)",
+                one.model or ("-" if one.num_frames is None else "(film)"),
                 one.source,
-                f"{one.num_frames:,}",
+                "-" if one.num_frames is None else f"{one.num_frames:,}",
                 scaled(size_of(one.everything), "B"),
                 _date(one.last_used),
                 _about_checksums(one, is_verified=options.verify),

@@ -2,16 +2,13 @@
 
 import argparse
 import shutil
-import time
-from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
 from vniah.cli.display import format_estimate, format_families, format_requests
-from vniah.cli.haystacks import open_named_haystack, require_named_haystack
+from vniah.cli.haystacks import open_named, require_named_haystack
 from vniah.cli.inputs import (
-    asks_question_sets,
     load_libraries,
     load_named_model,
     load_named_needles,
@@ -20,56 +17,16 @@ from vniah.cli.inputs import (
     only_rope,
     open_job,
     parse_grid,
+    what_is_read,
 )
-from vniah.cli.printing import comment, show, show_lines, working
+from vniah.cli.printing import show, show_lines, working
 from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep, fits
 from vniah.errors import InputError, printable
-from vniah.grid import Grid
 
 if TYPE_CHECKING:
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.mesh import Mesh
-
-
-def encode(options: argparse.Namespace) -> int:
-    """Fills the embedding cache."""
-    num_frames, rope = Grid.parse(options.frames, "0").max_frames, only_rope(options)
-    load_libraries()
-    from vniah.embeddings.encode import encode_haystack
-    from vniah.engines.inputs import require_encoder
-    from vniah.sweep.progress import Bars
-
-    with Bars(not options.quiet) as bars:
-        model = require_encoder(load_named_model(options, rope, has_decoder=False))
-        haystack = open_named_haystack(options, num_frames, bars)
-        started, encoded = time.perf_counter(), [0]
-
-        def on_progress(done: int, total: int) -> None:
-            encoded.append(done)
-            bars.show("encode", done, total)
-
-        cache = encode_haystack(
-            model, haystack, num_frames, directory=options.cache, on_progress=on_progress
-        )
-        seconds = time.perf_counter() - started
-    if len(encoded) == 1:
-        comment(f"nothing to do: {cache.num_frames:,} {haystack.unit}s are already encoded")
-    else:
-        rate = f"{_rate(encoded, seconds)} {haystack.unit}s/s"
-        comment(f"{cache.num_frames:,} {haystack.unit}s encoded, {rate}")
-    for note in cache.notes():
-        show(f"note: {note}")
-    show(f"cache: {cache.directory}")
-    return 0
-
-
-def _rate(encoded: Sequence[int], seconds: float) -> str:
-    """How many a second this start encoded, without those that were encoded before."""
-    from vniah.embeddings.batches import BATCH_SIZE
-
-    num_frames = encoded[-1] - max(0, encoded[1] - BATCH_SIZE)
-    return f"{num_frames / seconds:.1f}"
 
 
 def check(options: argparse.Namespace) -> int:
@@ -183,17 +140,17 @@ def estimate(options: argparse.Namespace) -> int:
     if options.sweep is not None:
         return estimate_sweep(options.sweep)
     grid, rope = parse_grid(options), only_rope(options)
-    if asks_question_sets(options):
-        raise InputError(
-            f"what a run takes of the task {options.task} depends on its videos, which only vniah "
-            "run and vniah show read so far"
-        )
     load_libraries()
     from vniah.sweep.estimated import Estimate
+    from vniah.sweep.progress import Bars
 
     require_named_haystack(options)
     needles = load_named_needles(needles_name(options))
-    found = estimate_run(load_named_outline(options, rope), needles, grid, options)
+    model = load_named_outline(options, rope)
+    with Bars(not options.quiet) as bars:
+        is_film = what_is_read(options) == "frames"
+        haystack = None if is_film else open_named(options, grid.max_frames, bars)
+    found = estimate_run(model, needles, grid, options, haystack)
     show_lines(format_estimate(found) if isinstance(found, Estimate) else format_requests(found))
     return 0 if fits(found) else 1
 

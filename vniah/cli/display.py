@@ -94,6 +94,7 @@ def format_estimate(found: "Estimate") -> str:
         f"{printable(found.model_name)}: {found.num_samples:,} samples of up to "
         f"{found.max_tokens:,} tokens"
         + ("" if is_text else f", {found.tokens_per_frame:g} per frame"),
+        *_about_videos(found),
         "",
         f"memory{per_rank}",
         *_indented(_memory_rows(found)),
@@ -201,6 +202,16 @@ def format_requests(found: "RequestsEstimate") -> str:
             "goes on"
         )
     return "\n".join((*lines, *(f"note: {printable(note)}" for note in found.notes)))
+
+
+def _about_videos(found: "Estimate") -> list[str]:
+    if found.shown is None:
+        return []
+    pictures = counted(found.shown.num_pictures, "different picture")
+    return [
+        f"  they show {pictures} of {counted(found.shown.num_videos, 'video')}; each is encoded "
+        "once (vniah encode)"
+    ]
 
 
 def _about_fetching(found: "Estimate") -> list[str]:

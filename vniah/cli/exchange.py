@@ -4,13 +4,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vniah.cli.display import scaled
-from vniah.cli.haystacks import open_named_haystack, open_named_text
+from vniah.cli.haystacks import open_named_haystack, open_named_questions, open_named_text
 from vniah.cli.inputs import (
     load_libraries,
+    load_named_needles,
     needles_name,
     parse_grid,
-    shows_text,
     task_options,
+    what_is_read,
 )
 from vniah.cli.outcomes import draw_heatmaps, show_results
 from vniah.cli.printing import comment, show
@@ -19,16 +20,17 @@ from vniah.grid import Grid
 from vniah.options import DEFAULT_QUANTIZER
 
 if TYPE_CHECKING:
-    from vniah.needles import NeedleSet
+    from vniah.haystacks.haystack import Haystack
     from vniah.sweep.exchange.export import Export
+    from vniah.tasks.vqa.opening import QuestionVideos
 
 DEFAULT_NEEDLES = "counterfactual"
 
 
 def export(options: argparse.Namespace) -> int:
     """Writes the samples of a grid as videos, or as texts, with questions."""
-    grid, of_task = parse_grid(options), task_options(options)
-    if shows_text(options):
+    grid, of_task, reads = parse_grid(options), task_options(options), what_is_read(options)
+    if reads == "text":
         return _export_texts(options, grid)
     if options.tokenizer is not None:
         raise InputError(
@@ -36,14 +38,21 @@ def export(options: argparse.Namespace) -> int:
             "leave it out, or give a task of text, --task niah"
         )
     load_libraries()
-    from vniah.needles import load_needles
     from vniah.sweep.exchange.export import export_samples
     from vniah.sweep.progress import Bars
 
-    needles = load_needles(options.needles or DEFAULT_NEEDLES)
+    is_film = reads == "frames"
+    needles = load_named_needles(
+        (options.needles or DEFAULT_NEEDLES) if is_film else needles_name(options)
+    )
     with Bars(not options.quiet) as bars:
-        haystack = open_named_haystack(options, grid.max_frames, bars)
-        _announce(options, haystack.name, grid, needles)
+        haystack: Haystack | QuestionVideos
+        if is_film:
+            haystack = open_named_haystack(options, grid.max_frames, bars)
+            _announce(options, haystack.name, grid, counted(len(needles), "needle"))
+        else:
+            haystack = open_named_questions(options, bars)
+            _announce(options, haystack.name, grid, counted(len(haystack.questions), "question"))
         found = export_samples(
             haystack,
             needles,
@@ -80,7 +89,7 @@ def _export_texts(options: argparse.Namespace, grid: Grid) -> int:
 
     needles, tokenizer = load_needles(needles_name(options)), open_counter(options.tokenizer)
     haystack = open_named_text(options, grid.max_frames)
-    _announce(options, haystack.name, grid, needles)
+    _announce(options, haystack.name, grid, counted(len(needles), "needle"))
     found = export_texts(
         haystack,
         needles,
@@ -97,12 +106,11 @@ def _export_texts(options: argparse.Namespace, grid: Grid) -> int:
     return _show_export(found, "")
 
 
-def _announce(
-    options: argparse.Namespace, haystack_name: str, grid: Grid, needles: "NeedleSet"
-) -> None:
+def _announce(options: argparse.Namespace, haystack_name: str, grid: Grid, asked: str) -> None:
+    """Says what is exported; ``asked`` is what is asked in each cell, in words."""
     comment(
-        f"{options.task} on {haystack_name}: {counted(len(grid.cells), 'cell')} x "
-        f"{counted(len(needles), 'needle')} -> {options.output}"
+        f"{options.task} on {haystack_name}: {counted(len(grid.cells), 'cell')} x {asked} -> "
+        f"{options.output}"
     )
 
 

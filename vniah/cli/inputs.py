@@ -18,6 +18,7 @@ from vniah.options.rope import RopeChoice, rope_choices
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from vniah.models.server.client import ServerOptions
     from vniah.needles import NeedleSet
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vniah.results import Results
     from vniah.sweep.mesh import Mesh
     from vniah.sweep.run import SweepOptions
+    from vniah.tasks.base import Reads
 
 # The options of a server, with the names of the fields of `ServerOptions`.
 SERVER_FIELDS = (
@@ -59,20 +61,21 @@ def load_libraries() -> None:
 def parse_grid(options: argparse.Namespace) -> Grid:
     """The grid of --frames or --tokens with --positions, if given, else with --depths.
 
-    A task of question sets has the one depth 0.
+    A task of question sets has the one depth 0. A task that cannot be loaded is refused where it is
+    needed, and not here.
 
     Raises:
         InputError: the grid cannot be read, or there are depths where they have no meaning.
     """
-    if asks_question_sets(options):
+    reads: Reads | None = None
+    with suppress(VniahError):
+        reads = _reads_of_task(options)
+    if reads == "questions":
+        _require_frames(options)
         if options.positions is not None or options.depths not in (DEFAULT_DEPTHS, "0"):
             raise InputError(
                 f"the task {options.task} inserts nothing, so that a depth or position has no "
                 "meaning; leave out --depths and --positions"
-            )
-        if getattr(options, "tokens", None) is not None:
-            raise InputError(
-                f"the task {options.task} shows frames: give --frames in place of --tokens"
             )
         return Grid.parse(options.frames, "0")
     tokens = getattr(options, "tokens", None)
@@ -82,48 +85,48 @@ def parse_grid(options: argparse.Namespace) -> Grid:
     return Grid.parse(lengths, positions=options.positions, unit=unit)
 
 
-def shows_text(options: argparse.Namespace) -> bool:
-    """Whether the task of --task shows text, whose lengths are those of --tokens.
+def what_is_read(options: argparse.Namespace) -> "Reads":
+    """What the task of --task reads; frames for a command without a task.
 
     Raises:
-        InputError: --tokens is given and the task shows frames, or the other way round.
+        InputError: --tokens is given and the task shows frames, or the other way round; or a task
+            option is invalid.
         TaskError: there is no such task.
     """
-    from vniah.tasks import load_task
-    from vniah.tasks.base import is_of_text
-
-    if getattr(options, "task", None) is None:  # a command without a task
-        return False
-    task = load_task(options.task, task_options(options))
-    is_text = is_of_text(task)
-    if is_text and options.tokens is None:
+    if getattr(options, "task", None) is None:
+        return "frames"
+    found = _reads_of_task(options)
+    if found != "text":
+        _require_frames(options)
+    elif getattr(options, "tokens", "") is None:
         raise InputError(
-            f"the task {task.name} shows text, whose length counts in tokens: give --tokens, such "
-            "as 512:4096:512, in place of --frames"
+            f"the task {options.task} shows text, whose length counts in tokens: give --tokens, "
+            "such as 512:4096:512, in place of --frames"
         )
-    if not is_text and options.tokens is not None:
+    return found
+
+
+def _require_frames(options: argparse.Namespace) -> None:
+    if getattr(options, "tokens", None) is not None:
         raise InputError(
-            f"the task {task.name} shows frames: give --frames in place of --tokens, or a task of "
-            "text, --task niah"
+            f"the task {options.task} shows frames: give --frames in place of --tokens, or a task "
+            "of text, --task niah"
         )
-    return is_text
 
 
-def asks_question_sets(options: argparse.Namespace) -> bool:
-    """Whether the task of --task asks the questions of a set about its videos.
-
-    A task that cannot be loaded does not, and is refused where it is needed.
-    """
-    from vniah.factories import is_factory
-
-    name = getattr(options, "task", None)
-    if not isinstance(name, str) or not (name == "vqa" or is_factory(name)):
-        return False
+def _reads_of_task(options: argparse.Namespace) -> "Reads":
+    """What the task of --task reads, by the task alone."""
     from vniah.tasks import load_task
+    from vniah.tasks.base import reads_of
 
-    with suppress(VniahError):
-        return bool(getattr(load_task(name, task_options(options)), "asks_question_sets", False))
-    return name == "vqa"
+    if getattr(options, "task", None) is None:
+        return "frames"
+    return reads_of(load_task(options.task, task_options(options)))
+
+
+def shows_text(options: argparse.Namespace) -> bool:
+    """Whether the task of --task shows text; errors are those of `what_is_read`."""
+    return what_is_read(options) == "text"
 
 
 def task_options(options: argparse.Namespace) -> dict[str, str]:
@@ -136,7 +139,7 @@ def task_options(options: argparse.Namespace) -> dict[str, str]:
     given += [
         (name, getattr(options, name))
         for name in ("needle_frames", "needle_style")
-        if getattr(options, name) is not None
+        if getattr(options, name, None) is not None
     ]
     found: dict[str, str] = {}
     for name, value in given:
@@ -178,16 +181,22 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         stop_early=load_baseline(options),
         window=options.window,
         verify=options.verify,
+        screen=_load_other(options.screen, "screen"),
     )
 
 
 def load_baseline(options: argparse.Namespace) -> "Results | None":
     """The run that a sweep is compared with while it is going on; None for one that runs whole."""
-    if options.stop_early is None:
+    return _load_other(options.stop_early, "baseline")
+
+
+def _load_other(path: "Path | None", name: str) -> "Results | None":
+    """The results of another run, if its path is given; ``name`` names it in a message."""
+    if path is None:
         return None
     from vniah.analysis.compare.pairing import load
 
-    return load(options.stop_early, "baseline")
+    return load(path, name)
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int | None:
@@ -220,7 +229,8 @@ def needles_name(options: argparse.Namespace) -> str:
     Raises:
         InputError: needles are given for a task that hides nothing.
     """
-    if asks_question_sets(options):
+    reads = what_is_read(options)
+    if reads == "questions":
         if options.needles is not None:
             raise InputError(
                 f"the task {options.task} hides nothing: leave out --needles, and give the "
@@ -235,12 +245,12 @@ def needles_name(options: argparse.Namespace) -> str:
     model = getattr(options, "model", None)
     is_embedded = model in embedded_models()
     name = options.needles
-    if name is None and not is_embedded and has_pages(options) and not shows_text(options):
+    if name is None and not is_embedded and has_pages(options) and reads != "text":
         name = PAGES
     if name is not None and is_without_size(name):
         size = page_size(options)
         return str(name) if size is None else name_with_size(name, size)
-    if options.needles is None and (shows_text(options) or model in PACKAGED):
+    if options.needles is None and (reads == "text" or model in PACKAGED):
         return NUMBERS
     return options.needles or ("cards" if is_embedded else "counterfactual")
 

@@ -43,7 +43,6 @@ def frame_size(options: argparse.Namespace) -> tuple[int, int] | None:
     if found is None:
         raise InputError(
             "--images grids brings all pictures to one size, which the pages of a folder of images "
-            "or of a PDF have: give one of these by --haystack, or a size, such as --frame-size "
-            "816x1056"
+            "or of a PDF have: give one of these, or a size, such as --frame-size 816x1056"
         )
     return found

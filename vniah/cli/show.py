@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.cli import values
 from vniah.cli.environment import load_matplotlib
-from vniah.cli.haystacks import open_named_haystack, open_named_questions, open_named_text
+from vniah.cli.haystacks import (
+    open_named,
+    open_named_haystack,
+    open_named_questions,
+    open_named_text,
+)
 from vniah.cli.inputs import (
-    asks_question_sets,
     load_libraries,
     load_named_model,
     load_named_needles,
     needles_name,
     only_rope,
-    shows_text,
     task_options,
 )
 from vniah.cli.printing import show, show_lines
@@ -179,11 +182,7 @@ def _open_haystack(
     from vniah.tasks.recorded import haystack_of, questions_of, text_of
 
     if results is None:
-        if shows_text(options):
-            return open_named_text(options, num_frames)
-        if asks_question_sets(options):
-            return open_named_questions(options, bars)
-        return open_named_haystack(options, num_frames, bars)
+        return open_named(options, num_frames, bars)
     if results.axis == "tokens":
         text = None if options.haystack is None else open_named_text(options, num_frames)
         return text_of(results, text, num_frames)

@@ -1,8 +1,8 @@
-"""What vniah has cached on disk: folders of encoded frames and generated films, and their removal.
+"""What vniah has cached on disk: folders of encoded frames, films and videos, and their removal.
 
 Only files that vniah wrote are counted and removed: shards of encoded frames by their metadata,
-parts of a film by its manifest, shards that vniah has set aside, and temporary files under vniah's
-own names. Everything else in a folder stays.
+parts of a film by its manifest, videos of data sets and hashes of files by their names, shards that
+vniah has set aside, and temporary files under vniah's own names. Everything else in a folder stays.
 """
 
 import os
@@ -24,13 +24,15 @@ from vniah.embeddings.shards import (
 from vniah.errors import CacheError, HaystackError
 from vniah.files import TEMPORARY_SUFFIX, hash_file
 from vniah.haystacks.generated import MANIFEST_NAME, PART_SECONDS, read_manifest
+from vniah.haystacks.hashes import FOLDER as HASHES
+from vniah.haystacks.library import STORED_VIDEOS
 from vniah.schema import parse_json
 
 _MOST_DEPTH = 4
 _BEGINNING_BYTES = 2**16
 _TEMPORARY = re.compile(
-    r"\.(?:frames-\d{8}-\d{8}\.safetensors|part-\d{3,}\.mp4|manifest\.json)\.[0-9a-f]{8}"
-    + re.escape(TEMPORARY_SUFFIX),
+    r"\.(?:frames-\d{8}-\d{8}\.safetensors|part-\d{3,}\.mp4|manifest\.json"
+    r"|[0-9a-f]{64}\.\w+|[0-9a-f]{32}\.json)\.[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX),
     re.ASCII,
 )
 
@@ -41,9 +43,9 @@ class CachedFolder:
 
     Attributes:
         path: the folder.
-        model: whose encoded frames it holds; None for a generated film.
-        source: the haystack or needle set, in a few words.
-        num_frames: number of whole frames, or seconds of a film.
+        model: whose encoded frames it holds; None for films, videos and hashes.
+        source: the haystack or needle set, or what else is kept, in a few words.
+        num_frames: number of whole frames, or seconds of a film; None for videos and hashes.
         files: the files that are whole, as far as was looked.
         damaged: the files that are not, and those that were set aside.
         remains: temporary files of processes that were killed, and the manifest of a film.
@@ -54,7 +56,7 @@ class CachedFolder:
     path: Path
     model: str | None
     source: str
-    num_frames: int
+    num_frames: int | None
     files: tuple[Path, ...]
     damaged: tuple[Path, ...]
     remains: tuple[Path, ...]
@@ -68,7 +70,7 @@ class CachedFolder:
 
 
 def find_cached(root: Path, *, verify: bool = False) -> Iterator[CachedFolder]:
-    """The folders under ``root`` that hold encoded frames or generated films, in name order.
+    """The folders under ``root`` that hold what vniah cached but for models, in name order.
 
     Args:
         root: a cache folder, or a folder of caches; links to other folders are not followed.
@@ -79,7 +81,12 @@ def find_cached(root: Path, *, verify: bool = False) -> Iterator[CachedFolder]:
         folders.sort()
         if len(folder.relative_to(root).parts) >= _MOST_DEPTH:
             folders.clear()
-        found = _frames_in(folder, names, verify) or _film_in(folder, names, verify)
+        found = (
+            _frames_in(folder, names, verify)
+            or _film_in(folder, names, verify)
+            or _videos_in(folder, names, verify)
+            or _hashes_in(folder, names)
+        )
         if found is not None:
             yield found
 
@@ -172,6 +179,52 @@ def _film_in(folder: Path, names: Sequence[str], verify: bool) -> CachedFolder |
         damaged=tuple(damaged),
         remains=(folder / MANIFEST_NAME, *_temporary_files(folder, names)),
         num_checked=len(files),
+        last_used=_last_used(folder, files),
+    )
+
+
+def _videos_in(folder: Path, names: Sequence[str], verify: bool) -> CachedFolder | None:
+    """Videos that were stored inside of data sets; each is named by its hash."""
+    present = _files_named(folder, names, STORED_VIDEOS, r"[0-9a-f]{64}\.\w+")
+    damaged = tuple(path for path in present if verify and hash_file(path) != path.stem)
+    files = tuple(path for path in present if path not in damaged)
+    return _kept(folder, names, "videos of data sets", files, damaged, num_checked=len(files))
+
+
+def _hashes_in(folder: Path, names: Sequence[str]) -> CachedFolder | None:
+    """Hashes of videos that are kept."""
+    files = _files_named(folder, names, HASHES, r"[0-9a-f]{32}\.json")
+    return _kept(folder, names, "hashes of videos", files, (), num_checked=0)
+
+
+def _files_named(folder: Path, names: Sequence[str], own: str, form: str) -> tuple[Path, ...]:
+    """The files of one form in a folder with vniah's name for it."""
+    if folder.name != own:
+        return ()
+    found = (folder / name for name in sorted(names) if re.fullmatch(form, name, re.ASCII))
+    return tuple(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def _kept(
+    folder: Path,
+    names: Sequence[str],
+    source: str,
+    files: tuple[Path, ...],
+    damaged: tuple[Path, ...],
+    *,
+    num_checked: int,
+) -> CachedFolder | None:
+    if not files and not damaged:
+        return None
+    return CachedFolder(
+        path=folder,
+        model=None,
+        source=source,
+        num_frames=None,
+        files=files,
+        damaged=damaged,
+        remains=_temporary_files(folder, names),
+        num_checked=num_checked,
         last_used=_last_used(folder, files),
     )
 

@@ -130,6 +130,8 @@ def _next_run(keys: Keys, trunk: Keys, start: int, at: int) -> tuple[int, int] |
     """Where the next run begins in both: the place with the fewest tokens before it."""
     best: tuple[int, int] | None = None
     for replaced in range(min(_MAX_REPLACED, len(trunk) - at - _MIN_RUN) + 1):
+        if best is not None and replaced >= sum(best) - start - at:
+            break  # no place has fewer tokens before it
         wanted = trunk[at + replaced : at + replaced + _MIN_RUN]
         stop = len(keys) if not replaced else min(len(keys), start + _MAX_OWN)
         if best is not None:

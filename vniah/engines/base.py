@@ -205,11 +205,13 @@ class Pictures(Generic[Shown]):
         *,
         notes: list[str],
         shown: Iterable[FrameSpan] = (),
+        most_of_library: int | None = _MOST_OF_LIBRARY,
         on_progress: OnFramesReady | None = None,
     ) -> "Pictures[Shown]":
         """The first ``num_frames`` frames and the needles' pictures, each encoded by ``encode``.
 
-        ``shown`` is as in `Engine.prepare`. Of a library it names the frames that are needed.
+        ``shown`` is as in `Engine.prepare`. Of a library it names the frames that are needed, at
+        most ``most_of_library``; None where ``encode`` does not keep them in memory.
 
         Raises:
             InputError: more frames of a library are needed than are held in memory.
@@ -224,10 +226,10 @@ class Pictures(Generic[Shown]):
         if isinstance(haystack, VideoLibrary):
             wanted = frames_shown(spans)
             num_frames = len(wanted)
-            if num_frames > _MOST_OF_LIBRARY:
+            if most_of_library is not None and num_frames > most_of_library:
                 raise InputError(
                     f"the questions show {num_frames:,} pictures, and a model that answers in "
-                    f"words is shown at most {_MOST_OF_LIBRARY:,}, which are held in memory; ask "
+                    f"words is shown at most {most_of_library:,}, which are held in memory; ask "
                     "fewer questions or frames"
                 )
             films = haystack.frames_at(wanted, on_damage=notes.append)

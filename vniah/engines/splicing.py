@@ -220,7 +220,7 @@ class SplicedMap:
         return cache
 
     def _add_deepstack(self, layer: int, hidden: Tensor) -> None:
-        """Adds DeepStack features to the rows of the trunk, if these are computed, after a layer."""
+        """Adds DeepStack features to the rows of the trunk, if any are computed, after a layer."""
         if layer < self._inputs.num_deepstack_layers and len(hidden):
             self._inputs.add_deepstack(layer, hidden, self._pieces, 0, len(hidden))
 

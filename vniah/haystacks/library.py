@@ -5,6 +5,7 @@ them. So two samples that show the same picture name it alike, and what is known
 as its embedding, is kept by its video and its place there.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from vniah.errors import InputError, VideoDamagedError
-from vniah.files import hash_file
+from vniah.files import atomic_path, cache_dir
 from vniah.haystacks.frames import Frame
-from vniah.haystacks.paths import join_digests
+from vniah.haystacks.hashes import hash_unchanged
+from vniah.haystacks.paths import explained, join_digests
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"}
@@ -50,6 +52,8 @@ class LibraryVideo:
     def of(cls, name: str, path: Path, *, keep_damaged: bool = False) -> "LibraryVideo":
         """The video in a file, which is read as a whole, but not decoded.
 
+        Its hash is kept, and taken from there as long as the file does not change.
+
         Raises:
             HaystackError: it is no video.
             VideoDamagedError: it is damaged, and damage is not kept.
@@ -61,7 +65,7 @@ class LibraryVideo:
         if not keep_damaged:
             index.require_whole()
         num_pictures, seconds = len(index.pts), index.seconds(index.end)
-        return cls(name, path, hash_file(path), num_pictures, seconds, index.damage)
+        return cls(name, path, hash_unchanged(path), num_pictures, seconds, index.damage)
 
     def identity(self, *, keep_damaged: bool) -> dict[str, str]:
         """All that decides its pictures, as `vniah.haystacks.haystack.Haystack.identity`."""
@@ -109,12 +113,15 @@ class VideoLibrary:
         videos: in order; at least one.
         keep_damaged: whether damaged videos are read as far as possible instead of refused.
         notes: what a reader of the results should know, one line each.
+        origin: where the library is from, as far as the manifest of a run should say it, such as
+            the name and the revision of a data set; it decides nothing.
     """
 
     name: str
     videos: tuple[LibraryVideo, ...] = field(repr=False)
     keep_damaged: bool = False
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_frames(self) -> int:
@@ -189,6 +196,30 @@ class VideoLibrary:
             )
             for picture in pictures:
                 yield replace(picture, index=first + picture.index)
+
+
+STORED_VIDEOS = "videos"
+"""The folder of the user's cache with videos that were stored inside of a data set."""
+
+
+def store_video(content: bytes, suffix: str) -> Path:
+    """A file in the user's cache that holds a video, which is named by its hash and written once.
+
+    Args:
+        content: the bytes of the video.
+        suffix: of the name of the file.
+
+    Raises:
+        HaystackError: the cache cannot be written.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    is_known = suffix.lower() in VIDEO_SUFFIXES
+    path = cache_dir() / STORED_VIDEOS / f"{digest}{suffix.lower() if is_known else '.mp4'}"
+    with explained("write", path):
+        if not path.is_file() or hash_unchanged(path) != digest:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+    return path
 
 
 def uniform_pictures(num_pictures: int, num_frames: int) -> tuple[int, ...]:

@@ -18,15 +18,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 from vniah.errors import HaystackTooShortError, InputError, counted
 from vniah.files import hash_text
+from vniah.haystacks.dataset_rows import is_dataset
 from vniah.haystacks.frames import Frame
 from vniah.haystacks.paths import explained
 from vniah.haystacks.prose import GENERATOR, write_prose
-from vniah.haystacks.text_datasets import (
-    is_dataset,
-    parse_dataset,
-    read_dataset,
-    require_dataset,
-)
+from vniah.haystacks.text_datasets import parse_column, read_dataset, require_dataset
 from vniah.haystacks.text_files import read_text, text_files
 from vniah.paths import user_path
 
@@ -265,7 +261,7 @@ def open_text(source: str | Path | None = None, *, num_tokens: int, seed: int = 
         body = " ".join(re.sub(r"\s+", " ", text).strip() for _, text in sorted(topics.items()))
         return TextHaystack(PYDOC, "pydoc", hash_text(body), body)
     if is_dataset(str(source)):
-        column = parse_dataset(str(source))
+        column = parse_column(str(source))
         body = read_dataset(column)
         return TextHaystack(column.name, "text", hash_text(body), body)
     path = user_path(source, "a haystack")
@@ -285,7 +281,7 @@ def require_text(source: str | Path) -> None:
         InputError: the path cannot be one.
     """
     if is_dataset(str(source)):
-        require_dataset(parse_dataset(str(source)))
+        require_dataset(parse_column(str(source)))
     elif str(source) != PYDOC:
         path = user_path(source, "a haystack")
         with explained("read", path):

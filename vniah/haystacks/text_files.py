@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from vniah.errors import HaystackError, first_line
-from vniah.schema import parse_json, require_type
+from vniah.errors import HaystackError
+from vniah.haystacks.table_files import json_lines, parquet_columns, parquet_rows, read_utf8
+from vniah.schema import require_type
 
 COLUMN = "text"
 """The column of a table that is read."""
@@ -14,7 +15,6 @@ TABLES = (".jsonl", ".parquet")
 """The suffixes of tables: of a JSON object in every line, and of Parquet."""
 
 _MOST_BYTES = 2**30
-_BATCH = 256
 
 
 class _Row(TypedDict):
@@ -78,26 +78,17 @@ def _no_text(path: Path) -> str:
 
 
 def _of_file(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise HaystackError(
-            f"{path} is not text in UTF-8: {first_line(error)}. Convert it, or remove it."
-        ) from error
-    return text.lstrip("\ufeff")  # tools that write a byte order mark may write a second one
+    return read_utf8(path, most_bytes=_MOST_BYTES)
 
 
 def _of_lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(_of_file(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path.name} line {number}"
-            text = parse_json(line, _Row, HaystackError, where)["text"]
-            if half := next(filter(_is_half, text), None):
-                raise HaystackError(
-                    f"{where} holds half of a character, {half!r}, as where a text was cut inside "
-                    "of one; mend the text, or remove the line."
-                )
-            yield text
+    for number, row in json_lines(path, _Row, most_bytes=_MOST_BYTES):
+        if half := next(filter(_is_half, row["text"]), None):
+            raise HaystackError(
+                f"{path.name} line {number} holds half of a character, {half!r}, as where a text "
+                "was cut inside of one; mend the text, or remove the line."
+            )
+        yield row["text"]
 
 
 def _is_half(character: str) -> bool:
@@ -106,25 +97,12 @@ def _is_half(character: str) -> bool:
 
 
 def _of_parquet(path: Path) -> Iterator[str]:
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    num_rows = num_bytes = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if COLUMN not in names:
-                raise HaystackError(
-                    f"{path} has no column {COLUMN!r}; it has {', '.join(names)}. Rename the one "
-                    "that holds the texts."
-                )
-            for batch in file.iter_batches(batch_size=_BATCH, columns=[COLUMN]):
-                num_bytes += batch.nbytes
-                if num_bytes > _MOST_BYTES:
-                    raise HaystackError(f"the text in {path} has more than {_MOST_BYTES:,} bytes.")
-                for row in batch.to_pylist():
-                    num_rows += 1
-                    require_type(row, _Row, HaystackError, f"{path.name} row {num_rows}")
-                    yield row[COLUMN]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise HaystackError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+    names = parquet_columns(path)
+    if COLUMN not in names:
+        raise HaystackError(
+            f"{path} has no column {COLUMN!r}; it has {', '.join(names)}. Rename the one that "
+            "holds the texts."
+        )
+    for number, row in parquet_rows(path, [COLUMN], most_bytes=_MOST_BYTES):
+        require_type(row, _Row, HaystackError, f"{path.name} row {number}")
+        yield row[COLUMN]

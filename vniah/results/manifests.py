@@ -34,8 +34,9 @@ _FREE_SECTIONS = (ENVIRONMENT_KEY, NOTES_KEY, ADAPTIVE_KEY, STOPPED_KEY, VERIFIC
 LATER_KEY = "later_starts"
 
 # Fields that manifests of some versions lack: version 0.1 recorded the adapter's class, which may
-# have moved since; and earlier ones did not say of a task what is known of it.
-_NOT_IN_ALL = ("model.class", "task_details.asks_needles")
+# have moved since; earlier ones did not say of a task what is known of it, nor results of
+# perplexity for which length a model with eyes was trained.
+_NOT_IN_ALL = ("model.class", "task_details.asks_needles", "model.trained_tokens")
 
 _MOST_BYTES = 2**28
 """A manifest lists all samples: this is enough for ten million of them."""
@@ -86,11 +87,13 @@ class EnvironmentRecord(TypedDict):
 class AdaptiveRecord(TypedDict):
     """What an adaptive run looks for, and what it took; only runs that were begun so have it.
 
+    ``guess`` is the length that an earlier run gave, where the search began (`vniah.sweep.search`).
     Its ``flops`` are the operations of all rounds, and ``flops_of_grid`` those of the whole grid.
     """
 
     precision: str
     threshold: Annotated[float, Meta(ge=0, le=1)]
+    guess: NotRequired[Annotated[int, Meta(ge=0)]]
     rounds: NotRequired[Annotated[int, Meta(ge=0)]]
     flops: NotRequired[Annotated[int, Meta(ge=0)]]
     flops_of_grid: NotRequired[Annotated[int, Meta(ge=0)]]
@@ -251,7 +254,7 @@ def require_same_settings(
         directory: the folder, for the message.
     """
     before, after = flatten(earlier), flatten(now)
-    free = {"haystack.name"}
+    free = {"haystack.name", "frames.haystack.name"}  # the latter of results of perplexity
     if earlier["format_version"] == 1:  # it lacks these settings
         free |= {"format_version", "axes", "controls", "sample_ids"}
     for name in sorted(before.keys() | after.keys()):

@@ -6,21 +6,23 @@ pass gives a number for each token. So they have a format of their own, beside t
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
 from vniah.errors import ResultsError, short_repr
 from vniah.files import atomic_path, hash_settings, to_json, write_json
+from vniah.options import PAGE_KINDS
 from vniah.paths import user_path
 from vniah.results.folders import require_no_export, require_writable
 from vniah.results.manifests import (
     ENVIRONMENT_KEY,
     MANIFEST_NAME,
+    NOTES_KEY,
     PERPLEXITY_NAME,
     ModelRecord,
     as_read_back,
@@ -50,6 +52,14 @@ class _ModelRecord(ModelRecord):
 
 class _HaystackRecord(TypedDict):
     name: str
+    kind: NotRequired[str]
+
+
+class _FramesRecord(TypedDict):
+    """The frames of a video that every document follows."""
+
+    count: Annotated[int, Meta(ge=1)]
+    haystack: _HaystackRecord
 
 
 class _Settings(TypedDict):
@@ -59,6 +69,8 @@ class _Settings(TypedDict):
     model: _ModelRecord
     haystack: _HaystackRecord
     num_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
+    frames: NotRequired[_FramesRecord]
+    notes: NotRequired[list[str]]
     environment: NotRequired[dict[str, Any]]
 
 
@@ -119,8 +131,31 @@ class PerplexityResults:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens of each document the model reads."""
+        """How many tokens the model reads for each document, with those before the text."""
         return int(self.manifest["num_tokens"])
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames every document follows; 0 for text alone."""
+        found = self.manifest.get("frames")
+        return 0 if found is None else int(found["count"])
+
+    @property
+    def video_name(self) -> str | None:
+        """Of what the frames are of; None for text alone."""
+        found = self.manifest.get("frames")
+        return None if found is None else str(found["haystack"]["name"])
+
+    @property
+    def frame_unit(self) -> Literal["frame", "page"]:
+        """What one of the frames is called."""
+        kind = self.manifest.get("frames", {}).get("haystack", {}).get("kind")
+        return "page" if kind in PAGE_KINDS else "frame"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the frames, such as damage in a video."""
+        return tuple(self.manifest.get(NOTES_KEY, ()))
 
     @property
     def trained_tokens(self) -> int | None:
@@ -176,11 +211,14 @@ class PerplexityFolder:
             )
 
     @contextmanager
-    def open(self, check: Mapping[str, Any] | None = None) -> Iterator[None]:
+    def open(
+        self, check: Mapping[str, Any] | None = None, notes: Sequence[str] = ()
+    ) -> Iterator[None]:
         """A block in which documents can be added; at its beginning the settings are on the disk.
 
         Args:
             check: how the forward pass agrees with the model's own; written with new settings.
+            notes: what a reader should know of the frames; written likewise.
 
         Raises:
             ResultsError: another process writes to the folder.
@@ -199,6 +237,8 @@ class PerplexityFolder:
                 if check is not None:
                     place = {**self._settings.get(ENVIRONMENT_KEY, {}), "check": dict(check)}
                     self._settings[ENVIRONMENT_KEY] = place
+                if notes:
+                    self._settings[NOTES_KEY] = list(notes)
                 with writing_to(self.directory):
                     write_json(self.directory / PERPLEXITY_NAME, self._settings)
             yield
@@ -290,5 +330,6 @@ def _document_paths(directory: Path) -> list[tuple[int, Path]]:
 
 def _key_of(settings: Mapping[str, Any]) -> str:
     """What tells the documents of one folder from those of another."""
-    own = {name: value for name, value in settings.items() if name != ENVIRONMENT_KEY}
+    free = (ENVIRONMENT_KEY, NOTES_KEY)
+    own = {name: value for name, value in settings.items() if name not in free}
     return hash_settings(own)[:16]

@@ -8,8 +8,10 @@ the sweep was stopped. So every process of a job chooses the same, and so does a
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.partial import LengthBounds, partial_lengths
 from vniah.engines.base import Engine
+from vniah.errors import InputError
 from vniah.grid import Cell
 from vniah.options.precision import Precision
 from vniah.results import Results
@@ -30,14 +32,18 @@ class Rounds:
     Args:
         samples: all samples of the sweep, controls included.
         precision: of the effective length.
+        guess: as `next_cells`.
 
     Attributes:
         chosen: the samples of each round so far.
     """
 
-    def __init__(self, samples: Sequence[Sample], precision: Precision) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], precision: Precision, guess: int | None = None
+    ) -> None:
         self.chosen: list[tuple[Sample, ...]] = []
         self._precision = precision
+        self._guess = guess
         self._cells: set[Cell] = set()
         self._waiting = list(samples)
 
@@ -48,7 +54,8 @@ class Rounds:
             results: at least those of all rounds so far.
         """
         lengths = partial_lengths(results, among=self._cells)
-        cells = next_cells(LengthBounds(lengths, threshold=THRESHOLD), self._precision)
+        bounds = LengthBounds(lengths, threshold=THRESHOLD)
+        cells = next_cells(bounds, self._precision, self._guess)
         self._cells |= set(cells)
         found, self._waiting = due_samples(self._waiting, self._cells)
         if found:
@@ -74,7 +81,8 @@ class Rounds:
     @property
     def settings(self) -> dict[str, Any]:
         """What the manifest says of the sweep from its beginning on."""
-        return {ADAPTIVE_KEY: {"precision": str(self._precision), "threshold": THRESHOLD}}
+        record = {"precision": str(self._precision), "threshold": THRESHOLD}
+        return {ADAPTIVE_KEY: record if self._guess is None else {**record, "guess": self._guess}}
 
     def record_of_end(
         self, results: Results, engine: Engine, flops_of_grid: int | None
@@ -94,6 +102,25 @@ class Rounds:
     def in_words(self, record: Mapping[str, Any], results: Results) -> str:
         """What the sweep took, in one line."""
         return in_words(record[ADAPTIVE_KEY], len(self._cells), results.num_planned_cells)
+
+
+def guess_of(results: Results, axis: str) -> int:
+    """Where an adaptive sweep begins to search: the effective length of another run, 0 for none.
+
+    Args:
+        results: a run, exact or approximate, of any model, or a published table.
+        axis: what the lengths of the sweep count, as `Results.axis`.
+
+    Raises:
+        InputError: the run has no effective length, or its lengths count something else.
+    """
+    found = find_effective_length(results, threshold=THRESHOLD)
+    if not found.measured or results.axis != axis:
+        reason = "no length is complete"
+        if found.measured:
+            reason = f"its lengths count {results.axis}, and those of this sweep {axis}"
+        raise InputError(f"{results.path} does not say where to begin the search: {reason}")
+    return found.num_frames or 0
 
 
 def due_samples(

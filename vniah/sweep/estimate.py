@@ -1,11 +1,12 @@
 """Estimates the memory, the operations and the time of a sweep before anything runs.
 
 No frame is decoded or encoded: the passes of a sweep depend on which frames are equal and on how
-many tokens each has, not on what they show. Texts are read and cut into tokens, as for the sweep.
+many tokens each has, not on what they show. Texts are read and cut into tokens, as for the sweep,
+and the pictures of the videos of a question set are counted.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -26,24 +27,25 @@ from vniah.forward.kernels import find_kernel
 from vniah.forward.memory import MIN_CHUNK_SIZE
 from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.grid import Grid
+from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
-from vniah.needles import Needle, NeedleSet
+from vniah.needles import NeedleSet
 from vniah.options import Share
 from vniah.options.approximation import Approximation
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
-    EncodingModel,
     Frames,
     FrameSegment,
     LanguageModel,
     TokenSequence,
 )
 from vniah.sweep.estimate_one_pass import estimate_one_pass, require_one_pass
-from vniah.sweep.estimated import Estimate, Memory, Work
+from vniah.sweep.estimated import Estimate, Memory, ShownOfVideos, Work
 from vniah.sweep.samples import askable_samples, read_text
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
+from vniah.tasks.base import is_of_text
 from vniah.tasks.controls import ChosenControls
 from vniah.tasks.controls.exact import Exact
 from vniah.tasks.controls.planning import make_control_samples
@@ -62,7 +64,7 @@ def estimate(
     needles: NeedleSet,
     grid: Grid,
     *,
-    haystack: TextHaystack | None = None,
+    haystack: TextHaystack | VideoLibrary | None = None,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
     controls: ChosenControls = "default",
@@ -80,7 +82,8 @@ def estimate(
             weights.
         needles: what is inserted, with its questions and answers.
         grid: the cells.
-        haystack: the text, for a task of text; frames are not looked at.
+        haystack: the text, for a task of text; the videos of a question set for its task. For
+            other tasks it is not needed.
         task: as `vniah.sweep.run.run_sweep`.
         task_options: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
@@ -103,19 +106,22 @@ def estimate(
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
     engine = choose_engine(decodable, EngineOptions(attention=attention))
     loaded = load_task(task, task_options)
-    text = None if haystack is None else read_text(haystack, decodable, grid)
-    samples = askable_samples(loaded, grid, needles, text, engine, controls)
+    known = None if haystack is None else read_text(haystack, decodable, grid)
+    samples = askable_samples(loaded, grid, needles, known, engine, controls)
     require_can_read(decodable, samples)
     if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:
         engine.notes.append(f"answers of up to {answer_tokens:,} tokens are generated besides")
-    found = _estimate(decodable, needles.needles[0], samples, num_ranks, attention, rates)
+    found = _estimate(decodable, needles, samples, num_ranks, attention, rates)
     found = replace(found, notes=(*found.notes, *engine.notes), share=share)
-    approximation = Approximation.of(window, verify, is_text=text is not None)
+    if isinstance(haystack, VideoLibrary):
+        shown = ShownOfVideos.of(samples, haystack)
+        found = replace(found, notes=(*found.notes, *haystack.notes), shown=shown)
+    approximation = Approximation.of(window, verify, is_text=is_of_text(loaded))
     try:
         require_one_pass(loaded, samples, approximation, num_ranks)
-        exact = Exact(approximation.verify)
         tests = tuple(sample for sample in samples if sample.control is None)
-        copies = make_control_samples(exact, tests, grid, needles, text)
+        exact = Exact(approximation.verify)
+        copies = make_control_samples(exact, tests, grid, needles, known)
         one_pass = estimate_one_pass(
             decodable, samples, copies, approximation, attention=attention, rates=found.rates
         )
@@ -128,7 +134,7 @@ def estimate(
 
 def _estimate(
     model: DecoderModel | LanguageModel,
-    needle: Needle,
+    needles: NeedleSet,
     samples: Sequence[Sample],
     num_ranks: int,
     attention: str,
@@ -147,7 +153,7 @@ def _estimate(
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
         rates = measure_rates(model, kernel, num_tokens=max_tokens)
-    length = _Length.of(model, needle, samples, composed.sequences)
+    length = _Length.of(model, needles, samples, composed.sequences)
     memory, alone = (
         Memory.of_tree(shape, branches, composed.sequences, weight.device, num_ranks)
         for branches in (plan.branches, plan.alone)
@@ -193,30 +199,41 @@ class _Length:
     def of(
         cls,
         model: DecoderModel | LanguageModel,
-        needle: Needle,
+        needles: NeedleSet,
         samples: Sequence[Sample],
         sequences: Sequence[TokenSequence],
     ) -> "_Length":
-        """That of some samples, which all show frames, or all texts."""
+        """That of some samples, which all show frames, or all texts.
+
+        Besides haystack frames a sequence holds the first needle and its question; without needles
+        it holds the longest question that is asked.
+        """
         if samples[0].text is not None:
             num_read = max(len(sequence.answer_ids) for sequence in sequences)
             return cls(Fraction(num_read - 1), Fraction(1), num_read, False)
         reader = require_encoder(model)
-        fixed, per_frame = _count_tokens(reader, size_of_frame(model), needle)
-        only_needle = reader.compose(Frames.of([_NEEDLE]), needle.question, needle.answer)
-        return cls(fixed, per_frame, len(only_needle.answer_ids), True)
+        inserted: tuple[FrameSegment, ...] = ()
+        if len(needles):
+            first = needles.needles[0]
+            inserted, question, answer = (_NEEDLE,), first.question, first.answer
+        else:
+            longest = max(samples, key=lambda sample: len(sample.question))
+            question, answer = longest.question, longest.answer
+
+        def sequence_of(num_frames: int) -> TokenSequence:
+            shown = Frames.of([*haystack_frames(num_frames), *inserted])
+            return reader.compose(shown, question, answer)
+
+        fixed, per_frame = _count_tokens(sequence_of, size_of_frame(model))
+        return cls(fixed, per_frame, len(sequence_of(_COUNTED_FRAMES[0]).answer_ids), True)
 
 
 def _count_tokens(
-    model: EncodingModel, frame_tokens: int, needle: Needle
+    sequence_of: Callable[[int], TokenSequence], frame_tokens: int
 ) -> tuple[Fraction, Fraction]:
     """The tokens of a sequence without haystack frames, and those of each haystack frame."""
     few, many = _COUNTED_FRAMES
-    counts = []
-    for num_frames in (few, many):
-        shown = Frames.of([*haystack_frames(num_frames), _NEEDLE])
-        sequence = model.compose(shown, needle.question, needle.answer)
-        counts.append(sequence.num_tokens(frame_tokens))
+    counts = [sequence_of(number).num_tokens(frame_tokens) for number in _COUNTED_FRAMES]
     per_frame = Fraction(counts[1] - counts[0], many - few)
     return counts[0] - few * per_frame, per_frame
 

@@ -1,19 +1,22 @@
 """What is known of a sweep before it runs: memory, operations and time of each way to run it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from vniah.embeddings.shown import frames_shown
 from vniah.forward.costs import DecoderShape, Flops, PassBytes
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kv_cache import KVLocation
 from vniah.forward.memory import fit_chunk_size, fit_kv_location
 from vniah.forward.prefix_tree import Branch, cost_of
+from vniah.haystacks.library import VideoLibrary
 from vniah.options import Share
 from vniah.options.approximation import Approximation
 from vniah.protocol import TokenSequence
 from vniah.sweep.throughput import Rates
+from vniah.tasks import Sample
 
 NO_BYTES = PassBytes(0, 0, 0)
 """Of no pass at all."""
@@ -177,6 +180,25 @@ class OnePass:
 
 
 @dataclass(frozen=True)
+class ShownOfVideos:
+    """What the samples of a question set show of its videos.
+
+    Attributes:
+        num_pictures: different pictures; each is encoded once.
+        num_videos: the videos that they are of.
+    """
+
+    num_pictures: int
+    num_videos: int
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample], videos: VideoLibrary) -> "ShownOfVideos":
+        """What some samples show."""
+        frames = frames_shown(span for sample in samples for span in sample.shown)
+        return cls(len(frames), len(videos.by_video(frames)))
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a sweep will take.
 
@@ -199,6 +221,7 @@ class Estimate:
             impossible.
         notes: remarks, such as why nothing is shared.
         share: how it is to be run.
+        shown: what is shown of the videos of a question set; None for other haystacks.
     """
 
     model_name: str
@@ -216,6 +239,7 @@ class Estimate:
     one_pass: OnePass | None
     notes: tuple[str, ...]
     share: Share = "tree"
+    shown: ShownOfVideos | None = None
 
     @property
     def work(self) -> Work:

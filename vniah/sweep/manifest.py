@@ -15,6 +15,7 @@ from vniah.engines.base import ARGMAX, Engine
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
+from vniah.haystacks.library import VideoLibrary
 from vniah.needles import Needle, NeedleSet
 from vniah.options import Decoding
 from vniah.options.approximation import Approximation
@@ -69,7 +70,10 @@ def make_manifest(
         criterion=_criterion(engine, task),
         scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
         approximation=None if approximation is None else approximation.record(),
-        environment=environment_record(getattr(model, "device", None)),
+        environment={
+            **environment_record(getattr(model, "device", None)),
+            **origin_record(haystack),
+        },
     )
 
 
@@ -239,6 +243,12 @@ def environment_record(device: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
     }
+
+
+def origin_record(haystack: AnyHaystack) -> dict[str, Any]:
+    """Where a question set is from, if it is a data set; its bytes decide, and not its origin."""
+    origin = dict(haystack.origin) if isinstance(haystack, VideoLibrary) else {}
+    return {"questions": origin} if origin else {}
 
 
 def _git_revision() -> str | None:

@@ -7,6 +7,7 @@ from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine
 from vniah.engines.inputs import require_can_read
 from vniah.grid import Grid
+from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
 from vniah.models.server.client import ServerModel
 from vniah.needles import NeedleSet
@@ -50,7 +51,7 @@ def estimate_requests(
     needles: NeedleSet,
     grid: Grid,
     *,
-    haystack: TextHaystack | None = None,
+    haystack: TextHaystack | VideoLibrary | None = None,
     task: str | Task = "vniah",
     task_options: Mapping[str, Option] | None = None,
     controls: ChosenControls = "default",
@@ -61,7 +62,7 @@ def estimate_requests(
         model: the server.
         needles: what is inserted, with its questions and answers.
         grid: the cells.
-        haystack: the text, for a task of text; frames are not looked at.
+        haystack: as `vniah.sweep.estimate.estimate`.
         task: as `vniah.sweep.run.run_sweep`.
         task_options: as `vniah.sweep.run.run_sweep`.
         controls: as `vniah.sweep.run.run_sweep`.
@@ -71,9 +72,9 @@ def estimate_requests(
         TaskError: there is no such task, or its samples cannot be made.
     """
     engine = choose_engine(model, EngineOptions())
-    text = None if haystack is None else read_text(haystack, model, grid)
+    known = None if haystack is None else read_text(haystack, model, grid)
     loaded = load_task(task, task_options)
-    samples = askable_samples(loaded, grid, needles, text, engine, controls)
+    samples = askable_samples(loaded, grid, needles, known, engine, controls)
     require_can_read(model, samples)
     lengths = [len(model.token_ends(one.prompt)) for one in samples if one.text is not None]
     return RequestsEstimate(

@@ -23,7 +23,7 @@ from vniah.options.precision import Precision
 from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import Results, RunFolder, load_run
-from vniah.sweep.adaptive import Rounds
+from vniah.sweep.adaptive import Rounds, guess_of
 from vniah.sweep.approximate import (
     choose_approximation,
     record_verification,
@@ -71,6 +71,7 @@ def run_sweep(
     stop_early: Results | str | Path | None = None,
     window: int | None = None,
     verify: int | None = None,
+    screen: Results | str | Path | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -113,6 +114,8 @@ def run_sweep(
             computed with it in sight; by default 1 frame, or 32 tokens.
         verify: of an approximate run: how many branches are drawn and run exactly as well; by
             default 12.
+        screen: of an adaptive run: another run, or its path, whose effective length says where to
+            begin to search, such as an approximate one.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -141,6 +144,7 @@ def run_sweep(
         None if stop_early is None else load(stop_early, "baseline"),
         window,
         verify,
+        None if screen is None else load(screen, "screen"),
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -162,6 +166,7 @@ class SweepOptions:
     stop_early: Results | None = None
     window: int | None = None
     verify: int | None = None
+    screen: Results | None = None
 
 
 class Sweep:
@@ -240,6 +245,14 @@ class Sweep:
                     "an adaptive sweep chooses its cells, and cannot stop early as well: leave out "
                     "one of the two (--adaptive, --stop-early)"
                 )
+        self._guess: int | None = None
+        if options.screen is not None:
+            if options.adaptive is None:
+                raise InputError(
+                    "another run says where an adaptive sweep begins: add --adaptive, or leave out "
+                    "--screen"
+                )
+            self._guess = guess_of(options.screen, f"{unit_of(haystack)}s")
         if options.stop_early is not None:
             require_can_stop_early(options.stop_early)
         self.manifest = make_manifest(
@@ -363,7 +376,7 @@ class Sweep:
     def _rounds(self) -> Rounds | EarlyRounds | None:
         """What chooses the samples by the results so far; None where all are run."""
         if self._options.adaptive is not None:
-            return Rounds(self.samples, self._options.adaptive)
+            return Rounds(self.samples, self._options.adaptive, self._guess)
         if self._options.stop_early is not None:
             return EarlyRounds(self.samples, self._options.stop_early)
         return None

@@ -2,9 +2,11 @@
 
 Lengths are tried from the shortest on, each about twice as long as the one before, at three depths.
 Behind the last that looks good enough the search halves the ratio of the lengths until the
-effective length is known to the wanted precision. The length that is found is then measured at all
-depths, and what is too long only as far as it takes to be sure of it. Where it matters, depths are
-added between those whose scores differ most.
+effective length is known to the wanted precision. Where an earlier or an approximate run gives a
+guess, the search begins there: after the shortest length come the guess and the next longer one,
+which is all if the guess is right; a wrong guess costs what was measured there. The length that is
+found is then measured at all depths, and what is too long only as far as it takes to be sure of it.
+Where it matters, depths are added between those whose scores differ most.
 
 Costs grow at least with the length, so short lengths come first, and late depths before early ones:
 behind the needle the haystack is read once more for every needle.
@@ -32,7 +34,9 @@ def require_depths(grid: Grid) -> None:
         )
 
 
-def next_cells(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
+def next_cells(
+    bounds: LengthBounds, precision: Precision, guess: int | None = None
+) -> tuple[Cell, ...]:
     """The cells to be measured next; none if the effective length is known well enough.
 
     The choice depends on what is known alone, so a sweep that was killed goes on as if it had not
@@ -41,31 +45,40 @@ def next_cells(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
     Args:
         bounds: what is known of all lengths of the grid.
         precision: of the effective length.
+        guess: what the effective length may be; None where nothing is known of it.
     """
-    for stage in (_climb, _narrow, _confirm, _show_low, _show_high):
+    if cells := _climb(bounds, guess):
+        return cells
+    for stage in (_narrow, _confirm, _show_low, _show_high):
         if cells := stage(bounds, precision):
             return cells
     return ()
 
 
-def coarse_places(lengths: Sequence[int]) -> tuple[int, ...]:
+def coarse_places(lengths: Sequence[int], guess: int | None = None) -> tuple[int, ...]:
     """The places of the lengths that are tried first: each at least twice the one before.
 
-    The longest is always one of them.
+    The shortest and the longest are always among them. With a guess, the longest length up to it
+    and the next one follow the shortest.
 
     >>> coarse_places([200, 400, 600, 800, 1000])
     (0, 1, 3, 4)
+    >>> coarse_places([200, 400, 600, 800, 1000], 600)
+    (0, 2, 3, 4)
     """
     places = [0]
+    if guess is not None:
+        at = sum(length <= guess for length in lengths) - 1
+        places += [place for place in (at, at + 1) if 0 < place < len(lengths)]
     for place, length in enumerate(lengths):
         if length >= _RATIO * lengths[places[-1]]:
             places.append(place)
     return tuple(dict.fromkeys((*places, len(lengths) - 1)))
 
 
-def _climb(bounds: LengthBounds, precision: Precision) -> tuple[Cell, ...]:
+def _climb(bounds: LengthBounds, guess: int | None) -> tuple[Cell, ...]:
     """Tries longer and longer lengths at late depths, up to the first one that looks too long."""
-    for place in _coarse(bounds):
+    for place in coarse_places([length.num_frames for length in bounds.lengths], guess):
         judged = _judge(bounds, place)
         if judged is False:
             break

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from vniah.errors import InputError, TaskError
 from vniah.factories import call_factory, find_factory, is_factory
 from vniah.files import slug
-from vniah.tasks.base import Sample, Task
+from vniah.tasks.base import Sample, Task, reads_of
 from vniah.tasks.details import details_of
 from vniah.tasks.parsing import Option
 from vniah.tasks.placement import haystack_frames, insert, insert_needle, needle_spans
@@ -79,6 +79,7 @@ def load_task(source: str | Task = "vniah", options: Mapping[str, Option] | None
         raise TaskError(f"axes of the task {task.name} must be two texts in a tuple, got {axes!r}")
     if isinstance(task, type):
         raise TaskError(f"the task is the class {task.__name__} itself; give {task.__name__}()")
+    reads_of(task)
     details_of(task)
     return task
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import isfinite
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 from vniah.errors import TaskError, VniahError, short_repr
 from vniah.grid import Cell, Grid, place_prefix
@@ -22,6 +22,9 @@ from vniah.haystacks.library import VideoLibrary
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, FrameSpan, TextSpan, blended_source, needle_source
 from vniah.scoring import Reading, Score
+
+Reads = Literal["frames", "text", "questions"]
+"""What the samples of a task are made of: a film, a text, or a set of questions about videos."""
 
 JSONScalar = str | int | float | bool | None
 JSONValue = JSONScalar | Sequence[JSONScalar]
@@ -176,6 +179,8 @@ class Task(Protocol):
         axes: the names of the two axes of its map, e.g. ``("num_frames", "depth")``; those of a
             task of text begin with ``"num_tokens"``.
 
+    An optional attribute ``reads`` says what the samples are made of: ``"frames"`` of a film,
+    ``"text"``, or ``"questions"``, a set of questions about videos; by default what the axes say.
     An optional attribute ``controls``, a tuple of names of `vniah.tasks.controls.CONTROLS`, says
     which controls are run by default; an optional text ``criterion`` says what makes an answer
     right, where that is not the argmax over the answer span; an optional text ``insertion`` says
@@ -210,9 +215,31 @@ class Task(Protocol):
         """
 
 
+def reads_of(task: Task) -> Reads:
+    """What a task reads: what it says itself, else text if its lengths are tokens, or frames.
+
+    Raises:
+        TaskError: it says something else, or what contradicts its axes.
+    """
+    counts_tokens = task.axes[0] == "num_tokens"
+    by_axes: Reads = "text" if counts_tokens else "frames"
+    own = getattr(task, "reads", by_axes)
+    if own not in get_args(Reads):
+        raise TaskError(
+            f"reads of the task {task.name} must be one of {', '.join(get_args(Reads))}, got "
+            f"{short_repr(own)}"
+        )
+    if (own == "text") != counts_tokens:
+        raise TaskError(
+            f"the task {task.name} reads {own}, and the first of its axes is {task.axes[0]!r}: "
+            "lengths are num_tokens for a task of text, and only for one"
+        )
+    return cast("Reads", own)
+
+
 def is_of_text(task: Task) -> bool:
     """Whether a task shows text, whose lengths are numbers of tokens, and not frames."""
-    return task.axes[0] == "num_tokens"
+    return reads_of(task) == "text"
 
 
 def make_samples(

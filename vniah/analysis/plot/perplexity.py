@@ -12,6 +12,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from vniah.analysis.perplexity import (
     Bucket,
     about_tokens,
+    default_bucket,
+    describe_documents,
+    first_counted,
     format_perplexity,
     perplexity_between,
     perplexity_by_position,
@@ -21,6 +24,7 @@ from vniah.analysis.perplexity import (
 from vniah.analysis.plot.axes import SpacedLocator, count_labels
 from vniah.analysis.plot.lengths import TRAINING_PAD, draw_training
 from vniah.analysis.plot.lines import (
+    GRID_COLOR,
     MOST_LINES,
     LineStyle,
     draw_line,
@@ -68,8 +72,8 @@ def perplexity_curves(
 
     A mark stands in the middle of each bucket where there are at most 32; the band is the
     t-interval over documents, where there are several. A dotted line marks the training length.
-    Where perplexities span more than a factor of 8, their axis is logarithmic. Never saves, shows
-    or sizes a figure.
+    Where all documents follow as many tokens of frames, these are shaded. Where perplexities span
+    more than a factor of 8, their axis is logarithmic. Never saves, shows or sizes a figure.
 
     Args:
         results: one or several, each of at least one document.
@@ -103,6 +107,9 @@ def perplexity_curves(
     borders = sorted({0, *(one.stop for column in columns for one in column)})
     _scale_positions(ax, borders)
     is_cut = _scale_perplexities(ax, series)
+    shaded = _shaded(runs)
+    if shaded:
+        ax.axvspan(0, shaded, color=GRID_COLOR, linewidth=0, zorder=0.4)
     given = {run.trained_tokens if training_tokens is None else training_tokens for run in runs}
     inside = sorted(float(one) for one in given if one is not None and 0 < one < borders[-1])
     if inside:
@@ -113,7 +120,9 @@ def perplexity_curves(
     below = write_legend(ax, handles) if len(handles) > 1 else None
     if caption:
         write_caption(
-            ax, "\n".join(_about(runs, names, columns, confidence, is_cut=is_cut)), below=below
+            ax,
+            "\n".join(_about(runs, names, columns, confidence, bucket=bucket, is_cut=is_cut)),
+            below=below,
         )
     title = _title(runs[0], names[0]) if len(runs) == 1 else ""
     write_title(ax, title, pad=TITLE_PAD + TRAINING_PAD * bool(inside))
@@ -158,6 +167,12 @@ def _draw(
     ax: Axes,
 ) -> None:
     perplexity_curves(results, ax, bucket=bucket, training_tokens=training_tokens, caption=caption)
+
+
+def _shaded(runs: Sequence[PerplexityResults]) -> int:
+    """How many tokens of frames and their prompt every document follows; 0 if not all as many."""
+    found = {first_counted(run) if run.num_frames else 0 for run in runs}
+    return found.pop() if len(found) == 1 else 0
 
 
 def _series(column: Sequence[Bucket]) -> Series:
@@ -231,30 +246,28 @@ def _about(
     columns: Sequence[Sequence[Bucket]],
     confidence: float,
     *,
+    bucket: int | None,
     is_cut: bool,
 ) -> list[str]:
     """What the lines and bands are of, in lines."""
-    found = {
-        f"{counted(len(run.documents), 'document')} of {run.num_tokens:,} tokens of "
-        f"{printable(run.haystack_name)}": name
-        for name, run in zip(names, runs, strict=True)
-    }
-    lines = list(found)
-    if len(found) > 1:
-        lines = [
-            f"{name}: {counted(len(run.documents), 'document')} of {run.num_tokens:,} tokens of "
-            f"{printable(run.haystack_name)}"
-            for name, run in zip(names, runs, strict=True)
-        ]
+    found = [printable(f"{describe_documents(run)} of {run.haystack_name}") for run in runs]
+    lines = found[:1]
+    if len({*found}) > 1:
+        lines = [f"{name}: {sentence}" for name, sentence in zip(names, found, strict=True)]
     sizes: dict[int, list[str]] = {}
-    for name, column in zip(names, columns, strict=True):
-        sizes.setdefault(max(one.stop - one.start for one in column), []).append(name)
+    for name, run in zip(names, runs, strict=True):
+        size = default_bucket(run) if bucket is None else bucket
+        sizes.setdefault(min(size, run.num_tokens), []).append(name)
     for size, those in sizes.items():
-        which = f"{', '.join(those)}: " * (len(sizes) > 1)
+        which = f"{'; '.join(those)}: " * (len(sizes) > 1)
         lines.append(
             f"{which}mean over the tokens of {counted(size, 'position')}, each in one pass"
         )
+    if _shaded(runs):
+        lines.append("shaded: the prompt before the text, whose tokens do not count")
     lines += about_tokens(names, runs)
+    for name, run in zip(names, runs, strict=True):
+        lines += [f"{name}: " * (len(runs) > 1) + printable(note) for note in run.notes]
     buckets = [one for column in columns for one in column]
     if any(one.perplexity > _LARGEST for one in buckets):
         lines.append(f"perplexities above {_LARGEST:.0e} are drawn there")

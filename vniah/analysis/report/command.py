@@ -53,7 +53,8 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
         return Command((), (remark,))
     words: list[str] = ["run"]
     remarks: list[str] = []
-    for part in (_model, _haystack, _needles, _grid, _task, _controls, _scorer, _adaptive):
+    of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
+    for part in (*of_samples, _scorer, _approximation, _adaptive):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -83,11 +84,23 @@ def _plain(words: Sequence[str]) -> Iterator[str]:
         yield f"./{value}" if value.startswith("-") else value
 
 
+def _approximation(manifest: Mapping[str, Any]) -> _Parts:
+    record = manifest.get("approximation")
+    if record is not None:
+        yield "--share", str(record["share"])
+        yield from _given(record, {"window": "--window", "verify": "--verify"})
+
+
 def _adaptive(manifest: Mapping[str, Any]) -> _Parts:
     record = manifest.get(ADAPTIVE_KEY)
     if record is not None:
         yield ("--adaptive",)
         yield "--precision", str(record["precision"])
+        if "guess" in record:
+            yield Remark(
+                f"an earlier run said where to begin, at a length of {record['guess']:,}: give its "
+                "folder with --screen"
+            )
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:

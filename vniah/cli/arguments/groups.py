@@ -73,7 +73,7 @@ def add_config_option(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--config", type=values.path, metavar="FILE", help=text)
 
 
-def add_cache_option(parser: argparse.ArgumentParser) -> None:
+def add_cache_option(parser: Any) -> None:
     """--cache, of the encoded frames."""
     parser.add_argument(
         "--cache",
@@ -93,8 +93,15 @@ def add_haystack_options(parser: argparse.ArgumentParser) -> None:
         help="a video file, several that are joined in this order, a folder of images, or a PDF; "
         "default: a generated video. For a task of text a folder of .txt files, a file that "
         "ends in .txt, .jsonl or .parquet, datasets:NAME[:CONFIG]#SPLIT.COLUMN, or pydoc, the "
-        "language reference inside Python; default: generated prose",
+        "language reference inside Python; default: generated prose. For --task vqa a folder with "
+        "a table and videos, or a table or datasets:NAME#SPLIT and the folder with its videos; "
+        "default: a drawn set",
     )
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: Any) -> None:
+    """The options that say how a video, images or a PDF are read."""
     parser.add_argument(
         "--sampling",
         choices=get_args(Sampling),
@@ -154,10 +161,8 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_task_options(
-    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
-) -> None:
-    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+def add_task_option(parser: argparse.ArgumentParser, *, task: str = "vniah") -> None:
+    """--task and --task-option; ``task`` is the default in words."""
     parser.add_argument(
         "--task",
         default="vniah",
@@ -173,6 +178,13 @@ def add_task_options(
         metavar="NAME=VALUE",
         help="an option of the task; may be given several times",
     )
+
+
+def add_task_options(
+    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
+) -> None:
+    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+    add_task_option(parser, task=task)
     parser.add_argument(
         "--needle-frames",
         metavar="K",

@@ -18,8 +18,10 @@ from vniah.cli.arguments.groups import (
     add_overwrite_option,
     add_quiet_option,
     add_server_options,
+    add_task_option,
     add_task_options,
 )
+from vniah.cli.encoding import encode as encode_command
 from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
 from vniah.cli.watching import watch as watch_command
@@ -157,6 +159,13 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         help="with --adaptive: the range of lengths in which the effective length may be left, as "
         f"a share, or in frames; default {DEFAULT_PRECISION}".replace("%", "%%"),
     )
+    run.add_argument(
+        "--screen",
+        type=values.path,
+        metavar="RUN",
+        help="with --adaptive: folder of another run, such as one with --share one-pass, whose "
+        "effective length says where to begin",
+    )
     add_job_options(run)
 
 
@@ -221,14 +230,16 @@ def add_encode(verbs: Any) -> None:
     add_model_options(encode)
     add_cache_option(encode)
     add_haystack_options(encode)
+    add_task_option(encode)
     encode.add_argument(
         "--frames",
         default=DEFAULT_FRAMES,
         metavar="GRID",
-        help="encode as many frames as the largest number in this grid",
+        help="encode as many frames as the largest number in this grid; with --task vqa those that "
+        "are shown at each of its lengths",
     )
     add_quiet_option(encode)
-    encode.set_defaults(command=commands.encode)
+    encode.set_defaults(command=encode_command)
 
 
 def add_show(verbs: Any) -> None:

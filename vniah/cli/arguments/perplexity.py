@@ -6,13 +6,16 @@ from typing import Any, get_args
 from vniah.cli import perplexity, values
 from vniah.cli.arguments.groups import (
     add_attention_option,
+    add_cache_option,
     add_caption_option,
     add_command,
     add_model_options,
     add_overwrite_option,
     add_quiet_option,
+    add_reading_options,
     add_width_option,
 )
+from vniah.grid import MAX_FRAMES
 from vniah.options import TableFormat
 
 DEFAULT_MODEL = "smollm2"
@@ -35,7 +38,8 @@ def _add_measure(verbs: Any) -> None:
     measure = add_command(
         verbs,
         "measure",
-        "measure the negative log-likelihood of all tokens of some documents, each in one pass",
+        "measure the negative log-likelihood of all tokens of some documents, each in one pass, "
+        "alone or after the frames of a video",
     )
     add_model_options(measure, default=DEFAULT_MODEL)
     measure.set_defaults(model=DEFAULT_MODEL)
@@ -45,7 +49,7 @@ def _add_measure(verbs: Any) -> None:
         required=True,
         metavar="N",
         help="the length of each document, e.g. 12288: beyond the training length, to see what "
-        "comes behind it",
+        "comes behind it; with --frames, the tokens of these count as well",
     )
     measure.add_argument(
         "--documents",
@@ -75,7 +79,30 @@ def _add_measure(verbs: Any) -> None:
     add_overwrite_option(measure, "documents")
     add_attention_option(measure)
     add_quiet_option(measure)
+    _add_frames(measure)
     measure.set_defaults(command=perplexity.measure_documents)
+
+
+def _add_frames(measure: argparse.ArgumentParser) -> None:
+    """--frames, --video, and how these are read."""
+    group = measure.add_argument_group("for documents that follow the frames of a video")
+    group.add_argument(
+        "--frames",
+        type=values.whole(MAX_FRAMES),
+        metavar="N",
+        help="every document follows the first N frames of --video, for a model that reads frames "
+        "and text; what is predicted is still the text of --haystack only. Default: text alone",
+    )
+    group.add_argument(
+        "--video",
+        type=values.path,
+        nargs="+",
+        metavar="V",
+        help="a video file, several that are joined in this order, a folder of images, or a PDF; "
+        "default: a generated video",
+    )
+    add_cache_option(group)
+    add_reading_options(group)
 
 
 def _add_table(verbs: Any) -> None:

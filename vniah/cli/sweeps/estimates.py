@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vniah.analysis.tables import format_columns
 from vniah.cli.display import duration, scaled
-from vniah.cli.haystacks import open_named_text
 from vniah.cli.inputs import (
     load_libraries,
     load_named_outline,
     open_job,
     parse_grid,
-    shows_text,
     task_options,
+    what_is_read,
 )
 from vniah.cli.printing import show, show_lines
 from vniah.cli.sweeps.config import SweepConfig
@@ -25,6 +24,7 @@ from vniah.cli.sweeps.summary import failure_lines
 
 if TYPE_CHECKING:
     from vniah.grid import Grid
+    from vniah.haystacks.frames import AnyHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
     from vniah.sweep.estimated import Estimate
@@ -37,15 +37,27 @@ _HEADING = ("run", "samples", "longest", "work", "at least", "memory", "free")
 
 
 def estimate_run(
-    model: "AnyModel", needles: "NeedleSet", grid: "Grid", options: argparse.Namespace
+    model: "AnyModel",
+    needles: "NeedleSet",
+    grid: "Grid",
+    options: argparse.Namespace,
+    haystack: "AnyHaystack | None",
 ) -> "AnyEstimate":
-    """What one run will take."""
+    """What one run will take.
+
+    Args:
+        model: that is measured.
+        needles: of the run.
+        grid: of the run.
+        options: of the run.
+        haystack: its text or question set; None for a film, of which nothing has to be known.
+    """
     from vniah.models.server.client import ServerModel
     from vniah.sweep.estimate import estimate
     from vniah.sweep.requests import estimate_requests
 
     asked: dict[str, Any] = {
-        "haystack": open_named_text(options, grid.max_frames) if shows_text(options) else None,
+        "haystack": haystack,
         "task": options.task,
         "task_options": task_options(options),
         "controls": options.controls,
@@ -76,16 +88,21 @@ def estimate_sweep(config: SweepConfig) -> int:
     """Prints one line for each run of a sweep, and what all take together; the exit code."""
     plan = config.plan(Path())
     load_libraries()
+    from vniah.sweep.progress import Bars
+
     needles_of_runs = require_material(plan)
     found: dict[str, AnyEstimate] = {}
-    with open_job(config.of_the_command) as mesh:
+    of_the_command = config.of_the_command
+    with open_job(of_the_command) as mesh, Bars(not of_the_command.quiet) as bars:
         session = Session(
             plan, mesh, lambda member, found: None, needles_of_runs, load=load_named_outline
         )
 
         def work(member: Member, model: "AnyModel", mesh: "Mesh") -> None:
             grid, needles = parse_grid(member.options), session.needles_of(member)
-            found[member.name] = estimate_run(model, needles, grid, member.options)
+            is_film = what_is_read(member.options) == "frames"
+            haystack = None if is_film else session.haystack_of(member, bars, mesh)
+            found[member.name] = estimate_run(model, needles, grid, member.options, haystack)
 
         session.each(work)
     names = [member.name for member in plan.members]

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from vniah.cli.haystacks import require_named_haystack
-from vniah.cli.inputs import load_named_needles, needles_name, shows_text, task_options
+from vniah.cli.inputs import load_named_needles, needles_name, task_options, what_is_read
 from vniah.cli.sweeps.members import Member, Plan
 from vniah.errors import InputError, VniahError
 
@@ -45,7 +45,7 @@ def _require_material(
     options = member.options
     require_folder(options.model)
     choose_controls(load_task(options.task, task_options(options)), options.controls)
-    name, film = needles_name(options), (member.film, options.task, shows_text(options))
+    name, film = needles_name(options), (member.film, what_is_read(options))
     if name not in needles:
         needles[name] = load_named_needles(name)
     if film not in films:

@@ -59,6 +59,11 @@ class Member:
         return str(getattr(self.options, "images", LOAD_DEFAULTS.images))
 
     @property
+    def _is_approximate(self) -> bool:
+        """Whether haystack states are shared by all needles; other ways give the same numbers."""
+        return getattr(self.options, "share", None) == "one-pass"
+
+    @property
     def settings(self) -> str:
         """Stands for what is measured, and how: equal for equal settings."""
         asked = self._values(
@@ -67,6 +72,8 @@ class Member:
             "precision",
             # Named only where it is given, so that the index of an older sweep still holds.
             *(["tokens"] if getattr(self.options, "tokens", None) is not None else []),
+            *(["share", "window", "verify"] if self._is_approximate else []),
+            *(["screen"] if getattr(self.options, "screen", None) is not None else []),
         )
         return hash_text(repr((self.weights, self.film, self.rope, asked)))
 

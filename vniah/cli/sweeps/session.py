@@ -6,14 +6,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vniah.cli.haystacks import open_named_haystack, open_named_questions, open_named_text
+from vniah.cli.haystacks import open_named
 from vniah.cli.inputs import (
-    asks_question_sets,
     load_named_model,
     load_named_needles,
     needles_name,
     parse_grid,
-    shows_text,
+    what_is_read,
 )
 from vniah.cli.printing import show_traceback, tell
 from vniah.cli.sweeps.members import Member, Plan
@@ -143,18 +142,12 @@ class Session:
 
         num_frames = parse_grid(member.options).max_frames
         is_made = member.options.haystack is None
-        is_text = shows_text(member.options)
-        asks = asks_question_sets(member.options)
-        key = (member.film, is_text, asks, num_frames if is_made else None)
+        reads = what_is_read(member.options)
+        key = (member.film, reads, num_frames if is_made else None)
         if not mesh.is_leader:
             mesh.wait_for("haystack")
         if key not in self._films:
-            if is_text:
-                self._films[key] = open_named_text(member.options, num_frames)
-            elif asks:
-                self._films[key] = open_named_questions(member.options, bars)
-            else:
-                self._films[key] = open_named_haystack(member.options, num_frames, bars)
+            self._films[key] = open_named(member.options, num_frames, bars)
         if mesh.is_leader:
             mesh.announce("haystack")
         bars.unit = unit_of(self._films[key])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vniah.cli.display import format_comparison
 from vniah.cli.environment import load_plot
-from vniah.cli.inputs import needles_name
+from vniah.cli.inputs import NO_NEEDLES, needles_name
 from vniah.cli.outcomes import HEATMAP_NAME, Outcome, failed_samples
 from vniah.cli.printing import show, show_lines
 from vniah.cli.sweeps.index import Index
@@ -96,7 +96,7 @@ class Summary:
         done = [member for member in self._plan.members if member.name in self._outcomes]
         needles = dict.fromkeys(needles_name(member.options) for member in done)
         try:
-            return save_report(runs, path, needles=list(needles))
+            return save_report(runs, path, needles=[n for n in needles if n != NO_NEEDLES])
         except InputError as error:  # too many for a page
             return f"none: {error}"
 

@@ -14,6 +14,7 @@ from vniah.errors import ResultsError, VniahError, counted, first_line
 from vniah.files import to_json
 from vniah.grid import Grid
 from vniah.haystacks.haystack import Haystack
+from vniah.haystacks.library import VideoLibrary
 from vniah.needles import NeedleSet
 from vniah.options import DEFAULT_QUANTIZER
 from vniah.paths import user_path
@@ -34,7 +35,7 @@ from vniah.sweep.exchange.videos import (
     VideoFormat,
     size_of_video,
 )
-from vniah.sweep.manifest import environment_record, plan_record
+from vniah.sweep.manifest import environment_record, origin_record, plan_record
 from vniah.sweep.outcomes import require_readable
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.tasks import Sample, Task, load_task
@@ -67,7 +68,7 @@ class Export:
 
 
 def export_samples(
-    haystack: Haystack,
+    haystack: Haystack | VideoLibrary,
     needles: NeedleSet,
     grid: Grid,
     *,
@@ -88,7 +89,7 @@ def export_samples(
     writes only what is missing. `import_answers` makes a run of what a model answers.
 
     Args:
-        haystack: at least ``grid.max_frames`` frames long.
+        haystack: at least ``grid.max_frames`` frames long; or the videos of a question set.
         needles: what is inserted, with its questions and answers.
         grid: numbers of frames, and depths or positions.
         output: the folder.
@@ -130,7 +131,7 @@ def export_samples(
         plan=cast("PlanRecord", plan_record(haystack, needles, grid, loaded, samples)),
         video=video_format.record(),
         plan_sha256=hashlib.sha256(b"".join(plan)).hexdigest(),
-        environment=environment_record(None),
+        environment=environment_record(None) | origin_record(haystack),
         notes=remarks,
     )
     export = ExportFolder(
@@ -150,7 +151,7 @@ def export_samples(
     return Export(folder, len(samples), len(shown), num_bytes, len(missing), notes)
 
 
-def _size_of(haystack: Haystack) -> tuple[int, int]:
+def _size_of(haystack: Haystack | VideoLibrary) -> tuple[int, int]:
     """(width, height) of the first frame."""
     (frame,) = haystack.frames(stop=1)
     height, width = frame.image.shape[:2]
@@ -194,7 +195,7 @@ def accepted_answers(task: Task, samples: Sequence[Sample]) -> list[tuple[str, .
 def _write_missing(
     export: ExportFolder,
     missing: Mapping[str, Sequence[FrameSpan]],
-    haystack: Haystack,
+    haystack: Haystack | VideoLibrary,
     needles: NeedleSet,
     num_frames: int,
     video_format: VideoFormat,
@@ -210,6 +211,7 @@ def _write_missing(
             store.add,
             notes=notes,
             shown=chain.from_iterable(missing.values()),
+            most_of_library=None,
             on_progress=lambda done, total: report("encode", done, total),
         )
         export.record(notes)

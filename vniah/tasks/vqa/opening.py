@@ -1,18 +1,16 @@
 """Opens a question set: its tables, and the videos that they name, as one haystack."""
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from vniah.errors import HaystackError, InputError, counted, first_line, quoted
+from vniah.errors import HaystackError, InputError, counted, first_line
 from vniah.files import hash_text
-from vniah.haystacks.library import VIDEO_SUFFIXES, LibraryVideo, VideoLibrary
+from vniah.haystacks.library import LibraryVideo, VideoLibrary
 from vniah.haystacks.paths import explained
-from vniah.paths import user_path
+from vniah.tasks.vqa.finding import Found, look_through, names_of
 from vniah.tasks.vqa.questions import QuestionRow
-from vniah.tasks.vqa.tables import Read, find_tables, read_map, read_tables
 
 SHORT_SECONDS, MEDIUM_SECONDS = 120, 900
 """A video of at most so many seconds is short, or of medium length; longer ones are long."""
@@ -69,13 +67,20 @@ class QuestionVideos(VideoLibrary):
 
 
 def open_questions(
-    source: str | Path, *, keep_damaged: bool = False, on_opened: OnOpened | None = None
+    source: str | Path,
+    *,
+    videos: str | Path | None = None,
+    keep_damaged: bool = False,
+    on_opened: OnOpened | None = None,
 ) -> QuestionVideos:
-    """A question set with its videos. Every byte of the videos is read once; nothing is decoded.
+    """A question set with its videos, which are read as a whole, but not decoded.
 
     Args:
         source: a folder with a table and videos, or a table in a folder with the videos, as
-            `vniah.tasks.vqa.tables.find_tables`.
+            `vniah.tasks.vqa.tables.find_tables`; or ``"datasets:NAME#SPLIT"`` for a data set, of
+            the hub or in a folder (`vniah.haystacks.dataset_rows`).
+        videos: the folder that holds the videos, in it or in folders in it; by default that of the
+            table, or of a data set that lies in a folder. A data set may hold its videos itself.
         keep_damaged: leave out questions that cannot be asked, such as those about a video that is
             missing, and read damaged videos as far as possible, instead of refusing the set. The
             notes say what is left out.
@@ -86,148 +91,57 @@ def open_questions(
             not kept.
         InputError: the path cannot be one.
     """
-    found, faults = _look_through(source)
+    found, faults = look_through(source, videos)
     if faults and not keep_damaged:
-        raise HaystackError(_refusal(found.name, faults))
+        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked))
     paths = list(dict.fromkeys(path for _, path in found.asked))
-    names = _names_of(found)
-    videos: dict[Path, LibraryVideo] = {}
+    names = names_of(found)
+    opened: dict[Path, LibraryVideo] = {}
     for number, path in enumerate(paths):
         if on_opened is not None:
             on_opened(number, len(paths))
         try:
             with explained("read", path):
-                videos[path] = LibraryVideo.of(names[path], path, keep_damaged=keep_damaged)
+                opened[path] = LibraryVideo.of(names[path], path, keep_damaged=keep_damaged)
         except HaystackError as error:
             faults.append(first_line(error))
     if on_opened is not None:
         on_opened(len(paths), len(paths))
     if faults and not keep_damaged:
         raise HaystackError(_refusal(found.name, faults))
-    asked = [(row, path) for row, path in found.asked if path in videos]
+    asked = [(row, path) for row, path in found.asked if path in opened]
     if not asked:
         raise HaystackError(_refusal(found.name, faults, is_all=True))
-    place = {path: number for number, path in enumerate(videos)}
-    damage = [f"{video.path.name}: {text}" for video in videos.values() for text in video.damage]
+    place = {path: number for number, path in enumerate(opened)}
+    damage = [f"{video.path.name}: {text}" for video in opened.values() for text in video.damage]
     spelled = {name: name for name in _CLASSES}
     return QuestionVideos(
         found.name,
-        tuple(videos.values()),
+        tuple(opened.values()),
         keep_damaged,
         (*_notes(found, faults, num_asked=len(asked)), *damage),
-        questions=tuple(_question(row, place[path], videos[path], spelled) for row, path in asked),
+        found.origin,
+        questions=tuple(_question(row, place[path], opened[path], spelled) for row, path in asked),
     )
 
 
-def require_questions(source: str | Path, *, keep_damaged: bool = False) -> None:
+def require_questions(
+    source: str | Path, *, videos: str | Path | None = None, keep_damaged: bool = False
+) -> None:
     """Requires what `open_questions` does, as far as tables and the names of files tell it.
 
     Args:
         source: as `open_questions`.
+        videos: as `open_questions`.
         keep_damaged: as `open_questions`.
 
     Raises:
         HaystackError: as `open_questions`.
         InputError: as `open_questions`.
     """
-    found, faults = _look_through(source)
+    found, faults = look_through(source, videos, with_videos=False)
     if faults and (not keep_damaged or not found.asked):
         raise HaystackError(_refusal(found.name, faults, is_all=not found.asked))
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A set as far as its tables and the names of files tell it.
-
-    Attributes:
-        name: of the set.
-        folder: holds the videos.
-        read: what the tables hold.
-        asked: the questions whose video is there, each with its file.
-    """
-
-    name: str
-    folder: Path
-    read: Read
-    asked: tuple[tuple[QuestionRow, Path], ...]
-
-
-def _look_through(source: str | Path) -> tuple[_Found, list[str]]:
-    """What a set holds, and what is wrong with its rows and the names of its videos."""
-    path = user_path(source, "a question set")
-    with explained("read", path):
-        read = read_tables(find_tables(path))
-        folder = path if path.is_dir() else path.parent
-        files = _VideoFiles.under(folder)
-    if not read.rows and not read.faults:
-        raise HaystackError(f"{path} holds no question with options.")
-    named = read_map((folder, path.parent))
-    asked: list[tuple[QuestionRow, Path]] = []
-    without: Counter[tuple[str, str]] = Counter()
-    known: dict[tuple[str, str], Path | str] = {}
-    for row in read.rows:
-        key = (row.table, row.video)  # videos of two tables may have one name
-        if key not in known:
-            known[key] = files.find(named.get(row.video, row.video), near=row.table)
-        found = known[key]
-        if isinstance(found, str):
-            without[row.video, found] += 1
-        else:
-            asked.append((row, found))
-    faults = [
-        f"the video {quoted(name, 80)} of {counted(number, 'question')} {reason}"
-        for (name, reason), number in without.items()
-    ]
-    name = (path.resolve().name if path.is_dir() else path.stem) or "questions"
-    return _Found(name, folder, read, tuple(asked)), [*read.faults, *faults]
-
-
-def _names_of(found: _Found) -> Mapping[Path, str]:
-    """What each video is called: as its table does, or by its path where two have that name."""
-    names = {path: row.video for row, path in found.asked}
-    count = Counter(names.values())
-    return {
-        path: name if count[name] == 1 else path.relative_to(found.folder).as_posix()
-        for path, name in names.items()
-    }
-
-
-class _VideoFiles:
-    """The video files under a folder, by the ends of their paths, with and without suffix."""
-
-    def __init__(self, paths: Iterable[Path], folder: Path) -> None:
-        self._folder = folder
-        self._by_end: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-        for path in paths:
-            *above, name = path.relative_to(folder).parts
-            for last in {name, path.stem}:
-                for start in range(len(above) + 1):
-                    self._by_end[(*above[start:], last)].append(path)
-
-    @classmethod
-    def under(cls, folder: Path) -> "_VideoFiles":
-        """Those in a folder and in all folders in it."""
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-        return cls((path for path in found if path.is_file()), folder)
-
-    def find(self, name: str, *, near: str) -> Path | str:
-        """The file with a name, or with a path that ends so; or why there is none, in words.
-
-        Args:
-            name: with or without suffix.
-            near: of several files, one in a folder of this name counts.
-        """
-        parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
-        found = self._by_end.get(parts, [])
-        if len(found) > 1:
-            exact = self._folder / name
-            found = [path for path in found if path == exact or near in path.parts] or found
-        if not found:
-            return "is missing"
-        if len(found) > 1:
-            some = ", ".join(str(path.relative_to(self._folder)) for path in found[:2])
-            return f"may be one of {len(found)} files: {some}"
-        return found[0]
 
 
 def _question(
@@ -263,14 +177,17 @@ def _class_of(seconds: float) -> str:
 def _refusal(name: str, faults: Sequence[str], *, is_all: bool = False) -> str:
     what = f"the question set {name} cannot be used as it is: {_listed(faults)}"
     if is_all:
-        return f"{what}. No question is left."
+        return (
+            f"{what}. No question is left. A folder with the videos is given behind the set: "
+            "--haystack SET FOLDER (videos=FOLDER)."
+        )
     return (
         f"{what}. Mend the set, or leave out what cannot be asked: --keep-damaged "
         "(keep_damaged=True)."
     )
 
 
-def _notes(found: _Found, faults: Sequence[str], *, num_asked: int) -> Iterable[str]:
+def _notes(found: Found, faults: Sequence[str], *, num_asked: int) -> Iterable[str]:
     if faults:
         yield (
             f"of the question set {found.name} {counted(num_asked, 'question')} can be asked; left "

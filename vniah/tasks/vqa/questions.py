@@ -27,6 +27,7 @@ class RowRecord(TypedDict):
     question: Text
     video: NotRequired[Text | None]
     videoID: NotRequired[Text | None]
+    video_name: NotRequired[Text | None]
     options: NotRequired[list[Text] | None]
     candidates: NotRequired[list[Text] | None]
     answer: NotRequired[Text | list[Text] | None]
@@ -56,6 +57,7 @@ class Layout:
         question_type: the column with the type of the question.
         question_id: the column with its id, if there is one.
         is_id_of_video: whether an id is unique among the questions about one video only.
+        lists_options: whether the question ends with its options, each with its letter in a line.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Layout:
     question_type: str = "question_type"
     question_id: str | None = "question_id"
     is_id_of_video: bool = False
+    lists_options: bool = False
 
 
 LAYOUTS = (
@@ -86,6 +89,16 @@ LAYOUTS = (
         question_id=None,
     ),
     Layout(
+        "MLVU of lmms-eval",
+        frozenset({"video_name", "candidates"}),
+        video="video_name",
+        options="candidates",
+        answer="letter",
+        question_type="task_type",
+        question_id=None,
+        lists_options=True,
+    ),
+    Layout(
         "Video-MME",
         frozenset({"videoID", "options"}),
         video="videoID",
@@ -95,6 +108,10 @@ LAYOUTS = (
     Layout("plain", frozenset({"video", "options"})),
 )
 """The layouts that are read; the first whose columns a table has is that of the table."""
+
+
+VIDEO_COLUMNS = frozenset(layout.video for layout in LAYOUTS)
+"""The columns that name videos."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,8 @@ def read_row(
     if not question:
         raise ValueError("has an empty question")
     options = read_options(_given_options(cells, layout.options))
+    if layout.lists_options:
+        question = without_options(question, options)
     named = None if layout.question_id is None else cells.get(layout.question_id)
     own = default_id if named is None else _text(named)
     return QuestionRow(
@@ -188,6 +207,31 @@ def read_options(given: Sequence[Text]) -> tuple[str, ...]:
     if not all(texts):
         raise ValueError(f"has an empty option, the one with the letter {_first_empty(texts)}")
     return tuple(texts)
+
+
+def without_options(question: str, options: Sequence[str]) -> str:
+    """A question without the lines at its end that list its options, if it has such lines.
+
+    Args:
+        question: with ``(A) Cat`` in a line, and ``(B) Dog`` in the next.
+        options: their words, without letters.
+
+    Raises:
+        ValueError: the lines list other options.
+    """
+    lines = [line for line in question.splitlines() if line.strip()]
+    listed = lines[-len(options) :]
+    matches = [_LETTERED.fullmatch(line.strip()) for line in listed]
+    letters = [match[1] for match in matches if match]
+    if letters != [letter_of(place) for place in range(len(options))]:
+        return question
+    words = [" ".join(match[2].split()) for match in matches if match]
+    if words != list(options):
+        raise ValueError("lists other options in its question than in the column of its options")
+    rest = "\n".join(lines[: -len(options)]).strip()
+    if not rest:
+        raise ValueError("has an empty question")
+    return rest
 
 
 def read_right(given: Any, options: Sequence[str], form: AnswerForm) -> tuple[int, ...]:

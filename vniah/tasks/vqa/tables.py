@@ -4,11 +4,12 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from vniah.errors import HaystackError, first_line, quoted
+from vniah.haystacks.table_files import json_lines, parquet_columns, parquet_rows, read_utf8
 from vniah.schema import parse_json, read_json, require_type
 from vniah.tasks.vqa.questions import LAYOUTS, QuestionRow, RowRecord, find_layout, read_row
 
@@ -20,11 +21,29 @@ MAP_NAME = "map_vid_vidorID.json"
 """The map of NExT-QA: the path of a video, without its suffix, by the name in the table."""
 
 _NO_TABLES = frozenset({MAP_NAME, "manifest.json", "dataset_infos.json"})
-_OPEN = frozenset({"video", "question", "answer"})  # MLVU has tables of open questions, too
-_MOST_ROWS = 1_000_000
+_OPEN = frozenset({"video", "question", "answer"})
+MOST_ROWS = 1_000_000
+"""So many rows a set may have."""
+
 _MOST_BYTES = 2**28
-_BATCH = 256
 _OF_SEVERAL = re.compile(r"(.*)-[0-9]+-of-[0-9]+")
+
+KNOWN_COLUMNS = frozenset(RowRecord.__annotations__)
+"""The columns of all layouts."""
+
+
+class Table(NamedTuple):
+    """A table of any source.
+
+    Attributes:
+        name: for messages.
+        stem: its name without suffix, for ids where there are several tables.
+        rows: its rows with their numbers, from 1.
+    """
+
+    name: str
+    stem: str
+    rows: Iterable[tuple[int, dict[str, Any]]]
 
 
 class Read(NamedTuple):
@@ -81,23 +100,32 @@ def find_tables(source: Path) -> tuple[Path, ...]:
 
 
 def read_tables(paths: Sequence[Path]) -> Read:
-    """The questions of some tables, in their order.
+    """The questions of some files, in their order.
 
     Raises:
         HaystackError: a table cannot be read, its columns are not known, or it has too many rows.
+    """
+    return read_rows([Table(path.name, path.stem, _records(path)) for path in paths])
+
+
+def read_rows(tables: Sequence[Table]) -> Read:
+    """The questions of some tables, in their order.
+
+    Raises:
+        HaystackError: as `read_tables`.
     """
     rows: list[QuestionRow] = []
     faults: list[str] = []
     seen: dict[str, str] = {}
     num_open: Counter[str] = Counter()
-    for path in paths:
-        for number, record in _records(path):
-            if len(rows) + len(faults) >= _MOST_ROWS:
-                raise HaystackError(f"{path} has more than {_MOST_ROWS:,} rows.")
-            where = f"{path.name} row {number}"
+    for table in tables:
+        for number, record in table.rows:
+            if len(rows) + len(faults) >= MOST_ROWS:
+                raise HaystackError(f"{table.name} has more than {MOST_ROWS:,} rows.")
+            where = f"{table.name} row {number}"
             layout = find_layout(record)
-            if layout is None and record.keys() >= _OPEN:
-                num_open[path.name] += 1
+            if layout is None and is_open(record):
+                num_open[table.name] += 1
                 continue
             if layout is None:
                 known = "; ".join(f"{one.name}: {', '.join(sorted(one.marks))}" for one in LAYOUTS)
@@ -111,8 +139,8 @@ def read_tables(paths: Sequence[Path]) -> Read:
                     cast("RowRecord", record),
                     layout,
                     where=where,
-                    table=path.stem,
-                    default_id=f"{path.stem}-{number}" if len(paths) > 1 else str(number),
+                    table=table.stem,
+                    default_id=f"{table.stem}-{number}" if len(tables) > 1 else str(number),
                 )
             except HaystackError as error:
                 faults.append(first_line(error))
@@ -127,6 +155,11 @@ def read_tables(paths: Sequence[Path]) -> Read:
                 continue
             rows.append(row)
     return Read(tuple(rows), tuple(faults), num_open)
+
+
+def is_open(columns: Collection[str]) -> bool:
+    """Whether these are the columns of questions without options, as MLVU has some, too."""
+    return set(columns) >= _OPEN
 
 
 def read_map(folders: Sequence[Path]) -> Mapping[str, str]:
@@ -159,8 +192,12 @@ def _split_of(path: Path) -> tuple[str, ...]:
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a table with their numbers, from 1."""
-    readers = {".jsonl": _of_lines, ".json": _of_json, ".csv": _of_csv, ".parquet": _of_parquet}
-    yield from readers[path.suffix.lower()](path)
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        yield from json_lines(path, dict[str, Any], most_bytes=_MOST_BYTES)
+    else:
+        readers = {".json": _of_json, ".csv": _of_csv, ".parquet": _of_parquet}
+        yield from readers[suffix](path)
 
 
 def _of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -168,16 +205,10 @@ def _of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from enumerate(records, start=1)
 
 
-def _of_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text_of(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path.name} line {number}"
-            yield number, parse_json(line, dict[str, Any], HaystackError, where)
-
-
 def _of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every cell is text, an empty one is missing, and lists are written as in JSON."""
-    table = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
+    text = read_utf8(path, most_bytes=_MOST_BYTES)
+    table = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
     number = 0
     try:
@@ -204,32 +235,9 @@ def _of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            known = RowRecord.__annotations__.keys()
-            columns = [name for name in file.schema_arrow.names if name in known]
-            if not columns:
-                yield 1, dict.fromkeys(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=_BATCH, columns=columns) if columns else ():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise HaystackError(f"{path} cannot be read as Parquet: {first_line(error)}.") from error
-
-
-def _text_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise HaystackError(f"{path} is larger than {_MOST_BYTES:,} bytes.")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HaystackError(
-            f"{path} is not text in UTF-8: {first_line(error)}. Convert it."
-        ) from error
+    names = parquet_columns(path)
+    columns = [name for name in names if name in KNOWN_COLUMNS]
+    if not columns:
+        yield 1, dict.fromkeys(names)  # the row whose layout is not known
+        return
+    yield from parquet_rows(path, columns, most_bytes=_MOST_BYTES)

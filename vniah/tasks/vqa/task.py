@@ -18,7 +18,7 @@ from vniah.haystacks.library import uniform_pictures
 from vniah.needles import NeedleSet
 from vniah.protocol import HAYSTACK, Frames, FrameSegment, FrameSpan
 from vniah.scoring import Reading, Score, score_options
-from vniah.tasks.base import Sample
+from vniah.tasks.base import Reads, Sample
 from vniah.tasks.multiple_choice import CRITERION, LETTERS, WORDS, ask_options
 from vniah.tasks.parsing import Option, one_of
 from vniah.tasks.vqa.opening import QuestionVideos, VideoQuestion, require_question_videos
@@ -61,7 +61,7 @@ class VideoQuestions:
         "num_frames pictures of a video, spread evenly from the first to the last: "
         "np.linspace(0, pictures - 1, num_frames, dtype=int)"
     )
-    asks_question_sets = True
+    reads: Reads = "questions"
 
     def __init__(self, answers: Option = None) -> None:
         self._answers = None if answers is None else one_of(answers, "answers", (LETTERS, WORDS))
