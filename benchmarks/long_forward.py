@@ -232,9 +232,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 2.0) -> float:
+def matrix_rate(
+    device: torch.device, dtype: torch.dtype, *, seconds: float = 2.0, size: int | None = None
+) -> float:
     """FLOP/s of large square matrix products, over some seconds after as many warm-up ones."""
-    size = 8192 if device.type == "cuda" else 1024
+    size = size or (8192 if device.type == "cuda" else 1024)
     left = torch.randn(size, size, device=device, dtype=dtype)
     right = torch.randn(size, size, device=device, dtype=dtype)
     out = torch.empty_like(left)

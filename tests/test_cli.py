@@ -607,7 +607,7 @@ def test_estimate_says_what_a_run_takes(in_folder, material, capsys):
     output = capsys.readouterr().out
     assert re.search(r"27 samples of up to \d+ tokens, \d+ per frame\n", output)
     assert "memory, on each of 2 GPUs" in output
-    assert re.search(r"  needed besides the weights +[\d.]+ [kM]?B\n", output)
+    assert re.search(r"  needed besides the weights( +[\d.]+ [kM]?B){2}\n", output)
     assert re.search(r"  every one by itself +27 +[\d,]+ +[\d.]+ \w+ +[\d.]+ \w+ +\S+ s\n", output)
     assert re.search(r"sharing saves a factor of \d\.\d\d in operations", output)
     assert re.search(r"fit into the free memory: [\d,]+ here, [\d,]+ on 2, ", output)

@@ -243,17 +243,17 @@ def test_no_rank_is_refused(model, needle_folder):
 
 @pytest.mark.parametrize("needles", ["cards", "counterfactual"])
 def test_planning_takes_no_look_at_single_frames(needles, monkeypatch):
-    """Nine cells of up to a million frames, eleven days of video."""
+    """Nine cells of up to 200,000 frames, two days of video."""
 
     def refuse(*_):
         raise AssertionError("frame by frame")
 
     monkeypatch.setattr(Frames, "__iter__", refuse)
     monkeypatch.setattr(segments, "_segments_of", refuse)
-    grid = Grid.parse("250000,500000,1000000", "0,0.5,1")
+    grid = Grid.parse("50000,100000,200000", "0,0.5,1")
     model, cards = load_model("reference-long"), load_needles(needles)
     found = estimate(model, cards, grid, rates=RATES)
     per_frame = model.frame_shape[0]
     assert found.num_samples >= (9 + 3 + 1) * len(cards), "needles in cells, and controls"
-    assert found.max_tokens > 1_000_000 * per_frame
-    assert found.shared.num_tokens < found.alone.num_tokens
+    assert found.max_tokens > 200_000 * per_frame
+    assert found.one_pass.work.num_tokens < found.shared.num_tokens < found.alone.num_tokens

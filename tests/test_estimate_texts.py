@@ -43,7 +43,20 @@ def estimate_text(model, **options):
 
 def without_machine(found):
     """An estimate without what the machine has free at this moment."""
-    return replace(found, memory=replace(found.memory, free=0), max_frames={})
+
+    def full(memory):
+        return replace(memory, free=0)
+
+    one_pass = found.one_pass and replace(
+        found.one_pass, memory=full(found.one_pass.memory), exact=full(found.one_pass.exact)
+    )
+    return replace(
+        found,
+        memory=full(found.memory),
+        memory_alone=full(found.memory_alone),
+        one_pass=one_pass,
+        max_frames={},
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,9 +173,12 @@ def test_the_command_line_estimates_texts(folder, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "-")
     options = ["--task", "niah", "--tokens", "200,300", "--depths", "0,1"]
-    assert main(["estimate", "--model", str(folder), *options]) == 0
+    one_pass = ["--window", "8", "--verify", "2"]
+    assert main(["estimate", "--model", str(folder), *options, *one_pass]) == 0
     output = capsys.readouterr().out
     assert re.match(r"tiny: 30 samples of up to \d+ tokens\n\n", output)
+    assert "  one pass, window of 8 tokens, approximate " in output
+    assert "  and 2 branches exactly, too " in output
     assert re.search(r"\ntokens that fit into the free memory: [\d,]+ here", output)
     assert "encoding frames" not in output and "per frame" not in output
     server = ["--model", "openai:http://127.0.0.1:9#m", "--tokenizer", str(folder)]

@@ -1,6 +1,7 @@
 """The engine of a map from one pass: exact with a whole window, else approximate behind needles."""
 
 import pytest
+import torch
 from decoder_models import DecoderStandIn, RandomFrames, make_samples
 from test_niah import samples_of
 from test_prefill import build_decoder
@@ -115,6 +116,33 @@ def test_fewer_operations_are_planned_than_for_the_tree(model, samples):
         outcomes(opened(engine), [*make_samples(*ASKED)])
         counts.append(engine.planned_flops)
     assert counts[0] < counts[1]
+
+
+class DeepFrames(RandomFrames):
+    """The same frames, with DeepStack features for the first two layers."""
+
+    def read_runs(self, frames, part=None):
+        yield from (rows * (1 + part) for rows in super().read_runs(frames))
+
+
+@pytest.mark.parametrize("max_rows", [10_000, 40])
+def test_deepstack_features_are_those_of_the_trunk_too(max_rows, monkeypatch):
+    monkeypatch.setattr("vniah.engines.one_pass.MAX_ROWS", max_rows)
+    decoder = build_decoder("qwen3")
+    decoder.model.config.model_type = "qwen3_vl_text"  # the same layers
+    model = DecoderStandIn(decoder, torch.arange)
+    model.frame_shape = (3, *model.frame_shape)
+    samples = make_samples(*ASKED)
+    engines = [DecoderEngine(model, EngineOptions()), one_pass(model, 14)]
+    for engine in engines:
+        opened(engine)
+        inner = engine._exact if isinstance(engine, OnePassEngine) else engine
+        inner._frames = EncodedFrames(DeepFrames(), num_frames=10_000)
+    exact, found = (outcomes(engine, samples) for engine in engines)
+    assert largest(found, exact) < 1e-4
+    monkeypatch.setattr(DeepFrames, "read_runs", RandomFrames.read_runs)
+    changed = outcomes(engines[1], samples)
+    assert largest(changed, exact) > 1e-3, "the features matter"
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])

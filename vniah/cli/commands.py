@@ -141,7 +141,7 @@ def estimate(options: argparse.Namespace) -> int:
         return estimate_sweep(options.sweep)
     grid, rope = parse_grid(options), only_rope(options)
     load_libraries()
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
     from vniah.sweep.progress import Bars
 
     require_named_haystack(options)

@@ -13,7 +13,7 @@ from vniah.errors import counted, printable
 if TYPE_CHECKING:
     from vniah.models.families import Family
     from vniah.results import Results
-    from vniah.sweep.estimate import Estimate, Work
+    from vniah.sweep.estimated import Estimate, OnePass, Work
     from vniah.sweep.requests import RequestsEstimate
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -86,20 +86,10 @@ def format_families(families: "Iterable[Family]", *, width: int | None = None) -
 
 def format_estimate(found: "Estimate") -> str:
     """All that an estimate says, as lines of text."""
-    memory = found.memory
     is_text = found.tokens_per_frame is None
     lengths = "tokens" if is_text else "frames"
     per_rank = f", on each of {found.num_ranks} GPUs" if found.num_ranks > 1 else ""
-    rows = [
-        (f"weights of the decoder, {found.dtype}", memory.weights),
-        *([("of its layers, in host memory", memory.host_weights)] if memory.host_weights else []),
-        ("hidden rows", memory.hidden),
-        ("keys and values of one layer", memory.keys_values),
-        (f"chunk of {memory.chunk_size:,} rows", memory.chunk),
-        (f"kept keys and values, on {memory.kv_location}", memory.store),
-        ("needed besides the weights", memory.needed),
-        (f"free on {memory.device}", memory.free),
-    ]
+    one_pass = found.one_pass
     lines = [
         f"{printable(found.model_name)}: {found.num_samples:,} samples of up to "
         f"{found.max_tokens:,} tokens"
@@ -107,8 +97,8 @@ def format_estimate(found: "Estimate") -> str:
         *_about_videos(found),
         "",
         f"memory{per_rank}",
-        *_indented([(name, scaled(value, "B")) for name, value in rows]),
-        *([] if memory.fits else [f"  it does not fit: measure fewer {lengths}"]),
+        *_indented(_memory_rows(found)),
+        *([] if found.largest.fits else [f"  it does not fit: measure fewer {lengths}"]),
         "",
         f"work{per_rank}",
         *_indented(
@@ -116,10 +106,12 @@ def format_estimate(found: "Estimate") -> str:
                 ("", "passes", "tokens", "linear", "attention", "at least"),
                 _work_row("common prefixes once", found.shared),
                 _work_row("every one by itself", found.alone),
+                *([] if one_pass is None else _one_pass_rows(one_pass)),
             ]
         ),
-        f"  sharing saves a factor of {found.alone.flops.total / found.shared.flops.total:.2f} in "
-        f"operations, {found.alone.seconds / found.shared.seconds:.2f} in time",
+        f"  sharing saves a factor of {_saved(found.alone, found.shared)} in operations, "
+        f"{found.alone.seconds / found.shared.seconds:.2f} in time",
+        *([] if one_pass is None else [_about_one_pass(found, one_pass)]),
         f"  at {scaled(found.rates.linear, 'FLOP/s')} in matrix products, "
         f"{scaled(found.rates.attention, 'FLOP/s')} in attention, measured just now; "
         + ("" if is_text else "encoding frames and ")
@@ -131,6 +123,63 @@ def format_estimate(found: "Estimate") -> str:
         *(f"note: {printable(note)}" for note in found.notes),
     ]
     return "\n".join(lines)
+
+
+def _memory_rows(found: "Estimate") -> list[tuple[str, ...]]:
+    """The memory of each way to run a sweep, one in each column."""
+    ways = {"prefixes once": found.memory, "by itself": found.memory_alone}
+    if found.one_pass is not None:
+        ways |= {"one pass": found.one_pass.memory, "its exact part": found.one_pass.exact}
+    each, first = ways.values(), found.memory
+
+    def row(name: str, *values: int) -> tuple[str, ...]:
+        return (name, *(scaled(value, "B") for value in values))
+
+    return [
+        ("", *ways),
+        row(f"weights of the decoder, {found.dtype}", *(one.weights for one in each)),
+        *(
+            [row("of its layers, in host memory", *(one.host_weights for one in each))]
+            if first.host_weights
+            else []
+        ),
+        row("hidden rows", *(one.hidden for one in each)),
+        row("keys and values of one layer", *(one.keys_values for one in each)),
+        ("rows of a chunk", *(f"{one.chunk_size:,}" for one in each)),
+        row("what a chunk takes", *(one.chunk for one in each)),
+        row("kept keys and values", *(one.store for one in each)),
+        ("  which are on", *(one.kv_location if one.store else "-" for one in each)),
+        row("needed besides the weights", *(one.needed for one in each)),
+        row(f"free on {first.device}", *(one.free for one in each)),
+    ]
+
+
+def _one_pass_rows(found: "OnePass") -> list[tuple[str, ...]]:
+    window, num = found.approximation.window, found.approximation.verify
+    name = f"one pass, window of {counted(window, found.approximation.unit[:-1])}"
+    return [
+        _work_row(f"{name}, approximate", found.unverified),
+        _work_row(f"  and {num:,} branch{'' if num == 1 else 'es'} exactly, too", found.work),
+    ]
+
+
+def _about_one_pass(found: "Estimate", one_pass: "OnePass") -> str:
+    """By what factors an approximate map is cheaper, without and with its verification."""
+    without, verified = (
+        [_saved(work, fewer) for work in (found.alone, found.shared)]
+        for fewer in (one_pass.unverified, one_pass.work)
+    )
+    return (
+        f"  --share one-pass, approximate: {without[0]} times fewer operations than every one by "
+        f"itself, {without[1]} than common prefixes once; {verified[0]} and {verified[1]} with the "
+        f"{counted(one_pass.num_verified, 'sample')} that it also runs exactly, to verify itself"
+    )
+
+
+def _saved(more: "Work", fewer: "Work") -> str:
+    """How many times more operations one way takes than the other."""
+    factor = more.flops.total / fewer.flops.total
+    return f"{factor:.2f}" if factor < 9.995 else f"{factor:,.0f}"
 
 
 def format_requests(found: "RequestsEstimate") -> str:

@@ -21,6 +21,7 @@ _MIN_RUN = 8
 # How far a run is looked for where tokens were replaced; a whole sequence where none were.
 _MAX_OWN = 4096
 _FRAMES_OF_SOURCE = 1 << 40
+_BLOCK = 1 << 15  # tokens that are compared at once, as most often an answer is near
 _MAX_RUNS = 256
 """Of a sequence that is cut more often, such as one with its frames out of order, the rest is its
 own."""
@@ -64,25 +65,35 @@ class TokenKeys:
 
     def __init__(self, tokens_per_frame: int) -> None:
         self._per_frame = tokens_per_frame
-        self._sources: dict[str, int] = {}
+        self._rows: dict[str, Keys] = {}  # by source, the keys of its frames, as far as any is seen
 
     def of(self, pieces: Sequence[Piece]) -> Keys:
         """The keys of all tokens of a sequence, ``[T]``."""
-        parts = [key for piece in pieces for key in self._of_piece(piece)]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        return np.concatenate([np.zeros(0, np.int64), *map(self._of_piece, pieces)])
 
-    def _of_piece(self, piece: Piece) -> Iterator[Keys]:
+    def _of_piece(self, piece: Piece) -> Keys:
         if not isinstance(piece, FrameSpan):
-            yield np.array(piece.token_ids, np.int64)
-            return
-        source = self._sources.setdefault(piece.source, len(self._sources))
-        rows = np.arange(piece.start * self._per_frame, piece.stop * self._per_frame)
-        keys = -1 - source * _FRAMES_OF_SOURCE - rows.reshape(piece.num_frames, -1)
-        around = [
+            return np.array(piece.token_ids, np.int64)
+        rows = self._rows_of(piece.source, piece.stop)[piece.start * self._per_frame :]
+        rows = rows[: piece.num_frames * self._per_frame]
+        if not piece.has_text:
+            return rows
+        before, after = (
             np.tile(np.array(text, np.int64), (piece.num_frames, 1))
             for text in (piece.before, piece.after)
-        ]
-        yield np.concatenate([around[0], keys, around[1]], 1).reshape(-1)
+        )
+        return np.concatenate([before, rows.reshape(piece.num_frames, -1), after], 1).reshape(-1)
+
+    def _rows_of(self, source: str, num_frames: int) -> Keys:
+        """The keys of at least the first frames of a source."""
+        known = self._rows.setdefault(source, np.zeros(0, np.int64))
+        num_rows = num_frames * self._per_frame
+        if len(known) < num_rows:
+            first = -1 - list(self._rows).index(source) * _FRAMES_OF_SOURCE
+            last = first - max(num_rows, 2 * len(known))
+            known = np.arange(first, last, -1, dtype=np.int64)
+            self._rows[source] = known
+        return known
 
 
 def runs_of(keys: Keys, trunk: Keys) -> tuple[Run, ...]:
@@ -107,8 +118,12 @@ def runs_of(keys: Keys, trunk: Keys) -> tuple[Run, ...]:
 def _num_common(one: Keys, other: Keys) -> int:
     """How many tokens from the first on are equal."""
     num = min(len(one), len(other))
-    differs = one[:num] != other[:num]
-    return int(differs.argmax()) if differs.any() else num
+    for start in range(0, num, _BLOCK):
+        stop = min(num, start + _BLOCK)
+        differs = one[start:stop] != other[start:stop]
+        if differs.any():
+            return start + int(differs.argmax())
+    return num
 
 
 def _next_run(keys: Keys, trunk: Keys, start: int, at: int) -> tuple[int, int] | None:
@@ -121,10 +136,17 @@ def _next_run(keys: Keys, trunk: Keys, start: int, at: int) -> tuple[int, int] |
         stop = len(keys) if not replaced else min(len(keys), start + _MAX_OWN)
         if best is not None:
             stop = min(stop, best[0] + _MIN_RUN)
-        for place in np.flatnonzero(keys[start:stop] == wanted[0]) + start:
+        for place in _places_of(wanted[0], keys, start, stop):
             if best is not None and place - start + replaced >= sum(best) - start - at:
                 break
             if np.array_equal(keys[place : place + _MIN_RUN], wanted):
-                best = int(place), at + replaced
+                best = place, at + replaced
                 break
     return best
+
+
+def _places_of(key: np.int64, keys: Keys, start: int, stop: int) -> Iterator[int]:
+    """Where a key stands between two places, in order."""
+    for first in range(start, stop, _BLOCK):
+        found = np.flatnonzero(keys[first : min(stop, first + _BLOCK)] == key)
+        yield from map(int, found + first)

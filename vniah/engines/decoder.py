@@ -124,7 +124,7 @@ class DecoderEngine:
 
     def prepare(
         self,
-        haystack: AnyHaystack,
+        haystack: AnyHaystack | None,
         needles: NeedleSet,
         num_frames: int,
         *,
@@ -132,9 +132,12 @@ class DecoderEngine:
         cache: Path | None = None,
         on_progress: OnFramesReady | None = None,
     ) -> None:
-        """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet."""
+        """As `vniah.engines.base.Engine.prepare`: encodes what is not encoded yet.
+
+        Where no frame is shown, or nothing but planned, the haystack may be None.
+        """
         self._needles = needles
-        if not num_frames:
+        if haystack is None or not num_frames:
             self._frames = EncodedFrames.none()
             return
         self._frames = EncodedFrames.of(

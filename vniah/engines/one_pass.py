@@ -6,7 +6,7 @@ samples that it is asked to run exactly are run by the tree, as in every other r
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,37 @@ from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
 from vniah.options.approximation import Approximation
-from vniah.protocol import HAYSTACK, DecoderModel, FrameSpan, LanguageModel, TextSpan
+from vniah.protocol import (
+    HAYSTACK,
+    DecoderModel,
+    FrameSpan,
+    LanguageModel,
+    TextSpan,
+    TokenSequence,
+)
 from vniah.tasks.base import Sample
 
 MAX_ROWS = 1 << 17
 """Rows besides the trunk's that are held between two layers."""
 
 _OTHER_QUESTIONS = ("A", "Is it 7?")  # what prompts with both have in common is no question
+
+
+@dataclass(frozen=True)
+class PlannedMap:
+    """What an engine runs, by the numbers of sequences and samples.
+
+    Attributes:
+        sequences: those of all samples.
+        spliced: how they are spliced into the trunk.
+        parts: sequences that go through the layers together.
+        exact: samples that are run by the tree.
+    """
+
+    sequences: Sequence[TokenSequence]
+    spliced: SplicedMap
+    parts: Sequence[Sequence[int]]
+    exact: Sequence[int]
 
 
 class OnePassEngine:
@@ -107,7 +131,7 @@ class OnePassEngine:
 
     def prepare(
         self,
-        haystack: AnyHaystack,
+        haystack: AnyHaystack | None,
         needles: NeedleSet,
         num_frames: int,
         *,
@@ -166,6 +190,12 @@ class OnePassEngine:
             [samples[number] for number in chosen], [pending[number] for number in chosen]
         )
         return len(self._parts) + num_batches
+
+    @property
+    def planned(self) -> PlannedMap:
+        """What `plan` found."""
+        assert self._map is not None, "plan comes first"
+        return PlannedMap(self._sequences.sequences, self._map, self._parts, self._exact_numbers)
 
     @property
     def planned_flops(self) -> int:

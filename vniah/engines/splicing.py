@@ -144,10 +144,10 @@ class SplicedMap:
 
     def branches(self, indices: Iterable[int]) -> list[list[SplicedSequence]]:
         """Sequences by what is spliced in, the longest first, and by where that stands."""
-        found: dict[tuple[tuple[int, int, bytes], ...], list[SplicedSequence]] = {}
+        found: dict[tuple[tuple[int, int, bytes], ...] | int, list[SplicedSequence]] = {}
         for index in indices:
             one = self.spliced[index]
-            found.setdefault(one.branch, []).append(one)
+            found.setdefault(one.branch or index, []).append(one)  # alone where nothing is shared
         for members in found.values():
             members.sort(key=lambda one: (one.num_own, one.suffix.start), reverse=True)
         return sorted(found.values(), key=lambda members: members[0].branch)
@@ -200,6 +200,7 @@ class SplicedMap:
             spliced=[self._branch(members) for members in branches],
             past=() if past is None else (past,),
             chunk_size=chunk_size,
+            add_deepstack=self._add_deepstack,
         )
         order = (one.index for members in branches for one in members)
         return dict(zip(order, read, strict=True))
@@ -214,8 +215,14 @@ class SplicedMap:
             [],
             cache=cache,
             chunk_size=chunk_size,
+            add_deepstack=self._add_deepstack,
         )
         return cache
+
+    def _add_deepstack(self, layer: int, hidden: Tensor) -> None:
+        """Adds DeepStack features to the rows of the trunk, if any are computed, after a layer."""
+        if layer < self._inputs.num_deepstack_layers and len(hidden):
+            self._inputs.add_deepstack(layer, hidden, self._pieces, 0, len(hidden))
 
     def _cache(self) -> KeyValueCache:
         body, like = self._model.decoder.model, self._model.decoder.lm_head.weight
@@ -253,7 +260,7 @@ class SplicedMap:
             for run in one.runs
             if run.stop <= before.start
         )
-        return SplicedRows(hidden, positions[..., slice(*rows)], seen, deepstack)
+        return SplicedRows(hidden, positions[..., slice(*rows)].clone(), seen, deepstack)
 
     def _shift(self, run: Run, positions: Tensor) -> Shift:
         """How many positions farther on a run stands in a sequence than in the trunk.

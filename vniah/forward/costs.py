@@ -49,13 +49,16 @@ class Flops:
         attention: products of queries with keys, and of attention weights with values.
     """
 
-    linear: int
-    attention: int
+    linear: int = 0
+    attention: int = 0
 
     @property
     def total(self) -> int:
         """The sum of both."""
         return self.linear + self.attention
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.linear + other.linear, self.attention + other.attention)
 
 
 @dataclass(frozen=True)
@@ -201,24 +204,27 @@ class DecoderShape:
         in_chunk, in_group = min(chunk_size, own), min(chunk_size, in_suffixes)
         has_earlier = own > in_chunk or branch.start > 0
         moments = (
-            self._rotation_bytes(own),
-            in_chunk * max(self._feed_forward_row, self._attention_row(merges=has_earlier)),
-            in_group * max(self._feed_forward_row, self._suffix_row(num_ranks)),
+            self.rotation_bytes(own),
+            self.chunk_bytes(in_chunk, merges=has_earlier),
+            in_group * max(self.feed_forward_row, self._suffix_row(num_ranks)),
             num_read * self.vocab_size * _FP32,
         )
         return PassBytes(hidden + angles, keys, max(moments))
 
-    def _rotation_bytes(self, num_rows: int) -> int:
+    def chunk_bytes(self, num_rows: int, *, merges: bool) -> int:
+        """Bytes of main rows that are inside a layer; ``merges`` if any keys stand before them."""
+        return num_rows * max(self.feed_forward_row, self._attention_row(merges=merges))
+
+    def rotation_bytes(self, num_rows: int, *, block: int = ROPE_BLOCK) -> int:
         """Bytes for computing the angles of RoPE, besides the angles; free before the first layer.
 
         Of one block of rows, in fp32: frequencies (half a row), the same doubled, cosines, sines,
         and the sines before they are scaled.
         """
-        block = min(num_rows, ROPE_BLOCK)
-        return block * 9 * self.head_dim * _FP32 // 2
+        return min(num_rows, block) * 9 * self.head_dim * _FP32 // 2
 
     @property
-    def _feed_forward_row(self) -> int:
+    def feed_forward_row(self) -> int:
         """Bytes of a row in the MLP: gate, up and their product; the residual and its norm."""
         return (3 * self.intermediate_size + 2 * self.hidden_size) * self.itemsize
 

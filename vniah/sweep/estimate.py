@@ -6,13 +6,10 @@ and the pictures of the videos of a question set are counted.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import torch
-
-from vniah.embeddings.shown import frames_shown
 from vniah.engines.base import EngineOptions
 from vniah.engines.choosing import choose_engine, require_decoder
 from vniah.engines.inputs import (
@@ -22,18 +19,19 @@ from vniah.engines.inputs import (
     size_of_frame,
 )
 from vniah.engines.planning import Plan, SampleSequences, make_plan
-from vniah.errors import InputError, ModelError
-from vniah.forward.costs import DecoderShape, Flops
+from vniah.errors import InputError, ModelError, first_line
+from vniah.forward.costs import DecoderShape
 from vniah.forward.decoders import sliding_window
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kv_cache import KVLocation
-from vniah.forward.memory import MIN_CHUNK_SIZE, fit_chunk_size, fit_kv_location
-from vniah.forward.prefix_tree import Branch, Suffix, cost_of
+from vniah.forward.memory import MIN_CHUNK_SIZE
+from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.grid import Grid
 from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
 from vniah.needles import NeedleSet
+from vniah.options import Share
+from vniah.options.approximation import Approximation
 from vniah.protocol import (
     AnyModel,
     DecoderModel,
@@ -42,10 +40,15 @@ from vniah.protocol import (
     LanguageModel,
     TokenSequence,
 )
+from vniah.sweep.estimate_one_pass import estimate_one_pass, require_one_pass
+from vniah.sweep.estimated import Estimate, Memory, ShownOfVideos, Work
 from vniah.sweep.samples import askable_samples, read_text
 from vniah.sweep.throughput import Rates, measure_rates
 from vniah.tasks import Sample, Task, load_task
+from vniah.tasks.base import is_of_text
 from vniah.tasks.controls import ChosenControls
+from vniah.tasks.controls.exact import Exact
+from vniah.tasks.controls.planning import make_control_samples
 from vniah.tasks.parsing import Option
 from vniah.tasks.placement import haystack_frames
 
@@ -54,120 +57,6 @@ RING_SIZES = (2, 4, 8)
 _COUNTED_FRAMES = (32, 64)
 _NEEDLE = FrameSegment("needle", 0)
 _MOST_FRAMES = 1 << 40
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The memory of the largest pass, in bytes, per rank.
-
-    Attributes:
-        weights: the decoder's weights on the device; they are loaded already.
-        hidden: the rows between two layers, and what belongs to them.
-        keys_values: the keys and values of one layer.
-        chunk: the largest tensors of a chunk inside a layer.
-        chunk_size: number of rows of a chunk.
-        store: the keys and values of all layers that are stored for later passes.
-        kv_location: where they will be stored.
-        device: the device that computes.
-        free: the free memory of the device, now.
-        host_weights: weights of layers in host memory; 0 where all weights are on the device.
-    """
-
-    weights: int
-    hidden: int
-    keys_values: int
-    chunk: int
-    chunk_size: int
-    store: int
-    kv_location: KVLocation
-    device: str
-    free: int
-    host_weights: int = 0
-
-    @property
-    def needed(self) -> int:
-        """The memory needed on the device, besides the weights."""
-        on_device = self.store if self.kv_location == "device" else 0
-        return self.hidden + self.keys_values + self.chunk + on_device
-
-    @property
-    def fits(self) -> bool:
-        """Whether it is at most the share of the free memory that a run may use."""
-        return self.needed <= self.free * USABLE
-
-
-@dataclass(frozen=True)
-class Work:
-    """The work of a sweep, per rank.
-
-    Attributes:
-        num_passes: number of forward passes.
-        num_tokens: number of rows that go through the layers, on all ranks.
-        flops: number of operations.
-        seconds: how long the operations take at the measured rates; or how long it takes to fetch
-            the layers' weights for every pass, if that is longer, as both happen at the same time.
-    """
-
-    num_passes: int
-    num_tokens: int
-    flops: Flops
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a sweep will take.
-
-    Attributes:
-        model_name: the model's name.
-        dtype: the dtype of its weights and of everything that is computed.
-        num_samples: number of samples, controls included.
-        max_tokens: number of tokens of the longest sequence.
-        tokens_per_frame: the average, with the text that the model puts around each frame; None for
-            a task of text.
-        num_ranks: number of processes that run a pass together.
-        rates: the rates by which the times are computed.
-        memory: the memory of the largest pass, with what is stored for later passes.
-        shared: the work where common prefixes are computed once.
-        alone: the work where every sample runs by itself.
-        shown: what is shown of the videos of a question set; None for other haystacks.
-        max_frames: by the number of such devices that run a pass together, how many haystack frames
-            fit into their free memory; for a task of text how many tokens of a prompt.
-        notes: remarks, such as why nothing is shared.
-    """
-
-    model_name: str
-    dtype: str
-    num_samples: int
-    max_tokens: int
-    tokens_per_frame: float | None
-    num_ranks: int
-    rates: Rates
-    memory: Memory
-    shared: Work
-    alone: Work
-    max_frames: dict[int, int]
-    notes: tuple[str, ...]
-    shown: "ShownOfVideos | None" = None
-
-
-@dataclass(frozen=True)
-class ShownOfVideos:
-    """What the samples of a question set show of its videos.
-
-    Attributes:
-        num_pictures: different pictures; each is encoded once.
-        num_videos: the videos that they are of.
-    """
-
-    num_pictures: int
-    num_videos: int
-
-    @classmethod
-    def of(cls, samples: Iterable[Sample], videos: VideoLibrary) -> "ShownOfVideos":
-        """What some samples show."""
-        frames = frames_shown(span for sample in samples for span in sample.shown)
-        return cls(len(frames), len(videos.by_video(frames)))
 
 
 def estimate(
@@ -182,6 +71,9 @@ def estimate(
     num_ranks: int = 1,
     attention: str = "auto",
     rates: Rates | None = None,
+    share: Share = "tree",
+    window: int | None = None,
+    verify: int | None = None,
 ) -> Estimate:
     """What a sweep will take on the model's device, and on others like it.
 
@@ -198,10 +90,14 @@ def estimate(
         num_ranks: number of processes that run each pass together.
         attention: as `vniah.sweep.run.run_sweep`.
         rates: those of the device; by default they are measured, in two seconds.
+        share: how it is to be run. All ways are estimated that are possible; with ``"one-pass"``
+            an error says why that way is not, otherwise a note.
+        window: as `vniah.sweep.run.run_sweep`, for haystack states that all needles share.
+        verify: likewise.
 
     Raises:
         InputError: the model has no decoder or does not read what the task shows, ``num_ranks`` is
-            below 1, or the kernel does not run here.
+            below 1, the kernel does not run here, or an option is invalid.
         TaskError: there is no such task, or its samples cannot be made.
         ModelError: no sequence of the grid can be run.
     """
@@ -216,11 +112,24 @@ def estimate(
     if (answer_tokens := getattr(loaded, "answer_tokens", None)) is not None:
         engine.notes.append(f"answers of up to {answer_tokens:,} tokens are generated besides")
     found = _estimate(decodable, needles, samples, num_ranks, attention, rates)
-    found = replace(found, notes=(*found.notes, *engine.notes))
+    found = replace(found, notes=(*found.notes, *engine.notes), share=share)
     if isinstance(haystack, VideoLibrary):
         shown = ShownOfVideos.of(samples, haystack)
         found = replace(found, notes=(*found.notes, *haystack.notes), shown=shown)
-    return found
+    approximation = Approximation.of(window, verify, is_text=is_of_text(loaded))
+    try:
+        require_one_pass(loaded, samples, approximation, num_ranks)
+        tests = tuple(sample for sample in samples if sample.control is None)
+        exact = Exact(approximation.verify)
+        copies = make_control_samples(exact, tests, grid, needles, known)
+        one_pass = estimate_one_pass(
+            decodable, samples, copies, approximation, attention=attention, rates=found.rates
+        )
+    except (InputError, ModelError) as error:
+        if share == "one-pass":
+            raise
+        return replace(found, notes=(*found.notes, f"not by one pass: {first_line(error)}"))
+    return replace(found, one_pass=one_pass)
 
 
 def _estimate(
@@ -245,6 +154,10 @@ def _estimate(
     if rates is None:
         rates = measure_rates(model, kernel, num_tokens=max_tokens)
     length = _Length.of(model, needles, samples, composed.sequences)
+    memory, alone = (
+        Memory.of_tree(shape, branches, composed.sequences, weight.device, num_ranks)
+        for branches in (plan.branches, plan.alone)
+    )
     return Estimate(
         model_name=model.name,
         dtype=str(weight.dtype).removeprefix("torch."),
@@ -253,66 +166,16 @@ def _estimate(
         tokens_per_frame=float(length.per_frame) if length.is_of_frames else None,
         num_ranks=num_ranks,
         rates=rates,
-        memory=_memory(shape, plan.branches, composed.sequences, weight.device, num_ranks),
-        shared=_work(shape, plan.branches, rates, num_ranks),
-        alone=_work(shape, plan.alone, rates, num_ranks),
+        memory=memory,
+        memory_alone=alone,
+        shared=Work.of_tree(shape, plan.branches, rates, num_ranks),
+        alone=Work.of_tree(shape, plan.alone, rates, num_ranks),
         max_frames={
             ranks: _most_frames(model, shape, length, num_ranks=ranks)
             for ranks in sorted({1, num_ranks, *RING_SIZES})
         },
+        one_pass=None,
         notes=tuple(_notes(plan)),
-    )
-
-
-def _memory(
-    shape: DecoderShape,
-    branches: Sequence[Branch],
-    sequences: Sequence[TokenSequence],
-    device: torch.device,
-    num_ranks: int,
-) -> Memory:
-    free = free_bytes(device)
-    usable = int(free * USABLE)
-    chunk_size = fit_chunk_size(shape, branches, device, free=usable, num_ranks=num_ranks)
-    largest = max(
-        (
-            shape.pass_parts(
-                branch,
-                chunk_size=chunk_size,
-                num_ranks=num_ranks,
-                num_read=sum(
-                    len(sequences[suffix.sequences[0]].answer_ids) for suffix in branch.suffixes
-                ),
-            )
-            for root in branches
-            for branch in root.passes()
-        ),
-        key=lambda parts: parts.total,
-    )
-    store = shape.kept_bytes(branches, num_ranks=num_ranks)
-    return Memory(
-        weights=shape.weight_bytes,
-        hidden=largest.hidden,
-        keys_values=largest.keys_values,
-        chunk=largest.chunk,
-        chunk_size=min(chunk_size, max(branch.max_tokens for branch in branches)),
-        store=store,
-        kv_location=fit_kv_location(store, device, left=usable - largest.total),
-        device=str(device),
-        free=free,
-        host_weights=shape.host_weight_bytes,
-    )
-
-
-def _work(shape: DecoderShape, branches: Sequence[Branch], rates: Rates, num_ranks: int) -> Work:
-    flops = shape.flops_of(branches, num_ranks=num_ranks)
-    num_passes = sum(1 for root in branches for _ in root.passes())
-    computing = flops.linear / rates.linear + flops.attention / rates.attention
-    return Work(
-        num_passes=num_passes,
-        num_tokens=cost_of(branches).num_tokens,
-        flops=flops,
-        seconds=max(computing, num_passes * shape.host_weight_bytes / rates.fetching),
     )
 
 

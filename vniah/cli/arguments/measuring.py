@@ -123,21 +123,7 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         "which is many times cheaper and approximate: every run verifies it on some samples, and "
         "says so wherever its numbers are shown",
     )
-    run.add_argument(
-        "--window",
-        type=values.whole(1_000_000),
-        metavar="W",
-        help="with --share one-pass: how many frames behind each needle, or tokens of text, are "
-        f"computed with it in sight; default {DEFAULT_WINDOW} frame, or {DEFAULT_TEXT_WINDOW} "
-        "tokens",
-    )
-    run.add_argument(
-        "--verify",
-        type=values.whole(100_000),
-        metavar="N",
-        help="with --share one-pass: how many branches, each a needle at a position with all "
-        f"lengths behind it, are drawn and run exactly as well; default {DEFAULT_VERIFIED}",
-    )
+    _add_one_pass_options(run)
     run.add_argument(
         "--scorer",
         choices=get_args(Scorer),
@@ -183,6 +169,25 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
     add_job_options(run)
 
 
+def _add_one_pass_options(command: argparse.ArgumentParser) -> None:
+    """How far haystack states that all needles share are an approximation, and how it is known."""
+    command.add_argument(
+        "--window",
+        type=values.whole(1_000_000),
+        metavar="W",
+        help="with --share one-pass: how many frames behind each needle, or tokens of text, are "
+        f"computed with it in sight; default {DEFAULT_WINDOW} frame, or {DEFAULT_TEXT_WINDOW} "
+        "tokens",
+    )
+    command.add_argument(
+        "--verify",
+        type=values.whole(100_000),
+        metavar="N",
+        help="with --share one-pass: how many branches, each a needle at a position with all "
+        f"lengths behind it, are drawn and run exactly as well; default {DEFAULT_VERIFIED}",
+    )
+
+
 def add_check(verbs: Any) -> None:
     """``check``."""
     check = add_command(
@@ -202,7 +207,9 @@ def add_check(verbs: Any) -> None:
 def add_estimate(verbs: Any) -> None:
     """``estimate``."""
     estimate = add_command(
-        verbs, "estimate", "estimate the memory, operations and time that a grid takes"
+        verbs,
+        "estimate",
+        "estimate the memory, operations and time that a grid takes by each way of --share",
     )
     add_config_option(estimate, "estimate all runs of a sweep; as for run")
     add_model_options(estimate)
@@ -210,6 +217,7 @@ def add_estimate(verbs: Any) -> None:
     add_needles_option(estimate)
     add_task_options(estimate)
     add_grid_options(estimate)
+    _add_one_pass_options(estimate)
     add_job_options(estimate)
     add_server_options(estimate)
     add_quiet_option(estimate)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vniah.haystacks.frames import AnyHaystack
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
     from vniah.sweep.mesh import Mesh
     from vniah.sweep.requests import RequestsEstimate
 
@@ -71,14 +71,17 @@ def estimate_run(
         **asked,
         num_ranks=options.context_parallel,
         attention=options.attn,
+        share=getattr(options, "share", "tree"),  # the command itself names none
+        window=options.window,
+        verify=options.verify,
     )
 
 
 def fits(found: "AnyEstimate") -> bool:
     """Whether the memory is enough, as far as it is this machine's."""
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
 
-    return not isinstance(found, Estimate) or found.memory.fits
+    return not isinstance(found, Estimate) or found.largest.fits
 
 
 def estimate_sweep(config: SweepConfig) -> int:
@@ -113,16 +116,20 @@ def estimate_sweep(config: SweepConfig) -> int:
 
 
 def _show(found: "Mapping[str, AnyEstimate]") -> None:
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
 
     here = {name: one for name, one in found.items() if isinstance(one, Estimate)}
-    rows = [(name, f"{one.num_samples:,}", *_columns(one)) for name, one in found.items()]
+    nums = {
+        name: one.num_run if isinstance(one, Estimate) else one.num_samples
+        for name, one in found.items()
+    }
+    rows = [(name, f"{nums[name]:,}", *_columns(one)) for name, one in found.items()]
     together = (
         f"{len(found):,} runs",
-        f"{sum(one.num_samples for one in found.values()):,}",
+        f"{sum(nums.values()):,}",
         "",
-        scaled(sum(one.shared.flops.total for one in here.values()), "FLOP"),
-        duration(sum(one.shared.seconds for one in here.values())),
+        scaled(sum(one.work.flops.total for one in here.values()), "FLOP"),
+        duration(sum(one.work.seconds for one in here.values())),
         "",
         "",
     )
@@ -132,22 +139,22 @@ def _show(found: "Mapping[str, AnyEstimate]") -> None:
         "and encoding frames come on top"
     )
     for name, one in here.items():
-        if not one.memory.fits:
+        if not one.largest.fits:
             lengths = "tokens" if one.tokens_per_frame is None else "frames"
             show(f"{name} does not fit: measure fewer {lengths}")
 
 
 def _columns(one: "AnyEstimate") -> tuple[str, ...]:
     """The columns of a run but its name and samples; a server says nothing of its work."""
-    from vniah.sweep.estimate import Estimate
+    from vniah.sweep.estimated import Estimate
 
     if not isinstance(one, Estimate):
         longest = "-" if one.max_tokens is None else f"{one.max_tokens:,}"
         return (longest, "requests", "-", "-", "-")
     return (
         f"{one.max_tokens:,}",
-        scaled(one.shared.flops.total, "FLOP"),
-        duration(one.shared.seconds),
-        scaled(one.memory.needed, "B"),
-        scaled(one.memory.free, "B"),
+        scaled(one.work.flops.total, "FLOP"),
+        duration(one.work.seconds),
+        scaled(one.largest.needed, "B"),
+        scaled(one.largest.free, "B"),
     )
