@@ -158,8 +158,8 @@ def test_a_wider_window_takes_more_and_a_whole_one_about_what_the_tree_takes(
     ]
     flops = [one.one_pass.unverified.flops.total for one in found]
     assert flops == sorted(flops) and len(set(flops)) == 4
-    # Its rows go through the whole last layer, and the haystack's through all of the others.
-    assert 1 < flops[-1] / found[0].shared.flops.total < 1.2
+    # In the last of two layers most of its rows end early, where the tree's suffixes do not.
+    assert 0.5 < flops[-1] / found[0].shared.flops.total < 1.2
 
 
 def test_what_one_pass_cannot_do_is_a_note_unless_it_is_asked_for(checkpoint_model, needle_folder):

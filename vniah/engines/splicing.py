@@ -105,6 +105,11 @@ def splice(
     )
 
 
+def _num_seen(one: SplicedSequence, rows: Span) -> int:
+    """Tokens of the trunk that some rows of a sequence see."""
+    return sum(run.num_tokens for run in one.runs if run.stop <= rows.start)
+
+
 class SplicedMap:
     """The logits of many sequences from one pass over a trunk.
 
@@ -154,18 +159,19 @@ class SplicedMap:
 
     def flops(self, shape: DecoderShape, indices: Iterable[int]) -> Flops:
         """The operations of the pass over the trunk, and of the rows of some sequences."""
-        read = Cost()
+        ending, read = Cost.of_rows(0, self.num_trunk), Cost()
         for members in self.branches(indices):
             longest = members[0]
-            blocks = [(longest, gap) for gap in longest.gaps]
-            blocks += [(one, one.suffix) for one in members]
-            for one, rows in blocks:
-                seen = sum(run.num_tokens for run in one.runs if run.stop <= rows.start)
-                read += Cost(0, rows.num_tokens * seen)
-            read += Cost.of_rows(0, longest.num_own)
+            ending += Cost.of_rows(0, longest.num_own)
+            for gap in longest.gaps:
+                ending += Cost(0, gap.num_tokens * _num_seen(longest, gap))
             for one in members:
-                read += Cost.of_rows(one.num_own, one.suffix.num_tokens)
-        return shape.flops_of_rows(Cost.of_rows(0, self.num_trunk), read)
+                num_read, seen = len(self._sequences[one.index].answer_ids), one.num_own
+                num_other = one.suffix.num_tokens - num_read
+                seen += _num_seen(one, one.suffix)
+                ending += Cost.of_rows(seen, num_other)
+                read += Cost.of_rows(seen + num_other, num_read)
+        return shape.flops_of_rows(ending, read, num_repeated=read.num_tokens)
 
     def parts(self, indices: Iterable[int], max_rows: int) -> list[list[int]]:
         """Sequences in parts of up to so many rows, or of one branch with more."""

@@ -40,6 +40,10 @@ class KeyBlock:
     is_causal: bool = False
 
 
+class KeysValuesDone(Exception):
+    """Not an error: ends a layer's call once the keys and values of its rows are kept."""
+
+
 class Heads(NamedTuple):
     """The sizes of a decoder's attention.
 

@@ -152,8 +152,13 @@ class DecoderShape:
         """
         return self.flops_of_rows(*costs_of(branches), num_ranks=num_ranks)
 
-    def flops_of_rows(self, main: Cost, suffixes: Cost, *, num_ranks: int = 1) -> Flops:
-        """The same for main rows and for rows that are read, such as those of suffixes."""
+    def flops_of_rows(
+        self, main: Cost, suffixes: Cost, *, num_ranks: int = 1, num_repeated: int = 0
+    ) -> Flops:
+        """The same for main rows and for rows that are read, such as those of suffixes.
+
+        Of ``num_repeated`` rows queries, keys and values of the last layer are computed twice.
+        """
         last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
         in_main = self.linear_weights - last
         if num_ranks > 1:
@@ -162,7 +167,11 @@ class DecoderShape:
         pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * suffixes.num_pairs
         return Flops(
             2
-            * (in_main * main.num_tokens // num_ranks + self.linear_weights * suffixes.num_tokens),
+            * (
+                in_main * main.num_tokens // num_ranks
+                + self.linear_weights * suffixes.num_tokens
+                + self.query_key_value_weights // self.num_layers * num_repeated
+            ),
             attention * pairs // num_ranks,
         )
 

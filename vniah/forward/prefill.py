@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
-from vniah.forward.attention import Kernel, KeyBlock, attend
+from vniah.forward.attention import Kernel, KeyBlock, KeysValuesDone, attend
 from vniah.forward.decoders import (
     attention_set_to,
     depends_on_length,
@@ -45,6 +45,7 @@ from vniah.forward.ring import Ring
 from vniah.forward.splices import (
     Slab,
     SlabAttention,
+    SlabKeysValues,
     SplicedBranch,
     require_can_splice,
     slabs_of,
@@ -66,10 +67,6 @@ _ATTENTION_NAME = "vniah_prefill"
 ROPE_BLOCK = 16384
 # Which attention function its layers call is a setting of the decoder, so one pass at a time.
 _ONE_PASS = Lock()
-
-
-class _KeysValuesDone(Exception):
-    """Not an error: ends the layer's call once a chunk's keys and values are in the buffer."""
 
 
 @torch.inference_mode()
@@ -168,7 +165,8 @@ def prefill(
             if cache is not None:
                 keys.save(index, cache)
             for group in groups:
-                _run(layer, index, group.rows, group.attention(keys, kernel, ring))
+                for attention in group.attentions(keys, kernel, ring, is_last=is_last):
+                    _run(layer, index, group.rows, attention)
                 group.add_deepstack(index)
             if add_deepstack is not None and not is_last:
                 add_deepstack(index, hidden)
@@ -249,11 +247,11 @@ def _run(
     layer: Any,
     index: int,
     rows: Rows,
-    attention: "_ChunkAttention | SuffixAttention | SlabAttention",
+    attention: "_ChunkAttention | SuffixAttention | SlabAttention | SlabKeysValues",
 ) -> None:
     """Runs some rows through a layer, in place."""
     part = attention.rows
-    with suppress(_KeysValuesDone):
+    with suppress(KeysValuesDone):
         rows.hidden[part] = layer(
             rows.hidden[None, part],
             position_embeddings=(rows.angles[0, :, part], rows.angles[1, :, part]),
@@ -335,7 +333,7 @@ class _ChunkAttention:
         if not self.attends:
             if self.whole is not None:
                 self.whole.put(q, self.rows.start, scale)
-            raise _KeysValuesDone
+            raise KeysValuesDone
         if self.whole is not None:
             return self.whole.get(self.rows)
         if self.ring is not None:
@@ -388,7 +386,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    vniah_attention: _ChunkAttention | SuffixAttention | SlabAttention,
+    vniah_attention: _ChunkAttention | SuffixAttention | SlabAttention | SlabKeysValues,
     scaling: float | None = None,
     softcap: float | None = None,
     **_ignored: Any,

@@ -24,7 +24,7 @@ R rows, E entries, Hq and Hk heads, D head size.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
-from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
+from vniah.forward.attention import Kernel, KeyBlock, KeysValuesDone, attend_block, merge
 from vniah.forward.decoders import depends_on_length
 from vniah.forward.key_blocks import plan_calls
 from vniah.forward.kv_cache import LayerKeyValues, Span
@@ -197,13 +197,34 @@ class Slab:
         self._branches = branches
         blocks = [block for branch in branches for block in branch.blocks]
         self.rows = Rows(torch.cat([block.hidden for block in blocks]), angles)
-        self._calls = _own_calls(branches, self.rows.hidden.device)
-        self._trunk = _TrunkEntries(blocks, body, self.rows.hidden.device)
+        device = self.rows.hidden.device
+        self._calls = _own_calls(branches, device)
+        self._trunk = _TrunkEntries(blocks, body, device)
+        self._read = _read_rows(branches, device)
+        self._read_calls = _calls_of_read_rows(branches, device)
+        self._read_trunk = _TrunkEntries(
+            [
+                replace(suffix.rows, hidden=suffix.rows.hidden[-suffix.num_rows :])
+                for branch in branches
+                for suffix in branch.suffixes
+            ],
+            body,
+            device,
+        )
 
-    def attention(self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None) -> "SlabAttention":
-        """What the rows of the slab attend to in the present layer."""
+    def attentions(
+        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None, *, is_last: bool
+    ) -> "tuple[SlabAttention | SlabKeysValues, ...]":
+        """What the rows of the slab attend to in the present layer, in one call of it or in two.
+
+        In the last layer all rows end after their keys and values, and then those that are read go
+        through it.
+        """
         assert ring is None, "rows are not spliced into a trunk that several processes hold"
-        return SlabAttention(keys, kernel, self._calls, self._trunk)
+        if not is_last:
+            return (SlabAttention(keys, kernel, self._calls, self._trunk, slice(None)),)
+        own = SlabKeysValues()
+        return own, SlabAttention(keys, kernel, self._read_calls, self._read_trunk, self._read, own)
 
     def add_deepstack(self, layer: int) -> None:
         """Adds what DeepStack adds to the rows after a layer."""
@@ -230,9 +251,10 @@ class _OwnCall:
     """Blocks of rows of one size, which attend to blocks of keys of one size in one call.
 
     Attributes:
-        rows: ``[blocks, size]``; no row is in two blocks.
-        keys: ``[blocks, number of keys]``; row numbers, too.
-        is_causal: True if the rows are the keys, each of which sees itself and those before it.
+        rows: ``[blocks, size]``, numbers of queries; no query is in two blocks.
+        keys: ``[blocks, number of keys]``, numbers of rows.
+        is_causal: True if the queries are those of the keys, each of which sees itself and those
+            before it.
     """
 
     rows: Tensor
@@ -262,6 +284,51 @@ def _own_calls(branches: Sequence[SplicedBranch], device: torch.device) -> list[
         calls.append(_OwnCall(rows, rows, is_causal=True))
     for (size, num_keys), pairs in meeting.items():
         rows = _numbers([row for row, _ in pairs], size, device)
+        keys = _numbers([first for _, first in pairs], num_keys, device)
+        calls.append(_OwnCall(rows, keys, is_causal=False))
+    return calls
+
+
+def _read_rows(branches: Sequence[SplicedBranch], device: torch.device) -> Tensor:
+    """The numbers of the rows that are read, ``[n]``."""
+    found: list[Tensor] = []
+    stop = 0
+    for branch in branches:
+        stop += branch.num_own
+        for suffix in branch.suffixes:
+            stop += len(suffix.rows.hidden)
+            found.append(torch.arange(stop - suffix.num_rows, stop))
+    return _joined(found).to(device)
+
+
+def _calls_of_read_rows(branches: Sequence[SplicedBranch], device: torch.device) -> list[_OwnCall]:
+    """How the rows that are read meet all rows of their branches; the first calls reach them all.
+
+    A query's number is its place among the rows that are read.
+    """
+    alone: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    # No query is twice in one call, so own rows and those of a suffix have calls of their own.
+    meeting: dict[tuple[int, int, bool], list[tuple[int, int]]] = defaultdict(list)
+    row = query = 0
+    for branch in branches:
+        first_own = row
+        row += branch.num_own
+        for suffix in branch.suffixes:
+            size, num_read = len(suffix.rows.hidden), suffix.num_rows
+            alone[num_read].append((query, row + size - num_read))
+            if suffix.num_own:
+                meeting[num_read, suffix.num_own, True].append((query, first_own))
+            if size > num_read:
+                meeting[num_read, size - num_read, False].append((query, row))
+            row += size
+            query += num_read
+    calls = []
+    for num_read, pairs in alone.items():
+        rows = _numbers([query for query, _ in pairs], num_read, device)
+        keys = _numbers([first for _, first in pairs], num_read, device)
+        calls.append(_OwnCall(rows, keys, is_causal=True))
+    for (num_read, num_keys, _), pairs in meeting.items():
+        rows = _numbers([query for query, _ in pairs], num_read, device)
         keys = _numbers([first for _, first in pairs], num_keys, device)
         calls.append(_OwnCall(rows, keys, is_causal=False))
     return calls
@@ -336,21 +403,17 @@ class _TrunkEntries:
 
 
 @dataclass
-class SlabAttention:
-    """Attention of the rows of a slab: to one another, and to the trunk.
+class SlabKeysValues:
+    """Keys and values of all rows of a slab in the last layer, which end there.
 
     Attributes:
-        keys: keys and values of the trunk in the present layer.
-        kernel: computes the attention over each block of keys.
-        calls: how the rows meet one another.
-        trunk: what they see of the trunk.
-        was_called: whether the layer has called it.
+        k: ``[1, Hk, R, D]``, once the layer has called it.
+        v: the same.
+        was_called: whether it has.
     """
 
-    keys: LayerKeyValues
-    kernel: Kernel
-    calls: Sequence[_OwnCall]
-    trunk: _TrunkEntries
+    k: Tensor | None = None
+    v: Tensor | None = None
     was_called: bool = False
 
     @property
@@ -359,8 +422,40 @@ class SlabAttention:
         return slice(None)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Keeps the keys and values, and ends the layer's call."""
+        self.was_called = True
+        self.k, self.v = k, v
+        raise KeysValuesDone
+
+
+@dataclass
+class SlabAttention:
+    """Attention of the rows of a slab: to one another, and to the trunk.
+
+    Attributes:
+        keys: keys and values of the trunk in the present layer.
+        kernel: computes the attention over each block of keys.
+        calls: how the rows meet one another.
+        trunk: what they see of the trunk.
+        rows: those that go through the layer: all, or the numbers of some, ``[n]``.
+        own: keys and values of all rows, where only some go through the layer.
+        was_called: whether the layer has called it.
+    """
+
+    keys: LayerKeyValues
+    kernel: Kernel
+    calls: Sequence[_OwnCall]
+    trunk: _TrunkEntries
+    rows: slice | Tensor
+    own: SlabKeysValues | None = None
+    was_called: bool = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """What the rows attend to, ``[1, Hq, R, D]`` in q's dtype; k and v are their own."""
         self.was_called = True
+        if self.own is not None:
+            assert self.own.k is not None and self.own.v is not None, "those of all rows come first"
+            k, v = self.own.k, self.own.v
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.float32)
         for call in self.calls:

@@ -90,11 +90,11 @@ class SuffixGroup:
         ]
         return cls(suffixes, Rows(hidden, angles), shared)
 
-    def attention(
-        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None
-    ) -> "SuffixAttention":
-        """What the rows of the group attend to in the present layer."""
-        return SuffixAttention(keys, self, kernel, ring)
+    def attentions(
+        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None, *, is_last: bool
+    ) -> tuple["SuffixAttention"]:
+        """What the rows of the group attend to in the present layer, in one call of it."""
+        return (SuffixAttention(keys, self, kernel, ring),)
 
     def add_deepstack(self, layer: int) -> None:
         """Adds what DeepStack adds to the rows after a layer."""
