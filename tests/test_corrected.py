@@ -78,7 +78,7 @@ def test_intervals_of_a_part_hold_what_they_are_of_whatever_the_sizes_of_groups(
         draws = []
         for needle, groups in enumerate(draw_groups([sizes] * num_needles, num_draws, drawing)):
             for group in groups:
-                inside = (DEPTHS == group) & IS_SHORT
+                inside = (group == DEPTHS) & IS_SHORT
                 if num := inside.sum():
                     change = exact[needle, inside].mean() - near[needle, inside].mean()
                     draws.append(Draw(needle, num / sizes[group], float(change)))

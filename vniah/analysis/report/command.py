@@ -15,6 +15,7 @@ from vniah.files import embedded_dir
 from vniah.models.packaged import PACKAGED
 from vniah.needles.loading import comes_with_vniah
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, Images, LoadIn, Sampling
+from vniah.options.approximation import EXACT
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
 
@@ -53,7 +54,17 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
         return Command((), (remark,))
     words: list[str] = ["run"]
     remarks: list[str] = []
-    for part in (_model, _haystack, _needles, _grid, _task, _controls, _scorer, _adaptive):
+    for part in (
+        _model,
+        _haystack,
+        _needles,
+        _grid,
+        _task,
+        _controls,
+        _scorer,
+        _adaptive,
+        _sharing,
+    ):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -88,6 +99,13 @@ def _adaptive(manifest: Mapping[str, Any]) -> _Parts:
     if record is not None:
         yield ("--adaptive",)
         yield "--precision", str(record["precision"])
+
+
+def _sharing(manifest: Mapping[str, Any]) -> _Parts:
+    record = manifest.get("approximation")
+    if record is not None:
+        yield "--share", str(record["share"])
+        yield from _given(record, {"window": "--window", "verify": "--verify"})
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:
@@ -213,7 +231,7 @@ def _task(manifest: Mapping[str, Any]) -> _Parts:
 
 
 def _controls(manifest: Mapping[str, Any]) -> _Parts:
-    controls = [str(name) for name in manifest.get("controls", ())]
+    controls = [str(name) for name in manifest.get("controls", ()) if name != EXACT]
     known = [name for name in controls if name in CONTROL_NAMES]
     yield "--controls", ",".join(known) or "none"
     for name in controls:

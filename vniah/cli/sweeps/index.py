@@ -105,7 +105,10 @@ def _numbers(results: "Results") -> dict[str, Any]:
     summary = summarize(results)
     like_these, length = summary.needles_like_these, summary.effective_length
     interval = None if like_these is None else like_these.interval
+    about = {} if results.approximation is None else results.approximation.record()
+    corrected = None if like_these is None else like_these.mean
     return {
+        **({"approximate": True, "corrected_average": corrected, **about} if about else {}),
         "average": results.average,
         "low": None if interval is None else interval.low,
         "high": None if interval is None else interval.high,
