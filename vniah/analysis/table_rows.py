@@ -21,6 +21,7 @@ from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sa
 from vniah.analysis.statistics.verification import corrected_estimates
 from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
 from vniah.options import TableKind
+from vniah.options.approximation import EXACT
 from vniah.results import AnyResults, CellScore, Results, SampleResult, several_results
 from vniah.results.once import once
 from vniah.results.plan import planned_ids, planned_test_ids
@@ -362,8 +363,8 @@ def _interval(
 ) -> Interval | None:
     """The interval of a control for needles like these; None if none could be run."""
     done = [sample for sample in samples if sample.correct is not None]
-    if not done or _is_approximate(done):
-        return None
+    if not done or _is_approximate(done) or done[0].control == EXACT:
+        return None  # the drawn branches are no sample of needles like these
     numbers: dict[str | None, int] = {None: UNKNOWN}
     field = results.details.get("clusters", "needle_id")
     needles = [numbers.setdefault(sample.fields.get(field), len(numbers)) for sample in done]

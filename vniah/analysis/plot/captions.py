@@ -6,6 +6,7 @@ from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
 from vniah.analysis.statistics.table import index_samples, is_right
 from vniah.analysis.statistics.verification import verify
+from vniah.analysis.table_notes import approximate_note
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted, printable, shortened
 from vniah.results import Measure, Results, facet_values
@@ -63,8 +64,7 @@ def caption(results: Results, measure: Measure | None = None) -> str:
         measure: which measure is drawn; None for the score.
     """
     lines = [_counts(results, measure)]
-    if measure is None:
-        lines += _estimands(results)
+    lines += _estimands(results) if measure is None else [approximate_note(results)]
     controls = controls_caption(results)
     if measure is not None and controls:
         lines.append("right answers with controls:")

@@ -214,8 +214,8 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
         for name in names
         if name not in _KNOWN_FIELDS
     }
-    if results.is_approximate:
-        fields["approximate"] = texts.column(_as_text(bool(one.approximate)) for one in samples)
+    if results.is_approximate:  # some of its samples are exact
+        columns["approximate"] = [bool(one.approximate) for one in samples]
     return {
         "is_published": not results.manifest,
         **({"is_approximate": True} if results.is_approximate else {}),

@@ -232,7 +232,9 @@
 
   const outcome = (run, index) => {
     const value = valueOf(run, "outcome", index);
-    return make("span", { text: OUTCOMES[value], name: `outcome ${CLASSES[value]}` });
+    const found = make("span", { text: OUTCOMES[value], name: `outcome ${CLASSES[value]}` });
+    if (valueOf(run, "approximate", index)) found.append(make("div", { text: "approximate", name: "numbers" }));
+    return found;
   };
 
   const pairs = (list, entries) => {
