@@ -33,7 +33,7 @@ def checked_by(random, drawn, needle):
     return Checked(float(np.concatenate(near).mean()), differences)
 
 
-@pytest.mark.parametrize("num_needles", [5, 20, 50])
+@pytest.mark.parametrize("num_needles", [5, 50])
 @pytest.mark.parametrize("agreement", [0.6, 0.9, 1.0])
 @pytest.mark.parametrize("accuracy", [0.5, 0.9])
 def test_intervals_hold_what_they_are_of_however_bad_the_approximation(

@@ -65,7 +65,10 @@ class Summary:
             if len({_cells_of(run) for run in runs}) > 1:
                 show("these averages are over different cells, so they cannot be compared")
             if len({run.approximation for run in runs}) > 1:
-                show("some of these averages are approximate, so they cannot be compared")
+                show(
+                    "these averages are not equally exact, as their names say, so they cannot be "
+                    "compared"
+                )
         for line in failure_lines(self._plan, self._failures):
             show(f"not run: {line}")
         self._show_files(labels, runs)
