@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from vniah.analysis.statistics.corrected import Checked, corrected_mean
+from vniah.analysis.statistics.corrected import Checked, Draw, corrected_mean, corrected_part
 from vniah.analysis.statistics.means import difference_interval, score_interval
 from vniah.errors import InputError
 from vniah.tasks.controls.exact import draw_groups
@@ -33,7 +33,7 @@ def checked_by(random, drawn, needle):
     return Checked(float(np.concatenate(near).mean()), differences)
 
 
-@pytest.mark.parametrize("num_needles", [5, 20, 50])
+@pytest.mark.parametrize("num_needles", [5, 50])
 @pytest.mark.parametrize("agreement", [0.6, 0.9, 1.0])
 @pytest.mark.parametrize("accuracy", [0.5, 0.9])
 def test_intervals_hold_what_they_are_of_however_bad_the_approximation(
@@ -54,6 +54,49 @@ def test_intervals_hold_what_they_are_of_however_bad_the_approximation(
         assert found.like.low <= found.mean <= found.like.high
     assert these >= 0.93 * num_runs and like >= 0.93 * num_runs
     assert abs(np.mean(errors)) < 0.04
+
+
+DEPTHS = np.repeat(np.arange(11), [4, *[1] * 10])
+"""The group of each sample: a needle at depth 0 is one branch at all of four lengths, and at other
+depths another branch at each. Its first sample has the shortest length, as has every fourth."""
+
+IS_SHORT = np.arange(14) % 4 == 0
+
+
+@pytest.mark.parametrize("num_needles, num_draws", [(10, 12), (25, 100)])
+@pytest.mark.parametrize("agreement", [0.6, 0.9, 1.0])
+def test_intervals_of_a_part_hold_what_they_are_of_whatever_the_sizes_of_groups(
+    num_needles, num_draws, agreement
+):
+    random, drawing, num_runs, these, like = np.random.default_rng(3), Random(3), 120, 0, 0
+    sizes = np.bincount(DEPTHS)
+    for _ in range(num_runs):
+        skill = random.beta(3, 3, (num_needles, 1))
+        exact = random.random((num_needles, len(DEPTHS))) < skill
+        flipped = random.random((num_needles, len(sizes))) > agreement  # whole branches
+        near = exact ^ flipped[:, DEPTHS]
+        draws = []
+        for needle, groups in enumerate(draw_groups([sizes] * num_needles, num_draws, drawing)):
+            for group in groups:
+                inside = (group == DEPTHS) & IS_SHORT
+                if num := inside.sum():
+                    change = exact[needle, inside].mean() - near[needle, inside].mean()
+                    draws.append(Draw(needle, num / sizes[group], float(change)))
+        found = corrected_part(near[:, IS_SHORT].mean(axis=1), draws)
+        these += found.these.low <= exact[:, IS_SHORT].mean() <= found.these.high
+        like += found.like.low <= 0.5 <= found.like.high
+    assert these >= 0.93 * num_runs and like >= 0.93 * num_runs
+
+
+@pytest.mark.parametrize("rise, fall", [(0.25, 0.25), (0.4, 0.1), (0.3, 0.0)])
+def test_many_draws_reach_as_far_as_the_spread_of_their_differences(rise, fall):
+    num = 400
+    changes = [1.0] * round(rise * num) + [-1.0] * round(fall * num)
+    changes += [0.0] * (num - len(changes))
+    found = corrected_part([0.4] * 5, [Draw(0, 1.0, change) for change in changes])
+    expected = 1.96 * np.std(changes) / num**0.5
+    assert found.these.half_width == pytest.approx(expected, rel=0.03)
+    assert found.mean == pytest.approx(0.4 + rise - fall)
 
 
 def test_without_a_difference_the_intervals_are_as_wide_as_the_draws_are_few():

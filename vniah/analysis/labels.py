@@ -23,7 +23,7 @@ def result_labels(results: Sequence[Results]) -> tuple[str, ...]:
     """
     endings = label_endings(results)
     return tuple(
-        f"{_short(result.name)}{ending}" for result, ending in zip(results, endings, strict=True)
+        f"{_short_name(result)}{ending}" for result, ending in zip(results, endings, strict=True)
     )
 
 
@@ -37,7 +37,7 @@ def label_endings(results: Sequence[Results]) -> tuple[str, ...]:
         "".join(f", {text}" for text in (result.part, remark) if text)
         for result, remark in zip(results, rope_remarks(results), strict=True)
     ]
-    names = [_short(result.name) for result in results]
+    names = [_short_name(result) for result in results]
     found = list(zip(names, endings, strict=True))
     endings = [
         ending if found.count((name, ending)) == 1 else f"{ending} in {result.path}"
@@ -60,6 +60,13 @@ def these(results: Results) -> str:
 def like_these(runs: Sequence[Results]) -> str:
     """What the intervals of results are for, in words: ``"needles like these"``."""
     return f"{' or '.join(dict.fromkeys(f'{run.cluster}s' for run in runs))} like these"
+
+
+def _short_name(results: Results) -> str:
+    """Its name, cut where it is very long, but for what says that the results are approximate."""
+    if (found := results.approximation) is None:
+        return _short(results.name)
+    return found.marked(_short(found.unmarked(results.name)))
 
 
 def _short(name: str) -> str:

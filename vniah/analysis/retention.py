@@ -40,7 +40,8 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
         ``num_samples``, ``num_correct``, ``num_errors`` and ``num_pending``. Samples that could not
         be run are in ``num_errors`` only, those that have not been run yet in ``num_pending``. A
         time at which none could be run has NaN for an accuracy. Cells of one row with the same
-        time, such as all those of depth 1, are one point, over ``num_lengths`` lengths.
+        time, such as all those of depth 1, are one point, over ``num_lengths`` lengths. Of an
+        approximate run there is no interval, and the column ``approximate`` says so.
 
     Raises:
         ResultsError: no sample of the run has a ``needle_index``.
@@ -73,7 +74,7 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
         scored = np.array([bool(index.samples[place].correct) for place in done], np.float64)
         interval = (
             interval_of_samples(index.needle[done], scored, confidence=confidence)
-            if done and knows_needles
+            if done and knows_needles and not results.is_approximate
             else None
         )
         rows.append(
@@ -88,6 +89,7 @@ def retention(results: Results, *, confidence: float = 0.95) -> "pd.DataFrame":
                 "num_correct": int(scored.sum()),
                 "num_errors": len(places) - len(done),
                 "num_pending": pending[row, seconds],
+                **({"approximate": True} if results.is_approximate else {}),
             }
         )
     return pd.DataFrame(rows)

@@ -18,9 +18,9 @@ def format_average(results: Results) -> str:
     if results.average is None:
         is_begun = bool(results.samples or not results.manifest)
         return f"average: none, no sample {'could be scored' if is_begun else 'has been run yet'}"
-    name = "average"
+    name = f"{'approximate ' * results.is_approximate}average"
     if results.stopped_early:  # before the number, as only the line may be copied
-        name = "average of a run that was stopped early, not to be quoted"
+        name = f"{name} of a run that was stopped early, not to be quoted"
     text = f"{name}: {results.average:.4f} over {average_over(results)}"
     sizes = {score.num_samples for score in results.cells}
     (size,) = sizes if len(sizes) == 1 else (None,)

@@ -13,12 +13,13 @@ from typing import Any
 from vniah.analysis.labels import like_these, result_labels, these
 from vniah.analysis.markdown import escape_markdown
 from vniah.analysis.statistics.estimates import percent_of
-from vniah.analysis.statistics.summary import summarize
+from vniah.analysis.statistics.summary import Summary, summarize
 from vniah.analysis.table_layouts import Layout, layouts
 from vniah.analysis.table_rows import table_rows
 from vniah.errors import printable
 from vniah.files import to_json
 from vniah.options import TableFormat, TableKind
+from vniah.options.approximation import Approximation
 from vniah.results import Results
 
 _IN_LATEX = {
@@ -88,6 +89,10 @@ def format_markdown(layout: Layout) -> str:
 def _estimand(runs: Sequence[Results], kind: TableKind, confidence: float | None) -> str:
     """What the numbers of a table are, and what their intervals are for, in one line."""
     text = f"Scores of {' or '.join(dict.fromkeys(map(these, runs)))}"
+    if all(run.is_approximate for run in runs):
+        text = f"Approximate scores{text.removeprefix('Scores')}"
+    elif any(run.is_approximate for run in runs):
+        text += ", approximate where that is said"
     if kind == "controls":
         text = "Share of right answers of each control"
     if confidence is None:
@@ -131,11 +136,12 @@ def format_json(
     confidence: float = 0.95,
 ) -> str:
     """The rows, and what is said of each result, as JSON in ASCII; null is what is not known."""
+    has_approximate = any(results.is_approximate for results in runs)
     content = {
         "kind": kind,
         "confidence": confidence,
         "results": [
-            _record(label, results, confidence)
+            _record(label, results, confidence, has_approximate)
             for label, results in zip(result_labels(runs), runs, strict=True)
         ],
         "rows": list(rows),
@@ -148,7 +154,9 @@ def json_text(content: Mapping[str, Any]) -> str:
     return re.sub(r"[^\n -~]", _json_escape, to_json(content, indent=2).decode())
 
 
-def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
+def _record(
+    label: str, results: Results, confidence: float, has_approximate: bool
+) -> dict[str, Any]:
     summary = summarize(results, confidence=confidence)
     length, estimate = summary.effective_length, summary.needles_like_these
     interval = estimate.interval if estimate else None
@@ -161,7 +169,9 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
         "axis": results.axis,
         "unit": results.unit,
         "is_published_table": not results.manifest,
+        **({"approximate": results.is_approximate} if has_approximate else {}),
         "average": results.average,
+        **({} if results.approximation is None else _corrected(results.approximation, summary)),
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "num_needles": estimate.num_needles if estimate else None,
@@ -182,6 +192,16 @@ def _record(label: str, results: Results, confidence: float) -> dict[str, Any]:
             "longest": length.measured[-1] if length.measured else None,
         },
         "summary": list(summary.lines),
+    }
+
+
+def _corrected(approximation: Approximation, summary: Summary) -> dict[str, Any]:
+    """How far a result is approximate, and what its exactly computed samples say."""
+    estimate, verified = summary.needles_like_these, summary.verification
+    return {
+        "corrected_average": None if estimate is None else estimate.mean,
+        "approximation": approximation.record(),
+        "verification": None if verified is None else verified.record(),
     }
 
 

@@ -8,7 +8,15 @@ from vniah.analysis.labels import like_these, result_labels
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval
 from vniah.analysis.statistics.summary import summarize
-from vniah.analysis.table_notes import about, adaptive_note, average_over, gaps, is_whole
+from vniah.analysis.table_notes import (
+    about,
+    adaptive_note,
+    approximate_note,
+    average_over,
+    corrected_note,
+    gaps,
+    is_whole,
+)
 from vniah.analysis.table_rows import (
     ALL_ORDERS,
     Row,
@@ -109,11 +117,17 @@ def cells_layout(results: Results, *, intervals: bool = False, confidence: float
     known = {n: row for n, row in means.items() if row["score"] is not None}
     footer = {"mean": {length: f"{row['score']:.2f}" for length, row in known.items()}}
     ends = {length: row for length, row in known.items() if row["low"] is not None}
+    about_scores = (approximate_note(results),) * results.is_approximate
     if not ends:
-        return Layout(place_rows(results, texts, footer))
+        return Layout(place_rows(results, texts, footer), notes=about_scores)
+    if results.is_approximate:
+        footer["corrected"] = {length: f"{row['corrected']:.2f}" for length, row in ends.items()}
     footer["from"] = {length: f"{row['low']:.2f}" for length, row in ends.items()}
     footer["to"] = {length: f"{row['high']:.2f}" for length, row in ends.items()}
     percent = percent_of(confidence)
+    if results.is_approximate:
+        note = corrected_note(results, len(known) - len(ends), percent)
+        return Layout(place_rows(results, texts, footer), notes=(*about_scores, note))
     like = like_these([results])
     note = f"from, to: the {percent} interval of the mean for {like}"
     inside = f"in parentheses: the {percent} interval of a cell, for {like} in it alone"
@@ -130,6 +144,7 @@ def lengths_layout(
     """Results in one line each: the mean over depth at each number of frames, the average over the
     cells, its interval for needles like these, and the effective length.
     """
+    names = _named(names, runs)
     found = [length_rows(results, confidence) for results in runs]
     counts = sorted({row["num_frames"] for rows in found for row in rows[1:]})
     # What an average is over is said of all runs as soon as it is not the whole grid in one.
@@ -168,7 +183,25 @@ def lengths_layout(
         ">= where no length is too long"
     )
     signs = [below] * any("<" in text or ">" in text for line in lines[1:] for text in line[-5:])
-    return Layout(tuple(map(tuple, lines)), notes=(legend, *[inside] * has_ends, *signs))
+    about_runs = [_about_approximate(*one) for one in zip(names, runs, found, strict=True)]
+    notes = (legend, *[inside] * has_ends, *signs, *filter(None, about_runs))
+    return Layout(tuple(map(tuple, lines)), notes=notes)
+
+
+def _named(names: Sequence[str], runs: Sequence[Results]) -> list[str]:
+    """The names, each of which says it where its run is approximate."""
+    return [run.named(name) for name, run in zip(names, runs, strict=True)]
+
+
+def _about_approximate(name: str, results: Results, rows: Sequence[Row]) -> str:
+    """What has to be known of the numbers of an approximate run; empty for an exact one."""
+    if not results.is_approximate:
+        return ""
+    note = f"{name}: {approximate_note(results)}"
+    corrected = rows[0]["corrected"] if rows else None
+    if corrected is None:
+        return note
+    return f"{note}; its intervals are of corrected means, the average {corrected:.4f}"
 
 
 def needles_layout(
@@ -179,6 +212,7 @@ def needles_layout(
     Raises:
         ResultsError: none of the results says how each needle did.
     """
+    names = _named(names, runs)
     found = [{row["needle"]: row for row in needle_rows(run, confidence)} for run in runs]
     needles = sorted({needle for rows in found for needle in rows})
     if not needles:
@@ -192,6 +226,8 @@ def needles_layout(
     percent = percent_of(confidence)
     notes = [f"in parentheses: the {percent} interval for this needle at other places"] * has_ends
     for name, run, rows in zip(names, runs, found, strict=True):
+        if run.is_approximate:
+            notes.append(f"{name}: {approximate_note(run)}")
         if run.progress:
             notes.append(f"{name}: {run.progress}")
         if not rows:
@@ -223,6 +259,7 @@ def controls_layout(
 
     Of several results, those of one control stand below one another.
     """
+    names = _named(names, runs)
     found = [control_rows(results, confidence) for results in runs]
     everything = [row for rows in found for row in rows]
     counts = sorted({row["num_frames"] for row in everything}, key=lambda n: n or inf)
@@ -239,7 +276,11 @@ def controls_layout(
                 if row["control"] == control
             }
             if texts:
-                line = [control, *([name] if has_names else [])]
+                is_approximate = any(
+                    row.get("approximate", False) for row in rows if row["control"] == control
+                )
+                said = f"{control}{' (approximate)' * is_approximate}"
+                line = [said, *([name] if has_names else [])]
                 lines.append([*line, *(texts.get(count, "") for count in counts)])
     percent = percent_of(confidence)
     note = f"in parentheses: the {percent} interval, for {like_these(runs)}"

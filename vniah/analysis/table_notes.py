@@ -2,12 +2,18 @@
 
 from collections import Counter
 
-from vniah.analysis.labels import unit_notes
+from vniah.analysis.labels import like_these, unit_notes
+from vniah.analysis.statistics.verification import verify
 from vniah.errors import counted
 from vniah.grid import Cell
 from vniah.results import Results
 
 _MAX_GAPS = 5
+
+APPROXIMATE = "scores are approximate"
+"""How `approximate_note` begins."""
+
+NOT_VERIFIED = "no sample of these was computed exactly"
 
 
 def about(results: Results) -> list[str]:
@@ -18,7 +24,36 @@ def about(results: Results) -> list[str]:
     if results.average is None:
         none = f"no average: none of {counted(results.num_planned_cells, 'cell')} has a score"
         return [*unit, none]
-    return [*unit, f"the average {results.average:.4f} is over {average_over(results)}"]
+    approximate = "approximate " * results.is_approximate
+    text = f"the {approximate}average {results.average:.4f} is over {average_over(results)}"
+    return [*unit, text]
+
+
+def approximate_note(results: Results) -> str:
+    """That the scores of a run are approximate, and how far; empty for an exact one."""
+    if (found := results.approximation) is None:
+        return ""
+    verified = verify(results)
+    agreement = NOT_VERIFIED if verified is None else verified.short
+    return f"{APPROXIMATE} ({found.how}); {agreement}"
+
+
+def corrected_note(results: Results, num_lengths: int, percent: str) -> str:
+    """What the corrected means below a table of an approximate run are.
+
+    Args:
+        results: the run.
+        num_lengths: how many of the lengths of the table have none.
+        percent: the confidence of the intervals.
+    """
+    text = (
+        "corrected, from, to: the mean that exactly computed samples correct, and its "
+        f"{percent} interval for {like_these([results])}"
+    )
+    if num_lengths:
+        text += f"; {counted(num_lengths, 'length')} without such samples "
+        text += "has none" if num_lengths == 1 else "have none"
+    return text
 
 
 def average_over(results: Results) -> str:

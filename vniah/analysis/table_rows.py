@@ -18,8 +18,10 @@ from vniah.analysis.statistics.estimates import (
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.table import UNKNOWN, index_samples, is_right, sample_table
+from vniah.analysis.statistics.verification import corrected_estimates
 from vniah.errors import InputError, ResultsError, short_repr, without_surrogates
 from vniah.options import TableKind
+from vniah.options.approximation import EXACT
 from vniah.results import AnyResults, CellScore, Results, SampleResult, several_results
 from vniah.results.once import once
 from vniah.results.plan import planned_ids, planned_test_ids
@@ -61,7 +63,10 @@ def table(
         ``num_frames`` counts: ``frames``, or ``tokens`` in a text table), those that name the row,
         ``score`` in [0, 1] of these needles on this film, ``low`` and ``high`` (the interval),
         ``interval_for`` (what it is for), and the numbers behind it, such as ``num_samples``.
-        Scores and ends of intervals that are not known are NaN, never 0.
+        Scores and ends of intervals that are not known are NaN, never 0. Where a result is
+        approximate, the column ``approximate`` says which rows are. Then ``low`` and ``high`` are
+        of means that exactly computed samples correct, which stand in ``corrected``; other means
+        have no interval.
         The intervals of lengths, cells and controls are for needles like these; that of a needle is
         for this needle at other depths.
 
@@ -82,6 +87,8 @@ def table(
         frame[name] = frame[name].astype("Int64")
     for name in frame.columns.intersection(["score", "low", "high", "depth"]):
         frame[name] = frame[name].astype("float64")
+    if "corrected" in frame:
+        frame["corrected"] = frame["corrected"].astype("float64")
     if "is_narrow" in frame:
         frame["is_narrow"] = frame["is_narrow"].astype("boolean")
     return frame
@@ -102,6 +109,8 @@ def table_rows(runs: Sequence[Results], kind: TableKind, *, confidence: float = 
         for label, results in zip(result_labels(runs), runs, strict=True)
         for row in _ROWS[kind](results, confidence)
     ]
+    if any(results.is_approximate for results in runs):
+        rows = [{**row, "approximate": row.get("approximate", False)} for row in rows]
     if not rows:
         which = f"the results in {runs[0].path}" if len(runs) == 1 else "these results"
         raise ResultsError(f"{which} {_LACKING[kind]}")
@@ -110,7 +119,8 @@ def table_rows(runs: Sequence[Results], kind: TableKind, *, confidence: float = 
 
 def cell_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     """A row for each cell, by number of frames, then depth."""
-    intervals = cell_intervals(results, confidence=confidence)
+    # Those of approximate scores would say nothing of how far these are right.
+    intervals = {} if results.is_approximate else cell_intervals(results, confidence=confidence)
     return [
         {
             "num_frames": found.cell.num_frames,
@@ -119,6 +129,7 @@ def cell_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "score": found.score,
             **_ends(intervals.get(found.cell), f"{like_these([results])} in this cell"),
             **_counts([found], results),
+            **_mark(results.is_approximate),
         }
         for found in all_cells(results)
     ]
@@ -129,9 +140,7 @@ def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
     cells = all_cells(results)
     if not cells:
         return []
-    samples = sample_table(results)
-    whole = estimate_table(samples, confidence=confidence) if len(samples.values) else None
-    by_length = length_estimates(samples, confidence=confidence)
+    whole, by_length = _estimates(results, confidence)
     if results.is_selected:
         whole = None
     if results.stopped_early:
@@ -146,6 +155,17 @@ def length_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             for length, column in columns.items()
         ),
     ]
+
+
+def _estimates(
+    results: Results, confidence: float
+) -> tuple[NeedleEstimate | None, Mapping[int, NeedleEstimate]]:
+    """What is said about needles like these: by the whole run, and by each length."""
+    if results.is_approximate:
+        return corrected_estimates(results, confidence=confidence)
+    samples = sample_table(results)
+    whole = estimate_table(samples, confidence=confidence) if len(samples.values) else None
+    return whole, length_estimates(samples, confidence=confidence)
 
 
 def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
@@ -166,14 +186,14 @@ def needle_rows(results: Results, confidence: float = 0.95) -> list[Row]:
         num_samples = len(own.values)
         if num_samples:
             row["score"] = own.mean
-            if results.has_depths:
+            if results.has_depths and not results.is_approximate:
                 over = score_interval(own.row_values(results.row_of), confidence=confidence)
                 row |= _ends(over, "this needle at other places")
         row["num_samples"] = num_samples
         row["num_correct"] = int(own.values.sum())
         row["num_errors"] = total - num_samples
         row["num_pending"] = None if pending is None else pending[name]
-        rows.append(row)
+        rows.append(row | _mark(results.is_approximate))
     return rows
 
 
@@ -219,6 +239,7 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "num_correct": found.num_correct,
             "num_errors": found.num_errors,
             "num_pending": pending[found.control, found.num_frames],
+            **_mark(_is_approximate(groups[found.control, found.num_frames])),
         }
         for found in sorted(
             results.controls, key=lambda one: (order[one.control], one.num_frames or inf)
@@ -234,9 +255,20 @@ def control_rows(results: Results, confidence: float = 0.95) -> list[Row]:
             "num_correct": None,
             "num_errors": None,
             "num_pending": None,
+            **_mark(results.is_approximate),
         }
         for length, found in results.debiased_by_length.items()
     ]
+
+
+def _is_approximate(samples: Iterable[SampleResult]) -> bool:
+    """Whether any of the results is: of an approximate run some controls are exact."""
+    return any(sample.approximate for sample in samples)
+
+
+def _mark(is_approximate: bool) -> Row:
+    """The column that approximate rows have, and others only beside them."""
+    return {"approximate": True} if is_approximate else {}
 
 
 def _pending_by_control(results: Results) -> "Counter[tuple[str, int | None]]":
@@ -283,9 +315,11 @@ def _length_row(
     num_scores = len(scores)
     if results.is_adaptive and length is not None and not all(map(_is_measured, cells)):
         scores, estimate = [], None  # other depths than those that were chosen may differ
+    corrected: Row = {"corrected": None if estimate is None else estimate.mean}
     return {
         "num_frames": length,
         "score": sum(scores) / len(scores) if scores else None,
+        **(corrected if results.is_approximate else {}),
         **_ends(None if estimate is None else estimate.interval, like_these([results])),
         "num_needles": None if estimate is None else estimate.num_needles,
         "is_narrow": None if estimate is None else estimate.is_narrow,
@@ -293,6 +327,7 @@ def _length_row(
         "num_cells": num_scores,
         "num_planned_cells": len(cells),
         **_counts(cells, results),
+        **_mark(results.is_approximate),
     }
 
 
@@ -328,8 +363,8 @@ def _interval(
 ) -> Interval | None:
     """The interval of a control for needles like these; None if none could be run."""
     done = [sample for sample in samples if sample.correct is not None]
-    if not done:
-        return None
+    if not done or _is_approximate(done) or done[0].control == EXACT:
+        return None  # the drawn branches are no sample of needles like these
     numbers: dict[str | None, int] = {None: UNKNOWN}
     field = results.details.get("clusters", "needle_id")
     needles = [numbers.setdefault(sample.fields.get(field), len(numbers)) for sample in done]

@@ -63,7 +63,9 @@ def place_rows(
     everything = results.planned_cells.union(found.cell for found in results.cells)
     cells = {(cell.num_frames, results.row_of(cell)): cell for cell in everything}
     counts = sorted({count for count, _ in cells})
-    what = "position" if has_positions else "depth" if results.has_depths else results.axis
+    what: str = "position" if has_positions else "depth" if results.has_depths else results.axis
+    if results.is_approximate:  # said in the table itself, as only that may be copied
+        what += " (approximate)"
     lines = [[what, *(f"{count:,}" for count in counts)]]
     for row in sorted({row for _, row in cells}):
         named = f"{int(row):,}" if has_positions else format_depth(row)

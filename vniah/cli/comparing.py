@@ -97,6 +97,8 @@ def _thresholds(options: argparse.Namespace) -> "Thresholds":
         found["allowed_errors"] = options.allowed_errors
     if options.unpaired:
         found["unpaired"] = True
+    if options.allow_approximate:
+        found["allow_approximate"] = True
     return found
 
 

@@ -20,14 +20,15 @@ def format_measure(results: "Results", name: str) -> str:
         rows[measure.reference.label] = _means(measure.reference)
     texts = {c.cell: _number(c.mean) for c in measure.cells if c.mean is not None}
     table = format_places(results, texts, rows)
-    return "\n".join((measure.label, table, format_measure_average(measure)))
+    return "\n".join((measure.label, table, format_measure_average(results, measure)))
 
 
-def format_measure_average(measure: "Measure") -> str:
+def format_measure_average(results: "Results", measure: "Measure") -> str:
     """The mean over the cells that have a value, beside that of the reference."""
     if measure.average is None:
         return f"{measure.label}: none, no sample has a value"
-    text = f"{measure.label}: {_number(measure.average)}"
+    label = f"{measure.label}{', approximate' * results.is_approximate}"
+    text = f"{label}: {_number(measure.average)}"
     if measure.reference is not None and measure.reference.average is not None:
         text += f" ({measure.reference.label}: {_number(measure.reference.average)})"
     if measure.num_missing:

@@ -25,7 +25,7 @@ _TAKEN = {
         *("--value", "--training-length", "--tokens-per-frame", "--by", "--groups"),
         *("--width", "--no-caption"),
     ),
-    "difference": ("--width", "--no-caption"),
+    "difference": ("--width", "--no-caption", "--allow-approximate"),
     "controls": ("--palette", "--width", "--columns", "--no-caption"),
     "needles": ("--by", "--palette", "--annotate", "--width", "--columns", "--no-caption"),
     "retention": ("--by", "--width", "--columns", "--no-caption"),
@@ -76,7 +76,10 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
     }
     if kind == "difference":
         before, after = _exactly(2, runs, kind)
-        picture = plots.save_difference_map(before, after, output, **frame)
+        allowed = options.allow_approximate
+        picture = plots.save_difference_map(
+            before, after, output, **frame, allow_approximate=allowed
+        )
     elif kind == "controls":
         picture = plots.save_controls(*_exactly(1, runs, kind), output, **colors, **size)
     elif kind == "needles":
@@ -121,6 +124,7 @@ def _require_taken(options: argparse.Namespace) -> None:
         "--width": options.width is not None,
         "--columns": options.columns is not None,
         "--no-caption": not options.caption,
+        "--allow-approximate": options.allow_approximate,
     }
     for name, is_given in given.items():
         if is_given and name not in _TAKEN.get(options.kind, ()):
@@ -136,7 +140,7 @@ def _summary(results: "Results", value: str) -> list[str]:
 
     if value == "correct":
         return format_summary(results)
-    return [format_measure_average(results.measure(value))]
+    return [format_measure_average(results, results.measure(value))]
 
 
 def _panels(run: "Results", by: str | None, groups: bool) -> "list[Results]":

@@ -44,7 +44,8 @@ def rescore(options: argparse.Namespace) -> int:
         "none" if one.average is None else f"{one.average:.4f}"
         for one in (found.earlier, found.results)
     )
-    show(f"average: {before} before, {after} now, over {found.results.coverage}")
+    name = f"{'approximate ' * found.results.is_approximate}average"
+    show(f"{name}: {before} before, {after} now, over {found.results.coverage}")
     if not found.results.is_complete:
         tell(
             f"warning: the new run has lines for {found.results.num_done:,} of "

@@ -134,6 +134,8 @@ def run_members(
                     show()
                 is_named = plan.is_single or member.label == model.name
                 name = model.name if is_named else f"{model.name}, {member.label},"
+                if sweep.approximation is not None:
+                    name = sweep.approximation.marked(name)
                 comment(
                     f"{name} on {haystack.name}: {counted(len(grid.cells), 'cell')} x "
                     f"{sweep.asked} -> {output}"

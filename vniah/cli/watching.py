@@ -239,6 +239,8 @@ def _in_short(results: "Results") -> str:
     if results.average is None:
         return "no average, as no sample could be scored"
     average = f"average {results.average:.4f} over {results.coverage}"
+    if (found := results.approximation) is not None:
+        average = f"approximate ({found.how}): {average}"
     return f"{average}, effective length {length}"
 
 

@@ -76,7 +76,28 @@ class Approximation:
     @property
     def text(self) -> str:
         """For titles: ``"approximate: one pass, window of 1 frame"``."""
-        return f"approximate: one pass, window of {counted(self.window, self.unit[:-1])}"
+        return f"approximate: {self.how}"
+
+    @property
+    def how(self) -> str:
+        """How it was computed, in words: ``"one pass, window of 1 frame"``."""
+        return f"one pass, window of {counted(self.window, self.unit[:-1])}"
+
+    def marked(self, name: str) -> str:
+        """A name that says that what it names is approximate, and how far.
+
+        >>> Approximation().marked("a-model")
+        'a-model (approximate: one pass, window of 1 frame)'
+        """
+        return name if name.endswith(self._mark) else f"{name}{self._mark}"
+
+    def unmarked(self, name: str) -> str:
+        """The name before `marked`, for where it is cut or wrapped apart from its mark."""
+        return name.removesuffix(self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return f" ({self.text})"
 
 
 def approximation_in(record: Mapping[str, Any]) -> Approximation:

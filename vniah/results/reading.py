@@ -33,7 +33,7 @@ def as_results(path: Path, manifest: Mapping[str, Any], samples: Iterable[Sample
     ordered = in_order(samples, manifest)  # by the plan, which the results keep
     name = str(manifest["model"]["name"])
     if (record := manifest.get("approximation")) is not None:  # nowhere is it shown without this
-        name = f"{name} ({approximation_in(record).text})"
+        name = approximation_in(record).marked(name)
     results = Results(
         name,
         path,

@@ -114,7 +114,8 @@ class Results:
     frame_tokens: int | None = None
 
     def __repr__(self) -> str:
-        average = "no average" if self.average is None else f"average {self.average:.4f}"
+        name_of_mean = f"{'approximate ' * self.is_approximate}average"
+        average = "no average" if self.average is None else f"{name_of_mean} {self.average:.4f}"
         what = f"{self.num_done} of {self.num_planned} samples" if self.manifest else "published"
         name = f"{self.short_name}, {self.part}" if self.part else self.short_name
         return f"<Results {name}: {what}, {self.coverage}, {average}>"
@@ -129,6 +130,8 @@ class Results:
         if self.has_positions:
             row = "position"
             frame[row] = [found.cell.needle_index for found in self.cells]
+        if self.is_approximate:  # also where only the table is copied
+            row, frame = f"{row} (approximate)", frame.rename(columns={row: f"{row} (approximate)"})
         table = frame.pivot(index=row, columns="num_frames", values="score")
         return f"<p>{about}</p>{table.to_html(float_format='{:.2f}'.format)}"
 
@@ -140,7 +143,8 @@ class Results:
                 ``num_correct`` and ``num_errors`` instead. A published table has only these.
 
         Returns:
-            The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1]. Whole
+            The columns have the names of ``samples.jsonl``; ``depth`` is a float in [0, 1]. Those
+            of an approximate run have the column ``approximate`` besides, in both frames. Whole
             numbers and truth values that some rows lack, such as ``needle_index``, which most
             controls do not have, are in pandas' nullable types ``Int64`` and ``boolean``. Lone
             surrogates in texts are escaped.
@@ -149,7 +153,12 @@ class Results:
 
         if cells or self.published:
             rows = [
-                {"num_frames": found.cell.num_frames, "depth": found.cell.depth, **vars(found)}
+                {
+                    "num_frames": found.cell.num_frames,
+                    "depth": found.cell.depth,
+                    **vars(found),
+                    **({"approximate": True} if self.is_approximate else {}),
+                }
                 for found in self.cells
             ]
         else:
@@ -158,6 +167,8 @@ class Results:
                 {_as_utf8(name): _as_utf8(value) for name, value in sample.record().items()}
                 for sample in everything
             ]
+            if self.is_approximate:
+                rows = [{**row, "approximate": bool(row.get("approximate"))} for row in rows]
         frame = pd.DataFrame(rows).drop(columns="cell", errors="ignore")
         if "depth" in frame:
             frame["depth"] = frame["depth"].map(lambda depth: float(Fraction(depth)), "ignore")
@@ -291,8 +302,19 @@ class Results:
 
     @property
     def short_name(self) -> str:
-        """The name, cut where it is very long."""
-        return shortened(self.name, _MAX_NAME)
+        """The name, cut where it is very long, but for what says that it is approximate."""
+        if (found := self.approximation) is None:
+            return shortened(self.name, _MAX_NAME)
+        return found.marked(shortened(found.unmarked(self.name), _MAX_NAME))
+
+    def named(self, name: str) -> str:
+        """Another name for these results, which says that they are approximate where they are."""
+        return name if self.approximation is None else self.approximation.marked(name)
+
+    @property
+    def is_approximate(self) -> bool:
+        """True if haystack states were shared among needles (`vniah.options.approximation`)."""
+        return self.approximation is not None
 
     @property
     def has_positions(self) -> bool:

@@ -200,6 +200,8 @@ class Facts:
         if result.has_conditioned_prediction:
             said = f"argmax {said}, each token given the right ones before it"
         parts = [f"{said}, {'right' if result.correct else 'wrong'}"]
+        if result.approximate:
+            parts.insert(0, "approximate (haystack states were shared among needles)")
         if result.rank is not None:
             parts.append(f"rank {result.rank:,} of the answer")
         if result.logprob is not None:

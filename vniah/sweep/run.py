@@ -291,7 +291,8 @@ class Sweep:
     def default_output(self) -> Path:
         """The folder for this run: the same for the same settings."""
         key = run_key(self.manifest, self._model, controls=self._options.controls)
-        names = (_folder_name(self._model.name), _folder_name(self._task.name))
+        names = [_folder_name(self._model.name), _folder_name(self._task.name)]
+        names += [] if self.approximation is None else ["approximate"]
         return Path("results", "-".join((*names, key)))
 
     def run(

@@ -7,7 +7,7 @@ from typing import Unpack
 
 from vniah.analysis.compare.changes import CellChange, Finding, mean_scores
 from vniah.analysis.compare.findings import changes_of, findings_of
-from vniah.analysis.compare.pairing import pair_runs
+from vniah.analysis.compare.pairing import about_approximate, pair_runs
 from vniah.analysis.compare.rules import Rules, Thresholds, make_rules
 from vniah.analysis.compare.significance import tests_of
 from vniah.analysis.tables import format_columns
@@ -39,6 +39,7 @@ class Comparison:
         num_forgiven: samples that only the candidate could not run, which count as wrong.
         num_apart: measured cells of the baseline that the candidate lacks, as one of the two is
             adaptive; None if none is.
+        approximate: which of the two are approximate, in a sentence; empty if none is.
     """
 
     baseline: str
@@ -52,6 +53,7 @@ class Comparison:
     num_blank: int = 0
     num_forgiven: int = 0
     num_apart: int | None = None
+    approximate: str = ""
 
     def __repr__(self) -> str:
         runs = short_repr(f"{self.baseline} -> {self.candidate}")
@@ -61,8 +63,11 @@ class Comparison:
 
     @property
     def warning(self) -> str:
-        """What the comparison leaves out, in one line; empty if nothing."""
-        parts = []
+        """What the comparison leaves out, in one line; empty if nothing.
+
+        That runs are approximate comes first.
+        """
+        parts = [self.approximate] if self.approximate else []
         if self.num_apart is not None:
             parts.append(
                 f"of adaptive runs the {counted(len(self.changes), 'cell')} that both measured are "
@@ -113,8 +118,9 @@ class Comparison:
         before, after = mean_scores(self.changes)
         whole = counted(len(self.changes) + self.num_blank, "cell")
         over = f" over {len(self.changes):,} of {whole}" * bool(self.num_blank)
+        average = f"{'approximate ' * bool(self.approximate)}average"
         return (
-            f"{verdict}: {'; '.join(finding.text for finding in shown)}, average {before:.4f} -> "
+            f"{verdict}: {'; '.join(finding.text for finding in shown)}, {average} {before:.4f} -> "
             f"{after:.4f}{over} ({self.baseline} -> {self.candidate})"
         )
 
@@ -170,7 +176,9 @@ def compare(
     What is asked must be the same: the task, the haystack with its sampling and decoder, the
     protocol, and the length at which generated answers are cut off. Samples that the baseline could
     not run are left out of both; `Comparison.warning` counts them. Runs that have no needle in
-    common are compared as two sets of needles, which `Comparison.is_paired` says.
+    common are compared as two sets of needles, which `Comparison.is_paired` says. An approximate
+    run is compared with one that is approximate in the same way, and with others only by
+    ``allow_approximate=True``; `Comparison.warning` says so.
 
     Args:
         baseline: the earlier results, or their path.
@@ -181,7 +189,7 @@ def compare(
             candidate may not be significantly worse: ``significance=0.005``.
 
     Warns:
-        UserWarning: something is left out, counts as wrong, or is not paired
+        UserWarning: something is left out, counts as wrong, is not paired, or is approximate
             (`Comparison.warning`).
 
     Raises:
@@ -213,8 +221,8 @@ def compare_by(
     tests = tests_of(pair)
     changes = changes_of(pair, tests)
     return Comparison(
-        pair.before.name,
-        pair.after.name,
+        pair.before.named(pair.before.name),
+        pair.after.named(pair.after.name),
         asked,
         findings=tuple(findings_of(asked, pair, changes, tests, early_of)),
         changes=changes,
@@ -224,6 +232,7 @@ def compare_by(
         num_blank=pair.num_blank,
         num_forgiven=pair.num_forgiven,
         num_apart=pair.num_apart,
+        approximate=about_approximate(pair.before, pair.after),
     )
 
 

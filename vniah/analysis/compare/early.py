@@ -146,8 +146,8 @@ def compare_early(
     elif not broken and all(finding.passed for finding in held):
         verdict, findings = "passed", held
     return EarlyComparison(
-        before.name,
-        after.name,
+        before.named(before.name),
+        after.named(after.name),
         verdict,
         tuple(findings),
         num_planned - len(missing),
@@ -160,10 +160,15 @@ def require_can_stop_early(baseline: Results) -> None:
     """Requires that the default gate judges any run like the baseline that may stop early.
 
     Raises:
-        CannotCompareError: it is not complete or is a published table, it has too few needles, or
-            its samples share them.
+        CannotCompareError: it is not complete, is a published table, or is approximate; it has too
+            few needles, or its samples share them.
     """
     require_complete("baseline", baseline)
+    if (found := baseline.approximation) is not None:
+        raise CannotCompareError(
+            f"the baseline {baseline.path} is approximate ({found.how}), and a run that may stop "
+            "early is exact: give an exact baseline"
+        )
     if not baseline.manifest:
         raise CannotCompareError(
             f"the baseline {baseline.path} is a published table, and a run that may stop early is "
@@ -198,8 +203,8 @@ def _of_complete(before: Results, after: Results, rules: Rules) -> EarlyComparis
     comparison = compare_by(before, after, rules, early_of=significance)
     num = len(after.samples)
     return EarlyComparison(
-        before.name,
-        after.name,
+        before.named(before.name),
+        after.named(after.name),
         "passed" if comparison.passed else "regression",
         comparison.findings,
         num,

@@ -1,6 +1,7 @@
 """Each rule of a gate, held against two runs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from vniah.analysis.compare.changes import CellChange, Finding, cells_of, exact, mean_of
@@ -23,7 +24,7 @@ def findings_of(
     tests: GateTests,
     early_of: float | None = None,
 ) -> Iterator[Finding]:
-    """What comes of each rule that is asked.
+    """What comes of each rule that is asked; each says it where a run is approximate.
 
     Args:
         rules: the rules.
@@ -36,6 +37,19 @@ def findings_of(
         CannotCompareError: a fall cannot be told from chance with so few needles.
         InputError: a rule names a cell or a length that was not measured.
     """
+    found = _findings_of(rules, pair, changes, tests, early_of)
+    if pair.before.is_approximate or pair.after.is_approximate:
+        found = (replace(one, text=f"by approximate scores {one.text}") for one in found)
+    yield from found
+
+
+def _findings_of(
+    rules: Rules,
+    pair: Pair,
+    changes: Sequence[CellChange],
+    tests: GateTests,
+    early_of: float | None,
+) -> Iterator[Finding]:
     if rules.significance is not None:
         yield from significance_findings(rules, pair, changes, tests, early_of)
     if rules.max_drop is not None:

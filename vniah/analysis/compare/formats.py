@@ -29,6 +29,7 @@ def as_json(comparison: Comparison) -> str:
         "passed": comparison.passed,
         "summary": comparison.summary(),
         "warning": comparison.warning or None,
+        **({"approximate": True} if comparison.approximate else {}),
         "baseline": {"name": comparison.baseline, "average": before},
         "candidate": {"name": comparison.candidate, "average": after},
         "paired": comparison.is_paired,
@@ -72,7 +73,7 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [
         f"### {verdict}: {' → '.join(map(escape_markdown, names))}",
         "",
-        f"average {before:.4f} → {after:.4f}",
+        f"{'approximate ' * bool(comparison.approximate)}average {before:.4f} → {after:.4f}",
         "",
     ]
     for finding in comparison.findings:
@@ -203,6 +204,8 @@ def _rules(rules: Rules) -> dict[str, Any]:
     found = asdict(rules)
     found["floors"] = {str(length): floor for length, floor in rules.floors.items()}
     found["keep_cells"] = [cell_text(cell) for cell in rules.keep_cells]
+    if not rules.allow_approximate:
+        del found["allow_approximate"]
     return found
 
 

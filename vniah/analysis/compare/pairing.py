@@ -58,6 +58,8 @@ def pair_runs(
     whole = after
     is_paired = not has_other_needles(before, after, rules)
     require_same_measure(before, after, is_paired=is_paired, by_cell=rules.needs_same_samples)
+    if not rules.allow_approximate:
+        require_equally_exact(before, after)
     for role, results in (("baseline", before), ("candidate", after)):
         require_complete(role, results)
     has_adaptive = before.is_adaptive or after.is_adaptive
@@ -195,6 +197,38 @@ def require_same_measure(
                 f"{_short(field, new.get(field))} in the candidate; run the candidate with the same"
                 f"{hint}"
             )
+
+
+def require_equally_exact(before: Results, after: Results) -> None:
+    """Raises `CannotCompareError` if one is approximate and the other exact, or differently so."""
+    if not (before.is_approximate or after.is_approximate):
+        return
+    ways = [None if run.approximation is None else run.approximation.how for run in (before, after)]
+    if ways[0] == ways[1]:
+        return
+    old, new = ("exact" if way is None else f"approximate ({way})" for way in ways)
+    raise CannotCompareError(
+        f"the baseline {before.path} is {old}, and the candidate {after.path} is {new}: what "
+        "differs may be the approximation and not the model. Run both in the same way, or give "
+        "allow_approximate (--allow-approximate)"
+    )
+
+
+def about_approximate(before: Results, after: Results) -> str:
+    """Which of two runs are approximate, and how far, in a sentence; empty if neither is."""
+    one, other = before.approximation, after.approximation
+    if one is None and other is None:
+        return ""
+    if one is not None and other is not None:
+        if one.how == other.how:
+            return f"both runs are approximate ({one.how}), and so is what is said of them"
+        return f"both runs are approximate, the first by {one.how}, the second by {other.how}"
+    found = one or other
+    assert found is not None, "one of them is approximate"
+    return (
+        f"the {'first' if one is not None else 'second'} run is approximate ({found.how}) and the "
+        "other exact, so what differs may be the approximation"
+    )
 
 
 def _other_needles_hint(by_cell: bool) -> str:

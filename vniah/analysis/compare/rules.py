@@ -35,6 +35,7 @@ class Thresholds(TypedDict, total=False):
     keep_cells: list[str]
     allowed_errors: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
     unpaired: bool
+    allow_approximate: bool
 
 
 class _Written(Thresholds, total=False):
@@ -63,6 +64,8 @@ class Rules:
             could; they count as wrong.
         unpaired: compares runs with needles of which some are the same, or have the same names, as
             runs with other needles.
+        allow_approximate: compares an approximate run with an exact one, or with one that is
+            approximate in another way, and says so.
     """
 
     significance: float | None = None
@@ -75,6 +78,7 @@ class Rules:
     keep_cells: tuple[Cell, ...] = ()
     allowed_errors: int = 0
     unpaired: bool = False
+    allow_approximate: bool = False
 
     @property
     def asks_something(self) -> bool:
@@ -83,6 +87,7 @@ class Rules:
             significant_drop=self.significant_drop,
             allowed_errors=self.allowed_errors,
             unpaired=self.unpaired,
+            allow_approximate=self.allow_approximate,
         )
         return self != plain
 
@@ -153,6 +158,7 @@ def _parsed(given: Mapping[str, Any]) -> Rules:
         keep_cells=tuple(map(_cell, found.get("keep_cells", ()))),
         allowed_errors=found.get("allowed_errors", 0),
         unpaired=found.get("unpaired", False),
+        allow_approximate=found.get("allow_approximate", False),
     )
 
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from vniah.analysis.compare.changes import CellChange
 from vniah.analysis.compare.findings import changes_of
-from vniah.analysis.compare.pairing import Pair, has_other_needles, require_same_measure
+from vniah.analysis.compare.pairing import (
+    Pair,
+    has_other_needles,
+    require_equally_exact,
+    require_same_measure,
+)
 from vniah.analysis.compare.rules import Rules
 from vniah.analysis.compare.significance import tests_of
 from vniah.errors import CannotCompareError, InputError
@@ -91,12 +96,19 @@ class SharedCells:
         return float(-sum(change.drop for change in self.changes) / len(self.changes))
 
 
-def compare_shared_cells(before: Results, after: Results) -> SharedCells:
+def compare_shared_cells(
+    before: Results, after: Results, *, allow_approximate: bool = False
+) -> SharedCells:
     """Compares two runs, or two published tables, in the cells of which both have a score.
 
     In contrast to `vniah.compare`, runs may have other cells, be incomplete, and have errors: runs
     with the same needles are compared on the samples of which both have a score. The tests are
     those of `vniah.compare`.
+
+    Args:
+        before: the first run.
+        after: the second run.
+        allow_approximate: as the rule of `vniah.compare`.
 
     Raises:
         CannotCompareError: they do not measure the same thing, and the message names the field and
@@ -104,6 +116,8 @@ def compare_shared_cells(before: Results, after: Results) -> SharedCells:
     """
     is_paired = not has_other_needles(before, after, Rules())
     require_same_measure(before, after, is_paired=is_paired, can_unpair=False)
+    if not allow_approximate:
+        require_equally_exact(before, after)
     scored = [_scores(results) for results in (before, after)]
     num_left_out = 0
     if before.manifest and is_paired:

@@ -37,6 +37,11 @@ class Scored:
         """Number of samples that have a score."""
         return sum(sample.correct is not None for sample in self.samples)
 
+    @property
+    def is_approximate(self) -> bool:
+        """True if a sample has approximate results: in such a run some controls are exact."""
+        return any(sample.approximate for sample in self.samples)
+
     @cached_property
     def accuracy(self) -> float | None:
         """The share of right samples among those that have a score; None if none has."""
@@ -84,6 +89,7 @@ def run_details(results: Results) -> dict[str, Any]:
     return {
         "axes": list(results.manifest.get("axes", ("num_frames", "depth"))),
         "criterion": results.manifest["protocol"].get("criterion", CRITERION),
+        **_approximation(results),
         "average": results.average,
         "average_is_over": results.coverage,
         "summary": list(summary.lines),
@@ -99,6 +105,13 @@ def run_details(results: Results) -> dict[str, Any]:
         "vniah": importlib.metadata.version("vniah"),
         "manifest": manifest,
     }
+
+
+def _approximation(results: Results) -> dict[str, Any]:
+    """That scores are approximate, and how far; nothing for an exact run."""
+    if results.approximation is None:
+        return {}
+    return {"approximate": True, "approximation": results.approximation.record()}
 
 
 def _place_of(cell: Cell, results: Results) -> dict[str, Any]:

@@ -145,7 +145,11 @@ def _eval_score(group: Scored, results: Results) -> dict[str, Any]:
             for name, value in metrics.items()
             if value is not None
         },
-        "metadata": {"control": group.control, "num_planned": group.num_planned},
+        "metadata": {
+            "control": group.control,
+            "num_planned": group.num_planned,
+            **({"approximate": True} if group.is_approximate else {}),
+        },
     }
 
 

@@ -43,6 +43,8 @@ def write_lmms_eval(results: Results, folder: Path) -> tuple[Path, ...]:
     groups = scored_groups(results)
     names = _task_names(groups)
     model = _folder_name(without_surrogates(results.name))
+    if results.is_approximate:  # which the name may be too long to say
+        model = f"{model.partition('__approximate')[0]}__approximate"
     date = time_of(results).strftime("%Y%m%d_%H%M%S")
     directory = folder / model
     doc_ids = {sample_id: number for number, sample_id in enumerate(sample_ids(results))}
@@ -105,7 +107,7 @@ def _means(group: Scored, results: Results) -> dict[str, Any]:
     means = {METRIC: group.accuracy}
     if group.control is None:
         means[_CELL_MEAN] = results.average
-    found: dict[str, Any] = {"alias": group.name}
+    found: dict[str, Any] = {"alias": f"{group.name}{' (approximate)' * group.is_approximate}"}
     for name, mean in means.items():
         # An empty text is what lmms-eval shows as N/A. Samples of one needle are not independent,
         # so its standard error over samples would be too small.

@@ -5,6 +5,8 @@ from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
 from vniah.analysis.statistics.table import index_samples, is_right
+from vniah.analysis.statistics.verification import verify
+from vniah.analysis.table_notes import approximate_note
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted, printable, shortened
 from vniah.results import Measure, Results, facet_values
@@ -19,17 +21,31 @@ _MOST_OF_A_FACET = 300  # characters
 def default_title(results: Results, ending: str | None = None, *, value: str = CORRECT) -> str:
     """The name of the results; below it what tells them from others, if any, and the average.
 
+    Of an approximate run the second line says so: names are cut where they are long, it is not.
+
     Args:
         results: what is drawn.
         ending: what tells them from others, as `label_endings`; by default the part that they are.
         value: what is drawn of them.
     """
-    average = _average(results, value)
+    approximation = results.approximation
+    average, name = _average(results, value), results.name
+    if approximation is not None:
+        name = approximation.unmarked(name)
+        average = f"approximate {average}, {approximation.how}" if average else approximation.text
     remark = printable(results.part if ending is None else ending.removeprefix(",").strip())
     if remark and average:
         average = f"({average})".replace(" ", NO_BREAK)
     below = " ".join(filter(None, (remark, average)))
-    return "\n".join(filter(None, (printable(results.name), below)))
+    return "\n".join(filter(None, (printable(name), below)))
+
+
+def own_title(results: Results, title: str) -> str:
+    """A title of somebody's own, below which it is said where the results are approximate."""
+    approximation = results.approximation
+    if approximation is None or ("approximate" in title and approximation.how in title):
+        return title
+    return "\n".join(filter(None, (title, approximation.text)))
 
 
 def reference_title(results: Results, value: str) -> str:
@@ -48,8 +64,7 @@ def caption(results: Results, measure: Measure | None = None) -> str:
         measure: which measure is drawn; None for the score.
     """
     lines = [_counts(results, measure)]
-    if measure is None:
-        lines += _estimands(results)
+    lines += _estimands(results) if measure is None else [approximate_note(results)]
     controls = controls_caption(results)
     if measure is not None and controls:
         lines.append("right answers with controls:")
@@ -95,7 +110,9 @@ def _estimands(results: Results) -> list[str]:
     index, lines = index_samples(results), []
     table = index.table(is_right)
     has_estimate = len(table.values) and not results.is_selected
-    estimate = estimate_table(table) if has_estimate else None
+    estimate = estimate_table(table) if has_estimate and not results.is_approximate else None
+    if results.is_approximate:
+        lines.append(_about_verification(results))
     if estimate is not None and (interval := estimate.interval) is not None:
         few = "" if estimate.is_narrow else f", too few to know it to {estimate.half_width:g}"
         lines.append(
@@ -107,13 +124,29 @@ def _estimands(results: Results) -> list[str]:
     length = find_effective_length(results, index=index)
     if length.measured:
         others = length.short[1]
-        text = f"effective length ({_unbroken(f'score >= {length.threshold:g}')}): "
+        text = f"{'approximate ' * length.is_approximate}effective length ("
+        text += f"{_unbroken(f'score >= {length.threshold:g}')}): "
         text += _unbroken(length.short_with_unit)
         if others != ".":
             text += f" with these {results.cluster}s, with {like_these([results])} "
             text += _unbroken(others)
         lines.append(text)
     return lines
+
+
+def _about_verification(results: Results) -> str:
+    """How far the approximate scores agree with exact ones, and the mean that these correct."""
+    found = verify(results)
+    if found is None:
+        return "no sample of these was computed exactly, so how far scores are right is not known"
+    if found.corrected is None:
+        return found.short
+    these, like = found.corrected.these, found.corrected.like
+    percent = _unbroken(percent_of(found.confidence))
+    return (
+        f"{found.short}; corrected average {found.corrected.mean:.2f}, {these.text()} for these "
+        f"{results.cluster}s, {like.text()} for {like_these([results])} ({percent})"
+    )
 
 
 def _unbroken(text: str) -> str:

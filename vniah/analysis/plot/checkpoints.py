@@ -15,15 +15,15 @@ from vniah.analysis.plot.axes import SpacedLocator
 from vniah.analysis.plot.lines import (
     MOST_LINES,
     draw_line,
-    legend_room,
     line_style,
     num_over,
     style_curves,
+    wrapped_name,
     write_legend,
 )
 from vniah.analysis.plot.panels import Panel, save_panels
 from vniah.analysis.plot.series import Series
-from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, SMALL_SIZE, write_caption
+from vniah.analysis.plot.style import FAINT, INK, LABEL_SIZE, write_caption, write_title
 from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.summary import summarize
 from vniah.errors import InputError, printable
@@ -72,11 +72,11 @@ def checkpoint_curves(
     handles = [
         draw_line(ax, one, line_style(number), label=label, over=over)
         for number, (label, one, over) in enumerate(
-            zip(_labels(ax, list(runs)), series, num_over(series), strict=True)
+            zip(_line_labels(ax, runs), series, num_over(series), strict=True)
         )
     ]
     if baseline is not None and baseline.average is not None:
-        (name,) = _labels(ax, [f"{baseline.short_name} (baseline)"])
+        name = _label(ax, f"{baseline.short_name} (baseline)", [baseline])
         handles.append(
             ax.axhline(baseline.average, color=FAINT, linestyle=":", linewidth=1.6, label=name)
         )
@@ -85,8 +85,13 @@ def checkpoint_curves(
     ax.set_ylim(-0.03, 1.03)
     measured = [run for line in runs.values() for _, run in line]
     sentences = [f"mean over cells, {' or '.join(dict.fromkeys(map(these, measured)))}"]
+    if mark := _mark(measured):
+        sentences[0] += f", {mark}"
+        if len(handles) == 1:  # no legend says it
+            write_title(ax, mark)
     if any(one.has_interval for one in series):
-        sentences.append(f"band: 95 % for {like_these(measured)}")
+        corrected = ", of means that exactly computed samples correct" * bool(mark)
+        sentences.append(f"band: 95 % for {like_these(measured)}{corrected}")
     if not all(one.is_whole.all() for one in series):
         sentences.append("hollow marks: planned samples are missing")
     below = write_legend(ax, handles) if len(handles) > 1 else None
@@ -116,12 +121,21 @@ def _draw(runs: Mapping[str, Checkpoints], baseline: Results | None, ax: Axes) -
     checkpoint_curves(runs, ax, baseline=baseline)
 
 
-def _labels(ax: Axes, names: Sequence[str]) -> list[str]:
-    """The names in lines that fit below the axes."""
-    shown = [printable(name) for name in names]
-    fonts = Fonts.covering(shown)
-    style, room = fonts.style(SMALL_SIZE), legend_room(ax)
-    return ["\n".join(fonts.wrap_name(name, room, style, most=2)) for name in shown]
+def _line_labels(ax: Axes, runs: Mapping[str, Checkpoints]) -> list[str]:
+    return [_label(ax, name, [run for _, run in line]) for name, line in runs.items()]
+
+
+def _label(ax: Axes, name: str, runs: Sequence[Results]) -> str:
+    """The name of some runs, which says it where they are approximate, in lines that fit."""
+    mark = _mark(runs)
+    return wrapped_name(ax, f"{name} ({mark})" if mark and mark not in name else name, mark)
+
+
+def _mark(runs: Sequence[Results]) -> str:
+    """How far some runs are approximate; empty if none is."""
+    found = dict.fromkeys(run.approximation for run in runs)
+    texts = [one.text for one in found if one is not None]
+    return ", or ".join([*texts, *(["exact"] if None in found else [])]) if texts else ""
 
 
 def _steps(names: Sequence[str]) -> dict[str, int] | None:

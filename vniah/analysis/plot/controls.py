@@ -8,6 +8,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from vniah.analysis.labels import like_these, these
+from vniah.analysis.plot.captions import own_title
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.lines import LineStyle, draw_line, scale_lengths, style_curves
 from vniah.analysis.plot.series import Series, length_series
@@ -75,6 +76,8 @@ def control_picture(
     table = control_table(results, control)
     about = "\n".join(_about(results, control, is_map=table is not None))
     heading = _title(results, control) if title is None else title
+    if _is_approximate(results, control):
+        heading = own_title(results, heading)
     if table is not None:
         table = replace(table, caption=about)
         draw_table(
@@ -94,6 +97,15 @@ def control_picture(
         write_caption(ax, about)
     write_title(ax, heading)
     return ax
+
+
+def _is_approximate(results: Results, control: str) -> bool:
+    """Whether the results of a control are approximate: in such a run some controls are exact."""
+    return any(
+        sample.approximate
+        for sample in results.control_samples
+        if control in (sample.control, ALL_ORDERS)
+    )
 
 
 def control_table(results: Results, control: str) -> Table | None:
@@ -164,9 +176,12 @@ def _about(results: Results, control: str, *, is_map: bool) -> Iterator[str]:
             if _shows_haystack(results, control)
             else "nothing is shown, so the same at all lengths; "
         )
+        band = f"band: 95 % for {like_these([results])}"
+        if _is_approximate(results, control):
+            band = "no band, as scores are approximate"
         yield (
-            f"{where}n = {num_samples:,}; line: {of}, band: 95 % for {like_these([results])}, "
-            "dashed: the test"
+            f"{where}n = {num_samples:,}; line: {of}, {band}, "
+            f"dashed: the {'approximate ' * results.is_approximate}test"
         )
     else:
         yield f"n = {num_samples:,}, {of}; colours as for the test"

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from vniah.analysis.labels import like_these, these
 from vniah.analysis.plot.axes import SpacedLocator, count_labels, depth_label
-from vniah.analysis.plot.captions import default_title
+from vniah.analysis.plot.captions import default_title, own_title
 from vniah.analysis.plot.lines import (
     MARK_SIZE,
     MARKERS,
@@ -22,6 +22,7 @@ from vniah.analysis.plot.lines import (
 from vniah.analysis.plot.style import INK, LABEL_SIZE, write_caption, write_title
 from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.analysis.retention import retention
+from vniah.analysis.table_notes import approximate_note
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
 from vniah.results import AnyResults, Results, one_result
@@ -82,7 +83,7 @@ def draw_retention(
     if caption:
         lines = (*_about(frame, results), *controls_caption(results))
         write_caption(ax, "\n".join(lines), below=below)
-    write_title(ax, default_title(results) if title is None else title)
+    write_title(ax, default_title(results) if title is None else own_title(results, title))
     return ax
 
 
@@ -169,6 +170,8 @@ def _about(frame: "pd.DataFrame", results: Results) -> Iterator[str]:
             if frame["low"].notna().any()
             else "no bars, as samples do not say which needle they are about"
         )
+        if results.is_approximate:
+            bars = f"no bars, as {approximate_note(results)}"
         yield f"{these(results)}, {num} per point; {bars}"
         yield from _about_pooled(frame, results)
     if num_errors := int(frame["num_errors"].sum()):

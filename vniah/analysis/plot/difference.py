@@ -14,6 +14,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter
 
+from vniah.analysis.compare.pairing import about_approximate
 from vniah.analysis.compare.shared import SharedCells, compare_shared_cells
 from vniah.analysis.labels import like_these, result_labels, these, unit_notes
 from vniah.analysis.palettes import CHANGE_COLORS
@@ -66,6 +67,7 @@ def difference_map(
     limit: float | None = None,
     colorbar: bool = True,
     caption: bool = True,
+    allow_approximate: bool = False,
 ) -> Axes:
     """Draws how the score of every cell changed onto ``ax`` and gives it back.
 
@@ -86,13 +88,16 @@ def difference_map(
             up to a tenth, and at least 0.2.
         colorbar: whether to draw a colour bar beside the axes.
         caption: whether to write below the axes the mean change, and what is marked.
+        allow_approximate: as the rule of `vniah.compare`; the title says what is approximate.
 
     Raises:
         CannotCompareError: the two do not measure the same thing, or have no cell in common.
         InputError: the level or the limit is out of range.
     """
     before, after = one_result(before), one_result(after)
-    found = resolve_difference(before, after, level=level, limit=limit)
+    found = resolve_difference(
+        before, after, level=level, limit=limit, allow_approximate=allow_approximate
+    )
     if ax is None:
         from matplotlib import pyplot
 
@@ -103,7 +108,12 @@ def difference_map(
 
 
 def resolve_difference(
-    before: Results, after: Results, *, level: float = 0.05, limit: float | None = None
+    before: Results,
+    after: Results,
+    *,
+    level: float = 0.05,
+    limit: float | None = None,
+    allow_approximate: bool = False,
 ) -> Difference:
     """The numbers of `difference_map`.
 
@@ -113,7 +123,7 @@ def resolve_difference(
     """
     if limit is not None and not 0 < limit <= 1:
         raise InputError(f"the limit of a change must be above 0 and at most 1, got {limit}")
-    shared = compare_shared_cells(before, after)
+    shared = compare_shared_cells(before, after, allow_approximate=allow_approximate)
     marked = shared.significant(level)
     has_positions = before.has_positions and after.has_positions
 
@@ -180,11 +190,16 @@ def draw_difference(
         style_colorbar(bar, table)
     if caption:
         write_caption(ax, table.caption)
-    names = [printable(name) for name in result_labels([before, after])]
+    names = [
+        printable(name if run.approximation is None else run.approximation.unmarked(name))
+        for name, run in zip(result_labels([before, after]), (before, after), strict=True)
+    ]
+    mark = about_approximate(before, after)
     if title is None:
-        write_title(ax, f"{names[1]}\nminus {names[0]}", num_names=2)
+        heading = f"{names[1]}\nminus {names[0]}"
+        write_title(ax, "\n".join(filter(None, (heading, mark))), num_names=2)
     else:
-        write_title(ax, title)
+        write_title(ax, "\n".join(filter(None, (title, mark))))
     return ax
 
 
@@ -268,10 +283,12 @@ def _about(shared: SharedCells, level: float, framed: Mask, *, has_signs: bool) 
     elif difference.interval is None:
         yield f"{mean}, {these(shared.before)}; samples share {shared.before.cluster}s"
     else:
+        is_approximate = shared.before.is_approximate or shared.after.is_approximate
+        approximate = "of approximate scores, " * is_approximate
         ends = difference.interval.text(around=shared.mean_change, signed=True)
         yield (
             f"{mean}, {these(shared.before)}; {like_these([shared.before])}: {ends} "
-            f"(95 %, {counted(difference.num_needles, shared.before.cluster)})"
+            f"({approximate}95 %, {counted(difference.num_needles, shared.before.cluster)})"
         )
     signs = "plus: rose, minus: fell" if has_signs else "striped: fell"
     if any(change.drop == 0 for change in shared.changes):

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vniah.analysis.labels import label_endings
-from vniah.analysis.plot.captions import CORRECT, default_title, reference_title
+from vniah.analysis.plot.captions import CORRECT, default_title, own_title, reference_title
 from vniah.analysis.plot.colorbar import colors_of, share_colorbar
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
@@ -126,7 +126,7 @@ def titles_of(
         return [default_title(result, ending, value=value) for result, ending in endings]
     if len(titles) != len(results):
         raise InputError(f"{len(titles)} titles for {len(results)} results: give one for each")
-    return titles
+    return [own_title(result, title) for result, title in zip(results, titles, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap, Normalize
 
 from vniah.analysis.labels import LENGTH_LABELS
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator, count_labels, depth_label
-from vniah.analysis.plot.captions import CORRECT, default_title
+from vniah.analysis.plot.captions import CORRECT, default_title, own_title
 from vniah.analysis.plot.colorbar import colors_of, style_colorbar, ticks_of
 from vniah.analysis.plot.marks import add_legend, hatch_errors, tell_left_out, write_numbers
 from vniah.analysis.plot.second_axis import (
@@ -95,7 +95,8 @@ def heatmap(
         ax: where to draw; by default the current axes of pyplot.
         value: what is drawn: ``"correct"``, or a measure such as ``"error_seconds"``, as
             `Results.measure`.
-        title: the text above the axes; by default the name and the average, ``""`` for none.
+        title: the text above the axes; by default the name and the average, ``""`` for none. That
+            results are approximate is said below a title of your own.
         training_frames: where to draw a dotted line, in the units of the horizontal axis: frames,
             or tokens in a published text table. It is placed between the columns by interpolation;
             outside of the columns' range no line is drawn.
@@ -130,7 +131,7 @@ def heatmap(
         ax,
         table,
         results,
-        title=default_title(results, value=value) if title is None else title,
+        title=default_title(results, value=value) if title is None else own_title(results, title),
         look=Look(palette, training_frames, second, colorbar, caption),
     )
     if annotate:

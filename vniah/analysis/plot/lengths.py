@@ -9,22 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from vniah.analysis.labels import result_labels
-from vniah.analysis.plot.captions import CORRECT, default_title
+from vniah.analysis.plot.captions import CORRECT, default_title, own_title
 from vniah.analysis.plot.line_captions import about_lines
 from vniah.analysis.plot.lines import (
     MOST_LINES,
     draw_line,
-    legend_room,
     line_style,
     mark_sizes,
     num_over,
     scale_lengths,
     style_curves,
+    wrapped_name,
     write_legend,
 )
 from vniah.analysis.plot.series import Series, is_score, length_series
 from vniah.analysis.plot.style import FAINT, INK, SMALL_SIZE, TITLE_PAD, write_caption, write_title
-from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
+from vniah.analysis.plot.typesetting import tell_of_missing
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.table import SampleIndex, index_samples
 from vniah.errors import InputError, printable
@@ -110,6 +110,8 @@ def length_curves(
         write_caption(ax, "\n".join(sentences), below=below)
     if title is None:
         title = _title(runs[0], found.names[0], value) if len(runs) == 1 else ""
+    elif len(runs) == 1:
+        title = own_title(runs[0], title)
     write_title(ax, title, pad=TITLE_PAD + TRAINING_PAD * has_training)
     return ax
 
@@ -174,7 +176,8 @@ def _require_together(runs: Sequence[Results], labels: Sequence[str] | None) -> 
             )
     if labels is not None and len(labels) != len(runs):
         raise InputError(f"{len(labels)} labels for {len(runs)} results: give one for each")
-    return [printable(label) for label in (result_labels(runs) if labels is None else labels)]
+    names = result_labels(runs) if labels is None else labels
+    return [printable(run.named(name)) for run, name in zip(runs, names, strict=True)]
 
 
 def _title(results: Results, name: str, value: str) -> str:
@@ -187,9 +190,11 @@ def _line_labels(ax: Axes, names: Sequence[str], runs: Sequence[Results]) -> lis
     is_mixed = len({bool(run.published) for run in runs}) > 1
     marks = [" (published)" * (is_mixed and bool(run.published)) for run in runs]
     full = [f"{name}{mark}" for name, mark in zip(names, marks, strict=True)]
-    fonts = Fonts.covering(full)
-    style, room = fonts.style(SMALL_SIZE), legend_room(ax)
-    return ["\n".join(fonts.wrap_name(name, room, style, most=2)) for name in full]
+    approximations = [run.approximation for run in runs]
+    return [
+        wrapped_name(ax, name, "" if found is None else found.text)
+        for name, found in zip(full, approximations, strict=True)
+    ]
 
 
 def _references(

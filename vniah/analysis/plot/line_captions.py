@@ -8,6 +8,7 @@ from vniah.analysis.plot.series import Series, is_score
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.means import FEW_NEEDLES
 from vniah.analysis.statistics.medians import num_needles_of_median
+from vniah.analysis.table_notes import APPROXIMATE, approximate_note
 from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted
@@ -37,7 +38,8 @@ def about_lines(
     """
     yield from _about_bands(names, series, runs, value, confidence)
     if rings is not None:
-        yield f"rings: effective length (at least {rings:g} up to there)"
+        some = ", of approximate scores where that is said" * any(r.is_approximate for r in runs)
+        yield f"rings: effective length (at least {rings:g} up to there{some})"
     yield from _about_missing(series)
     if any(map(partly_measured_lengths, runs)):
         yield "lengths of which an adaptive run measured some depths only have no mark"
@@ -64,7 +66,9 @@ def _about_bands(
     for name, one, run in zip(names, series, runs, strict=True):
         about.setdefault(_about_band(one, run, confidence, is_share=is_share), []).append(name)
     drawn = [text for text in about if text != _NO_LINE]  # what is said of all is of lines
-    most = max(drawn or about, key=lambda text: len(about[text]))
+    # That some are approximate is said with their names, and not of all.
+    exact = [text for text in drawn if not text.startswith(APPROXIMATE)]
+    most = max(exact or drawn or about, key=lambda text: len(about[text]))
     of = " or ".join(dict.fromkeys(map(these, runs)))
     yield f"{what}, {of}; {most}"
     for text, those in about.items():
@@ -77,6 +81,8 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
         return "no band, as a published table has no samples"
     if not one.has_value:
         return _NO_LINE
+    if run.is_approximate:
+        return _about_corrected(one, run, confidence, is_share=is_share)
     unit = run.cluster if one.estimand == "needles" else "depth"
     clusters = counted(one.num_clusters, unit)
     if not one.has_interval:
@@ -90,6 +96,18 @@ def _about_band(one: Series, run: Results, confidence: float, *, is_share: bool)
     return (
         f"band: {percent} for the same needles at other depths ({clusters}), as samples do not say "
         "which needle they are about"
+    )
+
+
+def _about_corrected(one: Series, run: Results, confidence: float, *, is_share: bool) -> str:
+    """The band of an approximate run, which has one only where samples were computed exactly."""
+    note = approximate_note(run)
+    if not one.has_interval:
+        why = "" if is_share else " for a median"
+        return f"{note}; no band{why}"
+    return (
+        f"{note}; band: {percent_of(confidence)} for {like_these([run])}, of means that these "
+        f"samples correct ({counted(one.num_clusters, run.cluster)}), at lengths that have some"
     )
 
 

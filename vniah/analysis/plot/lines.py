@@ -19,6 +19,7 @@ from vniah.analysis.plot.axes import SpacedLocator, count_labels
 from vniah.analysis.plot.series import Series
 from vniah.analysis.plot.style import INK, LABEL_SIZE, SMALL_SIZE, TICK_SIZE, write_label
 from vniah.analysis.plot.typesetting import Fonts, text_width
+from vniah.errors import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +38,8 @@ MOST_LINES = len(LINE_COLORS) * len(DASHES)
 """More lines would have the same look as others."""
 
 GRID_COLOR = "#e8e8e8"
+
+_MARK_LINES = 6
 
 _LOG_FROM = 16.0  # places that span more than this factor are on a logarithmic axis
 _POINTS_PER_INCH = 72.0
@@ -279,6 +282,24 @@ def _key(handle: Line2D | ErrorbarContainer) -> Line2D:
 def legend_room(ax: Axes) -> float:
     """How many points wide a label of the legend can be."""
     return ax.bbox.width / ax.figure.dpi * _POINTS_PER_INCH - _HANDLE * SMALL_SIZE
+
+
+def wrapped_name(ax: Axes, name: str, mark: str = "") -> str:
+    """A name in lines that fit below the axes: two at most, and cut in its middle for that.
+
+    Args:
+        ax: the axes.
+        name: any text.
+        mark: what is a part of it, and is never cut.
+    """
+    name = printable(name)
+    fonts = Fonts.covering([name])
+    style, room = fonts.style(SMALL_SIZE), legend_room(ax)
+    lines = fonts.wrap_name(name, room, style, most=2)
+    if mark not in " ".join(lines):
+        lines = fonts.wrap_name(name.replace(f" ({mark})", ""), room, style, most=2)
+        lines += fonts.wrap(mark, room, style, most=_MARK_LINES, elsewhere="")
+    return "\n".join(lines)
 
 
 def _num_columns(ax: Axes, labels: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from vniah.analysis.plot.axes import ColumnFormatter, ThinnedLocator
-from vniah.analysis.plot.captions import about_missing
+from vniah.analysis.plot.captions import about_missing, own_title
 from vniah.analysis.plot.heatmaps import Look, draw_table
 from vniah.analysis.plot.marks import tell_left_out, write_numbers
 from vniah.analysis.plot.style import (
@@ -23,6 +23,7 @@ from vniah.analysis.plot.style import (
 from vniah.analysis.plot.table import Table, default_title
 from vniah.analysis.plot.typesetting import Fonts, tell_of_missing
 from vniah.analysis.statistics.table import index_samples
+from vniah.analysis.table_notes import approximate_note
 from vniah.analysis.table_rows import partly_measured_lengths
 from vniah.errors import ResultsError, printable
 from vniah.options import Palette
@@ -95,7 +96,7 @@ def draw_needles(
     ax: Axes, found: NeedleTable, results: Results, *, title: str | None, look: Look
 ) -> None:
     """Draws the numbers of `resolve_needles`; arguments as `needle_map`."""
-    heading = default_title(results) if title is None else title
+    heading = default_title(results) if title is None else own_title(results, title)
     draw_table(ax, found.table, results, title=heading, look=look)
     labels, families = _short(found.names)
     ax.tick_params(axis="y", labelfontfamily=families)
@@ -175,7 +176,8 @@ def _about(results: Results, num_done: npt.NDArray[np.intp]) -> str:
         if not results.has_depths:
             one = f"the mean of one {results.cluster}"
         what = f"each cell: {one}, {num}; hardest on top"
-    return "\n".join(filter(None, (what, ", ".join(about_missing(results)))))
+    lines = (what, approximate_note(results), ", ".join(about_missing(results)))
+    return "\n".join(filter(None, lines))
 
 
 def _short(names: Sequence[str]) -> tuple[list[str], list[str]]:

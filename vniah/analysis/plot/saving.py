@@ -99,6 +99,7 @@ def save_difference_map(
     limit: float | None = None,
     width: float | None = None,
     caption: bool = True,
+    allow_approximate: bool = False,
 ) -> Path:
     """Draws how the score of every cell changed from one run to another.
 
@@ -110,6 +111,7 @@ def save_difference_map(
         limit: as for `difference_map`.
         width: as for `save_heatmaps`.
         caption: as for `difference_map`.
+        allow_approximate: as for `difference_map`.
 
     Raises:
         CannotCompareError: as `difference_map`.
@@ -118,7 +120,9 @@ def save_difference_map(
     path = picture_path(path)
     require_layout(width, None)
     first, second = one_result(before), one_result(after)
-    found = resolve_difference(first, second, level=level, limit=limit)
+    found = resolve_difference(
+        first, second, level=level, limit=limit, allow_approximate=allow_approximate
+    )
 
     def draw(ax: Axes) -> None:
         draw_difference(ax, found, first, second, caption=caption)

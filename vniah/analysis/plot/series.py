@@ -1,6 +1,6 @@
 """The numbers that lines along the lengths show, and what they are of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
@@ -10,10 +10,12 @@ import numpy as np
 
 from vniah.analysis.plot.table import CORRECT
 from vniah.analysis.statistics.effective import pending_lengths
+from vniah.analysis.statistics.estimates import NeedleEstimate
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.means import score_interval
 from vniah.analysis.statistics.medians import cluster_medians, median_interval
 from vniah.analysis.statistics.table import SampleIndex, SampleTable, index_samples
+from vniah.analysis.statistics.verification import corrected_estimates
 from vniah.analysis.table_rows import all_cells, partly_measured_lengths
 from vniah.errors import InputError
 from vniah.results import CellScore, Results, SampleResult
@@ -76,9 +78,10 @@ def length_series(
 
     Of scores it is the mean over the cells, with the intervals of `length_estimates`; where samples
     do not say which needle they are about, they are for the same needles at other depths
-    (`score_interval` over the depths). Of measures it is the median over needles, each with its
-    median over the depths, with `median_interval`; or over the depths in place of the needles. A
-    published table has no intervals.
+    (`score_interval` over the depths). Of an approximate run they are those of means that exactly
+    computed samples correct, where there are such. Of measures it is the median over needles, each
+    with its median over the depths, with `median_interval`; or over the depths in place of the
+    needles. A published table has no intervals, nor have the measures of an approximate run.
 
     Args:
         results: a run or a published table.
@@ -105,11 +108,16 @@ def length_series(
     table = (index or index_samples(results)).table(partial(_number, value))
     pending = pending_lengths(results)
     without_mean = partly_measured_lengths(results)
+    corrected: Mapping[int, NeedleEstimate] = {}
+    if results.is_approximate and get_point is _score_point and value == CORRECT:
+        _, corrected = corrected_estimates(results, confidence=confidence)
     points, is_whole = [], []
     for length, cells in columns.items():
         part = table.at_length(length)
         has_value = bool(len(part.values)) and length not in without_mean
         point = get_point(part, results, confidence) if has_value else _Point()
+        if length in corrected and has_value:
+            point = replace(point, interval=corrected[length].interval)
         points.append(replace(point, interval=None) if results.stopped_early else point)
         num_samples = sum((found.num_samples or 0) + found.num_errors for found in cells)
         has_all_cells = all(found.num_samples or found.num_errors for found in cells)
@@ -136,6 +144,8 @@ class _Point:
 
 def _score_point(part: SampleTable, results: Results, confidence: float) -> _Point:
     values = part.needle_values() if part.knows_needles else part.row_values(results.row_of)
+    if results.is_approximate:
+        return _Point(part.mean, None, len(values))
     return _Point(part.mean, score_interval(values, confidence=confidence), len(values))
 
 
@@ -146,6 +156,8 @@ def _median_point(part: SampleTable, results: Results, confidence: float) -> _Po
         rows = [results.row_of(cell) for cell in part.cells]
         places = np.array([sorted(set(rows)).index(row) for row in rows], dtype=np.intp)
         values = cluster_medians(places[part.cell], part.values)
+    if results.is_approximate:
+        return _Point(float(np.median(values)), None, len(values))
     interval = median_interval(values, confidence=confidence)
     return _Point(float(np.median(values)), interval, len(values))
 

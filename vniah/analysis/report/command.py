@@ -15,6 +15,7 @@ from vniah.files import embedded_dir
 from vniah.models.packaged import PACKAGED
 from vniah.needles.loading import comes_with_vniah
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, Images, LoadIn, Sampling
+from vniah.options.approximation import EXACT
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
 
@@ -54,7 +55,7 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
     words: list[str] = ["run"]
     remarks: list[str] = []
     of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
-    for part in (*of_samples, _scorer, _approximation, _adaptive):
+    for part in (*of_samples, _scorer, _adaptive, _sharing):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -84,13 +85,6 @@ def _plain(words: Sequence[str]) -> Iterator[str]:
         yield f"./{value}" if value.startswith("-") else value
 
 
-def _approximation(manifest: Mapping[str, Any]) -> _Parts:
-    record = manifest.get("approximation")
-    if record is not None:
-        yield "--share", str(record["share"])
-        yield from _given(record, {"window": "--window", "verify": "--verify"})
-
-
 def _adaptive(manifest: Mapping[str, Any]) -> _Parts:
     record = manifest.get(ADAPTIVE_KEY)
     if record is not None:
@@ -101,6 +95,13 @@ def _adaptive(manifest: Mapping[str, Any]) -> _Parts:
                 f"an earlier run said where to begin, at a length of {record['guess']:,}: give its "
                 "folder with --screen"
             )
+
+
+def _sharing(manifest: Mapping[str, Any]) -> _Parts:
+    record = manifest.get("approximation")
+    if record is not None:
+        yield "--share", str(record["share"])
+        yield from _given(record, {"window": "--window", "verify": "--verify"})
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:
@@ -226,7 +227,7 @@ def _task(manifest: Mapping[str, Any]) -> _Parts:
 
 
 def _controls(manifest: Mapping[str, Any]) -> _Parts:
-    controls = [str(name) for name in manifest.get("controls", ())]
+    controls = [str(name) for name in manifest.get("controls", ()) if name != EXACT]
     known = [name for name in controls if name in CONTROL_NAMES]
     yield "--controls", ",".join(known) or "none"
     for name in controls:

@@ -101,7 +101,8 @@ def measure_map(results: Results, name: str) -> Map:
 
     squares = {cell: square(means.get(cell), place) for cell, place in places.items()}
     footer = {length: square(mean) for length, mean in _means(means, results).items()}
-    return _map(results, squares, footer, measure.label, ("m", _short(low), _short(high)))
+    caption = f"{measure.label}{', approximate' * results.is_approximate}"
+    return _map(results, squares, footer, caption, ("m", _short(low), _short(high)))
 
 
 def map_colors() -> str:

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vniah.results import ENVIRONMENT_KEY, NOTES_KEY, Results, flatten
+from vniah.results.manifests import VERIFICATION_KEY
 
-_LEFT_OUT = ("sample_ids", NOTES_KEY)
-_FIRST = ("task", "controls", "task_details", "model", "haystack", "needles", "grid", "protocol")
+_LEFT_OUT = ("sample_ids", NOTES_KEY, VERIFICATION_KEY)  # a section of the page has the latter
+_FIRST = (
+    *("task", "controls", "task_details", "model", "approximation"),
+    *("haystack", "needles", "grid", "protocol"),
+)
 _IN_SHORT = (
     *("vniah", "git_revision", "python", "platform", "device", "packages.torch"),
     "packages.transformers",

@@ -15,6 +15,7 @@ from vniah.analysis.report.needles import make_gallery
 from vniah.analysis.report.origin import facts_of, notes_of
 from vniah.analysis.report.samples import SampleData
 from vniah.analysis.report.tables import PageTable, page_table
+from vniah.analysis.report.verified import verification_tables
 from vniah.analysis.sentences import format_agreement, format_average, format_oddness
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import Summary, summarize
@@ -57,6 +58,8 @@ class RunSection:
         parts: its parts by what the task names; None without any.
         notes: what the run noted about itself.
         command: makes it again.
+        approximate: how far an approximate run is one, in a sentence; empty for an exact one.
+        verified: tables of what its exactly computed samples say.
         picture: the address of its heatmap as a PNG file; empty without.
     """
 
@@ -72,6 +75,8 @@ class RunSection:
     parts: PageTable | None
     notes: tuple[str, ...]
     command: Command
+    approximate: str = ""
+    verified: tuple[PageTable, ...] = ()
     picture: str = ""
 
 
@@ -189,7 +194,8 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
     rows = "position" if results.has_positions else "depth"
     of_depth = results.details.get("labels", {}).get("depth")
     named = f" ({of_depth})" if of_depth else ""
-    caption = f"Accuracy by {rows}{named}, downwards, and {axis}, to the right"
+    what = "Approximate accuracy" if results.is_approximate else "Accuracy"
+    caption = f"{what} by {rows}{named}, downwards, and {axis}, to the right"
     oddness = format_oddness(results)
     parts = parts_of(results)
     found = summarize(results)
@@ -215,7 +221,18 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
         parts=_parts_table(parts, label) if parts else None,
         notes=tuple(notes_of(results)),
         command=command_of(results.manifest),
+        approximate=_approximate(results),
+        verified=verification_tables(results),
         picture=_picture(results) if pictures else "",
+    )
+
+
+def _approximate(results: Results) -> str:
+    if results.approximation is None:
+        return ""
+    return (
+        f"the scores of this run are approximate ({results.approximation.how}): haystack states "
+        "were computed once and shared by all needles"
     )
 
 
@@ -230,14 +247,20 @@ def _figures(results: Results, found: Summary) -> tuple[tuple[str, str], ...]:
         return ()
     is_whole = results.num_scored_cells == results.num_planned_cells
     over = "" if is_whole else f" over {results.coverage}"
-    figures = [(f"average{over}, these {results.cluster}s", f"{results.average:.4f}")]
+    approximate = "approximate " * results.is_approximate
+    name = f"{approximate}average{over}, these {results.cluster}s"
+    figures = [(name, f"{results.average:.4f}")]
     estimate = found.needles_like_these
     if estimate is not None and estimate.interval is not None:
         ends = estimate.interval.text(around=results.average)
-        figures.append((f"{like_these([results])} ({percent_of(estimate.confidence)})", ends))
+        like = f"{like_these([results])} ({percent_of(estimate.confidence)})"
+        if results.is_approximate:
+            figures.append((f"corrected average, these {results.cluster}s", f"{estimate.mean:.4f}"))
+            like = f"corrected average, {like}"
+        figures.append((like, ends))
     length = found.effective_length
     if length.measured:
-        what = f"effective length in {results.axis}, score {length.threshold:g}"
+        what = f"{approximate}effective length in {results.axis}, score {length.threshold:g}"
         figures.append((what, length.short[0]))
     return tuple(figures)
 

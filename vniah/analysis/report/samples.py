@@ -100,8 +100,8 @@ class SampleData:
 
         Returns:
             ``texts``, and for each of ``runs`` its ``label`` and ``pictures``; whether it
-            ``is_published``, and so has no samples; what ``axis``, ``row`` and ``predicted`` are
-            called;
+            ``is_published``, and so has no samples; if so, that it ``is_approximate``; what
+            ``axis``, ``row`` and ``predicted`` are called;
             ``places``, a list of ``[id prefix, number of frames, row, needle index]``;
             ``controls``, names; ``cells``, a list of ``[place, score, low, high, number with a
             score, right, errors]``; ``columns`` and ``fields``, by name a list with a value for
@@ -181,7 +181,7 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
                 rows.append([prefix, cell.num_frames, row_label(results, cell), cell.needle_index])
         return number
 
-    intervals = cell_intervals(results)
+    intervals = {} if results.is_approximate else cell_intervals(results)
     cells = [
         [
             place(found.cell),
@@ -214,8 +214,11 @@ def _run_record(results: Results, samples: Sequence[SampleResult], texts: _Texts
         for name in names
         if name not in _KNOWN_FIELDS
     }
+    if results.is_approximate:  # some of its samples are exact
+        columns["approximate"] = [bool(one.approximate) for one in samples]
     return {
         "is_published": not results.manifest,
+        **({"is_approximate": True} if results.is_approximate else {}),
         "axis": results.axis,
         "row": "position" if results.has_positions else "depth",
         "predicted": _predicted(samples),

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 
 from scipy.special import ndtri
 
-from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.estimates import exact_branches, percent_of
 from vniah.analysis.statistics.intervals import Interval, require_confidence
 from vniah.analysis.statistics.lengths import effective_length, require_threshold
 from vniah.analysis.statistics.means import FEW_NEEDLES, score_interval
@@ -53,6 +53,7 @@ class EffectiveLength:
         unit: what stands in the place of needles, as `Results.cluster`.
         is_approximate: whether ``num_frames`` is by approximate scores. ``low`` and ``high`` are by
             scores that exactly computed samples correct.
+        num_verified: number of branches of an approximate run that were drawn and computed exactly.
     """
 
     threshold: float
@@ -73,6 +74,7 @@ class EffectiveLength:
     num_errors: int = 0
     unit: str = "needle"
     is_approximate: bool = False
+    num_verified: int = 0
 
     @property
     def seconds(self) -> int | None:
@@ -92,11 +94,15 @@ class EffectiveLength:
     def num_needed(self) -> int | None:
         """The fewest needles that can show it for needles like these, if none of them is missed.
 
-        None if the threshold is 1: no number of needles shows that none is missed.
+        None if the threshold is 1: no number of needles shows that none is missed. Of an
+        approximate run as many branches have to be computed exactly as well, all of them equal at
+        each length: both unknown shares are added by squares (`corrected_part`).
         """
         if self.threshold == 1:
             return None
         square = float(ndtri((1 + self.confidence) / 2)) ** 2
+        if self.is_approximate:
+            return max(1, ceil(square * (sqrt(2) / (1 - self.threshold) - 1)))
         return max(1, ceil(self.threshold * square / (1 - self.threshold)))
 
     @property
@@ -203,10 +209,25 @@ class EffectiveLength:
 
     def _not_known(self, needed: int) -> str:
         """That these needles are too few, and how many it takes at least."""
+        if self.is_approximate:
+            return self._not_verified(needed)
         is_more = needed > self.num_needles
         fewest = f", which takes {needed:,} {self.unit}s or more" if is_more else ""
         percent = percent_of(self.confidence)
         return f"not known from {counted(self.num_needles, self.unit)}{fewest} ({percent})"
+
+    def _not_verified(self, needed: int) -> str:
+        """The same of an approximate run, which takes exactly computed branches, too."""
+        needles = counted(self.num_needles, self.unit)
+        text = f"not known from {needles} and {exact_branches(self.num_verified)}"
+        percent = percent_of(self.confidence)
+        if not needed or self.threshold == 1:
+            return f"{text} ({percent})"
+        # Branches with one length each share the draws among the lengths.
+        most = needed * len(self.measured)
+        to = f" ({most:,} where every branch has one length)" * (most > needed)
+        more = f"{needed:,} {self.unit}s or more and " * (self.num_needles < needed)
+        return f"{text}, which takes {more}--verify {needed:,} or more{to} ({percent})"
 
     def _lengths(self, lengths: Sequence[int]) -> str:
         """Some lengths by name, or how many and from where to where: ``"128 and 256 frames"``."""
@@ -289,6 +310,8 @@ def find_effective_length(
     if not least.knows_needles or not with_score:
         return known
     known = replace(known, num_needles=len(least.needles))
+    if known.is_approximate and (verified := verify(results, confidence)) is not None:
+        known = replace(known, num_verified=verified.num_draws)
     if known.num_needles < FEW_NEEDLES:
         return known
     if known.is_approximate:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,10 +42,12 @@ class NeedleEstimate:
             needle they are about.
         num_needles: number of needles behind it.
         num_needed: the number of such needles whose interval has at most ``half_width``; None
-            without an interval.
+            without an interval, and of an approximate run whose exact samples do not all agree.
         half_width: the half-width of a claim that would be of use.
         confidence: of the interval.
         unit: what stands in the place of needles, as `Results.cluster`.
+        num_verified: of an approximate run, how many branches were drawn and computed exactly; they
+            correct the mean and its interval. None for an exact run.
     """
 
     mean: float
@@ -54,6 +57,7 @@ class NeedleEstimate:
     half_width: float = 0.1
     confidence: float = 0.95
     unit: str = "needle"
+    num_verified: int | None = None
 
     @property
     def is_narrow(self) -> bool:
@@ -67,20 +71,35 @@ class NeedleEstimate:
     @property
     def text(self) -> str:
         """What it says about needles like these, in one sentence."""
-        if self.interval is None or self.num_needed is None:
+        if self.interval is None:
             return (
                 f"{self.unit}s like these: nothing can be said, as no two samples are known to "
                 f"show different {self.unit}s"
             )
         needles, percent = counted(self.num_needles, self.unit), percent_of(self.confidence)
         found = self.interval.text(around=self.mean)
+        like = f"{self.unit}s like these"
+        if self.num_verified is not None:
+            like += ", corrected by exactly computed samples"
         if self.is_narrow:
-            return f"{self.unit}s like these: {found} ({percent}, {needles})"
+            return f"{like}: {found} ({percent}, {needles})"
+        return f"{like}: {found} ({percent}); {self.too_few}"
+
+    @property
+    def too_few(self) -> str:
+        """That the needles do not know the score well enough, and how many it takes."""
+        needles = counted(self.num_needles, self.unit)
+        needed = max(self.num_needed or 0, self.num_needles + 1)
+        if self.num_verified is not None:
+            branches = exact_branches(self.num_verified)
+            text = f"{needles} and {branches} are too few to know it to within {self.half_width:g}"
+            if self.num_needed is None:
+                return text
+            needed = max(self.num_needed, min(self.num_needles, self.num_verified) + 1)
+            return f"{text}, which takes about {needed:,} {self.unit}s with --verify {needed:,}"
         return (
-            f"{self.unit}s like these: {found} ({percent}); {needles} "
-            f"{'is' if self.num_needles == 1 else 'are'} too few to know it to within "
-            f"{self.half_width:g}, which takes about "
-            f"{max(self.num_needed, self.num_needles + 1):,}"
+            f"{needles} {'is' if self.num_needles == 1 else 'are'} too few to know it to within "
+            f"{self.half_width:g}, which takes about {needed:,}"
         )
 
 
@@ -119,18 +138,34 @@ def estimate_table(
 
 
 def corrected_estimate(
-    table: SampleTable, corrected: Corrected, half_width: float, confidence: float
+    table: SampleTable,
+    corrected: Corrected,
+    *,
+    num_verified: int,
+    agrees: bool,
+    half_width: float,
+    confidence: float,
 ) -> NeedleEstimate:
     """The estimate of a mean that exactly computed samples correct.
 
     Args:
         table: the approximate values of its samples.
         corrected: the mean, and its intervals.
+        num_verified: how many branches were drawn and computed exactly.
+        agrees: whether all of their samples agree.
         half_width: the half-width of a claim that would be of use.
         confidence: of the intervals.
+
+    Returns:
+        Its ``num_needed`` is that of needles of which as many branches are computed exactly: if all
+        agree, each of both adds as much to the square of the half-width.
     """
+    require_half_width(half_width)
     values = table.needle_values()
-    needed = num_needles_needed(values, half_width=half_width, confidence=confidence)
+    needed = None
+    if agrees:
+        half = half_width / sqrt(2)
+        needed = num_needles_needed(values, half_width=half, confidence=confidence)
     return NeedleEstimate(
         round(corrected.mean, _DIGITS),
         corrected.like,
@@ -139,6 +174,7 @@ def corrected_estimate(
         half_width,
         confidence,
         table.unit,
+        num_verified,
     )
 
 
@@ -165,7 +201,8 @@ def cell_intervals(results: Results, *, confidence: float = 0.95) -> Mapping[Cel
 
     Where each sample of a cell is of another needle, that is Wilson's. Where a needle has several,
     it is `score_interval` over the needles. Samples that name no needle are taken as independent.
-    A published table has no intervals.
+    A published table has no intervals. Of an approximate run they are of its approximate scores,
+    and say nothing of how far these are right; tables, pictures and reports leave them out.
 
     Raises:
         InputError: the confidence is not between 0 and 1.
@@ -211,6 +248,11 @@ def interval_of_samples(
 
 def _has_repeats(needles: "Indices") -> bool:
     return bool((needles != UNKNOWN).all()) and len(np.unique(needles)) < len(needles)
+
+
+def exact_branches(number: int) -> str:
+    """A number of branches that were computed exactly, in words."""
+    return f"{number:,} exactly computed branch{'es' * (number != 1)}"
 
 
 def percent_of(confidence: float) -> str:

@@ -8,7 +8,6 @@ from vniah.analysis.statistics.depth import DepthEffect, depth_effects
 from vniah.analysis.statistics.effective import EffectiveLength, find_effective_length
 from vniah.analysis.statistics.estimates import (
     NeedleEstimate,
-    corrected_estimate,
     estimate_of,
     estimate_table,
     length_estimates,
@@ -16,12 +15,22 @@ from vniah.analysis.statistics.estimates import (
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
-from vniah.analysis.statistics.verification import Verification, verify
+from vniah.analysis.statistics.verification import (
+    Verification,
+    corrected_estimates,
+    verify,
+)
 from vniah.results import AnyResults, Results, one_result
 from vniah.results.once import once
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+NOT_VERIFIED = (
+    "scores are approximate, and no sample of these was computed exactly: how far they are right "
+    "is not known"
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,13 @@ class Summary:
         lines = [f"{self.progress}; all that is said here is of these"] if self.progress else []
         if self.verification is not None:
             lines += self.verification.lines
+            found = self.needles_like_these
+            if found is not None and not found.is_narrow:
+                lines[-1] += f"; {found.too_few}"
         elif self.needles_like_these is not None:
             lines.append(self.needles_like_these.text)
+        elif self.effective_length.is_approximate and self.these_needles is not None:
+            lines.append(NOT_VERIFIED)
         if self.these_needles is not None:
             lines.append(self.effective_length.text)
         lines += [effect.text for effect in self.depth_effects if effect.is_significant]
@@ -76,6 +90,8 @@ class Summary:
     def to_pandas(self) -> "pd.DataFrame":
         """A row for the run, whose ``num_frames`` is missing, and one for each number of frames.
 
+        Of an approximate run the score is the corrected one, and the columns ``approximate`` and
+        ``corrected`` are true.
         The columns are ``num_frames``, ``these_needles`` (the score), ``low`` and ``high`` (of the
         interval for needles like these; NaN where it is not known), ``num_needles`` and
         ``is_narrow`` (whether these needles are enough for a claim).
@@ -85,7 +101,7 @@ class Summary:
         rows = [(None, self.needles_like_these), *self.by_length.items()]
         found = [(length, one) for length, one in rows if one is not None]
         intervals = [one.interval for _, one in found]
-        nan = float("nan")
+        nan, is_approximate = float("nan"), self.effective_length.is_approximate
         return pd.DataFrame(
             {
                 "num_frames": pd.array([length for length, _ in found], dtype="Int64"),
@@ -94,6 +110,7 @@ class Summary:
                 "high": [nan if interval is None else interval.high for interval in intervals],
                 "num_needles": [one.num_needles for _, one in found],
                 "is_narrow": [one.is_narrow for _, one in found],
+                **dict.fromkeys(("approximate", "corrected") if is_approximate else (), True),
             }
         )
 
@@ -161,14 +178,9 @@ def _approximate_summary(
 ) -> Summary:
     """Of an approximate run: means that its exactly computed samples correct."""
     found = verify(results, confidence)
-    table = sample_table(results)
-    like_these, by_length = None, {}
-    if found is not None and found.corrected is not None:
-        like_these = corrected_estimate(table, found.corrected, half_width, confidence)
-        by_length = {
-            length: corrected_estimate(table.at_length(length), one, half_width, confidence)
-            for length, one in found.corrected_by_length.items()
-        }
+    like_these, by_length = corrected_estimates(
+        results, confidence=confidence, half_width=half_width
+    )
     return Summary(
         results.average,
         like_these,

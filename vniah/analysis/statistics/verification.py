@@ -12,7 +12,11 @@ from vniah.analysis.statistics.corrected import (
     corrected_mean,
     corrected_part,
 )
-from vniah.analysis.statistics.estimates import percent_of
+from vniah.analysis.statistics.estimates import (
+    NeedleEstimate,
+    corrected_estimate,
+    percent_of,
+)
 from vniah.analysis.statistics.table import UNKNOWN, SampleTable, index_samples, sample_table
 from vniah.errors import counted
 from vniah.grid import Cell, format_depth
@@ -99,6 +103,13 @@ class Verification:
         return tuple(lines)
 
     @property
+    def short(self) -> str:
+        """The agreement, in a few words: ``"39 of 39 exactly computed samples agree"``."""
+        found = self.all
+        samples = counted(found.num_pairs, "exactly computed sample")
+        return f"{found.num_equal:,} of {samples} {'agrees' if found.num_pairs == 1 else 'agree'}"
+
+    @property
     def agreement_text(self) -> str:
         """How many outcomes are equal, in a sentence."""
         found = self.all
@@ -169,6 +180,40 @@ def verify(results: Results, confidence: float = 0.95) -> Verification | None:
         results.cluster,
         confidence,
     )
+
+
+def corrected_estimates(
+    results: Results, *, confidence: float = 0.95, half_width: float = 0.1
+) -> tuple[NeedleEstimate | None, Mapping[int, NeedleEstimate]]:
+    """What an approximate run says about needles like these: as a whole, and at each length.
+
+    Both are of means that exactly computed samples correct; what has no such sample is left out.
+
+    Args:
+        results: of an approximate run.
+        confidence: of the intervals.
+        half_width: as for `corrected_estimate`.
+    """
+    found = verify(results, confidence)
+    if found is None or found.corrected is None:
+        return None, {}
+    table = sample_table(results)
+
+    def estimate(part: SampleTable, mean: Corrected) -> NeedleEstimate:
+        return corrected_estimate(
+            part,
+            mean,
+            num_verified=found.num_draws,
+            agrees=found.all.num_equal == found.all.num_pairs,
+            half_width=half_width,
+            confidence=confidence,
+        )
+
+    by_length = {
+        length: estimate(table.at_length(length), mean)
+        for length, mean in found.corrected_by_length.items()
+    }
+    return estimate(table, found.corrected), by_length
 
 
 @dataclass(frozen=True)

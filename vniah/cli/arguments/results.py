@@ -62,8 +62,18 @@ def add_plot(verbs: Any) -> None:
         help="a heatmap of the groups of samples that are right as a whole beside each, for tasks "
         "that have groups, e.g. retrieve-all",
     )
+    _add_allow_approximate(plot)
     _add_look(plot)
     plot.set_defaults(command=pictures.plot)
+
+
+def _add_allow_approximate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-approximate",
+        action="store_true",
+        help="compare an approximate run (--share one-pass) with an exact one, or two that are "
+        "approximate in different ways, which is else refused; the output says so",
+    )
 
 
 def _add_look(plot: argparse.ArgumentParser) -> None:
@@ -242,6 +252,7 @@ def add_compare(verbs: Any) -> None:
         help="compare runs of which some needles, or their names, are the same as if all needles "
         "were others",
     )
+    _add_allow_approximate(compare)
     compare.add_argument(
         "--rules", type=values.path, metavar="FILE", help="rules in TOML; options replace them"
     )

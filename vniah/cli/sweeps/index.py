@@ -12,6 +12,7 @@ from vniah.options.rope import scaling_text
 from vniah.schema import read_json
 
 if TYPE_CHECKING:
+    from vniah.analysis.statistics.estimates import NeedleEstimate
     from vniah.results import Results
 
 INDEX_NAME = "sweep.json"
@@ -106,6 +107,7 @@ def _numbers(results: "Results") -> dict[str, Any]:
     like_these, length = summary.needles_like_these, summary.effective_length
     interval = None if like_these is None else like_these.interval
     return {
+        **({} if results.approximation is None else _approximation(results, like_these)),
         "average": results.average,
         "low": None if interval is None else interval.low,
         "high": None if interval is None else interval.high,
@@ -118,4 +120,13 @@ def _numbers(results: "Results") -> dict[str, Any]:
             "high": length.high,
             "threshold": length.threshold,
         },
+    }
+
+
+def _approximation(results: "Results", like_these: "NeedleEstimate | None") -> dict[str, Any]:
+    assert results.approximation is not None, "the results are approximate"
+    return {
+        "approximate": True,
+        "approximation": results.approximation.record(),
+        "corrected_average": None if like_these is None else like_these.mean,
     }

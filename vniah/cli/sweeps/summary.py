@@ -64,6 +64,11 @@ class Summary:
             show_lines(format_comparison(labels, runs))
             if len({_cells_of(run) for run in runs}) > 1:
                 show("these averages are over different cells, so they cannot be compared")
+            if len({run.approximation for run in runs}) > 1:
+                show(
+                    "these averages are not equally exact, as their names say, so they cannot be "
+                    "compared"
+                )
         for line in failure_lines(self._plan, self._failures):
             show(f"not run: {line}")
         self._show_files(labels, runs)
@@ -78,7 +83,9 @@ class Summary:
         show()
         if self._index is not None:
             # Labels say what differs, which the names of the models may not.
-            runs = [replace(run, name=label) for run, label in zip(runs, labels, strict=True)]
+            runs = [
+                replace(run, name=run.named(label)) for run, label in zip(runs, labels, strict=True)
+            ]
             show(f"index: {self._index.path}")
             if runs:
                 show(f"table: {_write_table(runs, output / TABLE_NAME)}")

@@ -21,8 +21,10 @@ from vniah.results import (
     SampleResult,
     load_results,
 )
+from vniah.results.manifests import VERIFICATION_KEY
 from vniah.results.plan import planned_ids
 from vniah.results.reading import rank_paths
+from vniah.sweep.approximate import record_verification
 from vniah.sweep.rescoring.rules import Rule, default_rule, is_of_texts, number_rule, text_rule
 from vniah.sweep.rescoring.samples import samples_again, task_again
 from vniah.tasks import Task
@@ -142,6 +144,7 @@ def rescore(
             if not run.has_score(line.sample_id):
                 run.append(line)
         run.merge()
+        record_verification(run, run.results(), leads=True)
     num_errors = sum(line.error is not None for line in lines)
     return Rescoring(
         *(earlier, run.results(), rule.name, rule.criterion, tuple(changes)),
@@ -252,7 +255,7 @@ def _manifest(
     return {
         "format_version": FORMAT_VERSION,
         **defaults,
-        **{k: v for k, v in old.items() if k != "format_version"},
+        **{k: v for k, v in old.items() if k not in ("format_version", VERIFICATION_KEY)},
         "derived": derived,
         "protocol": {**old["protocol"], "criterion": rule.criterion},
         "sample_ids": ids,

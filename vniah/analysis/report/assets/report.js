@@ -232,7 +232,9 @@
 
   const outcome = (run, index) => {
     const value = valueOf(run, "outcome", index);
-    return make("span", { text: OUTCOMES[value], name: `outcome ${CLASSES[value]}` });
+    const found = make("span", { text: OUTCOMES[value], name: `outcome ${CLASSES[value]}` });
+    if (valueOf(run, "approximate", index)) found.append(make("div", { text: "approximate", name: "numbers" }));
+    return found;
   };
 
   const pairs = (list, entries) => {
@@ -348,7 +350,8 @@
     const [place, score, low, high, numScored, numRight, numErrors] = cell;
     const [, frames, row] = run.places[place];
     const parts = [`${frames.toLocaleString("en")} ${run.axis}, ${run.row} ${row}:`];
-    parts.push(score === null ? "no score" : twoDigits(score));
+    const kind = run.is_approximate ? "approximate " : "";
+    parts.push(score === null ? "no score" : kind + twoDigits(score));
     if (low !== null) parts.push(`(${twoDigits(low)} to ${twoDigits(high)} for needles like these in this cell)`);
     if (numScored) parts.push(`– ${numRight.toLocaleString("en")} of ${numScored.toLocaleString("en")} right`);
     if (numErrors) parts.push(`– ${numErrors.toLocaleString("en")} not run`);
