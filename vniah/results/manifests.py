@@ -76,6 +76,25 @@ class ApproximationRecord(TypedDict):
     verify: Annotated[int, Meta(ge=1)]
 
 
+class TriedWindow(TypedDict):
+    """How exactly computed samples agree with those of another window than the run's own."""
+
+    window: Annotated[int, Meta(ge=0)]
+    samples: Annotated[int, Meta(ge=1)]
+    equal: Annotated[int, Meta(ge=0)]
+
+
+class VerificationRecord(TypedDict):
+    """How an approximate run agrees with its exact samples, of which most is computed anew.
+
+    Where they agree too seldom, windows were tried, and ``enough_window`` is the one that would
+    have been enough; None if only the whole haystack is.
+    """
+
+    tried_windows: NotRequired[Annotated[list[TriedWindow], Meta(min_length=1)]]
+    enough_window: NotRequired[Annotated[int, Meta(ge=0)] | None]
+
+
 class EnvironmentRecord(TypedDict):
     """Where the run was started, and where it was started again."""
 
@@ -118,6 +137,7 @@ class _OfAllVersions(TypedDict):
     protocol: dict[str, Any]
     scorer: NotRequired[ScorerRecord]
     approximation: NotRequired[ApproximationRecord]
+    verification: NotRequired[VerificationRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]
     adaptive: NotRequired[AdaptiveRecord]
