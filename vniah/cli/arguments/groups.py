@@ -83,7 +83,7 @@ def add_cache_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_haystack_options(parser: argparse.ArgumentParser) -> None:
+def add_haystack_options(parser: Any) -> None:
     """--haystack, and how it is read."""
     parser.add_argument(
         "--haystack",
@@ -155,9 +155,12 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_task_options(
-    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
+    parser: Any, *, task: str = "vniah", controls: str | None = "those of the task"
 ) -> None:
-    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words.
+
+    A command without controls has None for them.
+    """
     parser.add_argument(
         "--task",
         default="vniah",
@@ -185,6 +188,8 @@ def add_task_options(
         help="frame: a needle is a frame of its own; blended: it is drawn into a frame of the "
         "haystack, so that it does not stand out. Default: frame",
     )
+    if controls is None:
+        return
     parser.add_argument(
         "--controls",
         default="default",
@@ -196,7 +201,7 @@ def add_task_options(
 
 
 def add_grid_options(
-    parser: argparse.ArgumentParser, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
+    parser: Any, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
 ) -> None:
     """--frames or --tokens, with --depths or --positions.
 
