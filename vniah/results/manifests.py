@@ -41,6 +41,10 @@ _MOST_BYTES = 2**28
 """A manifest lists all samples: this is enough for ten million of them."""
 
 
+_INT_BOUND = 2**127
+"""Whole numbers in a manifest are smaller: operations of a large model are more than 64 bits hold."""
+
+
 class ModelRecord(TypedDict):
     """What was measured; a model adds settings of its own."""
 
@@ -167,7 +171,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     return require_manifest(
-        read_json(path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES), str(path)
+        read_json(
+            path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES, int_bound=_INT_BOUND
+        ),
+        str(path),
     )
 
 
@@ -226,7 +233,9 @@ def as_read_back(content: Mapping[str, Any]) -> dict[str, Any]:
             f"the manifest of this run has {len(text):,} bytes, and at most {_MOST_BYTES:,} can be "
             "read: measure fewer samples"
         )
-    return parse_json(text, dict[str, Any], ResultsError, "the manifest of this run")
+    return parse_json(
+        text, dict[str, Any], ResultsError, "the manifest of this run", int_bound=_INT_BOUND
+    )
 
 
 def is_cut(path: Path) -> bool:
