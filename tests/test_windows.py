@@ -133,7 +133,7 @@ def test_enough_is_the_smallest_window_from_which_on_all_agree(shares, enough):
         WindowTrial(window, Agreement(10, equal, None, None), 10, 1)
         for window, equal in enumerate(shares)
     )
-    found = WindowCurve("m", "h", "1 cell", "tokens", 10, 1, trials, 20, 30, 0, 0.1)
+    found = WindowCurve("m", "h", "1 cell", "tokens", 10, 1, 5, trials, 20, 30, 0, 0.1)
     assert (None if found.enough is None else found.enough.window) == enough
     assert found.rows[1][2:4] == ("-", "-") and len({*map(len, found.rows)}) == 1
 

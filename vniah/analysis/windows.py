@@ -68,6 +68,7 @@ class WindowCurve:
         unit: what windows count.
         num_samples: samples of the grid.
         num_branches: branches that were drawn: needles at positions, with all lengths behind them.
+        num_right: samples of theirs that are right when they are run exactly.
         trials: ascending; the last has the whole haystack in its window. The operations of each are
             those of one pass for the whole grid.
         flops_of_tree: operations of the whole grid where common prefixes are computed once.
@@ -83,6 +84,7 @@ class WindowCurve:
     unit: WindowUnit
     num_samples: int
     num_branches: int
+    num_right: int
     trials: tuple[WindowTrial, ...]
     flops_of_tree: int
     flops_alone: int
@@ -151,7 +153,8 @@ class WindowCurve:
         exact = counted(self.whole.agreement.num_pairs, "sample")
         return (
             f"{self.model_name} on {self.haystack_name}, {self.grid}: "
-            f"{exact} of {self.branches} run exactly, and by one pass with each window",
+            f"{exact} of {self.branches} run exactly, {self.num_right:,} of them right, and by one "
+            "pass with each window",
             f"agreement: share of these {exact} with the exact outcome; "
             "differences are those of log-probabilities, in nats; FLOPs are those of one pass for "
             f"all {self.num_samples:,} samples of the grid",
@@ -169,6 +172,11 @@ class WindowCurve:
                 f"{self.flops_of_tree / found.flops:.1f} times fewer FLOPs than the tree"
             )
         whole = self.whole.agreement
+        if not self.num_right:
+            enough += (
+                "; but none is right when it is run exactly, so that equal outcomes say little: "
+                "look at the differences"
+            )
         ties = f" and {self.num_ties} as good as equal" * bool(self.num_ties)
         moved = whole.max_difference
         differ = (

@@ -7,6 +7,7 @@ from vniah.analysis.tables import format_columns
 from vniah.cli.environment import load_plot
 from vniah.cli.haystacks import open_named_haystack, open_named_text
 from vniah.cli.inputs import (
+    asks_question_sets,
     load_named_needles,
     needles_name,
     parse_grid,
@@ -32,6 +33,11 @@ def require_one_pass(options: argparse.Namespace) -> None:
             raise InputError(
                 "--one-pass holds the states of the haystack in one process: leave out "
                 f"--context-parallel {options.context_parallel}"
+            )
+        if asks_question_sets(options):
+            raise InputError(
+                f"--one-pass shares the states of a haystack among needles, and the task "
+                f"{options.task} hides none: give another --task"
             )
         return
     for name, default in options.of_one_pass.items():

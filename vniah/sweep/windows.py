@@ -268,6 +268,7 @@ def measure_windows(
         unit=unit,
         num_samples=len(tests),
         num_branches=len({(sample.question, branch_of(sample)) for sample in drawn}),
+        num_right=sum(bool(one.correct) for one in exact.values()),
         trials=tuple(found),
         flops_of_tree=costs["flops"],
         flops_alone=costs["flops_not_shared"],
