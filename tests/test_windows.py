@@ -1,6 +1,7 @@
 """Windows behind needles: what each gives and costs, and what a run says whose own is too small."""
 
 import json
+from pathlib import Path
 
 import pytest
 from decoder_models import DecoderStandIn
@@ -9,6 +10,7 @@ from test_prefill import build_decoder
 from test_relays import FILM, NEEDLES, RelayReader, sweep
 
 import vniah
+from training.chains import RELAY_DISTANCE, WEIGHTS, ChainReader, chained_needles, chained_text
 from vniah.analysis.plot.windows import save_window_curve
 from vniah.analysis.statistics.verification import Agreement, verify
 from vniah.analysis.verdict import NOTHING, verdict
@@ -20,6 +22,8 @@ from vniah.grid import Grid
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.sweep.windows import WindowTrials, measure_windows
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def shipped(output, *, window):
@@ -54,8 +58,31 @@ def test_a_shipped_model_without_a_window_is_noticed_and_a_window_mends_it(tmp_p
     assert corrected.low <= mended.average <= corrected.high
 
 
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_bytes())
+@pytest.mark.parametrize(
+    ("asked", "least", "most", "enough"),
+    [("Bob", 1.0, 1.0, 0), ("Cleo", 0.0, 0.5, RELAY_DISTANCE)],
+)
+def test_a_trained_model_fails_where_it_reads_the_needle_by_way_of_the_haystack(
+    tmp_path, asked, least, most, enough
+):
+    """Two hops it makes at the question; of three, one is made in the middle of the text."""
+    needles = chained_needles(asked)
+    found = vniah.run_sweep(
+        *(ChainReader.load(ROOT / WEIGHTS), chained_text(96), needles.select(needles.ids[:4])),
+        Grid.parse("48", depths="0,0.2,0.4", unit="tokens"),
+        task="niah",
+        output=tmp_path,
+        share="one-pass",
+        window=0,
+        controls="none",
+        progress=False,
+    )
+    record = verify(found)
+    assert least <= record.all.share <= most
+    assert all(sample.correct for sample in found.control_samples)  # the exact ones
+    assert record.corrected.these.low <= 1.0 <= record.corrected.these.high
+    assert found.manifest["verification"].get("enough_window", 0) == enough
+    assert verdict(found).text.endswith(f"with --window {enough}" if enough else NOTHING)
 
 
 def test_a_search_that_was_stopped_is_made_up_for_and_one_that_was_made_is_kept(
