@@ -42,7 +42,7 @@ _MOST_BYTES = 2**28
 
 
 _INT_BOUND = 2**127
-"""Whole numbers in a manifest are smaller: operations of a large model are more than 64 bits hold."""
+"""Whole numbers in a manifest are smaller; operations of a large model take more than 64 bits."""
 
 
 class ModelRecord(TypedDict):
@@ -171,9 +171,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     return require_manifest(
-        read_json(
-            path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES, int_bound=_INT_BOUND
-        ),
+        read_json(path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES, int_bound=_INT_BOUND),
         str(path),
     )
 
