@@ -5,13 +5,21 @@ of the needle that it sees. In the second the question reads relays, and never t
 without a relay among the frames that are computed with the needle in sight nothing is known of it.
 """
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vniah import Grid, run_sweep
+from vniah.analysis.statistics.verification import verify
+from vniah.analysis.verdict import verdict
 from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import prefill
 from vniah.forward.splices import Seen, SplicedBranch, SplicedRows, SplicedSuffix
+from vniah.haystacks.images import RepeatedPictures
+from vniah.needles import Needle, NeedleSet
+from vniah.protocol import TextSegment, TokenSequence
 
 HIDDEN, NUM_VALUES, DISTANCE = 64, 8, 16
 # What a row is, and where in it a value stands: the needle's, a relay's copy, what was read.
@@ -129,3 +137,82 @@ def test_outcomes_agree_as_far_as_the_window_reaches_a_relay(exact, window, low,
     found = measure(build(), trunk(), window)
     agreement = float((found == exact).float().mean())
     assert low <= agreement <= high
+
+
+START_ID, QUESTION_ID, UNKNOWN_ID = 8, 9, 10  # tokens; those before are answers
+
+
+class RelayReader:
+    """A model that reads the kind of a frame, and its value, from the colour of its pictures."""
+
+    name, revision = "relays", "1"
+    frame_shape = (1, HIDDEN)
+
+    def __init__(self):
+        self.decoder = build()
+        weight = self.decoder.model.embed_tokens.weight
+        weight.data[START_ID], weight.data[QUESTION_ID] = row(START)[0], row(QUESTION)[0]
+        self.decoder.lm_head.weight.data[UNKNOWN_ID, QUESTION] = 0.01
+
+    def encode_frames(self, frames):
+        colors = [frame[0, 0].tolist() for frame in frames]
+        values = [value if kind == NEEDLE else None for kind, value, _ in colors]
+        return torch.stack(
+            [row(color[0], value) for color, value in zip(colors, values, strict=True)]
+        )
+
+    def compose(self, frames, question, answer):
+        whole = (TextSegment((START_ID,)), *frames, TextSegment((QUESTION_ID,)))
+        return TokenSequence(whole, (int(answer),))
+
+    def position_ids(self, sequence):
+        return torch.arange(sequence.num_tokens(1))
+
+
+def picture(kind, value=0):
+    return np.full((4, 4, 3), (kind, value, 0), np.uint8)
+
+
+FILM = RepeatedPictures("film", (*[picture(PLAIN)] * (DISTANCE - 1), picture(RELAY)), "aa" * 32)
+NEEDLES = NeedleSet(
+    "values",
+    "values",
+    tuple(
+        Needle(
+            f"v{value}", "Which value?", str(value), None, Image.fromarray(picture(NEEDLE, value))
+        )
+        for value in range(1, NUM_VALUES)
+    ),
+)
+
+
+FRAMES = "32,96"
+
+
+def sweep(output, **options):
+    return run_sweep(
+        *(RelayReader(), FILM, NEEDLES, Grid.parse(FRAMES, depths="0,0.2,0.4")),
+        output=output,
+        controls="none",
+        progress=False,
+        **options,
+    )
+
+
+def test_a_run_finds_out_that_its_window_reaches_no_relay_and_which_does(tmp_path):
+    blind = sweep(tmp_path / "blind", share="one-pass", window=0)
+    assert verify(blind).all.num_equal == 0
+    (said,) = verdict(blind).conspicuous
+    assert said.endswith(
+        f"the window is too small: a window of {DISTANCE} frames agrees in 1.00 of these samples; "
+        f"run again with --window {DISTANCE}"
+    )
+    tried = blind.manifest["verification"]["tried_windows"]
+    assert [one["window"] for one in tried] == [1, 2, 4, 8, 16]
+    exact = sweep(tmp_path / "exact")
+    assert blind.average == 0.0 and exact.average == 1.0
+    interval = verify(blind).corrected.these
+    assert interval.low <= exact.average <= interval.high
+    found = sweep(tmp_path / "found", share="one-pass", window=DISTANCE)
+    assert verify(found).all.share == 1.0 and found.average == exact.average
+    assert "tried_windows" not in found.manifest["verification"]

@@ -539,3 +539,14 @@ def test_lone_surrogates_are_written_and_read_back(tmp_path):
     assert results.to_pandas()["prediction"][0] == "tiny \\udcff \\ud800 \x1b[2J"
     picture = save_heatmaps([results], tmp_path / "map.png", titles=None)
     assert picture.stat().st_size > 1000
+
+
+def test_operations_of_a_large_model_are_more_than_64_bits_hold(tmp_path):
+    flops = {"flops": 10**20}
+    manifest = make_manifest(Grid.parse("8", depths="0"), environment={"forward": flops})
+    folder = RunFolder(tmp_path, manifest)
+    with folder.open(environment={"forward": {"flops": 2 * 10**20}}):
+        folder.record({"adaptive": {"precision": "1", "threshold": 0.9, **flops}})
+    found = load_results(tmp_path).manifest
+    assert found["environment"]["forward"]["flops"] == 2 * 10**20
+    assert found["adaptive"]["flops"] == 10**20

@@ -1,15 +1,17 @@
 """The recipe of the reference models in small: what a context asks, and what an image is."""
 
 import dataclasses
+import random
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from training import align, draw_cards, evaluate, recipe, text
+from training import align, chains, draw_cards, evaluate, recipe, text
 from training.align import Features, sample_albums, tile
 from training.contexts import Tokens, ask
 from training.draw import Pictures, caption_scenery, card_of, label
@@ -27,6 +29,8 @@ from training.world import (
     scenery_captions,
 )
 from vniah.needles import load_needles
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CARDS = [Card("card", "red", "7"), Card("sign", "star", "blue"), Card("place", "house", "47")]
 
@@ -481,3 +485,22 @@ def test_a_seed_that_is_none_is_one_line(seed, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(recipe.__file__)
     assert stop.value.code == f"SEED is {seed!r}: give a whole number below 2**31"
+
+
+def test_the_model_of_chains_is_trained_by_its_script_and_answers_texts_that_it_has_not_seen(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(chains, "STEPS", 2)
+    monkeypatch.setattr(chains, "_TOKENS", 200)
+    chains.main([str(tmp_path / "chains.safetensors")])
+    kept = ROOT / chains.WEIGHTS
+    assert kept.stat().st_size == (tmp_path / "chains.safetensors").stat().st_size < 300_000
+    decoder, source = chains.ChainReader.load(kept).decoder, random.Random(7)
+    texts = [chains.write_text(source, 40) for _ in range(50)]
+    rows = [
+        chains.read([chains.OPENING, *sentences, chains.CLOSING, chains.asks(asked[0][0])])
+        for sentences, asked in texts
+    ]
+    with torch.inference_mode():
+        found = decoder(input_ids=torch.tensor(rows)).logits[:, -1].argmax(-1).tolist()
+    assert found == [chains.VOCABULARY[asked[0][1]] for _, asked in texts]

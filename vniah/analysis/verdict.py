@@ -1,11 +1,13 @@
 """What the controls of a run say about its score, in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from vniah.analysis.windows import window_advice
 from vniah.errors import counted, first_line, short_repr
 from vniah.options.approximation import DEFAULT_VERIFIED, EXACT
 from vniah.results import Results, SampleResult
+from vniah.results.manifests import VERIFICATION_KEY
 from vniah.tasks.controls import CONTROLS, Control, Finding
 from vniah.tasks.controls.exact import Exact
 
@@ -97,8 +99,21 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
             if isinstance(found, str):
                 gaps.append(found)
             elif found is not None:
-                findings.append(ControlFinding(name, **asdict(found)))
+                findings.append(ControlFinding(name, **asdict(_with_advice(found, name, results))))
     return Verdict(tuple(findings), tuple(gaps))
+
+
+def _with_advice(found: Finding, name: str, results: Results) -> Finding:
+    """Of an approximate run whose window is too small: which other was found to be enough."""
+    tried = results.manifest.get(VERIFICATION_KEY, {}).get("tried_windows")
+    approximation = results.approximation
+    if name != EXACT or found.verdict is None or approximation is None or not tried:
+        return found
+    enough, last = results.manifest[VERIFICATION_KEY].get("enough_window"), tried[-1]
+    share = None if enough is None else last["equal"] / last["samples"]
+    return replace(
+        found, verdict=f"{found.verdict}: {window_advice(enough, share, approximation.unit)}"
+    )
 
 
 def _finding(

@@ -21,6 +21,7 @@ from vniah.cli.inputs import (
 )
 from vniah.cli.printing import show, show_lines, working
 from vniah.cli.sweeps.estimates import estimate_run, estimate_sweep, fits
+from vniah.cli.windows import check_windows, require_one_pass
 from vniah.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Says what a model lacks, then compares vniah's forward pass with the model's own."""
+    """Says what a model lacks, then compares vniah's forward pass with the model's own.
+
+    With --one-pass it also tries windows behind needles.
+    """
+    require_one_pass(options)
     rope = only_rope(options)
     load_libraries()
     from vniah.checks.model import check_model
+    from vniah.engines.choosing import require_decoder
     from vniah.engines.inputs import reads_only_text
     from vniah.models.deferred import ReadsEncoderLater
     from vniah.models.server.client import is_server
@@ -50,6 +56,8 @@ def check(options: argparse.Namespace) -> int:
         # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1
+        if options.one_pass:
+            require_decoder(model, "check --one-pass")
         if not mesh.is_leader:
             mesh.wait_for("encoded")
         report = check_model(
@@ -63,6 +71,8 @@ def check(options: argparse.Namespace) -> int:
     if mesh.is_leader:
         for line in report.lines:
             show(line)
+    if report.passed and options.one_pass and mesh.is_leader:
+        return 0 if check_windows(options, model) else 1
     return 0 if report.passed else 1
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vniah.errors import InputError
+from vniah.errors import InputError, short_repr
 from vniah.grid import parse_range
 from vniah.haystacks.video.sampling import read_rate
 from vniah.options import PICTURE_WIDTHS, PICTURE_WIDTHS_TEXT
@@ -179,3 +179,15 @@ def _few(values: Sequence[_T]) -> Sequence[_T]:
     if len(values) > _MOST_ROPES:
         raise InputError(f"names {len(values):,} values, at most {_MOST_ROPES} are possible")
     return values
+
+
+@_checked
+def windows(text: str) -> list[int]:
+    """Windows behind needles of a text such as ``0,1,4,16``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise InputError(
+            "must be whole numbers from 0 with commas between them, such as 0,1,4,16, got "
+            f"{short_repr(text)}"
+        )
+    return [*map(int, parts)]

@@ -191,6 +191,10 @@ class OnePassEngine:
         )
         return len(self._parts) + num_batches
 
+    def at_window(self, window: int) -> None:
+        """Computes so many frames or tokens behind each needle with it in sight, from now on."""
+        self._approximation = replace(self._approximation, window=window)
+
     @property
     def planned(self) -> PlannedMap:
         """What `plan` found."""

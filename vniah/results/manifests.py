@@ -42,6 +42,10 @@ _MOST_BYTES = 2**28
 """A manifest lists all samples: this is enough for ten million of them."""
 
 
+_INT_BOUND = 2**127
+"""Whole numbers in a manifest are smaller; operations of a large model take more than 64 bits."""
+
+
 class ModelRecord(TypedDict):
     """What was measured; a model adds settings of its own."""
 
@@ -75,6 +79,25 @@ class ApproximationRecord(TypedDict):
     window: Annotated[int, Meta(ge=0)]
     window_unit: WindowUnit
     verify: Annotated[int, Meta(ge=1)]
+
+
+class TriedWindow(TypedDict):
+    """How exactly computed samples agree with those of another window than the run's own."""
+
+    window: Annotated[int, Meta(ge=0)]
+    samples: Annotated[int, Meta(ge=1)]
+    equal: Annotated[int, Meta(ge=0)]
+
+
+class VerificationRecord(TypedDict):
+    """How an approximate run agrees with its exact samples, of which most is computed anew.
+
+    Where they agree too seldom, windows were tried, and ``enough_window`` is the one that would
+    have been enough; None if only the whole haystack is.
+    """
+
+    tried_windows: NotRequired[Annotated[list[TriedWindow], Meta(min_length=1)]]
+    enough_window: NotRequired[Annotated[int, Meta(ge=0)] | None]
 
 
 class EnvironmentRecord(TypedDict):
@@ -121,6 +144,7 @@ class _OfAllVersions(TypedDict):
     protocol: dict[str, Any]
     scorer: NotRequired[ScorerRecord]
     approximation: NotRequired[ApproximationRecord]
+    verification: NotRequired[VerificationRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]
     adaptive: NotRequired[AdaptiveRecord]
@@ -150,7 +174,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ResultsError: it is not the manifest of a run, or it has a later format version.
     """
     return require_manifest(
-        read_json(path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES), str(path)
+        read_json(path, dict[str, Any], ResultsError, most_bytes=_MOST_BYTES, int_bound=_INT_BOUND),
+        str(path),
     )
 
 
@@ -209,7 +234,9 @@ def as_read_back(content: Mapping[str, Any]) -> dict[str, Any]:
             f"the manifest of this run has {len(text):,} bytes, and at most {_MOST_BYTES:,} can be "
             "read: measure fewer samples"
         )
-    return parse_json(text, dict[str, Any], ResultsError, "the manifest of this run")
+    return parse_json(
+        text, dict[str, Any], ResultsError, "the manifest of this run", int_bound=_INT_BOUND
+    )
 
 
 def is_cut(path: Path) -> bool:

@@ -8,6 +8,7 @@ from vniah.errors import InputError
 from vniah.options.approximation import Approximation
 from vniah.results import Results, RunFolder
 from vniah.results.manifests import VERIFICATION_KEY
+from vniah.sweep.windows import WindowSearch
 from vniah.tasks import Sample, Task
 from vniah.tasks.base import is_of_text
 
@@ -59,14 +60,23 @@ def require_can_approximate(samples: Sequence[Sample]) -> None:
         )
 
 
-def record_verification(folder: RunFolder, results: Results, *, leads: bool) -> None:
+def record_verification(
+    folder: RunFolder, results: Results, search: WindowSearch | None, *, leads: bool
+) -> None:
     """Writes into the manifest of a run how far its approximate results agree with exact ones.
+
+    Where they agree too seldom, it writes which window would have been enough.
 
     Args:
         folder: open.
         results: all results so far.
+        search: finds that window; not used where it is known already. None where nothing is run.
         leads: whether this process writes the manifest.
     """
     found = verify(results)
-    if leads and found is not None:
-        folder.record({VERIFICATION_KEY: found.record()})
+    if not leads or found is None:
+        return
+    record = found.record()
+    folder.record({VERIFICATION_KEY: record})  # kept if what follows is stopped
+    if search is not None and "tried_windows" not in folder.manifest[VERIFICATION_KEY]:
+        folder.record({VERIFICATION_KEY: {**record, **search.record(results)}})

@@ -15,6 +15,7 @@ _UNITS = {
     "open": "video",
     "write": "video",
     "perplexity": "document",
+    "windows": "window",
 }
 _SECONDS_BETWEEN_LINES = 30.0
 

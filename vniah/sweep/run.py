@@ -41,6 +41,7 @@ from vniah.sweep.replies import warn_of_unreadable
 from vniah.sweep.samples import askable_samples, read_text
 from vniah.sweep.search import require_depths
 from vniah.sweep.stopping import EarlyRounds
+from vniah.sweep.windows import WindowSearch
 from vniah.tasks import Task, load_task
 from vniah.tasks.controls import ChosenControls, choose_controls
 from vniah.tasks.controls.exact import Exact
@@ -352,7 +353,7 @@ class Sweep:
             if rounds is None:
                 batches.run_batches(folder, num_batches)
                 if self.approximation is not None:
-                    record_verification(folder, batches.results(folder), leads=mesh.is_leader)
+                    self._verify(folder, batches.results(folder), is_prepared=has_work)
             elif has_work:
                 batches.run_rounds(folder, rounds, first)
             elif mesh.is_leader:  # a kill may have come before this
@@ -381,6 +382,19 @@ class Sweep:
         if self._options.stop_early is not None:
             return EarlyRounds(self.samples, self._options.stop_early)
         return None
+
+    def _verify(self, folder: RunFolder, results: Results, *, is_prepared: bool) -> None:
+        """Records how far an approximate run agrees with its exact samples, and what would do."""
+        assert self.approximation is not None
+        search = WindowSearch(
+            self._engine,
+            self._task,
+            self.samples,
+            self.approximation,
+            prepare=None if is_prepared else self._prepare,
+            on_progress=self._report,
+        )
+        record_verification(folder, results, search, leads=self._mesh.is_leader)
 
     def _prepare(self) -> None:
         """Prepares all pictures that samples show."""

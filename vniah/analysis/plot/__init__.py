@@ -17,6 +17,7 @@ from vniah.analysis.plot.saving import (
     save_needle_maps,
     save_retention_curves,
 )
+from vniah.analysis.plot.windows import save_window_curve
 
 __all__ = [
     "COLORS",
@@ -37,4 +38,5 @@ __all__ = [
     "save_needle_maps",
     "save_perplexity_curves",
     "save_retention_curves",
+    "save_window_curve",
 ]

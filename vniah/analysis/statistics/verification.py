@@ -170,7 +170,7 @@ def verify(results: Results, confidence: float = 0.95) -> Verification | None:
             for length in _lengths(pairs)
         }
     return Verification(
-        _agreement(pairs),
+        agreement_of(pairs),
         _grouped(pairs, lambda cell: cell.num_frames),
         {format_depth(row): one for row, one in _grouped(pairs, results.row_of).items()},
         len(branches),
@@ -298,10 +298,11 @@ def _grouped(pairs: Iterable[Pair], key_of: Callable[[Cell], Any]) -> Mapping[An
     for pair in pairs:
         if (cell := pair[0].cell) is not None:
             groups.setdefault(key_of(cell), []).append(pair)
-    return {key: _agreement(groups[key]) for key in sorted(groups)}
+    return {key: agreement_of(groups[key]) for key in sorted(groups)}
 
 
-def _agreement(pairs: Sequence[Pair]) -> Agreement:
+def agreement_of(pairs: Sequence[Pair]) -> Agreement:
+    """How far the first results of some pairs agree with the second; there is at least one."""
     differences = [
         abs(one.logprob - copy.logprob)
         for one, copy in pairs

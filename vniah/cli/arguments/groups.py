@@ -83,7 +83,7 @@ def add_cache_option(parser: Any) -> None:
     )
 
 
-def add_haystack_options(parser: argparse.ArgumentParser) -> None:
+def add_haystack_options(parser: Any) -> None:
     """--haystack, and how it is read."""
     parser.add_argument(
         "--haystack",
@@ -161,7 +161,7 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_task_option(parser: argparse.ArgumentParser, *, task: str = "vniah") -> None:
+def add_task_option(parser: Any, *, task: str = "vniah") -> None:
     """--task and --task-option; ``task`` is the default in words."""
     parser.add_argument(
         "--task",
@@ -181,9 +181,12 @@ def add_task_option(parser: argparse.ArgumentParser, *, task: str = "vniah") -> 
 
 
 def add_task_options(
-    parser: argparse.ArgumentParser, *, task: str = "vniah", controls: str = "those of the task"
+    parser: Any, *, task: str = "vniah", controls: str | None = "those of the task"
 ) -> None:
-    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words."""
+    """--task, and what belongs to it; ``task`` and ``controls`` are their defaults in words.
+
+    A command without controls has None for them.
+    """
     add_task_option(parser, task=task)
     parser.add_argument(
         "--needle-frames",
@@ -197,6 +200,8 @@ def add_task_options(
         help="frame: a needle is a frame of its own; blended: it is drawn into a frame of the "
         "haystack, so that it does not stand out. Default: frame",
     )
+    if controls is None:
+        return
     parser.add_argument(
         "--controls",
         default="default",
@@ -208,7 +213,7 @@ def add_task_options(
 
 
 def add_grid_options(
-    parser: argparse.ArgumentParser, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
+    parser: Any, *, frames: str = DEFAULT_FRAMES, depths: str = DEFAULT_DEPTHS
 ) -> None:
     """--frames or --tokens, with --depths or --positions.
 

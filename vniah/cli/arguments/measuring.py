@@ -25,6 +25,8 @@ from vniah.cli.encoding import encode as encode_command
 from vniah.cli.run import run as run_command
 from vniah.cli.show import DEFAULT_SHOWN_DEPTHS, DEFAULT_SHOWN_FRAMES, show_sample
 from vniah.cli.watching import watch as watch_command
+from vniah.cli.windows import DEFAULT_FRAMES as DEFAULT_FRAMES_TRIED
+from vniah.cli.windows import DEFAULT_TOKENS as DEFAULT_TOKENS_TRIED
 from vniah.options import DEFAULT_MODEL, Scorer, Share
 from vniah.options.approximation import DEFAULT_TEXT_WINDOW, DEFAULT_VERIFIED, DEFAULT_WINDOW
 from vniah.options.precision import DEFAULT_PRECISION
@@ -200,8 +202,48 @@ def add_check(verbs: Any) -> None:
     add_needles_option(check, text="needle set whose pictures are shown to the model; as for run")
     add_job_options(check)
     add_server_options(check)
+    _add_trial_of_windows(check)
     add_quiet_option(check)
     check.set_defaults(command=commands.check, by_all_processes=True)
+
+
+def _add_trial_of_windows(check: argparse.ArgumentParser) -> None:
+    """--one-pass of ``check``, and the options that are only for it."""
+    check.add_argument(
+        "--one-pass",
+        action="store_true",
+        help="also draw some branches of a grid, run them exactly and by one pass over the "
+        "haystack, as run --share one-pass does, with windows of several sizes, and print a table "
+        "of agreement and cost",
+    )
+    group = check.add_argument_group("for --one-pass")
+    group.add_argument(
+        "--windows",
+        type=values.windows,
+        metavar="LIST",
+        help="how many frames, or tokens of text, behind each needle are computed with it in "
+        "sight: a comma list; default 0, 1, 2, 4, and so on. The whole haystack, which has to be "
+        "exact, is always tried",
+    )
+    group.add_argument(
+        "--verify",
+        type=values.whole(100_000),
+        metavar="N",
+        help="how many branches, each a needle at a position with all lengths behind it, are "
+        f"drawn; default {DEFAULT_VERIFIED}",
+    )
+    group.add_argument(
+        "--output",
+        type=values.picture,
+        metavar="FILE",
+        help="draw agreement and operations against the window: .png, .pdf or .svg; default: no "
+        "picture",
+    )
+    add_haystack_options(group)
+    add_task_options(group, task="vniah, or niah for a language model", controls=None)
+    add_grid_options(group, frames=f"{DEFAULT_FRAMES_TRIED}; of tokens {DEFAULT_TOKENS_TRIED}")
+    check.set_defaults(task=None, frames=None, depths=None)
+    check.set_defaults(of_one_pass={one.dest: one.default for one in group._group_actions})
 
 
 def add_estimate(verbs: Any) -> None:

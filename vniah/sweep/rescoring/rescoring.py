@@ -144,7 +144,7 @@ def rescore(
             if not run.has_score(line.sample_id):
                 run.append(line)
         run.merge()
-        record_verification(run, run.results(), leads=True)
+        record_verification(run, run.results(), None, leads=True)
     num_errors = sum(line.error is not None for line in lines)
     return Rescoring(
         *(earlier, run.results(), rule.name, rule.criterion, tuple(changes)),
