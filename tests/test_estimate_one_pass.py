@@ -62,6 +62,10 @@ def planned_map(decoder, *, window, max_rows):
     return model, PlannedMap(sequences, spliced, parts, ())
 
 
+def read(index, logits):
+    """Logits that nobody keeps."""
+
+
 @pytest.mark.parametrize(
     ("dtype", "changes", "window", "max_rows"),
     [
@@ -81,9 +85,10 @@ def test_memory_of_a_map_is_what_it_allocates(dtype, changes, window, max_rows, 
     assert (past is not None) == (max_rows == 300)
     assert found.store == (0 if past is None else past.store.num_bytes)
     largest = max(parts, key=len)
-    spliced.run(largest[:1], chunk_size=CHUNK_SIZE, past=past)  # what is allocated once
+    spliced.run(largest[:1], read, chunk_size=CHUNK_SIZE, past=past)  # what is allocated once
     peak = allocated_bytes(
-        lambda: spliced.run(largest, chunk_size=CHUNK_SIZE, past=past), tmp_path / "trace.json"
+        lambda: spliced.run(largest, read, chunk_size=CHUNK_SIZE, past=past),
+        tmp_path / "trace.json",
     )
     of_trunk = 8 * spliced.num_trunk  # position ids that are there before
     assert found.needed - found.store == pytest.approx(peak + of_trunk, rel=0.15)
@@ -95,7 +100,7 @@ def test_operations_of_a_map_are_those_that_torch_counts():
     shape, spliced = DecoderShape.of(decoder), planned.spliced
     (part,) = planned.parts
     with FlopCounterMode(display=False) as counter:
-        spliced.run(part, chunk_size=512)
+        spliced.run(part, read, chunk_size=512)
     counts = counter.get_flop_counts()["Global"]
     counted = counts[torch.ops.aten.mm] + counts.get(torch.ops.aten.addmm, 0)
     read = sum(len(one.answer_ids) for one in planned.sequences)

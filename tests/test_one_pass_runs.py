@@ -137,7 +137,8 @@ def test_a_run_says_how_far_it_agrees(blind):
         "verify": 6,
     }
     found = verify(blind)
-    assert found.record() == blind.manifest["verification"]
+    assert found.record().items() <= blind.manifest["verification"].items()
+    assert blind.manifest["verification"]["enough_window"] == 1
     assert found.all.share < 0.9 and found.num_draws == 6
     assert "approximate: one pass, window of 0 frames" in blind.name
     forward = blind.manifest["environment"]["forward"]

@@ -45,6 +45,7 @@ from vniah.engines.inputs import (
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.errors import InputError, ModelError, first_line
+from vniah.forward.attention import Kernel
 from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
@@ -178,6 +179,11 @@ class DecoderEngine:
         self._batches = all_sequences.batches(self._roots, self._cost)
         self._description = self._describe_plan(plan)
         return len(self._batches) + bool(self._refused)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What computes the attention."""
+        return self._kernel
 
     @property
     def frames(self) -> EncodedFrames:

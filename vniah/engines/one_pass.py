@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vniah.embeddings.oddness import oddness_record
 from vniah.engines.agreement import Agreement, RoundingLimit, compare_logits, plain_logits
 from vniah.engines.alignment import Keys, TokenKeys
 from vniah.engines.base import (
@@ -22,6 +23,7 @@ from vniah.engines.base import (
     OnFramesReady,
     Outcome,
     read_candidate,
+    shown_in_tests,
 )
 from vniah.engines.decoder import DecoderEngine
 from vniah.engines.equivalence import require_agreement, trial_sequences
@@ -46,10 +48,15 @@ from vniah.protocol import (
     TextSpan,
     TokenSequence,
 )
+from vniah.scoring import Reading
 from vniah.tasks.base import Sample
 
 MAX_ROWS = 1 << 17
-"""Rows besides the trunk's that are held between two layers."""
+"""Rows besides the trunk's that are held between two layers; more of them only where these take no
+more memory than the trunk's keys and values of all layers, which are kept where there are several
+parts."""
+
+_COPIES_OF_ROW = 4  # hidden rows, rows of slabs, angles and positions, about
 
 _OTHER_QUESTIONS = ("A", "Is it 7?")  # what prompts with both have in common is no question
 
@@ -154,7 +161,15 @@ class OnePassEngine:
         self._samples, self._sequences = samples, sequences
         for sample in samples:
             sequences.add(compose_candidates(self._model, sample))
-        self._tree = tree = make_plan(self._model, sequences.sequences, groups=sequences.groups)
+        # Copies that are run exactly share the passes of what they are copies of.
+        is_copy = [self._is_exact(samples[owner]) for owner in sequences.owners]
+        counted = [index for index, one in enumerate(is_copy) if not one]
+        groups = sequences.groups
+        self._tree = tree = make_plan(
+            self._model,
+            [sequences.sequences[index] for index in counted],
+            groups=None if groups is None else [groups[index] for index in counted],
+        )
         if tree.note is not None:
             raise ModelError(
                 f"haystack states of {self._model.name} cannot be shared by needles, because "
@@ -170,7 +185,7 @@ class OnePassEngine:
             self._exact.frames.store,
             window=self._approximation.window * unit,
         )
-        refused = {sequences.owners[index] for index in tree.refused}
+        refused = {sequences.owners[counted[index]] for index in tree.refused}
         exact = [
             number in refused
             or self._is_exact(sample)
@@ -181,7 +196,7 @@ class OnePassEngine:
             pending and not one for pending, one in zip(is_pending, exact, strict=True)
         ]
         shared = [index for index, owner in enumerate(sequences.owners) if not exact[owner]]
-        parts = self._map.parts(shared, MAX_ROWS)
+        parts = self._map.parts(shared, self._max_rows())
         self._parts = [part for part in parts if any(map(sequences.is_read, part))]
         self._trunk = None
         pending = [one and other for one, other in zip(is_pending, exact, strict=True)]
@@ -230,7 +245,7 @@ class OnePassEngine:
         )
         started = time.perf_counter()
         try:
-            logits = self._run_part(part)
+            found = self._run_part(part)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
@@ -239,19 +254,10 @@ class OnePassEngine:
             return
         seconds = (time.perf_counter() - started) / len(part)
         for number in numbers:
-            try:
-                outcome: Outcome = tuple(
-                    replace(
-                        read_candidate(
-                            self._model, sequences.sequences[index], logits[index], seconds=seconds
-                        ),
-                        is_approximate=not self._map.spliced[index].is_exact,
-                    )
-                    for index in sequences.members[number]
-                )
-            except ModelError as error:
-                outcome = first_line(error)
-            yield self._samples[number], outcome
+            yield (
+                self._samples[number],
+                _outcome([found[index] for index in sequences.members[number]], seconds),
+            )
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
@@ -268,6 +274,7 @@ class OnePassEngine:
             "flops_not_shared": shape.flops_of(self._tree.alone).total,
             "exact_samples": len(self._exact_numbers),
             "tile_size": CHUNK_SIZE,
+            **oddness_record(self._exact.frames, shown_in_tests(self._samples)),
         }
 
     def why_not_without_frames(self, sample: Sample) -> str | None:
@@ -299,19 +306,46 @@ class OnePassEngine:
         trunk = Trunk(sequences[-1], len(_common(own, other)))
         window = sum(one.num_tokens(size_of_frame(model)) for one in sequences)
         spliced = SplicedMap(model, sequences, trunk, frames.store, window=window)
-        found = spliced.run(range(len(sequences)), chunk_size=CHUNK_SIZE)
+        found = spliced.run(
+            range(len(sequences)),
+            lambda index, logits: logits.cpu(),
+            chunk_size=CHUNK_SIZE,
+            kernel=self._exact.kernel,
+        )
         plain = [plain_logits(model, sequence, frames.store) for sequence in sequences]
         limit = RoundingLimit.of(model, sequences, frames.store, plain)
         return compare_logits(
             "one pass, whole window", plain, [found[index] for index in range(len(found))], limit
         )
 
-    def _run_part(self, part: Sequence[int]) -> Mapping[int, Tensor]:
-        """The logits of a part; the trunk's keys and values are kept where there are several."""
+    def _max_rows(self) -> int:
+        """How many rows may be in a part (`MAX_ROWS`)."""
+        assert self._map is not None
+        shape = DecoderShape.of(self._model.decoder)
+        kept = shape.store_bytes(self._map.num_trunk)
+        return max(MAX_ROWS, kept // (_COPIES_OF_ROW * shape.hidden_bytes))
+
+    def _run_part(self, part: Sequence[int]) -> Mapping[int, Reading | str]:
+        """What is read of the sequences of a part, or why it cannot be.
+
+        The trunk's keys and values are kept where there are several parts.
+        """
         assert self._map is not None, "plan comes first"
+        kernel = self._exact.kernel
         if len(self._parts) > 1 and self._trunk is None:
-            self._trunk = self._map.keep_trunk(chunk_size=CHUNK_SIZE)
-        return self._map.run(part, chunk_size=CHUNK_SIZE, past=self._trunk)
+            self._trunk = self._map.keep_trunk(chunk_size=CHUNK_SIZE, kernel=kernel)
+        return self._map.run(
+            part, self._read, chunk_size=CHUNK_SIZE, past=self._trunk, kernel=kernel
+        )
+
+    def _read(self, index: int, logits: Tensor) -> Reading | str:
+        assert self._map is not None
+        sequence = self._sequences.sequences[index]
+        try:
+            found = read_candidate(self._model, sequence, logits, seconds=0.0)
+        except ModelError as error:
+            return first_line(error)
+        return replace(found, is_approximate=not self._map.spliced[index].is_exact)
 
     def _tokens_of_frame(self, trunk: Trunk) -> int:
         """Tokens from the beginning of a frame to that of the next, with any text between them."""
@@ -325,6 +359,16 @@ class OnePassEngine:
         assert self._map is not None
         one = self._map.spliced[index]
         return one.is_exact or 2 * one.num_shared >= one.suffix.stop
+
+
+def _outcome(read: Sequence[Reading | str], seconds: float) -> Outcome:
+    """The readings of a sample's candidates, or why one of them cannot be read."""
+    readings = []
+    for one in read:
+        if isinstance(one, str):
+            return one
+        readings.append(replace(one, seconds=seconds))
+    return tuple(readings)
 
 
 def find_trunk(model: DecoderModel | LanguageModel, samples: Sequence[Sample]) -> Trunk:

@@ -4,9 +4,10 @@ The trunk is what every sequence has at its beginning where nothing is hidden in
 the plain haystack. See `vniah.forward.splices` for what is computed, and how far it is exact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,12 +16,15 @@ from vniah.embeddings.cache import FrameStore
 from vniah.engines.alignment import Keys, Run, TokenKeys, runs_of
 from vniah.engines.inputs import DecoderInputs, size_of_frame
 from vniah.errors import ModelError
+from vniah.forward.attention import Kernel
 from vniah.forward.costs import DecoderShape, Flops
 from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
 from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Cost
 from vniah.forward.splices import Seen, Shift, SplicedBranch, SplicedRows, SplicedSuffix
 from vniah.protocol import HasDecoder, TokenSequence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -187,18 +191,32 @@ class SplicedMap:
         return parts
 
     def run(
-        self, indices: Iterable[int], *, chunk_size: int, past: KeyValueCache | None = None
-    ) -> Mapping[int, Tensor]:
-        """The logits of some sequences by their numbers, ``[rows, vocabulary]`` fp32.
+        self,
+        indices: Iterable[int],
+        read: Callable[[int, Tensor], T],
+        *,
+        chunk_size: int,
+        past: KeyValueCache | None = None,
+        kernel: Kernel | None = None,
+    ) -> Mapping[int, T]:
+        """What is read of some sequences, by their numbers.
 
         Args:
             indices: of the sequences.
+            read: called with the number of each and its logits, ``[rows, vocabulary]`` fp32.
             chunk_size: rows that go through a layer at once.
             past: the trunk's keys and values (`keep_trunk`); without, they are computed.
+            kernel: computes the attention; by default the fastest that is right on the device.
         """
         num_trunk = 0 if past is not None else self.num_trunk
         branches = self.branches(indices)
-        read = prefill(
+        order = [one.index for members in branches for one in members]
+        found: dict[int, T] = {}
+
+        def take(number: int, logits: Tensor) -> None:
+            found[order[number]] = read(order[number], logits)
+
+        prefill(
             self._model.decoder,
             self._inputs.embed(self._pieces, 0, num_trunk),
             self._positions[..., :num_trunk],
@@ -206,12 +224,13 @@ class SplicedMap:
             spliced=[self._branch(members) for members in branches],
             past=() if past is None else (past,),
             chunk_size=chunk_size,
+            kernel=kernel,
             add_deepstack=self._add_deepstack,
+            on_logits=take,
         )
-        order = (one.index for members in branches for one in members)
-        return dict(zip(order, read, strict=True))
+        return found
 
-    def keep_trunk(self, *, chunk_size: int) -> KeyValueCache:
+    def keep_trunk(self, *, chunk_size: int, kernel: Kernel | None = None) -> KeyValueCache:
         """Runs the trunk alone, and keeps its keys and values of all layers."""
         cache = self._cache()
         prefill(
@@ -221,6 +240,7 @@ class SplicedMap:
             [],
             cache=cache,
             chunk_size=chunk_size,
+            kernel=kernel,
             add_deepstack=self._add_deepstack,
         )
         return cache

@@ -84,6 +84,7 @@ def prefill(
     ring: Ring | None = None,
     add_deepstack: Callable[[int, Tensor], None] | None = None,
     finishes: bool = False,
+    on_logits: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
     """One pass: the logits of every suffix, ``[num_rows, vocabulary]`` fp32.
 
@@ -109,6 +110,8 @@ def prefill(
             ``hidden``, to which it adds DeepStack features in place. Suffix rows carry their own.
         finishes: whether the main rows go through the last layer as well. Then ``hidden`` ends as
             what the decoder's last norm and ``lm_head`` read; otherwise its content has no meaning.
+        on_logits: called with the number of each suffix and its logits, which are then not kept:
+            those of ten thousand suffixes take more memory than all else. Nothing is returned.
 
     Raises:
         ModelError: the decoder computes something that this pass would not compute exactly.
@@ -170,7 +173,11 @@ def prefill(
                 group.add_deepstack(index)
             if add_deepstack is not None and not is_last:
                 add_deepstack(index, hidden)
-    return [logits for group in groups for logits in group.read(decoder)]
+    found: list[Tensor] = []
+    take = on_logits or (lambda number, logits: found.append(logits))
+    for number, logits in enumerate(logits for group in groups for logits in group.read(decoder)):
+        take(number, logits)
+    return found
 
 
 @torch.inference_mode()

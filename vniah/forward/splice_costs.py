@@ -75,7 +75,7 @@ def spliced_pass_parts(
         shape.rotation_bytes(total.num_rows, block=total.num_rows),
         trunk_alone,
         *(_slab_bytes(shape, slab) for slab in slabs),
-        total.num_read * shape.vocab_size * _FP32,
+        max((branch.num_read for branch in branches), default=0) * shape.vocab_size * _FP32,
     )
     keys = (num_trunk + num_past) * shape.key_value_bytes
     waiting = hidden + positions + num_rows * shape.angle_bytes + _index_bytes(shape, total)
