@@ -1,17 +1,20 @@
 """Windows behind needles: what each gives and costs, and what a run says whose own is too small."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from decoder_models import DecoderStandIn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from test_format_schema import faults, validator
 from test_prefill import build_decoder
 from test_relays import FILM, NEEDLES, RelayReader, sweep
 
 import vniah
 from training.chains import RELAY_DISTANCE, WEIGHTS, ChainReader, chained_needles, chained_text
-from vniah.analysis.plot.windows import save_window_curve
+from vniah.analysis.plot.windows import draw_agreement, draw_cost, save_window_curve
 from vniah.analysis.statistics.verification import Agreement, verify
 from vniah.analysis.verdict import NOTHING, verdict
 from vniah.analysis.windows import WindowCurve, WindowTrial, doubling
@@ -160,7 +163,7 @@ def test_enough_is_the_smallest_window_from_which_on_all_agree(shares, enough):
         WindowTrial(window, Agreement(10, equal, None, None), 10, 1)
         for window, equal in enumerate(shares)
     )
-    found = WindowCurve("m", "h", "1 cell", "tokens", 10, 1, 5, trials, 20, 30, 0, 0.1)
+    found = WindowCurve("m", "h", "1 cell", "tokens", 10, 1, 5, trials, 20, 30, 5, 0, 0.1)
     assert (None if found.enough is None else found.enough.window) == enough
     assert found.rows[1][2:4] == ("-", "-") and len({*map(len, found.rows)}) == 1
 
@@ -172,6 +175,24 @@ def test_windows_double():
 
 def test_a_curve_is_drawn(curve, tmp_path, quick_pictures):
     assert save_window_curve(curve, tmp_path / "windows.svg").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("num_windows", [4, 1])
+def test_axes_say_different_numbers_at_different_places(curve, num_windows):
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    some = replace(curve, trials=curve.trials[-num_windows:])
+    for ax, draw in zip(axes, (draw_agreement, draw_cost), strict=True):
+        draw(some, ax)
+        FigureCanvasAgg(figure).draw()
+        assert ax.get_xlabel() == "Window behind each needle (frames)"
+        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+            texts = [label.get_text() for label in labels]
+            assert len({*texts}) == len(texts) >= 1
+    assert [float(line.get_ydata()[0]) for line in axes[1].lines[1:]] == [
+        curve.flops_of_tree,
+        curve.flops_alone,
+    ]
 
 
 class Chat:

@@ -73,6 +73,7 @@ class WindowCurve:
             those of one pass for the whole grid.
         flops_of_tree: operations of the whole grid where common prefixes are computed once.
         flops_alone: operations of the whole grid, sample by sample.
+        flops_of_exact: operations of the drawn branches, which a run computes exactly besides.
         num_ties: samples whose outcome is another one with the whole window, and for which the
             exact pass likes two answers about equally well.
         max_allowed: how far rounding may move log-probabilities, in nats.
@@ -88,6 +89,7 @@ class WindowCurve:
     trials: tuple[WindowTrial, ...]
     flops_of_tree: int
     flops_alone: int
+    flops_of_exact: int
     num_ties: int
     max_allowed: float
 
@@ -169,7 +171,9 @@ class WindowCurve:
             enough = (
                 f"smallest window with an agreement of at least {LEAST_AGREEMENT}: "
                 f"{counted(found.window, self.unit[:-1])} ({found.agreement.share:.3f}), with "
-                f"{self.flops_of_tree / found.flops:.1f} times fewer FLOPs than the tree"
+                f"{self.flops_of_tree / found.flops:.1f} times fewer FLOPs than the tree, or "
+                f"{self.flops_of_tree / (found.flops + self.flops_of_exact):.1f} times with "
+                f"{self.branches} run exactly besides, as in a run"
             )
         whole = self.whole.agreement
         if not self.num_right:

@@ -250,6 +250,7 @@ def measure_windows(
     tree.plan(tests, [True] * len(tests))
     costs = tree.describe()
     exact = {one.sample_id: one for one in run_samples(tree, loaded, drawn)}
+    flops_of_exact = tree.planned_flops or 0
     trials, found = WindowTrials(engine, loaded, drawn, exact), []
     pairs: tuple[Pair, ...] = ()
     chosen = _with_whole(windows, grid.max_frames)
@@ -272,6 +273,7 @@ def measure_windows(
         trials=tuple(found),
         flops_of_tree=costs["flops"],
         flops_alone=costs["flops_not_shared"],
+        flops_of_exact=flops_of_exact,
         num_ties=_num_ties(pairs, found[-1].agreement.max_difference),
         max_allowed=_allowed(reader, exact.values()),
     )

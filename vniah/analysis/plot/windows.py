@@ -1,6 +1,7 @@
 """Agreement and cost of one pass over a haystack against the window behind needles."""
 
 from functools import partial
+from math import sqrt
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,6 +18,10 @@ from vniah.options.approximation import LEAST_AGREEMENT
 from vniah.paths import picture_path
 
 _SIZE = (3.4, 2.2)  # inches
+_ROOM = 1.3  # times, above and below operations
+_LEAST_SPAN = (
+    20.0  # from the lower to the upper end of their axis, so that ticks have round numbers
+)
 _HIGHEST = 1.04  # of the axis of agreement, so that marks at 1 are whole
 
 
@@ -84,6 +89,10 @@ def draw_cost(curve: WindowCurve, ax: Axes) -> None:
             label=label,
         )
     ax.set_yscale("log")
+    found = [*(trial.flops for trial in curve.trials), curve.flops_of_tree, curve.flops_alone]
+    low, high = min(found) / _ROOM, max(found) * _ROOM
+    wider = max(1.0, sqrt(_LEAST_SPAN * low / high))
+    ax.set_ylim(low / wider, high * wider)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0e}"))
@@ -121,4 +130,4 @@ def _draw(
 
 
 def _ends(curve: WindowCurve) -> list[int]:
-    return [curve.trials[0].window, curve.whole.window]
+    return [0, curve.whole.window]
