@@ -88,7 +88,7 @@ def read(model, sequences, trunk, *, window, max_rows=10_000):
     past = spliced.keep_trunk(chunk_size=16) if len(parts) > 1 else None
     found = {}
     for part in parts:
-        found |= spliced.run(part, chunk_size=16, past=past)
+        found |= spliced.run(part, lambda index, logits: logits, chunk_size=16, past=past)
     return spliced, [found[index] for index in range(len(sequences))]
 
 

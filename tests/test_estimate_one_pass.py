@@ -103,8 +103,8 @@ def test_operations_of_a_map_are_those_that_torch_counts():
         spliced.run(part, read, chunk_size=512)
     counts = counter.get_flop_counts()["Global"]
     counted = counts[torch.ops.aten.mm] + counts.get(torch.ops.aten.addmm, 0)
-    read = sum(len(one.answer_ids) for one in planned.sequences)
-    head = 2 * read * shape.hidden_size * shape.vocab_size
+    num_read = sum(len(one.answer_ids) for one in planned.sequences)
+    head = 2 * num_read * shape.hidden_size * shape.vocab_size
     found = map_work(planned, shape, RATES)
     assert found.flops.linear + head == counted
     assert (found.num_passes, found.flops) == (1, spliced.flops(shape, part))
