@@ -293,8 +293,7 @@ def measure_sharing(setting: Setting) -> Iterator[Row]:
         return found
 
     def by_map(of: SplicedMap, indices: Sequence[int]) -> dict[int, Tensor]:
-        found = of.run(indices, lambda index, logits: logits, chunk_size=CHUNK_SIZE)
-        return {index: logits.cpu() for index, logits in found.items()}
+        return dict(of.run(indices, lambda index, logits: logits.cpu(), chunk_size=CHUNK_SIZE))
 
     of_one_needle = plan.alone[:: few.num_needles]
     by_branches(of_one_needle[:1])  # loads the kernels
