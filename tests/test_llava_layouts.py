@@ -590,6 +590,7 @@ def test_frames_are_resized_and_not_padded_with_siglip_only(tmp_path):
     assert not torch.allclose(one, half, atol=1e-2)
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_commands_run_on_a_siglip_checkpoint(tmp_path, image_folder, capsys):
     write_video_checkpoint(tmp_path / "model", position="one_token")
     model = ["--model", str(tmp_path / "model"), "--device", "cpu"]

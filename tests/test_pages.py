@@ -265,6 +265,7 @@ def test_pages_of_two_sizes_do_not_share_a_model(folder, document):
     assert "images" in [option.name for option in fields(vniah.options.LoadOptions)]
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_run_on_pages_counts_pages(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VNIAH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -164,6 +164,7 @@ def test_check_says_what_the_server_counts(tokenizer):
     assert f"served does, and {AROUND} tokens more around every prompt" in report.lines[-1]
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_the_command_line_measures_a_server(tokenizer, tmp_path, capsys):
     with reads() as server:
         arguments = ["run", "--model", server.model, "--depths", "0", "--controls", "none"]

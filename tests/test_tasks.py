@@ -244,6 +244,7 @@ def test_option_that_a_chat_model_names_is_its_choice(words, correct):
 # --- a task from outside -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("film", "quick_pictures")
 def test_task_of_the_docs_runs_by_its_name(tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(# which_half.py\n.*?)```", (DOCS / "tasks.md").read_text(), re.S)
     (tmp_path / "which_half.py").write_text(code[1])

@@ -211,6 +211,7 @@ def test_a_run_on_text_is_converted(imported, tmp_path):
 # --- the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_the_command_line_exports_texts_and_takes_answers(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--task", "niah", "--tokens", "300", "--depths", "0.5", "--output", "out"]

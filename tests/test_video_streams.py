@@ -187,6 +187,7 @@ def test_what_is_no_rate_is_refused(value):
 # ------------------------------------------------------------------------------ the command line
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_run_says_which_stream_it_read_and_at_which_rate(tmp_path, capsys):
     films = [
         (write_streams(tmp_path / "film.mp4", FILM, OTHER), ["--stream", "1"]),
