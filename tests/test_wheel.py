@@ -127,10 +127,11 @@ def test_wheel_of_the_source_distribution_runs_in_an_empty_folder(sdist, tmp_pat
 
     empty = tmp_path / "empty"
     empty.mkdir()
+    command = ["run", "--frames", "4", "--depths", "0,1", "--controls", "none", "--output", "out"]
     code = (
         "import sys, vniah, vniah.cli\n"
         f"assert vniah.__file__.startswith({str(tmp_path / 'installed')!r}), vniah.__file__\n"
-        "sys.exit(vniah.cli.main(['run', '--frames', '4', '--depths', '0,1', '--output', 'out']))"
+        f"sys.exit(vniah.cli.main({command}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     done = subprocess.run(
