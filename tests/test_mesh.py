@@ -219,6 +219,7 @@ def test_mesh_when_the_leader_is_done_first_waits_for_the_others(tmp_path):
 
 SCRIPT = """
 import json, sys, warnings
+from pathlib import Path
 from vniah.sweep.mesh import open_mesh
 
 warnings.simplefilter("error")
