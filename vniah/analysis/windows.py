@@ -42,13 +42,14 @@ def window_advice(window: int | None, agreement: float | None, unit: WindowUnit)
     """What a run should be started with whose own window is too small.
 
     Args:
-        window: the smallest that was found to be enough; None where only the whole haystack is.
+        window: the smallest that was found to be enough; None where only one is with which these
+            samples are computed exactly.
         agreement: of that window.
         unit: what it counts.
     """
     if window is None or agreement is None:
         return (
-            f"no window that is smaller than the haystack agrees in {LEAST_AGREEMENT} of these "
+            f"no window that leaves something to share agrees in {LEAST_AGREEMENT} of these "
             "samples; run again without --share one-pass"
         )
     return (
@@ -107,13 +108,18 @@ class WindowCurve:
 
     @property
     def enough(self) -> WindowTrial | None:
-        """The smallest window from which on all agree; None if only the whole haystack does."""
+        """The smallest window from which on all agree; None if only exact samples do.
+
+        With a window of half the haystack or more a sample is run exactly, by the tree.
+        """
         found = None
         for trial in reversed(self.trials):
             if not trial.is_enough:
                 break
             found = trial
-        return None if found is None or found.window >= self.whole.window else found
+        if found is None or (found is not self.trials[0] and not found.num_approximate):
+            return None
+        return found if found.window < self.whole.window else None
 
     @property
     def window_texts(self) -> tuple[str, ...]:

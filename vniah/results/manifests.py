@@ -93,7 +93,7 @@ class VerificationRecord(TypedDict):
     """How an approximate run agrees with its exact samples, of which most is computed anew.
 
     Where they agree too seldom, windows were tried, and ``enough_window`` is the one that would
-    have been enough; None if only the whole haystack is.
+    have been enough; None if none is that leaves something to share.
     """
 
     tried_windows: NotRequired[Annotated[list[TriedWindow], Meta(min_length=1)]]

@@ -62,7 +62,7 @@ def draw_agreement(curve: WindowCurve, ax: Axes) -> None:
     below = write_legend(ax, [least])
     exact = counted(curve.whole.agreement.num_pairs, "sample")
     found = curve.enough
-    enough = "only the whole haystack is enough"
+    enough = "no window that leaves something to share is enough"
     if found is not None:
         enough = f"a window of {counted(found.window, curve.unit[:-1])} is enough"
     write_caption(
