@@ -10,7 +10,8 @@ from test_text_models import NO_FRAMES, plain_logits
 from text_models import save_language_model
 
 from vniah.cli import main
-from vniah.engines.documents import cut_documents, document_losses
+from vniah.engines.document_losses import document_losses
+from vniah.engines.documents import cut_documents
 from vniah.engines.inputs import compose_candidates, decoder_logits
 from vniah.errors import ModelError
 from vniah.files import hash_file
