@@ -187,3 +187,16 @@ def test_memory_that_runs_out_is_an_error_of_the_samples(model, samples, monkeyp
     monkeypatch.setattr("vniah.engines.splicing.prefill", fail)
     for _, outcome in engine.run(0):
         assert outcome == "out of memory: no room"
+
+
+def test_candidates_of_a_question_are_read_in_one_part(model, monkeypatch):
+    """Whatever stands behind no needle has no branch, and many candidates make many parts."""
+    monkeypatch.setattr("vniah.engines.one_pass.MAX_ROWS", 1)
+    last = [
+        Sample(f"-/-/n{num}", None, insert_needle(num, num, "a"), "what?", ("7", "8", "13"))
+        for num in (5, 9)
+    ]
+    plain = Sample("-/-/plain", None, (FrameSpan(HAYSTACK, 0, 9),), "what?", ("7", "8"))
+    samples = [*make_samples(*ASKED), *last, plain]
+    found = outcomes(opened(one_pass(model, 14)), samples)
+    assert largest(found, outcomes(opened(DecoderEngine(model, EngineOptions())), samples)) < 1e-4

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from vniah.analysis.labels import like_these, unit_notes
-from vniah.analysis.statistics.verification import verify
+from vniah.analysis.statistics.verification import OF_THE_WHOLE, verify
 from vniah.errors import counted
 from vniah.grid import Cell
 from vniah.results import Results
@@ -34,7 +34,8 @@ def approximate_note(results: Results) -> str:
     if (found := results.approximation) is None:
         return ""
     verified = verify(results)
-    agreement = NOT_VERIFIED if verified is None else verified.short
+    missing = OF_THE_WHOLE if results.part else NOT_VERIFIED
+    agreement = missing if verified is None else verified.short
     return f"{APPROXIMATE} ({found.how}); {agreement}"
 
 

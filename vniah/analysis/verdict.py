@@ -99,8 +99,20 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
             if isinstance(found, str):
                 gaps.append(found)
             elif found is not None:
-                findings.append(ControlFinding(name, **asdict(_with_advice(found, name, results))))
+                found = _with_advice(found, name, results)
+                if results.is_approximate and name != EXACT:
+                    found = _by_approximate_scores(found)
+                findings.append(ControlFinding(name, **asdict(found)))
     return Verdict(tuple(findings), tuple(gaps))
+
+
+def _by_approximate_scores(found: Finding) -> Finding:
+    """The same, which says that the scores of the test that it goes by are approximate."""
+    verdict, otherwise = (
+        None if text is None else f"{text} (by approximate scores)"
+        for text in (found.verdict, found.otherwise)
+    )
+    return Finding(f"{found.summary} (scores of the test are approximate)", verdict, otherwise)
 
 
 def _with_advice(found: Finding, name: str, results: Results) -> Finding:

@@ -184,6 +184,7 @@ class OnePassEngine:
             trunk,
             self._exact.frames.store,
             window=self._approximation.window * unit,
+            groups=sequences.owners,
         )
         refused = {sequences.owners[counted[index]] for index in tree.refused}
         exact = [

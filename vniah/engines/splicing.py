@@ -123,6 +123,8 @@ class SplicedMap:
         trunk: opening and haystack, at least as far as the longest sequence shows it.
         store: holds the encoded frames.
         window: as `splice`.
+        groups: a number for each sequence; those with equal numbers have the same prompt, and are
+            in the same part (`parts`). By default none have.
     """
 
     def __init__(
@@ -133,8 +135,10 @@ class SplicedMap:
         store: FrameStore,
         *,
         window: int,
+        groups: Sequence[int] | None = None,
     ) -> None:
         self._model = model
+        self._groups = range(len(sequences)) if groups is None else groups
         self._sequences = sequences
         self._inputs = DecoderInputs(model, [*sequences, trunk.sequence], store)
         keys = TokenKeys(size_of_frame(model))
@@ -156,7 +160,8 @@ class SplicedMap:
         found: dict[tuple[tuple[int, int, bytes], ...] | int, list[SplicedSequence]] = {}
         for index in indices:
             one = self.spliced[index]
-            found.setdefault(one.branch or index, []).append(one)  # alone where nothing is shared
+            # Where nothing is shared only the candidate answers of one question are together.
+            found.setdefault(one.branch or self._groups[index], []).append(one)
         for members in found.values():
             members.sort(key=lambda one: (one.num_own, one.suffix.start), reverse=True)
         return sorted(found.values(), key=lambda members: members[0].branch)

@@ -167,7 +167,7 @@ class WindowSearch:
         windows = [*doubling(max(1, 2 * own), whole), whole]
         _LOG.info(
             f"a window of {counted(own, unit[:-1])} is too small: larger ones are tried on the "
-            f"{counted(len(samples), 'sample')} of which the exact outcome is known"
+            f"{counted(len(samples), 'approximate sample')} of which the exact outcome is known"
         )
         found: list[WindowTrial] = []
         try:

@@ -5,8 +5,8 @@ from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
 from vniah.analysis.statistics.table import index_samples, is_right
-from vniah.analysis.statistics.verification import verify
-from vniah.analysis.table_notes import approximate_note
+from vniah.analysis.statistics.verification import OF_THE_WHOLE, verify
+from vniah.analysis.table_notes import NOT_VERIFIED, approximate_note
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted, printable, shortened
 from vniah.results import Measure, Results, facet_values
@@ -137,8 +137,10 @@ def _estimands(results: Results) -> list[str]:
 def _about_verification(results: Results) -> str:
     """How far the approximate scores agree with exact ones, and the mean that these correct."""
     found = verify(results)
+    if found is None and results.part:
+        return f"scores are approximate; {OF_THE_WHOLE}"
     if found is None:
-        return "no sample of these was computed exactly, so how far scores are right is not known"
+        return f"{NOT_VERIFIED}, so how far scores are right is not known"
     if found.corrected is None:
         return found.short
     these, like = found.corrected.these, found.corrected.like

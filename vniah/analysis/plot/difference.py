@@ -190,10 +190,7 @@ def draw_difference(
         style_colorbar(bar, table)
     if caption:
         write_caption(ax, table.caption)
-    names = [
-        printable(name if run.approximation is None else run.approximation.unmarked(name))
-        for name, run in zip(result_labels([before, after]), (before, after), strict=True)
-    ]
+    names = [printable(name) for name in result_labels([before, after])]
     mark = about_approximate(before, after)
     if title is None:
         heading = f"{names[1]}\nminus {names[0]}"

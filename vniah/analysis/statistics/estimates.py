@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,15 +156,16 @@ def corrected_estimate(
         confidence: of the intervals.
 
     Returns:
-        Its ``num_needed`` is that of needles of which as many branches are computed exactly: if all
-        agree, each of both adds as much to the square of the half-width.
+        Its ``num_needed`` is that of needles of which as many branches are computed exactly, if all
+        of these agree; else it is None.
     """
     require_half_width(half_width)
     values = table.needle_values()
     needed = None
     if agrees:
-        half = half_width / sqrt(2)
-        needed = num_needles_needed(values, half_width=half, confidence=confidence)
+        needed = num_needles_needed(
+            values, half_width=half_width, confidence=confidence, is_corrected=True
+        )
     return NeedleEstimate(
         round(corrected.mean, _DIGITS),
         corrected.like,

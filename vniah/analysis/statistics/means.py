@@ -147,12 +147,24 @@ def t_interval(values: "Values", *, confidence: float = 0.95) -> Interval:
 
 
 def num_needles_needed(
-    values: "Values", *, half_width: float = 0.1, confidence: float = 0.95
+    values: "Values",
+    *,
+    half_width: float = 0.1,
+    confidence: float = 0.95,
+    is_corrected: bool = False,
 ) -> int:
     """How many needles like these give an interval of a wanted size.
 
     That is the smallest number, at least ten, whose `score_interval` has at most this half-width if
     their mean and their spread are those of the needles that were measured.
+
+    Args:
+        values: the score of each needle.
+        half_width: the wanted size.
+        confidence: of the interval.
+        is_corrected: whether the interval is that of a mean that exactly computed samples correct
+            (`vniah.analysis.statistics.corrected`): of as many branches as needles, which all
+            agree. What they may have missed adds to the needles' spread by squares.
 
     Raises:
         InputError: there is no value, or the half-width or the confidence is not between 0 and 1.
@@ -170,7 +182,14 @@ def num_needles_needed(
         if needs_bound:
             bound = _wilson_form(mean, num, normal)
             interval = bound if per_needle <= 1 else interval.hull(bound)
-        return _within_reach(interval, num, confidence).half_width <= half_width
+        interval = _within_reach(interval, num, confidence)
+        if is_corrected:
+            missed = unseen_share(num, confidence)
+            interval = Interval(
+                max(0.0, mean - hypot(mean - interval.low, missed)),
+                min(1.0, mean + hypot(interval.high - mean, missed)),
+            )
+        return interval.half_width <= half_width
 
     return _first(is_enough, FEW_NEEDLES, _MOST_NEEDLES)
 

@@ -16,6 +16,7 @@ from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
 from vniah.analysis.statistics.verification import (
+    OF_THE_WHOLE,
     Verification,
     corrected_estimates,
     verify,
@@ -55,6 +56,7 @@ class Summary:
         verification: of an approximate run, what its exactly computed samples say. Then what is
             said about needles like these, and the interval of the effective length, are of means
             that these samples correct; nothing is said of what has none, of depths and of margins.
+        is_part: whether it is of a part of a run (`Results.part`).
     """
 
     these_needles: float | None
@@ -66,6 +68,7 @@ class Summary:
     margin: MarginTrend | None
     progress: str = ""
     verification: Verification | None = None
+    is_part: bool = False
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -79,7 +82,9 @@ class Summary:
         elif self.needles_like_these is not None:
             lines.append(self.needles_like_these.text)
         elif self.effective_length.is_approximate and self.these_needles is not None:
-            lines.append(NOT_VERIFIED)
+            lines.append(
+                f"scores are approximate; {OF_THE_WHOLE}" if self.is_part else NOT_VERIFIED
+            )
         if self.these_needles is not None:
             lines.append(self.effective_length.text)
         lines += [effect.text for effect in self.depth_effects if effect.is_significant]
@@ -191,4 +196,5 @@ def _approximate_summary(
         None,
         results.progress,
         found,
+        is_part=bool(results.part),
     )

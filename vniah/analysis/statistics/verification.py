@@ -25,6 +25,9 @@ from vniah.results import Results, SampleResult
 from vniah.results.once import once
 from vniah.tasks.controls.exact import exact_pairs
 
+OF_THE_WHOLE = "how far they are right is known of the whole run, not of this part"
+"""Of the approximate scores of a part of a run: branches are drawn among those of the whole."""
+
 Pair = tuple[SampleResult, SampleResult]
 """The approximate result of a sample, and the exact one."""
 
