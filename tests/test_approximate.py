@@ -483,4 +483,4 @@ def test_parts_of_an_approximate_run_say_it(blind):
     (part, *_) = facet_results(blind, "needle_id").values()
     assert part.is_approximate and f"({MARK})" in repr(part)
     text = format_results([part, blind], "lengths", "text", intervals=True)
-    assert "no sample of these was computed exactly" in text
+    assert "known of the whole run, not of this part" in text

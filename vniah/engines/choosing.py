@@ -53,8 +53,8 @@ def _make_engine(model: AnyModel, options: EngineOptions, decoding: Decoding | N
         return DecoderEngine(model, options, decoding)
     if options.share == "one-pass":
         raise InputError(
-            f"--share one-pass needs a model with a decoder; {model.name} runs its own forward "
-            "pass: leave it out"
+            f"--share one-pass needs a model with a decoder that vniah runs, and {model.name} has "
+            "none: leave it out"
         )
     if options.attention != "auto":
         raise InputError(

@@ -259,6 +259,12 @@ def add_estimate(verbs: Any) -> None:
     add_needles_option(estimate)
     add_task_options(estimate)
     add_grid_options(estimate)
+    estimate.add_argument(
+        "--share",
+        choices=get_args(Share),
+        default="tree",
+        help="as for run: whether this way fits into memory is the exit code; all are printed",
+    )
     _add_one_pass_options(estimate)
     add_job_options(estimate)
     add_server_options(estimate)

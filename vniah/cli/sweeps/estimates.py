@@ -71,7 +71,7 @@ def estimate_run(
         **asked,
         num_ranks=options.context_parallel,
         attention=options.attn,
-        share=getattr(options, "share", "tree"),  # the command itself names none
+        share=options.share,
         window=options.window,
         verify=options.verify,
     )
