@@ -613,6 +613,15 @@ def test_several_ropes_are_measured_by_one_command(
     assert header.count("RoPE base") == 4 and printed.count("results: out/") == 4
     assert (tmp_path / "out" / "perplexity.png").is_file()
     assert not list(tmp_path.glob("out/*/perplexity.png"))
+    # The folder that holds them is all of them, and its picture is none.
+    (tmp_path / "out" / "perplexity.png").unlink()
+    assert main(["perplexity", "plot", "out"]) == 0
+    assert (tmp_path / "out" / "perplexity.png").is_file()
+    assert main(["perplexity", "table", "out", f"out/{names[0]}"]) == 0
+    header = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("positions"))
+    assert header.count("RoPE base") == 5
+    assert main(["perplexity", "table", *map(str, sorted(Path("out").iterdir()))]) == 2
+    assert "out/perplexity.png is a file; give the folder that" in capsys.readouterr().err
     # One alone is the same as one of several, and goes on in its folder.
     alone = [*asked[:-6], "--rope-theta", "500", "--rope-scaling", "none"]
     assert main([*alone, "--output", f"out/{names[0]}"]) == 0

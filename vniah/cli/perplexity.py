@@ -191,7 +191,8 @@ def draw(options: argparse.Namespace) -> int:
     results = _load(options)
     output = options.output
     if output is None:
-        output = results[0].path / PICTURE_NAME if len(results) == 1 else Path(PICTURE_NAME)
+        given: list[Path] = options.results
+        output = given[0] / PICTURE_NAME if len(given) == 1 else Path(PICTURE_NAME)
     picture = load_plot().save_perplexity_curves(
         results,
         output,
@@ -208,6 +209,6 @@ def draw(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> "list[PerplexityResults]":
-    from vniah.results.perplexity import load_perplexity
+    from vniah.results.perplexity import find_perplexity, load_perplexity
 
-    return [load_perplexity(path) for path in options.results]
+    return [load_perplexity(one) for path in options.results for one in find_perplexity(path)]

@@ -307,6 +307,27 @@ def load_perplexity(path: str | Path) -> PerplexityResults:
     return PerplexityResults(directory, dict(settings), tuple(documents))
 
 
+def find_perplexity(path: str | Path) -> tuple[Path, ...]:
+    """The folders of results that a path names: itself, or those that lie in it, by their names.
+
+    `vniah perplexity measure` with several RoPEs writes one folder that holds those of all.
+
+    Raises:
+        ResultsError: it is a file, or it is no result and holds none.
+        InputError: the path cannot be one.
+    """
+    directory = user_path(path, "a result")
+    if directory.is_file():
+        raise ResultsError(
+            f"{directory} is a file; give the folder that vniah perplexity measure has written, or "
+            "one that holds several such folders"
+        )
+    if (directory / PERPLEXITY_NAME).is_file() or not directory.is_dir():
+        return (directory,)
+    found = sorted(one.parent for one in directory.glob(f"*/{PERPLEXITY_NAME}") if one.is_file())
+    return tuple(found) or (directory,)
+
+
 def _read(path: Path, number: int, key: str) -> DocumentLosses:
     import numpy as np
 

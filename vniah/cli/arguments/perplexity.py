@@ -143,7 +143,8 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=values.path,
         metavar="RESULT",
-        help="a folder that vniah perplexity measure has written",
+        help="a folder that vniah perplexity measure has written, or one that holds several such "
+        "folders",
     )
 
 
