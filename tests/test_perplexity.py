@@ -375,7 +375,9 @@ def test_buckets_begin_at_multiples_and_hold_every_token_once():
 
 def test_a_bucket_before_the_first_token_that_counts_is_left_out():
     found = perplexity_by_position(made([[1.0, 2.0, 3.0]], first=6), 4)
-    assert [(one.start, one.stop) for one in found] == [(6, 8), (8, 9)]
+    assert [(one.start, one.stop) for one in found] == [(6, 9)], "one token would be too few"
+    found = perplexity_by_position(made([[1.0, 2.0, 3.0, 4.0]], first=6), 4)
+    assert [(one.start, one.stop) for one in found] == [(6, 8), (8, 10)]
 
 
 def test_intervals_are_those_of_t_over_documents():
@@ -398,6 +400,16 @@ def test_default_buckets_are_few_and_powers_of_two(num_tokens):
     assert size & (size - 1) == 0
     assert len(perplexity_by_position(results)) <= 16
     assert num_tokens < 9 or len(perplexity_by_position(results)) >= 8
+
+
+def test_default_buckets_are_8_to_16_wherever_a_text_begins():
+    found = {
+        (num, len(perplexity_by_position(made([np.ones(num)], first=first))))
+        for num in (*range(1, 34), 127, 128, 129)
+        for first in (1, 2, 5, 8, 11, 133)
+    }
+    assert {number for num, number in found if num >= 8} == {*range(8, 17)}
+    assert all(number == num for num, number in found if num < 8)
 
 
 @pytest.mark.parametrize(
@@ -492,11 +504,17 @@ def caption_of(ax):
 def test_documents_of_other_lengths_have_buckets_of_their_own_in_the_caption():
     long, short = made([[1.0] * 1012], path="long"), made([[1.0] * 511], path="short")
     text = caption_of(perplexity_curves([long, short], Figure().subplots()))
-    assert "m in long: mean over the tokens of 64 positions, each in one pass" in text
-    assert "m in short: mean over the tokens of 32 positions, each in one pass" in text
+    own = "mean over the tokens of 64 positions (53 and 63 at the ends of a line), each in one pass"
+    assert f"m in long: {own}" in text
+    own = "mean over the tokens of 32 positions (31 at the ends of a line), each in one pass"
+    assert f"m in short: {own}" in text
     alike = caption_of(perplexity_curves([long, short], Figure().subplots(), bucket=32))
     assert "pass" in alike and "long: mean over" not in alike
-    assert alike.count("mean over the tokens of 32 positions") == 1
+    assert alike.count("mean over the tokens of 32 positions (21 and 31 at the ends") == 1
+    for size, of_long in ((10_000, "1,012"), (600, "413 and 599")):
+        text = caption_of(perplexity_curves([long, short], Figure().subplots(), bucket=size))
+        assert f"m in long: mean over the tokens of {of_long} positions, each" in text
+        assert "m in short: mean over the tokens of 511 positions, each" in text
 
 
 @pytest.mark.parametrize(

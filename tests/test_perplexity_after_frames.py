@@ -358,6 +358,20 @@ def test_tables_say_what_documents_follow_and_which_damage_it_had():
     assert record["num_frames"] == 6 and record["video"] == "film" and record["notes"]
 
 
+def test_buckets_that_differ_by_where_a_text_begins_or_ends_share_a_line():
+    runs = [made(num=63), made(6, first=43, num=18)]  # positions 1 to 63, and 43 to 60
+    head, *lines = format_perplexities(runs, "markdown", 8).splitlines()
+    cells = [[cell.strip() for cell in one.split("|")[1:-1]] for one in lines if " to " in one]
+    rows = {row[0]: row[1:] for row in cells if row}
+    assert "text alone" in head
+    assert list(rows) == ["1 to 7", *(f"{k} to {k + 7}" for k in range(8, 64, 8))]
+    assert {row for row, values in rows.items() if values == ["2.72", "2.72"]} == {
+        *("40 to 47", "48 to 55", "56 to 63")
+    }
+    assert "has the mean over its own tokens there" in " ".join(lines)
+    assert "its own tokens" not in format_perplexities(runs[:1], "text", 8)
+
+
 def test_a_text_that_is_beyond_the_training_length_from_its_first_token_on():
     found = summarize_perplexity(made(6, first=40, trained=40))
     assert found[1:] == ["all of it is beyond the training length of 40 tokens"]
@@ -370,13 +384,17 @@ def test_a_text_that_is_beyond_the_training_length_from_its_first_token_on():
     ("first", "size", "buckets"),
     [
         (40, 8, [(40, 48), (48, 55)]),
-        (44, 8, [(44, 48), (48, 56), (56, 59)]),
+        (44, 8, [(44, 48), (48, 59)]),  # nor would three at the end be enough
+        (43, 8, [(43, 48), (48, 58)]),
+        (42, 8, [(42, 48), (48, 57)]),
+        (36, 8, [(36, 40), (40, 51)]),
+        (38, 24, [(38, 53)]),
         (45, 8, [(45, 56), (56, 60)]),  # three tokens by themselves would be too few
         (47, 64, [(47, 62)]),
         (3, 4, [(3, 8), (8, 12), (12, 16), (16, 18)]),
     ],
 )
-def test_a_first_bucket_with_few_tokens_goes_on_to_the_end_of_the_next(first, size, buckets):
+def test_a_bucket_at_an_end_with_few_tokens_is_joined_with_its_neighbour(first, size, buckets):
     found = perplexity_by_position(made(6, first=first), size)
     assert [(one.start, one.stop) for one in found] == buckets
     assert sum(one.num_tokens for one in found) == 15

@@ -60,9 +60,9 @@ def perplexity_by_position(
     """The losses of tokens by their positions, in buckets of equal size.
 
     Buckets begin at multiples of ``size``. The first has one token less, as nothing predicts token
-    0, or more where several are before the text, such as those of frames. Where that would leave it
-    less than half of its tokens, it goes on to the end of the next one. The last ends with the
-    document.
+    0, or more where several are before the text, such as those of frames. The last ends with the
+    document. Where that would leave one of them less than half of its tokens, it is joined with the
+    next one, or the one before: a mean over few tokens says little, and has a wide interval.
 
     Args:
         results: at least one document.
@@ -82,6 +82,8 @@ def perplexity_by_position(
     if 2 * (second - first) < size:
         second += size
     edges = [first, *range(second, stop, size), stop]
+    if len(edges) > 2 and 2 * (stop - edges[-2]) < size:
+        del edges[-2]
     return tuple(_bucket(nats, first, *both, confidence) for both in pairwise(edges))
 
 
@@ -99,8 +101,23 @@ def require_bucket(size: int, num_tokens: int) -> None:
         )
 
 
+def nominal_range(bucket: Bucket, size: int) -> tuple[int, int]:
+    """The first position of a bucket and the one after its last, if all tokens there counted.
+
+    Results of one size that begin or end at other places have the same for buckets at one place.
+
+    Args:
+        bucket: one of `perplexity_by_position`.
+        size: of which it is.
+    """
+    return bucket.start // size * size, -(-bucket.stop // size) * size
+
+
 def default_bucket(results: PerplexityResults) -> int:
-    """A power of two, of which the tokens that count have 8 to 17 buckets."""
+    """A power of two, of which the tokens that count have 8 to 16 buckets.
+
+    Fewer than 8 tokens have one each.
+    """
     num_counted = results.num_tokens - first_counted(results)
     return 1 << max(0, num_counted.bit_length() - _NUM_BUCKETS.bit_length() + 1)
 

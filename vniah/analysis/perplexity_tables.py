@@ -6,7 +6,9 @@ from typing import Any
 
 from vniah.analysis.perplexity import (
     about_tokens,
+    default_bucket,
     format_perplexity,
+    nominal_range,
     perplexity_by_position,
     perplexity_labels,
     perplexity_of,
@@ -114,25 +116,39 @@ def _record(name: str, results: PerplexityResults) -> dict[str, Any]:
 
 
 def _layout(results: Sequence[PerplexityResults], size: int | None, confidence: float) -> Layout:
-    """A row for each bucket; several results side by side."""
+    """A row for each bucket; several results side by side.
+
+    Buckets that differ only by where the text begins or ends share a row, with all of their
+    positions.
+    """
     names = perplexity_labels(results)
-    columns = [perplexity_by_position(one, size, confidence=confidence) for one in results]
-    places = sorted({(bucket.start, bucket.stop) for column in columns for bucket in column})
-    texts = [
-        {(bucket.start, bucket.stop): format_perplexity(bucket) for bucket in column}
-        for column in columns
+    columns = [
+        {
+            nominal_range(one, default_bucket(run) if size is None else size): one
+            for one in perplexity_by_position(run, size, confidence=confidence)
+        }
+        for run in results
     ]
+    rows, is_ragged = [], False
+    for place in sorted({place for column in columns for place in column}):
+        found = [column.get(place) for column in columns]
+        ranges = {(one.start, one.stop) for one in found if one is not None}
+        is_ragged |= len(ranges) > 1
+        start, stop = min(start for start, _ in ranges), max(stop for _, stop in ranges)
+        texts = [NO_VALUE if one is None else format_perplexity(one) for one in found]
+        rows.append((f"{start:,} to {stop - 1:,}", *texts))
     head = ("perplexity",) if len(results) == 1 else names
-    rows = [
-        (f"{start:,} to {stop - 1:,}", *(found.get((start, stop), NO_VALUE) for found in texts))
-        for start, stop in places
-    ]
     notes = [
         f"{name}: {line}"
         for name, one in zip(names, results, strict=True)
         for line in (*summarize_perplexity(one), *one.notes)
     ]
     notes += about_tokens(names, results)
-    if any(bucket.interval is not None for column in columns for bucket in column):
+    if is_ragged:
+        notes.append(
+            "a text that begins or ends between the positions of a line has the mean over its own "
+            "tokens there"
+        )
+    if any(one.interval is not None for column in columns for one in column.values()):
         notes.append(f"in brackets: {percent_of(confidence)} t-intervals over documents")
     return Layout((("positions", *head), *rows), notes=tuple(notes))

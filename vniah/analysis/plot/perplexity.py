@@ -254,15 +254,7 @@ def _about(
     lines = found[:1]
     if len({*found}) > 1:
         lines = [f"{name}: {sentence}" for name, sentence in zip(names, found, strict=True)]
-    sizes: dict[int, list[str]] = {}
-    for name, run in zip(names, runs, strict=True):
-        size = default_bucket(run) if bucket is None else bucket
-        sizes.setdefault(min(size, run.num_tokens), []).append(name)
-    for size, those in sizes.items():
-        which = f"{'; '.join(those)}: " * (len(sizes) > 1)
-        lines.append(
-            f"{which}mean over the tokens of {counted(size, 'position')}, each in one pass"
-        )
+    lines += _about_means(runs, names, columns, bucket)
     if _shaded(runs):
         lines.append("shaded: the prompt before the text, whose tokens do not count")
     lines += about_tokens(names, runs)
@@ -275,6 +267,38 @@ def _about(
         beyond = ", which goes on beyond the axes" * is_cut
         lines.append(f"band: {percent_of(confidence)} t-interval over documents{beyond}")
     return lines
+
+
+def _about_means(
+    runs: Sequence[PerplexityResults],
+    names: Sequence[str],
+    columns: Sequence[Sequence[Bucket]],
+    bucket: int | None,
+) -> list[str]:
+    """How many positions the means are over: a line for all results of one size of buckets."""
+    groups: dict[tuple[int, ...], tuple[list[str], set[int]]] = {}
+    for name, run, column in zip(names, runs, columns, strict=True):
+        size = default_bucket(run) if bucket is None else bucket
+        counts = {one.num_tokens for one in column}
+        # Where no bucket is whole, they are what they are.
+        key = (size,) if size in counts else tuple(sorted(counts))
+        those, ends = groups.setdefault(key, ([], set()))
+        those.append(name)
+        ends |= counts - {*key}
+    lines = []
+    for key, (those, ends) in groups.items():
+        which = f"{'; '.join(those)}: " * (len(groups) > 1)
+        what = counted(key[0], "position") if len(key) == 1 else f"{_span_of(key)} positions"
+        at_ends = f" ({_span_of(sorted(ends))} at the ends of a line)" if ends else ""
+        lines.append(f"{which}mean over the tokens of {what}{at_ends}, each in one pass")
+    return lines
+
+
+def _span_of(counts: Sequence[int]) -> str:
+    """Ascending numbers in words: ``"46"``, ``"46 and 74"``, ``"12 to 74"`` for more than two."""
+    if len(counts) > 2:
+        return f"{counts[0]:,} to {counts[-1]:,}"
+    return " and ".join(f"{one:,}" for one in counts)
 
 
 def _title(results: PerplexityResults, name: str) -> str:

@@ -153,6 +153,6 @@ def _add_bucket(parser: argparse.ArgumentParser) -> None:
         "--bucket",
         type=values.whole(_MOST_TOKENS),
         metavar="B",
-        help="positions of which a mean is shown; default: a power of two, of which a document "
-        "has 9 to 16. What is stored does not depend on it",
+        help="positions of which a mean is shown; default: a power of two, of which the "
+        "tokens that count have 8 to 16. What is stored does not depend on it",
     )
