@@ -280,7 +280,10 @@ def test_only_one_process_writes_to_a_folder(tiny, measured, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_tokens": 71}, r"holds a run with num_tokens = 70, this one has 71; choose another"),
+        (
+            {"num_tokens": 71},
+            "holds a measurement of perplexity with num_tokens = 70, this one has 71",
+        ),
         ({"haystack": open_text(num_tokens=3000, seed=1)}, "haystack.sha256"),
     ],
 )
@@ -598,7 +601,7 @@ def test_measure_then_table_then_plot(checkpoint, tmp_path, capsys, quick_pictur
     assert "over 2 documents of 90 tokens" in captured.out
     assert (out / "perplexity.png").read_bytes()[:4] == b"\x89PNG"
     assert main([*asked, "--tokens", "91"]) == 2
-    assert "holds a run with num_tokens = 90, this one has 91" in capsys.readouterr().err
+    assert "perplexity with num_tokens = 90, this one has 91" in capsys.readouterr().err
     assert main(["perplexity", "table", str(out), "--output", str(tmp_path / "a.md")]) == 0
     assert (tmp_path / "a.md").read_text().startswith("| positions | perplexity |")
     assert main(["perplexity", "table", str(out), "--bucket", "30", "--format", "csv"]) == 0

@@ -248,8 +248,15 @@ def again(reader, measured, frames, *, num=2):
 def test_other_frames_need_another_folder(reader, measured, image_folder, tmp_path):
     with pytest.raises(RunMismatchError, match=r"frames.count = 6, this one has 5; choose another"):
         again(reader, measured, frames_before(image_folder, 5))
-    with pytest.raises(RunMismatchError, match=r"frames.count = 6, this one has None"):
+    with pytest.raises(RunMismatchError, match=r"frames.count = 6, this one has none; choose"):
         again(reader, measured, None)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    content = json.loads((measured.path / "perplexity.json").read_bytes())
+    del content["frames"]
+    (alone / "perplexity.json").write_text(json.dumps(content))
+    with pytest.raises(RunMismatchError, match=r"perplexity without frames.count, this one has 6;"):
+        again(reader, replace(measured, path=alone), frames_before(image_folder))
     other = tmp_path / "other"
     shutil.copytree(image_folder, other)
     Image.new("RGB", (32, 32)).save(other / "000.png")

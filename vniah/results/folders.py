@@ -33,15 +33,16 @@ def require_writable(directory: Path, what: str) -> None:
         ) from error
 
 
-def require_no_export(directory: Path) -> None:
+def require_no_export(directory: Path, what: str = "a run needs") -> None:
     """Raises `ResultsError` for the folder of an export, and for a new run that would lie in one.
 
     Args:
         directory: where a run is to be written.
+        what: is to be written there, with its verb.
     """
     if (directory / EXPORT_NAME).exists():
         raise ResultsError(
-            f"{directory} is the folder of an export, and a run needs one of its own; choose "
+            f"{directory} is the folder of an export, and {what} one of its own; choose "
             "another --output"
         )
     if not (directory / MANIFEST_NAME).exists():

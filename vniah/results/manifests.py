@@ -271,7 +271,7 @@ def kept_sections(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_settings(
-    earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path
+    earlier: Mapping[str, Any], now: Mapping[str, Any], directory: Path, *, kind: str = "a run"
 ) -> None:
     """Raises `RunMismatchError` that names the first setting in which two manifests differ.
 
@@ -279,6 +279,7 @@ def require_same_settings(
         earlier: the manifest in the folder.
         now: that of this start, as it would be read back.
         directory: the folder, for the message.
+        kind: what the folder holds, for the message.
     """
     before, after = flatten(earlier), flatten(now)
     free = {"haystack.name", "frames.haystack.name"}  # the latter of results of perplexity
@@ -297,8 +298,10 @@ def require_same_settings(
                     f"{directory} holds a run of other samples, the first is {short_repr(first)}; "
                     "choose another --output, or start anew with --overwrite"
                 )
+            old, new = before.get(name), after.get(name)
+            held = f"without {name}" if old is None else f"with {name} = {short_repr(old)}"
             raise RunMismatchError(
-                f"{directory} holds a run with {name} = {short_repr(before.get(name))}, this one "
-                f"has {short_repr(after.get(name))}; choose another --output, or start again with "
-                "--overwrite"
+                f"{directory} holds {kind} {held}, this one has "
+                f"{'none' if new is None else short_repr(new)}; choose another --output, or start "
+                "again with --overwrite"
             )

@@ -189,7 +189,7 @@ class PerplexityFolder:
         self._overwrite = overwrite
         self.documents: dict[int, DocumentLosses] = {}
         require_writable(directory, "perplexity")
-        require_no_export(directory)
+        require_no_export(directory, "perplexity needs")
         if (directory / MANIFEST_NAME).exists():
             raise ResultsError(
                 f"{directory} is the folder of a run, and perplexity needs one of its own; choose "
@@ -201,7 +201,12 @@ class PerplexityFolder:
     def _load(self) -> None:
         if (self.directory / PERPLEXITY_NAME).exists():
             earlier = load_perplexity(self.directory)
-            require_same_settings(earlier.manifest, self._settings, self.directory)
+            require_same_settings(
+                earlier.manifest,
+                self._settings,
+                self.directory,
+                kind="a measurement of perplexity",
+            )
             self._settings = dict(earlier.manifest)
             self.documents = {document.number: document for document in earlier.documents}
         elif found := _document_paths(self.directory):
