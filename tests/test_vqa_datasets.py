@@ -95,7 +95,9 @@ def test_a_table_may_lie_apart_from_its_videos(root, tmp_path):
     assert found.name == "mine" and not found.origin
     whole = [{**one, "video": str(root / "plain" / f"{one['video']}.mp4")} for one in ROWS]
     write_lines(tmp_path / "whole.jsonl", whole)
-    assert open_questions(tmp_path / "whole.jsonl").identity() == found.identity()
+    of_paths = open_questions(tmp_path / "whole.jsonl")
+    assert of_paths.identity() == found.identity()
+    assert [video.name for video in of_paths.videos] == ["a", "b"]
 
 
 def test_bytes_are_stored_once_and_again_where_the_file_is_damaged(root, own_cache):
@@ -126,6 +128,45 @@ def test_videos_of_one_name_are_told_apart(root, tmp_path):
     names = [video.name for video in found.videos]
     assert names == [f"clip-{video.sha256[:12]}" for video in found.videos]
     assert found.questions == open_questions(root / "plain").questions
+
+
+@pytest.mark.parametrize("column", ["clip", "video"])
+def test_videos_that_whole_paths_name_are_called_by_their_files(root, tmp_path, column):
+    rows = [{**one, column: str(root / "plain" / f"{one['video']}.mp4")} for one in ROWS]
+    write_lines(tmp_path / "set" / "train.jsonl", rows)
+    source = f"datasets:{tmp_path / 'set'}#train" + ".clip" * (column == "clip")
+    require_questions(source)
+    found = open_questions(source)
+    assert [video.name for video in found.videos] == ["a", "b"]
+    assert found.identity() == open_questions(root / "plain").identity()
+
+
+def test_whole_paths_keep_as_much_as_tells_videos_apart(root, tmp_path):
+    places = {"x/a.mp4": "a", "y/a.mp4": "b", "y/b.mp4": "a", "y/b.mkv": "b"}
+    for name, source in places.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "plain" / f"{source}.mp4", tmp_path / name)
+    paths = [str(tmp_path / name) for name in places]
+    asked = [
+        {"video": path, "qid": "7", "question": "?", "a0": "x", "a1": "y", "answer": "0"}
+        for path in [*paths, "only"]
+    ]
+    shutil.copy(root / "plain" / "a.mp4", tmp_path / "only.mp4")
+    write_lines(tmp_path / "set" / "train.jsonl", asked)
+    found = open_questions(f"datasets:{tmp_path / 'set'}", videos=tmp_path)
+    names = ["x/a", "y/a", "b.mp4", "b.mkv", "only"]
+    assert [video.name for video in found.videos] == names
+    ids = [question.question_id for question in found.questions]
+    assert ids == [f"{name.replace('/', '_')}-7" for name in names]
+    # A name that has to be found is never that of a whole path.
+    write_lines(tmp_path / "set" / "train.jsonl", [asked[0], {**asked[4], "video": "a"}])
+    found = open_questions(f"datasets:{tmp_path / 'set'}", videos=root / "plain")
+    assert [video.name for video in found.videos] == ["x/a", "a"]
+    assert found.videos[1].path == root / "plain" / "a.mp4"
+    # Of a table as well.
+    write_lines(tmp_path / "mine.jsonl", asked)
+    found = open_questions(tmp_path / "mine.jsonl")
+    assert [video.name for video in found.videos] == names
 
 
 def test_run_says_where_its_questions_are_from(root, tmp_path, monkeypatch):

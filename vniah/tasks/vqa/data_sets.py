@@ -4,18 +4,17 @@ A column of a data set may hold videos, as bytes or as files, or only their name
 stored as bytes are written into the user's cache, each once. None is decoded here.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vniah.errors import HaystackError, quoted
 from vniah.haystacks.dataset_rows import FORM, DataRows, DataSet, explained_rows, open_rows
-from vniah.haystacks.library import VIDEO_SUFFIXES, store_video
+from vniah.haystacks.library import store_video
 from vniah.tasks.vqa.questions import VIDEO_COLUMNS, find_layout
 from vniah.tasks.vqa.tables import KNOWN_COLUMNS, MOST_ROWS, Read, Table, is_open, read_rows
-from vniah.tasks.vqa.video_files import whole_path
+from vniah.tasks.vqa.video_files import short_names, whole_path, without_suffix
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,9 @@ def read_data_set(data: DataSet, *, with_videos: bool = True) -> DataSetQuestion
         _require_column(data, opened)
         videos = _Videos()
         rows = list(_rows(opened, videos, with_videos=with_videos))
-    names = videos.names()
+    cells = [row[column] for row in rows for column in VIDEO_COLUMNS & row.keys()]
+    sought = {str(cell).strip() for cell in cells if not isinstance(cell, _Key)}
+    names = videos.names(besides=sought)
     for row in rows:
         for column in VIDEO_COLUMNS & row.keys():
             if isinstance(row[column], _Key):
@@ -92,6 +93,11 @@ class _Videos:
             return self._keep(_Key(path_there), path_there, name)
         return name or None
 
+    def take_named(self, name: str) -> str:
+        """The key of a video that a whole path names; the name of one that has to be found."""
+        path = whole_path(name)
+        return name if path is None else self._keep(_Key(path), path, name)
+
     def take_unread(self, number: int) -> str:
         """A key for the video of a row, of which nothing is read."""
         return self._keep(_Key(number), Path(), f"row {number}")
@@ -101,39 +107,21 @@ class _Videos:
         self._spelled.setdefault(key, PurePosixPath(name))
         return key
 
-    def names(self) -> dict[_Key, str]:
-        """What each video is called: the end of its path without suffix, so much of it that no
-        other ends so, and with its suffix where it takes that.
+    def names(self, *, besides: Collection[str]) -> dict[_Key, str]:
+        """What each video is called, as `vniah.tasks.vqa.video_files.short_names`.
 
         Videos that are stored as bytes under one path, or under none, have a part of their hash in
         their names.
+
+        Args:
+            besides: the names of videos that have to be found, which none of these gets.
         """
-        names = _unique_ends({key: _without_suffix(path) for key, path in self._spelled.items()})
-        left = {key: path for key, path in self._spelled.items() if key not in names}
-        names |= _unique_ends(left)
+        names = short_names(self._spelled, besides=besides)
         return names | {
-            key: f"{_without_suffix(path).name or 'video'}-{key[:12]}"
-            for key, path in left.items()
+            key: f"{without_suffix(path).name or 'video'}-{key[:12]}"
+            for key, path in self._spelled.items()
             if key not in names
         }
-
-
-def _unique_ends(paths: Mapping[_Key, PurePosixPath]) -> dict[_Key, str]:
-    """The shortest ends of paths by which they differ; without those that equal another one."""
-    found: dict[_Key, str] = {}
-    longest = max((len(path.parts) for path in paths.values()), default=0)
-    for length in range(1, longest + 1):
-        ends: dict[str, list[_Key]] = defaultdict(list)
-        for key, path in paths.items():
-            ends["/".join(path.parts[-length:])].append(key)
-        for end, keys in ends.items():
-            if end and len(keys) == 1:
-                found.setdefault(keys[0], end)
-    return found
-
-
-def _without_suffix(path: PurePosixPath) -> PurePosixPath:
-    return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
 
 
 def _rows(opened: DataRows, videos: _Videos, *, with_videos: bool) -> Iterator[dict[str, Any]]:
@@ -159,6 +147,8 @@ def _rows(opened: DataRows, videos: _Videos, *, with_videos: bool) -> Iterator[d
         for column in VIDEO_COLUMNS & row.keys():
             if isinstance(row[column], Mapping):
                 row[column] = videos.take(row[column])
+            elif isinstance(row[column], str):
+                row[column] = videos.take_named(row[column])
         yield row
 
 

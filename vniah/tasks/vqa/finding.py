@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vniah.errors import HaystackError, counted, quoted
 from vniah.haystacks.dataset_rows import is_dataset, parse_dataset
@@ -12,7 +12,7 @@ from vniah.paths import user_path
 from vniah.tasks.vqa.data_sets import read_data_set
 from vniah.tasks.vqa.questions import QuestionRow
 from vniah.tasks.vqa.tables import Read, find_tables, read_map, read_tables
-from vniah.tasks.vqa.video_files import VideoFiles
+from vniah.tasks.vqa.video_files import VideoFiles, short_names
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,19 @@ def _with_files(
 
 
 def names_of(found: Found) -> Mapping[Path, str]:
-    """What each video is called: as its table does, or by its path where two have that name."""
+    """What each video is called: as its table does, or by its path where two have that name.
+
+    Of a whole path only so much of its end is kept as tells the video from the others.
+    """
     names = {path: row.video for row, path in found.asked}
     count = Counter(names.values())
-    return {
+    names = {
         path: name if count[name] == 1 else _within(path, found.folder)
         for path, name in names.items()
     }
+    whole = {path: PurePosixPath(name) for path, name in names.items() if Path(name).is_absolute()}
+    others = {name for path, name in names.items() if path not in whole}
+    return names | short_names(whole, besides=others)
 
 
 def _within(path: Path, folder: Path | None) -> str:

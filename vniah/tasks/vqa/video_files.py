@@ -1,10 +1,13 @@
 """Finds the videos that a table names among the files of a folder."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from vniah.haystacks.library import VIDEO_SUFFIXES
+
+Key = TypeVar("Key")
 
 
 class VideoFiles:
@@ -63,3 +66,40 @@ def whole_path(name: str) -> Path | None:
     except (OSError, ValueError):  # no file can have such a name
         return None
     return path if is_there else None
+
+
+def short_names(
+    paths: Mapping[Key, PurePosixPath], *, besides: Collection[str] = ()
+) -> dict[Key, str]:
+    """Names for videos: the ends of their paths without suffix, so much of them that no other one
+    ends so, and with their suffixes where it takes that.
+
+    Those whose path another one has as well are left out.
+
+    Args:
+        paths: of the videos.
+        besides: names that none of them gets.
+    """
+    names = _unique_ends({key: without_suffix(path) for key, path in paths.items()}, besides)
+    left = {key: path for key, path in paths.items() if key not in names}
+    return names | _unique_ends(left, {*besides, *names.values()})
+
+
+def _unique_ends(paths: Mapping[Key, PurePosixPath], besides: Collection[str]) -> dict[Key, str]:
+    """The shortest ends of paths by which they differ; without those that equal another one."""
+    found: dict[Key, str] = {}
+    longest = max((len(path.parts) for path in paths.values()), default=0)
+    for length in range(1, longest + 1):
+        ends: dict[str, list[Key]] = defaultdict(list)
+        for key, path in paths.items():
+            if path.parts:
+                ends[str(PurePosixPath(*path.parts[-length:]))].append(key)
+        for end, keys in ends.items():
+            if len(keys) == 1 and end not in besides:
+                found.setdefault(keys[0], end)
+    return found
+
+
+def without_suffix(path: PurePosixPath) -> PurePosixPath:
+    """The path of a video without the suffix that such files have."""
+    return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
