@@ -323,10 +323,18 @@ def test_damaged_video_is_refused_or_read_as_far_as_possible(clips, tmp_path):
     require_questions(tmp_path)  # which reads no video
     with pytest.raises(HaystackError, match=r"b\.mp4") as caught:
         open_questions(tmp_path)
-    assert ".." not in str(caught.value)
+    assert ".." not in str(caught.value) and "No video has been read" not in str(caught.value)
     found = open_questions(tmp_path, keep_damaged=True)
     assert [video.name for video in found.videos] == ["a"]
     assert "b.mp4" in found.notes[0]
+    # Names come first, and the line says that damage has not been looked for.
+    rows = [GOOD, row("b", "2", ["x", "y"], "x"), row("gone", "3", ["x", "y"], "x")]
+    write_lines(tmp_path / "questions.jsonl", rows)
+    for check in (require_questions, open_questions):
+        with pytest.raises(HaystackError, match=r"'gone' .*No video has been read yet; a dam"):
+            check(tmp_path)
+    (note,) = open_questions(tmp_path, keep_damaged=True).notes
+    assert "'gone'" in note and "b.mp4" in note
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def open_questions(
     """
     found, faults = look_through(source, videos)
     if faults and not keep_damaged:
-        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked))
+        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked, are_read=False))
     paths = list(dict.fromkeys(path for _, path in found.asked))
     names = names_of(found)
     opened: dict[Path, LibraryVideo] = {}
@@ -141,7 +141,7 @@ def require_questions(
     """
     found, faults = look_through(source, videos, with_videos=False)
     if faults and (not keep_damaged or not found.asked):
-        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked))
+        raise HaystackError(_refusal(found.name, faults, is_all=not found.asked, are_read=False))
 
 
 def _question(
@@ -174,7 +174,17 @@ def _class_of(seconds: float) -> str:
     return "medium" if seconds <= MEDIUM_SECONDS else "long"
 
 
-def _refusal(name: str, faults: Sequence[str], *, is_all: bool = False) -> str:
+def _refusal(
+    name: str, faults: Sequence[str], *, is_all: bool = False, are_read: bool = True
+) -> str:
+    """Why a set is refused.
+
+    Args:
+        name: of the set.
+        faults: what is wrong with it.
+        is_all: whether no question is left.
+        are_read: whether the videos that there are have been read, which may take long.
+    """
     what = f"the question set {name} cannot be used as it is: {_listed(faults)}"
     if is_all:
         return (
@@ -184,6 +194,8 @@ def _refusal(name: str, faults: Sequence[str], *, is_all: bool = False) -> str:
     return (
         f"{what}. Mend the set, or leave out what cannot be asked: --keep-damaged "
         "(keep_damaged=True)."
+        + " No video has been read yet; a damaged one is named after that."
+        * (not are_read)
     )
 
 
