@@ -334,7 +334,7 @@ def test_equal_questions_with_other_options_are_counted_each(asked, tmp_path):
     )
     require_described(tmp_path / "run")
     assert {sample.fields["options"][0] for sample in results.control_samples} == {"0", "27"}
-    assert "of 8 questions" in verdict(results).lines[0]
+    assert "of 8 different questions" in verdict(results).lines[0]
 
 
 def test_two_right_answers_stay_right_when_options_move(two_right):

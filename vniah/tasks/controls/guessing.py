@@ -147,10 +147,14 @@ def expected_right(asked: Sequence[Asked]) -> float:
 
 
 def in_words(asked: Sequence[Asked]) -> str:
-    """How many of some questions are right, which ones, and what guessing gives."""
+    """How many of some questions are right, which ones, and what guessing gives.
+
+    They are called different questions where some with the same text and options count as one.
+    """
     right = [one.name for one in asked if one.is_right]
+    is_joined = any(len({*map(question_name, one.rows)}) > 1 for one in asked)
     return (
-        f"{len(right)} of {counted(len(asked), 'question')}"
+        f"{len(right)} of {counted(len(asked), 'different ' * is_joined + 'question')}"
         + (f" ({listed(right)})" if right else "")
         + f"; {guessing_in_words(asked)}"
     )
