@@ -29,9 +29,10 @@ from vniah.errors import InputError, RunMismatchError, TaskError, VideoDamagedEr
 from vniah.grid import Grid
 from vniah.haystacks.library import LibraryVideo, uniform_pictures
 from vniah.needles import NeedleSet
-from vniah.protocol import Frames
+from vniah.protocol import Frames, FrameSpan
 from vniah.results import facet_results, load_run
 from vniah.scoring import GeneratedText, LogitsScore, Reading
+from vniah.show.prompt import composed_prompt
 from vniah.show.sample import show_sample
 from vniah.sweep.run import run_sweep
 from vniah.tasks import load_task
@@ -416,10 +417,26 @@ def test_depths_and_other_haystacks_are_refused(asked, grid, haystack, error, me
 
 def test_sample_is_shown_with_its_times(asked):
     found = show_sample(None, asked, NO_NEEDLES, GRID, "4/0/late", task="vqa")
-    assert "shown: 4 frames: b picture 0, 13, 26, 39" in found.text
+    assert "shown: 4 frames: b picture 1, 14, 27, 40 of 40" in found.text
     assert "place: task vqa, 4 frames\n" in found.text
     words = [text.get_text() for text in found.figure.texts]
     assert words.count("1.3 s") == 1 and "3.9 s" in words and "haystack" not in " ".join(words)
+
+
+def test_prompt_numbers_pictures_within_their_video(asked):
+    found = show_sample(SeesNumbers(), asked, NO_NEEDLES, GRID, "4/0/late", task="vqa")
+    assert "<1 frame x 1 token: b picture 14 of 40>" in found.text
+    assert "haystack" not in found.text
+    # Neighbours are one line, also where they are of two videos.
+    model = SeesNumbers()
+    first = asked.first_frame(1)
+    for start, stop, words in (
+        (first, first + 3, "3 frames x 1 token: b picture 1-3 of 40"),
+        (first - 2, first + 1, "3 frames x 1 token: a picture 11 to b picture 1"),
+    ):
+        frames = Frames((FrameSpan("haystack", start, stop),))
+        prompt = composed_prompt(model, [model.compose(frames, "", "A")], asked)
+        assert f"<{words}>" in prompt.text
 
 
 def run_command(*arguments: object) -> int:
@@ -446,7 +463,7 @@ def test_command_measures_shows_and_prints_tables(folder, tmp_path, capsys):
     assert "has a value of 'colour'; there are" in capsys.readouterr().err
     assert load_run(run).is_complete
     assert run_command("show", run, "4/0/late", "--haystack", folder, "--no-model") == 0
-    assert "b picture 0, 13, 26, 39" in capsys.readouterr().out
+    assert "b picture 1, 14, 27, 40 of 40" in capsys.readouterr().out
     assert run_command("show", run, "--no-model") == 2
     assert "and not where it lies: give --haystack" in capsys.readouterr().err
 

@@ -268,13 +268,14 @@ def _spans_in_words(spans: Sequence[FrameSpan]) -> Iterator[str]:
 
 
 def _pictures_in_words(spans: Sequence[FrameSpan], library: VideoLibrary) -> Iterator[str]:
-    """What is shown of videos, picture by picture; the video is named where it begins."""
-    before = None
-    for frame in Frames.of(spans):
-        number, ordinal = library.locate(frame.index)
-        name = "" if number == before else f"{library.videos[number].name} picture "
-        yield f"{name}{ordinal:,}"
-        before = number
+    """What is shown of videos, picture by picture, from 1; the video is named where it begins."""
+    places = (library.locate(frame.index) for frame in Frames.of(spans))
+    for number, same in groupby(places, key=lambda place: place[0]):
+        video = library.videos[number]
+        *others, last = [f"{ordinal + 1:,}" for _, ordinal in same]
+        ordinals = [*others, f"{last} of {video.num_pictures:,}"]
+        yield f"{video.name} picture {ordinals[0]}"
+        yield from ordinals[1:]
 
 
 def _tokens(ids: Sequence[int] | None) -> str:

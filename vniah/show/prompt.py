@@ -7,6 +7,7 @@ from itertools import groupby
 
 from vniah.engines.base import require_text
 from vniah.errors import counted
+from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import CountsTokens
 from vniah.protocol import (
     HAYSTACK,
@@ -72,13 +73,16 @@ def chat_prompt(sample: Sample) -> Prompt:
     )
 
 
-def composed_prompt(model: AnyModel, sequences: Sequence[TokenSequence]) -> Prompt:
+def composed_prompt(
+    model: AnyModel, sequences: Sequence[TokenSequence], library: VideoLibrary | None = None
+) -> Prompt:
     """The prompt of a model that reads token sequences.
 
     Args:
         model: its method ``spell(token_ids)`` gives text with special tokens; else ``decode`` is
             used, and else the token ids are shown.
         sequences: what it composed, one for each candidate answer.
+        library: the videos whose pictures the frames are, if they are of several.
     """
     first = sequences[0]
     per_frame = tokens_per_frame(model) or 1
@@ -87,7 +91,7 @@ def composed_prompt(model: AnyModel, sequences: Sequence[TokenSequence]) -> Prom
     num_frames = len(first.frames)
     num_text = sum(len(piece.token_ids) for piece in pieces if isinstance(piece, TextSegment))
     return Prompt(
-        text="\n".join(_lines(pieces, spell, per_frame)),
+        text="\n".join(_lines(pieces, spell, per_frame, library)),
         note=note,
         candidate_ids=tuple(sequence.answer_ids for sequence in sequences),
         num_tokens=num_text + num_frames * per_frame,
@@ -164,7 +168,10 @@ def _pieces(sequence: TokenSequence) -> Iterator[TextSegment | FrameSegment]:
 
 
 def _lines(
-    pieces: Sequence[TextSegment | FrameSegment], spell: Spell, per_frame: int
+    pieces: Sequence[TextSegment | FrameSegment],
+    spell: Spell,
+    per_frame: int,
+    library: VideoLibrary | None,
 ) -> Iterator[str]:
     """Lines of text; of frames that follow one another in a source, the first and the last ones."""
     at = 0
@@ -176,15 +183,18 @@ def _lines(
             continue
         frames, texts, stop = _run(pieces, at)
         if not any(texts):
-            yield _frames_in_words(frames, per_frame)
+            yield _frames_in_words(frames, per_frame, library)
         else:  # a text before each frame: that of the first is written already
-            yield _frames_in_words(frames[:1], per_frame)
+            yield _frames_in_words(frames[:1], per_frame, library)
             if len(frames) > 2:
                 left_out = counted(len(frames) - 2, "frame")
-                yield f"... {left_out} of {frames[0].source}, each with a text before it ..."
+                source = frames[0].source
+                if source == HAYSTACK and library is not None:
+                    source = library.videos[library.locate(frames[0].index)[0]].name
+                yield f"... {left_out} of {source}, each with a text before it ..."
             if len(frames) > 1:
                 yield spell(texts[-1])
-                yield _frames_in_words(frames[-1:], per_frame)
+                yield _frames_in_words(frames[-1:], per_frame, library)
         at = stop
 
 
@@ -216,11 +226,26 @@ def _run(
     return frames, texts, at
 
 
-def _frames_in_words(frames: Sequence[FrameSegment], per_frame: int) -> str:
+def _frames_in_words(
+    frames: Sequence[FrameSegment], per_frame: int, library: VideoLibrary | None
+) -> str:
     source, start, stop = frames[0].source, frames[0].index, frames[-1].index
-    numbers = f" {start:,}" if start == stop else f" {start:,}-{stop:,}"
-    what = f"{source}{numbers if source == HAYSTACK or len(frames) > 1 else ''}"
+    if source == HAYSTACK and library is not None:
+        what = _pictures_in_words(start, stop, library)
+    else:
+        numbers = f" {start:,}" if start == stop else f" {start:,}-{stop:,}"
+        what = f"{source}{numbers if source == HAYSTACK or len(frames) > 1 else ''}"
     return f"<{counted(len(frames), 'frame')} x {counted(per_frame, 'token')}: {what}>"
+
+
+def _pictures_in_words(start: int, stop: int, library: VideoLibrary) -> str:
+    """The pictures of videos from one frame to another, numbered from 1 in their video."""
+    (number, first), (other, last) = library.locate(start), library.locate(stop)
+    begin, end = library.videos[number], library.videos[other]
+    if number != other:
+        return f"{begin.name} picture {first + 1:,} to {end.name} picture {last + 1:,}"
+    ordinals = f"{first + 1:,}" if first == last else f"{first + 1:,}-{last + 1:,}"
+    return f"{begin.name} picture {ordinals} of {begin.num_pictures:,}"
 
 
 def _places(pieces: Sequence[TextSegment | FrameSegment], per_frame: int) -> Iterator[Place]:

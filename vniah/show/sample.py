@@ -153,14 +153,15 @@ def show_sample(
         frames = Shown({}, "")
     else:
         frames = read_frames(tiles, haystack, needles, model, on_progress=on_progress)
+    library = haystack if isinstance(haystack, VideoLibrary) else None
     facts = _with_result(
         Facts(
             sample,
             chosen.name,
             caption=frames.caption,
             model=None if model is None else model.name,
-            prompt=None if model is None else _prompt(model, sample),
-            library=haystack if isinstance(haystack, VideoLibrary) else None,
+            prompt=None if model is None else _prompt(model, sample, library),
+            library=library,
             notes=tuple(notes),
             unit=unit_of(haystack),
         ),
@@ -174,11 +175,13 @@ def show_sample(
     return ShownSample(sample, facts.text, figure, axes)
 
 
-def _prompt(model: AnyModel, sample: Sample) -> Prompt:
+def _prompt(model: AnyModel, sample: Sample, library: VideoLibrary | None) -> Prompt:
     sequences = compose_sample(model, sample)
     if sample.text is not None:
         return text_prompt(sample, require_counter(model), sequences)
-    return chat_prompt(sample) if sequences is None else composed_prompt(model, sequences)
+    if sequences is None:
+        return chat_prompt(sample)
+    return composed_prompt(model, sequences, library)
 
 
 def _with_result(facts: Facts, results: Results | None) -> Facts:
