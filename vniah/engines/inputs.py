@@ -382,14 +382,14 @@ def require_encoder(model: AnyModel) -> EncodingModel:
     Raises:
         InputError: it is a chat model, or reads only text.
     """
+    if isinstance(model, EncodingModel):  # first, as it is asked for every sample
+        return model
     if reads_only_text(model):
         raise InputError(
             f"{model.name} is a language model, which reads text and no frames; measure it with a "
             "task of text, --task niah"
         )
-    if not isinstance(model, EncodingModel):
-        raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
-    return model
+    raise InputError(f"{model.name} is a chat model: it reads pictures, not embeddings")
 
 
 def require_counter(model: AnyModel) -> CountsTokens:
