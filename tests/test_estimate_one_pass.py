@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vniah.cli import main
 from vniah.cli.display import format_estimate
 from vniah.engines.inputs import compose_candidates
-from vniah.engines.one_pass import PlannedMap, find_trunk
+from vniah.engines.one_pass import PlannedMap
 from vniah.engines.splicing import SplicedMap
+from vniah.engines.trunks import find_trunk
 from vniah.errors import InputError
 from vniah.forward.costs import DecoderShape
 from vniah.forward.prefill import CHUNK_SIZE

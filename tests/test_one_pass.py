@@ -10,7 +10,8 @@ from text_models import load_language_model
 from vniah.embeddings.encode import EncodedFrames
 from vniah.engines.base import EngineOptions
 from vniah.engines.decoder import DecoderEngine
-from vniah.engines.one_pass import OnePassEngine, find_trunk
+from vniah.engines.one_pass import OnePassEngine
+from vniah.engines.trunks import find_trunk
 from vniah.errors import InputError, ModelError
 from vniah.grid import Grid
 from vniah.options.approximation import Approximation

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from vniah.embeddings.oddness import oddness_record
 from vniah.engines.agreement import Agreement, RoundingLimit, compare_logits, plain_logits
-from vniah.engines.alignment import Keys, TokenKeys
+from vniah.engines.alignment import TokenKeys
 from vniah.engines.base import (
     ARGMAX,
     CheckReport,
@@ -30,6 +29,7 @@ from vniah.engines.equivalence import require_agreement, trial_sequences
 from vniah.engines.inputs import compose_candidates, size_of_frame
 from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.engines.splicing import SplicedMap, Trunk
+from vniah.engines.trunks import common_beginning, find_trunk, tokens_of_frame
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kv_cache import KeyValueCache
@@ -41,11 +41,9 @@ from vniah.needles import NeedleSet
 from vniah.options import Decoding
 from vniah.options.approximation import Approximation
 from vniah.protocol import (
-    HAYSTACK,
     DecoderModel,
     FrameSpan,
     LanguageModel,
-    TextSpan,
     TokenSequence,
 )
 from vniah.scoring import Reading
@@ -57,8 +55,6 @@ more memory than the trunk's keys and values of all layers, which are kept where
 parts."""
 
 _COPIES_OF_ROW = 4  # hidden rows, rows of slabs, angles and positions, about
-
-_OTHER_QUESTIONS = ("A", "Is it 7?")  # what prompts with both have in common is no question
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,7 @@ class OnePassEngine:
             )
         plain = [sample for sample in samples if sample.control is None] or list(samples)
         trunk = find_trunk(self._model, plain)
-        unit = 1 if plain[0].text is not None else self._tokens_of_frame(trunk)
+        unit = 1 if plain[0].text is not None else tokens_of_frame(self._model, trunk)
         self._map = SplicedMap(
             self._model,
             sequences.sequences,
@@ -304,7 +300,7 @@ class OnePassEngine:
         sequences = trial_sequences(model, self._needles, frames.num_frames)
         keys = TokenKeys(size_of_frame(model))
         own, other = (keys.of(one.input_pieces) for one in sequences[-2:])
-        trunk = Trunk(sequences[-1], len(_common(own, other)))
+        trunk = Trunk(sequences[-1], len(common_beginning(own, other)))
         window = sum(one.num_tokens(size_of_frame(model)) for one in sequences)
         spliced = SplicedMap(model, sequences, trunk, frames.store, window=window)
         found = spliced.run(
@@ -348,13 +344,6 @@ class OnePassEngine:
             return first_line(error)
         return replace(found, is_approximate=not self._map.spliced[index].is_exact)
 
-    def _tokens_of_frame(self, trunk: Trunk) -> int:
-        """Tokens from the beginning of a frame to that of the next, with any text between them."""
-        per_frame = size_of_frame(self._model)
-        keys = TokenKeys(per_frame).of(trunk.sequence.input_pieces)[: trunk.num_tokens]
-        rows = np.flatnonzero(keys < 0)[:: max(1, per_frame)]
-        return int(rows[1] - rows[0]) if len(rows) > 1 else per_frame
-
     def _is_shared(self, index: int) -> bool:
         """Whether a sequence has half of its tokens from the trunk, or no needle before them."""
         assert self._map is not None
@@ -370,50 +359,3 @@ def _outcome(read: Sequence[Reading | str], seconds: float) -> Outcome:
             return one
         readings.append(replace(one, seconds=seconds))
     return tuple(readings)
-
-
-def find_trunk(model: DecoderModel | LanguageModel, samples: Sequence[Sample]) -> Trunk:
-    """Opening and haystack, as far as any of some samples shows them.
-
-    Args:
-        model: composes them.
-        samples: all show frames, or all show text.
-    """
-    plain = _plain(samples)
-    keys = TokenKeys(size_of_frame(model))
-    one, other = (
-        compose_candidates(model, replace(plain, question=question))[0]
-        for question in _OTHER_QUESTIONS
-    )
-    common = _common(keys.of(one.input_pieces), keys.of(other.input_pieces))
-    if plain.text is None:  # what follows the last frame is the beginning of every question
-        common = common[: int(np.flatnonzero(common < 0).max(initial=-1)) + 1]
-    return Trunk(one, len(common))
-
-
-def _common(own: Keys, its: Keys) -> Keys:
-    """The beginning that two sequences of keys have in common."""
-    num = min(len(own), len(its))
-    differs = own[:num] != its[:num]
-    return own[: int(differs.argmax()) if differs.any() else num]
-
-
-def _plain(samples: Sequence[Sample]) -> Sample:
-    """A sample that shows all of the haystack that any of them shows, and nothing else."""
-    first = samples[0]
-    if first.text is None:
-        last = max(
-            (span.stop for one in samples for span in one.shown if span.source == HAYSTACK),
-            default=0,
-        )
-        return replace(first, shown=(FrameSpan(HAYSTACK, 0, last),) if last else ())
-    opening = [piece for piece in first.text[:1] if isinstance(piece, str)]
-    parts = [
-        piece
-        for one in samples
-        for piece in one.text or ()
-        if isinstance(piece, TextSpan) and piece.source == HAYSTACK
-    ]
-    longest = max(parts, key=lambda part: part.stop, default=None)
-    whole = () if longest is None else (replace(longest, start=0),)
-    return replace(first, text=(*opening, *whole))

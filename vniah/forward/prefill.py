@@ -42,14 +42,8 @@ from vniah.forward.decoders import (
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, LayerKeyValues, Layout, Span
 from vniah.forward.ring import Ring
-from vniah.forward.splices import (
-    Slab,
-    SlabAttention,
-    SlabKeysValues,
-    SplicedBranch,
-    require_can_splice,
-    slabs_of,
-)
+from vniah.forward.slabs import Slab, SlabAttention, SlabKeysValues, slabs_of
+from vniah.forward.splices import SplicedBranch, require_can_splice
 from vniah.forward.suffixes import (
     Rows,
     SuffixAttention,

@@ -83,7 +83,7 @@ def spliced_pass_parts(
 
 
 def _slabs(branches: Sequence[SplicedSize], max_rows: int) -> Iterator[SplicedSize]:
-    """As `vniah.forward.splices.slabs_of`: up to so many rows together, or one branch with more."""
+    """As `vniah.forward.slabs.slabs_of`: up to so many rows together, or one branch with more."""
     slab = SplicedSize()
     for branch in branches:
         if slab.num_rows and slab.num_rows + branch.num_rows > max_rows:
