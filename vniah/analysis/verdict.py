@@ -40,10 +40,12 @@ class Verdict:
     Attributes:
         findings: one for each control that can say something, in the order of the run.
         gaps: why controls say less than they should, such as samples that could not be run.
+        is_approximate: whether the scores of the test that controls are held against are.
     """
 
     findings: tuple[ControlFinding, ...]
     gaps: tuple[str, ...] = ()
+    is_approximate: bool = False
 
     @property
     def conspicuous(self) -> tuple[str, ...]:
@@ -67,6 +69,11 @@ class Verdict:
     def lines(self) -> tuple[str, ...]:
         """A line for each finding, then the verdict."""
         found = [f"{one.control}: {one.summary}" for one in self.findings]
+        if self.is_approximate and any(one.control != EXACT for one in self.findings):
+            found = [
+                "scores of the test, where controls are held against them, are approximate",
+                *found,
+            ]
         return (*found, f"verdict: {self.text}")
 
 
@@ -103,16 +110,16 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
                 if results.is_approximate and name != EXACT:
                     found = _by_approximate_scores(found)
                 findings.append(ControlFinding(name, **asdict(found)))
-    return Verdict(tuple(findings), tuple(gaps))
+    return Verdict(tuple(findings), tuple(gaps), results.is_approximate)
 
 
 def _by_approximate_scores(found: Finding) -> Finding:
-    """The same, which says that the scores of the test that it goes by are approximate."""
+    """The same, with a verdict that says that the scores of the test are approximate."""
     verdict, otherwise = (
         None if text is None else f"{text} (by approximate scores)"
         for text in (found.verdict, found.otherwise)
     )
-    return Finding(f"{found.summary} (scores of the test are approximate)", verdict, otherwise)
+    return Finding(found.summary, verdict, otherwise)
 
 
 def _with_advice(found: Finding, name: str, results: Results) -> Finding:
