@@ -252,7 +252,7 @@ def test_run_folder_takes_the_later_line_when_a_sample_was_tried_again(tmp_path)
         ({"haystack__sampling": "longva"}, "haystack.sampling = 'clock', this one has 'longva'"),
         ({"needles__ids": ["x"]}, "needles.ids"),
         ({"model__revision": "2"}, "model.revision = '1', this one has '2'"),
-        ({"model__rope_theta": 1e6}, "model.rope_theta = None, this one has 1000000.0"),
+        ({"model__rope_theta": 1e6}, "without model.rope_theta, this one has 1000000.0"),
         ({"task": "niah"}, "task = 'vniah', this one has 'niah'"),
         ({"grid__depths": [0.5]}, r"grid.depths = \[0.0\]"),
     ],
@@ -356,7 +356,7 @@ def test_run_folder_with_positions_goes_on_and_refuses_others(tmp_path):
     assert folder.results().num_done == 30
     with pytest.raises(RunMismatchError, match=r"grid.positions = \[0, 1, 3\], this one has \[0\]"):
         RunFolder(directory, make_manifest(Grid.parse("3,7", positions="0")))
-    with pytest.raises(RunMismatchError, match=r"grid.depths = None, this one has \[0.0\]"):
+    with pytest.raises(RunMismatchError, match=r"without grid.depths, this one has \[0.0\]"):
         RunFolder(directory, make_manifest(Grid.parse("3,7", "0")))
 
 
