@@ -405,7 +405,9 @@ def test_where_it_is_allowed_everything_says_it(blind, near, exact, folder, tmp_
 
 def test_a_map_of_changes_says_what_is_approximate(blind, near, exact):
     text = words(difference_map, exact, blind, allow_approximate=True, caption=False)
-    assert "the second run is approximate (one pass, window of 0 frames)" in text
+    assert "(approximate: one pass, window of 0 frames) minus" in text
+    text = words(difference_map, exact, blind, allow_approximate=True, title="mine")
+    assert "mine the second run is approximate (one pass, window of 0 frames)" in text
     text = words(difference_map, near, near, title="mine")
     assert "mine both runs are approximate (one pass, window of 1 frame)" in text
     assert "of approximate scores, 95 %" in text

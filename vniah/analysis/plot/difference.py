@@ -191,11 +191,10 @@ def draw_difference(
     if caption:
         write_caption(ax, table.caption)
     names = [printable(name) for name in result_labels([before, after])]
-    mark = about_approximate(before, after)
-    if title is None:
-        heading = f"{names[1]}\nminus {names[0]}"
-        write_title(ax, "\n".join(filter(None, (heading, mark))), num_names=2)
+    if title is None:  # the names say which of them is approximate, and how
+        write_title(ax, f"{names[1]}\nminus {names[0]}", num_names=2)
     else:
+        mark = about_approximate(before, after)
         write_title(ax, "\n".join(filter(None, (title, mark))))
     return ax
 
