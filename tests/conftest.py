@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,18 @@ def drawn_film(tmp_path_factory) -> Path:
 def film(drawn_film, own_cache) -> None:
     """The test's cache holds a copy of the generated film, as if it had been drawn before."""
     shutil.copytree(drawn_film, own_cache, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Nothing connects anywhere, and the datasets library knows that."""
+
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Text haystacks in data sets of the datasets library; nothing is fetched."""
 
-import socket
-
 import datasets
 import pyarrow as pa
 import pytest
@@ -15,22 +13,14 @@ from vniah.haystacks import text_datasets
 from vniah.haystacks.text import open_text, require_text
 from vniah.haystacks.text_datasets import parse_column
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 ROWS = [
     {"id": 1, "text": "It rained. We left.\r\n", "note": "a"},
     {"id": 2, "text": "  ", "note": "b"},
     {"id": 3, "text": " \u96e8\u3002 Then it was over.", "note": "c"},
 ]
 BODY = "It rained. We left.\n\n\u96e8\u3002 Then it was over."
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")

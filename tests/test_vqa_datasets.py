@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -24,21 +23,13 @@ from vniah.needles import NeedleSet
 from vniah.sweep.run import run_sweep
 from vniah.tasks.vqa.opening import open_questions, require_questions
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 ROWS = [  # Arrow takes the columns of the first row
     row("a", "1", ["A. 90", "B. 0"], "B", duration="short", question_type="early"),
     row("b", "2", ["0", "91", "92"], "0", duration="long", question_type="late"),
     row("a", "3", ["0", "93"], "0", duration="short", question_type="early"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")
