@@ -15,7 +15,7 @@ from test_relays import FILM, NEEDLES, RelayReader, sweep
 import vniah
 from training.chains import RELAY_DISTANCE, WEIGHTS, ChainReader, chained_needles, chained_text
 from vniah.analysis.plot.windows import draw_agreement, draw_cost, save_window_curve
-from vniah.analysis.statistics.verification import Agreement, verify
+from vniah.analysis.statistics.verification import verify
 from vniah.analysis.verdict import NOTHING, verdict
 from vniah.analysis.windows import WindowCurve, WindowTrial, doubling
 from vniah.cli import main
@@ -25,6 +25,7 @@ from vniah.grid import Grid
 from vniah.models.loading import load_model
 from vniah.needles import load_needles
 from vniah.sweep.windows import WindowTrials, measure_windows
+from vniah.tasks.controls.exact import Agreement
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from vniah.analysis.labels import like_these, unit_notes
-from vniah.analysis.statistics.verification import OF_THE_WHOLE, verify
+from vniah.analysis.statistics.verification import NOT_VERIFIED, OF_THE_WHOLE, verify
 from vniah.errors import counted
 from vniah.grid import Cell
 from vniah.results import Results
@@ -12,8 +12,6 @@ _MAX_GAPS = 5
 
 APPROXIMATE = "scores are approximate"
 """How `approximate_note` begins."""
-
-NOT_VERIFIED = "no sample of these was computed exactly"
 
 
 def about(results: Results) -> list[str]:

@@ -7,9 +7,9 @@ from 0, where nothing behind a needle knows of it, to the whole haystack, which 
 from dataclasses import dataclass
 from typing import Any
 
-from vniah.analysis.statistics.verification import Agreement
 from vniah.errors import counted
 from vniah.options.approximation import LEAST_AGREEMENT, WindowUnit
+from vniah.tasks.controls.exact import Agreement
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,11 @@ class DecoderEngine:
         return len(self._batches) + bool(self._refused)
 
     @property
+    def description(self) -> Mapping[str, Any]:
+        """How the planned samples are run: `describe` without what it measures of needles."""
+        return self._description
+
+    @property
     def kernel(self) -> Kernel:
         """What computes the attention."""
         return self._kernel
@@ -229,7 +234,7 @@ class DecoderEngine:
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
         assert self._frames is not None, "prepare comes first"
-        return {**self._description, **oddness_record(self._frames, shown_in_tests(self._samples))}
+        return {**self.description, **oddness_record(self._frames, shown_in_tests(self._samples))}
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""

@@ -40,12 +40,7 @@ from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding
 from vniah.options.approximation import Approximation
-from vniah.protocol import (
-    DecoderModel,
-    FrameSpan,
-    LanguageModel,
-    TokenSequence,
-)
+from vniah.protocol import DecoderModel, FrameSpan, LanguageModel, TokenSequence
 from vniah.scoring import Reading
 from vniah.tasks.base import Sample
 
@@ -258,7 +253,7 @@ class OnePassEngine:
 
     def describe(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.describe`."""
-        exact = self._exact.describe()
+        exact = self._exact.description
         shape = DecoderShape.of(self._model.decoder)
         assert self._tree is not None, "plan comes first"
         return {

@@ -8,6 +8,7 @@ from vniah.errors import InputError
 from vniah.options.approximation import Approximation
 from vniah.results import Results, RunFolder
 from vniah.results.manifests import VERIFICATION_KEY
+from vniah.sweep.samples import hides_needles
 from vniah.sweep.windows import WindowSearch
 from vniah.tasks import Sample, Task
 from vniah.tasks.base import is_of_text
@@ -52,8 +53,7 @@ def choose_approximation(options: "SweepOptions", task: Task) -> Approximation |
 
 def require_can_approximate(samples: Sequence[Sample]) -> None:
     """Raises `InputError` for a task that hides nothing in a haystack."""
-    tests = [sample for sample in samples if sample.control is None]
-    if not any("needle_id" in sample.fields or "needle_ids" in sample.fields for sample in tests):
+    if not hides_needles(samples):
         raise InputError(
             "--share one-pass shares haystack states among needles, and this task has none: leave "
             "it out"

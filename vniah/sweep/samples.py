@@ -57,6 +57,15 @@ def askable_samples(
     return tuple(sample for sample in samples if sample.control is None or not sample.shows_nothing)
 
 
+def hides_needles(samples: Sequence[Sample]) -> bool:
+    """Whether any sample of the test says which needles it hides."""
+    return any(
+        "needle_id" in sample.fields or "needle_ids" in sample.fields
+        for sample in samples
+        if sample.control is None
+    )
+
+
 def begun_with(
     samples: Sequence[Sample], controls: Sequence[str], sample_ids: Sequence[str]
 ) -> tuple[Sample, ...] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vniah.analysis.statistics.verification import Pair, agreement_of
+from vniah.analysis.statistics.verification import Pair
 from vniah.analysis.windows import WindowCurve, WindowTrial, doubling
 from vniah.engines.agreement import TOLERANCES
 from vniah.engines.base import Engine, EngineOptions
@@ -32,10 +32,10 @@ from vniah.protocol import AnyModel, DecoderModel, LanguageModel
 from vniah.results import Results, SampleResult
 from vniah.sweep.outcomes import require_readable, result_of
 from vniah.sweep.progress import OnProgress
-from vniah.sweep.samples import askable_samples, read_text
+from vniah.sweep.samples import askable_samples, hides_needles, read_text
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.base import is_of_text
-from vniah.tasks.controls.exact import Exact, branch_of, exact_pairs
+from vniah.tasks.controls.exact import Exact, agreement_of, branch_of, exact_pairs
 from vniah.tasks.parsing import Option
 
 _LOG = logging.getLogger("vniah")
@@ -288,7 +288,7 @@ def _drawn(samples: Sequence[Sample], task: Task) -> tuple[list[Sample], list[Sa
     copies = {sample.sample_id for sample in samples if sample.control == EXACT}
     tests = [sample for sample in samples if sample.control is None]
     drawn = [sample for sample in tests if f"{sample.sample_id}/{EXACT}" in copies]
-    if not any("needle_id" in sample.fields or "needle_ids" in sample.fields for sample in drawn):
+    if not hides_needles(drawn):
         raise InputError(
             f"check --one-pass shares haystack states among needles, and the task {task.name} has "
             "none"

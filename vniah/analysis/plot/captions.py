@@ -5,8 +5,8 @@ from vniah.analysis.plot.typesetting import NO_BREAK
 from vniah.analysis.statistics.effective import find_effective_length
 from vniah.analysis.statistics.estimates import estimate_table, percent_of
 from vniah.analysis.statistics.table import index_samples, is_right
-from vniah.analysis.statistics.verification import OF_THE_WHOLE, verify
-from vniah.analysis.table_notes import NOT_VERIFIED, approximate_note
+from vniah.analysis.statistics.verification import NOT_VERIFIED, OF_THE_WHOLE, verify
+from vniah.analysis.table_notes import approximate_note
 from vniah.analysis.verdict import controls_caption
 from vniah.errors import counted, printable, shortened
 from vniah.results import Measure, Results, facet_values

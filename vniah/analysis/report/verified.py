@@ -6,9 +6,10 @@ from vniah.analysis.labels import like_these
 from vniah.analysis.report.tables import PageTable
 from vniah.analysis.statistics.corrected import Corrected
 from vniah.analysis.statistics.estimates import percent_of
-from vniah.analysis.statistics.verification import Agreement, Verification, verify
+from vniah.analysis.statistics.verification import Verification, verify
 from vniah.errors import counted
 from vniah.results import Results
+from vniah.tasks.controls.exact import Agreement
 
 _ALL = "all"
 

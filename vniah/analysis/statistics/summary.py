@@ -16,6 +16,7 @@ from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
 from vniah.analysis.statistics.verification import (
+    NOT_VERIFIED,
     OF_THE_WHOLE,
     Verification,
     corrected_estimates,
@@ -26,12 +27,6 @@ from vniah.results.once import once
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-NOT_VERIFIED = (
-    "scores are approximate, and no sample of these was computed exactly: how far they are right "
-    "is not known"
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,10 @@ class Summary:
             lines.append(self.needles_like_these.text)
         elif self.effective_length.is_approximate and self.these_needles is not None:
             lines.append(
-                f"scores are approximate; {OF_THE_WHOLE}" if self.is_part else NOT_VERIFIED
+                f"scores are approximate; {OF_THE_WHOLE}"
+                if self.is_part
+                else f"scores are approximate, and {NOT_VERIFIED}: how far they are right is not "
+                "known"
             )
         if self.these_needles is not None:
             lines.append(self.effective_length.text)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from vniah.analysis.statistics.corrected import (
@@ -23,45 +22,15 @@ from vniah.grid import Cell, format_depth
 from vniah.options.approximation import EXACT
 from vniah.results import Results, SampleResult
 from vniah.results.once import once
-from vniah.tasks.controls.exact import exact_pairs
+from vniah.tasks.controls.exact import Agreement, agreement_of, exact_pairs
+
+NOT_VERIFIED = "no sample of these was computed exactly"
 
 OF_THE_WHOLE = "how far they are right is known of the whole run, not of this part"
 """Of the approximate scores of a part of a run: branches are drawn among those of the whole."""
 
 Pair = tuple[SampleResult, SampleResult]
 """The approximate result of a sample, and the exact one."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far approximate results agree with exact ones of the same samples.
-
-    Attributes:
-        num_pairs: number of samples that have both; at least 1.
-        num_equal: number of these with the same outcome.
-        mean_difference: the mean distance of the answers' log-probabilities, in nats; None where
-            they are not known.
-        max_difference: the largest.
-    """
-
-    num_pairs: int
-    num_equal: int
-    mean_difference: float | None
-    max_difference: float | None
-
-    @property
-    def share(self) -> float:
-        """The share of samples with the same outcome."""
-        return self.num_equal / self.num_pairs
-
-    def record(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "samples": self.num_pairs,
-            "equal": self.num_equal,
-            "mean_difference": self.mean_difference,
-            "max_difference": self.max_difference,
-        }
 
 
 @dataclass(frozen=True)
@@ -115,18 +84,8 @@ class Verification:
     @property
     def agreement_text(self) -> str:
         """How many outcomes are equal, in a sentence."""
-        found = self.all
-        text = (
-            f"{found.num_equal:,} of {counted(found.num_pairs, 'exactly computed sample')} in "
-            f"{self.num_branches:,} branch{'es' * (self.num_branches != 1)} "
-            f"{'has' if found.num_pairs == 1 else 'have'} the approximate outcome"
-        )
-        if found.mean_difference is not None:
-            text += (
-                f"; log-probabilities differ by {found.mean_difference:.2g} on average, at most by "
-                f"{found.max_difference:.2g}"
-            )
-        return text
+        branches = f"{self.num_branches:,} branch{'es' * (self.num_branches != 1)}"
+        return self.all.text(f" in {branches}")
 
     def record(self) -> dict[str, Any]:
         """For the manifest."""
@@ -302,18 +261,3 @@ def _grouped(pairs: Iterable[Pair], key_of: Callable[[Cell], Any]) -> Mapping[An
         if (cell := pair[0].cell) is not None:
             groups.setdefault(key_of(cell), []).append(pair)
     return {key: agreement_of(groups[key]) for key in sorted(groups)}
-
-
-def agreement_of(pairs: Sequence[Pair]) -> Agreement:
-    """How far the first results of some pairs agree with the second; there is at least one."""
-    differences = [
-        abs(one.logprob - copy.logprob)
-        for one, copy in pairs
-        if one.logprob is not None and copy.logprob is not None
-    ]
-    return Agreement(
-        len(pairs),
-        sum(one.correct == copy.correct for one, copy in pairs),
-        fmean(differences) if differences else None,
-        max(differences, default=None),
-    )

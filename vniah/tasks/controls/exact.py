@@ -7,9 +7,10 @@ needle at a position, with all lengths of the haystack behind it, which one pass
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeVar
+from statistics import fmean
+from typing import Any, TypeVar
 
 from vniah.errors import counted
 from vniah.needles import NeedleSet
@@ -17,6 +18,55 @@ from vniah.options.approximation import EXACT, LEAST_AGREEMENT
 from vniah.protocol import HAYSTACK, FrameSpan, TextSpan
 from vniah.tasks.base import JSONValue, Sample
 from vniah.tasks.controls.base import Finding, Row
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far approximate results agree with exact ones of the same samples.
+
+    Attributes:
+        num_pairs: number of samples that have both; at least 1.
+        num_equal: number of these with the same outcome.
+        mean_difference: the mean distance of the answers' log-probabilities, in nats; None where
+            they are not known.
+        max_difference: the largest.
+    """
+
+    num_pairs: int
+    num_equal: int
+    mean_difference: float | None
+    max_difference: float | None
+
+    @property
+    def share(self) -> float:
+        """The share of samples with the same outcome."""
+        return self.num_equal / self.num_pairs
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "samples": self.num_pairs,
+            "equal": self.num_equal,
+            "mean_difference": self.mean_difference,
+            "max_difference": self.max_difference,
+        }
+
+    def text(self, where: str = "") -> str:
+        """How many outcomes are equal, and how far log-probabilities are apart, in a sentence.
+
+        Args:
+            where: the samples are, such as ``" in 12 branches"``.
+        """
+        text = (
+            f"{self.num_equal:,} of {counted(self.num_pairs, 'exactly computed sample')}{where} "
+            f"{'has' if self.num_pairs == 1 else 'have'} the approximate outcome"
+        )
+        if self.mean_difference is not None:
+            text += (
+                f"; log-probabilities differ by {self.mean_difference:.2g} on average, at most by "
+                f"{self.max_difference:.2g}"
+            )
+        return text
 
 
 class Exact:
@@ -74,26 +124,12 @@ class Exact:
         pairs = exact_pairs(tests, own)
         if not pairs:
             return None
-        equal = sum(one.correct == other.correct for one, other in pairs)
-        differences = [
-            abs(one.logprob - other.logprob)
-            for one, other in pairs
-            if one.logprob is not None and other.logprob is not None
-        ]
-        moved = ""
-        if differences:
-            mean = sum(differences) / len(differences)
-            moved = (
-                f"; log-probabilities differ by {mean:.2g} on average, at most by "
-                f"{max(differences):.2g}"
-            )
-        share = equal / len(pairs)
+        found = agreement_of(pairs)
         return Finding(
-            f"{equal:,} of {counted(len(pairs), 'exactly computed sample')} "
-            f"{'has' if len(pairs) == 1 else 'have'} the approximate outcome{moved}",
+            found.text(),
             None
-            if share >= LEAST_AGREEMENT
-            else f"the approximation agrees in {share:.2f} only, the window is too small",
+            if found.share >= LEAST_AGREEMENT
+            else f"the approximation agrees in {found.share:.2f} only, the window is too small",
         )
 
 
@@ -134,6 +170,21 @@ def exact_pairs(tests: Iterable[R], copies: Iterable[R]) -> list[tuple[R, R]]:
         for one, other in found
         if one is not None and one.correct is not None and other.correct is not None
     ]
+
+
+def agreement_of(pairs: Sequence[tuple[Row, Row]]) -> Agreement:
+    """How far the first results of some pairs agree with the second; there is at least one."""
+    differences = [
+        abs(one.logprob - copy.logprob)
+        for one, copy in pairs
+        if one.logprob is not None and copy.logprob is not None
+    ]
+    return Agreement(
+        len(pairs),
+        sum(one.correct == copy.correct for one, copy in pairs),
+        fmean(differences) if differences else None,
+        max(differences, default=None),
+    )
 
 
 def draw_groups(sizes: Sequence[Sequence[int]], num_draws: int, random: Random) -> list[list[int]]:
