@@ -101,7 +101,7 @@ def find_factory(source: str, error: type[VniahError]) -> Callable[..., Any]:
     except Exception as cause:  # the module may raise anything; the cause stays attached
         raise error(
             f"{source}: the module {module_name!r} cannot be imported: {type(cause).__name__} in "
-            f"{_place(cause)}: {first_line(cause)}"
+            f"{place_of(cause)}: {first_line(cause)}"
         ) from cause
     try:
         factory = attrgetter(factory_name)(module)
@@ -112,8 +112,8 @@ def find_factory(source: str, error: type[VniahError]) -> Callable[..., Any]:
     return cast("Callable[..., Any]", factory)
 
 
-def _place(cause: Exception) -> str:
-    """The file and line in which an import failed."""
+def place_of(cause: Exception) -> str:
+    """The file and line in which somebody's code failed."""
     if isinstance(cause, SyntaxError):
         return f"{cause.filename}, line {cause.lineno}"
     last = traceback.extract_tb(cause.__traceback__)[-1]

@@ -14,6 +14,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -238,6 +239,19 @@ class ReadsFrames(Protocol):
         """As `EmbeddingCache.read`."""
 
 
+@dataclass(frozen=True)
+class _ChangedFrames:
+    """A cache whose frames are changed when they are read."""
+
+    cache: ReadsFrames
+    change: Callable[[Tensor], Tensor]
+
+    def read(self, start: int, stop: int, *, part: int | None = None) -> Tensor:
+        """As `EmbeddingCache.read`, of frames without parts."""
+        assert part is None, "the frames of such models are not changed"
+        return self.change(self.cache.read(start, stop))
+
+
 class FrameStore:
     """Reads frames from caches by the sources that samples name.
 
@@ -247,6 +261,19 @@ class FrameStore:
 
     def __init__(self, places: Mapping[str, tuple[ReadsFrames, int]]) -> None:
         self._places = dict(places)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "FrameStore":
+        """The same frames, changed by a function each time that some of them are read.
+
+        Args:
+            change: called with some frames, ``[n, *frame_shape]``; gives as many.
+        """
+        return FrameStore(
+            {
+                source: (_ChangedFrames(cache, change), first)
+                for source, (cache, first) in self._places.items()
+            }
+        )
 
     def read(self, frames: Sequence[FrameSegment]) -> Tensor:
         """Frames in the order given, ``[len(frames), *frame_shape]``, on the CPU."""

@@ -2,9 +2,11 @@
 
 from typing import get_args
 
+from vniah.engines.applied import AppliedEngine
 from vniah.engines.base import Engine, EngineOptions
 from vniah.engines.decoder import DecoderEngine
 from vniah.engines.inputs import compose_candidates, require_model
+from vniah.engines.interventions import Intervention
 from vniah.engines.one_pass import OnePassEngine
 from vniah.engines.per_sample import ChatEngine, PerSampleEngine
 from vniah.engines.server import ServerEngine
@@ -21,6 +23,7 @@ from vniah.protocol import (
     needed_form,
 )
 from vniah.tasks.base import Sample
+from vniah.tasks.controls.applied import is_applied_copy
 from vniah.tasks.controls.exact import is_exact_copy
 
 
@@ -42,6 +45,39 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     decoding = choose_decoding(model, options)
     engine = _make_engine(model, options, decoding)
     if decoding is not None and (note := getattr(model, "generation_note", None)):
+        engine.notes.append(note)
+    return engine
+
+
+def choose_applied(
+    model: AnyModel, options: EngineOptions, intervention: Intervention
+) -> AppliedEngine:
+    """The engine that runs samples on a model, and copies of them on the same model changed.
+
+    Raises:
+        ModelError: the model lacks something that its level needs.
+        InputError: an option is invalid, or vniah does not run the model's decoder.
+    """
+    require_model(model)
+    if not isinstance(model, DecoderModel | LanguageModel):
+        where = "answers on a server" if isinstance(model, ServerModel) else "has none"
+        raise InputError(
+            f"--apply {intervention.name} changes a decoder that vniah runs, and {model.name} "
+            f"{where}: leave it out"
+        )
+    if options.share == "one-pass":
+        raise InputError(
+            "--share one-pass is approximate, and --apply measures what exact scores differ by: "
+            "leave out one of the two"
+        )
+    engine = AppliedEngine(
+        model,
+        intervention,
+        lambda one, decoding: DecoderEngine(one, options, decoding),
+        choose_decoding(model, options),
+        is_copy=is_applied_copy,
+    )
+    if engine.decoding is not None and (note := getattr(model, "generation_note", None)):
         engine.notes.append(note)
     return engine
 

@@ -40,6 +40,7 @@ from vniah.engines.inputs import (
     DecoderInputs,
     SequenceCheck,
     compose_candidates,
+    decoder_logits,
     positions_of,
     require_encoder,
 )
@@ -238,22 +239,37 @@ class DecoderEngine:
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""
-        assert self._frames is not None and self._needles is not None, "prepare comes first"
-        if len(self._needles):
-            sequences = trial_sequences(self._model, self._needles, self._frames.num_frames)
-        else:
-            sequences = shortened_sequences(self._model, self._samples)
+        sequences = self.trial_sequences()
         location = self._description.get("keys_and_values_on")
         found = check_forward(
             self._model,
             sequences,
-            self._frames.store,
+            self.frames.store,
             kernel=self._kernel,
             kv_location=location,
             ring=self._ring,
         )
         require_agreement(found, self._model.name)
         return {agreement.way: dict(agreement.record()) for agreement in found}
+
+    def trial_sequences(self) -> list[TokenSequence]:
+        """Short sequences of the planned samples, on which the forward pass is tried."""
+        assert self._frames is not None and self._needles is not None, "prepare comes first"
+        if len(self._needles):
+            return trial_sequences(self._model, self._needles, self._frames.num_frames)
+        return shortened_sequences(self._model, self._samples)
+
+    def trial_logits(self) -> torch.Tensor:
+        """The answer logits of the first of them, ``[num_rows, vocabulary]``."""
+        return decoder_logits(self._model, self.trial_sequences()[0], self.frames.store)
+
+    def take_frames(self, frames: EncodedFrames, needles: NeedleSet) -> None:
+        """Takes what is encoded already, in place of `prepare`."""
+        self._frames, self._needles = frames, needles
+
+    def release(self) -> None:
+        """Frees the keys and values of the pass that was run last."""
+        self._latest = None
 
     def why_not_without_frames(self, sample: Sample) -> str | None:
         """As `vniah.engines.base.Engine.why_not_without_frames`: the prompt is composed."""

@@ -39,6 +39,7 @@ from vniah.forward.decoders import (
     require_supported,
     reset_dynamic_rope,
 )
+from vniah.forward.hooks import as_attended
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, LayerKeyValues, Layout, Span
 from vniah.forward.ring import Ring
@@ -400,4 +401,5 @@ def _attention(
             "model an answer_logits method instead"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key, value = as_attended(module, key, value)
     return vniah_attention(query, key, value, scale).transpose(1, 2).contiguous(), None

@@ -81,6 +81,16 @@ class ApproximationRecord(TypedDict):
     verify: Annotated[int, Meta(ge=1)]
 
 
+class InterventionRecord(TypedDict):
+    """What each sample of the test was run with once more; most runs have none.
+
+    ``function`` is ``package.module:function``, and ``sha256`` is of the file that holds it.
+    """
+
+    function: Annotated[str, Meta(min_length=1, max_length=1000)]
+    sha256: Annotated[str, Meta(min_length=64, max_length=64)]
+
+
 class TriedWindow(TypedDict):
     """How exactly computed samples agree with those of another window than the run's own."""
 
@@ -144,6 +154,7 @@ class _OfAllVersions(TypedDict):
     protocol: dict[str, Any]
     scorer: NotRequired[ScorerRecord]
     approximation: NotRequired[ApproximationRecord]
+    intervention: NotRequired[InterventionRecord]
     verification: NotRequired[VerificationRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vniah.engines.base import ARGMAX, Engine
+from vniah.engines.interventions import Intervention
 from vniah.files import PACKAGE_DIR
 from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
@@ -49,6 +50,7 @@ def make_manifest(
     task: Task,
     samples: Sequence[Sample],
     approximation: Approximation | None = None,
+    intervention: Intervention | None = None,
 ) -> dict[str, Any]:
     """Everything that is needed to repeat the run, as JSON values.
 
@@ -63,6 +65,7 @@ def make_manifest(
         task: makes and scores the samples.
         samples: all samples, controls included.
         approximation: how far the run is approximate; None for an exact one.
+        intervention: with which each sample of the test is run once more; None for most runs.
     """
     return manifest_of_plan(
         plan_record(haystack, needles, grid, task, samples),
@@ -70,6 +73,7 @@ def make_manifest(
         criterion=_criterion(engine, task),
         scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
         approximation=None if approximation is None else approximation.record(),
+        intervention=None if intervention is None else intervention.record(),
         environment={
             **environment_record(getattr(model, "device", None)),
             **origin_record(haystack),
@@ -135,6 +139,7 @@ def manifest_of_plan(
     environment: Mapping[str, Any],
     scorer: Mapping[str, Any] | None = None,
     approximation: Mapping[str, Any] | None = None,
+    intervention: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, with its sections in the order in which people read them.
 
@@ -145,6 +150,7 @@ def manifest_of_plan(
         environment: where the run was made.
         scorer: how answers were generated, where that is known.
         approximation: how far the run is approximate; None for an exact one.
+        intervention: what was applied, for samples of its own; None for most runs.
     """
     first = ("task", "axes", "controls", "task_details")
     return {
@@ -155,6 +161,7 @@ def manifest_of_plan(
         "protocol": {**plan["protocol"], "criterion": criterion},
         **({} if scorer is None else {"scorer": dict(scorer)}),
         **({} if approximation is None else {"approximation": dict(approximation)}),
+        **({} if intervention is None else {"intervention": dict(intervention)}),
         "sample_ids": plan["sample_ids"],
         "environment": dict(environment),
     }
@@ -192,7 +199,7 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: ChosenCon
     run with other controls than the default ones of then has a folder of its own.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
-    named = (*of_version_1, "approximation")  # which no run of then has
+    named = (*of_version_1, "approximation", "intervention")  # the last two no run of then has
     settings = {name: manifest[name] for name in named if name in manifest}
     settings["needles"] = {n: settings["needles"][n] for n in ("name", "sha256", "ids")}
     if own := manifest.get("task_details", {}).get("settings"):

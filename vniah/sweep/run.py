@@ -1,7 +1,8 @@
 """Runs a sweep: every sample once, with one flushed line for each, and resumes where it stopped."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from vniah.analysis.compare.early import require_can_stop_early
 from vniah.analysis.compare.pairing import load
 from vniah.engines.base import GENERATED, EngineOptions
-from vniah.engines.choosing import choose_engine
+from vniah.engines.choosing import choose_applied, choose_engine
 from vniah.engines.inputs import require_can_read
+from vniah.engines.interventions import Changes
 from vniah.errors import InputError, counted
 from vniah.files import cache_dir, slug
 from vniah.grid import Grid
@@ -24,6 +26,7 @@ from vniah.paths import user_path
 from vniah.protocol import AnyModel
 from vniah.results import Results, RunFolder, load_run
 from vniah.sweep.adaptive import Rounds, guess_of
+from vniah.sweep.apply import choose_intervention
 from vniah.sweep.approximate import (
     choose_approximation,
     record_verification,
@@ -43,7 +46,8 @@ from vniah.sweep.search import require_depths
 from vniah.sweep.stopping import EarlyRounds
 from vniah.sweep.windows import WindowSearch
 from vniah.tasks import Task, load_task
-from vniah.tasks.controls import ChosenControls, choose_controls
+from vniah.tasks.controls import ChosenControls, Control, choose_controls
+from vniah.tasks.controls.applied import Applied
 from vniah.tasks.controls.exact import Exact
 from vniah.tasks.parsing import Option
 
@@ -73,6 +77,7 @@ def run_sweep(
     window: int | None = None,
     verify: int | None = None,
     screen: Results | str | Path | None = None,
+    apply: str | Callable[[Changes], object] | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -117,6 +122,9 @@ def run_sweep(
             default 12.
         screen: of an adaptive run: another run, or its path, whose effective length says where to
             begin to search, such as an approximate one.
+        apply: a function that changes the model (`vniah.engines.interventions`), or its name,
+            ``"package.module:function"``. Each sample of the test is then run twice, without it
+            and with it.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -146,6 +154,7 @@ def run_sweep(
         window,
         verify,
         None if screen is None else load(screen, "screen"),
+        apply,
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -168,6 +177,7 @@ class SweepOptions:
     window: int | None = None
     verify: int | None = None
     screen: Results | None = None
+    apply: str | Callable[[Changes], object] | None = None
 
 
 class Sweep:
@@ -184,8 +194,9 @@ class Sweep:
     Attributes:
         manifest: everything that is needed to repeat the run, as JSON values.
         approximation: how far it is approximate; None for an exact one.
+        intervention: with which each sample of the test is run once more; None for most.
         controls: the controls that were chosen, whether or not they have samples here, and the one
-            that verifies an approximate run.
+            that verifies an approximate run, or that runs samples with an intervention.
         samples: all samples, controls included.
 
     Raises:
@@ -209,31 +220,37 @@ class Sweep:
         self._mesh = Mesh(torch.device("cpu")) if mesh is None else mesh.fresh()
         self._task = load_task(options.task, options.task_options)
         answer_tokens = getattr(self._task, "answer_tokens", None)
+        self.intervention = choose_intervention(options)
         self.approximation = choose_approximation(options, self._task)
-        self._engine = choose_engine(
-            model,
-            EngineOptions(
-                share=options.share,
-                attention=options.attention,
-                scorer=options.scorer,
-                max_new_tokens=(
-                    answer_tokens if options.max_new_tokens is None else options.max_new_tokens
-                ),
-                group=self._mesh.context_group,
-                num_processes=self._mesh.size,
-                scratch_dir=cache_dir() / "scratch",
-                approximation=self.approximation,
+        how = EngineOptions(
+            share=options.share,
+            attention=options.attention,
+            scorer=options.scorer,
+            max_new_tokens=(
+                answer_tokens if options.max_new_tokens is None else options.max_new_tokens
             ),
+            group=self._mesh.context_group,
+            num_processes=self._mesh.size,
+            scratch_dir=cache_dir() / "scratch",
+            approximation=self.approximation,
         )
+        self._applied = None
+        if self.intervention is not None:
+            self._applied = choose_applied(model, how, self.intervention)
+        self._engine = self._applied or choose_engine(model, how)
         if answer_tokens is not None and self._engine.criterion != GENERATED:
             raise InputError(
                 f"the task {self._task.name} judges what a model writes: add --scorer generate"
             )
-        verifying = () if self.approximation is None else (Exact(self.approximation.verify),)
-        self.controls = (*choose_controls(self._task, options.controls), *verifying)
+        more: tuple[Control, ...] = ()
+        if self.approximation is not None:
+            more = (Exact(self.approximation.verify),)
+        elif self.intervention is not None:
+            more = (Applied(),)
+        self.controls = (*choose_controls(self._task, options.controls), *more)
         haystack = read_text(haystack, model, grid)
         self.samples = askable_samples(
-            self._task, grid, needles, haystack, self._engine, options.controls, more=verifying
+            self._task, grid, needles, haystack, self._engine, options.controls, more=more
         )
         require_can_read(model, self.samples)
         require_readable(self._task, self.samples, needles)
@@ -265,6 +282,7 @@ class Sweep:
             self._task,
             self.samples,
             self.approximation,
+            self.intervention,
         )
         self._model = model
         self._haystack = haystack
@@ -294,6 +312,7 @@ class Sweep:
         key = run_key(self.manifest, self._model, controls=self._options.controls)
         names = [_folder_name(self._model.name), _folder_name(self._task.name)]
         names += [] if self.approximation is None else ["approximate"]
+        names += [] if self.intervention is None else [_folder_name(self.intervention.short_name)]
         return Path("results", "-".join((*names, key)))
 
     def run(
@@ -349,7 +368,8 @@ class Sweep:
             num_done=len(is_pending) - sum(is_pending),
             report=self._report,
         )
-        with writing(folder, mesh, engine.notes, environment):
+        undone = nullcontext() if self._applied is None else self._applied.ending()
+        with undone, writing(folder, mesh, engine.notes, environment):
             if rounds is None:
                 batches.run_batches(folder, num_batches)
                 if self.approximation is not None:

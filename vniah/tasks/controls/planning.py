@@ -9,6 +9,7 @@ from vniah.grid import Grid
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options.approximation import EXACT
+from vniah.options.intervention import APPLIED
 from vniah.tasks.base import Sample, Task, make_samples, require_distinct, require_frames
 from vniah.tasks.controls.base import Control
 from vniah.tasks.controls.blind import Blind
@@ -98,7 +99,8 @@ def _find_control(source: str | Control) -> Control:
             "the name of a control must be letters, digits, '-', '_' and '.', got "
             f"{short_repr(found.name)}"
         )
-    if found.name == EXACT or (found.name in CONTROLS and found is not CONTROLS[found.name]):
+    is_taken = found.name in CONTROLS and found is not CONTROLS[found.name]
+    if found.name in (EXACT, APPLIED) or is_taken:
         raise TaskError(f"{found.name} is a control of vniah; give yours another name")
     return found
 

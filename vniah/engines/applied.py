@@ -1,0 +1,227 @@
+"""The engine of runs with an intervention: samples on the model as it is, then on the changed one.
+
+Copies of samples (`vniah.tasks.controls.applied`) are run with the intervention, all others without
+it, as if there were no copies. A process runs its share of the plain samples first.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vniah.engines.base import CheckReport, OnFramesReady, Outcome
+from vniah.engines.decoder import DecoderEngine
+from vniah.engines.interventions import Changes, Intervention, settings_of
+from vniah.errors import CheckError, ModelError
+from vniah.haystacks.frames import AnyHaystack
+from vniah.needles import NeedleSet
+from vniah.options import Decoding
+from vniah.protocol import DecoderModel, FrameSpan, LanguageModel
+from vniah.tasks.base import Sample
+
+_IN_ALL = ("passes", "flops", "flops_not_shared")
+
+State = tuple[Tensor, Mapping[str, Any]]
+"""What a model gives for a short sequence, and the settings of its decoder."""
+
+
+class AppliedEngine:
+    """Reads samples with a decoder, and copies of them with the same decoder changed.
+
+    Args:
+        model: the model.
+        intervention: changes it.
+        make: makes an engine of a model, given how answers are generated.
+        decoding: as `DecoderEngine`.
+        is_copy: whether a sample is to be run with the intervention.
+    """
+
+    def __init__(
+        self,
+        model: DecoderModel | LanguageModel,
+        intervention: Intervention,
+        make: Callable[[DecoderModel | LanguageModel, Decoding | None], DecoderEngine],
+        decoding: Decoding | None,
+        *,
+        is_copy: Callable[[Sample], bool],
+    ) -> None:
+        self._model = model
+        self._intervention = intervention
+        self._make = make
+        self._plain = make(model, decoding)
+        self._is_copy = is_copy
+        self.criterion = self._plain.criterion
+        self.notes = self._plain.notes
+        self._needles = NeedleSet.none()
+        self._copies: Sequence[Sample] = ()
+        self._are_pending: Sequence[bool] = ()
+        self._num_plain = 0
+        self._num_changed = 0
+        self._before: State | None = None
+        self._checked: dict[str, Any] = {}
+        self._description: Mapping[str, Any] = {}
+        self._changed: DecoderEngine | None = None
+        self._entered = ExitStack()
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """As `vniah.engines.base.Engine`; of both halves."""
+        return self._plain.decoding
+
+    @decoding.setter
+    def decoding(self, decoding: Decoding | None) -> None:
+        self._plain.decoding = decoding
+
+    def prepare(
+        self,
+        haystack: AnyHaystack,
+        needles: NeedleSet,
+        num_frames: int,
+        *,
+        shown: Iterable[FrameSpan] = (),
+        cache: Path | None = None,
+        on_progress: OnFramesReady | None = None,
+    ) -> None:
+        """As `vniah.engines.base.Engine.prepare`; frames are changed when they are read."""
+        self._needles = needles
+        self._plain.prepare(
+            haystack, needles, num_frames, shown=shown, cache=cache, on_progress=on_progress
+        )
+
+    def plan(self, samples: Sequence[Sample], is_pending: Sequence[bool]) -> int:
+        """As `vniah.engines.base.Engine.plan`; the batches of copies come last.
+
+        The intervention is tried, undone, and checked to have been undone, before anything is run.
+
+        Raises:
+            ModelError: it fails, or leaves the model changed.
+            CheckError: the forward pass gives other logits than the changed model's own.
+        """
+        self.undo()
+        flags = {one.sample_id: flag for one, flag in zip(samples, is_pending, strict=True)}
+        plain = [one for one in samples if not self._is_copy(one)]
+        copies = {_original_id(one): one for one in samples if self._is_copy(one)}
+        self._num_plain = self._plain.plan(plain, [flags[one.sample_id] for one in plain])
+        # The same tree for both halves: so an intervention that does nothing changes no last bit.
+        self._copies = [copies.get(one.sample_id, one) for one in plain]
+        self._are_pending = [self._is_copy(one) and flags[one.sample_id] for one in self._copies]
+        self._num_changed, self._before, self._checked, self._description = 0, None, {}, {}
+        if any(self._are_pending):
+            self._before = self._state()
+            with self._intervention.applied_to(self._model) as changes:
+                engine, self._num_changed = self._planned(changes)
+                self._description = engine.description
+                self._checked = self._check(engine, changes)
+            self.require_undone()
+        return self._num_plain + self._num_changed
+
+    def _planned(self, changes: Changes) -> tuple[DecoderEngine, int]:
+        """An engine of the changed model, with a plan of the copies; and the number of batches.
+
+        The plan holds the samples of controls as well, which are not read.
+        """
+        frames = self._plain.frames
+        trial = self._plain.trial_sequences()[0]
+        model, seen = changes.seen_by(frames, trial)
+        engine = self._make(model, self.decoding)
+        engine.take_frames(seen, self._needles)
+        return engine, engine.plan(self._copies, self._are_pending)
+
+    def _check(self, engine: DecoderEngine, changes: Changes) -> dict[str, Any]:
+        """Runs short sequences with the changes; compares where the model's own pass has them."""
+        if changes.change_of_keys_values is None:
+            try:
+                return dict(engine.check())
+            except CheckError as error:
+                raise CheckError(f"with {self._intervention.name} {error}") from error
+        logits = engine.trial_logits()
+        if not logits.isfinite().all():
+            raise ModelError(
+                f"with {self._intervention.name} the logits of {self._model.name} are not finite"
+            )
+        return {}
+
+    @property
+    def planned_flops(self) -> int | None:
+        """As `vniah.engines.base.Engine.planned_flops`."""
+        found = self._plain.planned_flops
+        return found if found is None else found + self._description.get("flops", 0)
+
+    def check(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.check`; the changed model was checked by `plan`."""
+        of_changed = {f"{way}, applied": found for way, found in self._checked.items()}
+        return {**self._plain.check(), **of_changed}
+
+    def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:
+        """As `vniah.engines.base.Engine.run`."""
+        if batch < self._num_plain:
+            self.undo()
+            yield from self._plain.run(batch)
+            return
+        if self._changed is None:
+            self._plain.release()
+            changes = self._entered.enter_context(self._intervention.applied_to(self._model))
+            self._changed, num_batches = self._planned(changes)
+            assert num_batches == self._num_changed, "the plan of the copies is always the same"
+        yield from self._changed.run(batch - self._num_plain)
+
+    def describe(self) -> Mapping[str, Any]:
+        """As `vniah.engines.base.Engine.describe`; operations are those of both halves."""
+        found = dict(self._plain.describe())
+        if self._description:
+            found |= {name: found[name] + self._description[name] for name in _IN_ALL}
+            found["applied"] = dict(self._description)
+        return found
+
+    def why_not_without_frames(self, sample: Sample) -> str | None:
+        """As `vniah.engines.base.Engine.why_not_without_frames`."""
+        return self._plain.why_not_without_frames(sample)
+
+    def examine(
+        self, needles: NeedleSet, *, cache: Path | None, on_prepared: Callable[[], None]
+    ) -> CheckReport:
+        """As `vniah.engines.base.Engine.examine`, of the model as it is."""
+        return self._plain.examine(needles, cache=cache, on_prepared=on_prepared)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """A block behind which the model is as it was before.
+
+        Raises:
+            ModelError: the intervention left it changed.
+        """
+        try:
+            yield
+        finally:
+            self.undo()
+        self.require_undone()
+
+    def undo(self) -> None:
+        """Undoes what the intervention changed, if it is in effect."""
+        self._changed = None
+        self._entered.close()
+
+    def require_undone(self) -> None:
+        """Raises `ModelError` if the model gives something else than before it was changed."""
+        if self._before is None:
+            return
+        logits, settings = self._before
+        now, settings_now = self._state()
+        if settings == settings_now and torch.equal(logits, now):
+            return
+        raise ModelError(
+            f"{self._intervention.name} left the model changed, so that it would be measured "
+            "changed as well: write it as a context manager (@contextlib.contextmanager) that puts "
+            "back behind its yield what it changed"
+        )
+
+    def _state(self) -> State:
+        return self._plain.trial_logits(), settings_of(self._model.decoder)
+
+
+def _original_id(copy: Sample) -> str:
+    """The id of the sample that a copy is of."""
+    return copy.sample_id.removesuffix(f"/{copy.control}")
