@@ -93,6 +93,8 @@ def _estimand(runs: Sequence[Results], kind: TableKind, confidence: float | None
         text = f"Approximate scores{text.removeprefix('Scores')}"
     elif any(run.is_approximate for run in runs):
         text += ", approximate where that is said"
+    if kind == "applied":
+        text = "Scores without and with an intervention, and their paired difference"
     if kind == "controls":
         text = "Share of right answers of each control"
     if confidence is None:

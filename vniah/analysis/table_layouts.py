@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from vniah.analysis.applied import applied_texts
 from vniah.analysis.labels import like_these, result_labels
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.intervals import Interval
@@ -74,6 +75,10 @@ def layouts(
             for name, results in zip(names, runs, strict=True)
             for found in [cells_layout(results, intervals=intervals, confidence=confidence)]
         ]
+    if kind == "applied":
+        texts = [applied_texts(results, confidence) for results in runs]
+        named = zip(names, texts, strict=True)
+        return [Layout(rows, name, notes) for name, (rows, notes) in named if rows]
     if kind == "needles":
         return [needles_layout(names, runs, confidence=confidence)]
     make = lengths_layout if kind == "lengths" else controls_layout

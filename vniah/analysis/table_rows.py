@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vniah.analysis.applied import applied_rows
 from vniah.analysis.labels import like_these, result_labels
 from vniah.analysis.statistics.estimates import (
     NeedleEstimate,
@@ -36,9 +37,11 @@ ALL_ORDERS = "all orders of the options"
 
 _OF_SAMPLES = (*("num_samples", "num_correct", "num_errors", "num_pending", "num_planned_samples"),)
 
+_REAL = (*("score", "low", "high", "depth", "row", "applied_score", "difference", "p_value"),)
 _WHOLE = (
     *("num_frames", "needle_index", *_OF_SAMPLES),
     *("num_needles", "num_needed", "num_cells", "num_planned_cells"),
+    *("num_pairs", "num_fallen", "num_risen"),
 )
 
 
@@ -55,7 +58,8 @@ def table(
         kind: what has a row: ``"lengths"``, each number of frames, after a row for the whole run,
             whose ``num_frames`` is missing; ``"cells"``, each cell, those that are planned and not
             yet run included; ``"needles"``, each needle; ``"controls"``, each control at each
-            number of frames.
+            number of frames; ``"applied"``, what an intervention changes in the whole run, at each
+            number of frames, and in each row of the map.
         confidence: of the intervals.
 
     Returns:
@@ -67,6 +71,8 @@ def table(
         approximate, the column ``approximate`` says which rows are. Then ``low`` and ``high`` are
         of means that exactly computed samples correct, which stand in ``corrected``; other means
         have no interval.
+        Rows of ``"applied"`` have ``applied_score``, the ``difference``, which the interval is of,
+        and the depth or position in ``row``.
         The intervals of lengths, cells and controls are for needles like these; that of a needle is
         for this needle at other depths.
 
@@ -85,7 +91,7 @@ def table(
     )
     for name in frame.columns.intersection(list(_WHOLE)):
         frame[name] = frame[name].astype("Int64")
-    for name in frame.columns.intersection(["score", "low", "high", "depth"]):
+    for name in frame.columns.intersection(list(_REAL)):
         frame[name] = frame[name].astype("float64")
     if "corrected" in frame:
         frame["corrected"] = frame["corrected"].astype("float64")
@@ -381,6 +387,7 @@ _ROWS: Mapping[str, Callable[[Results, float], list[Row]]] = {
     "cells": cell_rows,
     "needles": needle_rows,
     "controls": control_rows,
+    "applied": applied_rows,
 }
 
 _LACKING = {
@@ -388,4 +395,5 @@ _LACKING = {
     "cells": "have no cells",
     "needles": "do not say how each needle did; give a run whose samples name one needle each",
     "controls": "have no controls; give a run with controls",
+    "applied": "have no intervention; give a run with --apply",
 }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from vniah.analysis.windows import window_advice
 from vniah.errors import counted, first_line, short_repr
 from vniah.options.approximation import DEFAULT_VERIFIED, EXACT
+from vniah.options.intervention import APPLIED
 from vniah.results import Results, SampleResult
 from vniah.results.manifests import VERIFICATION_KEY
 from vniah.tasks.controls import CONTROLS, Control, Finding
@@ -88,7 +89,7 @@ def verdict(results: Results, controls: Sequence[Control] = ()) -> Verdict | Non
     Returns:
         None if the run has no controls, as published tables.
     """
-    names = list(results.manifest.get("controls", ()))
+    names = [name for name in results.manifest.get("controls", ()) if name != APPLIED]
     if not names:
         return None
     known: Mapping[str, Control] = {
@@ -160,6 +161,8 @@ def controls_caption(results: Results) -> tuple[str, ...]:
         return ()
     shares = []
     for name in dict.fromkeys(score.control for score in results.controls):
+        if name == APPLIED:  # which is told by its difference
+            continue
         scores = [score for score in results.controls if score.control == name]
         num_samples = sum(score.num_samples for score in scores)
         if num_samples:

@@ -3,14 +3,15 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vniah.cli.printing import show_lines, tell
-from vniah.errors import InputError, VniahError
+from vniah.errors import CannotCompareError, InputError, VniahError
 
 if TYPE_CHECKING:
     from vniah.analysis.compare import Comparison
     from vniah.analysis.compare.rules import Thresholds
+    from vniah.results import Results
 
 _STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -20,6 +21,8 @@ EXIT_CODES = {"passed": 0, "regression": 1, "undecided": 3}
 
 def compare(options: argparse.Namespace) -> int:
     """Prints whether a candidate is worse than a baseline, and where."""
+    if options.applied and options.stop_early:
+        raise InputError("--applied is of complete runs: leave out --stop-early")
     judge = _compare_early if options.stop_early else _compare
     try:
         return judge(options)
@@ -33,9 +36,25 @@ def _compare(options: argparse.Namespace) -> int:
     from vniah.analysis.compare.rules import make_rules
 
     rules = make_rules(options.rules, _thresholds(options))
-    comparison = compare_by(options.baseline, options.candidate, rules)
+    comparison = compare_by(options.baseline, _candidate(options), rules)
     _show(comparison, options.format)
     return 0 if comparison.passed else 1
+
+
+def _candidate(options: argparse.Namespace) -> "Path | Results":
+    """The candidate, or with --applied its samples that were run with its intervention."""
+    if not options.applied:
+        return cast("Path", options.candidate)
+    from vniah.analysis.compare.pairing import load
+    from vniah.results.applied import applied_results
+
+    found = applied_results(load(options.candidate, "candidate"))
+    if found is None:
+        raise CannotCompareError(
+            f"the candidate {options.candidate} has no samples with an intervention: give a run "
+            "with --apply, or leave out --applied"
+        )
+    return found
 
 
 def _compare_early(options: argparse.Namespace) -> int:

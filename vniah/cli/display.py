@@ -40,6 +40,13 @@ def format_controls(results: "Results") -> str:
     return controls_layout([results.name], [results]).text
 
 
+def format_applied(results: "Results") -> str:
+    """What an intervention changed, by length and by row; empty for a run that applied nothing."""
+    from vniah.analysis.table_layouts import layouts
+
+    return "\n".join(layout.text for layout in layouts([results], "applied"))
+
+
 def format_parts(results: "Results") -> str:
     """The parts of a run by what the task names as facets, and its groups of samples.
 

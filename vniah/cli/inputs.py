@@ -162,6 +162,34 @@ def check_options(options: argparse.Namespace) -> None:
     task_options(options)
     _max_new_tokens(options)
     _adaptive(options, grid)
+    if getattr(options, "apply", None) is not None:
+        require_can_apply(options)
+
+
+def require_can_apply(options: argparse.Namespace) -> None:
+    """Raises `InputError` unless --apply names a function, and goes with the other options."""
+    from vniah.factories import is_factory
+    from vniah.models.server.client import is_server
+
+    name = options.apply
+    if not is_factory(name):
+        raise InputError(f"--apply must be package.module:function, got {name!r}")
+    if is_server(options.model):
+        raise InputError(
+            f"--apply {name} changes a model that vniah runs, and {options.model} answers on a "
+            "server: leave it out"
+        )
+    others = {
+        "--adaptive": options.adaptive,
+        "--stop-early": options.stop_early is not None,
+        "--share one-pass": options.share == "one-pass",
+    }
+    for option, is_given in others.items():
+        if is_given:
+            raise InputError(
+                f"--apply {name} runs every sample exactly, without and with it, and cannot be "
+                f"combined with {option}: leave out one of the two"
+            )
 
 
 def sweep_options(options: argparse.Namespace) -> "SweepOptions":
@@ -182,6 +210,7 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         window=options.window,
         verify=options.verify,
         screen=_load_other(options.screen, "screen"),
+        apply=options.apply,
     )
 
 

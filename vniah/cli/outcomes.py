@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vniah.cli.display import (
+    format_applied,
     format_controls,
     format_gaps,
     format_parts,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vniah.tasks.controls import Control
 
 HEATMAP_NAME = "heatmap.png"
+DIFFERENCE_NAME = "difference.png"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Outcome:
         for note in self.results.manifest.get("notes", []):
             show(f"note: {note}")
         pictures = draw_heatmaps(self.results, self.output)
+        pictures += draw_difference(self.results, self.output)
         code = show_results(self.results, pictures, controls=self.controls)
         if self.baseline is None:
             return code
@@ -84,6 +87,18 @@ def draw_heatmap(results: "Results", output: Path, value: str = "correct") -> Pa
     ):
         return picture
     return cast("Path", load_plot().save_heatmaps([results], picture, value=value))
+
+
+def draw_difference(results: "Results", output: Path) -> list[Path]:
+    """The path of the picture of what an intervention changed, drawn; empty without one."""
+    from vniah.analysis.statistics.intervention import intervention_effect
+    from vniah.results.applied import applied_results
+
+    after = applied_results(results)
+    if after is None or intervention_effect(results) is None:
+        return []
+    picture = output / DIFFERENCE_NAME
+    return [cast("Path", load_plot().save_difference_map(results, after, picture))]
 
 
 def heatmap_name(value: str) -> str:
@@ -155,12 +170,15 @@ def show_results(
     if failed := failed_samples(results):
         for line in _aboutfailed_samples(results, failed, again):
             show(line)
+    if applied := format_applied(results):
+        show_lines(applied)
+        show()
     for line in format_summary(results):
         show(line)
     for line in format_agreement(results):
         show(line)
     for picture in pictures:
-        show(f"heatmap: {picture}")
+        show(f"{'difference' if picture.name == DIFFERENCE_NAME else 'heatmap'}: {picture}")
     return 0 if results.average is not None and not any(map(_counts, failed)) else 1
 
 

@@ -75,7 +75,7 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
         "tokens_per_frame": options.tokens_per_frame,
     }
     if kind == "difference":
-        before, after = _exactly(2, runs, kind)
+        before, after = _halves(runs) or _exactly(2, runs, kind)
         allowed = options.allow_approximate
         picture = plots.save_difference_map(
             before, after, output, **frame, allow_approximate=allowed
@@ -99,6 +99,14 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
             **size,
         )
     return cast("Path", picture)
+
+
+def _halves(runs: "list[Results]") -> "list[Results] | None":
+    """Of one run with an intervention, its samples without it and with it; else None."""
+    from vniah.results.applied import applied_results
+
+    after = applied_results(runs[0]) if len(runs) == 1 else None
+    return None if after is None else [runs[0], after]
 
 
 def _exactly(number: int, runs: "list[Results]", kind: str) -> "list[Results]":

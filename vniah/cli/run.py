@@ -136,6 +136,8 @@ def run_members(
                 name = model.name if is_named else f"{model.name}, {member.label},"
                 if sweep.approximation is not None:
                     name = sweep.approximation.marked(name)
+                if sweep.intervention is not None:
+                    name = f"{name} without and with {sweep.intervention.name}"
                 comment(
                     f"{name} on {haystack.name}: {counted(len(grid.cells), 'cell')} x "
                     f"{sweep.asked} -> {output}"

@@ -49,7 +49,7 @@ Scorer = Literal["argmax", "generate"]
 PictureKind = Literal["heatmap", "lengths", "difference", "controls", "needles", "retention"]
 """What a picture of results shows."""
 
-TableKind = Literal["lengths", "cells", "needles", "controls"]
+TableKind = Literal["lengths", "cells", "needles", "controls", "applied"]
 """What has a row in a table of results."""
 
 LogFormat = Literal["inspect", "lmms-eval"]

@@ -16,6 +16,7 @@ from vniah.models.packaged import PACKAGED
 from vniah.needles.loading import comes_with_vniah
 from vniah.options import CONTROL_NAMES, TASK_NAMES, Decoder, Dtype, Images, LoadIn, Sampling
 from vniah.options.approximation import EXACT
+from vniah.options.intervention import APPLIED
 from vniah.options.rope import theta_label
 from vniah.results.manifests import ADAPTIVE_KEY
 
@@ -55,7 +56,7 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
     words: list[str] = ["run"]
     remarks: list[str] = []
     of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
-    for part in (*of_samples, _scorer, _adaptive, _sharing):
+    for part in (*of_samples, _scorer, _adaptive, _sharing, _intervention):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -102,6 +103,13 @@ def _sharing(manifest: Mapping[str, Any]) -> _Parts:
     if record is not None:
         yield "--share", str(record["share"])
         yield from _given(record, {"window": "--window", "verify": "--verify"})
+
+
+def _intervention(manifest: Mapping[str, Any]) -> _Parts:
+    record = manifest.get("intervention")
+    if record is not None:
+        yield "--apply", str(record["function"])
+        yield Remark(f"the sha256 of the file of {record['function']} is {record['sha256']}")
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:
@@ -227,7 +235,8 @@ def _task(manifest: Mapping[str, Any]) -> _Parts:
 
 
 def _controls(manifest: Mapping[str, Any]) -> _Parts:
-    controls = [str(name) for name in manifest.get("controls", ()) if name != EXACT]
+    own = (EXACT, APPLIED)
+    controls = [str(name) for name in manifest.get("controls", ()) if name not in own]
     known = [name for name in controls if name in CONTROL_NAMES]
     yield "--controls", ",".join(known) or "none"
     for name in controls:

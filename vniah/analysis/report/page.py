@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vniah.analysis.applied import applied_rows
 from vniah.analysis.labels import like_these, result_labels, unit_notes
 from vniah.analysis.report.command import Command, command_of
 from vniah.analysis.report.escaping import script_json, source_hash, visible_text
@@ -35,6 +36,7 @@ _MOST_CELLS_IN_TABLES = 2500
 _ASSETS = "assets"
 _TABLES: tuple[tuple[TableKind, str, str], ...] = (
     ("lengths", "By length", "Mean over depth at each length, average, effective length"),
+    ("applied", "With and without the intervention", "Paired difference"),
     ("needles", "By needle", "Score of each needle over all cells"),
     ("controls", "Controls", "Share of right answers with each control at each length"),
     ("cells", "Cells, with their intervals", "Score of each cell"),
@@ -299,6 +301,8 @@ def _tables(runs: Sequence[Results]) -> list[TableSection]:
     found = []
     for kind, heading, caption in _TABLES:
         some = list(filter(_has_few_cells, runs)) if kind == "cells" else runs
+        if kind == "applied":
+            some = [results for results in runs if applied_rows(results)]
         if not some or (kind == "controls" and not any(results.controls for results in runs)):
             continue
         with suppress(ResultsError):  # no cell at all; samples that do not name one needle each
@@ -308,7 +312,7 @@ def _tables(runs: Sequence[Results]) -> list[TableSection]:
                     f"{caption}: {layout.title}" if layout.title else caption,
                     # A control of several results has a row for each of them.
                     num_names=2 if kind == "controls" and len(runs) > 1 else 1,
-                    turns=kind != "cells",
+                    turns=kind not in ("cells", "applied"),
                 )
                 for layout in layouts(some, kind, intervals=True)
             )

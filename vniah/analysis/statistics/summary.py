@@ -12,6 +12,7 @@ from vniah.analysis.statistics.estimates import (
     estimate_table,
     length_estimates,
 )
+from vniah.analysis.statistics.intervention import InterventionEffect, intervention_effect
 from vniah.analysis.statistics.margins import MarginTrend, margin_trend
 from vniah.analysis.statistics.partial import partial_lengths
 from vniah.analysis.statistics.table import index_samples, sample_table
@@ -52,6 +53,7 @@ class Summary:
             said about needles like these, and the interval of the effective length, are of means
             that these samples correct; nothing is said of what has none, of depths and of margins.
         is_part: whether it is of a part of a run (`Results.part`).
+        effect: what the intervention of the run changes; None if it applied nothing.
     """
 
     these_needles: float | None
@@ -64,6 +66,7 @@ class Summary:
     progress: str = ""
     verification: Verification | None = None
     is_part: bool = False
+    effect: InterventionEffect | None = None
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -88,6 +91,8 @@ class Summary:
         lines += [effect.text for effect in self.depth_effects if effect.is_significant]
         if self.margin is not None:
             lines.append(self.margin.text)
+        if self.effect is not None:
+            lines.append(self.effect.text)
         return tuple(lines)
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -173,6 +178,7 @@ def _summary(results: Results, threshold: float, half_width: float, confidence: 
         depth_effects(table, confidence=confidence),
         margin_trend(results, confidence=confidence, index=index),
         results.progress,
+        effect=intervention_effect(results, confidence),
     )
 
 

@@ -168,6 +168,14 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         help="with --adaptive: folder of another run, such as one with --share one-pass, whose "
         "effective length says where to begin",
     )
+    run.add_argument(
+        "--apply",
+        type=values.source,
+        metavar="F",
+        help="package.module:function that changes the model or its frames: every sample is also "
+        "run with it, and the paired difference is shown; e.g. "
+        "vniah.interventions:int8_keys_values",
+    )
     add_job_options(run)
 
 

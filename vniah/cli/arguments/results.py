@@ -111,7 +111,8 @@ def add_table(verbs: Any) -> None:
         "--kind",
         choices=get_args(TableKind),
         default="lengths",
-        help="what has a row or a column: lengths (default), cells, needles or controls",
+        help="what has a row or a column: lengths (default), cells, needles, controls, or what "
+        "run --apply changed",
     )
     table.add_argument(
         "--format",
@@ -185,6 +186,12 @@ def add_compare(verbs: Any) -> None:
     )
     compare.add_argument(
         "candidate", type=values.path, metavar="CANDIDATE", help="the same, to compare with it"
+    )
+    compare.add_argument(
+        "--applied",
+        action="store_true",
+        help="compare the candidate's samples with its intervention (run --apply); with the same "
+        "run as BASELINE and CANDIDATE: what the intervention changes",
     )
     compare.add_argument(
         "--max-drop",

@@ -45,6 +45,10 @@ def _require_material(
     options = member.options
     require_folder(options.model)
     choose_controls(load_task(options.task, task_options(options)), options.controls)
+    if getattr(options, "apply", None) is not None:
+        from vniah.engines.interventions import Intervention
+
+        Intervention.of(options.apply)
     name, film = needles_name(options), (member.film, what_is_read(options))
     if name not in needles:
         needles[name] = load_named_needles(name)

@@ -75,7 +75,17 @@ class Member:
             *(["share", "window", "verify"] if self._is_approximate else []),
             *(["screen"] if getattr(self.options, "screen", None) is not None else []),
         )
-        return hash_text(repr((self.weights, self.film, self.rope, asked)))
+        return hash_text(repr((self.weights, self.film, self.rope, asked, *self._intervention)))
+
+    @property
+    def _intervention(self) -> tuple[str, ...]:
+        """What is applied, with the hash of its source; empty where nothing is."""
+        name = getattr(self.options, "apply", None)
+        if name is None:
+            return ()
+        from vniah.engines.interventions import Intervention
+
+        return (repr(Intervention.of(name).record()),)
 
     def _values(self, *names: str) -> tuple[str, ...]:
         return tuple(repr(getattr(self.options, name, None)) for name in names)
