@@ -24,6 +24,7 @@ from vniah.models.server.client import ServerOptions, open_server
 from vniah.models.server.messages import FrameFormat
 from vniah.needles import load_needles
 from vniah.options.approximation import EXACT
+from vniah.options.intervention import APPLIED
 from vniah.results import FORMAT_VERSION, format_schema
 from vniah.results.format_schema import SCHEMAS_DIR
 from vniah.results.manifests import READ_VERSIONS, Manifest
@@ -132,7 +133,7 @@ def test_schema_knows_the_tasks_and_controls_of_vniah():
     rule = next(one for one in schema["allOf"] if "propertyNames" in one.get("then", {}))
     known = rule["if"]["properties"]
     assert {*known["task"]["enum"]} == {*TASKS}
-    assert {*known["control"]["enum"]} == {None, *CONTROLS, EXACT}
+    assert {*known["control"]["enum"]} == {None, *CONTROLS, EXACT, APPLIED}
     names, _ = rule["then"]["propertyNames"]["anyOf"]
     assert names["enum"] == [*schema["properties"]]
 

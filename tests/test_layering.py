@@ -16,7 +16,7 @@ PACKAGE_DIR = Path(vniah.__file__).parent
 # Rooms by floor. A folder is one room: its modules may import each other.
 FLOORS = {
     8: ("cli",),
-    7: ("sweep", "checks", "show"),
+    7: ("sweep", "checks", "show", "interventions"),
     6: ("engines", "analysis"),
     5: ("models", "tasks", "embeddings"),
     4: ("forward", "needles", "results"),

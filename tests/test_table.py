@@ -128,7 +128,9 @@ def test_table_of_a_published_table_and_a_run_has_both(tmp_path):
         vniah.table(LONGVA, "needles")
     with pytest.raises(ResultsError, match="have no controls; give a run with controls"):
         vniah.table([LONGVA, str(run)], "controls")
-    with pytest.raises(InputError, match="one of lengths, cells, needles, controls, got 'rows'"):
+    with pytest.raises(
+        InputError, match="one of lengths, cells, needles, controls, applied, got 'rows'"
+    ):
         vniah.table(LONGVA, "rows")
 
 

@@ -17,12 +17,18 @@ def nothing(changes: "Changes") -> None:
 
 def int8_keys_values(changes: "Changes") -> None:
     """Keys and values in 8 bits and back, with a scale for each token and key head."""
+    changes.keys_values(lambda layer, keys, values: (_rounded(keys, 127), _rounded(values, 127)))
 
-    def rounded(rows: "Tensor") -> "Tensor":
-        scale = rows.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
-        return (rows / scale).round() * scale
 
-    changes.keys_values(lambda layer, keys, values: (rounded(keys), rounded(values)))
+def int4_keys_values(changes: "Changes") -> None:
+    """The same in 4 bits."""
+    changes.keys_values(lambda layer, keys, values: (_rounded(keys, 7), _rounded(values, 7)))
+
+
+def _rounded(rows: "Tensor", largest: int) -> "Tensor":
+    """Each row by a scale of its own to whole numbers from ``-largest`` to ``largest``."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp(min=1e-8) / largest
+    return (rows / scale).round() * scale
 
 
 def every_second_token(changes: "Changes") -> None:

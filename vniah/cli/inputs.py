@@ -180,8 +180,8 @@ def require_can_apply(options: argparse.Namespace) -> None:
             "server: leave it out"
         )
     others = {
-        "--adaptive": options.adaptive,
-        "--stop-early": options.stop_early is not None,
+        "--adaptive": getattr(options, "adaptive", False),
+        "--stop-early": getattr(options, "stop_early", None) is not None,
         "--share one-pass": options.share == "one-pass",
     }
     for option, is_given in others.items():

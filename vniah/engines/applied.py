@@ -22,6 +22,7 @@ from vniah.options import Decoding
 from vniah.protocol import DecoderModel, FrameSpan, LanguageModel
 from vniah.tasks.base import Sample
 
+_RECORDED = ("share", "not_shared_because", "passes", "flops", "tile_size")
 _IN_ALL = ("passes", "flops", "flops_not_shared")
 
 State = tuple[Tensor, Mapping[str, Any]]
@@ -173,7 +174,9 @@ class AppliedEngine:
         found = dict(self._plain.describe())
         if self._description:
             found |= {name: found[name] + self._description[name] for name in _IN_ALL}
-            found["applied"] = dict(self._description)
+            found["applied"] = {
+                name: self._description[name] for name in _RECORDED if name in self._description
+            }
         return found
 
     def why_not_without_frames(self, sample: Sample) -> str | None:

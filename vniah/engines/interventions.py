@@ -262,7 +262,7 @@ class Changes:
         with self._intervention.failing():
             found: Any = self._keys_values(layer, keys, values)
         if not isinstance(found, tuple | list) or len(found) != 2:
-            self._refuse("keys and values", f"{short_repr(found)}; give a pair of tensors")
+            self._refuse("keys and values", f"{_named(found)}; give a pair of tensors")
         for name, given, one in zip(("keys", "values"), (keys, values), found, strict=True):
             self._require_like(name, given, one, tuple(given.shape))
         return found[0], found[1]
@@ -284,7 +284,7 @@ class Changes:
     ) -> None:
         """Raises `ModelError` for what cannot stand in the place of the given tensor."""
         if not isinstance(found, Tensor):
-            self._refuse(what, f"{short_repr(found)}; give a tensor")
+            self._refuse(what, f"{_named(found)}; give a tensor")
         if tuple(found.shape) != shape:
             self._refuse(what, f"shape {tuple(found.shape)}; expected {shape}")
         if (found.dtype, found.device) != (given.dtype, given.device):
@@ -311,6 +311,10 @@ class Changes:
 
     def _refuse(self, what: str, found: str) -> NoReturn:
         raise ModelError(f"the function of {what} in {self._intervention.name} gave {found}")
+
+
+def _named(value: object) -> str:
+    return "one tensor" if isinstance(value, Tensor) else short_repr(value)
 
 
 class _WithTokens:

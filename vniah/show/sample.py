@@ -18,6 +18,7 @@ from vniah.needles import NeedleSet
 from vniah.paths import picture_path
 from vniah.protocol import AnyModel, Frames
 from vniah.results import Results
+from vniah.results.applied import intervention_of
 from vniah.show.facts import Facts
 from vniah.show.frames import OnRead, Shown, read_frames
 from vniah.show.prompt import Prompt, chat_prompt, composed_prompt, text_prompt
@@ -25,6 +26,7 @@ from vniah.show.selection import find_sample, narrowed
 from vniah.show.storyboard import Tile, make_storyboard
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.controls import plan_samples
+from vniah.tasks.controls.applied import Applied, is_applied_copy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,8 +145,12 @@ def show_sample(
                 f"a model with --model{measured}"
             )
         source = haystack.read_by(require_counter(model), grid.max_frames)
-    samples = plan_samples(chosen, grid, needles, source, controls)
+    applied = None if results is None else intervention_of(results)
+    more = () if applied is None else (Applied(),)
+    samples = plan_samples(chosen, grid, needles, source, controls, more=more)
     sample = find_sample(samples, sample_id, needle_id=needle_id)
+    if is_applied_copy(sample):
+        notes = (*notes, f"the run has it with {applied}, which is not applied to what is shown")
     story = make_storyboard(Frames.of(sample.shown), around=around)
     tiles = [item for item in story if isinstance(item, Tile)]
     if isinstance(haystack, TextHaystack):

@@ -74,6 +74,7 @@ def estimate(
     share: Share = "tree",
     window: int | None = None,
     verify: int | None = None,
+    applies: bool = False,
 ) -> Estimate:
     """What a sweep will take on the model's device, and on others like it.
 
@@ -94,6 +95,8 @@ def estimate(
             an error says why that way is not, otherwise a note.
         window: as `vniah.sweep.run.run_sweep`, for haystack states that all needles share.
         verify: likewise.
+        applies: whether each sample of the test is run once more with an intervention. What that
+            changes is not known here, such as fewer tokens of a frame.
 
     Raises:
         InputError: the model has no decoder or does not read what the task shows, ``num_ranks`` is
@@ -116,6 +119,10 @@ def estimate(
     if isinstance(haystack, VideoLibrary):
         shown = ShownOfVideos.of(samples, haystack)
         found = replace(found, notes=(*found.notes, *haystack.notes), shown=shown)
+    if applies:
+        if share == "one-pass":
+            raise InputError("--share one-pass cannot be combined with --apply: leave out one")
+        return _twice(found, sum(sample.control is None for sample in samples))
     approximation = Approximation.of(window, verify, is_text=is_of_text(loaded))
     try:
         require_one_pass(loaded, samples, approximation, num_ranks)
@@ -130,6 +137,21 @@ def estimate(
             raise
         return replace(found, notes=(*found.notes, f"not by one pass: {first_line(error)}"))
     return replace(found, one_pass=one_pass)
+
+
+def _twice(found: Estimate, num_tests: int) -> Estimate:
+    """The same with an intervention, for whose samples the whole tree is run once more."""
+    return replace(
+        found,
+        num_samples=found.num_samples + num_tests,
+        shared=found.shared + found.shared,
+        alone=found.alone + found.alone,
+        notes=(
+            *found.notes,
+            f"{num_tests:,} samples are run once more with the intervention, by a tree of the same "
+            "size; what its own operations take comes on top",
+        ),
+    )
 
 
 def _estimate(

@@ -274,6 +274,13 @@ def add_estimate(verbs: Any) -> None:
         help="as for run: whether this way fits into memory is the exit code; all are printed",
     )
     _add_one_pass_options(estimate)
+    estimate.add_argument(
+        "--apply",
+        type=values.source,
+        metavar="F",
+        help="as for run: every sample of the test is also run with this function; it is not "
+        "called here",
+    )
     add_job_options(estimate)
     add_server_options(estimate)
     add_quiet_option(estimate)

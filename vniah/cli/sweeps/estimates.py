@@ -12,6 +12,7 @@ from vniah.cli.inputs import (
     load_named_outline,
     open_job,
     parse_grid,
+    require_can_apply,
     task_options,
     what_is_read,
 )
@@ -62,6 +63,9 @@ def estimate_run(
         "task_options": task_options(options),
         "controls": options.controls,
     }
+    applies = getattr(options, "apply", None) is not None
+    if applies:
+        require_can_apply(options)
     if isinstance(model, ServerModel):
         return estimate_requests(model, needles, grid, **asked)
     return estimate(
@@ -74,6 +78,7 @@ def estimate_run(
         share=options.share,
         window=options.window,
         verify=options.verify,
+        applies=applies,
     )
 
 

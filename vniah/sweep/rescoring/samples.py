@@ -7,6 +7,7 @@ from pathlib import Path
 from vniah.errors import InputError, short_repr
 from vniah.haystacks.text import UnreadText
 from vniah.needles import NeedleSet
+from vniah.options.intervention import APPLIED
 from vniah.results import Results
 from vniah.results.folders import PLAN_NAME
 from vniah.sweep.exchange.folder import read_export
@@ -14,6 +15,7 @@ from vniah.sweep.exchange.records import read_plan
 from vniah.tasks import Sample, Task, load_task
 from vniah.tasks.base import is_of_text
 from vniah.tasks.controls import CONTROLS, plan_samples
+from vniah.tasks.controls.applied import Applied
 from vniah.tasks.parsing import Option
 from vniah.tasks.recorded import grid_of, needles_of, task_of
 
@@ -71,7 +73,8 @@ def samples_again(
         controls = [name for name in results.manifest.get("controls", ()) if name in CONTROLS]
         chosen = ",".join(controls) or "none"
         text = UnreadText.named(f"the haystack of {results.name}") if is_of_text(task) else None
-        found = plan_samples(task, grid_of(results), own, text, chosen)
+        more = (Applied(),) if APPLIED in results.manifest.get("controls", ()) else ()
+        found = plan_samples(task, grid_of(results), own, text, chosen, more=more)
         source = f"the needle set {own.name}"
     _require_same(results, found, source)
     return found if not is_of_text(task) else _with_fields(results, found)

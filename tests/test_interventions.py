@@ -1,0 +1,302 @@
+"""Functions of the user that change a model: what they may do, what is undone, what is refused."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from decoder_models import DecoderStandIn, RandomFrames, ask, three_rows
+from test_prefill import build_decoder
+
+from vniah.embeddings.cache import FrameStore
+from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.inputs import DecoderInputs, decoder_logits
+from vniah.engines.interventions import Intervention
+from vniah.errors import InputError, ModelError
+from vniah.forward.hooks import as_attended
+from vniah.forward.prefill import answer_logits
+from vniah.interventions import every_second_token, int8_keys_values, nothing
+from vniah.protocol import FrameSegment
+
+
+class Stored:
+    """In place of an `EmbeddingCache`."""
+
+    def read(self, start, stop, *, part=None):
+        frames = [FrameSegment("haystack", index) for index in range(start, stop)]
+        return torch.cat(list(RandomFrames().read_runs(frames)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DecoderStandIn(build_decoder("qwen2"))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return EncodedFrames(FrameStore({"haystack": (Stored(), 0)}), 8)
+
+
+@pytest.fixture(scope="module")
+def trial(model):
+    return ask(model, 6, None)
+
+
+def logits_with(function, model, frames, trial):
+    with Intervention.of(function).applied_to(model) as changes:
+        seen, store = changes.seen_by(frames, trial)
+        return decoder_logits(seen, trial, store.store)
+
+
+# --- functions that tests apply; a name and a file say what was applied ---
+
+
+def scaled_values(changes):
+    changes.keys_values(lambda layer, keys, values: (keys, 0.5 * values))
+
+
+def swaps_tokens(changes):
+    changes.frames(lambda frames: frames.flip(1))
+
+
+def doubles_tokens(changes):
+    changes.frames(lambda frames: torch.cat([frames, frames], 1))
+
+
+def scale_of_all_rows(changes):
+    def rounded(rows):
+        scale = rows.abs().max() / 127
+        return (rows / scale).round() * scale
+
+    changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
+
+
+def mean_over_frames(changes):
+    changes.frames(lambda frames: frames - frames.mean(0))
+
+
+def gives_one(changes):
+    changes.keys_values(lambda layer, keys, values: keys)
+
+
+def gives_fewer_rows(changes):
+    changes.keys_values(lambda layer, keys, values: (keys[:, :, 1:], values))
+
+
+def gives_half(changes):
+    changes.keys_values(lambda layer, keys, values: (keys.half(), values))
+
+
+def gives_nan(changes):
+    changes.keys_values(lambda layer, keys, values: (keys * torch.nan, values))
+
+
+def drops_all(changes):
+    changes.frames(lambda frames: frames[:, :0])
+
+
+def drops_frames(changes):
+    changes.frames(lambda frames: frames[1:])
+
+
+def fails_in_layer(changes):
+    changes.keys_values(lambda layer, keys, values: keys.no_such_thing)
+
+
+def fails(changes):
+    raise KeyError("nothing")
+
+
+def twice(changes):
+    for _ in range(2):
+        changes.frames(lambda frames: frames)
+
+
+def yields(changes):
+    yield
+
+
+def gives_a_number(changes):
+    return 3
+
+
+@contextmanager
+def fails_at_its_end(changes):
+    yield
+    raise OSError("gone")
+
+
+@contextmanager
+def other_weights(changes):
+    weight = changes.decoder.lm_head.weight
+    earlier = weight.data.clone()
+    weight.data *= 2
+    yield
+    weight.data.copy_(earlier)
+
+
+# --- what a function changes, and what it does not ---
+
+
+def test_a_function_that_does_nothing_changes_no_bit(model, frames, trial):
+    plain = decoder_logits(model, trial, frames.store)
+    assert torch.equal(logits_with(nothing, model, frames, trial), plain)
+
+
+def test_keys_and_values_are_changed_for_all_rows_and_only_inside(model, frames, trial):
+    plain = decoder_logits(model, trial, frames.store)
+    found = logits_with(scaled_values, model, frames, trial)
+    assert (found - plain).abs().max() > 1e-2
+    assert torch.equal(decoder_logits(model, trial, frames.store), plain)
+    # The same as a projection of values that is half as large.
+    projections = [layer.self_attn.v_proj for layer in model.decoder.model.layers]
+    for one in projections:
+        for parameter in one.parameters():
+            parameter.data *= 0.5
+    halved = decoder_logits(model, trial, frames.store)
+    for one in projections:
+        for parameter in one.parameters():
+            parameter.data *= 2
+    assert torch.allclose(found, halved, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 100])
+def test_int8_is_the_same_in_chunks_of_any_size(model, frames, trial, chunk_size):
+    inputs = DecoderInputs(model, [trial], frames.store)
+    positions = inputs.positions(0)
+
+    def logits(size):
+        hidden = inputs.embed(trial.input_pieces, 0, positions.shape[-1])
+        num_rows = inputs.num_answer_rows(0)
+        return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, chunk_size=size)
+
+    plain = logits(100)
+    with Intervention.of(int8_keys_values).applied_to(model):
+        found, whole = logits(chunk_size), logits(100)
+    assert torch.allclose(found, whole, atol=1e-3)
+    assert 1e-4 < (found - plain).abs().max() < 0.2
+
+
+def test_int8_is_what_rounding_by_hand_gives():
+    rows = torch.randn(1, 2, 5, 8)
+    module = torch.nn.Module()
+    calls = []
+
+    class Changes:
+        def keys_values(self, change):
+            calls.append(change)
+
+    int8_keys_values(Changes())
+    keys, values = calls[0](0, rows, rows)
+    assert torch.equal(keys, values)
+    for head in range(2):
+        for row in range(5):
+            one = rows[0, head, row]
+            scale = one.abs().max() / 127
+            by_hand = torch.tensor([round(float(x / scale)) for x in one]) * scale
+            assert torch.allclose(keys[0, head, row], by_hand, atol=1e-6)
+    assert as_attended(module, rows, rows) == (rows, rows)
+
+
+def test_fewer_tokens_shorten_the_sequence(model, frames, trial):
+    with Intervention.of(every_second_token).applied_to(model) as changes:
+        seen, store = changes.seen_by(frames, trial)
+        assert seen.frame_shape == (2, 64) and model.frame_shape == (3, 64)
+        assert trial.num_tokens(3) - trial.num_tokens(2) == 6
+        assert seen.position_ids(trial).tolist() == list(range(trial.num_tokens(2)))
+        inputs = DecoderInputs(seen, [trial], store.store)
+        rows = inputs.embed(trial.input_pieces, 0, trial.num_tokens(2))
+        whole = DecoderInputs(model, [trial], frames.store)
+        all_rows = whole.embed(trial.input_pieces, 0, trial.num_tokens(3))
+        kept = [row for row in range(len(all_rows)) if not 4 <= row < 22 or (row - 4) % 3 != 1]
+        assert torch.equal(rows, all_rows[kept])
+        found = decoder_logits(seen, trial, store.store)
+    positions = torch.arange(len(rows))
+    num_rows = len(trial.answer_ids)
+    assert torch.allclose(
+        found, answer_logits(model.decoder, rows, positions, num_rows=num_rows), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("function", [swaps_tokens, doubles_tokens])
+def test_frames_may_keep_or_gain_tokens(model, frames, trial, function):
+    plain = decoder_logits(model, trial, frames.store)
+    assert (logits_with(function, model, frames, trial) - plain).abs().max() > 1e-3
+
+
+def test_frames_of_positions_in_three_rows_keep_their_number_of_tokens(frames):
+    model = DecoderStandIn(build_decoder("qwen2_vl"), three_rows)
+    trial = ask(model, 4, None)
+    with pytest.raises(ModelError, match="places its tokens by the tokens of its frames"):
+        logits_with(every_second_token, model, frames, trial)
+    assert logits_with(swaps_tokens, model, frames, trial).isfinite().all()
+
+
+def test_a_context_manager_undoes_what_it_changed_also_after_an_error(model, frames, trial):
+    plain = decoder_logits(model, trial, frames.store)
+    found = logits_with(other_weights, model, frames, trial)
+    assert torch.allclose(found, 2 * plain, rtol=1e-4)
+    with pytest.raises(ZeroDivisionError), Intervention.of(other_weights).applied_to(model):
+        raise ZeroDivisionError
+    assert torch.equal(decoder_logits(model, trial, frames.store), plain)
+
+
+# --- what is refused, in one line that names the function ---
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (fails, "test_interventions:fails failed in .*, line .*: KeyError: .*nothing"),
+        (fails_in_layer, "fails_in_layer failed in .*: AttributeError: .*no_such_thing"),
+        (fails_at_its_end, "failed when its changes were undone in .*: OSError: gone"),
+        (yields, "yields yields, but is no context manager"),
+        (gives_a_number, "gives_a_number gave 3; it must give nothing"),
+        (gives_one, "of keys and values in test_interventions:gives_one gave .*give a pair"),
+        (gives_fewer_rows, r"of keys in .* gave shape \(.*\); expected"),
+        (gives_half, "of keys in .*gives_half gave torch.float16 on cpu; expected torch.float32"),
+        (gives_nan, "gave numbers that are not finite"),
+        (scale_of_all_rows, "something else for several rows together than .* treat each row"),
+        (mean_over_frames, "something else for several frames together than .* treat each frame"),
+        (drops_all, r"of frames in .* gave shape \(6, 0, 64\); expected"),
+        (drops_frames, r"of frames in .* gave shape \(5, 3, 64\); expected"),
+        (twice, "changes frames twice"),
+    ],
+)
+def test_what_cannot_be_applied_is_one_line(model, frames, trial, function, reason):
+    plain = decoder_logits(model, trial, frames.store)
+    with pytest.raises((ModelError, InputError), match=reason) as caught:
+        logits_with(function, model, frames, trial)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(decoder_logits(model, trial, frames.store), plain)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("no colon", "--apply must be package.module:function"),
+        ("vniah.interventions:nosuch", "has no 'nosuch'"),
+        ("no_such_module:f", "'no_such_module' cannot be imported"),
+        (lambda changes: None, "at the top of a module"),
+        ("builtins:print", "its source cannot be read"),
+    ],
+)
+def test_what_is_no_function_of_a_file_is_refused(source, reason):
+    with pytest.raises(InputError, match=reason):
+        Intervention.of(source)
+
+
+def test_a_name_and_a_function_are_recorded_alike():
+    by_name = Intervention.of("vniah.interventions:int8_keys_values").record()
+    assert by_name == Intervention.of(int8_keys_values).record()
+    assert by_name["function"] == "vniah.interventions:int8_keys_values"
+    other = Intervention.of(other_weights)
+    assert other.short_name == "other_weights" and other.sha256 != by_name["sha256"]
+
+
+def test_examples_are_short():
+    import inspect
+
+    for function in (int8_keys_values, every_second_token):
+        assert len(inspect.getsource(function).splitlines()) <= 15
+    assert Path(inspect.getfile(int8_keys_values)).name == "interventions.py"
