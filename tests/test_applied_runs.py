@@ -50,6 +50,10 @@ def weaker(changes):
     weight.data.copy_(earlier)
 
 
+def sees_thirty_tokens(changes):
+    changes.window(30)
+
+
 def leaves_weights(changes):
     changes.decoder.model.layers[0].mlp.down_proj.weight.data *= 0.99
 
@@ -166,6 +170,14 @@ def test_int8_changes_little_and_fewer_tokens_much(run, plain, tmp_path):
     assert {"tree", "tree, applied"} <= forward["check"].keys()
     record = large.manifest["intervention"]
     assert record["function"] == HALF and len(record["sha256"]) == 64
+
+
+def test_what_lies_beyond_a_forced_window_is_not_found(run, tmp_path):
+    """A frame has 4 tokens, the question some 20, and the model 4 layers."""
+    found = run(tmp_path, apply=sees_thirty_tokens)
+    effect = intervention_effect(found)
+    assert effect.by_length[1].after == 1 and effect.whole.after < 1
+    assert {"tree", "tree, applied"} <= found.manifest["environment"]["forward"]["check"].keys()
 
 
 @pytest.mark.parametrize("num_kept", [3, 40, -1])

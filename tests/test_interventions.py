@@ -10,8 +10,9 @@ from test_prefill import build_decoder
 
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.equivalence import check_forward
 from vniah.engines.inputs import DecoderInputs, decoder_logits
-from vniah.engines.interventions import Intervention
+from vniah.engines.interventions import Changes, Intervention, settings_of
 from vniah.errors import InputError, ModelError
 from vniah.forward.hooks import as_attended
 from vniah.forward.prefill import answer_logits
@@ -61,6 +62,19 @@ def swaps_tokens(changes):
 
 def doubles_tokens(changes):
     changes.frames(lambda frames: torch.cat([frames, frames], 1))
+
+
+def window_of_nine(changes):
+    changes.window(9)
+
+
+def window_of_8_bits(changes):
+    changes.window(9)
+    int8_keys_values(changes)
+
+
+def windows_of_none(changes):
+    changes.window(0)
 
 
 def scale_of_all_rows(changes):
@@ -241,6 +255,51 @@ def test_a_context_manager_undoes_what_it_changed_also_after_an_error(model, fra
     assert torch.equal(decoder_logits(model, trial, frames.store), plain)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_vl", "llama", "mistral"])
+@pytest.mark.parametrize("num_tokens", [1, 2, 5, 16, 100])
+def test_a_forced_window_is_that_of_the_plain_formula(frames, family, num_tokens):
+    """The decoder's own forward with a mask, tokens in chunks, and the tree of all sequences."""
+    model = DecoderStandIn(build_decoder(family))
+    sequences = [ask(model, 6, None), ask(model, 8, None), ask(model, 8, None, question="else")]
+    before = settings_of(model.decoder)
+    free = [decoder_logits(model, one, frames.store) for one in sequences]
+
+    @contextmanager
+    def windowed():
+        changes = Changes(model, Intervention.of(nothing))
+        changes.window(num_tokens)
+        with changes.in_effect():
+            yield
+
+    with windowed():
+        found = check_forward(model, sequences, frames.store)
+        assert all(one.passed for one in found), [one.sentence() for one in found]
+        assert {one.way for one in found} == {"prefill", "tree", "suffixes"}
+        windowed_logits = [decoder_logits(model, one, frames.store) for one in sequences]
+    is_short = num_tokens < min(one.num_tokens(3) for one in sequences)
+    for one, other in zip(free, windowed_logits, strict=True):
+        assert ((one - other).abs().max() > 1e-4) == is_short
+    assert settings_of(model.decoder) == before
+    again = [decoder_logits(model, one, frames.store) for one in sequences]
+    assert all(torch.equal(one, other) for one, other in zip(free, again, strict=True))
+
+
+def test_a_window_with_keys_and_values_of_8_bits_is_both(model, frames, trial):
+    both = logits_with(window_of_8_bits, model, frames, trial)
+    one = logits_with(window_of_nine, model, frames, trial)
+    assert 1e-5 < (both - one).abs().max() < 0.2
+    assert (one - decoder_logits(model, trial, frames.store)).abs().max() > 1e-3
+
+
+def test_a_window_is_for_decoders_with_full_attention():
+    model = DecoderStandIn(build_decoder("mistral", sliding_window=4))
+    with (
+        pytest.raises(ModelError, match="a sliding window is for decoders of which all layers"),
+        Intervention.of(window_of_nine).applied_to(model),
+    ):
+        pass
+
+
 # --- what is refused, in one line that names the function ---
 
 
@@ -261,6 +320,7 @@ def test_a_context_manager_undoes_what_it_changed_also_after_an_error(model, fra
         (drops_all, r"of frames in .* gave shape \(6, 0, 64\); expected"),
         (drops_frames, r"of frames in .* gave shape \(5, 3, 64\); expected"),
         (twice, "changes frames twice"),
+        (windows_of_none, "windows_of_none must be a whole number of tokens from 1, got 0"),
     ],
 )
 def test_what_cannot_be_applied_is_one_line(model, frames, trial, function, reason):

@@ -25,6 +25,11 @@ def int4_keys_values(changes: "Changes") -> None:
     changes.keys_values(lambda layer, keys, values: (_rounded(keys, 7), _rounded(values, 7)))
 
 
+def sliding_window(changes: "Changes") -> None:
+    """Every token sees itself and the 1,023 before it, in all layers."""
+    changes.window(1024)
+
+
 def _rounded(rows: "Tensor", largest: int) -> "Tensor":
     """Each row by a scale of its own to whole numbers from ``-largest`` to ``largest``."""
     scale = rows.abs().amax(-1, keepdim=True).clamp(min=1e-8) / largest

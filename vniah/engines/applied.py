@@ -133,7 +133,7 @@ class AppliedEngine:
 
     def _check(self, engine: DecoderEngine, changes: Changes) -> dict[str, Any]:
         """Runs short sequences with the changes; compares where the model's own pass has them."""
-        if changes.change_of_keys_values is None:
+        if not changes.has_keys_values:
             try:
                 return dict(engine.check())
             except CheckError as error:

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from torch import Tensor
 from vniah.embeddings.encode import EncodedFrames
 from vniah.errors import InputError, ModelError, VniahError, first_line, short_repr
 from vniah.factories import find_factory, is_factory, place_of
-from vniah.forward.hooks import KeysValuesChange, keys_values_changed
+from vniah.forward.hooks import KeysValuesChange, keys_values_changed, window_forced
 from vniah.forward.memory import is_out_of_memory
 from vniah.protocol import DecoderModel, LanguageModel, TokenSequence
 
@@ -106,9 +106,7 @@ class Intervention:
         changes = Changes(model, self)
         manager = self._begin(changes)
         try:
-            change = changes.change_of_keys_values
-            body = model.decoder.model
-            with nullcontext() if change is None else keys_values_changed(body, change):
+            with changes.in_effect():
                 yield changes
         finally:
             if manager is not None:
@@ -169,6 +167,7 @@ class Changes:
         self._intervention = intervention
         self._keys_values: KeysValuesChange | None = None
         self._frames: FramesChange | None = None
+        self._window: int | None = None
         self._tried_layers: set[int] = set()
         self._num_tokens: int | None = None
 
@@ -177,9 +176,9 @@ class Changes:
 
         Args:
             change: called with the number of a layer, from 0, and the keys and values of some rows,
-                each ``[1, key heads, rows, head size]`` in the model's dtype, keys after RoPE. It
-                gives both, of the same shapes, dtype and device. Rows come in pieces of any size,
-                so it has to treat each row by itself; this is tried.
+                each ``[sequences, key heads, rows, head size]`` in the model's dtype, keys after
+                RoPE. It gives both, of the same shapes, dtype and device. Rows come in pieces of
+                any size, so it has to treat each row by itself; this is tried.
 
         Raises:
             InputError: there is such a function already.
@@ -204,10 +203,43 @@ class Changes:
             raise InputError(f"{self._intervention.name} changes frames twice; do it once")
         self._frames = change
 
+    def window(self, num_tokens: int) -> None:
+        """Has all rows attend to the last tokens only, in every layer.
+
+        Args:
+            num_tokens: how many tokens a row sees, itself included.
+
+        Raises:
+            InputError: it is no whole number from 1, or there is a window already.
+        """
+        if type(num_tokens) is not int or num_tokens < 1:
+            raise InputError(
+                f"the window of {self._intervention.name} must be a whole number of tokens from 1, "
+                f"got {short_repr(num_tokens)}"
+            )
+        if self._window is not None:
+            raise InputError(f"{self._intervention.name} sets a window twice; do it once")
+        self._window = num_tokens
+
     @property
-    def change_of_keys_values(self) -> KeysValuesChange | None:
-        """The function of keys and values, whose results are examined; None if there is none."""
-        return None if self._keys_values is None else self._changed_keys_values
+    def has_keys_values(self) -> bool:
+        """Whether keys and values are changed."""
+        return self._keys_values is not None
+
+    @contextmanager
+    def in_effect(self) -> Iterator[None]:
+        """A block in which the decoder attends as the methods of this object say.
+
+        Raises:
+            ModelError: the decoder has layers of a kind that cannot be changed so.
+        """
+        body = self.decoder.model
+        with ExitStack() as undo:
+            if self._keys_values is not None:
+                undo.enter_context(keys_values_changed(body, self._changed_keys_values))
+            if self._window is not None:
+                undo.enter_context(window_forced(body, self._window))
+            yield
 
     def seen_by(
         self, frames: EncodedFrames, trial: TokenSequence

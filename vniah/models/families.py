@@ -91,8 +91,6 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
-        sharing="none",
-        has_decoder=False,
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
