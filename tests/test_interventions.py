@@ -7,6 +7,7 @@ import pytest
 import torch
 from decoder_models import DecoderStandIn, RandomFrames, ask, three_rows
 from test_prefill import build_decoder
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import EncodedFrames
@@ -289,6 +290,25 @@ def test_a_window_with_keys_and_values_of_8_bits_is_both(model, frames, trial):
     one = logits_with(window_of_nine, model, frames, trial)
     assert 1e-5 < (both - one).abs().max() < 0.2
     assert (one - decoder_logits(model, trial, frames.store)).abs().max() > 1e-3
+
+
+def test_latents_are_not_changed_as_keys_and_values_are():
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    latents = {"q_lora_rank": None, "kv_lora_rank": 16, "first_k_dense_replace": 2}
+    heads = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    config = DeepseekV3Config(
+        vocab_size=97, num_attention_heads=4, num_key_value_heads=4, **sizes, **latents, **heads
+    )
+    model = DecoderStandIn(DeepseekV3ForCausalLM(config).eval())
+    for function, reason in (
+        (scaled_values, "layer 0 of the decoder deepseek_v3 has latent attention.* be changed"),
+        (window_of_nine, "has latent attention .* all layers have full attention"),
+    ):
+        with (
+            pytest.raises(ModelError, match=reason),
+            Intervention.of(function).applied_to(model),
+        ):
+            pass
 
 
 def test_a_window_is_for_decoders_with_full_attention():

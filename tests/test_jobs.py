@@ -26,6 +26,7 @@ from vniah.needles import load_needles
 from vniah.options.precision import DEFAULT_PRECISION
 from vniah.protocol import TextSegment, TokenSequence
 from vniah.results import load_results
+from vniah.results.applied import applied_results
 from vniah.sweep.mesh import open_mesh
 from vniah.sweep.run import run_sweep
 
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.distributed
 # Ten passes, so that there is something to share out.
 FRAMES, POSITIONS = "20,30,40", "0,2,5,20"
 NUM_SAMPLES = 48  # 36 of the cells, 9 without a needle, 3 without a video
+APPLIED_FUNCTION = "vniah.interventions:every_second_token"
 WAYS, RING_WAYS = ["prefill", "tree", "suffixes"], ["ring of 2", "suffixes in a ring of 2"]
 GRIDS = {
     "depths": Grid.of([10, 20, 30, 40], [0, 0.25, 0.5, 1]),
@@ -106,6 +108,8 @@ def alone(one_thread, checkpoint, image_folder, needle_folder, tmp_path_factory)
         patch.setenv("VNIAH_CACHE", str(folder / "cache"))
         for name in (*GRIDS, *PLUG_INS):
             sweep(name, (checkpoint, image_folder, needle_folder), folder / name)
+        sources = checkpoint, image_folder, needle_folder
+        sweep("applied", sources, folder / "applied", apply=APPLIED_FUNCTION)
     return folder
 
 
@@ -214,6 +218,7 @@ def work_of_two(rank, folder, sources, whole):
         before = (folder / "cut" / "samples.jsonl").read_bytes()
         sweep("positions", sources, folder / "cut", mesh)
         assert (folder / "cut" / "samples.jsonl").read_bytes() == before, "nothing was left to do"
+        sweep("applied", sources, folder / "data-applied", mesh, apply=APPLIED_FUNCTION)
         results = sweep("first", sources, folder / "adaptive", mesh, adaptive=DEFAULT_PRECISION)
         assert results.is_finished and not results.is_complete, "on every rank"
     with open_mesh(context_parallel=2) as mesh:
@@ -222,6 +227,7 @@ def work_of_two(rank, folder, sources, whole):
         for name in GRIDS:
             results = sweep(name, sources, folder / f"context-{name}", mesh)
             assert results.is_complete
+        sweep("applied", sources, folder / "context-applied", mesh, apply=APPLIED_FUNCTION)
         with pytest.raises(InputError, match=r"--context-parallel 2 needs a model with a decoder"):
             sweep("first", sources, folder / "context-first", mesh)
     check = ("check", "--needles", sources[2], "--model")
@@ -271,6 +277,24 @@ def test_two_workers_choose_the_cells_of_one(two, sources, tmp_path):
     assert records[0] == records[1] and records[0]["rounds"] > 3
     sweep("depths", sources, tmp_path / "context", adaptive=DEFAULT_PRECISION)
     assert_equal_samples(two / "adaptive-context", tmp_path / "context", is_exact=False)
+
+
+@pytest.mark.parametrize("name", ["data-applied", "context-applied"])
+def test_two_processes_apply_what_one_applies(two, alone, name):
+    is_exact = name == "data-applied"
+    assert_equal_samples(two / name, alone / "applied", is_exact=is_exact)
+    found, expected = (load_results(folder) for folder in (two / name, alone / "applied"))
+    differing = 0
+    for copy, other, one in zip(
+        applied_results(found).samples,
+        applied_results(expected).samples,
+        expected.samples,
+        strict=True,
+    ):
+        assert copy.sample_id == other.sample_id == one.sample_id
+        assert copy.logprob == pytest.approx(other.logprob, abs=0 if is_exact else 1e-4)
+        differing += abs(copy.logprob - one.logprob) > 1e-3
+    assert differing > len(expected.samples) / 2, "else nothing was applied"
 
 
 def test_sweep_that_three_ranks_left_is_ended_by_two(two, alone):
