@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from chat_server import write_haystack
@@ -417,6 +418,47 @@ def test_commands_say_what_an_intervention_changed(tmp_path, capsys, monkeypatch
     assert f"the run has it with {HALF}, which is not applied" in capsys.readouterr().out
     assert main([*asked, "--apply", INT8]) == 2
     assert "intervention.function" in capsys.readouterr().err
+
+
+def test_a_file_of_runs_applies_to_some_of_them(tmp_path, capsys, monkeypatch, own_cache):
+    draw_quickly(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from contextlib import contextmanager\n"
+        "@contextmanager\n"
+        "def weaker(changes):\n"
+        "    weight = changes.decoder.lm_head.weight\n"
+        "    earlier = weight.data.clone()\n"
+        "    weight.data.zero_()\n"
+        "    yield\n"
+        "    weight.data.copy_(earlier)\n"
+    )
+    (tmp_path / "sweep.toml").write_text(
+        """
+        model = "reference-short"
+        frames = [4, 8]
+        depths = "0,1"
+        controls = "none"
+        quiet = true
+        output = "out"
+        [tasks.changed]
+        task = "vniah"
+        apply = "mine:weaker"
+        [tasks.plain]
+        task = "vniah"
+        """
+    )
+    assert main(["run", "--config", "sweep.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "changed with mine:weaker: average 1.0000 -> 0.0000, paired difference -1.0000" in out
+    found = {run["name"]: run for run in json.loads(Path("out/sweep.json").read_text())["runs"]}
+    changed, plain = (load_results(Path("out", name)) for name in found)
+    assert [one.logprob for one in plain.samples] == [one.logprob for one in changed.samples]
+    numbers = [found[name].get("intervention") for name in found]
+    assert numbers[0]["difference"] == -1 and numbers[0]["low"] == -1 and numbers[1] is None
+    assert main(["estimate", "--config", "sweep.toml"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "generated" in line]
+    assert [row[1] for row in rows[:2]] == ["80", "40"]
 
 
 @pytest.mark.parametrize(

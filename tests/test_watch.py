@@ -165,6 +165,25 @@ def test_checkpoint_that_fell_or_failed_is_said_by_the_exit_code(watched, tmp_pa
     assert "has model_type 'unknown'" in capsys.readouterr().err
 
 
+def test_checkpoints_are_measured_without_and_with_an_intervention(watched, tmp_path, capsys):
+    name = f"mine_of_{tmp_path.name}"
+    source = "def fewer(changes):\n    changes.frames(lambda frames: frames[:, :2])\n"
+    (tmp_path / f"{name}.py").write_text(source)
+    applied = [*watched, "--apply", f"{name}:fewer"]
+    assert main(applied) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    results = load_results("results/run/step-20")
+    assert len(results.samples) == len(results.control_samples) == 6
+    assert ", with fewer: " in line
+    written = (results.path / "samples.jsonl").stat().st_mtime_ns
+    assert main(applied) == 0
+    assert capsys.readouterr().out == f"{line}\n", "of the same file it is known already"
+    (tmp_path / f"{name}.py").write_text(f"# another remark\n{source}")
+    assert main(applied) == 2
+    assert "intervention.sha256" in capsys.readouterr().err
+    assert (results.path / "samples.jsonl").stat().st_mtime_ns == written
+
+
 def test_files_that_change_while_a_model_is_loaded_are_not_measured(
     watched, tmp_path, monkeypatch, capsys
 ):

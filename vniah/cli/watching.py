@@ -234,11 +234,14 @@ def _kind_of(member: Member) -> str:
 
 def _in_short(results: "Results") -> str:
     from vniah.analysis.statistics.effective import find_effective_length
+    from vniah.analysis.statistics.intervention import intervention_effect
 
     length = find_effective_length(results).short_with_unit
     if results.average is None:
         return "no average, as no sample could be scored"
     average = f"average {results.average:.4f} over {results.coverage}"
+    if (effect := intervention_effect(results)) is not None:
+        average = f"{average}, {effect.short}"
     if (found := results.approximation) is not None:
         average = f"approximate ({found.how}): {average}"
     return f"{average}, effective length {length}"

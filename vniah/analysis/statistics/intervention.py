@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,26 @@ class InterventionEffect:
     logprob_change: float | None
     unit: str = "needle"
     confidence: float = 0.95
+
+    @property
+    def short(self) -> str:
+        """The difference in a few words: ``"with prune: -0.0333 (-0.07 to +0.01)"``."""
+        found, name = self.whole.difference, self.function.rpartition(":")[2]
+        text = f"with {shortened(name, _LONGEST_NAME)}: {found.estimate:+.4f}"
+        if found.interval is None:
+            return text
+        return f"{text} ({found.interval.text(around=found.estimate, signed=True)})"
+
+    def record(self) -> dict[str, Any]:
+        """For a list of runs."""
+        found = self.whole.difference
+        return {
+            "function": self.function,
+            "average": self.whole.after,
+            "difference": found.estimate,
+            "low": None if found.interval is None else found.interval.low,
+            "high": None if found.interval is None else found.interval.high,
+        }
 
     @property
     def text(self) -> str:

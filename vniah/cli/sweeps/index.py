@@ -108,6 +108,7 @@ def _numbers(results: "Results") -> dict[str, Any]:
     interval = None if like_these is None else like_these.interval
     return {
         **({} if results.approximation is None else _approximation(results, like_these)),
+        **({} if summary.effect is None else {"intervention": summary.effect.record()}),
         "average": results.average,
         "low": None if interval is None else interval.low,
         "high": None if interval is None else interval.high,

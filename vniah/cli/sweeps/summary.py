@@ -56,12 +56,17 @@ class Summary:
 
     def finish(self) -> int:
         """Prints one line for each run, draws their heatmaps in one picture; the exit code."""
+        from vniah.analysis.statistics.intervention import intervention_effect
+
         done = [member for member in self._plan.members if member.name in self._outcomes]
         labels = [member.label for member in done]
         runs = [self._outcomes[member.name].results for member in done]
         show()
         if runs:
             show_lines(format_comparison(labels, runs))
+            for label, run in zip(labels, runs, strict=True):
+                if (effect := intervention_effect(run)) is not None:
+                    show(f"{label} {effect.text}")
             if len({_cells_of(run) for run in runs}) > 1:
                 show("these averages are over different cells, so they cannot be compared")
             if len({run.approximation for run in runs}) > 1:
