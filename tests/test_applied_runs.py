@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from chat_server import write_haystack
+from question_sets import row, write_clip, write_lines
 from runs import draw_quickly, make_run
+from test_format_schema import require_described
 from text_models import load_language_model
 
 import vniah
@@ -33,6 +35,7 @@ from vniah.options.precision import DEFAULT_PRECISION
 from vniah.results import facet_results
 from vniah.results.applied import applied_results
 from vniah.sweep.estimate import estimate
+from vniah.sweep.rescoring.rescoring import rescore
 from vniah.sweep.throughput import Rates
 from vniah.tasks.controls.applied import Applied
 
@@ -130,6 +133,11 @@ def test_the_untouched_half_is_what_a_run_without_it_writes(request, plain, name
     assert found.manifest["sample_ids"].startswith(plain.manifest["sample_ids"])
 
 
+def test_its_files_are_as_the_schemas_say(weak):
+    require_described(weak.path)
+    assert weak.manifest["environment"]["forward"]["applied"]["flops"] > 0
+
+
 def test_every_sample_of_the_test_has_a_copy(weak):
     assert [one.sample_id for one in copies(weak)] == [
         f"{one.sample_id}/{APPLIED}" for one in weak.samples
@@ -217,6 +225,9 @@ def test_generated_answers_are_judged_in_both_halves(run, tmp_path):
     assert {one.argmax_correct for one in copies(found)} == {True}
     half = run(tmp_path / "half", grid=grid, scorer="generate", apply=HALF, controls="none")
     assert intervention_effect(half).whole.after < 1
+    again = rescore(half.path, output=tmp_path / "again", answer_rules="contains")
+    assert len(copies(again.results)) == 8
+    assert intervention_effect(again.results).function == HALF
 
 
 def test_texts_are_read_with_changed_keys_and_values(tmp_path):
@@ -330,8 +341,8 @@ def test_samples_without_a_score_are_left_out_and_counted():
     broken = [replace(results.control_samples[0], correct=None, error="out of memory")]
     partial = replace(results, control_samples=(*broken, *results.control_samples[1:-1]))
     text = intervention_effect(partial).text
-    assert "of 70 of 72 samples" in text
-    assert "2 without a score in both halves are left out" in text
+    assert "10 of 70 samples have another outcome: 8 fell, 2 rose" in text
+    assert text.endswith("; 2 samples without a score in both halves are left out")
     nothing = replace(results, control_samples=())
     assert intervention_effect(nothing) is None
     assert not any("with mine" in line for line in format_summary(nothing))
@@ -420,8 +431,30 @@ def test_commands_say_what_an_intervention_changed(tmp_path, capsys, monkeypatch
     assert "intervention.function" in capsys.readouterr().err
 
 
-def test_a_file_of_runs_applies_to_some_of_them(tmp_path, capsys, monkeypatch, own_cache):
+def test_questions_about_videos_have_both_halves(tmp_path, capsys, monkeypatch, own_cache):
     draw_quickly(monkeypatch)
+    for name in ("a", "b"):
+        write_clip(tmp_path / "set" / "videos" / f"{name}.mp4", 12)
+    rows = [
+        row("a", "one", [3, 7], "3"),
+        row("a", "two", [3, 7], "7"),
+        row("b", "three", [0, 1], 0),
+    ]
+    questions, output = write_lines(tmp_path / "set" / "questions.jsonl", rows), tmp_path / "run"
+    asked = ["run", "--model", "reference-short", "--task", "vqa", "--haystack", questions.parent]
+    options = ["--frames", "4", "--controls", "none", "--output", output, "--quiet"]
+    words = ["--task-option", "answers=words", "--apply", HALF]
+    assert main([str(one) for one in (*asked, *options, *words)]) == 0
+    assert "for videos like these (95 %, 2 videos)" in capsys.readouterr().out
+    results = load_results(output)
+    assert len(copies(results)) == len(results.samples) == 3
+    pairs = zip(results.samples, copies(results), strict=True)
+    assert all(abs(one.logprob - copy.logprob) > 1e-3 for one, copy in pairs)
+
+
+def test_a_file_of_runs_applies_to_some_of_them(tmp_path, capsys, monkeypatch, own_cache):
+    for name in ("plot.save_heatmaps", "plot.save_difference_map", "report.save_report"):
+        monkeypatch.setattr(f"vniah.analysis.{name}", lambda *given, **_: Path(given[-1]))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from contextlib import contextmanager\n"
@@ -456,9 +489,6 @@ def test_a_file_of_runs_applies_to_some_of_them(tmp_path, capsys, monkeypatch, o
     assert [one.logprob for one in plain.samples] == [one.logprob for one in changed.samples]
     numbers = [found[name].get("intervention") for name in found]
     assert numbers[0]["difference"] == -1 and numbers[0]["low"] == -1 and numbers[1] is None
-    assert main(["estimate", "--config", "sweep.toml"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "generated" in line]
-    assert [row[1] for row in rows[:2]] == ["80", "40"]
 
 
 @pytest.mark.parametrize(

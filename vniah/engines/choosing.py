@@ -40,13 +40,17 @@ def choose_engine(model: AnyModel, options: EngineOptions | None = None) -> Engi
     """
     require_model(model)
     options = options or EngineOptions()
-    if options.share not in get_args(Share):
-        raise InputError(f"share must be tree, none or one-pass, got {options.share!r}")
+    _require_share(options)
     decoding = choose_decoding(model, options)
     engine = _make_engine(model, options, decoding)
     if decoding is not None and (note := getattr(model, "generation_note", None)):
         engine.notes.append(note)
     return engine
+
+
+def _require_share(options: EngineOptions) -> None:
+    if options.share not in get_args(Share):
+        raise InputError(f"share must be tree, none or one-pass, got {options.share!r}")
 
 
 def choose_applied(
@@ -59,6 +63,7 @@ def choose_applied(
         InputError: an option is invalid, or vniah does not run the model's decoder.
     """
     require_model(model)
+    _require_share(options)
     if not isinstance(model, DecoderModel | LanguageModel):
         where = "answers on a server" if isinstance(model, ServerModel) else "has none"
         raise InputError(

@@ -108,6 +108,7 @@ class DecoderEngine:
         self.notes: list[str] = []
         self._frames: EncodedFrames | None = None
         self._needles: NeedleSet | None = None
+        self._trial: Sequence[TokenSequence] | None = None
         self._samples: Sequence[Sample] = ()
         self._sequences = SampleSequences()
         self._batches: list[Batch] = []
@@ -252,8 +253,10 @@ class DecoderEngine:
         require_agreement(found, self._model.name)
         return {agreement.way: dict(agreement.record()) for agreement in found}
 
-    def trial_sequences(self) -> list[TokenSequence]:
-        """Short sequences of the planned samples, on which the forward pass is tried."""
+    def trial_sequences(self) -> Sequence[TokenSequence]:
+        """Short sequences, on which the forward pass is tried; called after `plan`."""
+        if self._trial is not None:
+            return self._trial
         assert self._frames is not None and self._needles is not None, "prepare comes first"
         if len(self._needles):
             return trial_sequences(self._model, self._needles, self._frames.num_frames)
@@ -263,9 +266,11 @@ class DecoderEngine:
         """The answer logits of the first of them, ``[num_rows, vocabulary]``."""
         return decoder_logits(self._model, self.trial_sequences()[0], self.frames.store)
 
-    def take_frames(self, frames: EncodedFrames, needles: NeedleSet) -> None:
-        """Takes what is encoded already, in place of `prepare`."""
-        self._frames, self._needles = frames, needles
+    def take_frames(self, frames: EncodedFrames, trial: Sequence[TokenSequence]) -> None:
+        """Takes what is encoded already, and what to try the forward pass on, in place of
+        `prepare`.
+        """
+        self._frames, self._trial = frames, trial
 
     def release(self) -> None:
         """Frees the keys and values of the pass that was run last."""

@@ -101,14 +101,16 @@ class InterventionEffect:
                 f"{counted(found.num_needles, unit)})"
             )
         num_changed = found.num_fallen + found.num_risen
-        missing = self.num_planned - found.num_pairs
-        of = f"{found.num_pairs:,} of {self.num_planned:,}" if missing else f"{found.num_pairs:,}"
         parts.append(
-            f"{num_changed:,} of {of} samples {'has' if num_changed == 1 else 'have'} another "
-            f"outcome: {found.num_fallen:,} fell, {found.num_risen:,} rose"
+            f"{num_changed:,} of {counted(found.num_pairs, 'sample')} "
+            f"{'has' if num_changed == 1 else 'have'} another outcome: {found.num_fallen:,} fell, "
+            f"{found.num_risen:,} rose"
         )
-        if missing:
-            parts.append(f"{missing:,} without a score in both halves are left out")
+        if missing := self.num_planned - found.num_pairs:
+            are = "is" if missing == 1 else "are"
+            parts.append(
+                f"{counted(missing, 'sample')} without a score in both halves {are} left out"
+            )
         return "; ".join(parts)
 
 
