@@ -130,7 +130,7 @@ class ImageProcessorConfig(TypedDict, total=False):
     image_mean: _Channels
     image_std: _Channels
     rescale_factor: float | None
-    patch_size: _Sides
+    patch_size: _Sides | dict[str, _Pixels]
     merge_size: _Count
     temporal_patch_size: _Count
 

@@ -1,0 +1,212 @@
+"""Tiny random checkpoints of families that read images, with weights large enough to tell.
+
+Small weights hide errors: what a wrong mask, position or scale changes is then below the tolerance.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import transformers
+from families import SIGLIP, TEXT, Tiny, bare, build_tokenizer, stretched, tokenize
+from PIL import Image
+
+DEVIATION = 0.25
+
+_MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST]{% endif %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}[IMG]{% else %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}{{ '[/INST]' if m['role'] == 'user' else eos_token }}{% endfor %}"
+)
+
+
+def _build_mistral3() -> Tiny:
+    tokens = ["[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"]
+    tokenizer = build_tokenizer(tokens)
+    config = transformers.Mistral3Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "sliding_window": None,
+            **TEXT,
+        },
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "head_dim": 8,
+            "patch_size": 14,
+            "image_size": 140,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    processor = transformers.PixtralImageProcessorPil(
+        patch_size={"height": 14, "width": 14}, size={"longest_edge": 140}
+    )
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        """As PixtralProcessor, which cannot be imported without torchvision."""
+        images = tiny.image_processor(images=list(shown), patch_size=28, return_tensors="pt")
+        for height, width in (images["image_sizes"] // 28).tolist():
+            line = "[IMG!]" * width
+            filled = "[IMG_BREAK]".join([line] * height) + "[IMG_END]"
+            text = text.replace("[IMG]", filled, 1)
+        return {"input_ids": tokenize(tiny, text.replace("[IMG!]", "[IMG]")), **images}
+
+    return Tiny(
+        "mistral3",
+        transformers.Mistral3ForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        _MISTRAL,
+        own,
+        frame_size=(84, 56),
+        is_video=False,
+        deviation=DEVIATION,
+    )
+
+
+_COHERE = (
+    "{{ bos_token }}{% for m in messages %}<|START_OF_TURN_TOKEN|>"
+    "{{ '<|CHATBOT_TOKEN|>' if m['role'] == 'assistant' else '<|USER_TOKEN|>' }}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}<|END_OF_TURN_TOKEN|>{% endfor %}"
+    "{% if add_generation_prompt %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{% endif %}"
+)
+_COHERE_TOKENS = [
+    "<|START_OF_IMG|>",
+    "<|END_OF_IMG|>",
+    "<|IMG_PATCH|>",
+    "<|IMG_LINE_BREAK|>",
+    "TILE",
+    "TILE_GLOBAL",
+    "<image>",
+    "<|START_OF_TURN_TOKEN|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|USER_TOKEN|>",
+    "<|CHATBOT_TOKEN|>",
+]
+
+
+def _cohere_parts(tokenizer: Any) -> dict[str, Any]:
+    """Two layers with a window shorter than a prompt, and two without positions, in turn."""
+    return {
+        "text_config": {
+            "model_type": "cohere2",
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "logit_scale": 0.5,
+            **TEXT,
+        },
+        "vision_config": {**SIGLIP, "image_size": 56},
+        "tie_word_embeddings": False,
+    }
+
+
+def _build_aya_vision() -> Tiny:
+    tokenizer = build_tokenizer(_COHERE_TOKENS)
+    config = transformers.AyaVisionConfig(
+        image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        alignment_intermediate_size=48,
+        **_cohere_parts(tokenizer),
+    )
+    processor = transformers.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56})
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        whole = transformers.AyaVisionProcessor(
+            image_processor=tiny.image_processor,
+            tokenizer=tiny.tokenizer,
+            patch_size=14,
+            img_size=56,
+            downsample_factor=2,
+        )
+        return _of_processor(whole, tiny, shown, text)
+
+    return Tiny(
+        "aya_vision",
+        transformers.AyaVisionForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        _COHERE.replace("IMAGE", "<image>"),
+        own,
+        is_video=False,
+        deviation=DEVIATION,
+        logit_scale=0.5,
+    )
+
+
+class Cohere2VisionImageProcessor(transformers.GotOcr2ImageProcessorPil):
+    """Writes the file of the processor with this name, which needs torchvision."""
+
+    patch_size = 2  # the tokens along a side of a tile
+
+
+def _build_cohere2_vision() -> Tiny:
+    names = {
+        "boi_token": "<|START_OF_IMG|>",
+        "eoi_token": "<|END_OF_IMG|>",
+        "image_token": "<|IMG_PATCH|>",
+        "img_line_break_token": "<|IMG_LINE_BREAK|>",
+    }
+    tokenizer = build_tokenizer(_COHERE_TOKENS, **names)
+    config = transformers.Cohere2VisionConfig(
+        image_token_id=tokenizer.image_token_id,
+        alignment_intermediate_size=48,
+        **_cohere_parts(tokenizer),
+    )
+    processor = Cohere2VisionImageProcessor(size={"height": 56, "width": 56})
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        whole = bare(
+            transformers.Cohere2VisionProcessor,
+            tiny.tokenizer,
+            patch_size=2,
+            image_token="<|IMG_PATCH|>",
+            **{name: token for name, token in names.items() if name != "image_token"},
+        )
+        pixels = stretched(tiny.image_processor, shown, 56)
+        filled = whole.replace_image_token({"num_patches": [1]}, 0)
+        ids = tokenize(tiny, text.replace("<|IMG_PATCH|>", filled))
+        return {"input_ids": ids, "pixel_values": pixels}
+
+    return Tiny(
+        "cohere2_vision",
+        transformers.Cohere2VisionForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        _COHERE.replace("IMAGE", "<|IMG_PATCH|>"),
+        own,
+        is_video=False,
+        deviation=DEVIATION,
+        logit_scale=0.5,
+    )
+
+
+def _of_processor(
+    whole: Any, tiny: Tiny, shown: Sequence[Image.Image], text: str, **options: Any
+) -> dict[str, Any]:
+    """What a processor of transformers gives for a text and its pictures."""
+    begins = text.startswith(tiny.tokenizer.bos_token)
+    processed = whole(
+        text=[text],
+        images=[list(shown)],
+        add_special_tokens=not begins,
+        return_tensors="pt",
+        **options,
+    )
+    return dict(processed)
+
+
+IMAGE_BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "mistral3": _build_mistral3,
+    "aya_vision": _build_aya_vision,
+    "cohere2_vision": _build_cohere2_vision,
+}
