@@ -47,7 +47,7 @@ MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
 MARKS = ("<|im_start|>", "<|im_end|>")
 
 # As the families write a turn; only what matters here of each template.
-_CHATML = (
+CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
     "{% if c['type'] == 'video' %}VIDEO{% elif c['type'] == 'image' %}IMAGE"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -338,7 +338,7 @@ def _build_llava_onevision() -> Tiny:
         return {"input_ids": _fill_video(tiny, text, filled), "pixel_values_videos": pixels}
 
     model = transformers.LlavaOnevisionForConditionalGeneration(config)
-    template = _CHATML.replace("VIDEO", "<video>\n")
+    template = CHATML.replace("VIDEO", "<video>\n")
     return Tiny("llava_onevision", model, tokenizer, processor, template, own)
 
 
@@ -371,7 +371,7 @@ _QWEN_NAMES = {
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
-_QWEN_TEMPLATE = _CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
+_QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
 
 
 def _qwen_ids(tokenizer: Any) -> dict[str, int]:
@@ -639,7 +639,7 @@ def _build_internvl() -> Tiny:
         return {"input_ids": _fill_video(tiny, text, filled), "pixel_values": pixels}
 
     model = transformers.InternVLForConditionalGeneration(config)
-    template = _CHATML.replace("VIDEO", "<video>\n")
+    template = CHATML.replace("VIDEO", "<video>\n")
     return Tiny("internvl", model, tokenizer, processor, template, own)
 
 

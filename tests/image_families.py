@@ -6,8 +6,9 @@ Small weights hide errors: what a wrong mask, position or scale changes is then 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import transformers
-from families import SIGLIP, TEXT, Tiny, bare, build_tokenizer, stretched, tokenize
+from families import CHATML, SIGLIP, TEXT, Tiny, bare, build_tokenizer, stretched, tokenize
 from PIL import Image
 
 DEVIATION = 0.25
@@ -205,8 +206,97 @@ def _of_processor(
     return dict(processed)
 
 
+def _build_ovis2() -> Tiny:
+    tokens = ["<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"]
+    tokenizer = build_tokenizer([*tokens, "<IMG_END>"])
+    ids = tokenizer.convert_tokens_to_ids([*tokens[1:], "<IMG_END>"])
+    config = transformers.Ovis2Config(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 14,
+            "vocab_size": 45,
+            "hidden_stride": 2,
+            "num_visual_indicator_tokens": 5,
+        },
+        image_token_id=ids[0],
+        visual_indicator_token_ids=ids[1:],
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT["hidden_size"],
+        tie_word_embeddings=False,
+    )
+    processor = transformers.Ovis2ImageProcessorPil(size={"height": 56, "width": 56})
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        whole = transformers.Ovis2Processor(
+            image_processor=tiny.image_processor, tokenizer=tiny.tokenizer, image_seq_length=4
+        )
+        return _of_processor(whole, tiny, shown, text)
+
+    return Tiny(
+        "ovis2",
+        transformers.Ovis2ForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        CHATML.replace("IMAGE", "<image>\n"),
+        own,
+        is_video=False,
+        deviation=DEVIATION,
+    )
+
+
+def _build_video_llama_3() -> Tiny:
+    tokenizer = build_tokenizer(["<|image_pad|>", "<|video_pad|>"])
+    image, video = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
+    config = transformers.VideoLlama3Config(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "patch_size": 14,
+        },
+        image_token_id=image,
+        video_token_id=video,
+    )
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        processed = tiny.image_processor(
+            images=list(shown), do_resize=False, merge_size=2, return_tensors="pt"
+        )
+        grid = processed["image_grid_thw"][:1] * torch.tensor([len(shown), 1, 1])
+        inputs = {
+            "pixel_values_videos": processed["pixel_values"],
+            "video_grid_thw": grid,
+            "video_merge_sizes": processed["image_merge_sizes"][:1],
+            "video_compression_mask": torch.ones(int(grid.prod()) // 4, dtype=torch.bool),
+        }
+        whole = bare(transformers.VideoLlama3Processor, tiny.tokenizer, video_token="<|video_pad|>")
+        metadata = type("Metadata", (), {"fps": 1, "timestamps": list(range(len(shown)))})()
+        filled = whole.replace_video_token({**inputs, "video_metadata": [metadata]}, 0)
+        return {"input_ids": tokenize(tiny, text.replace("<|video_pad|>", filled)), **inputs}
+
+    return Tiny(
+        "video_llama_3",
+        transformers.VideoLlama3ForConditionalGeneration(config),
+        tokenizer,
+        transformers.VideoLlama3ImageProcessorPil(),
+        CHATML.replace("VIDEO", "<|video_pad|>\n"),
+        own,
+        frame_size=(84, 56),
+        deviation=DEVIATION,
+    )
+
+
 IMAGE_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "mistral3": _build_mistral3,
     "aya_vision": _build_aya_vision,
     "cohere2_vision": _build_cohere2_vision,
+    "ovis2": _build_ovis2,
+    "video_llama_3": _build_video_llama_3,
 }

@@ -116,6 +116,18 @@ _ROWS = (
         sharing="none",
         has_decoder=False,
     ),
+    Family(
+        "ovis2",
+        "huggingface.ovis:Ovis2",
+        "one image, one tile, with rows of visual indicators",
+        "259",
+    ),
+    Family(
+        "video_llama_3",
+        "huggingface.video_llama:VideoLlama3",
+        "one video frame, not compressed, with its time",
+        "196",
+    ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
     Family("mistral", _TEXT, _TEXT_FRAME, "0"),

@@ -237,13 +237,11 @@ class TransformersModel:
             rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
             of_frames["mm_encoder_outputs"] = rows_of_frames
             of_frames |= self._own_arguments(sequence, ids == mark)
+        num_rows = len(sequence.answer_ids)
         logits: Tensor = self._model(
-            input_ids=ids,
-            logits_to_keep=len(sequence.answer_ids),
-            use_cache=False,
-            **of_frames,
-        ).logits[0]
-        inner = getattr(self._model, "model", None)
+            input_ids=ids, logits_to_keep=num_rows, use_cache=False, **of_frames
+        ).logits[0, -num_rows:]  # VideoLLaMA3 gives all rows, whatever is to be kept
+        inner: Any = getattr(self._model, "model", None)
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # else it shifts the positions of a later call
         return logits * self._logit_scale()
