@@ -293,10 +293,94 @@ def _build_video_llama_3() -> Tiny:
     )
 
 
+_LLAMA = (
+    "{{ bos_token }}{% for m in messages %}<|header_start|>{{ m['role'] }}<|header_end|>\n\n"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<|image|>{% else %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|header_start|>assistant<|header_end|>\n\n{% endif %}"
+)
+
+
+class Llama4ImageProcessor(transformers.SiglipImageProcessorPil):
+    """Writes the file of the processor with this name, which needs torchvision."""
+
+
+def _build_llama4() -> Tiny:
+    """Chunks and a floor scale shorter than a prompt; two layers in four without positions."""
+    marks = ["<|image_start|>", "<|image|>", "<|patch|>", "<|image_end|>"]
+    turns = ["<|header_start|>", "<|header_end|>", "<|eot|>"]
+    tokenizer = build_tokenizer([*marks, *turns])
+    begin, _, patch, end = tokenizer.convert_tokens_to_ids(marks)
+    config = transformers.Llama4Config(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "intermediate_size_mlp": 96,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "moe_layers": [1, 3],
+            "no_rope_layers": [1, 0, 1, 0],
+            "attention_chunk_size": 24,
+            "floor_scale": 16,
+            "attn_scale": 0.5,
+            **TEXT,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 14,
+            "vision_output_dim": 40,
+            "projector_input_dim": 40,
+            "projector_output_dim": 40,
+            "pixel_shuffle_ratio": 0.5,
+        },
+        boi_token_index=begin,
+        eoi_token_index=end,
+        image_token_index=patch,
+    )
+    processor = Llama4ImageProcessor(
+        size={"height": 56, "width": 56},
+        resample=Image.Resampling.BILINEAR,
+        image_mean=[0.5, 0.4, 0.5],
+        image_std=[0.5, 0.5, 0.4],
+    )
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        pixels = tiny.image_processor(
+            images=list(shown), do_normalize=False, do_rescale=False, return_tensors="pt"
+        )["pixel_values"]
+        mean, deviation = (
+            torch.tensor(channels).bfloat16()[:, None, None]
+            for channels in (processor.image_mean, processor.image_std)
+        )
+        pixels = (pixels.bfloat16() * (1 / 255) - mean) / deviation
+        whole = bare(
+            transformers.Llama4Processor, tiny.tokenizer, patch_size=14, downsample_ratio=4
+        )
+        filled = whole.replace_image_token({"pixel_values": pixels, "aspect_ratios": [(1, 1)]}, 0)
+        ids = tokenize(tiny, text.replace("<|image|>", filled))
+        return {"input_ids": ids, "pixel_values": pixels.float()}
+
+    return Tiny(
+        "llama4",
+        transformers.Llama4ForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        _LLAMA,
+        own,
+        is_video=False,
+        deviation=DEVIATION,
+    )
+
+
 IMAGE_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "mistral3": _build_mistral3,
     "aya_vision": _build_aya_vision,
     "cohere2_vision": _build_cohere2_vision,
+    "llama4": _build_llama4,
     "ovis2": _build_ovis2,
     "video_llama_3": _build_video_llama_3,
 }

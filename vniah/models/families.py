@@ -128,6 +128,14 @@ _ROWS = (
         "one video frame, not compressed, with its time",
         "196",
     ),
+    Family(
+        "llama4",
+        "huggingface.llama:Llama4",
+        "one image, one tile, in its own shape",
+        "144",
+        sharing="none",
+        has_decoder=False,
+    ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
     Family("mistral", _TEXT, _TEXT_FRAME, "0"),
