@@ -10,6 +10,7 @@ import torch
 import transformers
 from families import CHATML, SIGLIP, TEXT, Tiny, bare, build_tokenizer, stretched, tokenize
 from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 DEVIATION = 0.25
 
@@ -376,10 +377,100 @@ def _build_llama4() -> Tiny:
     )
 
 
+class Kimi_K25ImageProcessor(transformers.SiglipImageProcessorPil):
+    """Writes the file of the processor with this name, which needs torchvision."""
+
+
+_LATENT = {
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+}
+
+
+def _build_kimi_k25() -> Tiny:
+    marks = ["<|media_begin|>", "<|media_content|>", "<|media_end|>", "<|media_pad|>"]
+    video = "<|kimi_k25_video_placeholder|>"
+    tokenizer = build_tokenizer([*marks, video], video_token=video, image_token="<|media_pad|>")
+    config = transformers.Kimi_K25Config(
+        text_config={
+            "model_type": "deepseek_v3",
+            "vocab_size": len(tokenizer),
+            **_LATENT,
+            **TEXT,
+            "num_key_value_heads": 4,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "patch_size": 14,
+            "pos_emb_height": 6,
+            "pos_emb_width": 6,
+        },
+        projection_hidden_size=32,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|media_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids(video),
+        tie_word_embeddings=False,
+    )
+    processor = Kimi_K25ImageProcessor(image_mean=[0.5, 0.4, 0.5], image_std=[0.5, 0.5, 0.4])
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        """With the outputs of the tower: transformers fails to cut them for its own forward."""
+        pixels = tiny.image_processor(images=list(shown), do_resize=False, return_tensors="pt")
+        frames = pixels["pixel_values"]
+        patches = torch.nn.functional.unfold(frames, 14, stride=14).transpose(1, 2)
+        patches = patches.reshape(len(shown), 1, -1, 3, 14, 14).repeat(1, 4, 1, 1, 1, 1)
+        grid = torch.tensor([[4, frames.shape[2] // 14, frames.shape[3] // 14]] * len(shown))
+        inner = tiny.model.model
+        tower = inner.vision_tower(patches.reshape(-1, 3, 14, 14), grid_thw=grid)
+        rows = inner.mm_projector(tower.pooler_output)[:, 0]
+        whole = bare(
+            transformers.Kimi_K25Processor,
+            tiny.tokenizer,
+            video_processor=type("Sizes", (), {"merge_size": 2, "temporal_patch_size": 4})(),
+            video_token=video,
+        )
+        seconds = [quarter / 4 for quarter in range(4 * len(shown))]
+        metadata = type("Metadata", (), {"fps": 4, "timestamps": seconds})()
+        given = {
+            "num_chunks_per_video": [len(shown)],
+            "video_grid_thw": grid,
+            "video_metadata": [metadata],
+        }
+        filled = whole.replace_video_token(given, 0)
+        return {
+            "input_ids": tokenize(tiny, text.replace(video, filled)),
+            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=[rows])},
+        }
+
+    return Tiny(
+        "kimi_k25",
+        transformers.Kimi_K25ForConditionalGeneration(config),
+        tokenizer,
+        processor,
+        CHATML.replace("VIDEO", video),
+        own,
+        frame_size=(84, 56),
+        deviation=DEVIATION,
+    )
+
+
 IMAGE_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "mistral3": _build_mistral3,
     "aya_vision": _build_aya_vision,
     "cohere2_vision": _build_cohere2_vision,
+    "kimi_k25": _build_kimi_k25,
     "llama4": _build_llama4,
     "ovis2": _build_ovis2,
     "video_llama_3": _build_video_llama_3,

@@ -136,6 +136,14 @@ _ROWS = (
         sharing="none",
         has_decoder=False,
     ),
+    Family(
+        "kimi_k25",
+        "huggingface.kimi:KimiK25",
+        "one group of four equal video frames, one second, with its time",
+        "196",
+        sharing="none",
+        has_decoder=False,
+    ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
     Family("mistral", _TEXT, _TEXT_FRAME, "0"),

@@ -8,13 +8,13 @@ frames have equally many tokens and no part of a frame is lost.
 from PIL import Image
 
 from vniah.errors import ModelError
-from vniah.models.huggingface.base import TransformersDecoderModel
+from vniah.models.huggingface.base import TransformersModel
 from vniah.models.padding import pad
 
 USUAL_SIDE = 392  # px: 14 x 14 tokens of 28 px, or 12 x 12 of 32 px
 
 
-class AnySize(TransformersDecoderModel):
+class AnySize(TransformersModel):
     """Frames are scaled to fit into one common size, and padded with the mean colour."""
 
     takes_frame_size = True

@@ -56,7 +56,8 @@ class Llama4(TransformersModel):
             torch.tensor(channels, dtype=torch.bfloat16).view(-1, 1, 1)
             for channels in (processor.image_mean, processor.image_std)
         )
-        return (scaled - mean) / deviation
+        pixels: Tensor = (scaled - mean) / deviation
+        return pixels
 
     def _pictures(self, frames: Sequence[Image.Image]) -> list[np.ndarray]:
         return [np.array(frame) for frame in frames]

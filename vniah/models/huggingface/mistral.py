@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import ModelError
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.folder import FamilyParts
 from vniah.models.weights import read_rows
 
@@ -22,7 +23,7 @@ _TABLE = "embed_tokens.weight"
 _BREAK, _END = "[IMG_BREAK]", "[IMG_END]"
 
 
-class Mistral3(AnySize):
+class Mistral3(AnySize, TransformersDecoderModel):
     """Mistral Small 3.1, Ministral 3 and Mistral Small 4 (2025 and 2026): frames are images."""
 
     model_class = "Mistral3ForConditionalGeneration"

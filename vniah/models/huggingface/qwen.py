@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.positions import frames_as_images, frames_as_video
 from vniah.protocol import TokenSequence
 
 
-class _Groups(AnySize):
+class _Groups(AnySize, TransformersDecoderModel):
     """Every frame is a group of two equal ones, cut into patches by the image processor."""
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

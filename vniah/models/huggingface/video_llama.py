@@ -8,11 +8,12 @@ from PIL import Image
 from torch import Tensor
 
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 
 _MERGED = 2  # patches along a side that become one token, for the frames of a video
 
 
-class VideoLlama3(AnySize):
+class VideoLlama3(AnySize, TransformersDecoderModel):
     """VideoLLaMA3 (Zhang et al. 2025), without its compression of videos.
 
     Its video processor leaves out the tokens of a frame that look as in the frame before. Then a
