@@ -8,7 +8,17 @@ from typing import Any
 
 import torch
 import transformers
-from families import CHATML, SIGLIP, TEXT, Tiny, bare, build_tokenizer, stretched, tokenize
+from families import (
+    CHATML,
+    SIGLIP,
+    TEXT,
+    Tiny,
+    bare,
+    build_tokenizer,
+    stretched,
+    tokenize,
+    with_random_weights,
+)
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -21,16 +31,63 @@ _MISTRAL = (
 )
 
 
-def _build_mistral3() -> Tiny:
+_LATENT = {
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+}
+# Queries are scaled from the 16th position on, and again from the 32nd, and so on.
+_SCALED_QUERIES = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.5,
+}
+_MISTRAL_DECODERS: dict[str, dict[str, Any]] = {
+    "mistral": {"head_dim": 16, "sliding_window": None, **TEXT},
+    "ministral3": {
+        "head_dim": 16,
+        **TEXT,
+        "max_position_embeddings": 128,
+        "rope_parameters": _SCALED_QUERIES,
+    },
+    "mistral4": {
+        **_LATENT,
+        **TEXT,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 128,
+        "rope_parameters": {**_SCALED_QUERIES, "partial_rotary_factor": 1 / 3},
+    },
+}
+
+
+def build_mistral3(decoder: str) -> Tiny:
+    """Mistral 3 over one of its decoders, with random weights."""
+    return with_random_weights(lambda: _build_mistral3(decoder))
+
+
+def _build_mistral3(decoder: str = "mistral") -> Tiny:
     tokens = ["[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"]
     tokenizer = build_tokenizer(tokens)
     config = transformers.Mistral3Config(
         text_config={
-            "model_type": "mistral",
+            "model_type": decoder,
             "vocab_size": len(tokenizer),
-            "head_dim": 16,
-            "sliding_window": None,
-            **TEXT,
+            **_MISTRAL_DECODERS[decoder],
         },
         vision_config={
             "model_type": "pixtral",
@@ -379,22 +436,6 @@ def _build_llama4() -> Tiny:
 
 class Kimi_K25ImageProcessor(transformers.SiglipImageProcessorPil):
     """Writes the file of the processor with this name, which needs torchvision."""
-
-
-_LATENT = {
-    "moe_intermediate_size": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 2,
-    "topk_group": 1,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "kv_lora_rank": 16,
-    "q_lora_rank": 24,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 12,
-}
 
 
 def _build_kimi_k25() -> Tiny:

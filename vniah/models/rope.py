@@ -34,6 +34,9 @@ FULL_ATTENTION = "full_attention"
 _FROM_ORIGINAL = ("yarn", "llama3", "longrope")
 # Keys that say how the dimensions of a decoder's heads are divided; no scaling can change it.
 _OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
+# Decoders with it (Ministral 3, Mistral 4) scale their queries by how often a position exceeds the
+# original length, which they read from the parameters of every kind of RoPE.
+_QUERY_SCALE = "llama_4_scaling_beta"
 # The attribute in which a body keeps the RoPE with which it was loaded.
 _OWN = "vniah_own_rope"
 _TRANSFORMERS_LOG = "transformers.modeling_rope_utils"
@@ -128,6 +131,8 @@ def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) ->
         # What transformers takes, and advises to write down.
         parameters["factor"] = config.max_position_embeddings / parameters[ORIGINAL_KEY]
     _validate(config, parameters, scaling)
+    if own.get(_QUERY_SCALE) is not None:
+        parameters[ORIGINAL_KEY] = own[ORIGINAL_KEY]
     return parameters
 
 

@@ -187,7 +187,9 @@ def _load_image_processor(folder: Path, name: str | None) -> Any:
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
     if name is not None:
-        return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+        return getattr(transformers, name).from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return transformers.AutoImageProcessor.from_pretrained(
         folder, backend="pil", trust_remote_code=False, local_files_only=True
     )

@@ -43,7 +43,8 @@ class KimiK25(AnySize):
         )
         pixels = (raw * processor.rescale_factor - mean) / deviation
         lines = pixels.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # [n, rows, y, columns, x]
-        return lines.permute(0, 1, 3, 5, 2, 4).flatten(1, 2)
+        patches: Tensor = lines.permute(0, 1, 3, 5, 2, 4).flatten(1, 2)
+        return patches
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         patches = self._patches(frames)[:, None].expand(-1, _FRAMES, -1, -1, -1, -1)
