@@ -125,7 +125,7 @@ def _build_mistral3(decoder: str = "mistral") -> Tiny:
         own,
         frame_size=(84, 56),
         is_video=False,
-        deviation=DEVIATION,
+        deviation=0.2,
     )
 
 
