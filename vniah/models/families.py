@@ -97,8 +97,6 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
-        sharing="none",
-        has_decoder=False,
     ),
     Family(
         "aya_vision",
