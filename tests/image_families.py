@@ -151,16 +151,29 @@ _COHERE_TOKENS = [
 ]
 
 
-def _cohere_parts(tokenizer: Any) -> dict[str, Any]:
-    """Two layers with a window shorter than a prompt, and two without positions, in turn."""
+# The newer one has two layers with a window shorter than a prompt, and two without positions.
+_COHERE_DECODERS: dict[str, dict[str, Any]] = {
+    "cohere": {"use_qk_norm": True},
+    "cohere2": {
+        "head_dim": 16,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+}
+
+
+def build_aya_vision(decoder: str) -> Tiny:
+    """Aya Vision over one of its decoders, with random weights."""
+    return with_random_weights(lambda: _build_aya_vision(decoder))
+
+
+def _cohere_parts(tokenizer: Any, decoder: str = "cohere2") -> dict[str, Any]:
     return {
         "text_config": {
-            "model_type": "cohere2",
+            "model_type": decoder,
             "vocab_size": len(tokenizer),
-            "head_dim": 16,
-            "sliding_window": 24,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
             "logit_scale": 0.5,
+            **_COHERE_DECODERS[decoder],
             **TEXT,
         },
         "vision_config": {**SIGLIP, "image_size": 56},
@@ -168,14 +181,14 @@ def _cohere_parts(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _build_aya_vision() -> Tiny:
+def _build_aya_vision(decoder: str = "cohere2") -> Tiny:
     tokenizer = build_tokenizer(_COHERE_TOKENS)
     config = transformers.AyaVisionConfig(
         image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         alignment_intermediate_size=48,
-        **_cohere_parts(tokenizer),
+        **_cohere_parts(tokenizer, decoder),
     )
     processor = transformers.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56})
 

@@ -8,9 +8,14 @@ import pytest
 import torch
 import transformers
 from families import Tiny, build, pictures
-from image_families import build_mistral3
+from image_families import build_aya_vision, build_mistral3
 
+from vniah.embeddings.cache import EmbeddingCache, FrameStore
+from vniah.engines.agreement import plain_logits
+from vniah.engines.inputs import DecoderInputs, decoder_logits
+from vniah.engines.planning import make_plan
 from vniah.errors import ModelError
+from vniah.forward.runner import BranchRunner
 from vniah.models.huggingface.templates import render
 from vniah.models.loading import load_folder
 from vniah.models.weights import read_rows
@@ -48,17 +53,39 @@ def encode(model, shown) -> torch.Tensor:
     return model.encode_frames([np.array(picture) for picture in shown])
 
 
-@pytest.mark.parametrize("decoder", ["ministral3", "mistral4"])
-def test_mistral3_over_newer_decoders_equals_the_own_forward_on_pixels(decoder, tmp_path):
-    """They scale queries by the length of the sequence, here from the 16th position on."""
-    tiny = build_mistral3(decoder)
+@pytest.mark.parametrize(
+    ("builder", "decoder"),
+    [
+        # These scale queries by their position, here from the 16th on.
+        (build_mistral3, "ministral3"),
+        (build_mistral3, "mistral4"),
+        (build_aya_vision, "cohere"),
+    ],
+)
+def test_other_decoders_of_a_family_equal_the_own_forward_on_pixels(builder, decoder, tmp_path):
+    tiny = builder(decoder)
     model, _ = saved(tiny, tmp_path)
     shown = pictures(NUM_FRAMES, model.frame_size)
-    sequence = compose(model)
-    found = model.answer_logits(sequence, encode(model, shown))
-    own = tiny.own_logits(shown, QUESTION, sequence.answer_ids)
-    assert (found - own).abs().max() < TOLERANCE
-    assert torch.equal(found.argmax(-1), own.argmax(-1))
+    cache = EmbeddingCache(tmp_path / "cache", {"model": model.name}, model.frame_shape)
+    cache.append(encode(model, shown), [float(index) for index in range(NUM_FRAMES)], [])
+    store = FrameStore({"haystack": (cache, 0)})
+    sequences = [compose(model, num_frames) for num_frames in range(1, NUM_FRAMES + 1)]
+    plan = make_plan(model, sequences, max_suffix_tokens=0)
+    runner = BranchRunner(model.decoder, DecoderInputs(model, sequences, store), chunk_size=13)
+    by_tree = {}
+    for root in plan.branches:
+        for reading in runner.run_all(root):
+            by_tree |= dict.fromkeys(reading.sequences, reading.logits)
+    for index, sequence in enumerate(sequences):
+        own = tiny.own_logits(shown[: index + 1], QUESTION, sequence.answer_ids)
+        for found in (
+            model.answer_logits(sequence, store.read(sequence.frames)),
+            plain_logits(model, sequence, store),
+            decoder_logits(model, sequence, store),
+            by_tree[index],
+        ):
+            assert (found - own).abs().max() < TOLERANCE
+            assert torch.equal(found.argmax(-1), own.argmax(-1))
 
 
 @pytest.mark.parametrize("scaling", ["none", "linear:2", "yarn:4"])

@@ -103,16 +103,12 @@ _ROWS = (
         "huggingface.cohere:AyaVision",
         "one image, one tile",
         "169",
-        sharing="none",
-        has_decoder=False,
     ),
     Family(
         "cohere2_vision",
         "huggingface.cohere:Cohere2Vision",
         "one image, one tile",
         "256",
-        sharing="none",
-        has_decoder=False,
     ),
     Family(
         "ovis2",
@@ -131,16 +127,12 @@ _ROWS = (
         "huggingface.llama:Llama4",
         "one image, one tile, in its own shape",
         "144",
-        sharing="none",
-        has_decoder=False,
     ),
     Family(
         "kimi_k25",
         "huggingface.kimi:KimiK25",
         "one group of four equal video frames, one second, with its time",
         "196",
-        sharing="none",
-        has_decoder=False,
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),

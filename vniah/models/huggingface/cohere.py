@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import ModelError
-from vniah.models.huggingface.base import TransformersModel
+from vniah.models.huggingface.base import TransformersDecoderModel
 
 
-class _Tile(TransformersModel):
+class _Tile(TransformersDecoderModel):
     """A frame is scaled to the square that the tower reads, and never cut into more tiles."""
 
     is_video = False

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 
 _FRAMES = 4  # of a group
 
 
-class KimiK25(AnySize):
+class KimiK25(AnySize, TransformersDecoderModel):
     """Kimi K2.5 and K2.6 (Moonshot AI 2026): one video, the time before every group.
 
     The method of transformers 5.23 that encodes videos fails where a group has more than one frame:

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vniah.models.huggingface.base import TransformersModel
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.protocol import TokenSequence
 
 
-class Llama4(TransformersModel):
+class Llama4(TransformersDecoderModel):
     """Llama 4 (2025): every frame is an image of one tile, as of a processor with one at most."""
 
     model_class = "Llama4ForConditionalGeneration"
