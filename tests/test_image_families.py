@@ -14,7 +14,7 @@ from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
 from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
-from vniah.errors import ModelError
+from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
 from vniah.models.huggingface.templates import render
 from vniah.models.loading import load_folder
@@ -100,6 +100,39 @@ def test_queries_of_ministral3_are_scaled_as_before_with_another_rope(scaling, t
     assert parameters["llama_4_scaling_beta"] == 0.5
     parameters["llama_4_scaling_beta"] = 0.0
     assert (model.answer_logits(sequence, embeds) - found).abs().max() > 0.01
+
+
+def test_rope_of_latent_attention_is_that_of_a_decoder_built_with_it(tmp_path):
+    """Such a layer also scales its scores by the RoPE's parameters, once, when it is built."""
+    tiny = build("kimi_k25")
+    model, folder = saved(tiny, tmp_path)
+    sequence, embeds = compose(model), encode(model, pictures(NUM_FRAMES, model.frame_size))
+    before = model.answer_logits(sequence, embeds)
+    scaling = {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.8,
+        "original_max_position_embeddings": 4096,
+    }
+    model.override_rope(scaling=scaling)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["rope_parameters"] |= scaling
+    path.write_text(json.dumps(config))
+    built = load(tiny, folder).answer_logits(sequence, embeds)
+    assert torch.equal(model.answer_logits(sequence, embeds), built)
+    assert (built - before).abs().max() > 0.1
+    model.override_rope()
+    assert torch.equal(model.answer_logits(sequence, embeds), before)
+
+
+def test_rope_that_transformers_builds_for_the_whole_head_of_mistral4_is_refused(tmp_path):
+    """Without a scaling, transformers 5.23 forgets that only a part of a head is rotated."""
+    model, _ = saved(build_mistral3("mistral4"), tmp_path)
+    with pytest.raises(InputError, match="would rotate 24 dimensions of a head in place of 8"):
+        model.override_rope(scaling="none")
+    assert '"factor":8.0' in model.settings["rope_scaling"], "that of the checkpoint stays"
 
 
 def test_lines_of_mistral3_end_with_rows_of_the_table(tmp_path):

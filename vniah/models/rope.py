@@ -231,6 +231,8 @@ def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
     config.rope_parameters = deepcopy(dict(parameters))
     try:
         rebuilt = type(rotary)(config).to(device).train(rotary.training)
+        _require_same_size(rotary, rebuilt)
+        scales = _latent_scales(body)
     except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         config.rope_parameters = before
         raise InputError(
@@ -238,3 +240,30 @@ def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
         ) from error
     assert all(b.dtype == torch.float32 for b in rebuilt.buffers() if b.is_floating_point())
     body.rotary_emb = rebuilt
+    for module, scale in scales:
+        module.scaling = scale
+
+
+def _require_same_size(rotary: Any, rebuilt: Any) -> None:
+    """Raises `ValueError` if the new RoPE rotates more or fewer dimensions than the old one."""
+    earlier = {name: buffer.shape for name, buffer in rotary.named_buffers()}
+    for name, buffer in rebuilt.named_buffers():
+        if buffer.shape != earlier.get(name, buffer.shape):
+            raise ValueError(
+                f"it would rotate {2 * buffer.shape[-1]} dimensions of a head in place of "
+                f"{2 * earlier[name][-1]}"
+            )
+
+
+def _latent_scales(body: Any) -> list[tuple[Any, float]]:
+    """The modules of latent attention, each with the scale of its scores by the new parameters.
+
+    They compute it from the parameters of a RoPE of the kind yarn when they are built.
+    """
+    import torch
+
+    modules = [getattr(layer, "self_attn", None) for layer in getattr(body, "layers", ())]
+    latent: list[Any] = [module for module in modules if hasattr(module, "expand_kv")]
+    with torch.device("meta"):
+        scales = {kind: kind(body.config, 0).scaling for kind in {type(one) for one in latent}}
+    return [(module, scales[type(module)]) for module in latent]
