@@ -47,7 +47,7 @@ MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
 MARKS = ("<|im_start|>", "<|im_end|>")
 
 # As the families write a turn; only what matters here of each template.
-_CHATML = (
+CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
     "{% if c['type'] == 'video' %}VIDEO{% elif c['type'] == 'image' %}IMAGE"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -98,6 +98,8 @@ class Tiny:
             processor gives for them.
         frame_size: width and height, where any will do.
         is_video: what the message holds for the frames.
+        deviation: of the random weights; norms have others than ones where it is given.
+        logit_scale: by what the authors multiply the logits that transformers' class gives.
     """
 
     model_type: str
@@ -108,6 +110,8 @@ class Tiny:
     own_inputs: Own
     frame_size: tuple[int, int] | None = None
     is_video: bool = True
+    deviation: float | None = None
+    logit_scale: float = 1.0
 
     def save(self, folder: Path) -> Path:
         """A checkpoint folder as `save_pretrained` writes it."""
@@ -147,17 +151,24 @@ class Tiny:
         inner = getattr(self.model, "model", None)
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # state of the last call
-        return logits[0, -len(answer_ids) - 1 : -1].float()
+        return logits[0, -len(answer_ids) - 1 : -1].float() * self.logit_scale
 
 
 def build(model_type: str, seed: int = 0) -> Tiny:
     """A tiny random checkpoint of a family."""
+    return with_random_weights(BUILDERS[model_type], seed)
+
+
+def with_random_weights(builder: Callable[[], Tiny], seed: int = 0) -> Tiny:
+    """What a builder makes, with weights that tell things apart."""
     torch.manual_seed(seed)
-    tiny = BUILDERS[model_type]()
+    tiny = builder()
     for name, parameter in tiny.model.named_parameters():
         parameter.requires_grad_(False)
         if parameter.ndim >= 2:
-            parameter.normal_(0, 0.3 if "lm_head" in name else 0.15)
+            parameter.normal_(0, 0.3 if "lm_head" in name else tiny.deviation or 0.15)
+        elif tiny.deviation is not None:
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
         elif "newline" in name or "bias" in name:
             parameter.normal_(0, 0.1)
     tiny.model.eval()
@@ -204,7 +215,7 @@ def bare(processor_class: Any, tokenizer: Any, **attributes: Any) -> Any:
     return processor
 
 
-def _tokenize(tiny: Tiny, text: str) -> Tensor:
+def tokenize(tiny: Tiny, text: str) -> Tensor:
     begins = text.startswith(tiny.tokenizer.bos_token)
     ids = tiny.tokenizer(text, add_special_tokens=not begins)["input_ids"]
     return torch.tensor([ids])
@@ -212,7 +223,7 @@ def _tokenize(tiny: Tiny, text: str) -> Tensor:
 
 def _fill_video(tiny: Tiny, text: str, filled: str) -> Tensor:
     """The tokens of a rendered text, with what a processor writes in place of its video."""
-    return _tokenize(tiny, text.replace("<video>", filled))
+    return tokenize(tiny, text.replace("<video>", filled))
 
 
 def _llava_tokenizer() -> tuple[PreTrainedTokenizerFast, int, int]:
@@ -235,7 +246,7 @@ def _cropped(frames: Sequence[Image.Image]) -> Tensor:
     return _clip_processor()(images=list(frames), return_tensors="pt")["pixel_values"]
 
 
-def _stretched(processor: Any, frames: Sequence[Image.Image], side: int) -> Tensor:
+def stretched(processor: Any, frames: Sequence[Image.Image], side: int) -> Tensor:
     """Pictures as a plain SigLIP processor of the same mean brings them to a square."""
     plain = transformers.SiglipImageProcessorPil(
         size={"height": side, "width": side},
@@ -321,7 +332,7 @@ def _build_llava_onevision() -> Tiny:
     )
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        pixels = _stretched(tiny.image_processor, shown, 70)[None]
+        pixels = stretched(tiny.image_processor, shown, 70)[None]
         whole = bare(
             transformers.LlavaOnevisionProcessor,
             tiny.tokenizer,
@@ -332,7 +343,7 @@ def _build_llava_onevision() -> Tiny:
         return {"input_ids": _fill_video(tiny, text, filled), "pixel_values_videos": pixels}
 
     model = transformers.LlavaOnevisionForConditionalGeneration(config)
-    template = _CHATML.replace("VIDEO", "<video>\n")
+    template = CHATML.replace("VIDEO", "<video>\n")
     return Tiny("llava_onevision", model, tokenizer, processor, template, own)
 
 
@@ -365,7 +376,7 @@ _QWEN_NAMES = {
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
-_QWEN_TEMPLATE = _CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
+_QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
 
 
 def _qwen_ids(tokenizer: Any) -> dict[str, int]:
@@ -398,7 +409,7 @@ def _own_qwen2(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str,
         video_token="<|video_pad|>",
     )
     filled = whole.replace_video_token(video, 0)
-    ids = _tokenize(tiny, text.replace("<|video_pad|>", filled))
+    ids = tokenize(tiny, text.replace("<|video_pad|>", filled))
     seconds = {"second_per_grid_ts": torch.tensor([1.0])}
     own = video | (seconds if tiny.model_type == "qwen2_5_vl" else {})
 
@@ -482,7 +493,7 @@ def _own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str,
     filled = whole.replace_video_token({**video, "video_metadata": [metadata]}, 0)
     marked = "<|vision_start|><|video_pad|><|vision_end|>"
     assert marked in text
-    ids = _tokenize(tiny, text.replace(marked, filled))
+    ids = tokenize(tiny, text.replace(marked, filled))
     types = 2 * (ids == tiny.model.config.video_token_id).int()
     return {"input_ids": ids, **video, "mm_token_type_ids": types}
 
@@ -586,7 +597,7 @@ def _build_glm4v() -> Tiny:
         times = [second / 2 for second in range(2 * len(shown))]
         metadata = type("Metadata", (), {"timestamps": times, "fps": 2})()
         filled = whole.replace_video_token({**video, "video_metadata": [metadata]}, 0)
-        read = _tokenize(tiny, text.replace("<|video|>", filled))
+        read = tokenize(tiny, text.replace("<|video|>", filled))
         types = torch.tensor(whole.create_mm_token_type_ids(read.tolist()))
         return {"input_ids": read, **video, "mm_token_type_ids": types}
 
@@ -620,7 +631,7 @@ def _build_internvl() -> Tiny:
     processor = transformers.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56})
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        pixels = _stretched(tiny.image_processor, shown, 56)
+        pixels = stretched(tiny.image_processor, shown, 56)
         whole = bare(
             transformers.InternVLProcessor,
             tiny.tokenizer,
@@ -633,7 +644,7 @@ def _build_internvl() -> Tiny:
         return {"input_ids": _fill_video(tiny, text, filled), "pixel_values": pixels}
 
     model = transformers.InternVLForConditionalGeneration(config)
-    template = _CHATML.replace("VIDEO", "<video>\n")
+    template = CHATML.replace("VIDEO", "<video>\n")
     return Tiny("internvl", model, tokenizer, processor, template, own)
 
 
@@ -704,7 +715,7 @@ def _build_smolvlm() -> Tiny:
     processor = transformers.SmolVLMImageProcessorPil(**_IDEFICS_SIZES)
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        pixels = _stretched(tiny.image_processor, shown, 56)[None]
+        pixels = stretched(tiny.image_processor, shown, 56)[None]
         whole = bare(
             transformers.SmolVLMProcessor,
             tiny.tokenizer,
@@ -783,3 +794,7 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "smolvlm": _build_smolvlm,
     "gemma3": _build_gemma3,
 }
+
+from image_families import IMAGE_BUILDERS  # noqa: E402 - it is made of what stands above
+
+BUILDERS |= IMAGE_BUILDERS

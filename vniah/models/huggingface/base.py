@@ -45,6 +45,8 @@ class TransformersModel:
         placeholder: the token that stands for a row of a frame.
         template_token: what the chat template writes for a video, or for one image.
         is_video: True if the template gets all frames as one video, False if as images.
+        pillow_processor: an image processor of transformers that does with Pillow what the family's
+            own does only with torchvision, to frames that are not cut; None if its own has both.
     """
 
     model_class: ClassVar[str]
@@ -52,6 +54,7 @@ class TransformersModel:
     placeholder: ClassVar[str]
     template_token: ClassVar[str]
     is_video: ClassVar[bool] = True
+    pillow_processor: ClassVar[str | None] = None
 
     def __init__(self, parts: FamilyParts) -> None:
         self.name = parts.name
@@ -130,6 +133,7 @@ class TransformersModel:
             options,
             class_name=cls.model_class,
             find_body=cls.find_body,
+            pillow_processor=cls.pillow_processor,
             adapter=adapter,
             has_decoder=has_decoder,
         )
@@ -163,13 +167,13 @@ class TransformersModel:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and cached frames."""
-        dtype: torch.dtype = self._model.lm_head.weight.dtype
+        dtype: torch.dtype = self._head.weight.dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        weight: Tensor = self._model.lm_head.weight
+        weight: Tensor = self._head.weight
         if weight.is_meta:  # only frames are encoded
             weight = next(weight for weight in self._model.parameters() if not weight.is_meta)
         return weight.device
@@ -210,6 +214,38 @@ class TransformersModel:
         segments.append(self._prompt.after(len(shown), question))
         return TokenSequence(tuple(segments), self._prompt.answer(len(shown), question, answer))
 
+    @torch.inference_mode()
+    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """The logits of the whole model's own forward, which inserts the frames itself.
+
+        Args:
+            sequence: what `compose` gave.
+            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
+
+        Returns:
+            ``[len(answer_ids), vocabulary]``.
+        """
+        mark, of_frame = self._mark, self._frame_ids()
+        rows = [
+            of_frame if isinstance(segment, FrameSegment) else torch.tensor(segment.token_ids)
+            for segment in sequence.inputs
+        ]
+        ids = torch.cat(rows)[None].to(self.device)
+        ids[ids >= self._head.out_features] = mark  # rows that are not of the vocabulary
+        of_frames: dict[str, Any] = {}
+        if len(embeds):
+            rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
+            of_frames["mm_encoder_outputs"] = rows_of_frames
+            of_frames |= self._own_arguments(sequence, ids == mark)
+        num_rows = len(sequence.answer_ids)
+        logits: Tensor = self._model(
+            input_ids=ids, logits_to_keep=num_rows, use_cache=False, **of_frames
+        ).logits[0, -num_rows:]  # VideoLLaMA3 gives all rows, whatever is to be kept
+        inner: Any = getattr(self._model, "model", None)
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = None  # else it shifts the positions of a later call
+        return logits * self._logit_scale()
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
@@ -231,7 +267,7 @@ class TransformersModel:
         None if only an encoded frame tells it; then one is encoded when the model is loaded.
         """
         num_tokens = self._described_tokens()
-        width = int(self._model.lm_head.in_features)
+        width = int(self._head.in_features)
         return None if num_tokens is None else (num_tokens, width)
 
     def _described_tokens(self) -> int | None:
@@ -310,6 +346,33 @@ class TransformersModel:
         texts = self._prompt.before(33)[1:]
         return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
+    @property
+    def _head(self) -> Any:
+        """The matrix that makes logits of the decoder's last rows."""
+        return self._model.get_output_embeddings()
+
+    @property
+    def _mark(self) -> int:
+        """The token that stands for a row of a frame."""
+        return int(self._tokenizer.convert_tokens_to_ids(self.placeholder))
+
+    def _frame_ids(self) -> Tensor:
+        """The tokens of a frame as the family's own processor writes them, ``[tokens]``."""
+        return torch.full((self.frame_shape[-2],), self._mark)
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        """Encoded frames as the model's own forward takes them."""
+        rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
+        return {"video" if self.is_video else "image": rows}
+
+    def _logit_scale(self) -> float:
+        """By what the logits are multiplied that transformers' class of the whole model gives."""
+        return 1.0
+
+    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
+        """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
+        return {}
+
     def _embed_into(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
         """Input rows of a whole sequence, ``[1, num_tokens, hidden size]``."""
         table, frames = self._model.get_input_embeddings(), iter(embeds)
@@ -325,8 +388,8 @@ class TransformersModel:
 class TransformersDecoderModel(ReadsText, TransformersModel):
     """A family whose decoder vniah runs layer by layer, on frames or on text alone.
 
-    It also has `answer_logits`, with which ``vniah check`` compares prompt, positions and the text
-    around frames with those of the whole model.
+    With its `answer_logits` ``vniah check`` compares prompt, positions and the text around frames
+    with those of the whole model.
 
     Attributes:
         decoder: has two parts, ``model`` and ``lm_head``.
@@ -336,7 +399,7 @@ class TransformersDecoderModel(ReadsText, TransformersModel):
 
     def __init__(self, parts: FamilyParts) -> None:
         self.decoder: Any = SimpleNamespace(
-            model=self.find_body(parts.model), lm_head=parts.model.lm_head
+            model=self.find_body(parts.model), lm_head=parts.model.get_output_embeddings()
         )
         super().__init__(parts)
         self._frame_token = self.placeholder
@@ -347,45 +410,6 @@ class TransformersDecoderModel(ReadsText, TransformersModel):
 
     @torch.inference_mode()
     def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
-        """The logits of the whole model's own forward, which inserts the frames itself.
-
-        Args:
-            sequence: what `compose` gave.
-            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
-
-        Returns:
-            ``[len(answer_ids), vocabulary]``.
-        """
+        """As `TransformersModel.answer_logits`."""
         self.read_encoder()  # some families take the device of their inputs from the tower
-        mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
-        rows = [
-            torch.full((self.frame_shape[-2],), mark)
-            if isinstance(segment, FrameSegment)
-            else torch.tensor(segment.token_ids)
-            for segment in sequence.inputs
-        ]
-        ids = torch.cat(rows)[None].to(self.device)
-        ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
-        of_frames: dict[str, Any] = {}
-        if len(embeds):
-            rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
-            of_frames["mm_encoder_outputs"] = rows_of_frames
-            of_frames |= self._own_arguments(sequence, ids == mark)
-        logits: Tensor = self._model(
-            input_ids=ids,
-            logits_to_keep=len(sequence.answer_ids),
-            use_cache=False,
-            **of_frames,
-        ).logits[0]
-        if hasattr(self._model.model, "rope_deltas"):
-            self._model.model.rope_deltas = None  # else it shifts the positions of a later call
-        return logits
-
-    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
-        """Encoded frames as the model's own forward takes them."""
-        rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
-        return {"video" if self.is_video else "image": rows}
-
-    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
-        """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
-        return {}
+        return super().answer_logits(sequence, embeds)

@@ -21,6 +21,7 @@ from vniah.models.huggingface.halves import (
     Half,
     class_of_half,
     encoder_of,
+    inner_of,
     unread_modules,
 )
 from vniah.models.huggingface.templates import read_chat_template
@@ -61,6 +62,7 @@ class FamilyParts:
         adapter: name and hash of the adapter that is merged into the weights, if there is one.
         generation_note: what of its generation_config.json is not applied, in a sentence.
         encoder: the weights of what encodes frames, if they are read later.
+        folder: where all of this was read; None for a model without weights.
     """
 
     name: str
@@ -75,6 +77,7 @@ class FamilyParts:
     adapter: str | None = None
     generation_note: str | None = None
     encoder: DeferredWeights | None = None
+    folder: Path | None = None
 
 
 def read_parts(
@@ -85,6 +88,7 @@ def read_parts(
     *,
     class_name: str,
     find_body: FindBody,
+    pillow_processor: str | None = None,
     adapter: Path | None = None,
     reads_frames: bool = True,
     has_decoder: bool = True,
@@ -102,6 +106,8 @@ def read_parts(
         options: how it is loaded; here no dtype means as stored, and no device the CPU.
         class_name: of the model, in transformers.
         find_body: gives the decoder's stack of layers in the model.
+        pillow_processor: the class of transformers that reads the image processor's file, for
+            families whose own needs torchvision.
         adapter: the folder of an adapter to merge into the weights.
         reads_frames: False for a language model, which has no image processor, and whose chat
             template is not used.
@@ -116,7 +122,7 @@ def read_parts(
     image_processor = None
     if reads_frames:
         with reported(folder, "the image processor in"):
-            image_processor = _load_image_processor(folder)
+            image_processor = _load_image_processor(folder, pillow_processor)
     half: Half | None = None
     if reads_frames and adapter is None:
         half = "decoder" if has_decoder else "encoder"
@@ -144,6 +150,7 @@ def read_parts(
         adapter=None if adapter is None else adapter_record(adapter),
         generation_note=generation_note(folder),
         encoder=encoder,
+        folder=folder,
     )
 
 
@@ -153,7 +160,7 @@ def _read_encoder(
     """Gives a model what encodes frames, with its weights."""
     read = _load_weights(folder, class_name, torch_dtype(options), find_body, "encoder")
     for name, part in encoder_of(read, find_body).items():
-        setattr(model.model, name, part.to(find_device(options.device or "cpu")))
+        setattr(inner_of(model), name, part.to(find_device(options.device or "cpu")))
 
 
 def _place_weights(
@@ -175,10 +182,14 @@ def _place_weights(
         move_all_but_layers(model, nn.ModuleList(unread), device)
 
 
-def _load_image_processor(folder: Path) -> Any:
+def _load_image_processor(folder: Path, name: str | None) -> Any:
     """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
+    if name is not None:
+        return getattr(transformers, name).from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return transformers.AutoImageProcessor.from_pretrained(
         folder, backend="pil", trust_remote_code=False, local_files_only=True
     )
@@ -271,8 +282,8 @@ def _require_tied_head(folder: Path, model: Any) -> None:
     """Raises `ModelError` if the head is said to be tied, and other weights are stored for it."""
     if not getattr(model.config, "tie_word_embeddings", False):
         return
-    table = model.get_input_embeddings().weight
-    if model.lm_head.weight is not table and not torch.equal(model.lm_head.weight, table):
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if head is not table and not torch.equal(head, table):
         raise ModelError(
             f"{folder}/config.json has tie_word_embeddings = True, but the weights of lm_head and "
             "of the embeddings differ; write false if the head is one of its own"

@@ -15,15 +15,24 @@ Half = Literal["decoder", "encoder"]
 FindBody = Callable[[Any], Any]
 
 
+def inner_of(model: Any) -> Any:
+    """The module that holds the decoder and what encodes frames: ``model.model``, or the model."""
+    return getattr(model, "model", model)
+
+
 def encoder_of(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
-    """What encodes frames: vision tower, projector and the like, by their names in ``model.model``.
+    """What encodes frames: vision tower, projector and the like, by their names in `inner_of`.
 
     Args:
-        model: of transformers, with a decoder inside ``model.model``.
+        model: of transformers.
         find_body: gives the decoder without its head.
     """
-    body = find_body(model)
-    return {name: part for name, part in model.model.named_children() if part is not body}
+    body, head = find_body(model), model.get_output_embeddings()
+    return {
+        name: part
+        for name, part in inner_of(model).named_children()
+        if not {body, head} & set(part.modules())
+    }
 
 
 def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[str, nn.Module]:
@@ -33,12 +42,15 @@ def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[s
     """
     if half is None:
         return {}
-    encoder = {f"model.{name}": part for name, part in encoder_of(model, find_body).items()}
+    inner = inner_of(model)
+    prefix = "" if inner is model else "model."
+    of_encoder = encoder_of(model, find_body).keys()
     if half == "decoder":
-        return encoder
-    children = {f"model.{name}": part for name, part in model.model.named_children()}
-    body = {name: part for name, part in children.items() if name not in encoder}
-    return {**body, "lm_head": model.lm_head}
+        return {f"{prefix}{name}": part for name, part in encoder_of(model, find_body).items()}
+    unread = {
+        f"{prefix}{name}": part for name, part in inner.named_children() if name not in of_encoder
+    }
+    return unread if inner is model else {**unread, "lm_head": model.lm_head}
 
 
 def class_of_half(model_class: Any, find_body: FindBody, half: Half) -> Any:

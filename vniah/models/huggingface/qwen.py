@@ -15,57 +15,14 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from vniah.errors import ModelError
+from vniah.models.huggingface.any_size import AnySize
 from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.positions import frames_as_images, frames_as_video
-from vniah.models.padding import pad
 from vniah.protocol import TokenSequence
 
-USUAL_SIDE = 392  # px: 14 x 14 tokens of 28 px, or 12 x 12 of 32 px
 
-
-class _AnySize(TransformersDecoderModel):
-    """Frames are scaled to fit into one common size, and padded with the mean colour."""
-
-    takes_frame_size = True
-
-    @property
-    def _factor(self) -> int:
-        """Side in pixels of the square that becomes one token."""
-        vision = self._model.config.vision_config
-        return int(vision.patch_size * vision.spatial_merge_size)
-
-    @property
-    def _grid(self) -> tuple[int, int]:
-        """Rows and columns of a frame's tokens."""
-        return self.frame_size[1] // self._factor, self.frame_size[0] // self._factor
-
-    def _usual_size(self) -> tuple[int, int]:
-        side = max(1, USUAL_SIDE // self._factor) * self._factor
-        return side, side
-
-    def _check_size(self) -> None:
-        factor, (width, height) = self._factor, self.frame_size
-        nearest = [max(1, round(side / factor)) * factor for side in (width, height)]
-        if nearest != [width, height]:
-            raise ModelError(
-                f"the frame size must be multiples of {factor} pixels for {self.name}, got "
-                f"{width}x{height}; the nearest is {nearest[0]}x{nearest[1]}"
-            )
-
-    def _preprocessing(self) -> str:
-        return f"scaled to fit, padded to {super()._preprocessing()}"
-
-    def _fit(self, frame: Image.Image) -> Image.Image:
-        width, height = self.frame_size
-        scale = min(height / frame.height, width / frame.width)
-        inner = (
-            min(width, max(1, round(frame.width * scale))),
-            min(height, max(1, round(frame.height * scale))),
-        )
-        if inner != frame.size:
-            frame = frame.resize(inner, Image.Resampling.BICUBIC)
-        return pad(frame, (width, height), self._image_processor.image_mean)
+class _Groups(AnySize, TransformersDecoderModel):
+    """Every frame is a group of two equal ones, cut into patches by the image processor."""
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Flat patches of all frames, and the grid of each."""
@@ -92,7 +49,7 @@ class _AnySize(TransformersDecoderModel):
         }
 
 
-class Qwen2VL(_AnySize):
+class Qwen2VL(_Groups):
     """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
 
     model_class = "Qwen2VLForConditionalGeneration"
@@ -123,7 +80,7 @@ class Qwen25VL(Qwen2VL):
         return int(self._model.config.vision_config.tokens_per_second)
 
 
-class Qwen3VL(_AnySize):
+class Qwen3VL(_Groups):
     """Qwen3-VL (2025): a timestamp before every frame, and DeepStack features.
 
     Besides its input rows, a cached frame holds the DeepStack features that the first layers add
@@ -181,7 +138,7 @@ class Qwen3VLMoe(Qwen3VL):
     model_class = "Qwen3VLMoeForConditionalGeneration"
 
 
-class Glm4v(_AnySize):
+class Glm4v(_Groups):
     """GLM-4.1V (Hong et al. 2025): every frame between image tokens, its second after it."""
 
     model_class = "Glm4vForConditionalGeneration"
