@@ -86,6 +86,40 @@ def scale_of_all_rows(changes):
     changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
 
 
+def spares_the_first_rows(changes):
+    """As if a piece began where the sequence does; 8 bits for all other rows."""
+
+    def rounded(rows):
+        scale = rows.abs().amax(-1, keepdim=True) / 127
+        rows = rows.clone()
+        rows[:, :, 2:] = ((rows / scale).round() * scale)[:, :, 2:]
+        return rows
+
+    changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
+
+
+def rotates_first(changes):
+    """A rotation before 8 bits, whose sums are rounded otherwise for other numbers of rows."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(rows):
+        size = rows.shape[-1]
+        rotation = torch.linalg.qr(torch.randn(size, size, generator=generator.manual_seed(0)))[0]
+        turned = rows @ rotation
+        scale = turned.abs().amax(-1, keepdim=True) / 127
+        return (turned / scale).round() * scale @ rotation.T
+
+    changes.keys_values(lambda layer, keys, values: (rounded(keys), rounded(values)))
+
+
+def doubles_in_place(changes):
+    changes.keys_values(lambda layer, keys, values: (keys, values.mul_(2)))
+
+
+def doubles(changes):
+    changes.keys_values(lambda layer, keys, values: (keys, values * 2))
+
+
 def mean_over_frames(changes):
     changes.frames(lambda frames: frames - frames.mean(0))
 
@@ -190,6 +224,27 @@ def test_int8_is_the_same_in_chunks_of_any_size(model, frames, trial, chunk_size
         found, whole = logits(chunk_size), logits(100)
     assert torch.allclose(found, whole, atol=1e-3)
     assert 1e-4 < (found - plain).abs().max() < 0.2
+
+
+def test_rows_may_be_rotated_and_changed_in_place(model, frames, trial):
+    plain = decoder_logits(model, trial, frames.store)
+    rotated = logits_with(rotates_first, model, frames, trial)
+    assert 1e-4 < (rotated - plain).abs().max() < 0.2
+    in_place = logits_with(doubles_in_place, model, frames, trial)
+    assert torch.equal(in_place, logits_with(doubles, model, frames, trial))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows_that_are_treated_otherwise_are_found_among_many(model, dtype):
+    keys, values = torch.randn(2, 1, 2, 4000, 64, dtype=dtype)
+    for function, is_refused in ((int8_keys_values, False), (spares_the_first_rows, True)):
+        with Intervention.of(function).applied_to(model):
+            module = model.decoder.model.layers[0].self_attn
+            if not is_refused:
+                assert as_attended(module, keys, values)[0].dtype == dtype
+                continue
+            with pytest.raises(ModelError, match="something else for several rows together"):
+                as_attended(module, keys, values)
 
 
 def test_int8_is_what_rounding_by_hand_gives():
@@ -336,6 +391,7 @@ def test_a_window_is_for_decoders_with_full_attention():
         (gives_half, "of keys in .*gives_half gave torch.float16 on cpu; expected torch.float32"),
         (gives_nan, "gave numbers that are not finite"),
         (scale_of_all_rows, "something else for several rows together than .* treat each row"),
+        (spares_the_first_rows, "something else for several rows together .* treat each row"),
         (mean_over_frames, "something else for several frames together than .* treat each frame"),
         (drops_all, r"of frames in .* gave shape \(6, 0, 64\); expected"),
         (drops_frames, r"of frames in .* gave shape \(5, 3, 64\); expected"),
