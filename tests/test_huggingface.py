@@ -511,6 +511,10 @@ def test_video_llava_reads_its_own_image_processor(saved):
         ),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 64), "cannot be"),
         (lambda f: change_config(f, model_type="wav2vec2"), "has model_type 'wav2vec2'; supported"),
+        (
+            lambda f: change_config(f, model_type="molmo2"),
+            "has model_type 'molmo2', which vniah does not read: all frames of a prompt attend to",
+        ),
         (lambda f: change_config(f, model_type=["llava"]), "model_type must be text, got"),
         (lambda f: change_text_config(f, intermediate_size=80), "mismatched keys: .*down_proj"),
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
