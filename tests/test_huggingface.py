@@ -15,10 +15,11 @@ import pytest
 import torch
 import transformers
 from checkpoints import spoil_weights
-from families import BUILDERS, Tiny, build, pictures
+from families import BUILDERS, build
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from text_models import LANGUAGE_MODELS
+from tiny_families import Tiny, pictures
 from torch.nn.functional import cross_entropy
 
 from vniah.checks.model import check_model
@@ -234,7 +235,7 @@ def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(save
 
 def is_of_encoder(name: str) -> bool:
     """By the names of weights in a checkpoint."""
-    parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector")
+    parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector", "audio")
     return any(part in name for part in parts)
 
 
@@ -539,8 +540,12 @@ def change_config(folder: Path, **changes) -> None:
 
 
 def change_text_config(folder: Path, **changes) -> None:
-    text_config = json.loads((folder / "config.json").read_text())["text_config"]
-    change_config(folder, text_config=text_config | changes)
+    config = json.loads((folder / "config.json").read_text())
+    if thinker := config.get("thinker_config"):
+        thinker["text_config"] |= changes
+        change_config(folder, thinker_config=thinker)
+    else:
+        change_config(folder, text_config=config["text_config"] | changes)
 
 
 def change_crop(folder: Path, side: int) -> None:
@@ -557,9 +562,9 @@ def write_generation(folder: Path, **values) -> None:
 def test_layers_that_the_configuration_does_not_count_are_refused(model_type, saved, tmp_path):
     """transformers would leave them out, and a sweep would measure a model of fewer layers."""
     folder = own_copy(saved, model_type, tmp_path)
-    text_config = json.loads((folder / "config.json").read_text())["text_config"]
+    config = json.loads((folder / "config.json").read_text())
     fewer = {"num_hidden_layers": 3}
-    if layer_types := text_config.get("layer_types"):
+    if layer_types := config.get("thinker_config", config)["text_config"].get("layer_types"):
         fewer["layer_types"] = layer_types[:3]
     change_text_config(folder, **fewer)
     with pytest.raises(ModelError, match=r"its config.json does not count: .*layers\.3\."):

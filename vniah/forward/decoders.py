@@ -12,12 +12,14 @@ from vniah.forward.attention import Heads
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
 ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
 # These may add features of a frame to its rows after their first layers (DeepStack).
-DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text")
+DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text", "qwen3_omni_moe_text")
 THREE_ROWS_OF_POSITIONS = (
     "qwen2_vl_text",
     "qwen2_5_vl_text",
     *DEEPSTACK_MODEL_TYPES,
+    "qwen2_5_omni_text",
     "glm4v_text",
+    "glm4v_moe_text",
 )
 SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
 

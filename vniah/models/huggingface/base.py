@@ -218,6 +218,37 @@ class TransformersModel:
         """The text of some tokens as it stands in a prompt, with special tokens and white space."""
         return spell(self._tokenizer, token_ids)
 
+    @torch.inference_mode()
+    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """The logits of the whole model's own forward, which inserts the frames itself.
+
+        Args:
+            sequence: what `compose` gave.
+            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
+
+        Returns:
+            ``[len(answer_ids), vocabulary]``.
+        """
+        self.read_encoder()  # some families take the device of their inputs from the tower
+        mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
+        rows = [
+            torch.full((self.frame_shape[-2],), mark)
+            if isinstance(segment, FrameSegment)
+            else torch.tensor(segment.token_ids)
+            for segment in sequence.inputs
+        ]
+        ids = torch.cat(rows)[None].to(self.device)
+        ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
+        of_frames: dict[str, Any] = {}
+        if len(embeds):
+            rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
+            of_frames["mm_encoder_outputs"] = rows_of_frames
+            of_frames |= self._own_arguments(sequence, ids == mark)
+        logits = self._last_logits(len(sequence.answer_ids), input_ids=ids, **of_frames)
+        if hasattr(self._model.model, "rope_deltas"):
+            self._model.model.rope_deltas = None  # else it shifts the positions of a later call
+        return logits
+
     # Methods that a family may override.
 
     @staticmethod
@@ -310,6 +341,21 @@ class TransformersModel:
         texts = self._prompt.before(33)[1:]
         return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
+    def _last_logits(self, num_rows: int, **inputs: Any) -> Tensor:
+        """The last logits of the model's own forward, ``[num_rows, vocabulary]``."""
+        output = self._model(**inputs, logits_to_keep=num_rows, use_cache=False)
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
+        """Encoded frames as the model's own forward takes them."""
+        rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
+        return {"video" if self.is_video else "image": rows}
+
+    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
+        """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
+        return {}
+
     def _embed_into(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
         """Input rows of a whole sequence, ``[1, num_tokens, hidden size]``."""
         table, frames = self._model.get_input_embeddings(), iter(embeds)
@@ -344,48 +390,3 @@ class TransformersDecoderModel(ReadsText, TransformersModel):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""
         return torch.arange(sequence.num_tokens(self.frame_shape[-2]))
-
-    @torch.inference_mode()
-    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
-        """The logits of the whole model's own forward, which inserts the frames itself.
-
-        Args:
-            sequence: what `compose` gave.
-            embeds: its frames in reading order, ``[num_frames, *frame_shape]``.
-
-        Returns:
-            ``[len(answer_ids), vocabulary]``.
-        """
-        self.read_encoder()  # some families take the device of their inputs from the tower
-        mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
-        rows = [
-            torch.full((self.frame_shape[-2],), mark)
-            if isinstance(segment, FrameSegment)
-            else torch.tensor(segment.token_ids)
-            for segment in sequence.inputs
-        ]
-        ids = torch.cat(rows)[None].to(self.device)
-        ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
-        of_frames: dict[str, Any] = {}
-        if len(embeds):
-            rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
-            of_frames["mm_encoder_outputs"] = rows_of_frames
-            of_frames |= self._own_arguments(sequence, ids == mark)
-        logits: Tensor = self._model(
-            input_ids=ids,
-            logits_to_keep=len(sequence.answer_ids),
-            use_cache=False,
-            **of_frames,
-        ).logits[0]
-        if hasattr(self._model.model, "rope_deltas"):
-            self._model.model.rope_deltas = None  # else it shifts the positions of a later call
-        return logits
-
-    def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
-        """Encoded frames as the model's own forward takes them."""
-        rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
-        return {"video" if self.is_video else "image": rows}
-
-    def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
-        """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
-        return {}

@@ -14,6 +14,7 @@ from vniah.errors import ModelError
 from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
 from vniah.models.adapters import adapter_record, merge_adapter, without_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
+from vniah.models.configs import read_beside
 from vniah.models.contents import fingerprint, generation_note
 from vniah.models.deferred import DeferredWeights
 from vniah.models.huggingface.halves import (
@@ -61,6 +62,7 @@ class FamilyParts:
         adapter: name and hash of the adapter that is merged into the weights, if there is one.
         generation_note: what of its generation_config.json is not applied, in a sentence.
         encoder: the weights of what encodes frames, if they are read later.
+        processor_class: the class of transformers that the checkpoint names for its prompts.
     """
 
     name: str
@@ -75,6 +77,7 @@ class FamilyParts:
     adapter: str | None = None
     generation_note: str | None = None
     encoder: DeferredWeights | None = None
+    processor_class: str | None = None
 
 
 def read_parts(
@@ -144,6 +147,7 @@ def read_parts(
         adapter=None if adapter is None else adapter_record(adapter),
         generation_note=generation_note(folder),
         encoder=encoder,
+        processor_class=_processor_class(folder),
     )
 
 
@@ -173,6 +177,14 @@ def _place_weights(
         offload_layers(body, device)
     else:
         move_all_but_layers(model, nn.ModuleList(unread), device)
+
+
+def _processor_class(folder: Path) -> str | None:
+    """The processor that a checkpoint names; looked for in the files and order of AutoProcessor."""
+    for name in (*reversed(_PREPROCESSOR_FILES), "tokenizer_config.json", "config.json"):
+        if found := read_beside(folder, name).get("processor_class"):
+            return str(found)
+    return None
 
 
 def _load_image_processor(folder: Path) -> Any:
@@ -254,7 +266,7 @@ def _require_sizes(folder: Path, model_class: Any) -> None:
     of them would be initialized at random before an error could name the missing ones.
     """
     with torch.device("meta"):
-        config = transformers.AutoConfig.from_pretrained(
+        config = model_class.config_class.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
         model = model_class(config)

@@ -14,16 +14,24 @@ from torch import nn
 Half = Literal["decoder", "encoder"]
 FindBody = Callable[[Any], Any]
 
+_NEVER_RUN = ("audio_tower",)  # parts of ``model.model`` of which no weights are read
+
 
 def encoder_of(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
     """What encodes frames: vision tower, projector and the like, by their names in ``model.model``.
+
+    An audio tower is not among it: no frame goes through it.
 
     Args:
         model: of transformers, with a decoder inside ``model.model``.
         find_body: gives the decoder without its head.
     """
     body = find_body(model)
-    return {name: part for name, part in model.model.named_children() if part is not body}
+    return {
+        name: part
+        for name, part in model.model.named_children()
+        if part is not body and name not in _NEVER_RUN
+    }
 
 
 def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[str, nn.Module]:
@@ -33,12 +41,13 @@ def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[s
     """
     if half is None:
         return {}
-    encoder = {f"model.{name}": part for name, part in encoder_of(model, find_body).items()}
-    if half == "decoder":
-        return encoder
     children = {f"model.{name}": part for name, part in model.model.named_children()}
-    body = {name: part for name, part in children.items() if name not in encoder}
-    return {**body, "lm_head": model.lm_head}
+    encoder = {f"model.{name}" for name in encoder_of(model, find_body)}
+    if half == "encoder":
+        body = {name: part for name, part in children.items() if name not in encoder}
+        return {**body, "lm_head": model.lm_head}
+    read = find_body(model)
+    return {name: part for name, part in children.items() if part is not read}
 
 
 def class_of_half(model_class: Any, find_body: FindBody, half: Half) -> Any:

@@ -1,0 +1,468 @@
+"""Tiny random checkpoints of Qwen-VL, Qwen-Omni and GLM-V, and what each computes by itself."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_families import CHATML, MROPE, TEXT, Tiny, bare, build_tokenizer, tokenize
+from torch import Tensor
+
+_QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+_QWEN_NAMES = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+_QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
+
+
+def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+    start, end, image, video = tokenizer.convert_tokens_to_ids(_QWEN_TOKENS)
+    return {
+        "image_token_id": image,
+        "video_token_id": video,
+        "vision_start_token_id": start,
+        "vision_end_token_id": end,
+    }
+
+
+def _qwen_video(tiny: Tiny, shown: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """A video of doubled frames: the patches of its frames, one after the other."""
+    processed = tiny.image_processor(images=list(shown), do_resize=False, return_tensors="pt")
+    _, height, width = processed["image_grid_thw"][0].tolist()
+    return {
+        "pixel_values_videos": processed["pixel_values"],
+        "video_grid_thw": torch.tensor([[len(shown), height, width]]),
+    }
+
+
+def _own_qwen2(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    video = _qwen_video(tiny, shown)
+    merge = type("Merge", (), {"merge_size": 2})()
+    whole = bare(
+        transformers.Qwen2VLProcessor,
+        tiny.tokenizer,
+        video_processor=merge,
+        video_token="<|video_pad|>",
+    )
+    filled = whole.replace_video_token(video, 0)
+    ids = tokenize(tiny, text.replace("<|video_pad|>", filled))
+    seconds = {"second_per_grid_ts": torch.tensor([1.0])}
+    own = video | (seconds if tiny.model_type == "qwen2_5_vl" else {})
+
+    def find_positions(ids: Tensor) -> Tensor:
+        """The model's own, with the text behind the largest of the video, as in 4.57."""
+        types = 2 * (ids == tiny.model.config.video_token_id).int()
+        positions, _ = tiny.model.model.get_rope_index(
+            ids, mm_token_type_ids=types, **{k: v for k, v in own.items() if "pixel" not in k}
+        )
+        end = int(types[0].nonzero()[-1]) + 1
+        missing = int(positions[:, :, :end].max()) + 1 - int(positions[0, 0, end])
+        positions[:, :, end:] += missing
+        return positions
+
+    return {"input_ids": ids, **own, "find_positions": find_positions}
+
+
+def _build_qwen2_vl() -> Tiny:
+    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    config = transformers.Qwen2VLConfig(
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "num_heads": 4,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+        },
+        **_qwen_ids(tokenizer),
+    )
+    model = transformers.Qwen2VLForConditionalGeneration(config)
+    processor = transformers.Qwen2VLImageProcessorPil()
+    return Tiny(
+        "qwen2_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
+    )
+
+
+def _build_qwen2_5_vl() -> Tiny:
+    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+        **_qwen_ids(tokenizer),
+    )
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    processor = transformers.Qwen2VLImageProcessorPil()
+    return Tiny(
+        "qwen2_5_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
+    )
+
+
+def _own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    """Seconds 0, 1, ... of a video whose frames are doubled; marks as up to transformers 4.57."""
+    video = _qwen_video(tiny, shown)
+    merge = type("Merge", (), {"merge_size": 2, "temporal_patch_size": 2})()
+    whole = bare(
+        transformers.Qwen3VLProcessor,
+        tiny.tokenizer,
+        video_processor=merge,
+        video_token="<|video_pad|>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+    )
+    times = [second for second in range(len(shown)) for _ in range(2)]
+    metadata = type("Metadata", (), {"frames_indices": times, "fps": 1})()
+    filled = whole.replace_video_token({**video, "video_metadata": [metadata]}, 0)
+    marked = "<|vision_start|><|video_pad|><|vision_end|>"
+    assert marked in text
+    ids = tokenize(tiny, text.replace(marked, filled))
+    types = 2 * (ids == tiny.model.config.video_token_id).int()
+    return {"input_ids": ids, **video, "mm_token_type_ids": types}
+
+
+def _qwen3_parts(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "text_config": {
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "rope_parameters": {**MROPE, "mrope_interleaved": True},
+            **TEXT,
+        },
+        "vision_config": {
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "patch_size": 16,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+        **_qwen_ids(tokenizer),
+    }
+
+
+def _build_qwen3_vl() -> Tiny:
+    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    config = transformers.Qwen3VLConfig(**_qwen3_parts(tokenizer))
+    model = transformers.Qwen3VLForConditionalGeneration(config)
+    processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
+    return Tiny(
+        "qwen3_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(96, 64)
+    )
+
+
+_EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+def _build_qwen3_vl_moe() -> Tiny:
+    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    parts = _qwen3_parts(tokenizer)
+    parts["text_config"] |= _EXPERTS
+    model = transformers.Qwen3VLMoeForConditionalGeneration(transformers.Qwen3VLMoeConfig(**parts))
+    processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
+    return Tiny(
+        "qwen3_vl_moe", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(64, 64)
+    )
+
+
+_GLM_TOKENS = [
+    "<|image|>",
+    "<|video|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+    "[gMASK]",
+    "<sop>",
+    "<|user|>",
+    "<|assistant|>",
+]
+
+
+_GLM = (
+    "[gMASK]<sop>\n{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def _own_glm(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    """Seconds 0, 1, ... of a video whose frames are doubled."""
+    video = _qwen_video(tiny, shown)
+    merge = type("Merge", (), {"merge_size": 2})()
+    config = tiny.model.config
+    own_class = "Glm46VProcessor" if tiny.model_type == "glm46v" else "Glm4vProcessor"
+    whole = bare(
+        getattr(transformers, own_class),
+        tiny.tokenizer,
+        video_processor=merge,
+        image_token="<|image|>",
+        video_token="<|video|>",
+        image_token_id=config.image_token_id,
+        video_start_id=config.video_start_token_id,
+        video_end_id=config.video_end_token_id,
+    )
+    times = [second / 2 for second in range(2 * len(shown))]
+    metadata = type("Metadata", (), {"timestamps": times, "fps": 2})()
+    filled = whole.replace_video_token({**video, "video_metadata": [metadata]}, 0)
+    read = tokenize(tiny, text.replace("<|video|>", filled))
+    types = torch.tensor(whole.create_mm_token_type_ids(read.tolist()))
+    return {"input_ids": read, **video, "mm_token_type_ids": types}
+
+
+def _glm_parts(tokenizer: Any, text: dict[str, Any]) -> dict[str, Any]:
+    ids = tokenizer.convert_tokens_to_ids(_GLM_TOKENS)
+    names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+    return {
+        "text_config": {"vocab_size": len(tokenizer), **TEXT, **text},
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "patch_size": 14,
+            "image_size": 112,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+        },
+        **{f"{name}_token_id": token for name, token in zip(names, ids, strict=False)},
+    }
+
+
+_GLM_EXPERTS = {
+    "head_dim": 16,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 2,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.5,
+    "rope_parameters": {**MROPE, "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5},
+}
+
+
+def _glm_tiny(model_type: str, config_class: Any, model_class: Any, text: dict[str, Any]) -> Tiny:
+    tokenizer = build_tokenizer(_GLM_TOKENS, image_token="<|image|>", video_token="<|video|>")
+    model = model_class(config_class(**_glm_parts(tokenizer, text)))
+    processor = transformers.Glm4vImageProcessorPil()
+    return Tiny(model_type, model, tokenizer, processor, _GLM, _own_glm, frame_size=(84, 56))
+
+
+def _build_glm4v() -> Tiny:
+    rope = {**MROPE, "partial_rotary_factor": 1.0}
+    text = {"rope_parameters": rope}
+    return _glm_tiny(
+        "glm4v",
+        transformers.Glm4vConfig,
+        transformers.Glm4vForConditionalGeneration,
+        text,
+    )
+
+
+def _build_glm4v_moe() -> Tiny:
+    tiny = _glm_tiny(
+        "glm4v_moe",
+        transformers.Glm4vMoeConfig,
+        transformers.Glm4vMoeForConditionalGeneration,
+        _GLM_EXPERTS,
+    )
+    return replace(tiny, is_harsh=True)
+
+
+def _build_glm46v() -> Tiny:
+    tiny = _glm_tiny(
+        "glm46v",
+        transformers.Glm46VConfig,
+        transformers.Glm46VForConditionalGeneration,
+        {"model_type": "glm4v_moe_text", **_GLM_EXPERTS},
+    )
+    processor = transformers.Glm46VImageProcessorPil()
+    return replace(tiny, image_processor=processor, is_harsh=True)
+
+
+def _own_omni(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    """Without sound; the mask has transformers compute the positions of the video."""
+    video = _qwen_video(tiny, shown)
+    merge = type("Merge", (), {"merge_size": 2})()
+    token = tiny.tokenizer.video_token
+    own_class = "Qwen3OmniMoeProcessor" if "qwen3" in tiny.model_type else "Qwen2_5OmniProcessor"
+    whole = bare(
+        getattr(transformers, own_class), tiny.tokenizer, video_processor=merge, video_token=token
+    )
+    filled = whole.replace_video_token(video, 0, load_audio_from_video=False)
+    ids = tokenize(tiny, text.replace(token, filled))
+    seconds = torch.tensor([1.0])  # groups of two frames at two frames per second
+    mask = torch.ones_like(ids)
+    return {"input_ids": ids, **video, "video_second_per_grid": seconds, "attention_mask": mask}
+
+
+_OMNI_AUDIO = {
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "d_model": 16,
+    "num_mel_bins": 8,
+    "max_source_positions": 20,
+    "output_dim": 64,
+}
+
+
+def _omni_ids(tokenizer: Any, names: Sequence[str]) -> dict[str, int]:
+    """The ids of image, video, sound, and what stands before pictures and sound."""
+    kinds = ("image", "video", "audio", "vision_start", "audio_start")
+    tokens = tokenizer.convert_tokens_to_ids(list(names))
+    return {f"{kind}_token_id": token for kind, token in zip(kinds, tokens, strict=True)}
+
+
+def _build_qwen2_5_omni_thinker() -> Tiny:
+    tokens = ["<|IMAGE|>", "<|VIDEO|>", "<|AUDIO|>", "<|vision_bos|>", "<|audio_bos|>"]
+    tokenizer = build_tokenizer([*tokens, "<|vision_eos|>"], video_token="<|VIDEO|>")
+    ids = _omni_ids(tokenizer, tokens)
+    kinds = ("image", "video", "audio")
+    config = transformers.Qwen2_5OmniThinkerConfig(
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "num_heads": 4,
+            "intermediate_size": 64,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        audio_config=dict(_OMNI_AUDIO),
+        position_id_per_seconds=25,
+        vision_start_token_id=ids["vision_start_token_id"],
+        audio_start_token_id=ids["audio_start_token_id"],
+        **{f"{kind}_token_index": ids[f"{kind}_token_id"] for kind in kinds},
+    )
+    return Tiny(
+        "qwen2_5_omni_thinker",
+        transformers.Qwen2_5OmniThinkerForConditionalGeneration(config),
+        tokenizer,
+        transformers.Qwen2VLImageProcessorPil(),
+        CHATML.replace("VIDEO", "<|vision_bos|><|VIDEO|><|vision_eos|>"),
+        _own_omni,
+        frame_size=(56, 84),
+        is_harsh=True,
+    )
+
+
+def _build_qwen3_omni_moe_thinker() -> Tiny:
+    tokens = ["<|image_pad|>", "<|video_pad|>", "<|audio_pad|>"]
+    tokens += ["<|vision_start|>", "<|audio_start|>"]
+    tokenizer = build_tokenizer([*tokens, "<|vision_end|>"], video_token="<|video_pad|>")
+    parts = _qwen3_parts(build_tokenizer(_QWEN_TOKENS))
+    parts["text_config"] |= {"vocab_size": len(tokenizer), **_EXPERTS}
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        text_config=parts["text_config"],
+        vision_config=parts["vision_config"],
+        audio_config={**_OMNI_AUDIO, "downsample_hidden_size": 4},
+        position_id_per_seconds=13,
+        **_omni_ids(tokenizer, tokens),
+    )
+    return Tiny(
+        "qwen3_omni_moe_thinker",
+        transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config),
+        tokenizer,
+        transformers.Qwen2VLImageProcessorPil(patch_size=16),
+        _QWEN_TEMPLATE,
+        _own_omni,
+        frame_size=(96, 64),
+        is_harsh=True,
+    )
+
+
+class _WholeOmni(Tiny):
+    """A thinker that is saved as published: inside of the model that also speaks."""
+
+    def save(self, folder: Path) -> Path:
+        super().save(folder)
+        thinker = json.loads((folder / "config.json").read_text())
+        whole = {
+            "model_type": self.model_type,
+            "architectures": [self.architecture],
+            "enable_audio_output": True,
+            "thinker_config": thinker,
+            "talker_config": {"model_type": f"{self.model_type}_talker"},
+        }
+        (folder / "config.json").write_text(json.dumps(whole))
+        weights = load_file(folder / "model.safetensors")
+        named = {f"thinker.{name}": weight for name, weight in weights.items()}
+        named |= {
+            "talker.model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4),
+            "talker.model.layers.77.self_attn.q_proj.weight": torch.ones(4, 4),
+            f"{self.speech}.decoder.weight": torch.ones(3, 3),
+        }
+        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    @property
+    def architecture(self) -> str:
+        """The class of the whole model."""
+        name = type(self.model).__name__
+        return name.replace("Thinker", "")
+
+    @property
+    def speech(self) -> str:
+        """What makes sound of what the talker says."""
+        return "code2wav" if "qwen3" in self.model_type else "token2wav"
+
+
+def _whole(build_thinker: Callable[[], Tiny], model_type: str) -> Tiny:
+    thinker = build_thinker()
+    parts = {field.name: getattr(thinker, field.name) for field in fields(thinker)}
+    return _WholeOmni(**{**parts, "model_type": model_type})
+
+
+def _build_qwen2_5_omni() -> Tiny:
+    return _whole(_build_qwen2_5_omni_thinker, "qwen2_5_omni")
+
+
+def _build_qwen3_omni_moe() -> Tiny:
+    return _whole(_build_qwen3_omni_moe_thinker, "qwen3_omni_moe")
+
+
+QWEN_BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "qwen2_vl": _build_qwen2_vl,
+    "qwen2_5_vl": _build_qwen2_5_vl,
+    "qwen3_vl": _build_qwen3_vl,
+    "qwen3_vl_moe": _build_qwen3_vl_moe,
+    "qwen2_5_omni": _build_qwen2_5_omni,
+    "qwen2_5_omni_thinker": _build_qwen2_5_omni_thinker,
+    "qwen3_omni_moe": _build_qwen3_omni_moe,
+    "qwen3_omni_moe_thinker": _build_qwen3_omni_moe_thinker,
+    "glm4v": _build_glm4v,
+    "glm4v_moe": _build_glm4v_moe,
+    "glm46v": _build_glm46v,
+}
