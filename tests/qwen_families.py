@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of Qwen-VL, Qwen-Omni and GLM-V, and what each computes by itself."""
+"""Tiny random checkpoints of Qwen-Omni and GLM-V, and what each computes by itself on pixels."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,187 +8,22 @@ from typing import Any
 
 import torch
 import transformers
+from families import (
+    CHATML,
+    GLM,
+    MROPE,
+    QWEN_TEMPLATE,
+    QWEN_TOKENS,
+    TEXT,
+    Tiny,
+    bare,
+    build_tokenizer,
+    qwen3_parts,
+    qwen_video,
+    tokenize,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_families import CHATML, MROPE, TEXT, Tiny, bare, build_tokenizer, tokenize
-from torch import Tensor
-
-_QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-_QWEN_NAMES = {
-    "image_token": "<|image_pad|>",
-    "video_token": "<|video_pad|>",
-    "vision_start_token": "<|vision_start|>",
-    "vision_end_token": "<|vision_end|>",
-}
-_QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
-
-
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
-    start, end, image, video = tokenizer.convert_tokens_to_ids(_QWEN_TOKENS)
-    return {
-        "image_token_id": image,
-        "video_token_id": video,
-        "vision_start_token_id": start,
-        "vision_end_token_id": end,
-    }
-
-
-def _qwen_video(tiny: Tiny, shown: Sequence[Image.Image]) -> dict[str, Tensor]:
-    """A video of doubled frames: the patches of its frames, one after the other."""
-    processed = tiny.image_processor(images=list(shown), do_resize=False, return_tensors="pt")
-    _, height, width = processed["image_grid_thw"][0].tolist()
-    return {
-        "pixel_values_videos": processed["pixel_values"],
-        "video_grid_thw": torch.tensor([[len(shown), height, width]]),
-    }
-
-
-def _own_qwen2(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-    video = _qwen_video(tiny, shown)
-    merge = type("Merge", (), {"merge_size": 2})()
-    whole = bare(
-        transformers.Qwen2VLProcessor,
-        tiny.tokenizer,
-        video_processor=merge,
-        video_token="<|video_pad|>",
-    )
-    filled = whole.replace_video_token(video, 0)
-    ids = tokenize(tiny, text.replace("<|video_pad|>", filled))
-    seconds = {"second_per_grid_ts": torch.tensor([1.0])}
-    own = video | (seconds if tiny.model_type == "qwen2_5_vl" else {})
-
-    def find_positions(ids: Tensor) -> Tensor:
-        """The model's own, with the text behind the largest of the video, as in 4.57."""
-        types = 2 * (ids == tiny.model.config.video_token_id).int()
-        positions, _ = tiny.model.model.get_rope_index(
-            ids, mm_token_type_ids=types, **{k: v for k, v in own.items() if "pixel" not in k}
-        )
-        end = int(types[0].nonzero()[-1]) + 1
-        missing = int(positions[:, :, :end].max()) + 1 - int(positions[0, 0, end])
-        positions[:, :, end:] += missing
-        return positions
-
-    return {"input_ids": ids, **own, "find_positions": find_positions}
-
-
-def _build_qwen2_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    config = transformers.Qwen2VLConfig(
-        text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
-        vision_config={
-            "depth": 2,
-            "embed_dim": 32,
-            "hidden_size": 64,
-            "num_heads": 4,
-            "mlp_ratio": 2,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-        },
-        **_qwen_ids(tokenizer),
-    )
-    model = transformers.Qwen2VLForConditionalGeneration(config)
-    processor = transformers.Qwen2VLImageProcessorPil()
-    return Tiny(
-        "qwen2_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
-    )
-
-
-def _build_qwen2_5_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
-        vision_config={
-            "depth": 3,
-            "hidden_size": 32,
-            "out_hidden_size": 64,
-            "num_heads": 4,
-            "intermediate_size": 64,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
-            "tokens_per_second": 2,
-        },
-        **_qwen_ids(tokenizer),
-    )
-    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
-    processor = transformers.Qwen2VLImageProcessorPil()
-    return Tiny(
-        "qwen2_5_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
-    )
-
-
-def _own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-    """Seconds 0, 1, ... of a video whose frames are doubled; marks as up to transformers 4.57."""
-    video = _qwen_video(tiny, shown)
-    merge = type("Merge", (), {"merge_size": 2, "temporal_patch_size": 2})()
-    whole = bare(
-        transformers.Qwen3VLProcessor,
-        tiny.tokenizer,
-        video_processor=merge,
-        video_token="<|video_pad|>",
-        vision_start_token="<|vision_start|>",
-        vision_end_token="<|vision_end|>",
-    )
-    times = [second for second in range(len(shown)) for _ in range(2)]
-    metadata = type("Metadata", (), {"frames_indices": times, "fps": 1})()
-    filled = whole.replace_video_token({**video, "video_metadata": [metadata]}, 0)
-    marked = "<|vision_start|><|video_pad|><|vision_end|>"
-    assert marked in text
-    ids = tokenize(tiny, text.replace(marked, filled))
-    types = 2 * (ids == tiny.model.config.video_token_id).int()
-    return {"input_ids": ids, **video, "mm_token_type_ids": types}
-
-
-def _qwen3_parts(tokenizer: Any) -> dict[str, Any]:
-    return {
-        "text_config": {
-            "vocab_size": len(tokenizer),
-            "head_dim": 16,
-            "rope_parameters": {**MROPE, "mrope_interleaved": True},
-            **TEXT,
-        },
-        "vision_config": {
-            "depth": 3,
-            "hidden_size": 32,
-            "out_hidden_size": 64,
-            "num_heads": 4,
-            "intermediate_size": 64,
-            "patch_size": 16,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0, 1, 2],
-        },
-        **_qwen_ids(tokenizer),
-    }
-
-
-def _build_qwen3_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    config = transformers.Qwen3VLConfig(**_qwen3_parts(tokenizer))
-    model = transformers.Qwen3VLForConditionalGeneration(config)
-    processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
-    return Tiny(
-        "qwen3_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(96, 64)
-    )
-
-
-_EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
-
-
-def _build_qwen3_vl_moe() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    parts = _qwen3_parts(tokenizer)
-    parts["text_config"] |= _EXPERTS
-    model = transformers.Qwen3VLMoeForConditionalGeneration(transformers.Qwen3VLMoeConfig(**parts))
-    processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
-    return Tiny(
-        "qwen3_vl_moe", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(64, 64)
-    )
-
 
 _GLM_TOKENS = [
     "<|image|>",
@@ -204,17 +39,9 @@ _GLM_TOKENS = [
 ]
 
 
-_GLM = (
-    "[gMASK]<sop>\n{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}"
-    "{% if c['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
-    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-
-
 def _own_glm(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
     """Seconds 0, 1, ... of a video whose frames are doubled."""
-    video = _qwen_video(tiny, shown)
+    video = qwen_video(tiny, shown)
     merge = type("Merge", (), {"merge_size": 2})()
     config = tiny.model.config
     own_class = "Glm46VProcessor" if tiny.model_type == "glm46v" else "Glm4vProcessor"
@@ -272,18 +99,7 @@ def _glm_tiny(model_type: str, config_class: Any, model_class: Any, text: dict[s
     tokenizer = build_tokenizer(_GLM_TOKENS, image_token="<|image|>", video_token="<|video|>")
     model = model_class(config_class(**_glm_parts(tokenizer, text)))
     processor = transformers.Glm4vImageProcessorPil()
-    return Tiny(model_type, model, tokenizer, processor, _GLM, _own_glm, frame_size=(84, 56))
-
-
-def _build_glm4v() -> Tiny:
-    rope = {**MROPE, "partial_rotary_factor": 1.0}
-    text = {"rope_parameters": rope}
-    return _glm_tiny(
-        "glm4v",
-        transformers.Glm4vConfig,
-        transformers.Glm4vForConditionalGeneration,
-        text,
-    )
+    return Tiny(model_type, model, tokenizer, processor, GLM, _own_glm, frame_size=(84, 56))
 
 
 def _build_glm4v_moe() -> Tiny:
@@ -293,7 +109,7 @@ def _build_glm4v_moe() -> Tiny:
         transformers.Glm4vMoeForConditionalGeneration,
         _GLM_EXPERTS,
     )
-    return replace(tiny, is_harsh=True)
+    return replace(tiny, deviation=0.25)
 
 
 def _build_glm46v() -> Tiny:
@@ -304,12 +120,15 @@ def _build_glm46v() -> Tiny:
         {"model_type": "glm4v_moe_text", **_GLM_EXPERTS},
     )
     processor = transformers.Glm46VImageProcessorPil()
-    return replace(tiny, image_processor=processor, is_harsh=True)
+    return replace(tiny, image_processor=processor, deviation=0.25)
+
+
+_EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
 
 
 def _own_omni(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
     """Without sound; the mask has transformers compute the positions of the video."""
-    video = _qwen_video(tiny, shown)
+    video = qwen_video(tiny, shown)
     merge = type("Merge", (), {"merge_size": 2})()
     token = tiny.tokenizer.video_token
     own_class = "Qwen3OmniMoeProcessor" if "qwen3" in tiny.model_type else "Qwen2_5OmniProcessor"
@@ -374,7 +193,7 @@ def _build_qwen2_5_omni_thinker() -> Tiny:
         CHATML.replace("VIDEO", "<|vision_bos|><|VIDEO|><|vision_eos|>"),
         _own_omni,
         frame_size=(56, 84),
-        is_harsh=True,
+        deviation=0.25,
     )
 
 
@@ -382,7 +201,7 @@ def _build_qwen3_omni_moe_thinker() -> Tiny:
     tokens = ["<|image_pad|>", "<|video_pad|>", "<|audio_pad|>"]
     tokens += ["<|vision_start|>", "<|audio_start|>"]
     tokenizer = build_tokenizer([*tokens, "<|vision_end|>"], video_token="<|video_pad|>")
-    parts = _qwen3_parts(build_tokenizer(_QWEN_TOKENS))
+    parts = qwen3_parts(build_tokenizer(QWEN_TOKENS))
     parts["text_config"] |= {"vocab_size": len(tokenizer), **_EXPERTS}
     config = transformers.Qwen3OmniMoeThinkerConfig(
         text_config=parts["text_config"],
@@ -396,10 +215,10 @@ def _build_qwen3_omni_moe_thinker() -> Tiny:
         transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config),
         tokenizer,
         transformers.Qwen2VLImageProcessorPil(patch_size=16),
-        _QWEN_TEMPLATE,
+        QWEN_TEMPLATE,
         _own_omni,
         frame_size=(96, 64),
-        is_harsh=True,
+        deviation=0.25,
     )
 
 
@@ -454,15 +273,10 @@ def _build_qwen3_omni_moe() -> Tiny:
 
 
 QWEN_BUILDERS: dict[str, Callable[[], Tiny]] = {
-    "qwen2_vl": _build_qwen2_vl,
-    "qwen2_5_vl": _build_qwen2_5_vl,
-    "qwen3_vl": _build_qwen3_vl,
-    "qwen3_vl_moe": _build_qwen3_vl_moe,
     "qwen2_5_omni": _build_qwen2_5_omni,
     "qwen2_5_omni_thinker": _build_qwen2_5_omni_thinker,
     "qwen3_omni_moe": _build_qwen3_omni_moe,
     "qwen3_omni_moe_thinker": _build_qwen3_omni_moe_thinker,
-    "glm4v": _build_glm4v,
     "glm4v_moe": _build_glm4v_moe,
     "glm46v": _build_glm46v,
 }

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from families import build
-from tiny_families import Tiny
+from families import Tiny, build
 
 from vniah.errors import ModelError
 from vniah.models.loading import load_folder

@@ -15,11 +15,10 @@ import pytest
 import torch
 import transformers
 from checkpoints import spoil_weights
-from families import BUILDERS, build
+from families import BUILDERS, Tiny, build, pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from text_models import LANGUAGE_MODELS
-from tiny_families import Tiny, pictures
 from torch.nn.functional import cross_entropy
 
 from vniah.checks.model import check_model

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import spoil_weights
-from families import build
+from families import Tiny, build, pictures
 from safetensors.torch import load_file, save_file
-from tiny_families import Tiny, pictures
 
 from vniah.errors import ModelError
 from vniah.models.families import FAMILIES

@@ -222,6 +222,15 @@ def read_beside(folder: Path, name: str) -> dict[str, Any]:
     return read_config(folder, name) if (folder / name).is_file() else {}
 
 
+def named_processor(folder: Path) -> str | None:
+    """The processor that a checkpoint names, looked for as AutoProcessor of transformers does."""
+    files = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+    for name in (*files, "config.json"):
+        if found := read_beside(folder, name).get("processor_class"):
+            return str(found)
+    return None
+
+
 def read_file(path: Path, kind: type[T]) -> T:
     """The content of a JSON file, which must be of the declared type.
 

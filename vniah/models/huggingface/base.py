@@ -45,6 +45,8 @@ class TransformersModel:
         placeholder: the token that stands for a row of a frame.
         template_token: what the chat template writes for a video, or for one image.
         is_video: True if the template gets all frames as one video, False if as images.
+        pillow_processor: an image processor of transformers that does with Pillow what the family's
+            own does only with torchvision, to frames that are not cut; None if its own has both.
     """
 
     model_class: ClassVar[str]
@@ -52,6 +54,7 @@ class TransformersModel:
     placeholder: ClassVar[str]
     template_token: ClassVar[str]
     is_video: ClassVar[bool] = True
+    pillow_processor: ClassVar[str | None] = None
 
     def __init__(self, parts: FamilyParts) -> None:
         self.name = parts.name
@@ -130,6 +133,7 @@ class TransformersModel:
             options,
             class_name=cls.model_class,
             find_body=cls.find_body,
+            pillow_processor=cls.pillow_processor,
             adapter=adapter,
             has_decoder=has_decoder,
         )
@@ -210,14 +214,6 @@ class TransformersModel:
         segments.append(self._prompt.after(len(shown), question))
         return TokenSequence(tuple(segments), self._prompt.answer(len(shown), question, answer))
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of some tokens."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
-
-    def spell(self, token_ids: Sequence[int]) -> str:
-        """The text of some tokens as it stands in a prompt, with special tokens and white space."""
-        return spell(self._tokenizer, token_ids)
-
     @torch.inference_mode()
     def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
         """The logits of the whole model's own forward, which inserts the frames itself.
@@ -229,12 +225,9 @@ class TransformersModel:
         Returns:
             ``[len(answer_ids), vocabulary]``.
         """
-        self.read_encoder()  # some families take the device of their inputs from the tower
-        mark = self._tokenizer.convert_tokens_to_ids(self.placeholder)
+        mark, of_frame = self._mark, self._frame_ids()
         rows = [
-            torch.full((self.frame_shape[-2],), mark)
-            if isinstance(segment, FrameSegment)
-            else torch.tensor(segment.token_ids)
+            of_frame if isinstance(segment, FrameSegment) else torch.tensor(segment.token_ids)
             for segment in sequence.inputs
         ]
         ids = torch.cat(rows)[None].to(self.device)
@@ -244,10 +237,22 @@ class TransformersModel:
             rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
             of_frames["mm_encoder_outputs"] = rows_of_frames
             of_frames |= self._own_arguments(sequence, ids == mark)
-        logits = self._last_logits(len(sequence.answer_ids), input_ids=ids, **of_frames)
-        if hasattr(self._model.model, "rope_deltas"):
-            self._model.model.rope_deltas = None  # else it shifts the positions of a later call
-        return logits
+        num_rows = len(sequence.answer_ids)
+        logits: Tensor = self._model(
+            input_ids=ids, logits_to_keep=num_rows, use_cache=False, **of_frames
+        ).logits[0, -num_rows:]  # VideoLLaMA3 gives all rows, whatever is to be kept
+        inner: Any = getattr(self._model, "model", None)
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = None  # else it shifts the positions of a later call
+        return logits * self._logit_scale()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens as it stands in a prompt, with special tokens and white space."""
+        return spell(self._tokenizer, token_ids)
 
     # Methods that a family may override.
 
@@ -341,16 +346,23 @@ class TransformersModel:
         texts = self._prompt.before(33)[1:]
         return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
-    def _last_logits(self, num_rows: int, **inputs: Any) -> Tensor:
-        """The last logits of the model's own forward, ``[num_rows, vocabulary]``."""
-        output = self._model(**inputs, logits_to_keep=num_rows, use_cache=False)
-        logits: Tensor = output.logits[0]
-        return logits
+    @property
+    def _mark(self) -> int:
+        """The token that stands for a row of a frame."""
+        return int(self._tokenizer.convert_tokens_to_ids(self.placeholder))
+
+    def _frame_ids(self) -> Tensor:
+        """The tokens of a frame as the family's own processor writes them, ``[tokens]``."""
+        return torch.full((self.frame_shape[-2],), self._mark)
 
     def _encoder_outputs(self, embeds: Tensor) -> Mapping[str, Any]:
         """Encoded frames as the model's own forward takes them."""
         rows = BaseModelOutputWithPooling(pooler_output=[embeds.flatten(0, 1)])
         return {"video" if self.is_video else "image": rows}
+
+    def _logit_scale(self) -> float:
+        """By what the logits are multiplied that transformers' class of the whole model gives."""
+        return 1.0
 
     def _own_arguments(self, sequence: TokenSequence, is_frame: Tensor) -> Mapping[str, Any]:
         """Further arguments of its forward; ``is_frame`` marks the rows of frames, ``[1, T]``."""
@@ -371,8 +383,8 @@ class TransformersModel:
 class TransformersDecoderModel(ReadsText, TransformersModel):
     """A family whose decoder vniah runs layer by layer, on frames or on text alone.
 
-    It also has `answer_logits`, with which ``vniah check`` compares prompt, positions and the text
-    around frames with those of the whole model.
+    With its `answer_logits` ``vniah check`` compares prompt, positions and the text around frames
+    with those of the whole model.
 
     Attributes:
         decoder: has two parts, ``model`` and ``lm_head``.
@@ -390,3 +402,9 @@ class TransformersDecoderModel(ReadsText, TransformersModel):
     def position_ids(self, sequence: TokenSequence) -> Tensor:
         """0, 1, 2, ...: ``[num_tokens]``; a family with M-RoPE gives ``[3, num_tokens]``."""
         return torch.arange(sequence.num_tokens(self.frame_shape[-2]))
+
+    @torch.inference_mode()
+    def answer_logits(self, sequence: TokenSequence, embeds: Tensor) -> Tensor:
+        """As `TransformersModel.answer_logits`."""
+        self.read_encoder()  # some families take the device of their inputs from the tower
+        return super().answer_logits(sequence, embeds)

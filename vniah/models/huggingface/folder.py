@@ -14,7 +14,6 @@ from vniah.errors import ModelError
 from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
 from vniah.models.adapters import adapter_record, merge_adapter, without_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
-from vniah.models.configs import read_beside
 from vniah.models.contents import fingerprint, generation_note
 from vniah.models.deferred import DeferredWeights
 from vniah.models.huggingface.halves import (
@@ -62,7 +61,7 @@ class FamilyParts:
         adapter: name and hash of the adapter that is merged into the weights, if there is one.
         generation_note: what of its generation_config.json is not applied, in a sentence.
         encoder: the weights of what encodes frames, if they are read later.
-        processor_class: the class of transformers that the checkpoint names for its prompts.
+        folder: where all of this was read; None for a model without weights.
     """
 
     name: str
@@ -77,7 +76,7 @@ class FamilyParts:
     adapter: str | None = None
     generation_note: str | None = None
     encoder: DeferredWeights | None = None
-    processor_class: str | None = None
+    folder: Path | None = None
 
 
 def read_parts(
@@ -88,6 +87,7 @@ def read_parts(
     *,
     class_name: str,
     find_body: FindBody,
+    pillow_processor: str | None = None,
     adapter: Path | None = None,
     reads_frames: bool = True,
     has_decoder: bool = True,
@@ -105,6 +105,8 @@ def read_parts(
         options: how it is loaded; here no dtype means as stored, and no device the CPU.
         class_name: of the model, in transformers.
         find_body: gives the decoder's stack of layers in the model.
+        pillow_processor: the class of transformers that reads the image processor's file, for
+            families whose own needs torchvision.
         adapter: the folder of an adapter to merge into the weights.
         reads_frames: False for a language model, which has no image processor, and whose chat
             template is not used.
@@ -119,7 +121,7 @@ def read_parts(
     image_processor = None
     if reads_frames:
         with reported(folder, "the image processor in"):
-            image_processor = _load_image_processor(folder)
+            image_processor = _load_image_processor(folder, pillow_processor)
     half: Half | None = None
     if reads_frames and adapter is None:
         half = "decoder" if has_decoder else "encoder"
@@ -147,7 +149,7 @@ def read_parts(
         adapter=None if adapter is None else adapter_record(adapter),
         generation_note=generation_note(folder),
         encoder=encoder,
-        processor_class=_processor_class(folder),
+        folder=folder,
     )
 
 
@@ -179,18 +181,12 @@ def _place_weights(
         move_all_but_layers(model, nn.ModuleList(unread), device)
 
 
-def _processor_class(folder: Path) -> str | None:
-    """The processor that a checkpoint names; looked for in the files and order of AutoProcessor."""
-    for name in (*reversed(_PREPROCESSOR_FILES), "tokenizer_config.json", "config.json"):
-        if found := read_beside(folder, name).get("processor_class"):
-            return str(found)
-    return None
-
-
-def _load_image_processor(folder: Path) -> Any:
+def _load_image_processor(folder: Path, name: str | None) -> Any:
     """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
+    if name is not None:
+        return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
     return transformers.AutoImageProcessor.from_pretrained(
         folder, backend="pil", trust_remote_code=False, local_files_only=True
     )

@@ -6,9 +6,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from vniah.errors import ModelError, quoted
-from vniah.models.huggingface.any_size import AnySize
+from vniah.models.configs import named_processor
 from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.folder import FamilyParts
+from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_images
 from vniah.protocol import TokenSequence
 
@@ -20,7 +21,7 @@ _TIMES: Mapping[str, Callable[[int], str]] = {
 }
 
 
-class Glm4v(AnySize, TransformersDecoderModel):
+class Glm4v(Groups, TransformersDecoderModel):
     """GLM-4.1V (Hong et al. 2025): every frame between image tokens, its second after it."""
 
     model_class = "Glm4vForConditionalGeneration"
@@ -29,7 +30,8 @@ class Glm4v(AnySize, TransformersDecoderModel):
     usual_processor: ClassVar[str] = "Glm4vProcessor"  # of checkpoints that name none
 
     def __init__(self, parts: FamilyParts) -> None:
-        processor = parts.processor_class or self.usual_processor
+        named = None if parts.folder is None else named_processor(parts.folder)
+        processor = named or self.usual_processor
         if processor not in _TIMES:
             raise ModelError(
                 f"{parts.name} names the processor {quoted(processor, 60)}, which may write the "

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.models.huggingface.any_size import AnySize
 from vniah.models.huggingface.base import TransformersDecoderModel
+from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_video
 from vniah.models.huggingface.qwen import Deepstack
 from vniah.protocol import TokenSequence
 
 
-class _Thinker(AnySize, TransformersDecoderModel):
+class _Thinker(Groups, TransformersDecoderModel):
     """One video, times counted in ``position_id_per_seconds``, without timestamps in the text."""
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:
@@ -33,12 +33,6 @@ class _Thinker(AnySize, TransformersDecoderModel):
             "video_second_per_grid": torch.ones(1, device=self.device),
             "attention_mask": torch.ones_like(is_frame, dtype=torch.long),
         }
-
-    def _last_logits(self, num_rows: int, **inputs: Any) -> Tensor:
-        """By the head on the last rows alone: a thinker's forward gives the logits of all rows."""
-        rows = self._model.model(**inputs, use_cache=False).last_hidden_state[0, -num_rows:]
-        logits: Tensor = self._model.lm_head(rows)
-        return logits
 
 
 class Qwen25Omni(_Thinker):

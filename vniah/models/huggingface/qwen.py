@@ -8,13 +8,13 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from vniah.models.huggingface.any_size import AnySize
 from vniah.models.huggingface.base import TransformersDecoderModel
+from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_images, frames_as_video
 from vniah.protocol import TokenSequence
 
 
-class Qwen2VL(AnySize, TransformersDecoderModel):
+class Qwen2VL(Groups, TransformersDecoderModel):
     """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
 
     model_class = "Qwen2VLForConditionalGeneration"
@@ -45,7 +45,7 @@ class Qwen25VL(Qwen2VL):
         return int(self._model.config.vision_config.tokens_per_second)
 
 
-class Timestamped(AnySize):
+class Timestamped(Groups):
     """Every frame is a picture of its own, with its timestamp before it.
 
     The chat template puts vision_start and vision_end around a video. transformers 5.23 keeps these
@@ -71,7 +71,7 @@ class Timestamped(AnySize):
         )
 
 
-class Deepstack(AnySize):
+class Deepstack(Groups):
     """A cached frame also holds the DeepStack features that the first layers add to its rows.
 
     Its shape is ``(1 + layers, tokens, hidden size)``.
