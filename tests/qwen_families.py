@@ -12,12 +12,14 @@ from families import (
     CHATML,
     GLM,
     MROPE,
+    QWEN_NAMES,
     QWEN_TEMPLATE,
     QWEN_TOKENS,
     TEXT,
     Tiny,
     bare,
     build_tokenizer,
+    own_qwen3,
     qwen3_parts,
     qwen_video,
     tokenize,
@@ -272,7 +274,59 @@ def _build_qwen3_omni_moe() -> Tiny:
     return _whole(_build_qwen3_omni_moe_thinker, "qwen3_omni_moe")
 
 
+_DELTA = {
+    "head_dim": 16,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "rope_parameters": {
+        **MROPE,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    },
+}
+
+
+def _qwen3_5_tiny(model_type: str, config_class: Any, model_class: Any, **text: Any) -> Tiny:
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
+    parts = qwen3_parts(tokenizer)
+    parts["text_config"] |= {**_DELTA, **text}
+    del parts["vision_config"]["deepstack_visual_indexes"]
+    model = model_class(config_class(**parts))
+    processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
+    return Tiny(
+        model_type,
+        model,
+        tokenizer,
+        processor,
+        QWEN_TEMPLATE,
+        own_qwen3,
+        frame_size=(96, 64),
+        deviation=0.25,
+    )
+
+
+def _build_qwen3_5() -> Tiny:
+    return _qwen3_5_tiny(
+        "qwen3_5", transformers.Qwen3_5Config, transformers.Qwen3_5ForConditionalGeneration
+    )
+
+
+def _build_qwen3_5_moe() -> Tiny:
+    return _qwen3_5_tiny(
+        "qwen3_5_moe",
+        transformers.Qwen3_5MoeConfig,
+        transformers.Qwen3_5MoeForConditionalGeneration,
+        shared_expert_intermediate_size=32,
+        **_EXPERTS,
+    )
+
+
 QWEN_BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "qwen3_5": _build_qwen3_5,
+    "qwen3_5_moe": _build_qwen3_5_moe,
     "qwen2_5_omni": _build_qwen2_5_omni,
     "qwen2_5_omni_thinker": _build_qwen2_5_omni_thinker,
     "qwen3_omni_moe": _build_qwen3_omni_moe,

@@ -111,3 +111,15 @@ class Qwen3VLMoe(Qwen3VL):
     """Qwen3-VL with a mixture of experts."""
 
     model_class = "Qwen3VLMoeForConditionalGeneration"
+
+
+class Qwen35(Timestamped):
+    """Qwen3.5 (2026): a timestamp before every frame; most layers are recurrent (gated delta)."""
+
+    model_class = "Qwen3_5ForConditionalGeneration"
+
+
+class Qwen35Moe(Qwen35):
+    """Qwen3.5 with a mixture of experts."""
+
+    model_class = "Qwen3_5MoeForConditionalGeneration"
