@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from families import (
@@ -324,9 +325,76 @@ def _build_qwen3_5_moe() -> Tiny:
     )
 
 
+_MINICPM_NAMES = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "image_start_token": "<image>",
+    "image_end_token": "</image>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
+}
+
+
+def _own_minicpm(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    """As the authors read videos: one slice a frame, which has the size that they choose for it."""
+    processed = tiny.image_processor(images=list(shown), max_slice_nums=1, return_tensors="pt")
+    whole = bare(
+        transformers.MiniCPMV4_6Processor, tiny.tokenizer, video_slice_mode=True, **_MINICPM_NAMES
+    )
+    sizes = processed["target_sizes"]
+    video = {
+        "target_sizes_videos": sizes,
+        "num_frames_per_video": [len(shown)],
+        "grids_videos": np.array(processed["grids"]),
+    }
+    filled = whole.replace_video_token(video, 0, video_token_divisor=16)
+    return {
+        "input_ids": tokenize(tiny, text.replace("<|video_pad|>", filled)),
+        "pixel_values_videos": processed["pixel_values"],
+        "target_sizes_videos": sizes,
+    }
+
+
+def _build_minicpmv4_6() -> Tiny:
+    tokenizer = build_tokenizer(list(_MINICPM_NAMES.values()), **_MINICPM_NAMES)
+    image, video = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
+    config = transformers.MiniCPMV4_6Config(
+        text_config={
+            "model_type": "qwen3_5_text",
+            "vocab_size": len(tokenizer),
+            **TEXT,
+            **_DELTA,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 112,
+            "patch_size": 14,
+        },
+        insert_layer_id=1,
+        image_token_id=image,
+        video_token_id=video,
+    )
+    return Tiny(
+        "minicpmv4_6",
+        transformers.MiniCPMV4_6ForConditionalGeneration(config),
+        tokenizer,
+        transformers.MiniCPMV4_6ImageProcessorPil(scale_resolution=112),
+        CHATML.replace("VIDEO", "<|video_pad|>"),
+        _own_minicpm,
+        frame_size=(168, 56),
+        deviation=0.25,
+    )
+
+
 QWEN_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "qwen3_5": _build_qwen3_5,
     "qwen3_5_moe": _build_qwen3_5_moe,
+    "minicpmv4_6": _build_minicpmv4_6,
     "qwen2_5_omni": _build_qwen2_5_omni,
     "qwen2_5_omni_thinker": _build_qwen2_5_omni_thinker,
     "qwen3_omni_moe": _build_qwen3_omni_moe,

@@ -235,7 +235,7 @@ def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(save
 def is_of_encoder(name: str) -> bool:
     """By the names of weights in a checkpoint."""
     parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector", "audio")
-    return any(part in name for part in parts)
+    return any(part in name for part in (*parts, "model.merger"))
 
 
 def is_of_rows(tiny: Tiny, name: str) -> bool:

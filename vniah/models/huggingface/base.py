@@ -51,8 +51,8 @@ class TransformersModel:
 
     model_class: ClassVar[str]
     takes_frame_size: ClassVar[bool] = False
-    placeholder: ClassVar[str]
-    template_token: ClassVar[str]
+    placeholder: str
+    template_token: str
     is_video: ClassVar[bool] = True
     pillow_processor: ClassVar[str | None] = None
 
