@@ -391,9 +391,63 @@ def _build_minicpmv4_6() -> Tiny:
     )
 
 
+def _own_exaone(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+    video = qwen_video(tiny, shown)
+    merge = type("Merge", (), {"merge_size": 2})()
+    whole = bare(
+        transformers.Exaone4_5_Processor,
+        tiny.tokenizer,
+        video_processor=merge,
+        video_token="<|video_pad|>",
+    )
+    filled = whole.replace_video_token(video, 0)
+    return {"input_ids": tokenize(tiny, text.replace("<|video_pad|>", filled)), **video}
+
+
+def _build_exaone4_5() -> Tiny:
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
+    _, _, image, video = tokenizer.convert_tokens_to_ids(QWEN_TOKENS)
+    config = transformers.Exaone4_5_Config(
+        text_config={
+            "model_type": "exaone4",
+            "vocab_size": len(tokenizer),
+            "sliding_window": 16,
+            "sliding_window_pattern": 4,
+            "head_dim": 16,
+            **TEXT,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "num_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 64,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=image,
+        video_token_id=video,
+    )
+    return Tiny(
+        "exaone4_5",
+        transformers.Exaone4_5_ForConditionalGeneration(config),
+        tokenizer,
+        transformers.Qwen2VLImageProcessorPil(),
+        QWEN_TEMPLATE,
+        _own_exaone,
+        frame_size=(84, 56),
+        deviation=0.25,
+    )
+
+
 QWEN_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "qwen3_5": _build_qwen3_5,
     "qwen3_5_moe": _build_qwen3_5_moe,
+    "exaone4_5": _build_exaone4_5,
     "minicpmv4_6": _build_minicpmv4_6,
     "qwen2_5_omni": _build_qwen2_5_omni,
     "qwen2_5_omni_thinker": _build_qwen2_5_omni_thinker,
