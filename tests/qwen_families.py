@@ -305,7 +305,7 @@ def _qwen3_5_tiny(model_type: str, config_class: Any, model_class: Any, **text: 
         QWEN_TEMPLATE,
         own_qwen3,
         frame_size=(96, 64),
-        deviation=0.25,
+        deviation=0.2,
     )
 
 
@@ -387,7 +387,7 @@ def _build_minicpmv4_6() -> Tiny:
         CHATML.replace("VIDEO", "<|video_pad|>"),
         _own_minicpm,
         frame_size=(168, 56),
-        deviation=0.25,
+        deviation=0.2,
     )
 
 

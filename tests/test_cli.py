@@ -638,7 +638,16 @@ def test_models_fit_into_80_columns(monkeypatch, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) < 50, "columns are made narrower where that costs few lines"
+    table = lines[: lines.index("")]
+    assert len(table) < 70, "columns are made narrower where that costs few lines"
+    assert any(line.startswith("qwen2_vl, qwen2_5_vl, ") for line in table), "one row for alike"
+
+
+def test_models_say_where_answers_of_transformers_differ(capsys):
+    assert main(["models"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "qwen2_vl, qwen2_5_vl: transformers 5 gives the text after a video positions" in shown
+    assert "qwen3_omni_moe_thinker: without an attention mask, transformers' forward" in shown
 
 
 def test_reader_that_has_gone_is_no_traceback(tmp_path):

@@ -610,6 +610,8 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     else:
         assert "gives what the model gives" in shown
         assert "answer_logits: logits differ by" in shown  # by the whole model's own forward
+    note = FAMILIES[tiny.model_type].note
+    assert f"note: {note}" in shown if note else "note: " not in shown
     output = tmp_path / "run"
     grid = ["--frames", "2,4", "--depths", "0,1", "--output", str(output)]
     assert main(["run", *options, *grid]) == 0

@@ -7,7 +7,7 @@ a frame is encoded, which text stands around the frames, and which positions the
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 _LLAVA = "llava.model:LlavaModel"
 _LLAVA_FRAME = "one picture, patches pooled"
@@ -17,6 +17,29 @@ _GROUP = "one group of two equal video frames, one second"
 _TEXT = "huggingface.text:TextModel"
 _TEXT_FRAME = "none: it reads text"
 _GROUP_WITH_TIME = f"{_GROUP}, with its timestamp"
+_INTO_THE_VIDEO = (
+    "transformers 5 gives the text after a video positions inside of the video's own; here they "
+    "come behind it, as the authors describe it and transformers 4.57 has it"
+)
+_MARKS_TWICE = (
+    "the processor of transformers 5.23 writes vision_start and vision_end around the video and "
+    "around every frame; here, as in that of the authors, they are around frames only"
+)
+_WITHOUT_MASK = (
+    "without an attention mask, transformers' forward gives the rows of frames positions of text; "
+    "generate and vniah give one"
+)
+
+
+@runtime_checkable
+class HasFamily(Protocol):
+    """A model of one of the families.
+
+    Attributes:
+        family: its row of the table.
+    """
+
+    family: "Family"
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,8 @@ class Family:
             every sample runs by itself.
         has_decoder: whether vniah runs the decoder layer by layer, which the tree and
             ``--context-parallel`` need.
+        note: where an answer of transformers is known to differ from what the authors of the model
+            describe, or from what vniah gives it; empty if nothing is known.
     """
 
     model_type: str
@@ -40,6 +65,7 @@ class Family:
     tokens: str
     sharing: str = "tree"
     has_decoder: bool = True
+    note: str = ""
 
     def import_class(self) -> Any:
         """The class that loads and runs these checkpoints."""
@@ -67,10 +93,16 @@ _ROWS = (
         "one video frame, all patches and the class token",
         "257",
     ),
-    Family("qwen2_vl", "huggingface.qwen:Qwen2VL", _GROUP, "196"),
-    Family("qwen2_5_vl", "huggingface.qwen:Qwen25VL", _GROUP, "196"),
-    Family("qwen3_vl", "huggingface.qwen:Qwen3VL", _GROUP_WITH_TIME, "144"),
-    Family("qwen3_vl_moe", "huggingface.qwen:Qwen3VLMoe", _GROUP_WITH_TIME, "144"),
+    Family("qwen2_vl", "huggingface.qwen:Qwen2VL", _GROUP, "196", note=_INTO_THE_VIDEO),
+    Family("qwen2_5_vl", "huggingface.qwen:Qwen25VL", _GROUP, "196", note=_INTO_THE_VIDEO),
+    Family("qwen3_vl", "huggingface.qwen:Qwen3VL", _GROUP_WITH_TIME, "144", note=_MARKS_TWICE),
+    Family(
+        "qwen3_vl_moe",
+        "huggingface.qwen:Qwen3VLMoe",
+        _GROUP_WITH_TIME,
+        "144",
+        note=_MARKS_TWICE,
+    ),
     Family(
         "qwen3_5",
         "huggingface.qwen:Qwen35",
@@ -78,6 +110,7 @@ _ROWS = (
         "144",
         sharing="none",
         has_decoder=False,
+        note=_MARKS_TWICE,
     ),
     Family(
         "qwen3_5_moe",
@@ -86,6 +119,7 @@ _ROWS = (
         "144",
         sharing="none",
         has_decoder=False,
+        note=_MARKS_TWICE,
     ),
     Family(
         "minicpmv4_6",
@@ -94,11 +128,18 @@ _ROWS = (
         "64",
         sharing="none",
         has_decoder=False,
+        note="the processor of transformers 5.23 cuts large frames into slices and writes the "
+        "number of an image before a video, unless it is told not to, as the authors do; here "
+        "it is neither",
     ),
-    Family("qwen2_5_omni", "huggingface.omni:Qwen25Omni", _GROUP, "196"),
-    Family("qwen2_5_omni_thinker", "huggingface.omni:Qwen25Omni", _GROUP, "196"),
-    Family("qwen3_omni_moe", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144"),
-    Family("qwen3_omni_moe_thinker", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144"),
+    Family("qwen2_5_omni", "huggingface.omni:Qwen25Omni", _GROUP, "196", note=_WITHOUT_MASK),
+    Family(
+        "qwen2_5_omni_thinker", "huggingface.omni:Qwen25Omni", _GROUP, "196", note=_WITHOUT_MASK
+    ),
+    Family("qwen3_omni_moe", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144", note=_WITHOUT_MASK),
+    Family(
+        "qwen3_omni_moe_thinker", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144", note=_WITHOUT_MASK
+    ),
     Family(
         "exaone4_5",
         "huggingface.exaone:Exaone45",
