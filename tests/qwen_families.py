@@ -321,7 +321,7 @@ def _build_qwen3_5_moe() -> Tiny:
         transformers.Qwen3_5MoeConfig,
         transformers.Qwen3_5MoeForConditionalGeneration,
         shared_expert_intermediate_size=32,
-        **_EXPERTS,
+        **{**_EXPERTS, "moe_intermediate_size": 16},
     )
 
 
