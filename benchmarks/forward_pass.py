@@ -144,12 +144,17 @@ def keep_trunk(decoder, num_tokens: int, place: str):
     """Runs a trunk; its keys and values of all layers."""
     import torch
 
-    from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout
+    from vniah.forward.kinds.choosing import open_cache
+    from vniah.forward.kv_cache import Layout
     from vniah.forward.prefill import prefill
 
-    shape = (1, KV_HEADS, num_tokens, HEAD_DIM)
-    store = KeyValueStore(LAYERS, shape, like=decoder.lm_head.weight, kv_location=place)
-    kept = KeyValueCache(store, Layout.whole(0, num_tokens), num_tokens)
+    kept = open_cache(
+        decoder.model,
+        Layout.whole(0, num_tokens),
+        ends=(num_tokens,),
+        like=decoder.lm_head.weight,
+        kv_location=place,
+    )
     prefill(decoder, embeddings(0, num_tokens), torch.arange(num_tokens), [], cache=kept)
     return kept
 

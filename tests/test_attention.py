@@ -48,9 +48,10 @@ def test_blocks_together_equal_one(kv_heads, splits):
     q, k, v = random_qkv(6, sum(splits), kv_heads=kv_heads)
     borders = [sum(splits[:i]) for i in range(len(splits) + 1)]
     blocks = [KeyBlock(k[:, :, a:b], v[:, :, a:b]) for a, b in pairwise(borders)]
-    out = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
-    expected, _ = exact(q, k, v, scale=0.25)
+    out, lse = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
+    expected, expected_lse = exact(q, k, v, scale=0.25)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=0, atol=2e-5)
 
 
 def test_merge_is_exact_where_scores_are_huge():
@@ -66,12 +67,12 @@ def test_merge_is_exact_where_scores_are_huge():
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=0)
 
 
-def test_result_has_the_dtype_of_the_queries():
+def test_results_of_half_precision_are_merged_in_fp32():
     q, k, v = (x.bfloat16() for x in random_qkv(4, 9))
     blocks = [KeyBlock(k[:, :, :4], v[:, :, :4]), KeyBlock(k[:, :, 4:], v[:, :, 4:])]
-    out = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
+    out, lse = attend(q, blocks, kernel=CPU_KERNEL, scale=0.25)
     expected, _ = exact(q, k, v, scale=0.25)
-    assert out.dtype == torch.bfloat16
+    assert out.dtype == lse.dtype == torch.float32
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
 
 

@@ -16,8 +16,9 @@ from vniah.engines import agreement
 from vniah.engines.agreement import TOLERANCES, Agreement, RoundingLimit, compare_logits
 from vniah.engines.equivalence import check_forward, require_agreement
 from vniah.errors import CheckError, ModelError, VniahError
-from vniah.forward import prefill, suffixes
+from vniah.forward import suffixes
 from vniah.forward.attention import attend
+from vniah.forward.kinds import full
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.models.loading import load_model
@@ -88,7 +89,7 @@ WRONG = [wrong_scale, forgets_a_token_between_chunks, sees_its_own_chunk_only]
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_forward_pass_that_is_wrong_is_caught(wrong, monkeypatch):
-    monkeypatch.setattr(prefill, "attend", wrong)
+    monkeypatch.setattr(full, "attend", wrong)
     found = differences(DecoderStandIn(build_decoder("qwen2")))
     assert not any(difference.passed for difference in found)
     with pytest.raises(
@@ -116,7 +117,7 @@ def test_scale_that_is_wrong_by_half_is_caught_in_bf16(monkeypatch):
     """Not with a reference model: its attention is so peaked that this scale hardly matters."""
     model = DecoderStandIn(build_half("qwen2"))
     assert all(difference.passed for difference in differences(model))
-    monkeypatch.setattr(prefill, "attend", wrong_scale)
+    monkeypatch.setattr(full, "attend", wrong_scale)
     assert not all(difference.passed for difference in differences(model))
 
 
@@ -221,7 +222,7 @@ def test_sweep_writes_nothing_where_the_forward_pass_is_wrong(
     model = load_model(checkpoint, device="cpu")
     material = open_haystack(image_folder), load_needles(needle_folder)
     with monkeypatch.context() as patched:
-        patched.setattr(prefill, "attend", wrong)
+        patched.setattr(full, "attend", wrong)
         report = check_model(model, material[1])
         assert not report.passed and "does NOT give what the model gives" in report.lines[-1]
         with pytest.raises(
@@ -240,8 +241,9 @@ def test_check_of_dynamic_rope_does_not_depend_on_what_ran_before():
 
 
 def test_decoder_that_cannot_be_run_is_no_disagreement():
-    model = DecoderStandIn(build_decoder("mistral", sliding_window=20))
-    with pytest.raises(ModelError, match="sliding window of 20 tokens") as caught:
+    model = DecoderStandIn(build_decoder("qwen2"))
+    model.decoder.config.layer_types = ["full_attention", "lightning_attention", "full_attention"]
+    with pytest.raises(ModelError, match="of the kind 'lightning_attention'") as caught:
         differences(model)
     assert not isinstance(caught.value, CheckError)
 

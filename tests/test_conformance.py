@@ -277,6 +277,12 @@ def in_training():
     return model
 
 
+def with_a_planted_window():
+    model = DecoderStandIn(build_decoder("qwen2"))
+    model.decoder.config.sliding_window, model.decoder.config.layer_types = 20, None
+    return model
+
+
 def narrow(self, frames):
     return DecoderStandIn.encode_frames(self, frames)[..., :32]
 
@@ -296,10 +302,10 @@ DECODERS = {
         "wrong: frame_shape of stand-in is (3, 32), but its decoder reads rows of 64 numbers",
     ),
     "window": (
-        lambda: DecoderStandIn(build_decoder("mistral", sliding_window=20)),
-        "wrong: the decoder has a sliding window of 20 tokens, the sequence has 50: it cannot see "
-        "the whole haystack; set sliding_window to null in its config.json if it was trained "
-        "without one",
+        with_a_planted_window,
+        "wrong: layer 0 of the decoder qwen2 is stated as 'sliding_attention', and its module "
+        "Qwen2Attention is of the kind 'full_attention'; give the model an answer_logits method "
+        "instead",
     ),
     "token": (
         lambda: decoding(

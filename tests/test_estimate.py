@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_prefill import allocated_bytes, build_decoder
+from test_prefill import allocated_bytes, build_decoder, store_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from vniah.cli.display import format_estimate
-from vniah.errors import InputError, ModelError
+from vniah.errors import InputError
 from vniah.forward.costs import DecoderShape
 from vniah.forward.kernels import CPU_KERNEL
-from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout
+from vniah.forward.kv_cache import KeyValueCache
 from vniah.forward.memory import fit_chunk_size, fit_kv_location
 from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Suffix
@@ -62,6 +62,9 @@ class Zeros:
     def embed(self, segments, start, stop):
         return self.like.new_zeros(stop - start, self.like.shape[1])
 
+    def images(self, segments):
+        return ()
+
     def positions(self, index):
         return torch.arange(self.num_tokens)
 
@@ -77,11 +80,7 @@ def runner_of(decoder, *, chunk_size=None, num_tokens=7000) -> BranchRunner:
 def past_of(decoder, num_tokens: int) -> list[KeyValueCache]:
     if not num_tokens:
         return []
-    shape = DecoderShape.of(decoder)
-    size = (1, shape.num_kv_heads, num_tokens, shape.head_dim)
-    like = decoder.lm_head.weight
-    store = KeyValueStore(shape.num_layers, size, like=like, kv_location="device")
-    return [KeyValueCache(store, Layout.whole(0, num_tokens), num_tokens)]
+    return [store_for(decoder, num_tokens)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -173,22 +172,6 @@ def test_estimate_of_a_grid(model, needle_folder):
     assert found.memory.store > 0
     assert list(found.max_frames) == [1, 2, 4, 8]
     assert 200 < found.max_frames[1] < found.max_frames[2] < found.max_frames[8]
-
-
-def test_most_frames_end_where_the_window_does(model, needle_folder):
-    model.decoder.model.config.sliding_window = 1000
-    model.decoder.model.config.layer_types = None
-    needles = load_needles(str(needle_folder))
-    found = estimate(model, needles, Grid.parse("20,900", "0"), rates=RATES)
-    per_frame = model.frame_shape[0]
-    assert 1000 - 20 * per_frame < found.max_frames[1] * per_frame < 1000
-    assert found.max_tokens < 1000
-    assert "6 samples cannot be run, the first because the decoder has a sliding" in found.notes[0]
-    with pytest.raises(
-        ModelError,
-        match="no sample of the grid can be run, the first because the decoder has a slid",
-    ):
-        estimate(model, needles, Grid.parse("900", "0"), rates=RATES)
 
 
 def test_nothing_is_shared_where_the_model_says_so(model, needle_folder):

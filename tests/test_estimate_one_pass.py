@@ -193,17 +193,6 @@ def test_samples_that_are_all_run_exactly_take_what_the_tree_takes(checkpoint_mo
     assert found.work == estimate(checkpoint_model, needles, grid, **asked).shared
 
 
-def test_samples_that_the_decoder_cannot_run_are_refused_by_one_pass_too(
-    checkpoint_model, needle_folder
-):
-    config = checkpoint_model.decoder.model.config
-    config.sliding_window, config.layer_types = 1000, None
-    asked = (checkpoint_model, load_needles(str(needle_folder)), Grid.parse("20,900", "0,0.5"))
-    found = estimate(*asked, rates=RATES)
-    assert found.one_pass.work.flops.total > 0
-    assert "samples cannot be run" in found.notes[0]
-
-
 @pytest.fixture
 def checkpoint_model(checkpoint):
     from vniah.models.loading import load_model

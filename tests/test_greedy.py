@@ -185,15 +185,6 @@ def test_what_nobody_wants_is_not_decoded():
     assert found[1] == by_plain_passes(model, sequences)[1]
 
 
-def test_text_that_would_outgrow_the_sliding_window_is_an_error():
-    model = DecoderStandIn(build_decoder("mistral", sliding_window=60))
-    short, long = ask(model, 4, None), ask(model, 11, None)
-    assert [s.num_tokens(TOKENS_PER_FRAME) for s in (short, long)] == [29, 50]
-    found = tokens_of(model, [short, long], Decoding(15))
-    assert found[0] == by_plain_passes(model, [short], Decoding(15))[0]
-    assert found[1].startswith("the decoder has a sliding window of 60 tokens, the sequence has 61")
-
-
 class Turned(DecoderStandIn):
     """Positions that count from the end: they depend on what follows."""
 

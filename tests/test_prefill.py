@@ -23,7 +23,8 @@ from transformers import (
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from vniah.errors import ModelError
-from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.kinds.choosing import open_cache
+from vniah.forward.kv_cache import Layout, Span
 from vniah.forward.prefill import answer_logits, prefill
 from vniah.forward.suffixes import SuffixRows
 
@@ -125,7 +126,7 @@ def test_walk_equals_the_plain_forward_where_rope_is_scaled(rope_type):
 @pytest.mark.parametrize("rope_type", ["default", "dynamic", "longrope"])
 def test_angles_in_blocks_are_those_of_the_whole(rope_type, block, monkeypatch):
     """Some kinds of RoPE look at the last position of all, not at the last of a block."""
-    monkeypatch.setattr("vniah.forward.prefill.ROPE_BLOCK", block)
+    monkeypatch.setattr("vniah.forward.rotation.ROPE_BLOCK", block)
     rope = {"rope_type": rope_type, "rope_theta": 1e4}
     if rope_type == "dynamic":
         rope["factor"] = 4.0
@@ -186,13 +187,6 @@ def test_attention_is_put_back_after_an_error():
     with pytest.raises(RuntimeError):
         answer_logits(decoder, torch.randn(8, 63), torch.arange(8), num_rows=1)
     assert decoder.config._attn_implementation == earlier
-
-
-def test_sliding_window_shorter_than_the_sequence_is_refused():
-    decoder = build_decoder("mistral", sliding_window=50)
-    answer_logits(decoder, embeddings(50), torch.arange(50), num_rows=1)
-    with pytest.raises(ModelError, match="sliding window of 50 tokens, the sequence has 51"):
-        answer_logits(decoder, embeddings(51), torch.arange(51), num_rows=1)
 
 
 def test_qwen_config_with_an_unused_window_is_read():
@@ -329,17 +323,15 @@ def test_three_rows_of_positions():
     assert (logits - expected).abs().max() < 1e-4
 
 
-def store_for(decoder, stop, place="device", directory=None):
-    shape = (
-        1,
-        decoder.config.num_key_value_heads,
-        stop,
-        decoder.model.layers[0].self_attn.head_dim,
+def store_for(decoder, stop, place="device", directory=None, ends=None):
+    return open_cache(
+        decoder.model,
+        Layout.whole(0, stop),
+        ends=(stop,) if ends is None else ends,
+        like=decoder.lm_head.weight,
+        kv_location=place,
+        directory=directory,
     )
-    like = decoder.lm_head.weight
-    layers = decoder.config.num_hidden_layers
-    store = KeyValueStore(layers, shape, like=like, kv_location=place, directory=directory)
-    return KeyValueCache(store, Layout.whole(0, stop), stop)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from jobs import run_ranks
 from test_prefill import build_decoder, embeddings, three_rows
 
-from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.kinds.choosing import open_cache
+from vniah.forward.kv_cache import KeyValueCache, Layout, Span
 from vniah.forward.prefill import prefill
 from vniah.forward.ring import Ring, find_zigzag
 from vniah.forward.suffixes import SuffixRows
@@ -51,11 +52,10 @@ def share(ring: Ring, rows: torch.Tensor, start: int) -> torch.Tensor:
 
 
 def keep_in(decoder, layout: Layout, stop: int, rank: int) -> KeyValueCache:
-    size = decoder.model.layers[0].self_attn.head_dim
-    shape = (1, decoder.config.num_key_value_heads, layout.until(stop).num_rows(rank), size)
-    like = decoder.lm_head.weight
-    store = KeyValueStore(len(decoder.model.layers), shape, like=like, kv_location="host")
-    return KeyValueCache(store, layout.until(stop), stop)
+    like, kept = decoder.lm_head.weight, layout.until(stop)
+    return open_cache(
+        decoder.model, kept, ends=(), stop=stop, like=like, kv_location="host", rank=rank
+    )
 
 
 def suffixes_at(starts, positions):

@@ -1,15 +1,14 @@
 """Suffixes that see several spans of keys, against a plain softmax with a mask."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from test_prefill import build_decoder, embeddings, store_for, three_rows
 
 from vniah.forward.kernels import CPU_KERNEL, PLAIN_KERNEL
+from vniah.forward.kinds.full import SuffixCall
 from vniah.forward.kv_cache import LayerKeyValues, Layout, Span
 from vniah.forward.prefill import prefill
-from vniah.forward.suffixes import SuffixAttention, SuffixGroup, SuffixRows, shared_spans
+from vniah.forward.suffixes import SuffixGroup, SuffixRows, shared_spans
 
 
 def spans(*borders):
@@ -66,14 +65,11 @@ def test_attention_over_spans_equals_a_masked_softmax(name, num_heads, num_kv_he
     q = torch.randn(1, num_heads, num_rows, size, generator=generator)
     k, v = torch.randn(2, 1, num_kv_heads, num_rows, size, generator=generator)
     main_k, main_v = torch.randn(2, 1, num_kv_heads, num_main, size, generator=generator)
-    body = SimpleNamespace(
-        config=SimpleNamespace(num_key_value_heads=num_kv_heads),
-        layers=[SimpleNamespace(self_attn=SimpleNamespace(head_dim=size))],
-    )
-    keys = LayerKeyValues(body, (), Layout.whole(0, num_main), rank=0, like=q)
+    sizes = [(num_kv_heads, size)] * 2
+    keys = LayerKeyValues(sizes, (), Layout.whole(0, num_main), rank=0, like=q)
     keys.put(0, main_k, main_v)
-    group = SuffixGroup.of(suffixes, torch.zeros(2, 1, num_rows, size))
-    found = SuffixAttention(keys, group, kernel, None)(q, k, v, scale)
+    group = SuffixGroup.of(suffixes, {})
+    found, _ = SuffixCall(keys, group, kernel).attend(q, k, v, scale)
     row = 0
     for suffix in suffixes:
         rows = slice(row, row + len(suffix.hidden))

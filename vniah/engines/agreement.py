@@ -1,5 +1,6 @@
 """How two ways of computing logits differ, and how much of it rounding may explain."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
 from vniah.engines.inputs import DecoderInputs
-from vniah.forward.decoders import attention_set_to, reset_dynamic_rope
+from vniah.forward.decoders import attention_set_to, head_logits, reset_dynamic_rope
 from vniah.forward.inputs import deepstack_rows
+from vniah.forward.kv_cache import Span
 from vniah.models.quantization import rounds_rows
 from vniah.protocol import HasDecoder, TokenSequence
 
@@ -190,15 +192,44 @@ def plain_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore) 
         is_frame = own.is_frame(sequence.input_pieces)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
+    images = own.images(sequence.input_pieces)
+    if images:
+        inputs["attention_mask"] = _masks_with_images(model.decoder.model, images, inputs)
     if callable(model.decoder):
         if "logits_to_keep" in signature(model.decoder.forward).parameters:
             inputs["logits_to_keep"] = num_rows
         logits = model.decoder(**inputs).logits[0, -num_rows:]
     else:  # a body and a head that are not one module
         rows = model.decoder.model(**inputs).last_hidden_state[0, -num_rows:]
-        logits = model.decoder.lm_head(rows)
+        logits = head_logits(model.decoder, rows)
     result: Tensor = logits.float().cpu()
     return result
+
+
+def _masks_with_images(
+    body: Any, images: Sequence[Span], inputs: dict[str, Any]
+) -> Mapping[str, Tensor]:
+    """The masks of all kinds of layers, as transformers makes them where images see themselves.
+
+    Args:
+        body: the decoder's stack of layers.
+        images: the tokens of each image.
+        inputs: what the decoder's own forward is called with.
+    """
+    own_module = sys.modules[type(body).__module__]
+    hidden, attention_mask = inputs["inputs_embeds"], inputs["attention_mask"]
+    image_of = torch.full_like(attention_mask, -1)
+    for number, image in enumerate(images):
+        image_of[:, slice(*image)] = number
+    found: Mapping[str, Tensor] = own_module.create_masks_for_vision_model(
+        config=body.config,
+        inputs_embeds=hidden,
+        attention_mask=attention_mask,
+        past_key_values=None,
+        position_ids=inputs["position_ids"],
+        block_sequence_ids=image_of,
+    )
+    return found
 
 
 def _rms(values: Tensor) -> float:

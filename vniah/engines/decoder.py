@@ -46,9 +46,9 @@ from vniah.engines.inputs import (
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import heads_of
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
+from vniah.forward.kinds.choosing import heads_of
 from vniah.forward.kv_cache import KVLocation
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag

@@ -63,6 +63,7 @@ def document_losses(
                 torch.tensor(sequence.answer_ids),
                 chunk_size=chunk_size,
                 kernel=kernel,
+                images=inputs.images(whole.input_pieces),
                 add_deepstack=_deepstack_of(inputs, whole, num_tokens),
             )
         except MEMORY_ERRORS as error:

@@ -13,11 +13,14 @@ from vniah.embeddings.cache import FrameStore
 from vniah.errors import InputError, ModelError
 from vniah.forward.decoders import (
     DEEPSTACK_MODEL_TYPES,
+    embedding_of,
     require_known_decoder,
     require_positions,
     require_supported,
 )
 from vniah.forward.inputs import deepstack_rows
+from vniah.forward.kinds.choosing import kinds_of, sees_images
+from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import answer_logits
 from vniah.haystacks.text import CountsTokens
 from vniah.protocol import (
@@ -57,7 +60,7 @@ def require_model(model: AnyModel) -> None:
         raise ModelError(f"frame_shape of {model.name} must be {form}, got {shape}")
     if not isinstance(model, DecoderModel):
         return
-    width = model.decoder.model.embed_tokens.weight.shape[1]
+    width = embedding_of(model.decoder).weight.shape[1]
     if size_of_frame(model) and shape[-1] != width:
         raise ModelError(
             f"frame_shape of {model.name} is {shape}, but its decoder reads rows of {width} numbers"
@@ -75,7 +78,7 @@ class SequenceCheck:
         self._model = model
         self._per_frame = size_of_frame(model)
         self._known_texts: set[tuple[int, ...]] = set()
-        self._known_lengths: set[int] = set()
+        self._is_known = False
 
     def require_readable(self, sequence: TokenSequence) -> None:
         """Raises `ModelError` for a sequence that cannot be run."""
@@ -85,15 +88,16 @@ class SequenceCheck:
                 self._require_known(token_ids)
         if num_tokens < len(sequence.answer_ids):
             raise ModelError(f"compose of {self._model.name} gave no token before the answer")
-        if num_tokens not in self._known_lengths:
-            require_supported(self._model.decoder, num_tokens)
-            self._known_lengths.add(num_tokens)
+        if not self._is_known:
+            require_supported(self._model.decoder)
+            kinds_of(self._model.decoder.model)
+            self._is_known = True
 
     def _require_known(self, token_ids: tuple[int, ...]) -> None:
         """Raises `ModelError` for token ids that the decoder has no embedding for."""
         if token_ids in self._known_texts:
             return
-        num_known = self._model.decoder.model.embed_tokens.weight.shape[0]
+        num_known = embedding_of(self._model.decoder).weight.shape[0]
         for token in token_ids:
             if not 0 <= token < num_known:
                 raise ModelError(
@@ -175,9 +179,10 @@ class DecoderInputs:
         self._store = store
         self._per_frame = size_of_frame(model)
         self.size = segment_size(model)
-        self._table: Any = model.decoder.model.embed_tokens
+        self._table: Any = embedding_of(model.decoder)
         self.num_deepstack_layers = num_deepstack_layers(model)
         self._part = 0 if self.num_deepstack_layers else None
+        self._sees_images = sees_images(model.decoder.model)
 
     def positions(self, index: int) -> Tensor:
         """Position ids of a sequence, ``[T]`` or ``[3, T]``."""
@@ -213,6 +218,28 @@ class DecoderInputs:
             else:
                 parts.append(torch.zeros(self.size(piece)))
         return torch.cat(parts).bool().to(self._table.weight.device)
+
+    def images(self, segments: Sequence[Segment | FrameSpan]) -> tuple[Span, ...]:
+        """The rows of each frame, if those of a frame see one another.
+
+        Raises:
+            ModelError: two frames follow one another with nothing in between, so that the decoder
+                takes them for one.
+        """
+        if not self._sees_images:
+            return ()
+        found: list[Span] = []
+        for place in self._places(segments, 0, sum(map(self.size, segments))):
+            for span in place.spans:
+                for number in range(span.num_frames):
+                    first = place.token + number * place.stride + len(span.before)
+                    if found and found[-1].stop == first:
+                        raise ModelError(
+                            f"compose of {self._model.name} puts nothing between two frames, and "
+                            "its decoder takes all rows of images in a row for one image"
+                        )
+                    found.append(Span(first, first + self._per_frame))
+        return tuple(found)
 
     @torch.inference_mode()
     def add_deepstack(
@@ -426,4 +453,11 @@ def decoder_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore
     hidden = inputs.embed(sequence.input_pieces, 0, positions.shape[-1])
     deepstack = deepstack_rows(inputs, sequence.input_pieces, hidden)
     num_rows = inputs.num_answer_rows(0)
-    return answer_logits(model.decoder, hidden, positions, num_rows=num_rows, deepstack=deepstack)
+    return answer_logits(
+        model.decoder,
+        hidden,
+        positions,
+        num_rows=num_rows,
+        images=inputs.images(sequence.input_pieces),
+        deepstack=deepstack,
+    )

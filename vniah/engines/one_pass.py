@@ -32,10 +32,10 @@ from vniah.engines.splicing import SplicedMap, Trunk
 from vniah.engines.trunks import common_beginning, find_trunk, tokens_of_frame
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.costs import DecoderShape
+from vniah.forward.kinds.choosing import require_can_splice
 from vniah.forward.kv_cache import KeyValueCache
 from vniah.forward.memory import MEMORY_ERRORS, is_out_of_memory
 from vniah.forward.prefill import CHUNK_SIZE
-from vniah.forward.splices import require_can_splice
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
 from vniah.options import Decoding

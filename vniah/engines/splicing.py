@@ -18,7 +18,8 @@ from vniah.engines.inputs import DecoderInputs, size_of_frame
 from vniah.errors import ModelError
 from vniah.forward.attention import Kernel
 from vniah.forward.costs import DecoderShape, Flops
-from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, Layout, Span
+from vniah.forward.kinds.choosing import open_cache
+from vniah.forward.kv_cache import KeyValueCache, Layout, Span
 from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Cost
 from vniah.forward.splices import Seen, Shift, SplicedBranch, SplicedRows, SplicedSuffix
@@ -258,10 +259,7 @@ class SplicedMap:
     def _cache(self) -> KeyValueCache:
         body, like = self._model.decoder.model, self._model.decoder.lm_head.weight
         layout = Layout.whole(0, self.num_trunk)
-        heads, size = body.config.num_key_value_heads, body.layers[0].self_attn.head_dim
-        shape = (1, heads, self.num_trunk, size)
-        store = KeyValueStore(len(body.layers), shape, like=like, kv_location="device")
-        return KeyValueCache(store, layout, self.num_trunk)
+        return open_cache(body, layout, ends=(self.num_trunk,), like=like, kv_location="device")
 
     def _branch(self, members: Sequence[SplicedSequence]) -> SplicedBranch:
         longest = members[0]

@@ -78,8 +78,34 @@ class Kernel:
     function: AttentionFunction
 
 
-def attend(q: Tensor, blocks: Iterable[KeyBlock], *, kernel: Kernel, scale: float) -> Tensor:
-    """Attention of ``q`` over all the blocks together, ``[B, Hq, Lq, D]`` in q's dtype.
+@dataclass
+class PartialResult:
+    """What some rows have attended to so far; parts over disjoint keys are merged into it.
+
+    Attributes:
+        out: ``[B, Hq, n, D]`` fp32; zeros until the first part.
+        lse: ``[B, Hq, n]`` fp32; minus infinity until then.
+    """
+
+    out: Tensor
+    lse: Tensor
+
+    @classmethod
+    def none(cls, q: Tensor) -> "PartialResult":
+        """Of rows with the queries ``[B, Hq, n, D]``, which have attended to nothing yet."""
+        lse = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.float32)
+        return cls(torch.zeros_like(q, dtype=torch.float32), lse)
+
+    def add(self, rows: slice | Tensor, out: Tensor, lse: Tensor) -> None:
+        """Merges a part of some of the rows, none of which is there twice."""
+        merged = merge(self.out[:, :, rows], self.lse[:, :, rows], out, lse)
+        self.out[:, :, rows], self.lse[:, :, rows] = merged
+
+
+def attend(
+    q: Tensor, blocks: Iterable[KeyBlock], *, kernel: Kernel, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of ``q`` over all the blocks together: out ``[B, Hq, Lq, D]``, and lse.
 
     Args:
         q: ``[B, Hq, Lq, D]``.
@@ -94,8 +120,8 @@ def attend(q: Tensor, blocks: Iterable[KeyBlock], *, kernel: Kernel, scale: floa
             out, lse = part, part_lse
         else:
             out, lse = merge(out, lse, part, part_lse)
-    assert out is not None, "attend needs at least one block of keys"
-    return out.to(q.dtype)
+    assert out is not None and lse is not None, "attend needs at least one block of keys"
+    return out, lse
 
 
 def merge(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +141,18 @@ def attend_block(
     """
     assert not block.is_causal or q.shape[2] == block.k.shape[2], "causal needs a square block"
     return kernel.function(q, block, scale=scale)
+
+
+def attend_later(
+    q: Tensor, k: Tensor, v: Tensor, *, kernel: Kernel, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of row i to the keys i, i + 1, ... of a square block: ``(out, lse)``.
+
+    It is causal attention after the order of rows and of keys is turned round.
+    """
+    block = KeyBlock(k.flip(2), v.flip(2), is_causal=True)
+    out, lse = attend_block(q.flip(2), block, kernel=kernel, scale=scale)
+    return out.flip(2), lse.flip(2)
 
 
 def attend_plainly(q: Tensor, block: KeyBlock, /, *, scale: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ H hidden size, I intermediate size, Hq and Hk heads of queries and of keys/value
 s bytes of a number in the decoder's dtype, n rows.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from vniah.forward.attention import Heads
-from vniah.forward.decoders import heads_of
+from vniah.forward.kinds.base import LayerKind, PassSize
+from vniah.forward.kinds.choosing import attention_of, heads_of, kinds_of
+from vniah.forward.kinds.full import FullAttention
+from vniah.forward.kv_cache import Layout
 from vniah.forward.offload import offloaded
-from vniah.forward.prefill import ROPE_BLOCK
 from vniah.forward.prefix_tree import Branch, Cost, costs_of
+from vniah.forward.rotation import ROPE_BLOCK
 
 _FP32 = 4
 _POSITION_BYTES = 8
+# What a config calls the width of the rows inside a layer.
+_WIDTHS = ("intermediate_size", "intermediate_size_mlp")
+# The projection of an attention module behind its values.
+_OUTPUTS = ("o_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,13 @@ class DecoderShape:
         head_dim: D.
         vocab_size: columns of the logits.
         linear_weights: number of weights in the matrices of all layers.
-        query_key_value_weights: those of them that compute queries, keys and values.
+        query_key_value_weights: those of them that compute queries, keys and values, as if all
+            layers were like the last, in which main rows go no further.
         weight_bytes: bytes of all that the decoder holds on its device.
         itemsize: s.
         host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
+        kinds: the kind of every layer; none if all have full attention.
+        last_weights: weights in the matrices of the last layer; by default an equal share of all.
     """
 
     num_layers: int
@@ -92,6 +103,8 @@ class DecoderShape:
     weight_bytes: int
     itemsize: int
     host_weight_bytes: int = 0
+    kinds: tuple[LayerKind, ...] = ()
+    last_weights: int | None = None
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
@@ -104,29 +117,38 @@ class DecoderShape:
             for tensor in _tensors(body.layers):
                 held.pop(id(tensor), None)
             held |= {id(layers): layers.device_bytes}
-        heads = heads_of(body)
-        num_projected = heads.num_heads + 2 * heads.num_kv_heads
+        heads, kinds = heads_of(body), kinds_of(body)
+        by_layer = [
+            sum(_active_weights(module, num_chosen) for module in layer.modules())
+            for layer in body.layers
+        ]
+        asking = _asking_weights(body.layers[-1], kinds[-1], by_layer[-1])
         return cls(
             num_layers=len(body.layers),
             hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
+            intermediate_size=max(int(getattr(config, name, None) or 0) for name in _WIDTHS),
             num_heads=heads.num_heads,
             num_kv_heads=heads.num_kv_heads,
             head_dim=heads.head_dim,
             vocab_size=decoder.lm_head.weight.shape[0],
-            linear_weights=sum(_active_weights(m, num_chosen) for m in body.layers.modules()),
-            query_key_value_weights=(
-                len(body.layers) * config.hidden_size * num_projected * heads.head_dim
-            ),
+            linear_weights=sum(by_layer),
+            query_key_value_weights=len(body.layers) * asking,
             weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
+            kinds=kinds,
+            last_weights=by_layer[-1],
         )
 
     @property
     def heads(self) -> Heads:
         """The heads, on which the choice of an attention kernel depends."""
         return Heads(self.num_heads, self.num_kv_heads, self.head_dim)
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer."""
+        return self.kinds or (FullAttention(*self.heads),) * self.num_layers
 
     @property
     def hidden_bytes(self) -> int:
@@ -150,30 +172,42 @@ class DecoderShape:
         computes these twice for all main rows. Suffixes run on every rank, which share the work of
         their attention. Exact for one process; with several, each counts for an equal share.
         """
-        return self.flops_of_rows(*costs_of(branches), num_ranks=num_ranks)
+        main, suffixes = costs_of(branches)
+        passes = [branch for root in branches for branch in root.passes()]
+        in_suffixes = [suffix for branch in passes for suffix in branch.suffixes]
+        attention = 0
+        for kind, count in Counter(self.layer_kinds).items():
+            pairs = [
+                sum(kind.num_pairs(rows.start, rows.num_tokens) for rows in items)
+                for items in (passes, in_suffixes)
+            ]
+            in_last = kind == self.layer_kinds[-1]
+            attention += kind.pair_flops * ((count - in_last) * pairs[0] + count * pairs[1])
+            attention += kind.row_flops * count * (main.num_tokens + suffixes.num_tokens)
+        linear = self._linear_flops(main.num_tokens, suffixes.num_tokens, num_ranks=num_ranks)
+        return Flops(linear, attention // num_ranks)
 
     def flops_of_rows(
         self, main: Cost, suffixes: Cost, *, num_ranks: int = 1, num_repeated: int = 0
     ) -> Flops:
-        """The same for main rows and for rows that are read, such as those of suffixes.
+        """The same for main rows and for rows that are read, all with full attention.
 
         Of ``num_repeated`` rows queries, keys and values of the last layer are computed twice.
         """
-        last = (self.linear_weights - self.query_key_value_weights) // self.num_layers
-        in_main = self.linear_weights - last
+        linear = self._linear_flops(main.num_tokens, suffixes.num_tokens, num_ranks=num_ranks)
+        pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * suffixes.num_pairs
+        repeated = self.query_key_value_weights // self.num_layers * num_repeated
+        attention = 4 * self.num_heads * self.head_dim * pairs
+        return Flops(linear + 2 * repeated, attention // num_ranks)
+
+    def _linear_flops(self, num_main: int, num_read: int, *, num_ranks: int) -> int:
+        last = self.linear_weights // self.num_layers
+        if self.last_weights is not None:
+            last = self.last_weights
+        in_main = self.linear_weights - last + self.query_key_value_weights // self.num_layers
         if num_ranks > 1:
             in_main += self.query_key_value_weights * (self.num_layers - 1) // self.num_layers
-        attention = 4 * self.num_heads * self.head_dim
-        pairs = (self.num_layers - 1) * main.num_pairs + self.num_layers * suffixes.num_pairs
-        return Flops(
-            2
-            * (
-                in_main * main.num_tokens // num_ranks
-                + self.linear_weights * suffixes.num_tokens
-                + self.query_key_value_weights // self.num_layers * num_repeated
-            ),
-            attention * pairs // num_ranks,
-        )
+        return 2 * (in_main * num_main // num_ranks + self.linear_weights * num_read)
 
     def store_bytes(self, num_tokens: int) -> int:
         """Bytes of the keys and values of all layers."""
@@ -181,7 +215,23 @@ class DecoderShape:
 
     def kept_bytes(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> int:
         """The most bytes of keys and values that a rank stores for later passes at one time."""
-        return self.store_bytes(max(map(_kept_tokens, branches), default=0)) // num_ranks
+        return max(map(self._kept_bytes, branches), default=0) // num_ranks
+
+    def _kept_bytes(self, root: Branch) -> int:
+        """The most bytes that are stored on one path through the tree."""
+        below = max(map(self._kept_bytes, root.branches), default=0)
+        return self.stored_bytes(root) + below
+
+    def stored_bytes(self, branch: Branch) -> int:
+        """Bytes that a pass stores for later passes, on all ranks together."""
+        if not branch.keeps_any:
+            return 0
+        layout = Layout.whole(branch.start, branch.keep_until)
+        return sum(
+            count * stored.num_bytes(self.itemsize)
+            for kind, count in Counter(self.layer_kinds).items()
+            for stored in kind.stored(layout, 0, branch.kept_ends)
+        )
 
     def pass_bytes(
         self, branch: Branch, *, chunk_size: int, num_ranks: int = 1, num_read: int = 0
@@ -204,7 +254,15 @@ class DecoderShape:
         """
         in_suffixes = sum(suffix.num_tokens for suffix in branch.suffixes)
         own = -(-branch.num_tokens // num_ranks)
-        keys = -(-branch.stop // num_ranks) * self.key_value_bytes
+        ends = (*branch.kept_ends, *(suffix.start for suffix in branch.suffixes))
+        size = PassSize(
+            branch.start // num_ranks,
+            -(-branch.stop // num_ranks),
+            tuple(sorted(set(ends))) if num_ranks == 1 else (),
+            chunk_size,
+        )
+        # The layers of one kind use one memory in turn.
+        keys = sum(kind.held_bytes(size, self.itemsize) for kind in set(self.layer_kinds))
         if num_ranks > 1:
             keys += keys // 2  # two pieces in transit, each a quarter
         # The embeddings of suffixes are there twice: one by one, and as the rows of groups.
@@ -222,7 +280,8 @@ class DecoderShape:
 
     def chunk_bytes(self, num_rows: int, *, merges: bool) -> int:
         """Bytes of main rows that are inside a layer; ``merges`` if any keys stand before them."""
-        return num_rows * max(self.feed_forward_row, self._attention_row(merges=merges))
+        widest = max(kind.row_bytes(self.itemsize) for kind in self.layer_kinds)
+        return num_rows * max(self.feed_forward_row, widest, self._attention_row(merges=merges))
 
     def rotation_bytes(self, num_rows: int, *, block: int = ROPE_BLOCK) -> int:
         """Bytes for computing the angles of RoPE, besides the angles; free before the first layer.
@@ -270,10 +329,14 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.state_dict(keep_vars=True).values()
 
 
-def _kept_tokens(root: Branch) -> int:
-    """The most tokens on one path through the tree whose keys and values are stored."""
-    own = max(0, root.keep_until - root.start)
-    return own + max((_kept_tokens(branch) for branch in root.branches), default=0)
+def _asking_weights(layer: Any, kind: LayerKind, num_weights: int) -> int:
+    """Weights of a layer that compute queries, keys and values; all of one without attention."""
+    if kind.heads is None:
+        return num_weights
+    module = attention_of(layer)
+    skipped = [getattr(module, name, None) for name in _OUTPUTS]
+    leaves = [m for m in module.modules() if isinstance(m, nn.Linear) and m not in skipped]
+    return sum(m.in_features * m.out_features for m in leaves)
 
 
 def _active_weights(module: nn.Module, num_chosen: int | None) -> int:

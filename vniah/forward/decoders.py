@@ -1,45 +1,72 @@
 """Which decoders the forward pass runs exactly; all others are refused, never approximated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
-from vniah.forward.attention import Heads
 
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
-ONE_ROW_OF_POSITIONS = ("llama", "mistral", "qwen2", "qwen3")
+ONE_ROW_OF_POSITIONS = (
+    *("llama", "mistral", "qwen2", "qwen3"),
+    *("gemma3_text", "gemma4_text", "cohere2", "exaone4", "ministral3", "gpt_oss"),
+    *("llama4_text", "deepseek_v3", "mistral4", "nemotron_h", "lfm2", "lfm3"),
+)
 # These may add features of a frame to its rows after their first layers (DeepStack).
 DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text", "qwen3_omni_moe_text")
 THREE_ROWS_OF_POSITIONS = (
     "qwen2_vl_text",
     "qwen2_5_vl_text",
     *DEEPSTACK_MODEL_TYPES,
-    "qwen2_5_omni_text",
-    "glm4v_text",
-    "glm4v_moe_text",
+    *("glm4v_text", "qwen3_5_text", "qwen3_5_moe_text"),
+    *("qwen2_5_omni_text", "glm4v_moe_text"),
 )
 SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
+
+# Decoders whose RoPE rotates the first half of a head's numbers with the second.
+ROTATING_HALVES = (
+    *("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text"),
+    *("qwen3_vl_text", "qwen3_vl_moe_text"),
+)
+# These multiply their logits by ``logit_scale``.
+_SCALED_LOGITS = ("cohere2",)
+# What a config may ask for that is left out here, and the value with which it asks for nothing.
+_LEFT_OUT: Mapping[str, Any] = {
+    "attn_logit_softcapping": None,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+}
 
 # Kinds of RoPE whose frequencies depend on the length of the whole sequence.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
-_PARTS = ("model.config", "model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb")
+# What layers call their attention.
+ATTENTION_PARTS = ("self_attn", "mixer")
+
+# What a decoder has, and how each part may be called.
+_PARTS = (
+    ("model.config",),
+    ("model.embed_tokens", "model.embeddings"),
+    ("model.layers",),
+    ("model.norm", "model.norm_f", "model.embedding_norm"),
+    ("lm_head",),
+)
 
 
 def require_known_decoder(decoder: Any) -> None:
     """Raises `ModelError` unless the forward pass knows the decoder and all of its parts."""
     model_type = getattr(getattr(decoder, "config", None), "model_type", None)
-    for path in (*_PARTS, "lm_head"):
-        part = decoder
-        for name in path.split("."):
-            part = getattr(part, name, None)
-        if part is None:
+    for paths in _PARTS:
+        if _part(decoder, paths) is None:
             raise ModelError(
-                f"the decoder, {model_type or type(decoder).__name__}, has no {path}; give the "
+                f"the decoder, {model_type or type(decoder).__name__}, has no {paths[0]}; give the "
                 "model a causal language model of transformers, or an answer_logits method instead"
             )
     model_type = decoder.model.config.model_type
@@ -50,47 +77,65 @@ def require_known_decoder(decoder: Any) -> None:
         )
 
 
-def require_supported(decoder: Any, num_tokens: int) -> None:
+def _part(decoder: Any, paths: Sequence[str]) -> Any:
+    """The part at the first of some paths where there is one; None if there is none."""
+    for path in paths:
+        part = decoder
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        if part is not None:
+            return part
+    return None
+
+
+def embedding_of(decoder: Any) -> Any:
+    """The embedding of a decoder's tokens, a module with the weight ``[vocabulary, H]``."""
+    return _part(decoder, _PARTS[1])
+
+
+def require_supported(decoder: Any) -> None:
     """Raises `ModelError` if the decoder computes anything that the forward pass leaves out.
 
-    Args:
-        decoder: a transformers causal language model.
-        num_tokens: tokens of the longest sequence that it is to read.
+    What its layers compute is known from `vniah.forward.kinds.choosing`; this is all else.
     """
     require_known_decoder(decoder)
     if decoder.model.training:
         raise ModelError("the decoder is in training mode, where dropout is on; call its eval()")
     config = decoder.model.config
-    is_causal = all(getattr(layer.self_attn, "is_causal", True) for layer in decoder.model.layers)
-    if getattr(config, "use_bidirectional_attention", None) or not is_causal:
+    for name, neutral in _LEFT_OUT.items():
+        value = getattr(config, name, None)
+        if value and value != neutral:
+            raise ModelError(
+                f"the decoder {config.model_type} has {name} = {value} in its config.json, which "
+                "the forward pass leaves out; give the model an answer_logits method instead"
+            )
+    if getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision"):
         raise ModelError(
             "the decoder attends in both directions, and the forward pass only to earlier tokens; "
             "give the model an answer_logits method instead"
         )
-    window = sliding_window(config)
-    if window is not None and window < num_tokens:
-        raise ModelError(
-            f"the decoder has a sliding window of {window} tokens, the sequence has {num_tokens}: "
-            "it cannot see the whole haystack; set sliding_window to null in its config.json "
-            "if it was trained without one"
-        )
 
 
-def heads_of(body: Any) -> Heads:
-    """How many attention heads a decoder's stack of layers has, and their size."""
-    config = body.config
-    return Heads(
-        config.num_attention_heads, config.num_key_value_heads, body.layers[0].self_attn.head_dim
-    )
+def logits_of(decoder: Any, rows: Tensor) -> Tensor:
+    """What the decoder predicts after rows behind its last layer, ``[n, H]``.
+
+    Returns:
+        ``[n, vocabulary]`` fp32.
+    """
+    return head_logits(decoder, _part(decoder, _PARTS[3])(rows))
 
 
-def sliding_window(config: Any) -> int | None:
-    """The number of tokens to which a row attends; None if it attends to all before it."""
-    window = getattr(config, "sliding_window", None)
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and "sliding_attention" not in layer_types:
-        return None
-    return window
+def head_logits(decoder: Any, normed: Tensor) -> Tensor:
+    """The same after rows that went through the decoder's last norm."""
+    config = decoder.model.config
+    logits = decoder.lm_head(normed)
+    if config.model_type in _SCALED_LOGITS:
+        logits = logits * config.logit_scale
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    found: Tensor = logits.float()
+    return found
 
 
 @contextmanager
@@ -101,7 +146,9 @@ def attention_set_to(body: Any, name: str) -> Iterator[None]:
         body: the decoder's stack of layers.
         name: of the attention function.
     """
-    configs = {id(c): c for c in (body.config, *(layer.self_attn.config for layer in body.layers))}
+    parts = (getattr(layer, name, None) for layer in body.layers for name in ATTENTION_PARTS)
+    own = (part.config for part in parts if part is not None and hasattr(part, "config"))
+    configs = {id(config): config for config in (body.config, *own)}
     earlier = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
         config._attn_implementation = name
@@ -114,15 +161,25 @@ def attention_set_to(body: Any, name: str) -> Iterator[None]:
 
 def depends_on_length(body: Any) -> bool:
     """True if the angle by which RoPE rotates a token depends on the length of the sequence."""
-    return any(kind in str(body.rotary_emb.rope_type) for kind in LENGTH_DEPENDENT_ROPE)
+    rope_type = str(getattr(getattr(body, "rotary_emb", None), "rope_type", None))
+    return any(kind in rope_type for kind in LENGTH_DEPENDENT_ROPE)
 
 
 def reset_dynamic_rope(body: Any) -> None:
     """Sets dynamic RoPE back to its first frequencies; a longer sequence may have changed them."""
     rotary = body.rotary_emb
-    if "dynamic" in str(rotary.rope_type):
-        rotary.inv_freq = rotary.original_inv_freq
-        rotary.max_seq_len_cached = rotary.original_max_seq_len
+    kinds = rotary.rope_type
+    if isinstance(kinds, str):
+        if "dynamic" in kinds:
+            rotary.inv_freq = rotary.original_inv_freq
+            rotary.max_seq_len_cached = rotary.original_max_seq_len
+        return
+    for layer_type, kind in kinds.items():  # one for each kind of layer
+        if "dynamic" in kind:
+            setattr(
+                rotary, f"{layer_type}_inv_freq", getattr(rotary, f"{layer_type}_original_inv_freq")
+            )
+            setattr(rotary, f"{layer_type}_max_seq_len_cached", rotary.original_max_seq_len)
 
 
 def require_positions(decoder: Any, position_ids: Tensor, num_tokens: int) -> None:

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from vniah.errors import ModelError, first_line
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import require_supported
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
 from vniah.forward.kv_cache import KeyValueCache, Span
 from vniah.forward.prefill import prefill
@@ -50,6 +49,7 @@ class _Text:
         suffixes: numbers of the branch's suffixes that have this prompt.
         deepstack: what is added to the rows of the prompt after each of the first layers,
             ``[layers, n, H]``.
+        images: where images begin and end among the rows of the prompt.
         tokens: the tokens generated so far.
         error: why no more are generated.
     """
@@ -60,13 +60,15 @@ class _Text:
     num_needed: int
     suffixes: list[int]
     deepstack: Tensor | None = None
+    images: tuple[Span, ...] = ()
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
 
     def as_suffix(self) -> SuffixRows:
         """The rows of the next step, of which the last is read."""
         positions = self.position_ids[..., : len(self.rows)]
-        return SuffixRows((Span(0, self.start),), self.rows, positions, 1, self.deepstack)
+        seen = (Span(0, self.start),)
+        return SuffixRows(seen, self.rows, positions, 1, self.deepstack, self.images)
 
 
 class GreedyDecoder:
@@ -153,16 +155,15 @@ class GreedyDecoder:
             positions = inputs.positions_ahead(members[0], self._decoding.limit(needed))
             rows = inputs.embed(prompt, 0, num_prompt_rows)
             deepstack = deepstack_rows(inputs, prompt, rows)
-            texts.append(_Text(start, rows, positions[..., start:], needed, numbers, deepstack))
+            images = tuple(inputs.images(prompt))
+            texts.append(
+                _Text(start, rows, positions[..., start:], needed, numbers, deepstack, images)
+            )
         return texts
 
-    def _unfinished(self, texts: Sequence[_Text]) -> list[_Text]:
-        """The texts that continue; all others are too long for the decoder, or have failed."""
-        for text in texts:
-            try:
-                require_supported(self._decoder, text.start + len(text.rows))
-            except ModelError as error:
-                text.error = first_line(error)
+    @staticmethod
+    def _unfinished(texts: Sequence[_Text]) -> list[_Text]:
+        """The texts that continue; all others have failed."""
         return [text for text in texts if text.error is None]
 
     def _take(self, texts: Sequence[_Text], read: Sequence[Tensor]) -> None:

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vniah.forward.kv_cache import Span
+
 
 class SequenceInputs(Protocol):
     """The input of some sequences, which are named by their index from 0.
@@ -43,6 +45,13 @@ class SequenceInputs(Protocol):
             segments: what they are tokens of.
             start: the first of the tokens.
             stop: one more than the last.
+        """
+
+    def images(self, segments: Sequence[Any], /) -> Sequence[Span]:
+        """The tokens of each image in some segments, if the rows of an image see one another.
+
+        Returns:
+            Counted from the first token of the segments, ascending; empty for most decoders.
         """
 
     def positions(self, index: int) -> Tensor:

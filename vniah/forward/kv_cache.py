@@ -1,5 +1,7 @@
 """Keys and values: those of the present layer, and those of all layers that later passes read.
 
+Which tensors a layer keeps says its kind (`vniah.forward.kinds`); here they are held and stored.
+
 A process holds the rows of some spans of the sequence: all of it, or with ring attention its share.
 A layout says which spans each rank holds and in which order, so that every rank knows what the
 others will send.
@@ -7,14 +9,15 @@ others will send.
 Hk key/value heads, D head size.
 """
 
+import math
 import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +31,9 @@ NAME_OF_LOCATION = {
     "host": "in the memory of the host",
     "disk": "on disk",
 }
+
+
+_ALIGNMENT = 256  # bytes; a multiple of the alignment of tensors that torch allocates on CUDA
 
 
 class Span(NamedTuple):
@@ -80,13 +86,29 @@ class Layout:
         yield from zip(self.spans[rank], accumulate(lengths, initial=0), strict=False)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """One tensor that is stored of a layer.
+
+    Attributes:
+        shape: its shape.
+        dtype: None for that of the rows between the layers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def num_bytes(self, itemsize: int) -> int:
+        """Its bytes, if a number of the rows takes so many."""
+        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else itemsize)
+
+
 class KeyValueStore:
-    """Memory for the keys and values of all layers.
+    """Memory for what later passes read of all layers: keys and values, latents, or states.
 
     Args:
-        num_layers: number of the decoder's layers.
-        shape: shape of one layer's keys, ``[1, Hk, rows, D]``.
-        like: a tensor of the dtype and on the device of the keys.
+        layers: for each layer the tensors that are stored of it.
+        like: a tensor of the dtype and on the device of the rows between the layers.
         kv_location: on the device, in the memory of the host, or in a temporary file on disk.
         directory: the folder of that file; by default the system's for temporary files.
 
@@ -96,60 +118,62 @@ class KeyValueStore:
 
     def __init__(
         self,
-        num_layers: int,
-        shape: Sequence[int],
+        layers: Sequence[Sequence[Stored]],
         *,
         like: Tensor,
         kv_location: KVLocation,
         directory: Path | None = None,
     ) -> None:
         self.kv_location = kv_location
-        size = [num_layers, 2, *shape]
-        if kv_location == "device":
-            self._data = torch.empty(size, dtype=like.dtype, device=like.device)
-        elif kv_location == "host":
-            is_pinned = like.device.type == "cuda"
-            self._data = torch.empty(size, dtype=like.dtype, pin_memory=is_pinned)
-        else:
-            self._data = _open_file(size, like.dtype, directory)
+        self._places: list[list[tuple[slice, torch.dtype, tuple[int, ...]]]] = []
+        start = 0
+        for stored in layers:
+            places = []
+            for one in stored:
+                dtype = one.dtype or like.dtype
+                stop = start + math.prod(one.shape) * dtype.itemsize
+                places.append((slice(start, stop), dtype, one.shape))
+                start = -(-stop // _ALIGNMENT) * _ALIGNMENT
+            self._places.append(places)
+        self._data = _open(start, like, kv_location, directory)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all keys and values."""
+        """Bytes of all that is stored."""
         return self._data.nbytes
 
-    def write(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Stores a layer's rows from ``row`` on; ``k`` and ``v`` are ``[1, Hk, n, D]``."""
-        for index, part in enumerate((k, v)):
-            self._data[layer, index, :, :, row : row + part.shape[2]].copy_(part)
-
-    def read(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
-        """Fills ``k`` and ``v``, ``[1, Hk, n, D]``, with a layer's rows from ``row`` on."""
-        for index, part in enumerate((k, v)):
-            part.copy_(self._data[layer, index, :, :, row : row + part.shape[2]])
+    def tensors(self, layer: int) -> tuple[Tensor, ...]:
+        """What is stored of a layer, as views."""
+        return tuple(
+            self._data[place].view(dtype).view(shape) for place, dtype, shape in self._places[layer]
+        )
 
     def move(self, kv_location: KVLocation, *, like: Tensor, directory: Path | None) -> None:
-        """Moves all keys and values to another location; arguments as of the class."""
-        num_layers, _, *shape = self._data.shape
-        copy = KeyValueStore(
-            num_layers, shape, like=like, kv_location=kv_location, directory=directory
-        )
-        for layer in range(num_layers):
-            copy._data[layer].copy_(self._data[layer])
-        self.kv_location, self._data = kv_location, copy._data
+        """Moves everything to another location; arguments as of the class."""
+        copy = _open(self._data.numel(), like, kv_location, directory)
+        copy.copy_(self._data)
+        self.kv_location, self._data = kv_location, copy
 
 
-def _open_file(size: Sequence[int], dtype: torch.dtype, directory: Path | None) -> Tensor:
-    """A tensor in a file without a name: nothing is left on disk however the process ends."""
-    num_bytes = torch.Size(size).numel() * dtype.itemsize
+def _open(num_bytes: int, like: Tensor, kv_location: KVLocation, directory: Path | None) -> Tensor:
+    """So many bytes at a location; arguments as of `KeyValueStore`."""
+    if kv_location == "device":
+        return torch.empty(num_bytes, dtype=torch.uint8, device=like.device)
+    if kv_location == "host":
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=like.is_cuda)
+    return _open_file(num_bytes, directory)
+
+
+def _open_file(num_bytes: int, directory: Path | None) -> Tensor:
+    """Bytes in a file without a name: nothing is left on disk however the process ends."""
     if num_bytes == 0:
-        return torch.empty(*size, dtype=dtype)
+        return torch.empty(0, dtype=torch.uint8)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(prefix="vniah-keys-", dir=directory) as file:
         _reserve(file.fileno(), num_bytes)
         mapped = mmap.mmap(file.fileno(), num_bytes)  # lives as long as the tensor
-    return torch.frombuffer(mapped, dtype=dtype).view(*size)
+    return torch.frombuffer(mapped, dtype=torch.uint8)
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:
@@ -162,21 +186,29 @@ def _reserve(descriptor: int, num_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """The stored keys and values of one pass, as far as a later pass reads them.
+    """What one pass stored of its layers, as far as later passes read it.
 
     Attributes:
-        store: holds them.
+        store: holds it: keys and values, or whatever a kind of layer keeps.
         layout: which tokens each rank has stored.
         stop: the pass that reads them does not see the tokens from here on.
+        ends: the tokens before which later passes and suffixes go on, ascending. A layer that does
+            not keep every token keeps what is needed there.
     """
 
     store: KeyValueStore
     layout: Layout
     stop: int
+    ends: tuple[int, ...] = ()
+
+    @property
+    def start(self) -> int:
+        """The first token of the pass that stored it."""
+        return self.layout.spans[0][0].start
 
     def until(self, stop: int) -> "KeyValueCache":
-        """The same keys and values, read up to ``stop``."""
-        return KeyValueCache(self.store, self.layout, min(stop, self.stop))
+        """The same, read up to ``stop``."""
+        return replace(self, stop=min(stop, self.stop))
 
     @property
     def read_layout(self) -> Layout:
@@ -185,18 +217,29 @@ class KeyValueCache:
 
 
 class LayerKeyValues:
-    """Keys and values of the present layer: first those of the past, then this pass's own.
+    """What a layer keeps of every token: first that of the past, then that of this pass.
+
+    Usually keys and values; with latent attention, latents and rotated keys.
 
     Args:
-        body: the decoder's stack of layers.
-        past: keys and values of earlier passes, in the order of tokens.
+        sizes: for each of the tensors, heads and numbers of a head, e.g. ``[(Hk, D), (Hk, D)]``.
+        past: what earlier passes stored, in the order of tokens.
         main: which tokens of this pass each rank computes.
         rank: the number of this rank.
-        like: a tensor of the dtype and on the device of the keys.
+        like: a tensor of the dtype and on the device of the rows.
+
+    Attributes:
+        parts: the tensors, ``[1, heads, rows, size]`` each.
     """
 
     def __init__(
-        self, body: Any, past: Sequence[KeyValueCache], main: Layout, *, rank: int, like: Tensor
+        self,
+        sizes: Sequence[tuple[int, int]],
+        past: Sequence[KeyValueCache],
+        main: Layout,
+        *,
+        rank: int,
+        like: Tensor,
     ) -> None:
         self.rank = rank
         self.has_past = bool(past)
@@ -207,36 +250,48 @@ class LayerKeyValues:
             self.layout = self.layout.followed_by(cache.read_layout)
         self.num_past_rows = self.layout.num_rows(rank)
         self.layout = self.layout.followed_by(main)
-        heads, size = body.config.num_key_value_heads, body.layers[0].self_attn.head_dim
-        shape = (1, heads, self.layout.num_rows(rank), size)
-        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
+        num_rows = self.layout.num_rows(rank)
+        self.parts = [like.new_empty(1, heads, num_rows, size) for heads, size in sizes]
         self._located = _joined(list(self.layout.located(rank)))
+
+    @property
+    def k(self) -> Tensor:
+        """The keys, ``[1, Hk, rows, D]``."""
+        return self.parts[0]
+
+    @property
+    def v(self) -> Tensor:
+        """The values, ``[1, Hk, rows, D]``."""
+        return self.parts[1]
 
     def load(self, layer: int) -> None:
         """Reads a layer's rows of the past."""
         row = 0
         for cache in self._past:
+            tensors = cache.store.tensors(layer)
             stored = cache.layout.located(self.rank)
             for (_, source), span in zip(stored, cache.read_layout.spans[self.rank], strict=True):
                 stop = row + span.num_tokens
-                if stop > row:
-                    cache.store.read(layer, source, self.k[:, :, row:stop], self.v[:, :, row:stop])
+                for part, tensor in zip(self.parts, tensors, strict=True):
+                    part[:, :, row:stop] = tensor[:, :, source : source + span.num_tokens]
                 row = stop
 
-    def put(self, row: int, k: Tensor, v: Tensor) -> None:
-        """Stores rows of this pass, from its ``row`` on; ``k`` and ``v`` are ``[1, Hk, n, D]``."""
+    def put(self, row: int, *parts: Tensor) -> None:
+        """Keeps rows of this pass, from its ``row`` on; each part is ``[1, heads, n, size]``."""
         first = self.num_past_rows + row
-        self.k[:, :, first : first + k.shape[2]] = k
-        self.v[:, :, first : first + v.shape[2]] = v
+        for kept, part in zip(self.parts, parts, strict=True):
+            kept[:, :, first : first + part.shape[2]] = part
 
     def save(self, layer: int, cache: KeyValueCache) -> None:
         """Stores a layer's rows of this pass for later passes, as far as these read them."""
+        tensors = cache.store.tensors(layer)
         for (_, row), (span, target) in zip(
             self._main.located(self.rank), cache.layout.located(self.rank), strict=True
         ):
             first = self.num_past_rows + row
-            rows = slice(first, first + span.num_tokens)
-            cache.store.write(layer, target, self.k[:, :, rows], self.v[:, :, rows])
+            for part, tensor in zip(self.parts, tensors, strict=True):
+                rows = part[:, :, first : first + span.num_tokens]
+                tensor[:, :, target : target + span.num_tokens] = rows
 
     def packed(self, span: Span) -> Tensor:
         """Keys and values of a span that this rank holds, in one tensor ``[2, 1, Hk, n, D]``."""
@@ -256,11 +311,15 @@ class LayerKeyValues:
         Yields:
             Views ``[1, Hk, n, D]`` of keys and of values, one for each run of rows.
         """
+        for rows in self.rows_between(start, stop):
+            yield self.k[:, :, rows], self.v[:, :, rows]
+
+    def rows_between(self, start: int, stop: int) -> Iterator[slice]:
+        """The rows of the tokens ``start`` to ``stop - 1`` that this rank holds, run by run."""
         for span, row in self._located:
             inside = span.clip(start, stop)
             if inside.num_tokens:
-                rows = slice(row + inside.start - span.start, row + inside.stop - span.start)
-                yield self.k[:, :, rows], self.v[:, :, rows]
+                yield slice(row + inside.start - span.start, row + inside.stop - span.start)
 
 
 def _joined(located: Sequence[tuple[Span, int]]) -> list[tuple[Span, int]]:

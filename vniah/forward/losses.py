@@ -7,7 +7,7 @@ groups.
 T tokens, H hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vniah.forward.attention import Kernel
+from vniah.forward.decoders import logits_of
+from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import CHUNK_SIZE, prefill
 
 _LOGIT_BYTES = 2**26  # of the logits that are held at once
@@ -30,6 +32,7 @@ def token_losses(
     chunk_size: int = CHUNK_SIZE,
     head_rows: int | None = None,
     kernel: Kernel | None = None,
+    images: Sequence[Span] = (),
     add_deepstack: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The negative log-likelihoods of the last tokens, each given all tokens before it, in nats.
@@ -46,6 +49,7 @@ def token_losses(
         head_rows: of how many tokens there are logits at once; by default as many as take 64 MB.
             Changes memory and speed, not the result.
         kernel: as `prefill`.
+        images: as `prefill`.
         add_deepstack: as `prefill`.
 
     Returns:
@@ -62,6 +66,7 @@ def token_losses(
         [],
         chunk_size=chunk_size,
         kernel=kernel,
+        images=images,
         add_deepstack=add_deepstack,
         finishes=True,
     )
@@ -71,6 +76,6 @@ def token_losses(
     losses = []
     for start in range(0, len(rows), head_rows):
         group = slice(start, start + head_rows)
-        logits = decoder.lm_head(decoder.model.norm(rows[group])).float()
+        logits = logits_of(decoder, rows[group])
         losses.append(cross_entropy(logits, targets[group], reduction="none"))
     return torch.cat(losses).cpu()

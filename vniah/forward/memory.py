@@ -11,17 +11,18 @@ import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vniah.forward.costs import DecoderShape
 from vniah.forward.devices import USABLE, free_bytes, give_back_unused, shares_host_memory
+from vniah.forward.kinds.choosing import open_cache
 from vniah.forward.kv_cache import (
     KV_LOCATIONS,
     NAME_OF_LOCATION,
     KeyValueCache,
-    KeyValueStore,
     KVLocation,
     Layout,
 )
@@ -96,7 +97,8 @@ class PassMemory:
     """Chooses the chunk size and the location of keys and values, and changes them if it must.
 
     Args:
-        shape: the sizes of the decoder.
+        body: the decoder's stack of layers.
+        shape: its sizes.
         like: a tensor of the dtype and on the device of the keys.
         ring: the processes that run every pass together, if there are several.
         chunk_size: rows that go through a layer at once; by default as many as fit, up to 4,096
@@ -109,6 +111,7 @@ class PassMemory:
 
     def __init__(
         self,
+        body: Any,
         shape: DecoderShape,
         *,
         like: Tensor,
@@ -119,6 +122,7 @@ class PassMemory:
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         self.note = on_note or (lambda line: None)
+        self._body = body
         self._shape = shape
         self._like = like
         self._ring = ring
@@ -186,7 +190,7 @@ class PassMemory:
             else:
                 self._go_on_with(location)
                 return cache
-        needed = self._shape.store_bytes(branch.keep_until - branch.start) / 1e9
+        needed = self._shape.stored_bytes(branch) / 1e9
         where = self._scratch_dir or Path(tempfile.gettempdir())
         raise NoRoomError(
             f"no room for {needed / self._num_ranks:.1f} GB of keys and values, neither in memory "
@@ -239,14 +243,16 @@ class PassMemory:
         layout = whole if self._ring is None else self._ring.layout(branch.start, branch.stop)
         layout = layout.until(branch.keep_until)
         rank = 0 if self._ring is None else self._ring.rank
-        store = KeyValueStore(
-            self._shape.num_layers,
-            (1, self._shape.num_kv_heads, layout.num_rows(rank), self._shape.head_dim),
+        return open_cache(
+            self._body,
+            layout,
+            ends=branch.kept_ends,
+            stop=branch.keep_until,
             like=self._like,
             kv_location=location,
+            rank=rank,
             directory=self._scratch_dir,
         )
-        return KeyValueCache(store, layout, branch.keep_until)
 
     def _move(self, branch: Branch, past: Sequence[KeyValueCache], location: KVLocation) -> bool:
         """Moves keys and values to a slower location; False if that is full."""

@@ -5,24 +5,24 @@ layer. Here all rows go through layer 0, then all through layer 1, and so on, an
 chunks of some thousand rows. Alive at any time are
 
     hidden      [T, H]            the rows between two layers, updated in place
-    k, v        [1, Hk, T, D]     of the present layer only (`vniah.forward.kv_cache`)
+    memory      of the present layer only: keys and values [1, Hk, T, D] of all tokens, or less
     one chunk   [chunk, ...]      inside the unmodified transformers layer
 
-A registered attention function writes the chunk's keys and values into the layer's buffer and
-attends to [the chunk itself, causal | all earlier keys]; the two parts merge by log-sum-exp.
+How a layer reads what came before its rows, and what it keeps, says its kind
+(`vniah.forward.kinds`). Layers with attention call a registered attention function, which hands
+their queries, keys and values to the call that they run in.
 
-A pass may continue from a prefix whose keys and values were stored, and may store its own. Logits
-are read from suffixes: short groups of rows, each of which sees its own part of the pass. They go
-through each layer together, after the main rows. In the last layer the main rows stop as soon as
-their keys and values are computed. Rows that are spliced into the main rows
+A pass may continue from a prefix of which keys and values were stored, and may store its own.
+Logits are read from suffixes: short groups of rows, each of which sees its own part of the pass.
+They go through each layer together, after the main rows. In the last layer the main rows stop as
+soon as their keys and values are computed. Rows that are spliced into the main rows
 (`vniah.forward.splices`) go through the layers like suffixes.
 
 T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -30,35 +30,35 @@ import torch
 from torch import Tensor
 
 from vniah.errors import ModelError
-from vniah.forward.attention import Kernel, KeyBlock, KeysValuesDone, attend
+from vniah.forward.attention import Kernel, KeysValuesDone
 from vniah.forward.decoders import (
+    THREE_ROWS_OF_POSITIONS,
     attention_set_to,
     depends_on_length,
-    heads_of,
     require_positions,
     require_supported,
-    reset_dynamic_rope,
 )
 from vniah.forward.kernels import choose_kernel
-from vniah.forward.kv_cache import KeyValueCache, LayerKeyValues, Layout, Span
-from vniah.forward.ring import Ring
-from vniah.forward.slabs import Slab, SlabAttention, SlabKeysValues, slabs_of
-from vniah.forward.splices import SplicedBranch, require_can_splice
-from vniah.forward.suffixes import (
-    Rows,
-    SuffixAttention,
-    SuffixGroup,
-    SuffixRows,
-    suffix_groups,
+from vniah.forward.kinds.base import AttentionCall, LayerCall, PassTokens
+from vniah.forward.kinds.choosing import (
+    heads_of,
+    kinds_of,
+    layer_types_of,
+    require_can_ring,
+    require_can_splice,
 )
+from vniah.forward.kv_cache import KeyValueCache, Layout, Span
+from vniah.forward.ring import Ring
+from vniah.forward.rotation import rotate, rows_of
+from vniah.forward.slabs import Slab, slabs_of
+from vniah.forward.splices import SplicedBranch
+from vniah.forward.suffixes import Rows, SuffixGroup, SuffixRows, suffix_groups
 
 CHUNK_SIZE = 2048
 
 # Must not contain "flash": transformers builds masks for such names, and none for unknown ones.
 _ATTENTION_NAME = "vniah_prefill"
 
-# Rows whose angles are computed at once, in fp32.
-ROPE_BLOCK = 16384
 # Which attention function its layers call is a setting of the decoder, so one pass at a time.
 _ONE_PASS = Lock()
 
@@ -71,6 +71,7 @@ def prefill(
     suffixes: Sequence[SuffixRows],
     *,
     spliced: Sequence[SplicedBranch] = (),
+    images: Sequence[Span] = (),
     past: Sequence[KeyValueCache] = (),
     cache: KeyValueCache | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -95,6 +96,8 @@ def prefill(
             where suffixes that see the same keys follow one another.
         spliced: branches of which the main rows know nothing; not with a ring. Up to
             ``chunk_size`` of their rows go through a layer at once, or one branch with more.
+        images: the tokens of each image among the main rows, for a decoder in which the rows of an
+            image see one another; ascending, and with tokens in between.
         past: keys and values of everything before the main rows, in the order of tokens.
         cache: where to store this pass's own keys and values; None does not store them.
         chunk_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -120,50 +123,52 @@ def prefill(
     if spliced:
         require_can_splice(decoder)
     assert not depends_on_length(body) or (not past and cache is None and num_read == 1)
-    require_supported(decoder, max([stop, *(rows.length for rows in read)]))
+    require_supported(decoder)
     require_positions(decoder, position_ids, stop - start)
 
+    kinds, layer_types = kinds_of(body), layer_types_of(body)
     main = Layout.whole(start, stop) if ring is None else ring.layout(start, stop)
     rank = 0 if ring is None else ring.rank
+    if ring is not None:
+        require_can_ring(body)
     assert len(hidden) == main.num_rows(rank)
-    kernel = kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body))
-    keys = LayerKeyValues(body, past, main, rank=rank, like=hidden)
+    ends = {*(suffix.stop for suffix in suffixes), *(() if cache is None else cache.ends)}
+    tokens = PassTokens(
+        main,
+        rank,
+        past,
+        tuple(sorted(ends)),
+        tuple(images),
+        chunk_size,
+        kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body)),
+        ring,
+        hidden,
+    )
+    memories = {kind: kind.open(tokens) for kind in dict.fromkeys(kinds)}
     asked = [suffix.position_ids for suffix in suffixes]
     asked += [block.position_ids for branch in spliced for block in branch.blocks]
-    angles, read_angles = _rotate(body, hidden, position_ids, start, main.spans[rank], asked)
-    rows = Rows(hidden, angles)
-    whole = None if ring is None or not ring.takes_whole(keys) else _WholeShare(ring, keys)
+    spans = main.spans[rank]
+    angles, read_angles = rotate(body, layer_types, hidden, position_ids, start, spans, asked)
+    positions = torch.cat([position_ids, *asked], -1).to(hidden.device)
+    rows = Rows(hidden, angles, _positions_of(positions, main, rank, start, stop))
     num_rows = sum(len(suffix.hidden) for suffix in suffixes)
     groups: list[SuffixGroup | Slab] = [
-        *suffix_groups(suffixes, read_angles[:, :, :num_rows], chunk_size),
-        *slabs_of(spliced, body, read_angles[:, :, num_rows:], chunk_size),
+        *suffix_groups(suffixes, rows_of(read_angles, slice(0, num_rows)), chunk_size),
+        *slabs_of(spliced, body, rows_of(read_angles, slice(num_rows, None)), chunk_size),
     ]
-    chunks = list(_chunks(main, rank, chunk_size))
 
-    def run_chunks(index: int, *, attends: bool) -> None:
-        for chunk in chunks:
-            attention = _ChunkAttention(keys, chunk, kernel, ring, whole, attends)
-            _run(body.layers[index], index, rows, attention)
-
-    from transformers import AttentionInterface  # takes seconds, and not every model has layers
-
-    AttentionInterface.register(_ATTENTION_NAME, _attention)
-    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME):
-        for index, layer in enumerate(body.layers):
+    with _layers_call_attention(body):
+        for index, (layer, kind) in enumerate(zip(body.layers, kinds, strict=True)):
             is_last = index == len(body.layers) - 1
-            keys.load(index)
-            attends = finishes or not is_last
-            if ring is not None or not attends:  # no rank attends before all have their keys
-                run_chunks(index, attends=False)
-            if attends:
-                if whole is not None:
-                    whole.attend()
-                run_chunks(index, attends=True)
+            memory = memories[kind]
+            memory.load(index, layer)
+            for call in memory.main_calls(finishes=finishes or not is_last):
+                _run(layer, index, layer_types[index], rows, call)
             if cache is not None:
-                keys.save(index, cache)
+                memory.save(index, cache)
             for group in groups:
-                for attention in group.attentions(keys, kernel, ring, is_last=is_last):
-                    _run(layer, index, group.rows, attention)
+                for call in memory.suffix_calls(group, is_last=is_last):
+                    _run(layer, index, layer_types[index], group.rows, call)
                 group.add_deepstack(index)
             if add_deepstack is not None and not is_last:
                 add_deepstack(index, hidden)
@@ -183,6 +188,7 @@ def answer_logits(
     num_rows: int,
     chunk_size: int = CHUNK_SIZE,
     kernel: Kernel | None = None,
+    images: Sequence[Span] = (),
     deepstack: Tensor | None = None,
 ) -> Tensor:
     """Logits of the last rows of one sequence, ``[num_rows, vocabulary]`` fp32.
@@ -194,10 +200,11 @@ def answer_logits(
         num_rows: how many rows are read, at the end of the sequence.
         chunk_size: as `prefill`.
         kernel: as `prefill`.
+        images: as `prefill`; before the rows that are read.
         deepstack: what is added to all rows after each of the first layers, ``[layers, T, H]``.
     """
     start = len(hidden) - num_rows
-    assert num_rows >= 1 and start >= 0
+    assert num_rows >= 1 and start >= 0 and all(image.stop <= start for image in images)
     require_positions(decoder, position_ids, len(hidden))
     suffix = SuffixRows(
         (Span(0, start),),
@@ -216,6 +223,7 @@ def answer_logits(
         hidden[:start],
         position_ids[..., :start],
         [suffix],
+        images=images,
         chunk_size=chunk_size,
         kernel=kernel,
         add_deepstack=add_deepstack,
@@ -223,161 +231,77 @@ def answer_logits(
     return logits
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Main rows of this process that go through a layer together.
+@torch.inference_mode()
+def run_alone(decoder: Any, index: int, hidden: Tensor) -> None:
+    """Runs rows through one layer in place, each as if it were alone: for measuring its time.
 
-    Attributes:
-        rows: their numbers among the main rows of this process.
-        start: number of tokens before the first of them.
+    Args:
+        decoder: as `prefill`.
+        index: the number of the layer.
+        hidden: ``[n, H]``.
     """
+    body = decoder.model
+    kind, layer_types = kinds_of(body)[index], layer_types_of(body)
+    positions = torch.arange(len(hidden))
+    if body.config.model_type in THREE_ROWS_OF_POSITIONS:
+        positions = positions.expand(3, -1)
+    spans = (Span(0, len(hidden)),)
+    angles, _ = rotate(body, layer_types, hidden, positions, 0, spans, [])
+    rows = Rows(hidden, angles, positions.to(hidden.device))
+    with _layers_call_attention(body):
+        _run(body.layers[index], index, layer_types[index], rows, kind.alone())
 
-    rows: slice
-    start: int
+
+@contextmanager
+def _layers_call_attention(body: Any) -> Iterator[None]:
+    """Has the decoder's layers call `_attention` inside the block."""
+    from transformers import AttentionInterface  # takes seconds, and not every model has layers
+
+    AttentionInterface.register(_ATTENTION_NAME, _attention)
+    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME):
+        yield
 
 
-def _chunks(main: Layout, rank: int, chunk_size: int) -> Iterator[_Chunk]:
-    """The main rows of a rank in chunks, none of which reaches across two spans of the rank."""
-    for span, row in main.located(rank):
-        for first in range(0, span.num_tokens, chunk_size):
-            last = min(first + chunk_size, span.num_tokens)
-            yield _Chunk(slice(row + first, row + last), span.start + first)
+def _positions_of(positions: Tensor, main: Layout, rank: int, start: int, stop: int) -> Tensor:
+    """Position ids of this process's main rows, ``[n]`` or ``[3, n]``."""
+    own = [torch.arange(*span, device=positions.device) - start for span in main.spans[rank]]
+    return positions[..., torch.cat(own).clamp(max=max(0, stop - start - 1))]
 
 
-def _run(
-    layer: Any,
-    index: int,
-    rows: Rows,
-    attention: "_ChunkAttention | SuffixAttention | SlabAttention | SlabKeysValues",
-) -> None:
+def _run(layer: Any, index: int, layer_type: str, rows: Rows, call: LayerCall) -> None:
     """Runs some rows through a layer, in place."""
-    part = attention.rows
+    part = call.rows
+    hidden = rows.hidden[part]
+    is_batch = hidden.ndim == 3
     with suppress(KeysValuesDone):
-        rows.hidden[part] = layer(
-            rows.hidden[None, part],
-            position_embeddings=(rows.angles[0, :, part], rows.angles[1, :, part]),
+        found = layer(
+            hidden if is_batch else hidden[None],
+            **rows.arguments(layer_type, part),
             attention_mask=None,
-            position_ids=None,
+            past_key_values=call.past,
             use_cache=False,
-            vniah_attention=attention,
-        )[0]
-    if not attention.was_called:
+            **call.arguments,
+        )
+        if isinstance(found, tuple):
+            found = found[0]
+        rows.hidden[part] = found if is_batch else found[0]
+    if not call.was_called:
         raise ModelError(
             f"layer {index} of the decoder computes attention in a way of its own, which vniah's "
             "forward pass does not run; give the model an answer_logits method instead"
         )
 
 
-class _WholeShare:
-    """The queries of all rows of this rank, for a ring that takes them in one call.
-
-    After `attend` the results stand in the place of the queries.
-
-    Args:
-        ring: computes the attention.
-        keys: keys and values of the present layer.
-    """
-
-    def __init__(self, ring: Ring, keys: LayerKeyValues) -> None:
-        self._ring = ring
-        self._keys = keys
-        self._rows: Tensor | None = None
-        self._scale = 0.0
-
-    def put(self, q: Tensor, row: int, scale: float) -> None:
-        """Stores a chunk's queries, ``[1, Hq, chunk, D]``, from ``row`` on."""
-        if self._rows is None:
-            self._rows = q.new_empty(1, q.shape[1], self._keys.k.shape[2], q.shape[3])
-        self._rows[:, :, row : row + q.shape[2]] = q
-        self._scale = scale
-
-    def attend(self) -> None:
-        """Computes the attention of all rows."""
-        assert self._rows is not None
-        self._ring.attend_whole(self._rows, self._keys, scale=self._scale)
-
-    def get(self, rows: slice) -> Tensor:
-        """The results of a chunk, ``[1, Hq, chunk, D]``."""
-        assert self._rows is not None
-        return self._rows[:, :, rows]
-
-
-@dataclass
-class _ChunkAttention:
-    """Attention of a chunk to itself and to everything before it.
-
-    Attributes:
-        keys: keys and values of the present layer.
-        chunk: the rows that attend.
-        kernel: computes the attention over each block of keys.
-        ring: the processes that run the pass together, if there are several.
-        whole: collects the queries of all chunks, for a ring that takes them in one call.
-        attends: False if only the chunk's keys and values are computed.
-        was_called: True once the layer has called it.
-    """
-
-    keys: LayerKeyValues
-    chunk: _Chunk
-    kernel: Kernel
-    ring: Ring | None
-    whole: _WholeShare | None
-    attends: bool
-    was_called: bool = False
-
-    @property
-    def rows(self) -> slice:
-        return self.chunk.rows
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        self.was_called = True
-        self.keys.put(self.rows.start, k, v)
-        if not self.attends:
-            if self.whole is not None:
-                self.whole.put(q, self.rows.start, scale)
-            raise KeysValuesDone
-        if self.whole is not None:
-            return self.whole.get(self.rows)
-        if self.ring is not None:
-            return self.ring.attend(
-                q, k, v, self.chunk.start, self.keys, kernel=self.kernel, scale=scale
-            )
-        before = [KeyBlock(*part) for part in self.keys.between(0, self.chunk.start)]
-        own = KeyBlock(k, v, is_causal=True)
-        return attend(q, [own, *before], kernel=self.kernel, scale=scale)
-
-
-def _rotate(
-    body: Any,
-    hidden: Tensor,
-    position_ids: Tensor,
-    start: int,
-    spans: Sequence[Span],
-    others: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """RoPE's cosines and sines, ``[2, 1, n, D]``: of this rank's main rows, and of all others.
-
-    ``others`` are the position ids of the rows that are no main rows.
-    """
-    rotary = body.rotary_emb
-    reset_dynamic_rope(body)
-    num_main, device = position_ids.shape[-1], hidden.device
-    positions = torch.cat([position_ids, *others], -1).to(device)
-    own = [torch.arange(*span, device=device) - start for span in spans]
-    rows = torch.cat(own).clamp(max=max(0, num_main - 1))  # padding gets the last row's position
-    # The largest position goes with every block: some kinds of RoPE look at the largest of a call.
-    last = positions.view(-1, positions.shape[-1]).amax(0).argmax()
-
-    def angles(columns: Tensor) -> Tensor:
-        part = positions[..., torch.cat([columns, last[None]])]
-        shaped = part[None] if part.ndim == 1 else part[:, None]
-        return torch.stack(rotary(hidden[None], shaped))[:, :, :-1]
-
-    of_others = angles(torch.arange(num_main, positions.shape[-1], device=device))
-    of_main = of_others.new_empty(2, 1, len(rows), of_others.shape[-1])
-    for first in range(0, len(rows), ROPE_BLOCK):
-        block = slice(first, first + ROPE_BLOCK)
-        of_main[:, :, block] = angles(rows[block])
-    return of_main, of_others
+# What transformers' layers hand to an attention function besides, and what each may be: this pass
+# does what they ask for in another way, or they ask for nothing.
+_KNOWN_ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+    "dropout": lambda value: not value,
+    "is_causal": lambda value: value in (None, True),
+    "sliding_window": lambda value: True,  # `kinds_of` has compared it with the config
+    "position_ids": lambda value: True,
+    "use_cache": lambda value: True,
+    "position_embeddings": lambda value: True,
+}
 
 
 def _attention(
@@ -387,17 +311,34 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    vniah_attention: _ChunkAttention | SuffixAttention | SlabAttention | SlabKeysValues,
+    vniah_attention: AttentionCall,
     scaling: float | None = None,
-    softcap: float | None = None,
-    **_ignored: Any,
+    s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers' layers call; ``query`` is ``[1, Hq, n, D]``."""
-    assert attention_mask is None and query.shape[0] == 1
-    if softcap is not None:
-        raise ModelError(
-            "the decoder caps its attention scores, which the forward pass does not; give the "
-            "model an answer_logits method instead"
-        )
+    """The attention function that transformers' layers call; ``query`` is ``[1, Hq, n, D]``.
+
+    Attention sinks are scores of a key whose value is zero, one for each head; they only make the
+    softmax's denominator larger (Xiao et al. 2023, arXiv 2309.17453).
+    """
+    assert attention_mask is None
+    for name, argument in others.items():
+        if argument is not None and not _KNOWN_ARGUMENTS.get(name, lambda _: False)(argument):
+            raise ModelError(
+                f"the decoder's {type(module).__name__} gives attention the argument {name!r}, "
+                "which vniah's forward pass would leave out; give the model an answer_logits "
+                "method instead"
+            )
+    vniah_attention.was_called = True
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return vniah_attention(query, key, value, scale).transpose(1, 2).contiguous(), None
+    out, lse = vniah_attention.attend(query, key, value, scale)
+    sinks = s_aux if sinks is None else sinks
+    if sinks is not None:
+        if lse is None:
+            raise ModelError(
+                f"the decoder's {type(module).__name__} has attention sinks, which a pass over "
+                "several processes leaves out; run it without --context-parallel"
+            )
+        out = out * torch.sigmoid(lse - sinks.float()[None, :, None])[..., None]
+    return out.to(query.dtype).transpose(1, 2).contiguous(), None

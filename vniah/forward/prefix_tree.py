@@ -106,6 +106,14 @@ class Branch:
         return max((branch.start for branch in self.branches), default=0)
 
     @property
+    def kept_ends(self) -> tuple[int, ...]:
+        """The tokens before which later passes go on, ascending."""
+        ends = {branch.start for branch in self.branches}
+        if self.is_kept:
+            ends |= {suffix.start for suffix in self.suffixes}
+        return tuple(sorted(ends))
+
+    @property
     def max_tokens(self) -> int:
         """Tokens of the longest sequence that it or a descendant reads."""
         own = max((suffix.stop for suffix in self.suffixes), default=self.stop)

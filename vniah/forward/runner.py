@@ -101,6 +101,7 @@ class BranchRunner:
         self.shape = DecoderShape.of(decoder)
         self.kernel = kernel or choose_kernel(self._like.device, self._like.dtype, self.shape.heads)
         self._memory = PassMemory(
+            decoder.model,
             self.shape,
             like=self._like,
             ring=ring,
@@ -191,6 +192,7 @@ class BranchRunner:
             hidden,
             positions[..., branch.start : branch.stop],
             [self._suffix_rows(suffix, positions) for suffix in branch.suffixes],
+            images=_moved(self._inputs.images(branch.segments), branch.start),
             past=past,
             cache=cache,
             chunk_size=self._memory.chunk_size,
@@ -246,7 +248,14 @@ class BranchRunner:
         hidden = inputs.embed(suffix.segments, 0, suffix.num_tokens)
         deepstack = deepstack_rows(inputs, suffix.segments, hidden)
         seen = (Span(0, suffix.start),)
-        return SuffixRows(seen, hidden, positions, inputs.num_answer_rows(index), deepstack)
+        images = tuple(inputs.images(suffix.segments))
+        num_rows = inputs.num_answer_rows(index)
+        return SuffixRows(seen, hidden, positions, num_rows, deepstack, images)
+
+
+def _moved(spans: Sequence[Span], num_tokens: int) -> tuple[Span, ...]:
+    """The same spans, so many tokens farther on."""
+    return tuple(Span(span.start + num_tokens, span.stop + num_tokens) for span in spans)
 
 
 def _ends(branch: Branch) -> list[int]:

@@ -14,23 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.forward.attention import Kernel, KeyBlock, KeysValuesDone, attend_block, merge
+from vniah.forward.attention import (
+    Kernel,
+    KeyBlock,
+    KeysValuesDone,
+    PartialResult,
+    attend_block,
+)
+from vniah.forward.decoders import logits_of
 from vniah.forward.key_blocks import plan_calls
+from vniah.forward.kinds.base import AttentionCall
 from vniah.forward.kv_cache import LayerKeyValues
-from vniah.forward.ring import Ring
+from vniah.forward.rotation import Angles, rows_of
 from vniah.forward.splices import Shift, SplicedBranch, SplicedRows
 from vniah.forward.suffixes import Rows
 
 
 def slabs_of(
-    branches: Sequence[SplicedBranch], body: Any, angles: Tensor, max_rows: int
+    branches: Sequence[SplicedBranch], body: Any, angles: Angles, max_rows: int
 ) -> Iterator["Slab"]:
     """Consecutive branches with up to ``max_rows`` rows together, or one with more.
 
     Args:
         branches: all branches of a pass.
         body: the decoder's stack of layers.
-        angles: RoPE of all their rows, branch by branch, ``[2, 1, R, D]``.
+        angles: of RoPE, of all their rows, branch by branch.
         max_rows: the most rows of a slab.
     """
     first = row = 0
@@ -39,7 +47,7 @@ def slabs_of(
         while last < len(branches) and num_rows + branches[last].num_tokens <= max_rows:
             num_rows += branches[last].num_tokens
             last += 1
-        yield Slab(branches[first:last], body, angles[:, :, row : row + num_rows])
+        yield Slab(branches[first:last], body, rows_of(angles, slice(row, row + num_rows)))
         first, row = last, row + num_rows
 
 
@@ -51,17 +59,19 @@ class Slab:
     Args:
         branches: in the order of their rows.
         body: the decoder's stack of layers.
-        angles: RoPE of the rows, ``[2, 1, R, D]``.
+        angles: of RoPE, of the rows.
 
     Attributes:
         rows: of all branches.
     """
 
-    def __init__(self, branches: Sequence[SplicedBranch], body: Any, angles: Tensor) -> None:
+    def __init__(self, branches: Sequence[SplicedBranch], body: Any, angles: Angles) -> None:
         self._branches = branches
         blocks = [block for branch in branches for block in branch.blocks]
-        self.rows = Rows(torch.cat([block.hidden for block in blocks]), angles)
-        device = self.rows.hidden.device
+        hidden = torch.cat([block.hidden for block in blocks])
+        device = hidden.device
+        positions = torch.cat([block.position_ids for block in blocks], -1).to(device)
+        self.rows = Rows(hidden, angles, positions)
         self._calls = _own_calls(branches, device)
         self._trunk = _TrunkEntries(blocks, body, device)
         self._read = _read_rows(branches, device)
@@ -77,14 +87,13 @@ class Slab:
         )
 
     def attentions(
-        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None, *, is_last: bool
+        self, keys: LayerKeyValues, kernel: Kernel, *, is_last: bool
     ) -> "tuple[SlabAttention | SlabKeysValues, ...]":
         """What the rows of the slab attend to in the present layer, in one call of it or in two.
 
         In the last layer all rows end after their keys and values, and then those that are read go
         through it.
         """
-        assert ring is None, "rows are not spliced into a trunk that several processes hold"
         if not is_last:
             return (SlabAttention(keys, kernel, self._calls, self._trunk, slice(None)),)
         own = SlabKeysValues()
@@ -107,7 +116,7 @@ class Slab:
             for suffix in branch.suffixes:
                 stop += len(suffix.rows.hidden)
                 rows = self.rows.hidden[stop - suffix.num_rows : stop]
-                yield decoder.lm_head(decoder.model.norm(rows)).float()
+                yield logits_of(decoder, rows)
 
 
 @dataclass(frozen=True)
@@ -266,87 +275,75 @@ class _TrunkEntries:
         return q[:, :, self._query]
 
 
-@dataclass
-class SlabKeysValues:
+class SlabKeysValues(AttentionCall):
     """Keys and values of all rows of a slab in the last layer, which end there.
 
     Attributes:
         k: ``[1, Hk, R, D]``, once the layer has called it.
         v: the same.
-        was_called: whether it has.
     """
 
-    k: Tensor | None = None
-    v: Tensor | None = None
-    was_called: bool = False
+    def __init__(self) -> None:
+        super().__init__(slice(None))
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
 
-    @property
-    def rows(self) -> slice:
-        """All rows of the slab."""
-        return slice(None)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Keeps the keys and values, and ends the layer's call."""
-        self.was_called = True
         self.k, self.v = k, v
         raise KeysValuesDone
 
 
-@dataclass
-class SlabAttention:
+class SlabAttention(AttentionCall):
     """Attention of the rows of a slab: to one another, and to the trunk.
 
-    Attributes:
+    Args:
         keys: keys and values of the trunk in the present layer.
         kernel: computes the attention over each block of keys.
         calls: how the rows meet one another.
         trunk: what they see of the trunk.
         rows: those that go through the layer: all, or the numbers of some, ``[n]``.
         own: keys and values of all rows, where only some go through the layer.
-        was_called: whether the layer has called it.
     """
 
-    keys: LayerKeyValues
-    kernel: Kernel
-    calls: Sequence[_OwnCall]
-    trunk: _TrunkEntries
-    rows: slice | Tensor
-    own: SlabKeysValues | None = None
-    was_called: bool = False
+    def __init__(
+        self,
+        keys: LayerKeyValues,
+        kernel: Kernel,
+        calls: Sequence[_OwnCall],
+        trunk: _TrunkEntries,
+        rows: slice | Tensor,
+        own: SlabKeysValues | None = None,
+    ) -> None:
+        super().__init__(rows)
+        self._keys, self._kernel = keys, kernel
+        self._calls, self._trunk, self._own = calls, trunk, own
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """What the rows attend to, ``[1, Hq, R, D]`` in q's dtype; k and v are their own."""
-        self.was_called = True
-        if self.own is not None:
-            assert self.own.k is not None and self.own.v is not None, "those of all rows come first"
-            k, v = self.own.k, self.own.v
-        out = torch.zeros_like(q, dtype=torch.float32)
-        lse = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.float32)
-        for call in self.calls:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """As `AttentionCall.attend`."""
+        if self._own is not None:
+            assert self._own.k is not None and self._own.v is not None, "those of all come first"
+            k, v = self._own.k, self._own.v
+        result = PartialResult.none(q)
+        for call in self._calls:
             block = KeyBlock(_batch(k, call.keys), _batch(v, call.keys), call.is_causal)
-            part = attend_block(_batch(q, call.rows), block, kernel=self.kernel, scale=scale)
-            _merge_into(out, lse, call.rows.flatten(), *map(_unbatch, part))
-        part_out, part_lse = self._attend_to_trunk(q, scale)
-        for entries, rows in self.trunk.rounds:
-            _merge_into(out, lse, rows, part_out[:, :, entries], part_lse[:, :, entries])
-        return out.to(q.dtype)
+            part = attend_block(_batch(q, call.rows), block, kernel=self._kernel, scale=scale)
+            result.add(call.rows.flatten(), *map(_unbatch, part))
+        trunk = self._attend_to_trunk(q, scale)
+        for entries, rows in self._trunk.rounds:
+            result.add(rows, trunk.out[:, :, entries], trunk.lse[:, :, entries])
+        return result.out, result.lse
 
-    def _attend_to_trunk(self, q: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """All entries to their intervals: ``[1, Hq, E, D]`` and ``[1, Hq, E]``, fp32."""
-        asking = self.trunk.queries(q)
-        out = torch.zeros_like(asking, dtype=torch.float32)
-        lse = asking.new_full(asking.shape[:-1], -torch.inf, dtype=torch.float32)
-        for span, entries in self.trunk.calls:
-            for k, v in self.keys.between(*span):
+    def _attend_to_trunk(self, q: Tensor, scale: float) -> PartialResult:
+        """All entries to their intervals: ``[1, Hq, E, D]`` and ``[1, Hq, E]``."""
+        asking = self._trunk.queries(q)
+        result = PartialResult.none(asking)
+        for span, entries in self._trunk.calls:
+            for k, v in self._keys.between(*span):
                 block = KeyBlock(k, v)
-                part = attend_block(asking[:, :, entries], block, kernel=self.kernel, scale=scale)
-                _merge_into(out, lse, entries, *part)
-        return out, lse
-
-
-def _merge_into(out: Tensor, lse: Tensor, rows: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Merges a partial result into some rows, none of which is there twice."""
-    out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], part, part_lse)
+                part = attend_block(asking[:, :, entries], block, kernel=self._kernel, scale=scale)
+                result.add(entries, *part)
+        return result
 
 
 def _turning_back(body: Any, shifts: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -22,21 +22,12 @@ the angles of n. That needs nothing of the layer, and holds for every RoPE with 
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 
-from vniah.errors import ModelError
-from vniah.forward.decoders import depends_on_length
 from vniah.forward.kv_cache import Span
 
 Shift = tuple[int] | tuple[int, int, int]
-
-# Decoders whose RoPE rotates the first half of a head's numbers with the second.
-ROTATING_HALVES = (
-    *("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text"),
-    *("qwen3_vl_text", "qwen3_vl_moe_text"),
-)
 
 
 @dataclass(frozen=True)
@@ -132,18 +123,3 @@ class SplicedBranch:
                 [0, *(end for seen in block.seen for end in seen.span), stop]
             )
         ) and all(suffix.num_own <= own for suffix in self.suffixes)
-
-
-def require_can_splice(decoder: Any) -> None:
-    """Raises `ModelError` unless rows can be spliced in at the distances of the real sequence."""
-    body = decoder.model
-    if depends_on_length(body):
-        raise ModelError(
-            f"RoPE of the kind {body.rotary_emb.rope_type!r} depends on the length of the "
-            "sequence, so that its states cannot be shared; share the tree"
-        )
-    if body.config.model_type not in ROTATING_HALVES:
-        raise ModelError(
-            "states can be shared by whatever is put in between for the decoders "
-            f"{', '.join(ROTATING_HALVES)}, not for {body.config.model_type}; share the tree"
-        )

@@ -10,20 +10,20 @@ to themselves in one call, and all suffixes that see the same span of keys atten
     suffix c           |-----------|             |---------------| spans (0, 40), (70, 100)
     calls               a, b, c      b            b, c
 
-Hq and Hk heads of queries and of keys/values, D head size.
+n rows, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vniah.forward.attention import Kernel, KeyBlock, attend_block, merge
-from vniah.forward.kv_cache import LayerKeyValues, Span
-from vniah.forward.ring import Ring
+from vniah.forward.decoders import logits_of
+from vniah.forward.kv_cache import Span
+from vniah.forward.rotation import Angles, rows_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SuffixRows:
         num_rows: how many rows are read, at the end of the suffix.
         deepstack: what is added to the first m rows after each of the first layers,
             ``[layers, m, H]``.
+        images: where images begin and end among the rows, if the rows of an image see one another.
     """
 
     spans: tuple[Span, ...]
@@ -45,6 +46,21 @@ class SuffixRows:
     position_ids: Tensor
     num_rows: int
     deepstack: Tensor | None = None
+    images: tuple[Span, ...] = ()
+
+    @property
+    def start(self) -> int:
+        """The number of tokens before the rows, which see all of these.
+
+        Only layers with full attention take rows that see the tokens with gaps in between.
+        """
+        assert len(self.spans) <= 1 and not any(span.start for span in self.spans)
+        return self.stop
+
+    @property
+    def stop(self) -> int:
+        """One more than the last token before the rows that they see."""
+        return self.spans[-1].stop if self.spans else 0
 
     @property
     def length(self) -> int:
@@ -59,10 +75,31 @@ class SuffixRows:
 
 @dataclass
 class Rows:
-    """Rows on their way through the layers, ``[n, H]``, and their RoPE: ``[2, 1, n, D]``."""
+    """Rows on their way through the layers.
+
+    Attributes:
+        hidden: ``[n, H]``.
+        angles: of RoPE, by kind of layer (`vniah.forward.rotation`).
+        position_ids: ``[n]``, or ``[3, n]`` for M-RoPE.
+    """
 
     hidden: Tensor
-    angles: Tensor
+    angles: Angles
+    position_ids: Tensor
+
+    def arguments(self, layer_type: str, part: slice | Tensor) -> dict[str, Any]:
+        """What a layer gets besides some of the rows: ``[n]`` of them, or ``[B, n]``."""
+        is_batch = isinstance(part, Tensor) and part.ndim == 2
+        positions = self.position_ids[..., part]
+        if not is_batch:
+            positions = positions[..., None, :]
+        found: dict[str, Any] = {"position_ids": positions}
+        if layer_type in self.angles:
+            angles = self.angles[layer_type][:, :, part]
+            if is_batch:
+                angles = angles[:, 0]
+            found["position_embeddings"] = tuple(angles) if len(angles) == 2 else angles[0]
+        return found
 
 
 @dataclass
@@ -80,21 +117,31 @@ class SuffixGroup:
     shared: Sequence[tuple[Span, slice | Tensor]]
 
     @classmethod
-    def of(cls, suffixes: Sequence[SuffixRows], angles: Tensor) -> "SuffixGroup":
-        """A group of its own copies of the rows; ``angles`` are ``[2, 1, n, D]``."""
+    def of(cls, suffixes: Sequence[SuffixRows], angles: Angles) -> "SuffixGroup":
+        """A group of its own copies of the rows, which have these angles."""
         hidden = torch.cat([suffix.hidden for suffix in suffixes])
+        positions = torch.cat([suffix.position_ids for suffix in suffixes], -1).to(hidden.device)
         firsts = list(accumulate((len(suffix.hidden) for suffix in suffixes), initial=0))
         shared = [
             (span, _rows_of(viewers, firsts, hidden.device))
             for span, viewers in shared_spans([suffix.spans for suffix in suffixes])
         ]
-        return cls(suffixes, Rows(hidden, angles), shared)
+        return cls(suffixes, Rows(hidden, angles, positions), shared)
 
-    def attentions(
-        self, keys: LayerKeyValues, kernel: Kernel, ring: Ring | None, *, is_last: bool
-    ) -> tuple["SuffixAttention"]:
-        """What the rows of the group attend to in the present layer, in one call of it."""
-        return (SuffixAttention(keys, self, kernel, ring),)
+    @property
+    def firsts(self) -> list[int]:
+        """The first row of each suffix."""
+        sizes = [len(suffix.hidden) for suffix in self.suffixes]
+        return list(accumulate(sizes, initial=0))[:-1]
+
+    @property
+    def images(self) -> tuple[Span, ...]:
+        """Where images begin and end among the rows."""
+        return tuple(
+            Span(first + image.start, first + image.stop)
+            for first, suffix in zip(self.firsts, self.suffixes, strict=True)
+            for image in suffix.images
+        )
 
     def add_deepstack(self, layer: int) -> None:
         """Adds what DeepStack adds to the rows after a layer."""
@@ -111,17 +158,17 @@ class SuffixGroup:
         for suffix in self.suffixes:
             stop += len(suffix.hidden)
             rows = self.rows.hidden[stop - suffix.num_rows : stop]
-            yield decoder.lm_head(decoder.model.norm(rows)).float()
+            yield logits_of(decoder, rows)
 
 
 def suffix_groups(
-    suffixes: Sequence[SuffixRows], angles: Tensor, max_rows: int
+    suffixes: Sequence[SuffixRows], angles: Angles, max_rows: int
 ) -> Iterator[SuffixGroup]:
     """Consecutive suffixes with up to ``max_rows`` rows together, or one with more.
 
     Args:
         suffixes: all suffixes of a pass.
-        angles: RoPE of all their rows, ``[2, 1, n, D]``.
+        angles: of RoPE, of all their rows.
         max_rows: the most rows of a group.
     """
     first = row = 0
@@ -130,7 +177,7 @@ def suffix_groups(
         while last < len(suffixes) and num_rows + len(suffixes[last].hidden) <= max_rows:
             num_rows += len(suffixes[last].hidden)
             last += 1
-        yield SuffixGroup.of(suffixes[first:last], angles[:, :, row : row + num_rows])
+        yield SuffixGroup.of(suffixes[first:last], rows_of(angles, slice(row, row + num_rows)))
         first, row = last, row + num_rows
 
 
@@ -169,73 +216,3 @@ def _rows_of(viewers: Sequence[int], firsts: Sequence[int], device: torch.device
         return slice(firsts[first], firsts[last + 1])
     rows = [torch.arange(firsts[number], firsts[number + 1]) for number in viewers]
     return torch.cat(rows).to(device)
-
-
-@dataclass
-class SuffixAttention:
-    """Attention of a group of suffixes: each to itself and to its own spans of the pass.
-
-    Attributes:
-        keys: keys and values of the layer.
-        group: the suffixes.
-        kernel: computes the attention over each block of keys.
-        ring: the other processes, if there are any.
-        was_called: whether the layer has called it.
-    """
-
-    keys: LayerKeyValues
-    group: SuffixGroup
-    kernel: Kernel
-    ring: Ring | None
-    was_called: bool = False
-
-    @property
-    def rows(self) -> slice:
-        """All rows of the group."""
-        return slice(None)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """What the rows attend to, ``[1, Hq, n, D]`` in q's dtype; k and v are their own."""
-        self.was_called = True
-        out, lse = self._attend_to_themselves(q, k, v, scale)
-        if self.ring is None:
-            self._attend_to_spans(q, out, lse, scale)
-        else:
-            part = torch.zeros_like(out), torch.full_like(lse, -torch.inf)
-            self._attend_to_spans(q, *part, scale)
-            for other in self.ring.gather(*part):
-                out, lse = merge(out, lse, *other)
-        return out.to(q.dtype)
-
-    def _attend_to_themselves(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Each suffix's rows to one another, equally long ones in one call: fp32 out and lse."""
-        out = q.new_empty(q.shape, dtype=torch.float32)
-        lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
-        row = 0
-        for size, alike in groupby(len(suffix.hidden) for suffix in self.group.suffixes):
-            num_suffixes = len(list(alike))
-            rows = slice(row, row + num_suffixes * size)
-            shape = (num_suffixes, size)
-            block = KeyBlock(_split(k[:, :, rows], shape), _split(v[:, :, rows], shape), True)
-            part, part_lse = attend_block(
-                _split(q[:, :, rows], shape), block, kernel=self.kernel, scale=scale
-            )
-            out[0, :, rows] = part.transpose(0, 1).flatten(1, 2)
-            lse[0, :, rows] = part_lse.transpose(0, 1).flatten(1, 2)
-            row = rows.stop
-        return out, lse
-
-    def _attend_to_spans(self, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
-        """Merges what the rows see of the pass and of its past into ``out`` and ``lse``."""
-        for span, rows in self.group.shared:
-            for k, v in self.keys.between(*span):
-                block = KeyBlock(k, v)
-                part = attend_block(q[:, :, rows], block, kernel=self.kernel, scale=scale)
-                out[:, :, rows], lse[:, :, rows] = merge(out[:, :, rows], lse[:, :, rows], *part)
-
-
-def _split(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``[1, heads, suffixes x rows, D]`` as ``[suffixes, heads, rows, D]``."""
-    return x[0].view(x.shape[1], *shape, x.shape[3]).transpose(0, 1)

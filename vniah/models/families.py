@@ -108,8 +108,6 @@ _ROWS = (
         "huggingface.qwen:Qwen35",
         _GROUP_WITH_TIME,
         "144",
-        sharing="none",
-        has_decoder=False,
         note=_MARKS_TWICE,
     ),
     Family(
@@ -117,8 +115,6 @@ _ROWS = (
         "huggingface.qwen:Qwen35Moe",
         _GROUP_WITH_TIME,
         "144",
-        sharing="none",
-        has_decoder=False,
         note=_MARKS_TWICE,
     ),
     Family(
@@ -126,8 +122,6 @@ _ROWS = (
         "huggingface.minicpm:MiniCPMV46",
         "one video frame, not cut into slices",
         "64",
-        sharing="none",
-        has_decoder=False,
         note="the processor of transformers 5.23 cuts large frames into slices and writes the "
         "number of an image before a video, unless it is told not to, as the authors do; here "
         "it is neither",
@@ -145,8 +139,6 @@ _ROWS = (
         "huggingface.exaone:Exaone45",
         _GROUP,
         "196",
-        sharing="none",
-        has_decoder=False,
     ),
     Family("glm4v", "huggingface.glm:Glm4v", _GROUP_WITH_TIME, "196"),
     Family("glm4v_moe", "huggingface.glm:Glm4vMoe", _GROUP_WITH_TIME, "196"),
@@ -170,8 +162,6 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
-        sharing="none",
-        has_decoder=False,
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),

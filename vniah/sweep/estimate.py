@@ -21,7 +21,6 @@ from vniah.engines.inputs import (
 from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.costs import DecoderShape
-from vniah.forward.decoders import sliding_window
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.memory import MIN_CHUNK_SIZE
@@ -245,7 +244,6 @@ def _most_frames(
     texts the number of tokens of the prompt.
     """
     free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
-    window = sliding_window(model.decoder.model.config)
 
     def fits(num_frames: int) -> bool:
         num_tokens = -int(-(length.fixed + num_frames * length.per_frame) // 1)
@@ -254,7 +252,7 @@ def _most_frames(
         needed = shape.pass_bytes(
             branch, chunk_size=MIN_CHUNK_SIZE, num_ranks=num_ranks, num_read=length.num_read
         )
-        return needed <= free and (window is None or num_tokens <= window)
+        return needed <= free
 
     return bisect_left(range(1, _MOST_FRAMES), True, key=lambda num: not fits(num))
 

@@ -20,8 +20,8 @@ from vniah.engines.inputs import require_encoder, require_model
 from vniah.errors import InputError, ModelError, counted
 from vniah.files import hash_settings, slug
 from vniah.forward.attention import Kernel
-from vniah.forward.decoders import heads_of
 from vniah.forward.kernels import find_kernel
+from vniah.forward.kinds.choosing import heads_of
 from vniah.grid import MAX_FRAMES
 from vniah.haystacks.frames import AnyHaystack, unit_of
 from vniah.haystacks.text import TextHaystack

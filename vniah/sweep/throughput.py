@@ -9,12 +9,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vniah.forward.attention import Kernel, KeyBlock, attend
 from vniah.forward.costs import DecoderShape
 from vniah.forward.offload import layer_on_device, offloaded
-from vniah.forward.prefill import CHUNK_SIZE
+from vniah.forward.prefill import CHUNK_SIZE, run_alone
 from vniah.forward.prefix_tree import Cost
 from vniah.protocol import HasDecoder
 
@@ -53,16 +52,7 @@ def measure_rates(model: HasDecoder, kernel: Kernel, *, num_tokens: int = _LONG)
     body, weight = model.decoder.model, model.decoder.lm_head.weight
     shape = DecoderShape.of(model.decoder)
     chunk = min(CHUNK_SIZE, num_tokens)
-    rows = weight.new_empty(1, chunk, shape.hidden_size).normal_()
-
-    def run_rows(layer: Any) -> Tensor:
-        """All of a layer but attention, as not only the matrix products take time."""
-        attention, normed = layer.self_attn, layer.input_layernorm(rows)
-        q, _, _ = (part(normed) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
-        between = rows + attention.o_proj(q)
-        out: Tensor = between + layer.mlp(layer.post_attention_layernorm(between))
-        return out
-
+    rows = weight.new_empty(chunk, shape.hidden_size).normal_()
     num_earlier = min((num_tokens - chunk) // 2, _MEASURED_KEYS)
     q = weight.new_empty(1, shape.num_heads, chunk, shape.head_dim).normal_()
     keys = (2, 1, shape.num_kv_heads, chunk + num_earlier, shape.head_dim)
@@ -74,8 +64,9 @@ def measure_rates(model: HasDecoder, kernel: Kernel, *, num_tokens: int = _LONG)
     in_rows = 2 * shape.linear_weights // shape.num_layers * chunk
     in_attention = 4 * shape.num_heads * shape.head_dim * pairs
     scale = shape.head_dim**-0.5
-    with layer_on_device(body, 0) as layer:
-        seconds_in_rows = _seconds(lambda: run_rows(layer), weight.device)
+    with layer_on_device(body, 0):
+        # As not only the matrix products take time.
+        seconds_in_rows = _seconds(lambda: run_alone(model.decoder, 0, rows.clone()), weight.device)
     seconds_in_attention = _seconds(
         lambda: attend(q, blocks, kernel=kernel, scale=scale), weight.device
     )

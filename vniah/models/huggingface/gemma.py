@@ -1,4 +1,4 @@
-"""Gemma 3: the rows of an image attend to one another, so the model runs its own forward pass."""
+"""Gemma 3, in which the rows of an image attend to one another."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vniah.models.huggingface.base import TransformersModel
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.protocol import FrameSegment, TokenSequence
 
 
-class Gemma3(TransformersModel):
-    """Gemma 3 (2025): every frame is an image, and every sample is run by itself.
+class Gemma3(TransformersDecoderModel):
+    """Gemma 3 (2025): every frame is an image, whose rows attend to one another.
 
-    The prefill of vniah is causal, and here the rows of an image attend in both directions.
+    Between two images stands text, so that a prefix that ends behind an image is the same whatever
+    follows it.
     """
 
     model_class = "Gemma3ForConditionalGeneration"

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from vniah.errors import ModelError
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.folder import FamilyParts
 
 
-class MiniCPMV46(AnySize):
+class MiniCPMV46(AnySize, TransformersDecoderModel):
     """MiniCPM-V 4.6 (Yu et al. 2025): frames that are not cut into slices, without numbers.
 
     So its authors read videos. transformers 5.23 by default cuts a large frame into slices, and

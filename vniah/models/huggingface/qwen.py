@@ -113,7 +113,7 @@ class Qwen3VLMoe(Qwen3VL):
     model_class = "Qwen3VLMoeForConditionalGeneration"
 
 
-class Qwen35(Timestamped):
+class Qwen35(Timestamped, TransformersDecoderModel):
     """Qwen3.5 (2026): a timestamp before every frame; most layers are recurrent (gated delta)."""
 
     model_class = "Qwen3_5ForConditionalGeneration"
