@@ -156,8 +156,13 @@ class Tiny:
 
 def build(model_type: str, seed: int = 0) -> Tiny:
     """A tiny random checkpoint of a family."""
+    return with_random_weights(BUILDERS[model_type], seed)
+
+
+def with_random_weights(builder: Callable[[], Tiny], seed: int = 0) -> Tiny:
+    """What a builder makes, with weights that tell things apart."""
     torch.manual_seed(seed)
-    tiny = BUILDERS[model_type]()
+    tiny = builder()
     for name, parameter in tiny.model.named_parameters():
         parameter.requires_grad_(False)
         if parameter.ndim >= 2:

@@ -172,13 +172,13 @@ class TransformersModel:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and cached frames."""
-        dtype: torch.dtype = self._model.lm_head.weight.dtype
+        dtype: torch.dtype = self._head.weight.dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        weight: Tensor = self._model.lm_head.weight
+        weight: Tensor = self._head.weight
         if weight.is_meta:  # only frames are encoded
             weight = next(weight for weight in self._model.parameters() if not weight.is_meta)
         return weight.device
@@ -236,7 +236,7 @@ class TransformersModel:
             for segment in sequence.inputs
         ]
         ids = torch.cat(rows)[None].to(self.device)
-        ids[ids >= self._model.lm_head.out_features] = mark  # rows that are not of the vocabulary
+        ids[ids >= self._head.out_features] = mark  # rows that are not of the vocabulary
         of_frames: dict[str, Any] = {}
         if len(embeds):
             rows_of_frames = self._encoder_outputs(embeds.to(self.device, self.dtype))
@@ -272,7 +272,7 @@ class TransformersModel:
         None if only an encoded frame tells it; then one is encoded when the model is loaded.
         """
         num_tokens = self._described_tokens()
-        width = int(self._model.lm_head.in_features)
+        width = int(self._head.in_features)
         return None if num_tokens is None else (num_tokens, width)
 
     def _described_tokens(self) -> int | None:
@@ -352,6 +352,11 @@ class TransformersModel:
         return self.frame_shape[-2] + sum(len(text.token_ids) for text in texts) / len(texts)
 
     @property
+    def _head(self) -> Any:
+        """The matrix that makes logits of the decoder's last rows."""
+        return self._model.get_output_embeddings()
+
+    @property
     def _mark(self) -> int:
         """The token that stands for a row of a frame."""
         return int(self._tokenizer.convert_tokens_to_ids(self.placeholder))
@@ -399,7 +404,7 @@ class TransformersDecoderModel(ReadsText, TransformersModel):
 
     def __init__(self, parts: FamilyParts) -> None:
         self.decoder: Any = SimpleNamespace(
-            model=self.find_body(parts.model), lm_head=parts.model.lm_head
+            model=self.find_body(parts.model), lm_head=parts.model.get_output_embeddings()
         )
         super().__init__(parts)
         self._frame_token = self.placeholder

@@ -5,13 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.folder import FamilyParts
 from vniah.models.huggingface.groups import Groups
 from vniah.protocol import TokenSequence
 
 
-class Exaone45(Groups, TransformersDecoderModel):
+class Exaone45(Groups):
     """EXAONE 4.5 (2026): sliding layers with RoPE, and full ones without positions."""
 
     model_class = "Exaone4_5_ForConditionalGeneration"

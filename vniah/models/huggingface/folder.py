@@ -21,6 +21,7 @@ from vniah.models.huggingface.halves import (
     Half,
     class_of_half,
     encoder_of,
+    inner_of,
     unread_modules,
 )
 from vniah.models.huggingface.templates import read_chat_template
@@ -159,7 +160,7 @@ def _read_encoder(
     """Gives a model what encodes frames, with its weights."""
     read = _load_weights(folder, class_name, torch_dtype(options), find_body, "encoder")
     for name, part in encoder_of(read, find_body).items():
-        setattr(model.model, name, part.to(find_device(options.device or "cpu")))
+        setattr(inner_of(model), name, part.to(find_device(options.device or "cpu")))
 
 
 def _place_weights(
@@ -186,7 +187,9 @@ def _load_image_processor(folder: Path, name: str | None) -> Any:
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
     if name is not None:
-        return getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+        return getattr(transformers, name).from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return transformers.AutoImageProcessor.from_pretrained(
         folder, backend="pil", trust_remote_code=False, local_files_only=True
     )
@@ -279,8 +282,8 @@ def _require_tied_head(folder: Path, model: Any) -> None:
     """Raises `ModelError` if the head is said to be tied, and other weights are stored for it."""
     if not getattr(model.config, "tie_word_embeddings", False):
         return
-    table = model.get_input_embeddings().weight
-    if model.lm_head.weight is not table and not torch.equal(model.lm_head.weight, table):
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if head is not table and not torch.equal(head, table):
         raise ModelError(
             f"{folder}/config.json has tie_word_embeddings = True, but the weights of lm_head and "
             "of the embeddings differ; write false if the head is one of its own"

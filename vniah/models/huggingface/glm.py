@@ -7,7 +7,6 @@ from torch import Tensor
 
 from vniah.errors import ModelError, quoted
 from vniah.models.configs import named_processor
-from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.folder import FamilyParts
 from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_images
@@ -21,7 +20,7 @@ _TIMES: Mapping[str, Callable[[int], str]] = {
 }
 
 
-class Glm4v(Groups, TransformersDecoderModel):
+class Glm4v(Groups):
     """GLM-4.1V (Hong et al. 2025): every frame between image tokens, its second after it."""
 
     model_class = "Glm4vForConditionalGeneration"

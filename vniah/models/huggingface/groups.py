@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from vniah.models.huggingface.any_size import AnySize
+from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.protocol import TokenSequence
 
 
-class Groups(AnySize):
+class Groups(AnySize, TransformersDecoderModel):
     """Every frame is a group of two equal ones, cut into patches by the image processor."""
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:

@@ -14,23 +14,34 @@ from torch import nn
 Half = Literal["decoder", "encoder"]
 FindBody = Callable[[Any], Any]
 
-_NEVER_RUN = ("audio_tower",)  # parts of ``model.model`` of which no weights are read
+_NEVER_RUN = ("audio_tower",)  # modules of which no weights are read
+
+
+def inner_of(model: Any) -> Any:
+    """The module that holds the decoder and what encodes frames: ``model.model``, or the model."""
+    return getattr(model, "model", model)
 
 
 def encoder_of(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
-    """What encodes frames: vision tower, projector and the like, by their names in ``model.model``.
+    """What encodes frames: vision tower, projector and the like, by their names in `inner_of`.
 
     An audio tower is not among it: no frame goes through it.
 
     Args:
-        model: of transformers, with a decoder inside ``model.model``.
+        model: of transformers.
         find_body: gives the decoder without its head.
     """
-    body = find_body(model)
+    beside = _beside_decoder(model, find_body)
+    return {name: part for name, part in beside.items() if name not in _NEVER_RUN}
+
+
+def _beside_decoder(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
+    """The modules that hold neither the decoder nor its head, by their names in `inner_of`."""
+    body, head = find_body(model), model.get_output_embeddings()
     return {
         name: part
-        for name, part in model.model.named_children()
-        if part is not body and name not in _NEVER_RUN
+        for name, part in inner_of(model).named_children()
+        if not {body, head} & set(part.modules())
     }
 
 
@@ -41,13 +52,16 @@ def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[s
     """
     if half is None:
         return {}
-    children = {f"model.{name}": part for name, part in model.model.named_children()}
-    encoder = {f"model.{name}" for name in encoder_of(model, find_body)}
-    if half == "encoder":
-        body = {name: part for name, part in children.items() if name not in encoder}
-        return {**body, "lm_head": model.lm_head}
-    read = find_body(model)
-    return {name: part for name, part in children.items() if part is not read}
+    inner = inner_of(model)
+    prefix = "" if inner is model else "model."
+    of_encoder = encoder_of(model, find_body).keys()
+    if half == "decoder":
+        beside = _beside_decoder(model, find_body)
+        return {f"{prefix}{name}": part for name, part in beside.items()}
+    unread = {
+        f"{prefix}{name}": part for name, part in inner.named_children() if name not in of_encoder
+    }
+    return unread if inner is model else {**unread, "lm_head": model.lm_head}
 
 
 def class_of_half(model_class: Any, find_body: FindBody, half: Half) -> Any:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_video
 from vniah.models.huggingface.qwen import Deepstack
 from vniah.protocol import TokenSequence
 
 
-class _Thinker(Groups, TransformersDecoderModel):
+class _Thinker(Groups):
     """One video, times counted in ``position_id_per_seconds``, without timestamps in the text."""
 
     def position_ids(self, sequence: TokenSequence) -> Tensor:

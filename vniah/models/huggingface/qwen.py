@@ -8,13 +8,12 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from vniah.models.huggingface.base import TransformersDecoderModel
 from vniah.models.huggingface.groups import Groups
 from vniah.models.huggingface.positions import frames_as_images, frames_as_video
 from vniah.protocol import TokenSequence
 
 
-class Qwen2VL(Groups, TransformersDecoderModel):
+class Qwen2VL(Groups):
     """Qwen2-VL (Wang et al. 2024): one video, times counted in frames."""
 
     model_class = "Qwen2VLForConditionalGeneration"
@@ -101,7 +100,7 @@ class Deepstack(Groups):
         return {"video": output}
 
 
-class Qwen3VL(Timestamped, Deepstack, TransformersDecoderModel):
+class Qwen3VL(Timestamped, Deepstack):
     """Qwen3-VL (2025): a timestamp before every frame, and DeepStack features."""
 
     model_class = "Qwen3VLForConditionalGeneration"
@@ -113,7 +112,7 @@ class Qwen3VLMoe(Qwen3VL):
     model_class = "Qwen3VLMoeForConditionalGeneration"
 
 
-class Qwen35(Timestamped, TransformersDecoderModel):
+class Qwen35(Timestamped):
     """Qwen3.5 (2026): a timestamp before every frame; most layers are recurrent (gated delta)."""
 
     model_class = "Qwen3_5ForConditionalGeneration"
