@@ -802,6 +802,7 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "gemma3": _build_gemma3,
 }
 
-from qwen_families import QWEN_BUILDERS  # noqa: E402 - it is made of what stands above
+from image_families import IMAGE_BUILDERS  # noqa: E402 - it is made of what stands above
+from qwen_families import QWEN_BUILDERS  # noqa: E402
 
-BUILDERS |= QWEN_BUILDERS
+BUILDERS |= {**QWEN_BUILDERS, **IMAGE_BUILDERS}

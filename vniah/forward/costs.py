@@ -18,7 +18,7 @@ from vniah.forward.kinds.full import FullAttention
 from vniah.forward.kv_cache import Layout
 from vniah.forward.offload import offloaded
 from vniah.forward.prefix_tree import Branch, Cost, costs_of
-from vniah.forward.rotation import ROPE_BLOCK
+from vniah.forward.rotation import ROPE_BLOCK, num_angles
 
 _FP32 = 4
 _POSITION_BYTES = 8
@@ -88,6 +88,8 @@ class DecoderShape:
         itemsize: s.
         host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
         kinds: the kind of every layer; none if all have full attention.
+        num_angles: cosines and sines of a token, of all sets; by default two for each number of a
+            head.
         last_weights: weights in the matrices of the last layer; by default an equal share of all.
     """
 
@@ -104,6 +106,7 @@ class DecoderShape:
     itemsize: int
     host_weight_bytes: int = 0
     kinds: tuple[LayerKind, ...] = ()
+    num_angles: int | None = None
     last_weights: int | None = None
 
     @classmethod
@@ -137,6 +140,7 @@ class DecoderShape:
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
             kinds=kinds,
+            num_angles=num_angles(body),
             last_weights=by_layer[-1],
         )
 
@@ -163,7 +167,8 @@ class DecoderShape:
     @property
     def angle_bytes(self) -> int:
         """Bytes of a token's cosines and sines."""
-        return 2 * self.head_dim * self.itemsize
+        num_angles = 2 * self.head_dim if self.num_angles is None else self.num_angles
+        return num_angles * self.itemsize
 
     def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
         """The operations of one rank for some branches and all their descendants.

@@ -12,7 +12,7 @@ from vniah.errors import ModelError
 # Decoders whose forward pass is: embed, layers, norm, head, and nothing besides.
 ONE_ROW_OF_POSITIONS = (
     *("llama", "mistral", "qwen2", "qwen3"),
-    *("gemma3_text", "gemma4_text", "cohere2", "exaone4", "ministral3", "gpt_oss"),
+    *("gemma3_text", "gemma4_text", "cohere", "cohere2", "exaone4", "ministral3", "gpt_oss"),
     *("llama4_text", "deepseek_v3", "mistral4", "nemotron_h", "lfm2", "lfm3"),
 )
 # These may add features of a frame to its rows after their first layers (DeepStack).
@@ -32,7 +32,7 @@ ROTATING_HALVES = (
     *("qwen3_vl_text", "qwen3_vl_moe_text"),
 )
 # These multiply their logits by ``logit_scale``.
-_SCALED_LOGITS = ("cohere2",)
+_SCALED_LOGITS = ("cohere", "cohere2")
 # What a config may ask for that is left out here, and the value with which it asks for nothing.
 _LEFT_OUT: Mapping[str, Any] = {
     "attn_logit_softcapping": None,

@@ -61,6 +61,15 @@ def rotate(
     return main, rest
 
 
+def num_angles(body: Any) -> int:
+    """How many cosines and sines there are for a token, in all sets; a complex number is two."""
+    rotary = getattr(body, "rotary_emb", None)
+    if rotary is None:
+        return 0
+    names = [f"{kind}_inv_freq" for kind in getattr(rotary, "layer_types", ())] or ["inv_freq"]
+    return sum(4 * int(getattr(rotary, name).numel()) for name in names)
+
+
 def _rotate(
     rotary: Callable[[Tensor, Tensor], Any],
     hidden: Tensor,

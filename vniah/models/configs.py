@@ -35,6 +35,12 @@ class Sizes(TypedDict, total=False):
     hidden_size: _Width
     intermediate_size: _Width
     moe_intermediate_size: _Width
+    intermediate_size_mlp: _Width
+    alignment_intermediate_size: _Width
+    projection_hidden_size: _Width
+    projector_input_dim: _Width
+    projector_output_dim: _Width
+    vision_output_dim: _Width
     embed_dim: _Width
     out_hidden_size: _Width
     projection_dim: _Width
@@ -44,6 +50,14 @@ class Sizes(TypedDict, total=False):
     num_heads: _Count
     num_key_value_heads: _Count
     head_dim: _Width
+    kv_lora_rank: _Width
+    q_lora_rank: _Width
+    qk_nope_head_dim: _Width
+    qk_rope_head_dim: _Width
+    v_head_dim: _Width
+    pos_emb_height: _Count
+    pos_emb_width: _Count
+    pos_emb_time: _Count
     num_experts: _FromZero
     num_experts_per_tok: _FromZero
     num_local_experts: _FromZero
@@ -162,7 +176,7 @@ class ImageProcessorConfig(TypedDict, total=False):
     image_mean: _Channels
     image_std: _Channels
     rescale_factor: float | None
-    patch_size: _Sides
+    patch_size: _Sides | dict[str, _Pixels]
     merge_size: _Count
     temporal_patch_size: _Count
 

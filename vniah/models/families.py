@@ -149,6 +149,12 @@ _ROWS = (
         "one video frame, one tile, with its number",
         "256",
     ),
+    Family(
+        "mistral3",
+        "huggingface.mistral:Mistral3",
+        "one image, with a row that ends each of its lines",
+        "210",
+    ),
     Family("idefics3", "huggingface.idefics:Idefics3", "one image, not split", "169"),
     Family(
         "smolvlm",
@@ -162,6 +168,42 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
+    ),
+    Family(
+        "aya_vision",
+        "huggingface.cohere:AyaVision",
+        "one image, one tile",
+        "169",
+    ),
+    Family(
+        "cohere2_vision",
+        "huggingface.cohere:Cohere2Vision",
+        "one image, one tile",
+        "256",
+    ),
+    Family(
+        "ovis2",
+        "huggingface.ovis:Ovis2",
+        "one image, one tile, with rows of visual indicators",
+        "259",
+    ),
+    Family(
+        "video_llama_3",
+        "huggingface.video_llama:VideoLlama3",
+        "one video frame, not compressed, with its time",
+        "196",
+    ),
+    Family(
+        "llama4",
+        "huggingface.llama:Llama4",
+        "one image, one tile, in its own shape",
+        "144",
+    ),
+    Family(
+        "kimi_k25",
+        "huggingface.kimi:KimiK25",
+        "one group of four equal video frames, one second, with its time",
+        "196",
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),

@@ -70,7 +70,7 @@ def load_model(
         load_in: ``"8bit"`` or ``"4bit"`` quantizes the weight matrices of the decoder's layers with
             bitsandbytes, which changes the results.
         frame_size: width and height in pixels to which frames are scaled, for families whose vision
-            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392. With ``images``
+            tower reads any size (such as Qwen-VL); by default about 392 x 392. With ``images``
             ``"grids"`` the size to which all pictures are brought, which has to be given.
         images: ``"grids"`` reads every picture as a checkpoint in the original LLaVA layout reads
             images: cut into grids of its tower's size (UniRes, AnyRes), instead of as a frame.

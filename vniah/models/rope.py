@@ -34,6 +34,9 @@ FULL_ATTENTION = "full_attention"
 _FROM_ORIGINAL = ("yarn", "llama3", "longrope")
 # Keys that say how the dimensions of a decoder's heads are divided; no scaling can change it.
 _OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
+# Decoders with it (Ministral 3, Mistral 4) scale their queries by how often a position exceeds the
+# original length, which they read from the parameters of every kind of RoPE.
+_QUERY_SCALE = "llama_4_scaling_beta"
 # The attribute in which a body keeps the RoPE with which it was loaded.
 _OWN = "vniah_own_rope"
 _TRANSFORMERS_LOG = "transformers.modeling_rope_utils"
@@ -128,6 +131,8 @@ def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) ->
         # What transformers takes, and advises to write down.
         parameters["factor"] = config.max_position_embeddings / parameters[ORIGINAL_KEY]
     _validate(config, parameters, scaling)
+    if own.get(_QUERY_SCALE) is not None:
+        parameters[ORIGINAL_KEY] = own[ORIGINAL_KEY]
     return parameters
 
 
@@ -226,6 +231,8 @@ def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
     config.rope_parameters = deepcopy(dict(parameters))
     try:
         rebuilt = type(rotary)(config).to(device).train(rotary.training)
+        _require_same_size(rotary, rebuilt)
+        scales = _latent_scales(body)
     except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         config.rope_parameters = before
         raise InputError(
@@ -233,3 +240,30 @@ def _rebuild(body: Any, parameters: Mapping[str, Any]) -> None:
         ) from error
     assert all(b.dtype == torch.float32 for b in rebuilt.buffers() if b.is_floating_point())
     body.rotary_emb = rebuilt
+    for module, scale in scales:
+        module.scaling = scale
+
+
+def _require_same_size(rotary: Any, rebuilt: Any) -> None:
+    """Raises `ValueError` if the new RoPE rotates more or fewer dimensions than the old one."""
+    earlier = {name: buffer.shape for name, buffer in rotary.named_buffers()}
+    for name, buffer in rebuilt.named_buffers():
+        if buffer.shape != earlier.get(name, buffer.shape):
+            raise ValueError(
+                f"it would rotate {2 * buffer.shape[-1]} dimensions of a head in place of "
+                f"{2 * earlier[name][-1]}"
+            )
+
+
+def _latent_scales(body: Any) -> list[tuple[Any, float]]:
+    """The modules of latent attention, each with the scale of its scores by the new parameters.
+
+    They compute it from the parameters of a RoPE of the kind yarn when they are built.
+    """
+    import torch
+
+    modules = [getattr(layer, "self_attn", None) for layer in getattr(body, "layers", ())]
+    latent: list[Any] = [module for module in modules if hasattr(module, "expand_kv")]
+    with torch.device("meta"):
+        scales = {kind: kind(body.config, 0).scaling for kind in {type(one) for one in latent}}
+    return [(module, scales[type(module)]) for module in latent]

@@ -208,6 +208,34 @@ def load_weights(
         parts[part].requires_grad_(False).eval()
 
 
+def read_rows(folder: Path, name: str, rows: Sequence[int]) -> Tensor:
+    """Some rows of a matrix among a checkpoint's weights, ``[len(rows), width]``, as stored.
+
+    Args:
+        folder: a checkpoint folder with safetensors weights.
+        name: of the matrix, or how its name ends, e.g. ``"embed_tokens.weight"``.
+        rows: their numbers.
+
+    Raises:
+        ModelError: there is no such matrix, more than one, or it has fewer rows.
+    """
+    found = {
+        key: stored
+        for key, stored in stored_tensors(folder).items()
+        if key == name or key.endswith(f".{name}")
+    }
+    if len(found) != 1:
+        raise ModelError(f"{folder} holds {len(found)} weights {name!r}, one is needed")
+    (key, stored), last = next(iter(found.items())), max(rows)
+    if len(stored.shape) != 2 or last >= stored.shape[0]:
+        raise ModelError(
+            f"{folder} holds {key!r} of shape {list(stored.shape)}, which has no row {last}"
+        )
+    with _opened(stored.path) as file:
+        part = file.get_slice(key)
+        return torch.cat([part[row : row + 1] for row in rows])
+
+
 def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors; a tensor is read from the file when it is copied or used."""
     for path in weight_files(folder):

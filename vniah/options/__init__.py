@@ -125,7 +125,7 @@ class LoadOptions:
         load_in: ``"8bit"`` or ``"4bit"`` quantizes the weight matrices of the decoder's layers with
             bitsandbytes, which changes the results.
         frame_size: width and height in pixels to which frames are scaled, for families whose vision
-            tower reads any size (Qwen-VL, GLM-V); by default about 392 x 392. With ``images``
+            tower reads any size (such as Qwen-VL); by default about 392 x 392. With ``images``
             ``"grids"`` the size to which all pictures are brought, which has to be given.
         images: ``"frames"`` reads every picture as a frame of a video: as one picture of the vision
             tower's size. ``"grids"`` reads it as the checkpoint reads images: cut into grids of

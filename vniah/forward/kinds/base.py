@@ -83,17 +83,21 @@ class LayerCall:
     Args:
         rows: as below.
         past: as below.
+        num_used: as below.
 
     Attributes:
         rows: the numbers of the rows: a slice, or ``[n]``; ``[B, n]`` for a batch of sequences.
         past: what the layer gets in the place of a cache of transformers.
+        num_used: of a batch of sequences, how many rows of each are used, from the first on; None
+            for all.
         was_called: whether the layer has asked for what the rows attend to. A layer that never
             does computes something that this call knows nothing of.
     """
 
-    def __init__(self, rows: slice | Tensor, past: Any = None) -> None:
+    def __init__(self, rows: slice | Tensor, past: Any = None, num_used: int | None = None) -> None:
         self.rows = rows
         self.past = past
+        self.num_used = num_used
         self.was_called = False
 
     @property
@@ -262,7 +266,11 @@ def causal_pairs(start: int, num_tokens: int) -> int:
 
 
 def chunks_of(
-    tokens: PassTokens, *, cuts: Sequence[int] = (), sees_images: bool = False
+    tokens: PassTokens,
+    *,
+    cuts: Sequence[int] = (),
+    sees_images: bool = False,
+    leaves_no_row: bool = False,
 ) -> list[Chunk]:
     """The main rows of this process in chunks, none of which reaches across two spans of it.
 
@@ -270,6 +278,7 @@ def chunks_of(
         tokens: the pass.
         cuts: tokens before which a chunk ends.
         sees_images: whether no chunk may end inside an image; one longer than a chunk is a chunk.
+        leaves_no_row: whether a chunk takes a single row that would be left over along.
     """
     images = tokens.images if sees_images else ()
     found = []
@@ -277,7 +286,10 @@ def chunks_of(
         borders = [*(cut for cut in cuts if span.start < cut < span.stop), span.stop]
         start = span.start
         while start < span.stop:
-            stop = min(start + tokens.chunk_size, next(b for b in borders if b > start))
+            border = next(border for border in borders if border > start)
+            stop = min(start + tokens.chunk_size, border)
+            if leaves_no_row and stop + 1 == border:
+                stop = border
             stop = _outside(images, start, stop)
             inside = tuple(
                 Span(image.start - start, image.stop - start)

@@ -8,6 +8,11 @@ object of this module stands in its place, which goes from chunk to chunk.
 Where a suffix or a later pass goes on, a chunk ends and the state is copied. Suffixes of one length
 go through the layer as a batch, each from its own state.
 
+A single row behind a state is computed by another formula in transformers, as when it generates:
+for Mamba-2 without the lower limit of the time step. So a suffix of one row goes twice, one behind
+the other, and the second is not used; and no chunk is left with one row, unless somebody goes on
+before it and after it.
+
 C channels of the convolution, K its length.
 """
 
@@ -180,7 +185,7 @@ class _RecurrentMemory(LayerMemory):
     def __init__(self, kind: Recurrent, tokens: PassTokens) -> None:
         assert tokens.ring is None, "a state goes through all rows in order"
         self._tokens = tokens
-        self._chunks = chunks_of(tokens, cuts=tokens.ends)
+        self._chunks = chunks_of(tokens, cuts=tokens.ends, leaves_no_row=True)
         self._before: dict[int, States] = {}  # by the token at which somebody goes on
 
     def load(self, index: int, layer: Any) -> None:
@@ -211,9 +216,11 @@ class _RecurrentMemory(LayerMemory):
             alike[size, suffix.start == 0].append((row, suffix.start))
             row += size
         for (size, _), members in alike.items():
-            rows = torch.tensor([row for row, _ in members])[:, None] + torch.arange(size)
+            # A single row stands twice in the sequence.
+            places = torch.arange(size) if size > 1 else torch.zeros(2, dtype=torch.long)
+            rows = torch.tensor([row for row, _ in members])[:, None] + places
             states = States.stacked([self._before[start] for _, start in members])
-            yield _call(rows.to(self._tokens.like.device), states)
+            yield _call(rows.to(self._tokens.like.device), states, num_used=size)
 
     def _read(self, index: int, end: int) -> States:
         """The states of a layer before a token of the past, or before the first main row."""
@@ -231,8 +238,8 @@ class _RecurrentMemory(LayerMemory):
         raise AssertionError(f"no pass has stored the states before token {end}")
 
 
-def _call(rows: slice | Tensor, states: States) -> LayerCall:
-    call = LayerCall(rows, states)
+def _call(rows: slice | Tensor, states: States, num_used: int | None = None) -> LayerCall:
+    call = LayerCall(rows, states, num_used)
     states.used_by = call
     return call
 

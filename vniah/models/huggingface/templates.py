@@ -10,6 +10,7 @@ single operation on large values, which can take a few GB before the next line i
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,10 @@ _LARGEST_NUMBER = 10**6
 _MOST_FACTORS = 4
 _DIGITS = 3  # a factor has fewer
 _WIDE_FORMAT = re.compile(r"[%:][^\sA-Za-z]*\d{5}")
+# What a template is told that writes today's date (Mistral, Llama). If a prompt changed from day to
+# day, so would the results of a run that goes on later.
+_TODAY = date(2025, 1, 1)
+_DATE_CODES = "aAbBdejmyY"
 _KIBIBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 
@@ -75,7 +80,7 @@ def read_chat_template(folder: Path, tokenizer: Any) -> str:
 
 
 def render(tokenizer: Any, template: str, chat: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
-    """The text of a chat.
+    """The text of a chat, as on 1 January 2025 where the template writes the date.
 
     Args:
         tokenizer: of transformers.
@@ -92,7 +97,10 @@ def render(tokenizer: Any, template: str, chat: Sequence[Mapping[str, Any]], *, 
         sys.settrace(watch)
         try:
             text = tokenizer.apply_chat_template(
-                chat, chat_template=template, tokenize=False, add_generation_prompt=asks
+                chat,
+                chat_template=_with_date(template),
+                tokenize=False,
+                add_generation_prompt=asks,
             )
         finally:
             sys.settrace(before)
@@ -104,6 +112,17 @@ def render(tokenizer: Any, template: str, chat: Sequence[Mapping[str, Any]], *, 
     if len(text) > _MOST_OUTPUT:
         raise ModelError(f"the chat template writes {len(text):,} characters for one question")
     return text
+
+
+def _with_date(template: str) -> str:
+    """The template, with a function ``strftime_now`` of its own if it calls one."""
+    if "strftime_now" not in template:
+        return template
+    written = {f"%{code}": _TODAY.strftime(f"%{code}") for code in _DATE_CODES}
+    text = "format" + "".join(f".replace({code!r}, {part!r})" for code, part in written.items())
+    macro = f"{{%- macro strftime_now(format) -%}}{{{{ {text} }}}}{{%- endmacro %}}"
+    # A line break after a block is not written, so the template begins a line as it did before.
+    return f"{macro}\n{template}"
 
 
 class _Watch:
