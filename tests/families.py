@@ -759,7 +759,13 @@ def _build_gemma3() -> Tiny:
     )
     boi, eoi, image = tokenizer.convert_tokens_to_ids(tokens[:3])
     config = transformers.Gemma3Config(
-        text_config={"vocab_size": len(tokenizer), "head_dim": 16, "sliding_window": 10, **TEXT},
+        text_config={
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "sliding_window": 10,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            **TEXT,
+        },
         vision_config={**SIGLIP, "image_size": 56},
         mm_tokens_per_image=4,
         image_token_index=image,

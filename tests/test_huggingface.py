@@ -31,6 +31,7 @@ from vniah.engines.documents import cut_documents, prompt_of_frames
 from vniah.engines.inputs import DecoderInputs, decoder_logits, require_reader
 from vniah.engines.planning import make_plan
 from vniah.errors import CheckError, InputError, ModelError
+from vniah.forward.kinds.choosing import kinds_of
 from vniah.forward.runner import BranchRunner
 from vniah.haystacks.text import open_text
 from vniah.models.families import FAMILIES, LLAVA_TYPES
@@ -143,6 +144,26 @@ def test_row_of_the_table_agrees_with_its_class(row):
     assert issubclass(model_class, TransformersModel)
     assert issubclass(model_class, TransformersDecoderModel) == row.has_decoder
     assert (row.sharing == "none") == (not row.has_decoder)
+
+
+# What the table calls the kinds of layer that the forward pass names.
+_KINDS = {
+    "full attention": "full",
+    "sliding window": "sliding",
+    "chunks": "chunked",
+    "latent attention": "latent",
+    "gated delta rule": "gated delta",
+}
+
+
+def test_row_of_the_table_names_the_kinds_of_layer(family):
+    tiny, model, _ = family
+    row, kinds = FAMILIES[tiny.model_type], kinds_of(model.decoder.model)
+    found = {_KINDS[re.split(",| of ", kind.name)[0]] for kind in kinds}
+    assert found == set(row.layers.partition(";")[0].split(", "))
+    sees_images = any("images see themselves" in kind.name for kind in kinds)
+    assert sees_images == ("images see themselves" in row.layers)
+    assert row.runs_in_ring == all(kind.runs_in_ring for kind in kinds)
 
 
 def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):

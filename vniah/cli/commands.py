@@ -98,7 +98,8 @@ def models(options: argparse.Namespace) -> int:
     for line in format_notes(FAMILIES.values(), width=width):
         show_lines(line)
     show_lines(
-        "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
+        "\nlayers: the kinds of attention of the published decoders. sharing: which samples\n"
+        "share computation. ring: if --context-parallel works.\n"
         "The tests compare the logits of llava_* with the rules of the original package,\n"
         "written again, and those of all others with their own forward pass on pixels.\n"
     )

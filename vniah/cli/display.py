@@ -76,10 +76,10 @@ def format_families(families: "Iterable[Family]", *, width: int | None = None) -
     """
     alike: dict[tuple[str, ...], list[str]] = {}
     for family in families:
-        ring = "yes" if family.has_decoder else "no"
-        values = (family.frame_unit, family.tokens, family.sharing, ring)
+        ring = "yes" if family.runs_in_ring else "no"
+        values = (family.frame_unit, family.tokens, family.layers, family.sharing, ring)
         alike.setdefault(values, []).append(family.model_type)
-    rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
+    rows = [["model_type", "one frame", "tokens", "layers", "sharing", "ring"]]
     rows += [[", ".join(names), *values] for values, names in alike.items()]
     return format_columns(rows, justify=str.ljust, width=width)
 

@@ -55,6 +55,7 @@ class Family:
             every sample runs by itself.
         has_decoder: whether vniah runs the decoder layer by layer, which the tree and
             ``--context-parallel`` need.
+        layers: the kinds of layer of its decoder in the published checkpoints.
         note: where an answer of transformers is known to differ from what the authors of the model
             describe, or from what vniah gives it; empty if nothing is known.
     """
@@ -65,7 +66,13 @@ class Family:
     tokens: str
     sharing: str = "tree"
     has_decoder: bool = True
+    layers: str = "full"
     note: str = ""
+
+    @property
+    def runs_in_ring(self) -> bool:
+        """Whether several processes can run a pass together: ``--context-parallel``."""
+        return self.has_decoder and self.layers == "full"
 
     def import_class(self) -> Any:
         """The class that loads and runs these checkpoints."""
@@ -108,6 +115,7 @@ _ROWS = (
         "huggingface.qwen:Qwen35",
         _GROUP_WITH_TIME,
         "144",
+        layers="gated delta, full",
         note=_MARKS_TWICE,
     ),
     Family(
@@ -115,6 +123,7 @@ _ROWS = (
         "huggingface.qwen:Qwen35Moe",
         _GROUP_WITH_TIME,
         "144",
+        layers="gated delta, full",
         note=_MARKS_TWICE,
     ),
     Family(
@@ -122,6 +131,7 @@ _ROWS = (
         "huggingface.minicpm:MiniCPMV46",
         "one video frame, not cut into slices",
         "64",
+        layers="gated delta, full",
         note="the processor of transformers 5.23 cuts large frames into slices and writes the "
         "number of an image before a video, unless it is told not to, as the authors do; here "
         "it is neither",
@@ -139,6 +149,7 @@ _ROWS = (
         "huggingface.exaone:Exaone45",
         _GROUP,
         "196",
+        layers="sliding, full",
     ),
     Family("glm4v", "huggingface.glm:Glm4v", _GROUP_WITH_TIME, "196"),
     Family("glm4v_moe", "huggingface.glm:Glm4vMoe", _GROUP_WITH_TIME, "196"),
@@ -168,18 +179,21 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
+        layers="sliding, full; images see themselves",
     ),
     Family(
         "aya_vision",
         "huggingface.cohere:AyaVision",
         "one image, one tile",
         "169",
+        layers="sliding, full",
     ),
     Family(
         "cohere2_vision",
         "huggingface.cohere:Cohere2Vision",
         "one image, one tile",
         "256",
+        layers="sliding, full",
     ),
     Family(
         "ovis2",
@@ -198,12 +212,14 @@ _ROWS = (
         "huggingface.llama:Llama4",
         "one image, one tile, in its own shape",
         "144",
+        layers="chunked, full",
     ),
     Family(
         "kimi_k25",
         "huggingface.kimi:KimiK25",
         "one group of four equal video frames, one second, with its time",
         "196",
+        layers="latent",
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
