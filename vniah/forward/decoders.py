@@ -167,7 +167,9 @@ def depends_on_length(body: Any) -> bool:
 
 def reset_dynamic_rope(body: Any) -> None:
     """Sets dynamic RoPE back to its first frequencies; a longer sequence may have changed them."""
-    rotary = body.rotary_emb
+    rotary = getattr(body, "rotary_emb", None)
+    if rotary is None:
+        return
     kinds = rotary.rope_type
     if isinstance(kinds, str):
         if "dynamic" in kinds:

@@ -226,11 +226,36 @@ _ROWS = (
     Family("mistral", _TEXT, _TEXT_FRAME, "0"),
     Family("qwen2", _TEXT, _TEXT_FRAME, "0"),
     Family("qwen3", _TEXT, _TEXT_FRAME, "0"),
+    Family("cohere2", _TEXT, _TEXT_FRAME, "0"),
+    Family("deepseek_v3", _TEXT, _TEXT_FRAME, "0"),
+    Family("exaone4", _TEXT, _TEXT_FRAME, "0"),
+    Family("gemma3_text", _TEXT, _TEXT_FRAME, "0"),
+    Family("gpt_oss", _TEXT, _TEXT_FRAME, "0"),
+    Family("lfm2", _TEXT, _TEXT_FRAME, "0"),
+    Family("ministral3", _TEXT, _TEXT_FRAME, "0"),
+    Family("nemotron_h", _TEXT, _TEXT_FRAME, "0"),
+    Family("qwen3_5_text", _TEXT, _TEXT_FRAME, "0"),
 )
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ROWS}
 LLAVA_TYPES = tuple(name for name, family in FAMILIES.items() if family.class_name == _LLAVA)
 """The types of the original LLaVA layout."""
+
+_SPARSE = "its layers attend to the keys that an index chooses, for each row others"
+_CROSS = "its layers attend to an encoder's rows, which are no part of the sequence"
+UNREADABLE: Mapping[str, str] = {
+    **dict.fromkeys(("dots3_note", "glm5_next", "minimax_m3_vl", "mistral_large4"), _SPARSE),
+    **dict.fromkeys(("mllama", "florence2", "pix2struct", "udop", "t5gemma2"), _CROSS),
+    "molmo2": "all frames of a prompt attend to one another, so that no two prompts share a prefix",
+    "paligemma": "all tokens of a prompt attend to one another, so that no two share a prefix",
+    **dict.fromkeys(
+        ("inkling2", "inkling_mm_model"), "its attention adds a bias that depends on the positions"
+    ),
+    "gemma3n": "its layers mix several streams of rows, and share keys with earlier layers",
+    "gemma4_unified": "transformers 5.23 builds one mask for images in its forward pass, and "
+    "another when it generates",
+}
+"""Types of image-text models of transformers 5.23 that are refused, and why."""
 
 # Some checkpoints of the original layout say "llava", as those of transformers' own layout do.
 _TYPE_OF_ARCHITECTURE = {
