@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
-from vniah.cli.display import format_estimate, format_families, format_requests
+from vniah.cli.display import format_estimate, format_families, format_notes, format_requests
 from vniah.cli.haystacks import open_named, require_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
@@ -42,6 +42,7 @@ def check(options: argparse.Namespace) -> int:
     from vniah.engines.choosing import require_decoder
     from vniah.engines.inputs import reads_only_text
     from vniah.models.deferred import ReadsEncoderLater
+    from vniah.models.families import HasFamily
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
     from vniah.needles.numbers import NUMBERS
@@ -71,6 +72,8 @@ def check(options: argparse.Namespace) -> int:
     if mesh.is_leader:
         for line in report.lines:
             show(line)
+        if isinstance(model, HasFamily) and model.family.note:
+            show(f"note: {model.family.note}")
     if report.passed and options.one_pass and mesh.is_leader:
         return 0 if check_windows(options, model) else 1
     return 0 if report.passed else 1
@@ -92,8 +95,11 @@ def models(options: argparse.Namespace) -> int:
 
     width = shutil.get_terminal_size().columns
     show_lines(format_families(FAMILIES.values(), width=width))
+    for line in format_notes(FAMILIES.values(), width=width):
+        show_lines(line)
     show_lines(
-        "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
+        "\nlayers: the kinds of attention of the published decoders. sharing: which samples\n"
+        "share computation. ring: if --context-parallel works.\n"
         "The tests compare the logits of llava_* with the rules of the original package,\n"
         "written again, and those of all others with their own forward pass on pixels.\n"
     )

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
@@ -69,19 +70,28 @@ def format_gaps(results: "Results") -> list[str]:
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
-    """The families of models, one in each row; lines have at most ``width`` characters."""
-    rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
-    rows += [
-        [
-            family.model_type,
-            family.frame_unit,
-            family.tokens,
-            family.sharing,
-            "yes" if family.has_decoder else "no",
-        ]
-        for family in families
-    ]
+    """The families of models; those that differ by their names only are in one row.
+
+    Lines have at most ``width`` characters.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for family in families:
+        ring = "yes" if family.runs_in_ring else "no"
+        values = (family.frame_unit, family.tokens, family.layers, family.sharing, ring)
+        alike.setdefault(values, []).append(family.model_type)
+    rows = [["model_type", "one frame", "tokens", "layers", "sharing", "ring"]]
+    rows += [[", ".join(names), *values] for values, names in alike.items()]
     return format_columns(rows, justify=str.ljust, width=width)
+
+
+def format_notes(families: "Iterable[Family]", *, width: int) -> list[str]:
+    """Where answers of transformers are known to differ, one text for families with one note."""
+    alike: dict[str, list[str]] = {}
+    for family in families:
+        if family.note:
+            alike.setdefault(family.note, []).append(family.model_type)
+    texts = [f"{', '.join(names)}: {note}" for note, names in alike.items()]
+    return ["", *(fill(text, width, break_on_hyphens=False) for text in texts)] if texts else []
 
 
 def format_estimate(found: "Estimate") -> str:

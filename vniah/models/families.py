@@ -7,7 +7,7 @@ a frame is encoded, which text stands around the frames, and which positions the
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 _LLAVA = "llava.model:LlavaModel"
 _LLAVA_FRAME = "one picture, patches pooled"
@@ -17,6 +17,29 @@ _GROUP = "one group of two equal video frames, one second"
 _TEXT = "huggingface.text:TextModel"
 _TEXT_FRAME = "none: it reads text"
 _GROUP_WITH_TIME = f"{_GROUP}, with its timestamp"
+_INTO_THE_VIDEO = (
+    "transformers 5 gives the text after a video positions inside of the video's own; here they "
+    "come behind it, as the authors describe it and transformers 4.57 has it"
+)
+_MARKS_TWICE = (
+    "the processor of transformers 5.23 writes vision_start and vision_end around the video and "
+    "around every frame; here, as in that of the authors, they are around frames only"
+)
+_WITHOUT_MASK = (
+    "without an attention mask, transformers' forward gives the rows of frames positions of text; "
+    "generate and vniah give one"
+)
+
+
+@runtime_checkable
+class HasFamily(Protocol):
+    """A model of one of the families.
+
+    Attributes:
+        family: its row of the table.
+    """
+
+    family: "Family"
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,9 @@ class Family:
             every sample runs by itself.
         has_decoder: whether vniah runs the decoder layer by layer, which the tree and
             ``--context-parallel`` need.
+        layers: the kinds of layer of its decoder in the published checkpoints.
+        note: where an answer of transformers is known to differ from what the authors of the model
+            describe, or from what vniah gives it; empty if nothing is known.
     """
 
     model_type: str
@@ -40,6 +66,13 @@ class Family:
     tokens: str
     sharing: str = "tree"
     has_decoder: bool = True
+    layers: str = "full"
+    note: str = ""
+
+    @property
+    def runs_in_ring(self) -> bool:
+        """Whether several processes can run a pass together: ``--context-parallel``."""
+        return self.has_decoder and self.layers == "full"
 
     def import_class(self) -> Any:
         """The class that loads and runs these checkpoints."""
@@ -67,11 +100,60 @@ _ROWS = (
         "one video frame, all patches and the class token",
         "257",
     ),
-    Family("qwen2_vl", "huggingface.qwen:Qwen2VL", _GROUP, "196"),
-    Family("qwen2_5_vl", "huggingface.qwen:Qwen25VL", _GROUP, "196"),
-    Family("qwen3_vl", "huggingface.qwen:Qwen3VL", _GROUP_WITH_TIME, "144"),
-    Family("qwen3_vl_moe", "huggingface.qwen:Qwen3VLMoe", _GROUP_WITH_TIME, "144"),
-    Family("glm4v", "huggingface.qwen:Glm4v", _GROUP_WITH_TIME, "196"),
+    Family("qwen2_vl", "huggingface.qwen:Qwen2VL", _GROUP, "196", note=_INTO_THE_VIDEO),
+    Family("qwen2_5_vl", "huggingface.qwen:Qwen25VL", _GROUP, "196", note=_INTO_THE_VIDEO),
+    Family("qwen3_vl", "huggingface.qwen:Qwen3VL", _GROUP_WITH_TIME, "144", note=_MARKS_TWICE),
+    Family(
+        "qwen3_vl_moe",
+        "huggingface.qwen:Qwen3VLMoe",
+        _GROUP_WITH_TIME,
+        "144",
+        note=_MARKS_TWICE,
+    ),
+    Family(
+        "qwen3_5",
+        "huggingface.qwen:Qwen35",
+        _GROUP_WITH_TIME,
+        "144",
+        layers="gated delta, full",
+        note=_MARKS_TWICE,
+    ),
+    Family(
+        "qwen3_5_moe",
+        "huggingface.qwen:Qwen35Moe",
+        _GROUP_WITH_TIME,
+        "144",
+        layers="gated delta, full",
+        note=_MARKS_TWICE,
+    ),
+    Family(
+        "minicpmv4_6",
+        "huggingface.minicpm:MiniCPMV46",
+        "one video frame, not cut into slices",
+        "64",
+        layers="gated delta, full",
+        note="the processor of transformers 5.23 cuts large frames into slices and writes the "
+        "number of an image before a video, unless it is told not to, as the authors do; here "
+        "it is neither",
+    ),
+    Family("qwen2_5_omni", "huggingface.omni:Qwen25Omni", _GROUP, "196", note=_WITHOUT_MASK),
+    Family(
+        "qwen2_5_omni_thinker", "huggingface.omni:Qwen25Omni", _GROUP, "196", note=_WITHOUT_MASK
+    ),
+    Family("qwen3_omni_moe", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144", note=_WITHOUT_MASK),
+    Family(
+        "qwen3_omni_moe_thinker", "huggingface.omni:Qwen3OmniMoe", _GROUP, "144", note=_WITHOUT_MASK
+    ),
+    Family(
+        "exaone4_5",
+        "huggingface.exaone:Exaone45",
+        _GROUP,
+        "196",
+        layers="sliding, full",
+    ),
+    Family("glm4v", "huggingface.glm:Glm4v", _GROUP_WITH_TIME, "196"),
+    Family("glm4v_moe", "huggingface.glm:Glm4vMoe", _GROUP_WITH_TIME, "196"),
+    Family("glm46v", "huggingface.glm:Glm46V", _GROUP_WITH_TIME, "196"),
     Family(
         "internvl",
         "huggingface.internvl:InternVL",
@@ -97,18 +179,21 @@ _ROWS = (
         "huggingface.gemma:Gemma3",
         "one image, not panned",
         "256",
+        layers="sliding, full; images see themselves",
     ),
     Family(
         "aya_vision",
         "huggingface.cohere:AyaVision",
         "one image, one tile",
         "169",
+        layers="sliding, full",
     ),
     Family(
         "cohere2_vision",
         "huggingface.cohere:Cohere2Vision",
         "one image, one tile",
         "256",
+        layers="sliding, full",
     ),
     Family(
         "ovis2",
@@ -127,12 +212,14 @@ _ROWS = (
         "huggingface.llama:Llama4",
         "one image, one tile, in its own shape",
         "144",
+        layers="chunked, full",
     ),
     Family(
         "kimi_k25",
         "huggingface.kimi:KimiK25",
         "one group of four equal video frames, one second, with its time",
         "196",
+        layers="latent",
     ),
     # Language models without a vision tower.
     Family("llama", _TEXT, _TEXT_FRAME, "0"),
