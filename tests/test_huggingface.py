@@ -31,7 +31,7 @@ from vniah.engines.documents import cut_documents, prompt_of_frames
 from vniah.engines.inputs import DecoderInputs, decoder_logits, require_reader
 from vniah.engines.planning import make_plan
 from vniah.errors import CheckError, InputError, ModelError
-from vniah.forward.kinds.choosing import kinds_of
+from vniah.forward.kinds.choosing import kinds_of, require_can_splice
 from vniah.forward.runner import BranchRunner
 from vniah.haystacks.text import open_text
 from vniah.models.families import FAMILIES, LLAVA_TYPES
@@ -164,6 +164,11 @@ def test_row_of_the_table_names_the_kinds_of_layer(family):
     sees_images = any("images see themselves" in kind.name for kind in kinds)
     assert sees_images == ("images see themselves" in row.layers)
     assert row.runs_in_ring == all(kind.runs_in_ring for kind in kinds)
+    if row.one_pass:
+        require_can_splice(model.decoder)
+    else:
+        with pytest.raises(ModelError, match="share the tree"):
+            require_can_splice(model.decoder)
 
 
 def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):

@@ -89,7 +89,7 @@ def models(options: argparse.Namespace) -> int:
         return _show_encodings(options)
     if options.fetch is not None:
         return _fetch_model(options.fetch)
-    from vniah.models.families import FAMILIES
+    from vniah.models.families import FAMILIES, VERIFIED_WITH
     from vniah.models.loading import embedded_models
     from vniah.models.packaged import PACKAGED
 
@@ -98,10 +98,12 @@ def models(options: argparse.Namespace) -> int:
     for line in format_notes(FAMILIES.values(), width=width):
         show_lines(line)
     show_lines(
-        "\nlayers: the kinds of attention of the published decoders. sharing: which samples\n"
-        "share computation. ring: if --context-parallel works.\n"
+        "\nlayers: their kinds in the published decoders. sharing: which samples share\n"
+        "computation. ring: if --context-parallel works; one-pass: if --share one-pass\n"
+        "does. RoPE: layers in which --rope-theta and --rope-scaling change something.\n"
         "The tests compare the logits of llava_* with the rules of the original package,\n"
-        "written again, and those of all others with their own forward pass on pixels.\n"
+        "written again, and those of all others with their own forward pass on pixels,\n"
+        f"in transformers {VERIFIED_WITH}.\n"
     )
     embedded = f"embedded: {', '.join(embedded_models())}"
     show_lines(fill(embedded, width, break_on_hyphens=False))

@@ -70,18 +70,30 @@ def format_gaps(results: "Results") -> list[str]:
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
-    """The families of models; those that differ by their names only are in one row.
+    """Two tables of the families of models: what a frame is, and how their decoders are run.
 
-    Lines have at most ``width`` characters.
+    Families that differ by their names only are in one row; lines have up to ``width`` characters.
     """
-    alike: dict[tuple[str, ...], list[str]] = {}
+    frames: dict[tuple[str, ...], list[str]] = {}
+    decoders: dict[tuple[str, ...], list[str]] = {}
     for family in families:
-        ring = "yes" if family.runs_in_ring else "no"
-        values = (family.frame_unit, family.tokens, family.layers, family.sharing, ring)
-        alike.setdefault(values, []).append(family.model_type)
-    rows = [["model_type", "one frame", "tokens", "layers", "sharing", "ring"]]
-    rows += [[", ".join(names), *values] for values, names in alike.items()]
-    return format_columns(rows, justify=str.ljust, width=width)
+        frames.setdefault((family.frame_unit, family.tokens), []).append(family.model_type)
+        ring, one_pass = ("yes" if can else "no" for can in (family.runs_in_ring, family.one_pass))
+        values = (family.layers, family.sharing, ring, one_pass, family.rope)
+        decoders.setdefault(values, []).append(family.model_type)
+    heads = {
+        ("one frame", "tokens"): frames,
+        ("layers", "sharing", "ring", "one-pass", "RoPE"): decoders,
+    }
+    tables = [
+        format_columns(
+            [["model_type", *head], *([", ".join(names), *row] for row, names in alike.items())],
+            justify=str.ljust,
+            width=width,
+        )
+        for head, alike in heads.items()
+    ]
+    return "\n\n".join(tables)
 
 
 def format_notes(families: "Iterable[Family]", *, width: int) -> list[str]:
