@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vniah.forward.attention import Heads, Kernel, KeyBlock, attend
 from vniah.forward.kernels import choose_kernel, try_installed
+from vniah.forward.kv_cache import Span
 from vniah.forward.prefix_tree import Path, by_themselves
 from vniah.forward.runner import BranchRunner
 
@@ -58,6 +59,10 @@ class RandomInputs:
 
     def add_deepstack(self, *_: object) -> None:
         """There is nothing to add."""
+
+    def images(self, segments: Sequence[Any]) -> tuple[Span, ...]:
+        """No rows see one another."""
+        return ()
 
     def positions(self, index: int) -> Tensor:
         """One after the other."""

@@ -66,7 +66,7 @@ _GEMMA = (
     "{% endfor %}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
-_GLM = (
+GLM = (
     "[gMASK]<sop>\n{% for m in messages %}<|{{ m['role'] }}|>\n{% for c in m['content'] %}"
     "{% if c['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
@@ -167,10 +167,17 @@ def with_random_weights(builder: Callable[[], Tiny], seed: int = 0) -> Tiny:
         parameter.requires_grad_(False)
         if parameter.ndim >= 2:
             parameter.normal_(0, 0.3 if "lm_head" in name else tiny.deviation or 0.15)
+        elif name.endswith("A_log"):  # of gated delta layers
+            parameter.uniform_(-3, 0.5)
+        elif name.endswith("dt_bias"):
+            parameter.uniform_(-2, 1)
         elif tiny.deviation is not None:
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
         elif "newline" in name or "bias" in name:
             parameter.normal_(0, 0.1)
+    for name, buffer in tiny.model.named_buffers():
+        if name.endswith("correction_bias"):  # by which experts are chosen
+            buffer.normal_(0, 0.3)
     tiny.model.eval()
     tiny.model.tie_weights()
     return tiny
@@ -369,18 +376,18 @@ def _build_video_llava() -> Tiny:
     return Tiny("video_llava", model, tokenizer, processor, _VICUNA, own)
 
 
-_QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-_QWEN_NAMES = {
+QWEN_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+QWEN_NAMES = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
-_QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
+QWEN_TEMPLATE = CHATML.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
 
 
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
-    start, end, image, video = tokenizer.convert_tokens_to_ids(_QWEN_TOKENS)
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    start, end, image, video = tokenizer.convert_tokens_to_ids(QWEN_TOKENS)
     return {
         "image_token_id": image,
         "video_token_id": video,
@@ -389,7 +396,7 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def _qwen_video(tiny: Tiny, shown: Sequence[Image.Image]) -> dict[str, Tensor]:
+def qwen_video(tiny: Tiny, shown: Sequence[Image.Image]) -> dict[str, Tensor]:
     """A video of doubled frames: the patches of its frames, one after the other."""
     processed = tiny.image_processor(images=list(shown), do_resize=False, return_tensors="pt")
     _, height, width = processed["image_grid_thw"][0].tolist()
@@ -400,7 +407,7 @@ def _qwen_video(tiny: Tiny, shown: Sequence[Image.Image]) -> dict[str, Tensor]:
 
 
 def _own_qwen2(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-    video = _qwen_video(tiny, shown)
+    video = qwen_video(tiny, shown)
     merge = type("Merge", (), {"merge_size": 2})()
     whole = bare(
         transformers.Qwen2VLProcessor,
@@ -428,7 +435,7 @@ def _own_qwen2(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str,
 
 
 def _build_qwen2_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
     config = transformers.Qwen2VLConfig(
         text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
         vision_config={
@@ -441,17 +448,17 @@ def _build_qwen2_vl() -> Tiny:
             "temporal_patch_size": 2,
             "spatial_merge_size": 2,
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
     model = transformers.Qwen2VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil()
     return Tiny(
-        "qwen2_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
+        "qwen2_vl", model, tokenizer, processor, QWEN_TEMPLATE, _own_qwen2, frame_size=(84, 56)
     )
 
 
 def _build_qwen2_5_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
     config = transformers.Qwen2_5_VLConfig(
         text_config={"vocab_size": len(tokenizer), "rope_parameters": dict(MROPE), **TEXT},
         vision_config={
@@ -467,18 +474,18 @@ def _build_qwen2_5_vl() -> Tiny:
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
     model = transformers.Qwen2_5_VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil()
     return Tiny(
-        "qwen2_5_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
+        "qwen2_5_vl", model, tokenizer, processor, QWEN_TEMPLATE, _own_qwen2, frame_size=(56, 84)
     )
 
 
-def _own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+def own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
     """Seconds 0, 1, ... of a video whose frames are doubled; marks as up to transformers 4.57."""
-    video = _qwen_video(tiny, shown)
+    video = qwen_video(tiny, shown)
     merge = type("Merge", (), {"merge_size": 2, "temporal_patch_size": 2})()
     whole = bare(
         transformers.Qwen3VLProcessor,
@@ -498,7 +505,7 @@ def _own_qwen3(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str,
     return {"input_ids": ids, **video, "mm_token_type_ids": types}
 
 
-def _qwen3_parts(tokenizer: Any) -> dict[str, Any]:
+def qwen3_parts(tokenizer: Any) -> dict[str, Any]:
     return {
         "text_config": {
             "vocab_size": len(tokenizer),
@@ -518,29 +525,29 @@ def _qwen3_parts(tokenizer: Any) -> dict[str, Any]:
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1, 2],
         },
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     }
 
 
 def _build_qwen3_vl() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    config = transformers.Qwen3VLConfig(**_qwen3_parts(tokenizer))
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
+    config = transformers.Qwen3VLConfig(**qwen3_parts(tokenizer))
     model = transformers.Qwen3VLForConditionalGeneration(config)
     processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
     return Tiny(
-        "qwen3_vl", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(96, 64)
+        "qwen3_vl", model, tokenizer, processor, QWEN_TEMPLATE, own_qwen3, frame_size=(96, 64)
     )
 
 
 def _build_qwen3_vl_moe() -> Tiny:
-    tokenizer = build_tokenizer(_QWEN_TOKENS, **_QWEN_NAMES)
-    parts = _qwen3_parts(tokenizer)
+    tokenizer = build_tokenizer(QWEN_TOKENS, **QWEN_NAMES)
+    parts = qwen3_parts(tokenizer)
     experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
     parts["text_config"] |= experts
     model = transformers.Qwen3VLMoeForConditionalGeneration(transformers.Qwen3VLMoeConfig(**parts))
     processor = transformers.Qwen2VLImageProcessorPil(patch_size=16)
     return Tiny(
-        "qwen3_vl_moe", model, tokenizer, processor, _QWEN_TEMPLATE, _own_qwen3, frame_size=(64, 64)
+        "qwen3_vl_moe", model, tokenizer, processor, QWEN_TEMPLATE, own_qwen3, frame_size=(64, 64)
     )
 
 
@@ -582,7 +589,7 @@ def _build_glm4v() -> Tiny:
     )
 
     def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
-        video = _qwen_video(tiny, shown)
+        video = qwen_video(tiny, shown)
         merge = type("Merge", (), {"merge_size": 2})()
         whole = bare(
             transformers.Glm4vProcessor,
@@ -603,7 +610,7 @@ def _build_glm4v() -> Tiny:
 
     model = transformers.Glm4vForConditionalGeneration(config)
     processor = transformers.Glm4vImageProcessorPil()
-    return Tiny("glm4v", model, tokenizer, processor, _GLM, own, frame_size=(84, 56))
+    return Tiny("glm4v", model, tokenizer, processor, GLM, own, frame_size=(84, 56))
 
 
 def _build_internvl() -> Tiny:
@@ -752,7 +759,13 @@ def _build_gemma3() -> Tiny:
     )
     boi, eoi, image = tokenizer.convert_tokens_to_ids(tokens[:3])
     config = transformers.Gemma3Config(
-        text_config={"vocab_size": len(tokenizer), "head_dim": 16, "sliding_window": 10, **TEXT},
+        text_config={
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "sliding_window": 10,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            **TEXT,
+        },
         vision_config={**SIGLIP, "image_size": 56},
         mm_tokens_per_image=4,
         image_token_index=image,
@@ -796,5 +809,6 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
 }
 
 from image_families import IMAGE_BUILDERS  # noqa: E402 - it is made of what stands above
+from qwen_families import QWEN_BUILDERS  # noqa: E402
 
-BUILDERS |= IMAGE_BUILDERS
+BUILDERS |= {**QWEN_BUILDERS, **IMAGE_BUILDERS}

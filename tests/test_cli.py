@@ -639,9 +639,21 @@ def test_models_fit_into_80_columns(monkeypatch, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) < 10 + 2 * len(FAMILIES), (
+    assert len(lines) < 10 + 3 * len(FAMILIES), (
         "columns are made narrower where that costs few lines"
     )
+
+
+def test_models_that_are_alike_share_a_row(capsys):
+    assert main(["models"]) == 0
+    assert "\nqwen2_vl, qwen2_5_vl, " in capsys.readouterr().out
+
+
+def test_models_say_where_answers_of_transformers_differ(capsys):
+    assert main(["models"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "qwen2_vl, qwen2_5_vl: transformers 5 gives the text after a video positions" in shown
+    assert "qwen3_omni_moe_thinker: without an attention mask, transformers' forward" in shown
 
 
 def test_reader_that_has_gone_is_no_traceback(tmp_path):

@@ -31,6 +31,7 @@ from vniah.engines.documents import cut_documents, prompt_of_frames
 from vniah.engines.inputs import DecoderInputs, decoder_logits, require_reader
 from vniah.engines.planning import make_plan
 from vniah.errors import CheckError, InputError, ModelError
+from vniah.forward.kinds.choosing import kinds_of, require_can_splice
 from vniah.forward.runner import BranchRunner
 from vniah.haystacks.text import open_text
 from vniah.models.families import FAMILIES, LLAVA_TYPES
@@ -145,6 +146,31 @@ def test_row_of_the_table_agrees_with_its_class(row):
     assert (row.sharing == "none") == (not row.has_decoder)
 
 
+# What the table calls the kinds of layer that the forward pass names.
+_KINDS = {
+    "full attention": "full",
+    "sliding window": "sliding",
+    "chunks": "chunked",
+    "latent attention": "latent",
+    "gated delta rule": "gated delta",
+}
+
+
+def test_row_of_the_table_names_the_kinds_of_layer(family):
+    tiny, model, _ = family
+    row, kinds = FAMILIES[tiny.model_type], kinds_of(model.decoder.model)
+    found = {_KINDS[re.split(",| of ", kind.name)[0]] for kind in kinds}
+    assert found == set(row.layers.partition(";")[0].split(", "))
+    sees_images = any("images see themselves" in kind.name for kind in kinds)
+    assert sees_images == ("images see themselves" in row.layers)
+    assert row.runs_in_ring == all(kind.runs_in_ring for kind in kinds)
+    if row.one_pass:
+        require_can_splice(model.decoder)
+    else:
+        with pytest.raises(ModelError, match="share the tree"):
+            require_can_splice(model.decoder)
+
+
 def test_logits_equal_the_own_forward_on_pixels_at_every_depth(family, tmp_path):
     tiny, model, _ = family
     shown = pictures(NUM_FRAMES + 1, model.frame_size)
@@ -234,8 +260,8 @@ def test_halves_of_a_checkpoint_without_the_prefix_of_its_weights_are_found(save
 
 def is_of_encoder(name: str) -> bool:
     """By the names of weights in a checkpoint."""
-    parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector")
-    return any(part in name for part in parts)
+    parts = ("vision", "visual", "video_tower", "image_tower", "projector", "connector", "audio")
+    return any(part in name for part in (*parts, "model.merger"))
 
 
 def is_of_rows(tiny: Tiny, name: str) -> bool:
@@ -511,6 +537,10 @@ def test_video_llava_reads_its_own_image_processor(saved):
         ),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 64), "cannot be"),
         (lambda f: change_config(f, model_type="wav2vec2"), "has model_type 'wav2vec2'; supported"),
+        (
+            lambda f: change_config(f, model_type="molmo2"),
+            "has model_type 'molmo2', which vniah does not read: all frames of a prompt attend to",
+        ),
         (lambda f: change_config(f, model_type=["llava"]), "model_type must be text, got"),
         (lambda f: change_text_config(f, intermediate_size=80), "mismatched keys: .*down_proj"),
         (lambda f: change_text_config(f, num_hidden_layers=5), "missing keys"),
@@ -545,8 +575,12 @@ def change_config(folder: Path, **changes) -> None:
 
 
 def change_text_config(folder: Path, **changes) -> None:
-    text_config = json.loads((folder / "config.json").read_text())["text_config"]
-    change_config(folder, text_config=text_config | changes)
+    config = json.loads((folder / "config.json").read_text())
+    if thinker := config.get("thinker_config"):
+        thinker["text_config"] |= changes
+        change_config(folder, thinker_config=thinker)
+    else:
+        change_config(folder, text_config=config["text_config"] | changes)
 
 
 def change_crop(folder: Path, side: int) -> None:
@@ -563,9 +597,9 @@ def write_generation(folder: Path, **values) -> None:
 def test_layers_that_the_configuration_does_not_count_are_refused(model_type, saved, tmp_path):
     """transformers would leave them out, and a sweep would measure a model of fewer layers."""
     folder = own_copy(saved, model_type, tmp_path)
-    text_config = json.loads((folder / "config.json").read_text())["text_config"]
+    config = json.loads((folder / "config.json").read_text())
     fewer = {"num_hidden_layers": 3}
-    if layer_types := text_config.get("layer_types"):
+    if layer_types := config.get("thinker_config", config)["text_config"].get("layer_types"):
         fewer["layer_types"] = layer_types[:3]
     change_text_config(folder, **fewer)
     with pytest.raises(ModelError, match=r"its config.json does not count: .*layers\.3\."):
@@ -605,6 +639,8 @@ def test_check_and_run_from_the_command_line(family, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "gives what the model gives" in shown
     assert "answer_logits: logits differ by" in shown  # by the whole model's own forward
+    note = FAMILIES[tiny.model_type].note
+    assert f"note: {note}" in shown if note else "note: " not in shown
     output = tmp_path / "run"
     grid = ["--frames", "2,4", "--depths", "0,1", "--output", str(output)]
     assert main(["run", *options, *grid]) == 0

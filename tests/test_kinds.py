@@ -144,7 +144,9 @@ class Spaced(DecoderStandIn):
         return TokenSequence(tuple(spaced), sequence.answer_ids)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt_oss", "llama4", "mistral4", "qwen3_5", "lfm3"])
+@pytest.mark.parametrize(
+    "name", ["gemma3", "gpt_oss", "llama4", "mistral4", "qwen3_5", "lfm3", "nemotron_h"]
+)
 @pytest.mark.parametrize("max_suffix_tokens", [0, 512])
 def test_tree_shares_and_gives_what_the_own_forward_gives(name, max_suffix_tokens):
     model = Spaced(build_kind(name, std=0.2), lambda num: positions_of(name, num))

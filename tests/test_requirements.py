@@ -123,3 +123,10 @@ def test_what_is_declared_is_imported():
 )
 def test_the_check_can_fail(source, at_import, expected):
     assert imported(source, at_import=at_import) == expected
+
+
+def test_families_are_verified_with_the_version_that_is_pinned():
+    from vniah.models.families import VERIFIED_WITH
+
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"transformers=={VERIFIED_WITH}" in pins

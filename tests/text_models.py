@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from layer_kinds import build_kind
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -21,7 +22,14 @@ from vniah.haystacks.prose import write_prose
 from vniah.models.loading import load_folder
 
 Kind = Literal["bytes", "sentencepiece", "words", "unigram", "whole", "folded"]
-LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3")
+# Language models whose layers are not all of full attention, by their names in `layer_kinds`.
+_OF_KINDS = {
+    **{name: name for name in ("cohere2", "deepseek_v3", "exaone4", "gpt_oss", "lfm2")},
+    **{name: name for name in ("ministral3", "nemotron_h")},
+    "gemma3_text": "gemma3",
+    "qwen3_5_text": "qwen3_5",
+}
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", *_OF_KINDS)
 """The values of ``model_type`` that are tested."""
 
 KINDS: tuple[Kind, ...] = ("bytes", "sentencepiece", "words")
@@ -112,6 +120,12 @@ def save_language_model(
     """A checkpoint folder with a random model of two layers."""
     torch.manual_seed(seed)
     tokenizer = tokenizer_of(kind)
+    if model_type in _OF_KINDS:
+        ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        other = build_kind(_OF_KINDS[model_type], vocab_size=len(tokenizer), **ids)
+        other.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
     config = AutoConfig.for_model(
         model_type,
         vocab_size=len(tokenizer),

@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
-from vniah.cli.display import format_estimate, format_families, format_requests
+from vniah.cli.display import format_estimate, format_families, format_notes, format_requests
 from vniah.cli.haystacks import open_named, require_named_haystack
 from vniah.cli.inputs import (
     load_libraries,
@@ -42,6 +42,7 @@ def check(options: argparse.Namespace) -> int:
     from vniah.engines.choosing import require_decoder
     from vniah.engines.inputs import reads_only_text
     from vniah.models.deferred import ReadsEncoderLater
+    from vniah.models.families import HasFamily
     from vniah.models.server.client import is_server
     from vniah.needles import load_needles
     from vniah.needles.numbers import NUMBERS
@@ -71,6 +72,8 @@ def check(options: argparse.Namespace) -> int:
     if mesh.is_leader:
         for line in report.lines:
             show(line)
+        if isinstance(model, HasFamily) and model.family.note:
+            show(f"note: {model.family.note}")
     if report.passed and options.one_pass and mesh.is_leader:
         return 0 if check_windows(options, model) else 1
     return 0 if report.passed else 1
@@ -86,16 +89,21 @@ def models(options: argparse.Namespace) -> int:
         return _show_encodings(options)
     if options.fetch is not None:
         return _fetch_model(options.fetch)
-    from vniah.models.families import FAMILIES
+    from vniah.models.families import FAMILIES, VERIFIED_WITH
     from vniah.models.loading import embedded_models
     from vniah.models.packaged import PACKAGED
 
     width = shutil.get_terminal_size().columns
     show_lines(format_families(FAMILIES.values(), width=width))
+    for line in format_notes(FAMILIES.values(), width=width):
+        show_lines(line)
     show_lines(
-        "\nsharing: which samples share computation. ring: if --context-parallel works.\n"
+        "\nlayers: their kinds in the published decoders. sharing: which samples share\n"
+        "computation. ring: if --context-parallel works; one-pass: if --share one-pass\n"
+        "does. RoPE: layers in which --rope-theta and --rope-scaling change something.\n"
         "The tests compare the logits of llava_* with the rules of the original package,\n"
-        "written again, and those of all others with their own forward pass on pixels.\n"
+        "written again, and those of all others with their own forward pass on pixels,\n"
+        f"in transformers {VERIFIED_WITH}.\n"
     )
     embedded = f"embedded: {', '.join(embedded_models())}"
     show_lines(fill(embedded, width, break_on_hyphens=False))

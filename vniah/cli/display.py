@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vniah.analysis.tables import format_columns
@@ -76,19 +77,40 @@ def format_gaps(results: "Results") -> list[str]:
 
 
 def format_families(families: "Iterable[Family]", *, width: int | None = None) -> str:
-    """The families of models, one in each row; lines have at most ``width`` characters."""
-    rows = [["model_type", "one frame", "tokens", "sharing", "ring"]]
-    rows += [
-        [
-            family.model_type,
-            family.frame_unit,
-            family.tokens,
-            family.sharing,
-            "yes" if family.has_decoder else "no",
-        ]
-        for family in families
+    """Two tables of the families of models: what a frame is, and how their decoders are run.
+
+    Families that differ by their names only are in one row; lines have up to ``width`` characters.
+    """
+    frames: dict[tuple[str, ...], list[str]] = {}
+    decoders: dict[tuple[str, ...], list[str]] = {}
+    for family in families:
+        frames.setdefault((family.frame_unit, family.tokens), []).append(family.model_type)
+        ring, one_pass = ("yes" if can else "no" for can in (family.runs_in_ring, family.one_pass))
+        values = (family.layers, family.sharing, ring, one_pass, family.rope)
+        decoders.setdefault(values, []).append(family.model_type)
+    heads = {
+        ("one frame", "tokens"): frames,
+        ("layers", "sharing", "ring", "one-pass", "RoPE"): decoders,
+    }
+    tables = [
+        format_columns(
+            [["model_type", *head], *([", ".join(names), *row] for row, names in alike.items())],
+            justify=str.ljust,
+            width=width,
+        )
+        for head, alike in heads.items()
     ]
-    return format_columns(rows, justify=str.ljust, width=width)
+    return "\n\n".join(tables)
+
+
+def format_notes(families: "Iterable[Family]", *, width: int) -> list[str]:
+    """Where answers of transformers are known to differ, one text for families with one note."""
+    alike: dict[str, list[str]] = {}
+    for family in families:
+        if family.note:
+            alike.setdefault(family.note, []).append(family.model_type)
+    texts = [f"{', '.join(names)}: {note}" for note, names in alike.items()]
+    return ["", *(fill(text, width, break_on_hyphens=False) for text in texts)] if texts else []
 
 
 def format_estimate(found: "Estimate") -> str:

@@ -49,7 +49,7 @@ from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import Kernel
 from vniah.forward.greedy import GreedyDecoder
 from vniah.forward.kernels import find_kernel
-from vniah.forward.kinds.choosing import heads_of
+from vniah.forward.kinds.choosing import heads_of, require_can_ring
 from vniah.forward.kv_cache import KVLocation
 from vniah.forward.prefix_tree import Branch, kept_whole
 from vniah.forward.ring import Ring, find_zigzag
@@ -118,6 +118,8 @@ class DecoderEngine:
         self._latest: _Latest | None = None
         self._skips_suffixes = False
         group, like = options.group, model.decoder.lm_head.weight
+        if group is not None:
+            require_can_ring(model.decoder.model)
         self._ring = None if group is None else make_ring(group, like)
         self._kernel = find_kernel(
             options.attention, like.device, like.dtype, heads_of(model.decoder.model)

@@ -16,12 +16,13 @@ ONE_ROW_OF_POSITIONS = (
     *("llama4_text", "deepseek_v3", "mistral4", "nemotron_h", "lfm2", "lfm3"),
 )
 # These may add features of a frame to its rows after their first layers (DeepStack).
-DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text")
+DEEPSTACK_MODEL_TYPES = ("qwen3_vl_text", "qwen3_vl_moe_text", "qwen3_omni_moe_text")
 THREE_ROWS_OF_POSITIONS = (
     "qwen2_vl_text",
     "qwen2_5_vl_text",
     *DEEPSTACK_MODEL_TYPES,
     *("glm4v_text", "qwen3_5_text", "qwen3_5_moe_text"),
+    *("qwen2_5_omni_text", "glm4v_moe_text"),
 )
 SUPPORTED_MODEL_TYPES = (*ONE_ROW_OF_POSITIONS, *THREE_ROWS_OF_POSITIONS)
 
@@ -166,7 +167,9 @@ def depends_on_length(body: Any) -> bool:
 
 def reset_dynamic_rope(body: Any) -> None:
     """Sets dynamic RoPE back to its first frequencies; a longer sequence may have changed them."""
-    rotary = body.rotary_emb
+    rotary = getattr(body, "rotary_emb", None)
+    if rotary is None:
+        return
     kinds = rotary.rope_type
     if isinstance(kinds, str):
         if "dynamic" in kinds:

@@ -58,11 +58,17 @@ class Sizes(TypedDict, total=False):
     pos_emb_height: _Count
     pos_emb_width: _Count
     pos_emb_time: _Count
-    n_routed_experts: _FromZero
-    n_shared_experts: _FromZero
     num_experts: _FromZero
     num_experts_per_tok: _FromZero
     num_local_experts: _FromZero
+    n_routed_experts: _FromZero
+    n_shared_experts: _FromZero
+    shared_expert_intermediate_size: _Width
+    linear_num_key_heads: _Count
+    linear_num_value_heads: _Count
+    linear_key_head_dim: _Width
+    linear_value_head_dim: _Width
+    linear_conv_kernel_dim: _Count
     num_channels: _Count
     in_channels: _Count
     vocab_size: Annotated[int, Meta(ge=1, le=2**24)] | None
@@ -82,14 +88,36 @@ class Sizes(TypedDict, total=False):
     eos_token_id: _TokenId | list[int]
 
 
-class ModelConfig(Sizes, total=False):
+class AudioSizes(TypedDict, total=False):
+    """How large an audio tower is, which is built although no weights of it are read."""
+
+    d_model: _Count
+    encoder_layers: _Count
+    encoder_attention_heads: _Count
+    encoder_ffn_dim: _Width
+    num_mel_bins: _Count
+    max_source_positions: _Count
+    output_dim: _Width
+    downsample_hidden_size: _Width
+
+
+class ThinkerConfig(Sizes, total=False):
+    """The part of an omni model that reads frames and writes text; also a config.json by itself."""
+
+    text_config: Sizes | None
+    vision_config: Sizes | None
+    audio_config: AudioSizes | None
+    position_id_per_seconds: Annotated[float, Meta(gt=0, le=2**16)] | None
+
+
+class ModelConfig(ThinkerConfig, total=False):
     """A config.json; the fields ``mm_...`` are those of the original LLaVA layout."""
 
     model_type: str
     architectures: list[str] | None
     auto_map: dict[str, Any] | None
-    text_config: Sizes | None
-    vision_config: Sizes | None
+    thinker_config: ThinkerConfig | None
+    processor_class: str | None
     mm_vision_tower: str | None
     mm_vision_select_layer: int
     mm_projector_type: str
@@ -123,6 +151,7 @@ class TokenizerConfig(TypedDict, total=False):
 
     auto_map: dict[str, Any] | None
     tokenizer_class: str | None
+    processor_class: str | None
     model_max_length: float | None
     added_tokens_decoder: dict[str, AddedToken] | None
     bos_token: str | AddedToken | None
@@ -141,6 +170,7 @@ class ImageProcessorConfig(TypedDict, total=False):
 
     auto_map: dict[str, Any] | None
     image_processor_type: str | None
+    processor_class: str | None
     size: _Extents
     crop_size: _Extents
     image_mean: _Channels
@@ -156,6 +186,7 @@ class ProcessorConfig(TypedDict, total=False):
 
     auto_map: dict[str, Any] | None
     image_processor: ImageProcessorConfig | None
+    processor_class: str | None
 
 
 class ChatTemplateFile(TypedDict):
@@ -203,6 +234,15 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 def read_beside(folder: Path, name: str) -> dict[str, Any]:
     """The content of one of `FILES`; empty if the folder does not have it."""
     return read_config(folder, name) if (folder / name).is_file() else {}
+
+
+def named_processor(folder: Path) -> str | None:
+    """The processor that a checkpoint names, looked for as AutoProcessor of transformers does."""
+    files = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+    for name in (*files, "config.json"):
+        if found := read_beside(folder, name).get("processor_class"):
+            return str(found)
+    return None
 
 
 def read_file(path: Path, kind: type[T]) -> T:

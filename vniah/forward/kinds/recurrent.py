@@ -37,6 +37,9 @@ from vniah.forward.kinds.base import (
 from vniah.forward.kv_cache import KeyValueCache, Layout, Stored
 from vniah.forward.suffixes import SuffixGroup
 
+# Suffixes that go through a layer as one batch.
+_BATCH = 64
+
 
 @dataclass(frozen=True)
 class Recurrent(LayerKind):
@@ -77,7 +80,9 @@ class Recurrent(LayerKind):
     def held_bytes(self, size: PassSize, itemsize: int) -> int:
         """The states of the present rows, of their copy, and before all ends."""
         conv = math.prod(self.conv_shape) * itemsize
-        return (conv + 4 * math.prod(self.state_shape or (0,))) * (2 + len(size.ends))
+        # Those of a batch of suffixes are there twice more.
+        count = 2 + len(size.ends) + 2 * min(len(size.ends), _BATCH)
+        return (conv + 4 * math.prod(self.state_shape or (0,))) * count
 
     def num_pairs(self, start: int, num_tokens: int) -> int:
         """None."""
@@ -215,7 +220,12 @@ class _RecurrentMemory(LayerMemory):
             size = len(suffix.hidden)
             alike[size, suffix.start == 0].append((row, suffix.start))
             row += size
-        for (size, _), members in alike.items():
+        batches = (
+            (size, members[first : first + _BATCH])
+            for (size, _), members in alike.items()
+            for first in range(0, len(members), _BATCH)
+        )
+        for size, members in batches:
             # A single row stands twice in the sequence.
             places = torch.arange(size) if size > 1 else torch.zeros(2, dtype=torch.long)
             rows = torch.tensor([row for row, _ in members])[:, None] + places

@@ -16,7 +16,7 @@ tokens, or the beginning of a chunk. What is kept does not grow with the length 
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,9 @@ from vniah.forward.kinds.base import (
 from vniah.forward.kinds.images import attend_in_images
 from vniah.forward.kv_cache import KeyValueCache, Layout, Span, Stored
 from vniah.forward.suffixes import SuffixGroup
+
+# Keys before suffixes that are gathered for one call; of one suffix all.
+_GATHERED_KEYS = 16384
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ class _Reach(LayerKind):
         num_held = sum(span.num_tokens for span in self.seen_from(ends, Span(0, size.stop)))
         num_rows = min(size.chunk_size, size.stop - size.start)
         in_chunk = min(self.size - 1, size.stop - num_rows) + num_rows if num_rows else 0
-        return (num_held + in_chunk) * 2 * self.num_kv_heads * self.head_dim * itemsize
+        gathered = min(max(_GATHERED_KEYS, self.size), len(ends) * self.size)
+        keys = num_held + max(in_chunk, gathered)
+        return keys * 2 * self.num_kv_heads * self.head_dim * itemsize
 
     @property
     def pair_flops(self) -> int:
@@ -325,7 +330,7 @@ class _ReachSuffixes(AttentionCall):
             alike[size, start - min(kind.first_seen(start), start)].append((row, start))
             row += size
         result = PartialResult.none(q)
-        for (size, _), members in alike.items():
+        for size, members in _in_batches(alike):
             rows = torch.tensor([row for row, _ in members])[:, None] + torch.arange(size)
             before = [memory._before(start) for _, start in members]
             asking, own_k, own_v = (x[0][:, rows].transpose(0, 1) for x in (q, k, v))
@@ -338,6 +343,23 @@ class _ReachSuffixes(AttentionCall):
         images = self._group.images if kind.sees_images else ()
         found = result.out, result.lse
         return attend_in_images(found, q, k, v, images, kernel=kernel, scale=scale)
+
+
+def _in_batches(
+    alike: Mapping[tuple[int, int], Sequence[tuple[int, int]]],
+) -> Iterator[tuple[int, Sequence[tuple[int, int]]]]:
+    """Suffixes of one length that see equally many keys, as many at once as may be gathered.
+
+    Args:
+        alike: rows and starts of suffixes, by their length and the number of those keys.
+
+    Yields:
+        Their length, with rows and starts.
+    """
+    for (size, num_before), members in alike.items():
+        count = max(1, _GATHERED_KEYS // (num_before + size))
+        for first in range(0, len(members), count):
+            yield size, members[first : first + count]
 
 
 def _overlaps(

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vniah.errors import InputError, ModelError
 from vniah.models.contents import require_supported
-from vniah.models.families import FAMILIES, LLAVA_TYPES
+from vniah.models.families import FAMILIES, LLAVA_TYPES, Family
 from vniah.models.huggingface.folder import FamilyParts, read_parts
 from vniah.models.huggingface.prompt import Prompt
 from vniah.models.plain_text import ReadsText
@@ -51,8 +51,8 @@ class TransformersModel:
 
     model_class: ClassVar[str]
     takes_frame_size: ClassVar[bool] = False
-    placeholder: ClassVar[str]
-    template_token: ClassVar[str]
+    placeholder: str
+    template_token: str
     is_video: ClassVar[bool] = True
     pillow_processor: ClassVar[str | None] = None
 
@@ -143,10 +143,15 @@ class TransformersModel:
         return model
 
     @property
+    def family(self) -> Family:
+        """As `vniah.models.families.HasFamily`."""
+        return FAMILIES[self._model.config.model_type]
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """What else the logits depend on, for the manifest."""
         return {
-            "frame_unit": FAMILIES[self._model.config.model_type].frame_unit,
+            "frame_unit": self.family.frame_unit,
             "tokens_per_frame_with_text": self._tokens_with_text,
             **rope_settings(self.find_body(self._model)),
             **weights_settings(self._load_in, self._adapter),

@@ -265,7 +265,7 @@ def _require_sizes(folder: Path, model_class: Any) -> None:
     of them would be initialized at random before an error could name the missing ones.
     """
     with torch.device("meta"):
-        config = transformers.AutoConfig.from_pretrained(
+        config = model_class.config_class.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
         model = model_class(config)

@@ -14,6 +14,8 @@ from torch import nn
 Half = Literal["decoder", "encoder"]
 FindBody = Callable[[Any], Any]
 
+_NEVER_RUN = ("audio_tower",)  # modules of which no weights are read
+
 
 def inner_of(model: Any) -> Any:
     """The module that holds the decoder and what encodes frames: ``model.model``, or the model."""
@@ -23,10 +25,18 @@ def inner_of(model: Any) -> Any:
 def encoder_of(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
     """What encodes frames: vision tower, projector and the like, by their names in `inner_of`.
 
+    An audio tower is not among it: no frame goes through it.
+
     Args:
         model: of transformers.
         find_body: gives the decoder without its head.
     """
+    beside = _beside_decoder(model, find_body)
+    return {name: part for name, part in beside.items() if name not in _NEVER_RUN}
+
+
+def _beside_decoder(model: Any, find_body: FindBody) -> dict[str, nn.Module]:
+    """The modules that hold neither the decoder nor its head, by their names in `inner_of`."""
     body, head = find_body(model), model.get_output_embeddings()
     return {
         name: part
@@ -46,7 +56,8 @@ def unread_modules(model: Any, find_body: FindBody, half: Half | None) -> dict[s
     prefix = "" if inner is model else "model."
     of_encoder = encoder_of(model, find_body).keys()
     if half == "decoder":
-        return {f"{prefix}{name}": part for name, part in encoder_of(model, find_body).items()}
+        beside = _beside_decoder(model, find_body)
+        return {f"{prefix}{name}": part for name, part in beside.items()}
     unread = {
         f"{prefix}{name}": part for name, part in inner.named_children() if name not in of_encoder
     }

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vniah.errors import InputError
 from vniah.models.configs import read_config
@@ -23,13 +24,6 @@ from vniah.protocol import TokenSequence
 
 ADAPTER_VERSION = "1"
 """Part of the manifest: raise it when the tokens of a prompt change."""
-
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 
 
 class TextModel(ReadsText):
@@ -93,7 +87,7 @@ class TextModel(ReadsText):
             name,
             revision,
             options,
-            class_name=_CLASSES[_model_type(folder)],
+            class_name=MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_model_type(folder)],
             find_body=lambda model: model.model,
             adapter=adapter,
             reads_frames=False,
