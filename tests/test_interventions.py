@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from decoder_models import DecoderStandIn, RandomFrames, ask, three_rows
-from test_prefill import build_decoder
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from layer_kinds import build_kind, positions_of
+from test_prefill import build_decoder, embeddings
 
 from vniah.embeddings.cache import FrameStore
 from vniah.embeddings.encode import EncodedFrames
@@ -55,6 +55,13 @@ def logits_with(function, model, frames, trial):
 
 def scaled_values(changes):
     changes.keys_values(lambda layer, keys, values: (keys, 0.5 * values))
+
+
+def every_second_value(changes):
+    def kept(values):
+        return values * (torch.arange(values.shape[-1]) % 2).to(values)
+
+    changes.keys_values(lambda layer, keys, values: (keys, kept(values)))
 
 
 def swaps_tokens(changes):
@@ -347,14 +354,31 @@ def test_a_window_with_keys_and_values_of_8_bits_is_both(model, frames, trial):
     assert (one - decoder_logits(model, trial, frames.store)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gpt_oss", "llama4", "qwen3_5", "nemotron_h"])
+def test_keys_and_values_are_changed_in_layers_of_all_kinds_that_have_them(name):
+    """In windows, chunks, beside sinks and recurrent layers: as with zeros in the projections."""
+    decoder = build_kind(name)
+    rows = embeddings(90)[:, : decoder.config.hidden_size]
+    positions = positions_of(name, 90)
+
+    def logits(chunk_size):
+        how = {"num_rows": 5, "chunk_size": chunk_size}
+        return answer_logits(decoder, rows.clone(), positions, **how)
+
+    plain = logits(1000)
+    with Intervention.of(every_second_value).applied_to(DecoderStandIn(decoder)):
+        found = [logits(chunk_size) for chunk_size in (1000, 7)]
+    for path, parameter in decoder.named_parameters():
+        if ".v_proj." in path:
+            parameter.data[::2] = 0
+    expected = logits(1000)
+    assert (expected - plain).abs().max() > 1e-2
+    for one in found:
+        assert torch.allclose(one, expected, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_latents_are_not_changed_as_keys_and_values_are():
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-    latents = {"q_lora_rank": None, "kv_lora_rank": 16, "first_k_dense_replace": 2}
-    heads = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
-    config = DeepseekV3Config(
-        vocab_size=97, num_attention_heads=4, num_key_value_heads=4, **sizes, **latents, **heads
-    )
-    model = DecoderStandIn(DeepseekV3ForCausalLM(config).eval())
+    model = DecoderStandIn(build_kind("deepseek_v3"))
     for function, reason in (
         (scaled_values, "layer 0 of the decoder deepseek_v3 has latent attention.* be changed"),
         (window_of_nine, "has latent attention .* all layers have full attention"),
