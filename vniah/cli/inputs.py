@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from torch.distributed import ProcessGroup
+
     from vniah.models.server.client import ServerOptions
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
@@ -160,6 +162,7 @@ def check_options(options: argparse.Namespace) -> None:
     """
     grid = parse_grid(options)
     task_options(options)
+    require_shared_passes(options)
     _max_new_tokens(options)
     _adaptive(options, grid)
 
@@ -277,6 +280,16 @@ def only_rope(options: argparse.Namespace) -> RopeChoice:
     return choices[0]
 
 
+def require_shared_passes(options: argparse.Namespace) -> None:
+    """Raises `InputError` if weights are to be shared, and no processes make the same passes."""
+    if getattr(options, "shard_weights", False) and getattr(options, "context_parallel", 1) < 2:
+        raise InputError(
+            "--shard-weights shares weights among the processes that compute each pass together, "
+            "and here one process computes it alone; add --context-parallel N, under torchrun with "
+            "N processes or a multiple of N, or leave out --shard-weights"
+        )
+
+
 def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
     """The processes of this job: a single one unless torchrun started several."""
     from vniah.models.checkpoints import find_device
@@ -313,7 +326,8 @@ def load_named_model(
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
         device = None if decides or is_server(options.model) else str(mesh.device)
-    load_options = _load_options(options, rope, device)
+    group = _weights_group(options, mesh) if has_decoder else None
+    load_options = _load_options(options, rope, device, group)
     server = _server_options(options)
     with working(f"loading {options.model}"):
         if load_any and is_factory(options.model):
@@ -331,17 +345,39 @@ def load_named_outline(
     from vniah.models.outline import open_outline
 
     if _server_options(options) is None:
-        found = open_outline(options.model, _load_options(options, rope, options.device))
+        require_shared_passes(options)
+        load_options = _load_options(options, rope, options.device)
+        num_ranks = options.context_parallel if options.shard_weights else 1
+        found = open_outline(options.model, load_options, num_ranks=num_ranks)
         if found is not None:
             return found
     return load_named_model(options, rope, mesh)
 
 
-def _load_options(options: argparse.Namespace, rope: RopeChoice, device: str | None) -> LoadOptions:
+def _weights_group(options: argparse.Namespace, mesh: "Mesh | None") -> "ProcessGroup | None":
+    """The processes that share the weights with this one; None if it has all of them."""
+    if not options.shard_weights:
+        return None
+    require_shared_passes(options)
+    if mesh is None or mesh.context_group is None:
+        raise InputError(
+            "--shard-weights is for commands that run in a job of several processes, with "
+            "--context-parallel; leave it out"
+        )
+    return mesh.context_group
+
+
+def _load_options(
+    options: argparse.Namespace,
+    rope: RopeChoice,
+    device: str | None,
+    weights_group: "ProcessGroup | None" = None,
+) -> LoadOptions:
     from vniah.models.server.client import is_server
 
     chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
     chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
+    chosen["shard_weights"] = weights_group
     chosen["frame_size"] = frame_size(options)
     if is_server(options.model):
         chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`

@@ -24,20 +24,24 @@ _POSITION_BYTES = 8
 class PassBytes:
     """Bytes that one pass takes on each rank, besides the weights and stored keys and values.
 
+    Weights that are there during a pass only count as well.
+
     Attributes:
         hidden: input embeddings and rows between two layers, their cosines, sines and positions.
         keys_values: keys and values of the present layer; with a ring also the pieces in transit.
         chunk: the most that is alive besides these at one moment: usually a chunk inside a layer.
+        layers: layers that are gathered from several processes.
     """
 
     hidden: int
     keys_values: int
     chunk: int
+    layers: int = 0
 
     @property
     def total(self) -> int:
-        """The sum of all three."""
-        return self.hidden + self.keys_values + self.chunk
+        """The sum of all."""
+        return self.hidden + self.keys_values + self.chunk + self.layers
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,11 @@ class DecoderShape:
         vocab_size: columns of the logits.
         linear_weights: number of weights in the matrices of all layers.
         query_key_value_weights: those of them that compute queries, keys and values.
-        weight_bytes: bytes of all that the decoder holds on its device.
+        weight_bytes: bytes of all that the decoder holds on its device between two passes.
         itemsize: s.
         host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
+        gathered_bytes: bytes of layers that a pass gathers, if their weights are shared; else 0.
+        num_weight_ranks: number of processes that share the weights of the layers.
     """
 
     num_layers: int
@@ -92,6 +98,8 @@ class DecoderShape:
     weight_bytes: int
     itemsize: int
     host_weight_bytes: int = 0
+    gathered_bytes: int = 0
+    num_weight_ranks: int = 1
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
@@ -121,6 +129,8 @@ class DecoderShape:
             weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
+            gathered_bytes=0 if layers is None else layers.pass_bytes,
+            num_weight_ranks=1 if layers is None else layers.num_ranks,
         )
 
     @property
@@ -218,7 +228,7 @@ class DecoderShape:
             in_group * max(self.feed_forward_row, self._suffix_row(num_ranks)),
             num_read * self.vocab_size * _FP32,
         )
-        return PassBytes(hidden + angles, keys, max(moments))
+        return PassBytes(hidden + angles, keys, max(moments), self.gathered_bytes)
 
     def chunk_bytes(self, num_rows: int, *, merges: bool) -> int:
         """Bytes of main rows that are inside a layer; ``merges`` if any keys stand before them."""

@@ -41,6 +41,7 @@ from vniah.forward.decoders import (
 )
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, LayerKeyValues, Layout, Span
+from vniah.forward.offload import released_after_pass
 from vniah.forward.ring import Ring
 from vniah.forward.slabs import Slab, SlabAttention, SlabKeysValues, slabs_of
 from vniah.forward.splices import SplicedBranch, require_can_splice
@@ -148,7 +149,7 @@ def prefill(
     from transformers import AttentionInterface  # takes seconds, and not every model has layers
 
     AttentionInterface.register(_ATTENTION_NAME, _attention)
-    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME):
+    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME), released_after_pass(body):
         for index, layer in enumerate(body.layers):
             is_last = index == len(body.layers) - 1
             keys.load(index)

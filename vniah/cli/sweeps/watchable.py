@@ -39,6 +39,11 @@ def require_watchable(folder: Path, config: SweepConfig, options: argparse.Names
             f"--context-parallel {options.context_parallel} is for vniah run in a job of several "
             "processes, and watch runs in one; leave it out"
         )
+    if options.shard_weights:
+        raise InputError(
+            "--shard-weights is for vniah run in a job of several processes, and watch runs in "
+            "one; leave it out"
+        )
     if options.baseline is not None and len(plan.members) > 1:
         raise InputError(
             f"--baseline is one run, and there are {len(plan.members)} of each checkpoint; with "
