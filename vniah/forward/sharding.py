@@ -4,7 +4,8 @@ Each of n processes holds 1/n of the rows of every weight of a decoder's layers 
 et al. 2019, arXiv 1910.02054; torch's FSDP2). vniah's forward pass takes all rows through layer 0,
 then all through layer 1, so a layer is gathered once a pass, whatever the length: before its first
 chunk, while the layer before it computes. After its last chunk only the own part is kept. A process
-holds its parts, the layer that computes and the one that is on its way to it.
+holds its parts, the layer that computes, the one that is on its way to it, and for a moment a copy
+of that one.
 
 The results are the same to the last bit, as the same is computed from the same weights. All
 processes of the group must make the same passes in the same order: gathering is a collective
@@ -30,9 +31,9 @@ from vniah.forward.offload import offload_layers
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# The layer that computes and, on its way, the next one; at the moment of their change the one that
-# has arrived, in one piece and as its weights.
-NUM_GATHERED = 2
+# The layer that computes; the next one on its way; and what a library that sends it copies of it
+# (gloo does, for the CPU), or a buffer that it frees late.
+NUM_GATHERED = 3
 
 
 def rows_of_rank(num_rows: int, rank: int, num_ranks: int) -> slice:
@@ -67,14 +68,8 @@ def describe_shares(
         for module, name, parameter in _places(layer):
             if is_whole(parameter):
                 continue
-            if parameter.ndim == 0:
-                raise ModelError(
-                    f"the decoder's layers have a weight of one number, {name}, which cannot be "
-                    "shared out; leave out shard_weights (--shard-weights)"
-                )
-            rows = rows_of_rank(len(parameter), group.rank(), group.size())
             share = DTensor.from_local(
-                parameter.detach()[rows],
+                _rows_of(parameter, name, group),
                 mesh,
                 [Shard(0)],
                 run_check=False,
@@ -173,6 +168,9 @@ def shard_layers(
         group: the processes that share the weights, at least two. All of them make the same passes.
         device: where the layers compute.
         in_host: keeps the rows in host memory; they are copied to the device to be gathered.
+
+    Raises:
+        ModelError: a weight is a single number, which has no rows.
     """
     layers = ShardedLayers(body.layers, group, device, in_host=in_host)  # type: ignore[arg-type]
     offload_layers(body, device, layers)
@@ -315,11 +313,20 @@ def _take_rows(layer: nn.Module, group: "ProcessGroup") -> list[Tensor]:
         if isinstance(parameter, DTensor):
             found.append(parameter.to_local().detach())
         else:
-            rows = rows_of_rank(len(parameter), group.rank(), group.size())
-            found.append(parameter.detach()[rows].clone())
+            found.append(_rows_of(parameter, name, group).clone())
         whole = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         module._parameters[name] = nn.Parameter(whole, requires_grad=False)
     return found
+
+
+def _rows_of(weight: nn.Parameter, name: str, group: "ProcessGroup") -> Tensor:
+    """This process's rows of a whole weight."""
+    if weight.ndim == 0:
+        raise ModelError(
+            f"the decoder's layers have a weight of one number, {name}, which cannot be shared "
+            "out; leave out shard_weights (--shard-weights)"
+        )
+    return weight.detach()[rows_of_rank(len(weight), group.rank(), group.size())]
 
 
 def _put_rows(
