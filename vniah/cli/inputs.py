@@ -338,7 +338,7 @@ def load_named_model(
 def load_named_outline(
     options: argparse.Namespace, rope: RopeChoice, mesh: "Mesh | None" = None
 ) -> "AnyModel":
-    """The model of --model for an estimate: a language model without its weights.
+    """The model of --model for an estimate: without its weights, if its layout allows that.
 
     Models of which an estimate needs the weights are loaded, as by `load_named_model`.
     """
@@ -351,6 +351,11 @@ def load_named_outline(
         found = open_outline(options.model, load_options, num_ranks=num_ranks)
         if found is not None:
             return found
+    if options.shard_weights:
+        raise InputError(
+            f"{options.model} has to be loaded to be estimated, and then a process has all of its "
+            "weights: estimate it without --shard-weights"
+        )
     return load_named_model(options, rope, mesh)
 
 

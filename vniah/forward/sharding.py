@@ -85,19 +85,21 @@ def num_held_elsewhere(layers: Iterable[nn.Module], num_ranks: int) -> int:
     return max(0, sum(sizes) * (num_ranks - 1) // num_ranks - NUM_GATHERED * max(sizes))
 
 
-def gathered_bytes(layers: Iterable[nn.Module], num_ranks: int) -> int:
-    """What gathered layers take during a pass, on each process.
+def share_bytes(layers: Iterable[nn.Module], num_ranks: int) -> int:
+    """What each of some processes holds of layers that they share.
 
-    All processes send equally many rows; where they do not divide, some are padding.
+    All hold equally many rows of a weight; where they do not divide, some are padding.
     """
-    sizes = [
-        sum(
-            -(-len(weight) // num_ranks) * num_ranks * (weight.nbytes // max(1, len(weight)))
-            for weight in layer.parameters()
-        )
+    return sum(
+        -(-len(weight) // num_ranks) * (weight.nbytes // max(1, len(weight)))
         for layer in layers
-    ]
-    return NUM_GATHERED * max(sizes)
+        for weight in layer.parameters()
+    )
+
+
+def gathered_bytes(layers: Iterable[nn.Module], num_ranks: int) -> int:
+    """What gathered layers take during a pass, on each process."""
+    return NUM_GATHERED * num_ranks * max(share_bytes([layer], num_ranks) for layer in layers)
 
 
 def require_can_share(name: str, adapter: Path | None) -> None:

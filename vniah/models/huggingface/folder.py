@@ -118,7 +118,7 @@ def read_parts(
     image_processor = None
     if reads_frames:
         with reported(folder, "the image processor in"):
-            image_processor = _load_image_processor(folder)
+            image_processor = load_image_processor(folder)
     half: Half | None = None
     if reads_frames and adapter is None:
         half = "decoder" if has_decoder else "encoder"
@@ -185,7 +185,7 @@ def _place_weights(
         move_all_but_layers(model, nn.ModuleList(unread), device)
 
 
-def _load_image_processor(folder: Path) -> Any:
+def load_image_processor(folder: Path) -> Any:
     """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")

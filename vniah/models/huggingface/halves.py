@@ -129,8 +129,9 @@ def _keeps_rows(operation: Any) -> bool:
     if kind == "MergeModulelist":  # each process gets its own of the tensors that become rows
         return bool(operation.dim == 0)
     if kind == "Transpose":
-        return min(operation.dim0, operation.dim1) >= 1
-    return kind in ("Chunk", "Split", "Concatenate", "Interleave") and operation.dim >= 1
+        return bool(min(operation.dim0, operation.dim1) >= 1)
+    is_within = kind in ("Chunk", "Split", "Concatenate", "Interleave")
+    return is_within and bool(operation.dim >= 1)
 
 
 def _subclass(model_class: Any, **methods: Callable[..., Any]) -> Any:
