@@ -120,7 +120,7 @@ def test_each_card_holds_its_share_of_a_published_model(name, num_ranks, publish
     assert found.largest.fits == (num_ranks == 8)
     text = format_estimate(found)
     assert f"holds 1/{num_ranks} of the layers' weights, and all of the rest; sending" in text
-    assert "layers that a pass gathers" in text and ", without the weights" in text
+    assert "layers that a pass gathers" in text and ", beside the weights" in text
 
 
 def test_longest_video_by_the_number_of_cards(published, monkeypatch):

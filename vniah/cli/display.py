@@ -157,8 +157,8 @@ def _memory_rows(found: "Estimate") -> list[tuple[str, ...]]:
         ("  which are on", *(one.kv_location if one.store else "-" for one in each)),
         row("needed besides the weights", *(one.needed for one in each)),
         row(
-            f"free on {first.device}" + (", without the weights" if first.missing else ""),
-            *(one.free for one in each),
+            f"free on {first.device}" + (", beside the weights" if first.missing else ""),
+            *(max(0, one.free) for one in each),
         ),
     ]
 

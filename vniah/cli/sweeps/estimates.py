@@ -156,5 +156,5 @@ def _columns(one: "AnyEstimate") -> tuple[str, ...]:
         scaled(one.work.flops.total, "FLOP"),
         duration(one.work.seconds),
         scaled(one.largest.needed, "B"),
-        scaled(one.largest.free, "B"),
+        scaled(max(0, one.largest.free), "B"),
     )
