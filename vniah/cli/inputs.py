@@ -363,12 +363,12 @@ def _weights_group(options: argparse.Namespace, mesh: "Mesh | None") -> "Process
     """The processes that share the weights with this one; None if it has all of them."""
     if not options.shard_weights:
         return None
-    require_shared_passes(options)
-    if mesh is None or mesh.context_group is None:
+    if mesh is None:
         raise InputError(
-            "--shard-weights is for commands that run in a job of several processes, with "
-            "--context-parallel; leave it out"
+            "--shard-weights is for vniah run, check and estimate with --context-parallel, and "
+            "this command runs in one process; leave it out"
         )
+    require_shared_passes(options)
     return mesh.context_group
 
 
