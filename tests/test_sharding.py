@@ -15,14 +15,17 @@ from checkpoints import SIZES, write_checkpoint
 from families import build
 from jobs import JOB, run_ranks, start_torchrun
 from safetensors.torch import load_file, save_file
+from test_estimate import runner_of
 from test_prefill import build_decoder, embeddings, three_rows
 from test_ring import start_ranks, two_passes
 
 from vniah.cli import main
 from vniah.errors import InputError, ModelError
+from vniah.forward import runner
 from vniah.forward.costs import DecoderShape
-from vniah.forward.offload import offloaded
+from vniah.forward.offload import offload_layers, offloaded
 from vniah.forward.prefill import answer_logits
+from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
 from vniah.forward.sharding import (
     gathered_bytes,
@@ -33,6 +36,7 @@ from vniah.forward.sharding import (
 )
 from vniah.models.huggingface import halves
 from vniah.models.loading import load_model
+from vniah.models.outline import SharesWithoutWeights
 from vniah.options import LoadOptions
 from vniah.results import load_results
 
@@ -100,6 +104,50 @@ def run_modes(rank, size):
 
 def test_own_pass_and_passes_after_errors_give_the_same_bits():
     start_ranks(2, run_modes)
+
+
+def gather_mixed(rank, size):
+    """Weights in several formats, a single row, none at all, and a buffer."""
+    decoders = [build_decoder("qwen2") for _ in range(2)]
+    for decoder in decoders:
+        torch.manual_seed(1)
+        for layer in decoder.model.layers:
+            layer.in_fp64 = torch.nn.Parameter(torch.randn(7, 3, dtype=torch.float64))
+            layer.in_bf16 = torch.nn.Parameter(torch.randn(1, 5).bfloat16(), requires_grad=False)
+            layer.empty = torch.nn.Parameter(torch.randn(0, 4))
+            layer.register_buffer("constant", torch.arange(3))
+    whole, shared = decoders
+    shard_layers(shared.model, dist.group.WORLD, CPU)
+    layers = offloaded(shared.model)
+    for _ in range(2):
+        for index, layer in enumerate(whole.model.layers):
+            layers.enter(index)
+            gathered = shared.model.layers[index]
+            for name, tensor in layer.named_parameters():
+                found = gathered.get_parameter(name)
+                assert found.dtype == tensor.dtype and torch.equal(found, tensor), name
+            assert gathered.constant.tolist() == [0, 1, 2]
+
+
+def test_weights_of_all_formats_and_sizes_are_gathered_as_they_were():
+    start_ranks(3, gather_mixed)
+
+
+def test_pass_that_runs_out_of_memory_is_not_tried_again_by_one_process_alone(monkeypatch):
+    """The others would wait for the layers of a second pass for ever."""
+    decoder = build_decoder("qwen2")
+    calls = []
+
+    def run_out(*args, **options):
+        calls.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "prefill", run_out)
+    branch = Branch(0, (9,), 9, (Suffix(9, (2,), 2, (0,)),))
+    offload_layers(decoder.model, CPU, SharesWithoutWeights(decoder.model.layers, 2, in_host=False))
+    with pytest.raises(ModelError, match="out of memory: 11 tokens need about"):
+        runner_of(decoder, chunk_size=512, num_tokens=20).run(branch)
+    assert calls == [1]
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -239,11 +287,11 @@ def count_read_bytes():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The layout of LLaVA with uneven rows; a text model; experts that are stored transposed."""
+    """The layout of LLaVA, tied and with uneven rows; one of transformers; one with experts."""
     folder = tmp_path_factory.mktemp("checkpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "intermediate_size", 5)
-        write_checkpoint(folder / "llava", num_shards=2)
+        write_checkpoint(folder / "llava", num_shards=2, tied=True)
     for model_type in ("qwen2_vl", "qwen3_vl_moe"):
         build(model_type).save(folder / model_type)
     return sorted(map(str, folder.iterdir()))

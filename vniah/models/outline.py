@@ -142,7 +142,7 @@ def _find_folder(source: str) -> tuple[Path, str, bool] | None:
 
 
 def _outline(
-    model_class: type[Outline], folder: Path, name: str, options: LoadOptions, *, has_weights: bool
+    model_class: Any, folder: Path, name: str, options: LoadOptions, *, has_weights: bool
 ) -> Outline:
     tokenizer = load_tokenizer(folder)
     config = transformers.AutoConfig.from_pretrained(
@@ -154,8 +154,12 @@ def _outline(
     of_kind: Any = (
         transformers.AutoModelForCausalLM if is_text else transformers.AutoModelForImageTextToText
     )
+    if type(config) not in of_kind._model_mapping:
+        raise _NeedsWeightsError
     with torch.device("meta"):
         whole: Any = of_kind.from_config(config, dtype=dtype, trust_remote_code=False)
+    if not is_text and type(whole).__name__ != model_class.model_class:
+        raise _NeedsWeightsError
     whole.requires_grad_(False).eval()
     _fill_with_shapes(whole, device)
     parts = FamilyParts(
@@ -169,7 +173,7 @@ def _outline(
         frame_size=options.frame_size,
         encoder=None if is_text else _NoEncoder(),
     )
-    model = model_class(parts)
+    model: Outline = model_class(parts)
     body = model.decoder.model
     body.rotary_emb = type(body.rotary_emb)(body.config).to(device)
     if options.rope_theta is not None or options.rope_scaling is not None:
