@@ -246,6 +246,11 @@ def load_folder(
             f"images {options.images!r} is for checkpoints in the original LLaVA layout, which "
             f"{name} is not: leave it out (--images)"
         )
+    if options.shard_weights is not None and not family.has_decoder:
+        raise InputError(
+            f"shard_weights is for decoders that vniah runs layer by layer, and it does not run "
+            f"that of {name} so: leave it out (--shard-weights)"
+        )
     if options.load_in is not None:
         require_bitsandbytes(options.load_in)  # before anything is read
     if adapter is not None:
