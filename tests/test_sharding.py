@@ -30,6 +30,7 @@ from vniah.forward.ring import Ring
 from vniah.forward.sharding import (
     gathered_bytes,
     num_held_elsewhere,
+    own_part,
     require_can_share,
     rows_of_rank,
     shard_layers,
@@ -37,6 +38,7 @@ from vniah.forward.sharding import (
 from vniah.models.huggingface import halves
 from vniah.models.loading import load_model
 from vniah.models.outline import SharesWithoutWeights
+from vniah.models.weights import stored_tensors
 from vniah.options import LoadOptions
 from vniah.results import load_results
 
@@ -326,7 +328,7 @@ def test_weights_whose_rows_a_conversion_moves_are_read_whole(monkeypatch):
     stored = [f"{layer}{name}" for name in
               ("self_attn.qkv.weight", "mlp.up.weight", "mlp.0.one", "mlp.0.two",
                "mlp.gate_proj.weight")]  # fmt: skip
-    found = halves._converted_by_rows(build_decoder("qwen2"), stored)
+    found = halves._converted_by_rows(build_decoder("qwen2"), stored, 2)
     assert found == {
         f"{layer}{name}.weight"
         for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj")
@@ -364,6 +366,38 @@ def load_converted(rank, size, folder):
 
 def test_weight_that_is_transposed_when_it_is_read_is_right(folders):
     start_ranks(2, load_converted, next(name for name in folders if name.endswith("qwen2_vl")))
+
+
+def load_experts(rank, size, folder):
+    """Experts that are stored one by one, each for the process that holds it."""
+    group = dist.group.WORLD
+    whole = transformers.Qwen3MoeForCausalLM.from_pretrained(folder).model.layers
+    read_class = halves.class_with_shares(
+        transformers.Qwen3MoeForCausalLM, lambda model: model.model, group,
+        stored_tensors(Path(folder)),
+    )  # fmt: skip
+    found = read_class.from_pretrained(folder).model
+    parts = {name: own_part(weight) for name, weight in found.layers.named_parameters()}
+    for name, weight in whole.named_parameters():
+        rows = rows_of_rank(len(weight), rank, size)
+        is_whole = size == 3 and "experts" in name  # of 4 experts the third of 3 would have none
+        assert torch.equal(parts[name], weight if is_whole else weight[rows]), name
+    shard_layers(found, group, CPU)
+    for index in range(2):
+        offloaded(found).enter(index)
+        for name, weight in whole[index].named_parameters():
+            assert torch.equal(found.layers[index].get_parameter(name), weight), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_experts_that_are_stored_one_by_one_are_read_by_who_holds_them(size, tmp_path):
+    config = transformers.Qwen3MoeConfig(
+        hidden_size=16, intermediate_size=24, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, num_experts=4, vocab_size=30, head_dim=8,
+    )  # fmt: skip
+    transformers.Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "model")
+    assert any("experts.3.up_proj" in name for name in stored_tensors(tmp_path / "model"))
+    start_ranks(size, load_experts, str(tmp_path / "model"))
 
 
 # --- what cannot be ------------------------------------------------------------------------------

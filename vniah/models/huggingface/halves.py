@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from vniah.errors import ModelError
-from vniah.forward.sharding import describe_shares, own_part
+from vniah.forward.sharding import describe_shares, own_part, rows_of_rank
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,7 +84,7 @@ def class_with_shares(
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, *args, **kwargs)
-        converted = _converted_by_rows(self, stored)
+        converted = _converted_by_rows(self, stored, group.size())
         whole = {id(weight) for name, weight in self.named_parameters() if name in converted}
         describe_shares(find_body(self).layers, group, is_whole=lambda weight: id(weight) in whole)
 
@@ -95,8 +95,13 @@ def class_with_shares(
     return _subclass(model_class, __init__=__init__, get_parameter=get_parameter)
 
 
-def _converted_by_rows(model: Any, stored: Iterable[str]) -> set[str]:
+def _converted_by_rows(model: Any, stored: Iterable[str], num_ranks: int) -> set[str]:
     """The weights of a model that stored ones are made into by moving, joining or cutting rows.
+
+    Args:
+        model: on the meta device.
+        stored: the names of the tensors in the checkpoint.
+        num_ranks: number of processes that share the weights.
 
     Raises:
         ModelError: this version of transformers converts weights in another way.
@@ -117,17 +122,26 @@ def _converted_by_rows(model: Any, stored: Iterable[str]) -> set[str]:
     found = set()
     for name in stored:
         own, pattern = rename_source_key(name, renamings, converters, prefix, weights)
-        if pattern is not None and not all(map(_keeps_rows, by_pattern[pattern].operations)):
-            targets = by_pattern[pattern].target_patterns
+        if pattern is None:
+            continue
+        num_rows = len(weights[own]) if own in weights else 0
+        has_all_some = bool(rows_of_rank(num_rows, num_ranks - 1, num_ranks).start < num_rows)
+        operations, targets = by_pattern[pattern].operations, by_pattern[pattern].target_patterns
+        if not all(_keeps_rows(one, has_all_some=has_all_some) for one in operations):
             found |= {own.replace(targets[0], target) for target in targets}
     return found
 
 
-def _keeps_rows(operation: Any) -> bool:
-    """True if a conversion of some rows gives the same rows of what all rows are converted to."""
+def _keeps_rows(operation: Any, *, has_all_some: bool) -> bool:
+    """True if a conversion of some rows gives the same rows of what all rows are converted to.
+
+    Args:
+        operation: a step of the conversion.
+        has_all_some: whether every process has a row at least.
+    """
     kind = type(operation).__name__
     if kind == "MergeModulelist":  # each process gets its own of the tensors that become rows
-        return bool(operation.dim == 0)
+        return bool(operation.dim == 0) and has_all_some
     if kind == "Transpose":
         return bool(min(operation.dim0, operation.dim1) >= 1)
     is_within = kind in ("Chunk", "Split", "Concatenate", "Interleave")
