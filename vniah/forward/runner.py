@@ -99,7 +99,7 @@ class BranchRunner:
         self._inputs = inputs
         self._ring = ring
         layers = offloaded(decoder.model)
-        # Then the others wait for this process, and a pass cannot be tried again here alone.
+        # If not, others wait for this process in every pass, so it cannot try one again by itself.
         self._is_alone = ring is None and (layers is None or layers.num_ranks == 1)
         self._like: Tensor = decoder.lm_head.weight
         self.shape = DecoderShape.of(decoder)
