@@ -30,7 +30,7 @@ from PIL import Image  # noqa: E402
 # cores, and each worker would have to load what the processes are forked from.
 PROCESSES = (
     *("test_cli", "test_greedy", "test_haystacks", "test_jobs", "test_mesh", "test_ring"),
-    *("test_run_folder", "test_runner", "test_server_engine"),
+    *("test_run_folder", "test_runner", "test_server_engine", "test_sharding"),
 )
 
 

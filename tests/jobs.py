@@ -17,7 +17,10 @@ import pytest
 import torch
 
 # What the processes of a job load beside vniah and the models, and what takes longest.
-PRELOADED = ("torch", "torch.distributed.run", "pytest", "datasets", "seaborn", "PIL.ImageFont")
+PRELOADED = (
+    *("torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.distributed.tensor"),
+    *("pytest", "datasets", "seaborn", "PIL.ImageFont"),
+)
 JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 
 

@@ -45,7 +45,7 @@ def without_machine(found):
     """An estimate without what the machine has free at this moment."""
 
     def full(memory):
-        return replace(memory, free=0)
+        return replace(memory, free=0, missing=0)
 
     one_pass = found.one_pass and replace(
         found.one_pass, memory=full(found.one_pass.memory), exact=full(found.one_pass.exact)

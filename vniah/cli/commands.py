@@ -54,6 +54,8 @@ def check(options: argparse.Namespace) -> int:
             needles = load_needles(NUMBERS)
         if isinstance(model, ReadsEncoderLater):
             model.read_encoder()
+        if options.shard_weights:  # the leader alone must not run a layer
+            require_decoder(model, "check --shard-weights")
         # Requests to a server may be billed, so only its token counts are checked, once per length.
         if not is_server(options.model) and not _conforms(model, needles, mesh):
             return 1

@@ -127,7 +127,8 @@ def format_estimate(found: "Estimate") -> str:
         "",
         f"memory{per_rank}",
         *_indented(_memory_rows(found)),
-        *([] if found.largest.fits else [f"  it does not fit: measure fewer {lengths}"]),
+        *_about_weights(found),
+        *([] if found.largest.fits else [f"  it does not fit: {way_out(found, lengths)}"]),
         "",
         f"work{per_rank}",
         *_indented(
@@ -172,6 +173,11 @@ def _memory_rows(found: "Estimate") -> list[tuple[str, ...]]:
             if first.host_weights
             else []
         ),
+        *(
+            [row("layers that a pass gathers", *(one.gathered for one in each))]
+            if first.gathered
+            else []
+        ),
         row("hidden rows", *(one.hidden for one in each)),
         row("keys and values of one layer", *(one.keys_values for one in each)),
         ("rows of a chunk", *(f"{one.chunk_size:,}" for one in each)),
@@ -179,7 +185,10 @@ def _memory_rows(found: "Estimate") -> list[tuple[str, ...]]:
         row("kept keys and values", *(one.store for one in each)),
         ("  which are on", *(one.kv_location if one.store else "-" for one in each)),
         row("needed besides the weights", *(one.needed for one in each)),
-        row(f"free on {first.device}", *(one.free for one in each)),
+        row(
+            f"free on {first.device}" + (", beside the weights" if first.missing else ""),
+            *(max(0, one.free) for one in each),
+        ),
     ]
 
 
@@ -241,6 +250,28 @@ def _about_videos(found: "Estimate") -> list[str]:
         f"  they show {pictures} of {counted(found.shown.num_videos, 'video')}; each is encoded "
         "once (vniah encode)"
     ]
+
+
+def _about_weights(found: "Estimate") -> list[str]:
+    """How the weights of the layers are shared, if they are."""
+    if found.weight_ranks == 1:
+        return []
+    return [
+        f"  each of {found.weight_ranks} processes holds 1/{found.weight_ranks} of the layers' "
+        "weights, and all of the rest; sending them at every pass comes on top of all times"
+    ]
+
+
+def way_out(found: "Estimate", lengths: str) -> str:
+    """What to do where the memory is not enough."""
+    if found.largest.free > found.largest.gathered:
+        return f"measure fewer {lengths}"
+    if found.weight_ranks > 1:
+        return "there is no room for the weights; take more processes, or --offload always"
+    return (
+        "there is no room for the weights; take --offload always, or --shard-weights with "
+        "--context-parallel N"
+    )
 
 
 def _about_fetching(found: "Estimate") -> list[str]:

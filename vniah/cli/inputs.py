@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from torch.distributed import ProcessGroup
+
     from vniah.models.server.client import ServerOptions
     from vniah.needles import NeedleSet
     from vniah.protocol import AnyModel
@@ -160,6 +162,7 @@ def check_options(options: argparse.Namespace) -> None:
     """
     grid = parse_grid(options)
     task_options(options)
+    require_shared_passes(options)
     _max_new_tokens(options)
     _adaptive(options, grid)
     if getattr(options, "apply", None) is not None:
@@ -306,6 +309,16 @@ def only_rope(options: argparse.Namespace) -> RopeChoice:
     return choices[0]
 
 
+def require_shared_passes(options: argparse.Namespace) -> None:
+    """Raises `InputError` if weights are to be shared, and no processes make the same passes."""
+    if getattr(options, "shard_weights", False) and getattr(options, "context_parallel", 1) < 2:
+        raise InputError(
+            "--shard-weights shares weights among the processes that compute each pass together, "
+            "and here one process computes it alone; add --context-parallel N, under torchrun with "
+            "N processes or a multiple of N, or leave out --shard-weights"
+        )
+
+
 def open_job(options: argparse.Namespace) -> "AbstractContextManager[Mesh]":
     """The processes of this job: a single one unless torchrun started several."""
     from vniah.models.checkpoints import find_device
@@ -342,7 +355,8 @@ def load_named_model(
     if mesh is not None and mesh.size > 1:
         decides = is_factory(options.model) and not takes_option(options.model, "device")
         device = None if decides or is_server(options.model) else str(mesh.device)
-    load_options = _load_options(options, rope, device)
+    group = _weights_group(options, mesh) if has_decoder else None
+    load_options = _load_options(options, rope, device, group)
     server = _server_options(options)
     with working(f"loading {options.model}"):
         if load_any and is_factory(options.model):
@@ -353,24 +367,51 @@ def load_named_model(
 def load_named_outline(
     options: argparse.Namespace, rope: RopeChoice, mesh: "Mesh | None" = None
 ) -> "AnyModel":
-    """The model of --model for an estimate: a language model without its weights.
+    """The model of --model for an estimate: without its weights, if its layout allows that.
 
     Models of which an estimate needs the weights are loaded, as by `load_named_model`.
     """
     from vniah.models.outline import open_outline
 
     if _server_options(options) is None:
-        found = open_outline(options.model, _load_options(options, rope, options.device))
+        require_shared_passes(options)
+        load_options = _load_options(options, rope, options.device)
+        num_ranks = options.context_parallel if options.shard_weights else 1
+        found = open_outline(options.model, load_options, num_ranks=num_ranks)
         if found is not None:
             return found
+    if options.shard_weights:
+        raise InputError(
+            f"{options.model} has to be loaded to be estimated, and then a process has all of its "
+            "weights: estimate it without --shard-weights"
+        )
     return load_named_model(options, rope, mesh)
 
 
-def _load_options(options: argparse.Namespace, rope: RopeChoice, device: str | None) -> LoadOptions:
+def _weights_group(options: argparse.Namespace, mesh: "Mesh | None") -> "ProcessGroup | None":
+    """The processes that share the weights with this one; None if it has all of them."""
+    if not options.shard_weights:
+        return None
+    if mesh is None:
+        raise InputError(
+            "--shard-weights is for vniah run, check and estimate with --context-parallel, and "
+            "this command runs in one process; leave it out"
+        )
+    require_shared_passes(options)
+    return mesh.context_group
+
+
+def _load_options(
+    options: argparse.Namespace,
+    rope: RopeChoice,
+    device: str | None,
+    weights_group: "ProcessGroup | None" = None,
+) -> LoadOptions:
     from vniah.models.server.client import is_server
 
     chosen = {option.name: getattr(options, option.name) for option in fields(LoadOptions)}
     chosen |= {"device": device, "rope_theta": rope.theta, "rope_scaling": rope.scaling}
+    chosen["shard_weights"] = weights_group
     chosen["frame_size"] = frame_size(options)
     if is_server(options.model):
         chosen["frame_size"] = None  # here it is the size of sent pictures: see `_server_options`

@@ -224,6 +224,8 @@ class DecoderEngine:
                 description |= {"keys_and_values_on": location}
             if shape.host_weight_bytes:
                 description |= {"layer_weights_on": "host"}
+            if shape.num_weight_ranks > 1:
+                description |= {"layer_weights_shared_by": shape.num_weight_ranks}
         return description
 
     def run(self, batch: int) -> Iterator[tuple[Sample, Outcome]]:

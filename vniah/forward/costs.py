@@ -32,20 +32,24 @@ _OUTPUTS = ("o_proj", "out_proj")
 class PassBytes:
     """Bytes that one pass takes on each rank, besides the weights and stored keys and values.
 
+    Weights that are there during a pass only count as well.
+
     Attributes:
         hidden: input embeddings and rows between two layers, their cosines, sines and positions.
         keys_values: keys and values of the present layer; with a ring also the pieces in transit.
         chunk: the most that is alive besides these at one moment: usually a chunk inside a layer.
+        layers: layers that are gathered from several processes.
     """
 
     hidden: int
     keys_values: int
     chunk: int
+    layers: int = 0
 
     @property
     def total(self) -> int:
-        """The sum of all three."""
-        return self.hidden + self.keys_values + self.chunk
+        """The sum of all."""
+        return self.hidden + self.keys_values + self.chunk + self.layers
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,11 @@ class DecoderShape:
         linear_weights: number of weights in the matrices of all layers.
         query_key_value_weights: those of them that compute queries, keys and values, as if all
             layers were like the last, in which main rows go no further.
-        weight_bytes: bytes of all that the decoder holds on its device.
+        weight_bytes: bytes of all that the decoder holds on its device between two passes.
         itemsize: s.
         host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
+        gathered_bytes: bytes of layers that a pass gathers, if their weights are shared; else 0.
+        num_weight_ranks: number of processes that share the weights of the layers.
         kinds: the kind of every layer; none if all have full attention.
         num_angles: cosines and sines of a token, of all sets; by default two for each number of a
             head.
@@ -105,6 +111,8 @@ class DecoderShape:
     weight_bytes: int
     itemsize: int
     host_weight_bytes: int = 0
+    gathered_bytes: int = 0
+    num_weight_ranks: int = 1
     kinds: tuple[LayerKind, ...] = ()
     num_angles: int | None = None
     last_weights: int | None = None
@@ -139,6 +147,8 @@ class DecoderShape:
             weight_bytes=sum(held.values()),
             itemsize=decoder.lm_head.weight.dtype.itemsize,
             host_weight_bytes=0 if layers is None else layers.host_bytes,
+            gathered_bytes=0 if layers is None else layers.pass_bytes,
+            num_weight_ranks=1 if layers is None else layers.num_ranks,
             kinds=kinds,
             num_angles=num_angles(body),
             last_weights=by_layer[-1],
@@ -281,7 +291,7 @@ class DecoderShape:
             in_group * max(self.feed_forward_row, self._suffix_row(num_ranks)),
             num_read * self.vocab_size * _FP32,
         )
-        return PassBytes(hidden + angles, keys, max(moments))
+        return PassBytes(hidden + angles, keys, max(moments), self.gathered_bytes)
 
     def chunk_bytes(self, num_rows: int, *, merges: bool) -> int:
         """Bytes of main rows that are inside a layer; ``merges`` if any keys stand before them."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,45 @@ from vniah.options import Offload
 # Of the memory that a run may take; the rest is for passes and frames.
 _SHARE_FOR_WEIGHTS = 0.8
 
-_ATTRIBUTE = "vniah_offloaded_layers"
+_ATTRIBUTE = "vniah_fetched_layers"
 _ALIGNMENT = 256  # bytes; a multiple of the alignment of tensors that torch allocates on CUDA
 
 
+class FetchedLayers(Protocol):
+    """Layers whose weights lie elsewhere and are fetched in turn, each when it is called.
+
+    From host memory (`OffloadedLayers`), or also from other processes
+    (`vniah.forward.sharding.ShardedLayers`).
+    """
+
+    @property
+    def device_bytes(self) -> int:
+        """What they take on the device between two passes."""
+
+    @property
+    def pass_bytes(self) -> int:
+        """What they take on the device besides, during a pass."""
+
+    @property
+    def host_bytes(self) -> int:
+        """What they take in host memory."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of processes that share their weights; 1 where each has all of them."""
+
+    def enter(self, index: int) -> None:
+        """Has a layer use its weights on the device."""
+
+    def leave(self, index: int) -> None:
+        """Ends a call of a layer."""
+
+    def release(self) -> None:
+        """Ends a pass."""
+
+
 def offload_layers(
-    body: nn.Module, device: torch.device, layers: "OffloadedLayers | None" = None
+    body: nn.Module, device: torch.device, layers: "FetchedLayers | None" = None
 ) -> None:
     """Has a decoder's layers keep their weights in host memory and compute on a device.
 
@@ -48,10 +81,21 @@ def offload_layers(
     setattr(body, _ATTRIBUTE, found)
 
 
-def offloaded(body: Any) -> "OffloadedLayers | None":
-    """The layers of a decoder whose weights are in host memory; None if they are not."""
-    found: OffloadedLayers | None = getattr(body, _ATTRIBUTE, None)
+def offloaded(body: Any) -> "FetchedLayers | None":
+    """The layers of a decoder whose weights lie elsewhere; None if all are on the device."""
+    found: FetchedLayers | None = getattr(body, _ATTRIBUTE, None)
     return found
+
+
+@contextmanager
+def released_after_pass(body: Any) -> Iterator[None]:
+    """A block after which a decoder holds no more of its layers than between two passes."""
+    try:
+        yield
+    finally:
+        layers = offloaded(body)
+        if layers is not None:
+            layers.release()
 
 
 @contextmanager
@@ -69,7 +113,12 @@ def layer_on_device(body: Any, index: int) -> Iterator[Any]:
 
 
 def keeps_in_host(
-    offload: Offload, modules: Iterable[nn.Module], device: torch.device, dtype: torch.dtype
+    offload: Offload,
+    modules: Iterable[nn.Module],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    elsewhere: int = 0,
 ) -> bool:
     """Whether a decoder's layers are to stay in host memory.
 
@@ -79,12 +128,13 @@ def keeps_in_host(
         modules: everything that would be on the device; may be on the meta device.
         device: where they compute.
         dtype: of their weights.
+        elsewhere: how many of these weights other processes hold.
     """
     if offload != "auto":
         return offload == "always"
     if shares_host_memory(device):
         return False
-    num_weights = sum(p.numel() for module in modules for p in module.parameters())
+    num_weights = sum(p.numel() for module in modules for p in module.parameters()) - elsewhere
     return num_weights * dtype.itemsize > free_bytes(device) * USABLE * _SHARE_FOR_WEIGHTS
 
 
@@ -151,6 +201,16 @@ class OffloadedLayers:
         return self._latest.buffer.nbytes + self._next.buffer.nbytes
 
     @property
+    def pass_bytes(self) -> int:
+        """0: both places are there between two passes as well."""
+        return 0
+
+    @property
+    def num_ranks(self) -> int:
+        """1: the process has all of their weights."""
+        return 1
+
+    @property
     def held(self) -> tuple[int, ...]:
         """Which layers' weights are on the device, or on their way to it."""
         return tuple(s.index for s in (self._latest, self._next) if s.index is not None)
@@ -170,6 +230,9 @@ class OffloadedLayers:
     def leave(self, index: int) -> None:
         """Points the parameters of a layer to its weights in host memory again."""
         self._layers[index].put_back()
+
+    def release(self) -> None:
+        """Nothing: the weights of the last layers stay in both places."""
 
     def _fetch(self, index: int) -> None:
         """Copies a layer's weights into the buffer whose layer was computed last but one."""

@@ -49,6 +49,7 @@ from vniah.forward.kinds.choosing import (
     require_can_splice,
 )
 from vniah.forward.kv_cache import KeyValueCache, Layout, Span
+from vniah.forward.offload import released_after_pass
 from vniah.forward.ring import Ring
 from vniah.forward.rotation import rotate, rows_of
 from vniah.forward.slabs import Slab, slabs_of
@@ -259,7 +260,7 @@ def _layers_call_attention(body: Any) -> Iterator[None]:
     from transformers import AttentionInterface  # takes seconds, and not every model has layers
 
     AttentionInterface.register(_ATTENTION_NAME, _attention)
-    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME):
+    with _ONE_PASS, attention_set_to(body, _ATTENTION_NAME), released_after_pass(body):
         yield
 
 

@@ -22,6 +22,7 @@ from vniah.forward.inputs import SequenceInputs, deepstack_rows
 from vniah.forward.kernels import choose_kernel
 from vniah.forward.kv_cache import KeyValueCache, KVLocation, Span
 from vniah.forward.memory import MEMORY_ERRORS, NoRoomError, PassMemory, is_out_of_memory
+from vniah.forward.offload import offloaded
 from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
@@ -97,6 +98,9 @@ class BranchRunner:
         self._greedy = greedy
         self._inputs = inputs
         self._ring = ring
+        layers = offloaded(decoder.model)
+        # If not, others wait for this process in every pass, so it cannot try one again by itself.
+        self._is_alone = ring is None and (layers is None or layers.num_ranks == 1)
         self._like: Tensor = decoder.lm_head.weight
         self.shape = DecoderShape.of(decoder)
         self.kernel = kernel or choose_kernel(self._like.device, self._like.dtype, self.shape.heads)
@@ -143,7 +147,7 @@ class BranchRunner:
             try:
                 result = self._run_once(remaining, past)
             except NoRoomError as error:
-                if self._ring is not None:
+                if not self._is_alone:
                     raise ModelError(str(error)) from error
                 for number in range(len(branch.branches)):
                     failed.setdefault(number, str(error))
@@ -157,7 +161,7 @@ class BranchRunner:
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
-                if self._ring is not None:  # the other processes wait for this one
+                if not self._is_alone:
                     raise ModelError(self._memory.needed_by(remaining)) from error
                 del error  # its traceback keeps the tensors of the failed pass alive
                 if self._memory.retreat(remaining, past):

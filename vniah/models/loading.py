@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.factories import accepts, call_factory, find_factory, is_factory
@@ -17,6 +17,9 @@ from vniah.models.server.client import ServerOptions, is_server, open_server
 from vniah.options import DEFAULT_MODEL, LOAD_DEFAULTS, Dtype, Images, LoadIn, LoadOptions, Offload
 from vniah.paths import user_path
 from vniah.protocol import AnyModel, require_protocol
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _EMBEDDED = {
@@ -45,6 +48,7 @@ def load_model(
     load_in: LoadIn | None = None,
     frame_size: tuple[int, int] | None = None,
     images: Images = "frames",
+    shard_weights: "ProcessGroup | None" = None,
     server: ServerOptions | None = None,
 ) -> AnyModel:
     """The model that ``source`` names.
@@ -74,6 +78,9 @@ def load_model(
             ``"grids"`` the size to which all pictures are brought, which has to be given.
         images: ``"grids"`` reads every picture as a checkpoint in the original LLaVA layout reads
             images: cut into grids of its tower's size (UniRes, AnyRes), instead of as a frame.
+        shard_weights: processes that compute each forward pass together, those of
+            ``mesh.context_group``. Each holds an equal part of every weight of the decoder's
+            layers, and gathers a layer when it is needed. The results are the same.
         server: how requests are sent, for a model behind a server only.
 
     Raises:
@@ -91,6 +98,7 @@ def load_model(
         load_in=load_in,
         frame_size=frame_size,
         images=images,
+        shard_weights=shard_weights,
     )
     return open_model(str(source), options, server=server)
 
@@ -243,6 +251,12 @@ def load_folder(
         raise InputError(
             f"images {options.images!r} is for checkpoints in the original LLaVA layout, which "
             f"{name} is not: leave it out (--images)"
+        )
+    if options.shard_weights is not None and not family.runs_in_ring:
+        raise InputError(
+            "shard_weights is for decoders of which several processes run a pass together, and "
+            f"those of {name} ({family.model_type}) have layers of other kinds: {family.layers}; "
+            "leave it out (--shard-weights)"
         )
     if options.load_in is not None:
         require_bitsandbytes(options.load_in)  # before anything is read

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vniah.errors import ModelError, first_line
+from vniah.forward.sharding import fill_share, rows_held
 from vniah.models.configs import read_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -159,7 +160,8 @@ def load_weights(
 ) -> None:
     """Fills modules that were built on the meta device, tensor by tensor.
 
-    Names and shapes of all parts are compared first, by the headers of the files.
+    Names and shapes of all parts are compared first, by the headers of the files. Of weights that
+    are shared (`vniah.forward.sharding.describe_shares`) only the rows of this process are read.
 
     Args:
         folder: a checkpoint folder with safetensors weights.
@@ -174,11 +176,12 @@ def load_weights(
     Raises:
         ModelError: a weight is missing, unknown or of another shape; the message names it.
     """
-    wanted = {
-        f"{part}.{name}": tensor.shape
+    empty = {
+        f"{part}.{name}": tensor
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
+    wanted = {name: tensor.shape for name, tensor in empty.items()}
     targets: dict[str, tuple[str, str]] = {}
     for name, described in stored_tensors(folder).items():
         target = rename(name)
@@ -197,12 +200,18 @@ def load_weights(
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{folder} lacks the weight {missing[0]!r}{more}")
     states: dict[str, dict[str, Tensor]] = {part: {} for part in read or parts}
-    for name, stored in _tensors(
-        folder, lambda name: name in targets and targets[name][0] in states
-    ):
+    rows = {
+        name: rows_held(empty[".".join(target)])
+        for name, target in targets.items()
+        if target[0] in states
+    }
+    for name, stored in _tensors(folder, rows):
         part, own = targets[name]
         tensor = stored if stays_in_host(part, own) else stored.to(device)
-        states[part][own] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if rows[name] is not None:
+            tensor = fill_share(empty[f"{part}.{own}"], tensor)
+        states[part][own] = tensor
     for part, state in states.items():
         parts[part].load_state_dict(state, strict=False, assign=True)
         parts[part].requires_grad_(False).eval()
@@ -236,13 +245,20 @@ def read_rows(folder: Path, name: str, rows: Sequence[int]) -> Tensor:
         return torch.cat([part[row : row + 1] for row in rows])
 
 
-def _tensors(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors; a tensor is read from the file when it is copied or used."""
+def _tensors(folder: Path, wanted: Mapping[str, slice | None]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors; a tensor is read from the file when it is copied or used.
+
+    ``wanted`` says for each name which rows are read; None for all.
+    """
     for path in weight_files(folder):
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - a handle, not a dictionary
-                if is_wanted(name):
-                    yield name, file.get_tensor(name)
+                if name in wanted:
+                    rows = wanted[name]
+                    yield (
+                        name,
+                        file.get_tensor(name) if rows is None else file.get_slice(name)[rows],
+                    )
 
 
 @contextmanager

@@ -6,10 +6,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vniah.errors import InputError, short_repr
 from vniah.options.rope import read_scaling, require_theta
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 ANYWHERE = ("auto", "plain")
 # On CUDA in the order in which `vniah.forward.kernels.try_installed` tries them.
@@ -93,15 +96,23 @@ DEFAULT_QUANTIZER = 20
 """Of H.264, for the pictures of an export."""
 
 
-def _shown(text: str, *, choices: Any = None, metavar: str | None = None) -> dict[str, Any]:
+def _shown(
+    text: str, *, choices: Any = None, metavar: str | None = None, is_flag: bool = False
+) -> dict[str, Any]:
     """What the command line says of a field of `LoadOptions`.
 
     Args:
         text: the help of its argument.
         choices: a `Literal` with the values it may have; by default any.
         metavar: what stands for the value in the help.
+        is_flag: whether it is given there without a value.
     """
-    return {"help": text, "choices": get_args(choices) or None, "metavar": metavar}
+    return {
+        "help": text,
+        "choices": get_args(choices) or None,
+        "metavar": metavar,
+        "is_flag": is_flag,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +141,10 @@ class LoadOptions:
         images: ``"frames"`` reads every picture as a frame of a video: as one picture of the vision
             tower's size. ``"grids"`` reads it as the checkpoint reads images: cut into grids of
             that size (UniRes, AnyRes), for checkpoints in the original LLaVA layout.
+        shard_weights: processes that compute each forward pass together
+            (`vniah.sweep.mesh.Mesh.context_group`). Each of them holds an equal part of every
+            weight of the decoder's layers, and gathers a layer when it is needed. The results are
+            the same. By default each process holds all weights.
 
     Raises:
         InputError: a value is not valid, or two of them cannot be combined.
@@ -207,6 +222,14 @@ class LoadOptions:
             choices=Images,
         ),
     )
+    shard_weights: "ProcessGroup | None" = field(
+        default=None,
+        metadata=_shown(
+            "with --context-parallel N: each of the N processes of a pass holds 1/N of the weights "
+            "of the decoder's layers, and gathers a layer when it is needed",
+            is_flag=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -221,6 +244,11 @@ class LoadOptions:
             object.__setattr__(self, "rope_scaling", read_scaling(self.rope_scaling))
         if self.frame_size is not None:
             object.__setattr__(self, "frame_size", _require_size(self.frame_size))
+        if self.load_in is not None and self.shard_weights is not None:
+            raise InputError(
+                f"shard_weights and load_in {self.load_in} cannot be combined: rows of weights in "
+                f"{self.load_in} cannot be gathered; remove one"
+            )
         if self.load_in is not None and self.offload == "always":
             raise InputError(
                 f"offload always and load_in {self.load_in} cannot be combined: layers in "

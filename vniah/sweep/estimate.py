@@ -20,7 +20,6 @@ from vniah.engines.inputs import (
 )
 from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError, first_line
-from vniah.forward.costs import DecoderShape
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
 from vniah.forward.memory import MIN_CHUNK_SIZE
@@ -28,6 +27,7 @@ from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.grid import Grid
 from vniah.haystacks.library import VideoLibrary
 from vniah.haystacks.text import TextHaystack
+from vniah.models.outline import missing_bytes, shape_on
 from vniah.needles import NeedleSet
 from vniah.options import Share
 from vniah.options.approximation import Approximation
@@ -169,14 +169,21 @@ def _estimate(
     if all(n in refused for n, sample in enumerate(samples) if sample.control is None):
         reason = next(iter(plan.refused.values()))
         raise ModelError(f"no sample of the grid can be run, the first because {reason}")
-    weight, shape = model.decoder.lm_head.weight, DecoderShape.of(model.decoder)
+    weight, shape = model.decoder.lm_head.weight, shape_on(model, num_ranks)
     max_tokens = max(branch.max_tokens for branch in plan.branches)
     kernel = find_kernel(attention, weight.device, weight.dtype, shape.heads)
     if rates is None:
         rates = measure_rates(model, kernel, num_tokens=max_tokens)
     length = _Length.of(model, needles, samples, composed.sequences)
     memory, alone = (
-        Memory.of_tree(shape, branches, composed.sequences, weight.device, num_ranks)
+        Memory.of_tree(
+            shape,
+            branches,
+            composed.sequences,
+            weight.device,
+            num_ranks,
+            missing=missing_bytes(model, shape),
+        )
         for branches in (plan.branches, plan.alone)
     )
     return Estimate(
@@ -192,11 +199,12 @@ def _estimate(
         shared=Work.of_tree(shape, plan.branches, rates, num_ranks),
         alone=Work.of_tree(shape, plan.alone, rates, num_ranks),
         max_frames={
-            ranks: _most_frames(model, shape, length, num_ranks=ranks)
+            ranks: _most_frames(model, length, num_ranks=ranks)
             for ranks in sorted({1, num_ranks, *RING_SIZES})
         },
         one_pass=None,
         notes=tuple(_notes(plan)),
+        weight_ranks=shape.num_weight_ranks,
     )
 
 
@@ -259,13 +267,13 @@ def _count_tokens(
     return counts[0] - few * per_frame, per_frame
 
 
-def _most_frames(
-    model: DecoderModel | LanguageModel, shape: DecoderShape, length: _Length, *, num_ranks: int
-) -> int:
+def _most_frames(model: DecoderModel | LanguageModel, length: _Length, *, num_ranks: int) -> int:
     """The number of haystack frames of the longest sequence that fits into the free memory; for
     texts the number of tokens of the prompt.
     """
-    free = int(free_bytes(model.decoder.lm_head.weight.device) * USABLE)
+    shape = shape_on(model, num_ranks)
+    there = free_bytes(model.decoder.lm_head.weight.device)
+    free = int((there - missing_bytes(model, shape)) * USABLE)
 
     def fits(num_frames: int) -> bool:
         num_tokens = -int(-(length.fixed + num_frames * length.per_frame) // 1)

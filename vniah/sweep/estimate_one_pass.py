@@ -17,6 +17,7 @@ from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import CHUNK_SIZE
 from vniah.forward.prefix_tree import Branch
 from vniah.forward.splice_costs import SplicedSize, spliced_pass_parts
+from vniah.models.outline import missing_bytes
 from vniah.needles import NeedleSet
 from vniah.options.approximation import Approximation
 from vniah.protocol import DecoderModel, LanguageModel, TokenSequence
@@ -82,7 +83,13 @@ def estimate_one_pass(
         unverified=work + Work.of_tree(shape, without, rates),
         work=work + Work.of_tree(shape, roots, rates),
         memory=map_memory(model, planned, shape),
-        exact=Memory.of_tree(shape, roots, sequences, model.decoder.lm_head.weight.device),
+        exact=Memory.of_tree(
+            shape,
+            roots,
+            sequences,
+            model.decoder.lm_head.weight.device,
+            missing=missing_bytes(model, shape),
+        ),
     )
 
 
@@ -146,6 +153,7 @@ def map_memory(
         key=lambda parts: parts.total,
         default=NO_BYTES,
     )
+    missing = missing_bytes(model, shape)
     return Memory(
         weights=shape.weight_bytes,
         hidden=largest.hidden,
@@ -155,8 +163,9 @@ def map_memory(
         store=shape.store_bytes(num_trunk) if is_kept else 0,
         kv_location="device",
         device=str(device),
-        free=free_bytes(device),
+        free=free_bytes(device) - missing,
         host_weights=shape.host_weight_bytes,
+        missing=missing,
     )
 
 

@@ -35,8 +35,10 @@ class Memory:
         store: the keys and values of all layers that are stored for later passes.
         kv_location: where they will be stored.
         device: the device that computes.
-        free: the free memory of the device, now.
+        free: the free memory of the device, now, without what the weights will take of it.
         host_weights: weights of layers in host memory; 0 where all weights are on the device.
+        gathered: layers that a pass gathers from several processes, if they share weights.
+        missing: what of the weights is not on the device yet, as none were loaded.
     """
 
     weights: int
@@ -49,6 +51,8 @@ class Memory:
     device: str
     free: int
     host_weights: int = 0
+    gathered: int = 0
+    missing: int = 0
 
     @classmethod
     def of_tree(
@@ -58,9 +62,11 @@ class Memory:
         sequences: Sequence[TokenSequence],
         device: torch.device,
         num_ranks: int = 1,
+        *,
+        missing: int = 0,
     ) -> "Memory":
         """That of the passes of a tree, or of a pass for each sequence; there may be none."""
-        free = free_bytes(device)
+        free = free_bytes(device) - missing
         usable = int(free * USABLE)
         chunk_size = fit_chunk_size(shape, branches, device, free=usable, num_ranks=num_ranks)
         largest = max(
@@ -91,13 +97,15 @@ class Memory:
             device=str(device),
             free=free,
             host_weights=shape.host_weight_bytes,
+            gathered=shape.gathered_bytes,
+            missing=missing,
         )
 
     @property
     def needed(self) -> int:
-        """The memory needed on the device, besides the weights."""
+        """The memory needed on the device, besides the weights that stay there."""
         on_device = self.store if self.kv_location == "device" else 0
-        return self.hidden + self.keys_values + self.chunk + on_device
+        return self.hidden + self.keys_values + self.chunk + self.gathered + on_device
 
     @property
     def fits(self) -> bool:
@@ -222,6 +230,7 @@ class Estimate:
         notes: remarks, such as why nothing is shared.
         share: how it is to be run.
         shown: what is shown of the videos of a question set; None for other haystacks.
+        weight_ranks: number of processes that share the weights of the layers.
     """
 
     model_name: str
@@ -240,6 +249,7 @@ class Estimate:
     notes: tuple[str, ...]
     share: Share = "tree"
     shown: ShownOfVideos | None = None
+    weight_ranks: int = 1
 
     @property
     def work(self) -> Work:

@@ -40,6 +40,15 @@ def describe_forward(
     return {**described, "processes": mesh.size}
 
 
+def _about_layers(record: Mapping[str, Any]) -> list[str]:
+    """Where layers come from whose weights are not on the device, or not whole."""
+    num_ranks = record.get("layer_weights_shared_by", 1)
+    if num_ranks > 1:
+        where = " in host memory" if "layer_weights_on" in record else ""
+        return [f"layers shared by {num_ranks} processes{where}, gathered one by one"]
+    return ["layers fetched from the host one by one"] if "layer_weights_on" in record else []
+
+
 def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str:
     """Describes in one line how the forward pass is run, from its record in the manifest."""
     share = record["flops"] / max(1, record["flops_not_shared"])
@@ -52,7 +61,7 @@ def _in_words(record: Mapping[str, Any], num_samples: int, num_left: int) -> str
         *([f"{num_left:,} samples are left to do"] if num_left < num_samples else []),
         f"chunks of {record.get('tile_size', 0):,} rows",
         *([f"keys and values kept {NAME_OF_LOCATION[place]}"] if place != "device" else []),
-        *(["layers fetched from the host one by one"] if "layer_weights_on" in record else []),
+        *_about_layers(record),
         "logits as by the model's own forward pass",
     ]
     return "; ".join(parts)

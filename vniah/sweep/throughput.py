@@ -80,7 +80,7 @@ def measure_rates(model: HasDecoder, kernel: Kernel, *, num_tokens: int = _LONG)
 def _measure_fetching(body: Any, device: torch.device) -> float:
     """Bytes per second at which layers are fetched to the device, one after the other."""
     layers = offloaded(body)
-    if layers is None:
+    if layers is None or not layers.host_bytes:
         return inf
 
     def fetch_all() -> None:

@@ -58,8 +58,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, default: str = DEFAULT
 def add_load_options(parser: argparse.ArgumentParser) -> None:
     """The options of `LoadOptions`: how a model is loaded."""
     for option in fields(LoadOptions):
+        name = f"--{option.name.replace('_', '-')}"
+        if option.metadata["is_flag"]:
+            parser.add_argument(name, action="store_true", help=option.metadata["help"])
+            continue
         parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
+            name,
             type=_TYPES.get(option.name, str),
             default=() if option.name in _SEVERAL else option.default,
             choices=option.metadata["choices"],

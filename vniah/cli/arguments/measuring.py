@@ -31,7 +31,7 @@ from vniah.options import DEFAULT_MODEL, Scorer, Share
 from vniah.options.approximation import DEFAULT_TEXT_WINDOW, DEFAULT_VERIFIED, DEFAULT_WINDOW
 from vniah.options.precision import DEFAULT_PRECISION
 
-NOT_WATCHED = ("stop_early", "context_parallel")
+NOT_WATCHED = ("stop_early", "context_parallel", "shard_weights")
 """Options of a run that ``watch`` always refuses, as a namespace names them."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vniah.errors import InputError, did_you_mean, short_repr
 
-OF_THE_COMMAND = ("output", "quiet", "cache", "device", "context_parallel")
+OF_THE_COMMAND = ("output", "quiet", "cache", "device", "context_parallel", "shard_weights")
 """Options that a whole sweep has, by the names that a namespace gives them."""
 
 ONLY_GIVEN = ("config", "overwrite")

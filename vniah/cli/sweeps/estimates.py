@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vniah.analysis.tables import format_columns
-from vniah.cli.display import duration, scaled
+from vniah.cli.display import duration, scaled, way_out
 from vniah.cli.inputs import (
     load_libraries,
     load_named_outline,
@@ -146,7 +146,7 @@ def _show(found: "Mapping[str, AnyEstimate]") -> None:
     for name, one in here.items():
         if not one.largest.fits:
             lengths = "tokens" if one.tokens_per_frame is None else "frames"
-            show(f"{name} does not fit: measure fewer {lengths}")
+            show(f"{name} does not fit: {way_out(one, lengths)}")
 
 
 def _columns(one: "AnyEstimate") -> tuple[str, ...]:
@@ -161,5 +161,5 @@ def _columns(one: "AnyEstimate") -> tuple[str, ...]:
         scaled(one.work.flops.total, "FLOP"),
         duration(one.work.seconds),
         scaled(one.largest.needed, "B"),
-        scaled(one.largest.free, "B"),
+        scaled(max(0, one.largest.free), "B"),
     )

@@ -37,6 +37,7 @@ class Member:
         """Equal for members that can share one loaded model."""
         names = [option.name for option in fields(LoadOptions) if option.name not in _OF_THE_ROPE]
         names.remove("images")
+        names.remove("shard_weights")  # of the whole sweep, and results are the same
         found = self._values("model", *names, *SERVER_FIELDS, "frames_as")
         if self._images == LOAD_DEFAULTS.images:
             return found  # without it, so that the index of an older sweep still holds

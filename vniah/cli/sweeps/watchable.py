@@ -28,6 +28,11 @@ def require_watchable(folder: Path, config: SweepConfig, options: argparse.Names
             f"{config.path} names models, but watch measures the checkpoints of {folder}; remove "
             "them from the file"
         )
+    if options.shard_weights:
+        raise InputError(
+            "--shard-weights is for vniah run in a job of several processes, and watch runs in "
+            "one; leave it out"
+        )
     plan = plan_of_any(folder, config)
     if any(member.options.stop_early for member in plan.members):
         raise InputError(

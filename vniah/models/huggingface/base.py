@@ -120,11 +120,7 @@ class TransformersModel:
             InputError: an option is not for this family.
             MissingDependencyError: ``load_in`` or the prompt needs another package.
         """
-        if options.prompt_template is not None:
-            raise InputError(
-                f"prompt_template is for checkpoints of {', '.join(LLAVA_TYPES)}; {name} has a "
-                "chat template of its own: leave prompt_template out"
-            )
+        cls.require_options(options, name)
         require_supported(folder, name)
         parts = read_parts(
             folder,
@@ -141,6 +137,15 @@ class TransformersModel:
         if options.rope_theta is not None or options.rope_scaling is not None:
             model.override_rope(options.rope_theta, options.rope_scaling)
         return model
+
+    @staticmethod
+    def require_options(options: LoadOptions, name: str) -> None:
+        """Raises `InputError` for an option that is for other checkpoints."""
+        if options.prompt_template is not None:
+            raise InputError(
+                f"prompt_template is for checkpoints of {', '.join(LLAVA_TYPES)}; {name} has a "
+                "chat template of its own: leave prompt_template out"
+            )
 
     @property
     def family(self) -> Family:

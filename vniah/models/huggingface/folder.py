@@ -12,6 +12,7 @@ from torch import nn
 
 from vniah.errors import ModelError
 from vniah.forward.offload import keeps_in_host, move_all_but_layers, offload_layers
+from vniah.forward.sharding import num_held_elsewhere, require_can_share, shard_layers
 from vniah.models.adapters import adapter_record, merge_adapter, without_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
 from vniah.models.contents import fingerprint, generation_note
@@ -20,6 +21,7 @@ from vniah.models.huggingface.halves import (
     FindBody,
     Half,
     class_of_half,
+    class_with_shares,
     encoder_of,
     inner_of,
     unread_modules,
@@ -27,7 +29,7 @@ from vniah.models.huggingface.halves import (
 from vniah.models.huggingface.templates import read_chat_template
 from vniah.models.quantization import quantize_layers
 from vniah.models.vocabulary import find_stop_ids, load_tokenizer
-from vniah.models.weights import count_stored
+from vniah.models.weights import count_stored, stored_tensors
 from vniah.options import LoadOptions
 
 _MOST_MISSING = 1.5  # tied weights are stored once
@@ -122,7 +124,7 @@ def read_parts(
     image_processor = None
     if reads_frames:
         with reported(folder, "the image processor in"):
-            image_processor = _load_image_processor(folder, pillow_processor)
+            image_processor = load_image_processor(folder, pillow_processor)
     half: Half | None = None
     if reads_frames and adapter is None:
         half = "decoder" if has_decoder else "encoder"
@@ -131,9 +133,11 @@ def read_parts(
         encoder = DeferredWeights(
             folder, lambda: _read_encoder(folder, class_name, model, find_body, options)
         )
+    if options.shard_weights is not None and has_decoder:
+        require_can_share(name, adapter)
     with reported(folder, "the checkpoint"):
         _require_sizes(folder, _find_class(folder, class_name))
-    model = _load_weights(folder, class_name, torch_dtype(options), find_body, half)
+    model = _load_weights(folder, class_name, options, find_body, half)
     if adapter is not None:
         merge_adapter(model, adapter)
     _place_weights(model, find_body, options, half)
@@ -158,7 +162,7 @@ def _read_encoder(
     folder: Path, class_name: str, model: Any, find_body: FindBody, options: LoadOptions
 ) -> None:
     """Gives a model what encodes frames, with its weights."""
-    read = _load_weights(folder, class_name, torch_dtype(options), find_body, "encoder")
+    read = _load_weights(folder, class_name, options, find_body, "encoder")
     for name, part in encoder_of(read, find_body).items():
         setattr(inner_of(model), name, part.to(find_device(options.device or "cpu")))
 
@@ -168,6 +172,7 @@ def _place_weights(
 ) -> None:
     """Moves the weights that were read from host memory to their device."""
     device, body = find_device(options.device or "cpu"), find_body(model)
+    group = options.shard_weights
     unread = list(unread_modules(model, find_body, half).values())
     stays = nn.ModuleList([*unread, body.layers])
     if half == "encoder":
@@ -175,6 +180,11 @@ def _place_weights(
     elif options.load_in is not None:
         quantize_layers(body.layers, options.load_in, dtype=model.dtype, device=device)
         move_all_but_layers(model, stays, device)
+    elif group is not None:
+        elsewhere = num_held_elsewhere(body.layers, group.size())
+        in_host = keeps_in_host(options.offload, [model], device, model.dtype, elsewhere=elsewhere)
+        move_all_but_layers(model, stays, device)
+        shard_layers(body, group, device, in_host=in_host)
     elif keeps_in_host(options.offload, [model], device, model.dtype):
         move_all_but_layers(model, stays, device)
         offload_layers(body, device)
@@ -182,7 +192,7 @@ def _place_weights(
         move_all_but_layers(model, nn.ModuleList(unread), device)
 
 
-def _load_image_processor(folder: Path, name: str | None) -> Any:
+def load_image_processor(folder: Path, name: str | None) -> Any:
     """The image processor; if there are two, that with Pillow, which is equal on every machine."""
     if not any((folder / name).is_file() for name in _PREPROCESSOR_FILES):
         raise ModelError(f"{folder} has no preprocessor_config.json")
@@ -196,15 +206,18 @@ def _load_image_processor(folder: Path, name: str | None) -> Any:
 
 
 def _load_weights(
-    folder: Path, class_name: str, dtype: torch.dtype | None, find_body: FindBody, half: Half | None
+    folder: Path, class_name: str, options: LoadOptions, find_body: FindBody, half: Half | None
 ) -> Any:
     """The model with the weights of one half, or all, in host memory."""
     model_class = _find_class(folder, class_name)
     read_class = model_class if half is None else class_of_half(model_class, find_body, half)
+    if options.shard_weights is not None and half != "encoder":
+        stored = stored_tensors(folder).keys()
+        read_class = class_with_shares(read_class, find_body, options.shard_weights, stored)
     with reported(folder, "the checkpoint"), without_adapter(folder) as base:
         model, found = read_class.from_pretrained(
             base,
-            dtype=dtype or "auto",
+            dtype=torch_dtype(options) or "auto",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

@@ -33,6 +33,12 @@ from transformers import (
 
 from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.forward.offload import keeps_in_host, offload_layers, require_host_room
+from vniah.forward.sharding import (
+    describe_shares,
+    num_held_elsewhere,
+    require_can_share,
+    shard_layers,
+)
 from vniah.models.adapters import merge_adapter
 from vniah.models.checkpoints import find_device, reported, torch_dtype
 from vniah.models.deferred import DeferredWeights
@@ -155,11 +161,18 @@ def load_parts(
         "projector": parts.projector,
         "newline": parts.newline,
     }
+    layers, group = decoder.model.layers, options.shard_weights if has_decoder else None
+    elsewhere = 0
+    if group is not None:
+        require_can_share(folder.name, adapter)
+        elsewhere = num_held_elsewhere(layers, group.size())
+        describe_shares(layers, group)
     is_offloaded = options.load_in is None and keeps_in_host(
-        options.offload, modules.values(), device, dtype
+        options.offload, modules.values(), device, dtype, elsewhere=elsewhere
     )
-    if is_offloaded and has_decoder:
-        require_host_room(decoder.model.layers, dtype)
+    if is_offloaded and has_decoder and group is None:
+        require_host_room(layers, dtype)
+    waits = is_offloaded or options.load_in is not None or group is not None
     rename = partial(_rename, tower=tower, has_newline=reader.has_newline)
 
     def load_encoder() -> None:
@@ -181,7 +194,7 @@ def load_parts(
         device=device,
         read=("decoder", "newline") if has_decoder else ("newline",),
         optional=frozenset({"decoder.lm_head.weight", "newline.row"}),
-        stays_in_host=_is_layer if is_offloaded or options.load_in else lambda part, name: False,
+        stays_in_host=_is_layer if waits else lambda part, name: False,
     )
     _require_newline(parts.newline, reader, folder)
     if not has_decoder:
@@ -190,10 +203,12 @@ def load_parts(
     _finish_decoder(decoder, raw, folder, device)
     if adapter is not None:
         merge_adapter(decoder, adapter)
-    if is_offloaded:
+    if group is not None:
+        shard_layers(decoder.model, group, device, in_host=is_offloaded)
+    elif is_offloaded:
         offload_layers(decoder.model, device)
     elif options.load_in is not None:
-        quantize_layers(decoder.model.layers, options.load_in, dtype=dtype, device=device)
+        quantize_layers(layers, options.load_in, dtype=dtype, device=device)
     return encoder
 
 
