@@ -59,6 +59,13 @@ class RandomInputs:
     def add_deepstack(self, *_: object) -> None:
         """There is nothing to add."""
 
+    def token_ids(self, *_: object) -> None:
+        """No layer asks for them."""
+
+    def images(self, *_: object) -> tuple[()]:
+        """There are none."""
+        return ()
+
     def positions(self, index: int) -> Tensor:
         """One after the other."""
         return torch.arange(self._num_tokens, device=self._like.device)

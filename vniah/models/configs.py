@@ -50,6 +50,13 @@ class Sizes(TypedDict, total=False):
     num_heads: _Count
     num_key_value_heads: _Count
     head_dim: _Width
+    global_head_dim: _Width
+    num_global_key_value_heads: _Count
+    num_kv_shared_layers: _FromZero
+    hidden_size_per_layer_input: Annotated[int, Meta(ge=0, le=2**18)] | None
+    vocab_size_per_layer_input: Annotated[int, Meta(ge=1, le=2**24)] | None
+    pooling_kernel_size: _Count
+    position_embedding_size: Annotated[int, Meta(ge=1, le=2**24)] | None
     kv_lora_rank: _Width
     q_lora_rank: _Width
     qk_nope_head_dim: _Width
@@ -62,6 +69,7 @@ class Sizes(TypedDict, total=False):
     n_shared_experts: _FromZero
     num_experts: _FromZero
     num_experts_per_tok: _FromZero
+    top_k_experts: _FromZero
     num_local_experts: _FromZero
     num_channels: _Count
     in_channels: _Count
@@ -149,6 +157,7 @@ class ImageProcessorConfig(TypedDict, total=False):
     patch_size: _Sides | dict[str, _Pixels]
     merge_size: _Count
     temporal_patch_size: _Count
+    max_soft_tokens: _Count
 
 
 class ProcessorConfig(TypedDict, total=False):
@@ -156,6 +165,7 @@ class ProcessorConfig(TypedDict, total=False):
 
     auto_map: dict[str, Any] | None
     image_processor: ImageProcessorConfig | None
+    video_processor: ImageProcessorConfig | None
 
 
 class ChatTemplateFile(TypedDict):

@@ -99,6 +99,12 @@ _ROWS = (
         "256",
     ),
     Family(
+        "gemma4",
+        "huggingface.gemma4:Gemma4",
+        "one video frame, with its time",
+        "64",
+    ),
+    Family(
         "aya_vision",
         "huggingface.cohere:AyaVision",
         "one image, one tile",
@@ -140,6 +146,14 @@ _ROWS = (
     Family("qwen2", _TEXT, _TEXT_FRAME, "0"),
     Family("qwen3", _TEXT, _TEXT_FRAME, "0"),
 )
+
+REFUSED: Mapping[str, str] = {
+    "gemma4_unified": (
+        "transformers builds other masks for its images in the forward pass than when it generates, "
+        "so that there is no one right answer to compare with"
+    ),
+}
+"""Why vniah has no class for a ``model_type`` that looks like one that it has."""
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ROWS}
 LLAVA_TYPES = tuple(name for name, family in FAMILIES.items() if family.class_name == _LLAVA)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from vniah.errors import InputError, ModelError, first_line, short_repr
 from vniah.factories import accepts, call_factory, find_factory, is_factory
 from vniah.files import embedded_dir, hash_text
-from vniah.models.families import FAMILIES, find_family, llava_type
+from vniah.models.families import FAMILIES, REFUSED, find_family, llava_type
 from vniah.models.hub import download
 from vniah.models.packaged import PACKAGED, require_fetched
 from vniah.models.server.client import ServerOptions, is_server, open_server
@@ -229,6 +229,8 @@ def load_folder(
     family = find_family(config)
     if family is None:
         found = short_repr(config.get("model_type"))
+        if (reason := REFUSED.get(str(config.get("model_type")))) is not None:
+            raise ModelError(f"{folder}/config.json has model_type {found}: {reason}")
         raise ModelError(
             f"{folder}/config.json has model_type {found}; supported are "
             f"{', '.join(FAMILIES)}. Any other model plugs in as package.module:factory"
