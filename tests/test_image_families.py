@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from families import Tiny, build, pictures
-from image_families import build_aya_vision, build_mistral3
+from image_families import build_aya_vision, build_gemma4, build_mistral3
 
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
@@ -60,6 +60,7 @@ def encode(model, shown) -> torch.Tensor:
         (build_mistral3, "ministral3"),
         (build_mistral3, "mistral4"),
         (build_aya_vision, "cohere"),
+        (build_gemma4, "small"),
     ],
 )
 def test_other_decoders_of_a_family_equal_the_own_forward_on_pixels(builder, decoder, tmp_path):

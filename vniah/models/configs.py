@@ -29,6 +29,13 @@ _Share = Annotated[float, Meta(gt=0, le=1)] | None
 _TokenId = int | None
 
 
+class LayerSizes(TypedDict, total=False):
+    """What of `Sizes` is different in one layer."""
+
+    head_dim: _Width
+    num_key_value_heads: _Count
+
+
 class Sizes(TypedDict, total=False):
     """How large a decoder or a tower is, and its RoPE; also in ``text_config`` and the like."""
 
@@ -51,6 +58,7 @@ class Sizes(TypedDict, total=False):
     num_key_value_heads: _Count
     head_dim: _Width
     global_head_dim: _Width
+    per_layer_config: dict[str, LayerSizes] | None
     num_global_key_value_heads: _Count
     num_kv_shared_layers: _FromZero
     hidden_size_per_layer_input: Annotated[int, Meta(ge=0, le=2**18)] | None

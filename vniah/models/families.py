@@ -149,8 +149,8 @@ _ROWS = (
 
 REFUSED: Mapping[str, str] = {
     "gemma4_unified": (
-        "transformers builds other masks for its images in the forward pass than when it generates, "
-        "so that there is no one right answer to compare with"
+        "in the forward pass transformers builds other masks for its images than to generate, so "
+        "that there is no one right answer to compare with"
     ),
 }
 """Why vniah has no class for a ``model_type`` that looks like one that it has."""

@@ -1,5 +1,6 @@
 """Gemma 4: a tower that reads any size, and a time before every frame of a video."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,10 @@ class Gemma4(AnySize, TransformersDecoderModel):
     def _factor(self) -> int:
         vision = self._model.config.vision_config
         return int(vision.patch_size * vision.pooling_kernel_size)
+
+    def _usual_size(self) -> tuple[int, int]:
+        side = math.isqrt(self._most_tokens) * self._factor
+        return side, side
 
     def _check_size(self) -> None:
         super()._check_size()
