@@ -344,7 +344,7 @@ def test_argument_of_attention_that_nobody_handles_is_refused(argument, value, m
         answer_logits(decoder, embeddings(9), torch.arange(9), num_rows=1)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "llama4", "deepseek_v3", "qwen3_5", "lfm3"])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "llama4", "deepseek_v3", "qwen3_5", "lfm3"])
 def test_kinds_that_cannot_be_shared_otherwise_are_named(name):
     decoder = build_kind(name)
     first = kinds_of(decoder.model)[0].name
