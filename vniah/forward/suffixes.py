@@ -126,7 +126,7 @@ class SuffixGroup:
     shared: Sequence[tuple[Span, slice | Tensor]]
 
     @classmethod
-    def of(cls, suffixes: Sequence[SuffixRows], angles: Angles, body: Any) -> "SuffixGroup":
+    def of(cls, suffixes: Sequence[SuffixRows], angles: Angles) -> "SuffixGroup":
         """A group of its own copies of the rows, which have these angles."""
         hidden = torch.cat([suffix.hidden for suffix in suffixes])
         positions = torch.cat([suffix.position_ids for suffix in suffixes], -1).to(hidden.device)
@@ -135,9 +135,7 @@ class SuffixGroup:
             (span, _rows_of(viewers, firsts, hidden.device))
             for span, viewers in shared_spans([suffix.spans for suffix in suffixes])
         ]
-        ids = joined_ids([suffix.token_ids for suffix in suffixes])
-        inputs = LayerInputs.of(body, hidden, ids)
-        return cls(suffixes, Rows(hidden, angles, positions, inputs), shared)
+        return cls(suffixes, Rows(hidden, angles, positions), shared)
 
     @property
     def firsts(self) -> list[int]:
@@ -189,8 +187,11 @@ def suffix_groups(
         while last < len(suffixes) and num_rows + len(suffixes[last].hidden) <= max_rows:
             num_rows += len(suffixes[last].hidden)
             last += 1
-        of_rows = rows_of(angles, slice(row, row + num_rows))
-        yield SuffixGroup.of(suffixes[first:last], of_rows, body)
+        members = suffixes[first:last]
+        group = SuffixGroup.of(members, rows_of(angles, slice(row, row + num_rows)))
+        ids = joined_ids([suffix.token_ids for suffix in members])
+        group.rows.inputs = LayerInputs.of(body, group.rows.hidden, ids)
+        yield group
         first, row = last, row + num_rows
 
 
