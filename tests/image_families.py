@@ -591,6 +591,9 @@ def _build_gemma4(kind: str = "large") -> Tiny:
         audio_token_id=len(tokenizer) + 1,
     )
     model = transformers.Gemma4ForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("q_norm.weight") and "language_model" in name:
+            parameter.data.fill_(0.5)  # scores are not divided, and rounding grows with them
     for name, buffer in model.named_buffers():
         if name.endswith(("layer_scalar", "std_scale")):
             buffer.uniform_(0.5, 1.5)
