@@ -548,6 +548,16 @@ GEMMA4_KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+# The small ones have a tower for sound, which no frame goes through.
+_HEARING = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [4, 4],
+    "output_proj_dims": 16,
+}
+
+
 def build_gemma4(kind: str) -> Tiny:
     """Gemma 4 in one of its kinds, with random weights."""
     return with_random_weights(lambda: _build_gemma4(kind))
@@ -583,7 +593,7 @@ def _build_gemma4(kind: str = "large") -> Tiny:
             "use_clipped_linears": True,
             "standardize": kind == "large",
         },
-        audio_config=None,
+        audio_config=_HEARING if kind == "small" else None,
         boi_token_id=begin,
         eoi_token_id=end,
         image_token_id=image,

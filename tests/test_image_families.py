@@ -268,9 +268,13 @@ def test_small_gemma4_reads_a_checkpoint_that_holds_keys_which_no_layer_has(tmp_
     model = load(tiny, folder)
     shown = pictures(NUM_FRAMES, model.frame_size)
     sequence = compose(model)
-    found = model.answer_logits(sequence, encode(model, shown))
+    rows = encode(model, shown)
+    found = model.answer_logits(sequence, rows)
     own = tiny.own_logits(shown, QUESTION, sequence.answer_ids)
     assert (found - own).abs().max() < TOLERANCE
+    options = LoadOptions(frame_size=tiny.frame_size)
+    encoder = load_folder(folder, name=tiny.model_type, options=options, has_decoder=False)
+    assert torch.equal(encode(encoder, shown), rows)
 
 
 @pytest.mark.parametrize("kind", ["large", "small"])
