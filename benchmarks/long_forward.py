@@ -60,6 +60,9 @@ class RandomInputs:
     def add_deepstack(self, *_: object) -> None:
         """There is nothing to add."""
 
+    def token_ids(self, *_: object) -> None:
+        """No layer asks for them."""
+
     def images(self, segments: Sequence[Any]) -> tuple[Span, ...]:
         """No rows see one another."""
         return ()

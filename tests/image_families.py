@@ -520,10 +520,138 @@ def _build_kimi_k25() -> Tiny:
     )
 
 
+_GEMMA4 = (
+    "{{ bos_token }}{% for m in messages %}<|turn>"
+    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}\n\n<|video|>\n\n{% else %}{{ c['text'] | trim }}{% endif %}"
+    "{% endfor %}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+# Frames that see themselves and experts; keys of earlier layers and inputs of single layers.
+GEMMA4_KINDS: dict[str, dict[str, Any]] = {
+    "large": {
+        "use_bidirectional_attention": "vision",
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 0,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 16,
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2,
+    },
+    "small": {
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "use_double_wide_mlp": True,
+        "layer_types": ["sliding_attention"] + ["sliding_attention", "full_attention"] * 2,
+    },
+}
+
+
+# The small ones have a tower for sound, which no frame goes through.
+_HEARING = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [4, 4],
+    "output_proj_dims": 16,
+}
+
+
+def build_gemma4(kind: str) -> Tiny:
+    """Gemma 4 in one of its kinds, with random weights."""
+    return with_random_weights(lambda: _build_gemma4(kind))
+
+
+def _build_gemma4(kind: str = "large") -> Tiny:
+    tokens = ["<|image>", "<image|>", "<|image|>", "<|video|>", "<|turn>", "<turn|>"]
+    names = {"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"}
+    tokenizer = build_tokenizer(tokens, **names)
+    begin, end, image, video = tokenizer.convert_tokens_to_ids(tokens[:4])
+    of_kind = GEMMA4_KINDS[kind]
+    config = transformers.Gemma4Config(
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "vocab_size_per_layer_input": len(tokenizer),
+            "num_hidden_layers": len(of_kind["layer_types"]),
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": 10,
+            "final_logit_softcapping": 30.0,
+            **of_kind,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 8,
+            "patch_size": 8,
+            "position_embedding_size": 32,
+            "use_clipped_linears": True,
+            "standardize": kind == "large",
+        },
+        audio_config=_HEARING if kind == "small" else None,
+        boi_token_id=begin,
+        eoi_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+        audio_token_id=len(tokenizer) + 1,
+    )
+    model = transformers.Gemma4ForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("q_norm.weight") and "language_model" in name:
+            parameter.data.fill_(0.5)  # scores are not divided, and rounding grows with them
+    for name, buffer in model.named_buffers():
+        if name.endswith(("layer_scalar", "std_scale")):
+            buffer.uniform_(0.5, 1.5)
+        elif name.endswith("std_bias"):
+            buffer.normal_(0, 0.5)
+        elif name.endswith(("_min", "_max")):
+            buffer.fill_(2.0 if name.endswith("_max") else -2.0)
+
+    def own(tiny: Tiny, shown: Sequence[Image.Image], text: str) -> dict[str, Any]:
+        patches = tiny.image_processor(
+            images=list(shown), do_resize=False, max_soft_tokens=70, return_tensors="pt"
+        )
+        whole = bare(
+            transformers.Gemma4Processor,
+            tiny.tokenizer,
+            boi_token="<|image>",
+            eoi_token="<image|>",
+            video_token="<|video|>",
+        )
+        metadata = type("Metadata", (), {"fps": 1, "timestamps": list(range(len(shown)))})()
+        num_tokens = patches["num_soft_tokens_per_image"][0]
+        given = {"num_soft_tokens_per_video": [num_tokens], "video_metadata": [metadata]}
+        ids = tokenize(tiny, text.replace("<|video|>", whole.replace_video_token(given, 0)))
+        return {
+            "input_ids": ids,
+            "pixel_values_videos": patches["pixel_values"],
+            "video_position_ids": patches["image_position_ids"],
+            "num_frames_per_video": torch.tensor([len(shown)]),
+            "mm_token_type_ids": 2 * (ids == video).long(),
+        }
+
+    return Tiny(
+        "gemma4",
+        model,
+        tokenizer,
+        transformers.Gemma4ImageProcessorPil(patch_size=8),
+        _GEMMA4,
+        own,
+        frame_size=(72, 48),
+        deviation=0.2,
+    )
+
+
 IMAGE_BUILDERS: dict[str, Callable[[], Tiny]] = {
     "mistral3": _build_mistral3,
     "aya_vision": _build_aya_vision,
     "cohere2_vision": _build_cohere2_vision,
+    "gemma4": _build_gemma4,
     "kimi_k25": _build_kimi_k25,
     "llama4": _build_llama4,
     "ovis2": _build_ovis2,

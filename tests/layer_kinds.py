@@ -50,11 +50,44 @@ _MAMBA = {
     "moe_shared_expert_intermediate_size": 16,
 }
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"]
+_GEMMA4 = {
+    **_HEADS,
+    "vocab_size_per_layer_input": 97,
+    "global_head_dim": 32,
+    "sliding_window": 10,
+    "final_logit_softcapping": 30.0,
+}
 # Each with config and model of transformers, its sizes, and what those of the window may be.
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": (
         "Gemma3",
         {**_HEADS, "sliding_window": 10, "query_pre_attn_scalar": 16, "layer_types": _MIXED},
+    ),
+    "gemma4": (
+        "Gemma4",
+        {
+            **_GEMMA4,
+            **_EXPERTS,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "use_bidirectional_attention": "vision",
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+        },
+    ),
+    "gemma4_small": (
+        "Gemma4",
+        {
+            **_GEMMA4,
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 8,
+            "use_double_wide_mlp": True,
+        },
     ),
     "mistral": ("Mistral", {**_HEADS, "sliding_window": 7}),
     "gpt_oss": (
@@ -121,8 +154,21 @@ def build_kind(name: str, *, std: float = 0.25, **changes: Any) -> Any:
                 parameter.uniform_(-3, 0.5)
             elif parameter.ndim > 1 or "sinks" in path:
                 parameter.normal_(0, std)
+            elif "q_norm" in path and prefix == "Gemma4":
+                parameter.fill_(0.5)  # its scores are not divided, and rounding grows with them
+        for path, buffer in decoder.named_buffers():
+            if "layer_scalar" in path:
+                buffer.uniform_(0.5, 1.5)
     decoder.set_attn_implementation("eager")
     return decoder.eval()
+
+
+def token_ids_of(decoder: Any, num_tokens: int) -> torch.Tensor | None:
+    """Ids of tokens, for a decoder whose layers get something of them; else None."""
+    if not getattr(decoder.config, "hidden_size_per_layer_input", 0):
+        return None
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, SIZES["vocab_size"], (num_tokens,), generator=generator)
 
 
 def positions_of(name: str, num_tokens: int) -> torch.Tensor:

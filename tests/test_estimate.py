@@ -62,6 +62,9 @@ class Zeros:
     def embed(self, segments, start, stop):
         return self.like.new_zeros(stop - start, self.like.shape[1])
 
+    def token_ids(self, segments, start, stop):
+        return None
+
     def images(self, segments):
         return ()
 

@@ -598,9 +598,12 @@ def test_layers_that_the_configuration_does_not_count_are_refused(model_type, sa
     """transformers would leave them out, and a sweep would measure a model of fewer layers."""
     folder = own_copy(saved, model_type, tmp_path)
     config = json.loads((folder / "config.json").read_text())
+    text_config = config.get("thinker_config", config)["text_config"]
     fewer = {"num_hidden_layers": 3}
-    if layer_types := config.get("thinker_config", config)["text_config"].get("layer_types"):
+    if layer_types := text_config.get("layer_types"):
         fewer["layer_types"] = layer_types[:3]
+    if of_layers := text_config.get("per_layer_config"):
+        fewer["per_layer_config"] = {key: of_layers[key] for key in of_layers if int(key) < 3}
     change_text_config(folder, **fewer)
     with pytest.raises(ModelError, match=r"its config.json does not count: .*layers\.3\."):
         load_folder(folder, name="tiny")

@@ -8,14 +8,19 @@ import pytest
 import torch
 import transformers
 from families import Tiny, build, pictures
-from image_families import build_aya_vision, build_mistral3
+from image_families import build_aya_vision, build_gemma4, build_mistral3
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 from vniah.embeddings.cache import EmbeddingCache, FrameStore
 from vniah.engines.agreement import plain_logits
+from vniah.engines.document_losses import check_losses, document_losses
+from vniah.engines.documents import cut_documents, prompt_of_frames
 from vniah.engines.inputs import DecoderInputs, decoder_logits
 from vniah.engines.planning import make_plan
 from vniah.errors import InputError, ModelError
 from vniah.forward.runner import BranchRunner
+from vniah.haystacks.text import open_text
 from vniah.models.huggingface.templates import render
 from vniah.models.loading import load_folder
 from vniah.models.weights import read_rows
@@ -60,6 +65,7 @@ def encode(model, shown) -> torch.Tensor:
         (build_mistral3, "ministral3"),
         (build_mistral3, "mistral4"),
         (build_aya_vision, "cohere"),
+        (build_gemma4, "small"),
     ],
 )
 def test_other_decoders_of_a_family_equal_the_own_forward_on_pixels(builder, decoder, tmp_path):
@@ -248,3 +254,88 @@ def test_processor_that_needs_torchvision_is_read_with_pillow(tmp_path):
     assert list(changed._image_processor.image_mean) == [0.1, 0.2, 0.3]
     shown = pictures(1, model.frame_size)
     assert (encode(changed, shown) - encode(model, shown)).abs().max() > 0.1
+
+
+def test_small_gemma4_reads_a_checkpoint_that_holds_keys_which_no_layer_has(tmp_path):
+    """The authors store them; transformers leaves them out by their names."""
+    tiny = build_gemma4("small")
+    folder = tiny.save(tmp_path / "checkpoint")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    for part in ("k_proj", "v_proj", "k_norm"):
+        weights[f"model.language_model.layers.4.self_attn.{part}.weight"] = torch.ones(32, 32)
+    save_file(weights, path, metadata={"format": "pt"})
+    model = load(tiny, folder)
+    shown = pictures(NUM_FRAMES, model.frame_size)
+    sequence = compose(model)
+    rows = encode(model, shown)
+    found = model.answer_logits(sequence, rows)
+    own = tiny.own_logits(shown, QUESTION, sequence.answer_ids)
+    assert (found - own).abs().max() < TOLERANCE
+    options = LoadOptions(frame_size=tiny.frame_size)
+    encoder = load_folder(folder, name=tiny.model_type, options=options, has_decoder=False)
+    assert torch.equal(encode(encoder, shown), rows)
+
+
+@pytest.mark.parametrize("kind", ["large", "small"])
+def test_losses_after_frames_of_gemma4_equal_the_own_forward(kind, tmp_path):
+    tiny = build_gemma4(kind)
+    model, _ = saved(tiny, tmp_path)
+    prompt = prompt_of_frames(model, NUM_FRAMES)
+    num_tokens = prompt.num_tokens(model.frame_shape[-2]) + 40
+    document = next(cut_documents(model, open_text(num_tokens=400), num_tokens, prompt=prompt))
+    shown, ids = pictures(NUM_FRAMES, model.frame_size), document.sequence.answer_ids
+    cache = EmbeddingCache(tmp_path / "cache", {"model": model.name}, model.frame_shape)
+    cache.append(encode(model, shown), [float(index) for index in range(NUM_FRAMES)], [])
+    store = FrameStore({"haystack": (cache, 0)})
+    found = document_losses(model, document.sequence, store=store, chunk_size=50)
+    own = cross_entropy(tiny.own_logits(shown, "", ids), torch.tensor(ids), reduction="none")
+    assert (found - own).abs().max() < TOLERANCE
+    check_losses(model, document, store=store)
+
+
+def test_size_of_frames_of_gemma4_is_the_largest_that_its_videos_have(tmp_path):
+    tiny = build("gemma4")
+    model, folder = saved(tiny, tmp_path)
+    assert load_folder(folder, name="tiny").frame_size == (8 * 24, 8 * 24)  # 64 of 70 tokens
+    with pytest.raises(ModelError, match=r"of 240x192 pixels has 80 tokens, and .* of at most 70"):
+        load_folder(folder, name="tiny", options=LoadOptions(frame_size=(240, 192)))
+    settings = {"video_processor_type": "Gemma4VideoProcessor", "max_soft_tokens": 140}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    larger = load_folder(folder, name="tiny", options=LoadOptions(frame_size=(240, 192)))
+    assert larger.frame_shape == (80, 64)
+    assert tuple(encode(larger, pictures(1, (240, 192))).shape) == (1, 80, 64)
+    # Places are filled up to the most tokens there may be; that changes no row.
+    shown = pictures(1, model.frame_size)
+    larger.frame_size = model.frame_size
+    assert torch.allclose(encode(larger, shown), encode(model, shown), atol=1e-4)
+
+
+def test_rope_of_gemma4_takes_another_base_and_no_scaling(tmp_path):
+    model, _ = saved(build("gemma4"), tmp_path)
+    sequence, embeds = compose(model), encode(model, pictures(NUM_FRAMES, model.frame_size))
+    before = model.answer_logits(sequence, embeds)
+    for scaling in ("none", "linear:2", "yarn:4"):
+        with pytest.raises(InputError, match="it rotates a part of each head, and no scaling"):
+            model.override_rope(scaling=scaling)
+    model.override_rope(theta=100.0)
+    assert (model.answer_logits(sequence, embeds) - before).abs().max() > 0.1
+    model.override_rope()
+    assert torch.equal(model.answer_logits(sequence, embeds), before)
+
+
+def test_gemma4_without_its_marks_or_with_other_masks_is_refused(tmp_path):
+    tiny = build("gemma4")
+    folder = tiny.save(tmp_path / "checkpoint")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["boi_token"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has no boi_token, which this family writes around every"):
+        load(tiny, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "gemma4_unified"}))
+    with pytest.raises(
+        ModelError, match="'gemma4_unified', which vniah does not read: transformers"
+    ):
+        load(tiny, folder)

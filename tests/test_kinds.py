@@ -1,11 +1,12 @@
 """All kinds of layers in the prefill, against each decoder's own forward pass."""
 
+import sys
 from functools import cache
 
 import pytest
 import torch
 from decoder_models import DecoderStandIn, largest_difference, plain, run, sweep_of
-from layer_kinds import DECODERS, build_kind, positions_of
+from layer_kinds import DECODERS, build_kind, positions_of, token_ids_of
 from test_prefill import allocated_bytes, build_decoder, embeddings
 
 from vniah.engines.planning import make_plan
@@ -39,13 +40,23 @@ def case(name, **changes):
     """A decoder, embeddings of a sequence, its positions, and its logits by the own forward."""
     decoder = build_kind(name, **changes)
     rows, positions = embeddings(NUM_TOKENS), positions_of(name, NUM_TOKENS)
+    ids, more = token_ids_of(decoder, NUM_TOKENS), {}
     with torch.inference_mode():
+        if ids is not None:
+            more["per_layer_inputs"] = decoder.model.get_per_layer_inputs(ids[None])
         logits = decoder(
             inputs_embeds=rows[None],
             position_ids=positions[None] if positions.ndim == 1 else positions[:, None],
             use_cache=False,
+            **more,
         ).logits[0]
     return decoder, rows, positions, logits
+
+
+def ids_in(decoder, inside=slice(None)):
+    """The ids of some tokens of the sequence, if the decoder asks for them."""
+    ids = token_ids_of(decoder, NUM_TOKENS)
+    return None if ids is None else ids[inside]
 
 
 def is_near(found, expected):
@@ -54,7 +65,7 @@ def is_near(found, expected):
 
 
 # Chunks of one row take long: one decoder of each way to read what came before.
-ROW_BY_ROW = ("gemma3", "llama4", "mistral4", "qwen3_5", "lfm3")
+ROW_BY_ROW = ("gemma3", "gemma4_small", "llama4", "mistral4", "qwen3_5", "lfm3")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +74,8 @@ ROW_BY_ROW = ("gemma3", "llama4", "mistral4", "qwen3_5", "lfm3")
 )
 def test_chunks_give_what_the_own_forward_gives(name, chunk_size):
     decoder, rows, positions, expected = case(name)
-    found = answer_logits(decoder, rows.clone(), positions, num_rows=5, chunk_size=chunk_size)
+    how = {"num_rows": 5, "chunk_size": chunk_size, "token_ids": ids_in(decoder)}
+    found = answer_logits(decoder, rows.clone(), positions, **how)
     assert is_near(found, expected[-5:])
 
 
@@ -82,10 +94,16 @@ def test_chunks_of_attention_of_any_size_give_what_the_own_forward_gives(size):
     assert is_near(found, expected[-40:])
 
 
-def suffixes_at(rows, positions, places):
+def suffixes_at(rows, positions, places, ids=None):
     """Suffixes of the sequence itself; all of their rows are read."""
     return [
-        SuffixRows((Span(0, at),), rows[at : at + n].clone(), positions[..., at : at + n], n)
+        SuffixRows(
+            (Span(0, at),),
+            rows[at : at + n].clone(),
+            positions[..., at : at + n],
+            n,
+            token_ids=None if ids is None else ids[at : at + n],
+        )
         for at, n in places
     ]
 
@@ -93,7 +111,8 @@ def suffixes_at(rows, positions, places):
 def read(decoder, rows, positions, span, places, **how):
     """The logits of suffixes that stand at some places, after a pass over a span."""
     inside = slice(*span)
-    suffixes = suffixes_at(rows, positions, places)
+    suffixes = suffixes_at(rows, positions, places, ids_in(decoder))
+    how["token_ids"] = ids_in(decoder, inside)
     return prefill(decoder, rows[inside].clone(), positions[..., inside], suffixes, **how)
 
 
@@ -144,9 +163,20 @@ class Spaced(DecoderStandIn):
         return TokenSequence(tuple(spaced), sequence.answer_ids)
 
 
-@pytest.mark.parametrize(
-    "name", ["gemma3", "gpt_oss", "llama4", "mistral4", "qwen3_5", "lfm3", "nemotron_h"]
+TREES = (
+    "gemma3",
+    "gemma4",
+    "gemma4_small",
+    "gpt_oss",
+    "llama4",
+    "mistral4",
+    "qwen3_5",
+    "lfm3",
+    "nemotron_h",
 )
+
+
+@pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("max_suffix_tokens", [0, 512])
 def test_tree_shares_and_gives_what_the_own_forward_gives(name, max_suffix_tokens):
     model = Spaced(build_kind(name, std=0.2), lambda num: positions_of(name, num))
@@ -161,7 +191,9 @@ def test_rows_that_attend_to_nothing_before_differ():
     """The cases of this file would see a state, a window or a count that is forgotten."""
     for name in DECODERS:
         decoder, rows, positions, expected = case(name)
-        alone = answer_logits(decoder, rows[-12:].clone(), positions[..., -12:], num_rows=5)
+        ids = ids_in(decoder, slice(-12, None))
+        how = {"num_rows": 5, "token_ids": ids}
+        alone = answer_logits(decoder, rows[-12:].clone(), positions[..., -12:], **how)
         assert (alone - expected[-5:]).abs().max() > 0.05, name
 
 
@@ -171,15 +203,13 @@ IMAGES = [Span(12, 28), Span(31, 32), Span(40, 56), Span(60, 69), Span(90, 106)]
 
 
 @cache
-def case_with_images(window, **changes):
-    from transformers.models.gemma3 import modeling_gemma3
-
-    decoder = build_kind("gemma3", sliding_window=window, **changes)
+def case_with_images(name, window):
+    decoder = build_kind(name, sliding_window=window)
     rows, positions = embeddings(NUM_TOKENS), torch.arange(NUM_TOKENS)
     image_of = torch.full((1, NUM_TOKENS), -1)
     for number, image in enumerate(IMAGES):
         image_of[:, slice(*image)] = number
-    masks = modeling_gemma3.create_masks_for_vision_model(
+    masks = sys.modules[type(decoder).__module__].create_masks_for_vision_model(
         config=decoder.config,
         inputs_embeds=rows[None],
         attention_mask=None,
@@ -192,10 +222,13 @@ def case_with_images(window, **changes):
     return decoder, rows, positions, logits
 
 
-@pytest.mark.parametrize("window", [2, 5, 16, 40, 400])
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("gemma3", w) for w in (2, 5, 16, 40, 400)] + [("gemma4", 5), ("gemma4", 40)],
+)
 @pytest.mark.parametrize("chunk_size", [1000, 64, 20, 7, 1])
-def test_images_see_themselves(window, chunk_size):
-    decoder, rows, positions, expected = case_with_images(window)
+def test_images_see_themselves(name, window, chunk_size):
+    decoder, rows, positions, expected = case_with_images(name, window)
     found = answer_logits(
         decoder, rows.clone(), positions, num_rows=44, images=IMAGES, chunk_size=chunk_size
     )
@@ -204,9 +237,10 @@ def test_images_see_themselves(window, chunk_size):
     assert (without - expected[-44:]).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
 @pytest.mark.parametrize("window", [5, 40])
-def test_passes_go_on_behind_an_image_and_suffixes_hold_images(window):
-    decoder, rows, positions, expected = case_with_images(window)
+def test_passes_go_on_behind_an_image_and_suffixes_hold_images(name, window):
+    decoder, rows, positions, expected = case_with_images(name, window)
     like, layout = decoder.lm_head.weight, Layout.whole(0, 59)
     trunk = open_cache(decoder.model, layout, ends=(36, 59), like=like, kv_location="host")
     suffix = SuffixRows(
@@ -320,7 +354,7 @@ def test_argument_of_attention_that_nobody_handles_is_refused(argument, value, m
         answer_logits(decoder, embeddings(9), torch.arange(9), num_rows=1)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "llama4", "deepseek_v3", "qwen3_5", "lfm3"])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "llama4", "deepseek_v3", "qwen3_5", "lfm3"])
 def test_kinds_that_cannot_be_shared_otherwise_are_named(name):
     decoder = build_kind(name)
     first = kinds_of(decoder.model)[0].name
@@ -363,7 +397,10 @@ def test_pairs_are_those_that_meet(kind):
             assert kind.num_pairs(start, num) == sum(map(seen, range(start, start + num)))
 
 
-@pytest.mark.parametrize("name", ["gemma3", "deepseek_v3", "qwen3_5", "nemotron_h", "lfm3"])
+@pytest.mark.parametrize(
+    "name",
+    ["gemma3", "gemma4", "gemma4_small", "deepseek_v3", "qwen3_5", "nemotron_h", "lfm3"],
+)
 def test_what_is_stored_has_the_size_that_was_said(name):
     decoder = build_kind(name)
     model = DecoderStandIn(decoder, lambda num: positions_of(name, num))
@@ -384,7 +421,9 @@ def tensors_of(cache: KeyValueCache, decoder):
     return [cache.store.tensors(layer) for layer in range(len(decoder.model.layers))]
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma3", "lfm2", "qwen3_5", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "name", ["mistral", "gemma3", "gemma4", "gemma4_small", "lfm2", "qwen3_5", "deepseek_v3"]
+)
 def test_memory_grows_with_the_length_as_the_closed_form_says(name, tmp_path, monkeypatch):
     """Rows and angles grow; of what a layer holds, only what its kind keeps of every token."""
     # Angles are computed in blocks that are far below the length, as for long sequences.
@@ -395,10 +434,12 @@ def test_memory_grows_with_the_length_as_the_closed_form_says(name, tmp_path, mo
 
     def peak(num_tokens):
         positions = positions_of(name, num_tokens + 3)
-        suffixes = suffixes_at(embeddings(num_tokens + 3), positions, [(num_tokens, 3)])
-        rows = embeddings(num_tokens)
+        ids = token_ids_of(decoder, num_tokens + 3)
+        suffixes = suffixes_at(embeddings(num_tokens + 3), positions, [(num_tokens, 3)], ids)
+        rows, how = embeddings(num_tokens), {"chunk_size": 128}
+        how["token_ids"] = None if ids is None else ids[:-3]
         return allocated_bytes(
-            lambda: prefill(decoder, rows, positions[..., :-3], suffixes, chunk_size=128),
+            lambda: prefill(decoder, rows, positions[..., :-3], suffixes, **how),
             tmp_path / "trace.json",
         )
 

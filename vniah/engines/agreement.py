@@ -12,7 +12,12 @@ from torch import Tensor
 
 from vniah.embeddings.cache import FrameStore
 from vniah.engines.inputs import DecoderInputs
-from vniah.forward.decoders import attention_set_to, head_logits, reset_dynamic_rope
+from vniah.forward.decoders import (
+    attention_set_to,
+    head_logits,
+    num_chosen_experts,
+    reset_dynamic_rope,
+)
 from vniah.forward.hooks import forced_window
 from vniah.forward.inputs import deepstack_rows
 from vniah.forward.kv_cache import Span
@@ -137,7 +142,7 @@ class RoundingLimit:
             tolerance = max(tolerance, TOLERANCES[torch.bfloat16])
             least = _LEAST_SHARE_IN_8_BITS
         of_max = tolerance
-        if dtype != torch.float32 and getattr(body.config, "num_experts_per_tok", None):
+        if dtype != torch.float32 and num_chosen_experts(body.config):
             of_max, least = _MOST_OF_EXPERTS, _LEAST_SHARE_OF_EXPERTS
         other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
         try:
@@ -193,6 +198,10 @@ def plain_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore) 
         is_frame = own.is_frame(sequence.input_pieces)
         inputs["visual_pos_masks"] = is_frame[None]
         inputs["deepstack_visual_embeds"] = [rows[is_frame] for rows in deep]
+    token_ids = own.token_ids(sequence.input_pieces, 0, num_tokens)
+    if token_ids is not None:
+        of_ids = token_ids[None].to(hidden.device)
+        inputs["per_layer_inputs"] = model.decoder.model.get_per_layer_inputs(of_ids)
     images = own.images(sequence.input_pieces)
     window = forced_window(model.decoder.model)
     if window is not None:

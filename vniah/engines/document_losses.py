@@ -64,6 +64,7 @@ def document_losses(
                 chunk_size=chunk_size,
                 kernel=kernel,
                 images=inputs.images(whole.input_pieces),
+                token_ids=inputs.token_ids(whole.input_pieces, 0, num_tokens),
                 add_deepstack=_deepstack_of(inputs, whole, num_tokens),
             )
         except MEMORY_ERRORS as error:

@@ -14,6 +14,7 @@ from vniah.errors import InputError, ModelError
 from vniah.forward.decoders import (
     DEEPSTACK_MODEL_TYPES,
     embedding_of,
+    layer_input_size,
     require_known_decoder,
     require_positions,
     require_supported,
@@ -97,7 +98,9 @@ class SequenceCheck:
         """Raises `ModelError` for token ids that the decoder has no embedding for."""
         if token_ids in self._known_texts:
             return
-        num_known = embedding_of(self._model.decoder).weight.shape[0]
+        body = self._model.decoder.model
+        tables = embedding_of(self._model.decoder), getattr(body, "embed_tokens_per_layer", None)
+        num_known = min(len(table.weight) for table in tables if table is not None)
         for token in token_ids:
             if not 0 <= token < num_known:
                 raise ModelError(
@@ -183,6 +186,7 @@ class DecoderInputs:
         self.num_deepstack_layers = num_deepstack_layers(model)
         self._part = 0 if self.num_deepstack_layers else None
         self._sees_images = sees_images(model.decoder.model)
+        self._config = model.decoder.model.config
 
     def positions(self, index: int) -> Tensor:
         """Position ids of a sequence, ``[T]`` or ``[3, T]``."""
@@ -206,6 +210,17 @@ class DecoderInputs:
         for inside, part in _clipped(rows, start, stop):
             hidden[inside] = part.to(hidden.device, hidden.dtype)
         return hidden
+
+    def token_ids(
+        self, segments: Sequence[Segment | FrameSpan], start: int, stop: int
+    ) -> Tensor | None:
+        """The ids of tokens, if the decoder's layers get something of them, ``[stop - start]``."""
+        if not layer_input_size(self._config):
+            return None
+        ids = torch.full((stop - start,), self._config.pad_token_id)
+        for inside, part in _clipped(self._texts(self._places(segments, start, stop)), start, stop):
+            ids[inside] = part
+        return ids
 
     def is_frame(self, segments: Sequence[Segment | FrameSpan]) -> Tensor:
         """Which rows of some segments belong to frames, bool ``[T]``."""
@@ -275,6 +290,14 @@ class DecoderInputs:
 
     def _text_rows(self, places: Sequence["_Place"]) -> Iterator[tuple[int, Tensor]]:
         """The rows of texts, each with the number of its first token."""
+        before: Tensor | None = None
+        for token, ids in self._texts(places):
+            if ids is not before:  # the same text may stand before many frames
+                rows, before = self._table(ids.to(self._table.weight.device)), ids
+            yield token, rows
+
+    def _texts(self, places: Sequence["_Place"]) -> Iterator[tuple[int, Tensor]]:
+        """The token ids of texts, each with the number of its first token."""
         for place in places:
             piece = place.piece
             if isinstance(piece, FrameSpan):
@@ -284,10 +307,9 @@ class DecoderInputs:
                 texts = [(0, piece.token_ids)]
             for offset, token_ids in texts:
                 if token_ids:
-                    ids = torch.tensor(token_ids, device=self._table.weight.device)
-                    rows = self._table(ids.long())
+                    ids = torch.tensor(token_ids).long()
                     for number in range(place.first, place.last):
-                        yield place.token + number * place.stride + offset, rows
+                        yield place.token + number * place.stride + offset, ids
 
     def _frame_rows(
         self, places: Sequence["_Place"], part: int | None
@@ -460,4 +482,5 @@ def decoder_logits(model: HasDecoder, sequence: TokenSequence, store: FrameStore
         num_rows=num_rows,
         images=inputs.images(sequence.input_pieces),
         deepstack=deepstack,
+        token_ids=inputs.token_ids(sequence.input_pieces, 0, len(hidden)),
     )

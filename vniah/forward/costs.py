@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from vniah.forward.attention import Heads
+from vniah.forward.decoders import layer_input_size, num_chosen_experts
 from vniah.forward.kinds.base import LayerKind, PassSize
-from vniah.forward.kinds.choosing import attention_of, heads_of, kinds_of
+from vniah.forward.kinds.choosing import attention_of, heads_of, kinds_of, last_with_own_keys
 from vniah.forward.kinds.full import FullAttention
 from vniah.forward.kv_cache import Layout
 from vniah.forward.offload import offloaded
@@ -87,7 +88,7 @@ class DecoderShape:
         vocab_size: columns of the logits.
         linear_weights: number of weights in the matrices of all layers.
         query_key_value_weights: those of them that compute queries, keys and values, as if all
-            layers were like the last, in which main rows go no further.
+            layers were like the one in which main rows go no further.
         weight_bytes: bytes of all that the decoder holds on its device between two passes.
         itemsize: s.
         host_weight_bytes: bytes of the layers in host memory, if they are offloaded; else 0.
@@ -96,7 +97,9 @@ class DecoderShape:
         kinds: the kind of every layer; none if all have full attention.
         num_angles: cosines and sines of a token, of all sets; by default two for each number of a
             head.
-        last_weights: weights in the matrices of the last layer; by default an equal share of all.
+        last_weights: weights in the matrices of the layer in which main rows go no further, and of
+            those behind it; by default an equal share of all.
+        layer_input_size: numbers that each layer gets of a token besides its row.
     """
 
     num_layers: int
@@ -116,12 +119,13 @@ class DecoderShape:
     kinds: tuple[LayerKind, ...] = ()
     num_angles: int | None = None
     last_weights: int | None = None
+    layer_input_size: int = 0
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
         """The sizes of a transformers causal language model (its ``model`` and ``lm_head``)."""
         body, config = decoder.model, decoder.model.config
-        num_chosen = getattr(config, "num_experts_per_tok", None)
+        num_chosen = num_chosen_experts(config)
         held = {id(t): t.nbytes for part in (body, decoder.lm_head) for t in _tensors(part)}
         layers = offloaded(body)
         if layers is not None:
@@ -129,15 +133,22 @@ class DecoderShape:
                 held.pop(id(tensor), None)
             held |= {id(layers): layers.device_bytes}
         heads, kinds = heads_of(body), kinds_of(body)
+        input_size = layer_input_size(config)
+        of_inputs = config.hidden_size * input_size
         by_layer = [
-            sum(_active_weights(module, num_chosen) for module in layer.modules())
+            sum(_active_weights(module, num_chosen) for module in layer.modules()) + of_inputs
             for layer in body.layers
         ]
-        asking = _asking_weights(body.layers[-1], kinds[-1], by_layer[-1])
+        last = last_with_own_keys(kinds)
+        asking = _asking_weights(body.layers[last], kinds[last], by_layer[last]) + of_inputs
         return cls(
             num_layers=len(body.layers),
             hidden_size=config.hidden_size,
-            intermediate_size=max(int(getattr(config, name, None) or 0) for name in _WIDTHS),
+            intermediate_size=max(
+                int(getattr(part, name, None) or 0)
+                for part in (config, *(getattr(layer, "mlp", None) for layer in body.layers))
+                for name in _WIDTHS
+            ),
             num_heads=heads.num_heads,
             num_kv_heads=heads.num_kv_heads,
             head_dim=heads.head_dim,
@@ -151,7 +162,8 @@ class DecoderShape:
             num_weight_ranks=1 if layers is None else layers.num_ranks,
             kinds=kinds,
             num_angles=num_angles(body),
-            last_weights=by_layer[-1],
+            last_weights=sum(by_layer[last:]),
+            layer_input_size=input_size,
         )
 
     @property
@@ -171,8 +183,9 @@ class DecoderShape:
 
     @property
     def key_value_bytes(self) -> int:
-        """Bytes of a token's keys and values in one layer."""
-        return 2 * self.num_kv_heads * self.head_dim * self.itemsize
+        """Bytes of a token's keys and values in one layer, that with the most of them."""
+        heads = [self.heads, *(kind.heads for kind in self.kinds if kind.heads is not None)]
+        return max(2 * one.num_kv_heads * one.head_dim for one in heads) * self.itemsize
 
     @property
     def angle_bytes(self) -> int:
@@ -183,21 +196,22 @@ class DecoderShape:
     def flops_of(self, branches: Sequence[Branch], *, num_ranks: int = 1) -> Flops:
         """The operations of one rank for some branches and all their descendants.
 
-        In the last layer rows that are not read end after their queries, keys and values. A ring
-        computes these twice for all main rows. Suffixes run on every rank, which share the work of
-        their attention. Exact for one process; with several, each counts for an equal share.
+        In the last layer with keys of its own, rows that are not read end after their queries, keys
+        and values. A ring computes these twice for all main rows. Suffixes run on every rank, which
+        share the work of their attention. Exact for one process; with several, each counts for an
+        equal share.
         """
         main, suffixes = costs_of(branches)
         passes = [branch for root in branches for branch in root.passes()]
         in_suffixes = [suffix for branch in passes for suffix in branch.suffixes]
         attention = 0
+        finished = Counter(self.layer_kinds[: last_with_own_keys(self.layer_kinds)])
         for kind, count in Counter(self.layer_kinds).items():
             pairs = [
                 sum(kind.num_pairs(rows.start, rows.num_tokens) for rows in items)
                 for items in (passes, in_suffixes)
             ]
-            in_last = kind == self.layer_kinds[-1]
-            attention += kind.pair_flops * ((count - in_last) * pairs[0] + count * pairs[1])
+            attention += kind.pair_flops * (finished[kind] * pairs[0] + count * pairs[1])
             attention += kind.row_flops * count * (main.num_tokens + suffixes.num_tokens)
         linear = self._linear_flops(main.num_tokens, suffixes.num_tokens, num_ranks=num_ranks)
         return Flops(linear, attention // num_ranks)
@@ -275,6 +289,7 @@ class DecoderShape:
             -(-branch.stop // num_ranks),
             tuple(sorted(set(ends))) if num_ranks == 1 else (),
             chunk_size,
+            in_suffixes,
         )
         # The layers of one kind use one memory in turn.
         keys = sum(kind.held_bytes(size, self.itemsize) for kind in set(self.layer_kinds))
@@ -282,6 +297,8 @@ class DecoderShape:
             keys += keys // 2  # two pieces in transit, each a quarter
         # The embeddings of suffixes are there twice: one by one, and as the rows of groups.
         hidden = (own + 2 * in_suffixes) * self.hidden_bytes + branch.max_tokens * _POSITION_BYTES
+        if self.layer_input_size:  # embeddings and token ids, from which they are computed
+            hidden += (own + in_suffixes) * (self.hidden_bytes + _POSITION_BYTES)
         angles = (own + in_suffixes) * self.angle_bytes
         in_chunk, in_group = min(chunk_size, own), min(chunk_size, in_suffixes)
         has_earlier = own > in_chunk or branch.start > 0
@@ -296,7 +313,8 @@ class DecoderShape:
     def chunk_bytes(self, num_rows: int, *, merges: bool) -> int:
         """Bytes of main rows that are inside a layer; ``merges`` if any keys stand before them."""
         widest = max(kind.row_bytes(self.itemsize) for kind in self.layer_kinds)
-        return num_rows * max(self.feed_forward_row, widest, self._attention_row(merges=merges))
+        inside = max(self.feed_forward_row, widest, self._attention_row(merges=merges))
+        return num_rows * (inside + self.layer_input_size * self.itemsize)
 
     def rotation_bytes(self, num_rows: int, *, block: int = ROPE_BLOCK) -> int:
         """Bytes for computing the angles of RoPE, besides the angles; free before the first layer.

@@ -42,6 +42,10 @@ _LEFT_OUT: Mapping[str, Any] = {
     "hidden_size_per_layer_input": 0,
     "num_kv_shared_layers": 0,
 }
+# What of this the forward pass computes for some decoders.
+_KNOWN_OF: Mapping[str, tuple[str, ...]] = {
+    "gemma4_text": ("hidden_size_per_layer_input", "num_kv_shared_layers"),
+}
 
 # Kinds of RoPE whose frequencies depend on the length of the whole sequence.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -104,7 +108,7 @@ def require_supported(decoder: Any) -> None:
     config = decoder.model.config
     for name, neutral in _LEFT_OUT.items():
         value = getattr(config, name, None)
-        if value and value != neutral:
+        if value and value != neutral and name not in _KNOWN_OF.get(config.model_type, ()):
             raise ModelError(
                 f"the decoder {config.model_type} has {name} = {value} in its config.json, which "
                 "the forward pass leaves out; give the model an answer_logits method instead"
@@ -114,6 +118,19 @@ def require_supported(decoder: Any) -> None:
             "the decoder attends in both directions, and the forward pass only to earlier tokens; "
             "give the model an answer_logits method instead"
         )
+
+
+def layer_input_size(config: Any) -> int:
+    """Numbers that each layer gets of a token besides its row; 0 for most decoders."""
+    return int(getattr(config, "hidden_size_per_layer_input", None) or 0)
+
+
+def num_chosen_experts(config: Any) -> int | None:
+    """By how many experts of a layer a row is computed; None for a decoder without experts."""
+    if getattr(config, "enable_moe_block", True) is False:
+        return None
+    names = ("num_experts_per_tok", "top_k_experts")
+    return next((found for name in names if (found := getattr(config, name, None))), None)
 
 
 def logits_of(decoder: Any, rows: Tensor) -> Tensor:

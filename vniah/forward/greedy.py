@@ -26,6 +26,7 @@ from vniah.errors import ModelError, first_line
 from vniah.forward.attention import Kernel
 from vniah.forward.inputs import SequenceInputs, deepstack_rows
 from vniah.forward.kv_cache import KeyValueCache, Span
+from vniah.forward.layer_inputs import joined_ids
 from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
@@ -50,6 +51,7 @@ class _Text:
         deepstack: what is added to the rows of the prompt after each of the first layers,
             ``[layers, n, H]``.
         images: where images begin and end among the rows of the prompt.
+        token_ids: of the rows, where layers get something of them.
         tokens: the tokens generated so far.
         error: why no more are generated.
     """
@@ -61,6 +63,7 @@ class _Text:
     suffixes: list[int]
     deepstack: Tensor | None = None
     images: tuple[Span, ...] = ()
+    token_ids: Tensor | None = None
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
 
@@ -68,7 +71,8 @@ class _Text:
         """The rows of the next step, of which the last is read."""
         positions = self.position_ids[..., : len(self.rows)]
         seen = (Span(0, self.start),)
-        return SuffixRows(seen, self.rows, positions, 1, self.deepstack, self.images)
+        more = self.deepstack, self.images, self.token_ids
+        return SuffixRows(seen, self.rows, positions, 1, *more)
 
 
 class GreedyDecoder:
@@ -121,6 +125,7 @@ class GreedyDecoder:
                 unfinished[0].rows[:0],
                 unfinished[0].position_ids[..., :0],
                 [text.as_suffix() for text in unfinished],
+                token_ids=None if (ids := unfinished[0].token_ids) is None else ids[:0],
                 past=past,
                 chunk_size=chunk_size,
                 kernel=self._kernel,
@@ -156,9 +161,9 @@ class GreedyDecoder:
             rows = inputs.embed(prompt, 0, num_prompt_rows)
             deepstack = deepstack_rows(inputs, prompt, rows)
             images = tuple(inputs.images(prompt))
-            texts.append(
-                _Text(start, rows, positions[..., start:], needed, numbers, deepstack, images)
-            )
+            token_ids = inputs.token_ids(prompt, 0, num_prompt_rows)
+            more = deepstack, images, token_ids
+            texts.append(_Text(start, rows, positions[..., start:], needed, numbers, *more))
         return texts
 
     @staticmethod
@@ -179,8 +184,11 @@ class GreedyDecoder:
             chosen = self._ring.agree(chosen)
         for text, token in zip(texts, chosen, strict=True):
             if token is not None:
-                row = self._inputs.embed((TextSegment((token,)),), 0, 1)
-                text.rows = torch.cat([text.rows, row])
+                segments = (TextSegment((token,)),)
+                text.rows = torch.cat([text.rows, self._inputs.embed(segments, 0, 1)])
+                text.token_ids = joined_ids(
+                    [text.token_ids, self._inputs.token_ids(segments, 0, 1)]
+                )
                 text.tokens.append(token)
 
 

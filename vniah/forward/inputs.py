@@ -47,6 +47,14 @@ class SequenceInputs(Protocol):
             stop: one more than the last.
         """
 
+    def token_ids(self, segments: Sequence[Any], start: int, stop: int) -> Tensor | None:
+        """The ids of the tokens ``start`` to ``stop - 1``, if layers get something of them.
+
+        Returns:
+            ``[stop - start]``, with the id of the decoder's padding token for the tokens of frames;
+            None for most decoders (`vniah.forward.layer_inputs`).
+        """
+
     def images(self, segments: Sequence[Any], /) -> Sequence[Span]:
         """The tokens of each image in some segments, if the rows of an image see one another.
 

@@ -33,6 +33,7 @@ def token_losses(
     head_rows: int | None = None,
     kernel: Kernel | None = None,
     images: Sequence[Span] = (),
+    token_ids: Tensor | None = None,
     add_deepstack: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The negative log-likelihoods of the last tokens, each given all tokens before it, in nats.
@@ -50,6 +51,7 @@ def token_losses(
             Changes memory and speed, not the result.
         kernel: as `prefill`.
         images: as `prefill`.
+        token_ids: as `prefill`.
         add_deepstack: as `prefill`.
 
     Returns:
@@ -67,6 +69,7 @@ def token_losses(
         chunk_size=chunk_size,
         kernel=kernel,
         images=images,
+        token_ids=token_ids,
         add_deepstack=add_deepstack,
         finishes=True,
     )

@@ -14,9 +14,9 @@ their queries, keys and values to the call that they run in.
 
 A pass may continue from a prefix of which keys and values were stored, and may store its own.
 Logits are read from suffixes: short groups of rows, each of which sees its own part of the pass.
-They go through each layer together, after the main rows. In the last layer the main rows stop as
-soon as their keys and values are computed. Rows that are spliced into the main rows
-(`vniah.forward.splices`) go through the layers like suffixes.
+They go through each layer together, after the main rows. In the last layer that computes keys of
+its own, the main rows stop as soon as their keys and values are computed. Rows that are spliced
+into the main rows (`vniah.forward.splices`) go through the layers like suffixes.
 
 T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head size.
 """
@@ -44,11 +44,13 @@ from vniah.forward.kinds.base import AttentionCall, LayerCall, PassTokens
 from vniah.forward.kinds.choosing import (
     heads_of,
     kinds_of,
+    last_with_own_keys,
     layer_types_of,
     require_can_ring,
     require_can_splice,
 )
 from vniah.forward.kv_cache import KeyValueCache, Layout, Span
+from vniah.forward.layer_inputs import LayerInputs
 from vniah.forward.offload import released_after_pass
 from vniah.forward.ring import Ring
 from vniah.forward.rotation import rotate, rows_of
@@ -74,6 +76,7 @@ def prefill(
     *,
     spliced: Sequence[SplicedBranch] = (),
     images: Sequence[Span] = (),
+    token_ids: Tensor | None = None,
     past: Sequence[KeyValueCache] = (),
     cache: KeyValueCache | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -100,6 +103,8 @@ def prefill(
             ``chunk_size`` of their rows go through a layer at once, or one branch with more.
         images: the tokens of each image among the main rows, for a decoder in which the rows of an
             image see one another; ascending, and with tokens in between.
+        token_ids: of the main rows, ``[T]``, for a decoder whose layers get something of them
+            (`vniah.forward.layer_inputs`).
         past: keys and values of everything before the main rows, in the order of tokens.
         cache: where to store this pass's own keys and values; None does not store them.
         chunk_size: rows that go through a layer at once; changes memory and speed, not the result.
@@ -107,7 +112,7 @@ def prefill(
         ring: the processes that run this pass together.
         add_deepstack: called after every layer but the last with the layer's number and
             ``hidden``, to which it adds DeepStack features in place. Suffix rows carry their own.
-        finishes: whether the main rows go through the last layer as well. Then ``hidden`` ends as
+        finishes: whether the main rows go through the last layers as well. Then ``hidden`` ends as
             what the decoder's last norm and ``lm_head`` read; otherwise its content has no meaning.
         on_logits: called with the number of each suffix and its logits, which are then not kept:
             those of ten thousand suffixes take more memory than all else. Nothing is returned.
@@ -145,26 +150,29 @@ def prefill(
         kernel or choose_kernel(hidden.device, hidden.dtype, heads_of(body)),
         ring,
         hidden,
+        finishes,
     )
-    memories = {kind: kind.open(tokens) for kind in dict.fromkeys(kinds)}
+    memories = {kind: kind.open(tokens) for kind in dict.fromkeys(k.memory_kind for k in kinds)}
+    last_kept = last_with_own_keys(kinds)
     asked = [suffix.position_ids for suffix in suffixes]
     asked += [block.position_ids for branch in spliced for block in branch.blocks]
     spans = main.spans[rank]
     angles, read_angles = rotate(body, layer_types, hidden, position_ids, start, spans, asked)
     positions = torch.cat([position_ids, *asked], -1).to(hidden.device)
-    rows = Rows(hidden, angles, _positions_of(positions, main, rank, start, stop))
+    inputs = LayerInputs.of(body, hidden, token_ids)
+    rows = Rows(hidden, angles, _positions_of(positions, main, rank, start, stop), inputs)
     num_rows = sum(len(suffix.hidden) for suffix in suffixes)
     groups: list[SuffixGroup | Slab] = [
-        *suffix_groups(suffixes, rows_of(read_angles, slice(0, num_rows)), chunk_size),
+        *suffix_groups(suffixes, body, rows_of(read_angles, slice(0, num_rows)), chunk_size),
         *slabs_of(spliced, body, rows_of(read_angles, slice(num_rows, None)), chunk_size),
     ]
 
     with _layers_call_attention(body):
         for index, (layer, kind) in enumerate(zip(body.layers, kinds, strict=True)):
             is_last = index == len(body.layers) - 1
-            memory = memories[kind]
+            memory = memories[kind.memory_kind]
             memory.load(index, layer)
-            for call in memory.main_calls(finishes=finishes or not is_last):
+            for call in memory.main_calls(finishes=finishes or index < last_kept):
                 _run(layer, index, layer_types[index], rows, call)
             if cache is not None:
                 memory.save(index, cache)
@@ -192,6 +200,7 @@ def answer_logits(
     kernel: Kernel | None = None,
     images: Sequence[Span] = (),
     deepstack: Tensor | None = None,
+    token_ids: Tensor | None = None,
 ) -> Tensor:
     """Logits of the last rows of one sequence, ``[num_rows, vocabulary]`` fp32.
 
@@ -204,6 +213,7 @@ def answer_logits(
         kernel: as `prefill`.
         images: as `prefill`; before the rows that are read.
         deepstack: what is added to all rows after each of the first layers, ``[layers, T, H]``.
+        token_ids: as `prefill`; of all rows.
     """
     start = len(hidden) - num_rows
     assert num_rows >= 1 and start >= 0 and all(image.stop <= start for image in images)
@@ -214,6 +224,7 @@ def answer_logits(
         position_ids[..., start:],
         num_rows,
         None if deepstack is None else deepstack[:, start:],
+        token_ids=None if token_ids is None else token_ids[start:],
     )
 
     def add_deepstack(layer: int, rows: Tensor) -> None:
@@ -226,6 +237,7 @@ def answer_logits(
         position_ids[..., :start],
         [suffix],
         images=images,
+        token_ids=None if token_ids is None else token_ids[:start],
         chunk_size=chunk_size,
         kernel=kernel,
         add_deepstack=add_deepstack,
@@ -249,7 +261,8 @@ def run_alone(decoder: Any, index: int, hidden: Tensor) -> None:
         positions = positions.expand(3, -1)
     spans = (Span(0, len(hidden)),)
     angles, _ = rotate(body, layer_types, hidden, positions, 0, spans, [])
-    rows = Rows(hidden, angles, positions.to(hidden.device))
+    inputs = LayerInputs.of(body, hidden, torch.zeros(len(hidden), dtype=torch.long))
+    rows = Rows(hidden, angles, positions.to(hidden.device), inputs)
     with _layers_call_attention(body):
         _run(body.layers[index], index, layer_types[index], rows, kind.alone())
 
@@ -278,7 +291,7 @@ def _run(layer: Any, index: int, layer_type: str, rows: Rows, call: LayerCall) -
     with suppress(KeysValuesDone):
         found = layer(
             hidden if is_batch else hidden[None],
-            **rows.arguments(layer_type, part),
+            **rows.arguments(index, layer_type, part),
             attention_mask=None,
             past_key_values=call.past,
             use_cache=False,

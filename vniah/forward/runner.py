@@ -197,6 +197,7 @@ class BranchRunner:
             positions[..., branch.start : branch.stop],
             [self._suffix_rows(suffix, positions) for suffix in branch.suffixes],
             images=_moved(self._inputs.images(branch.segments), branch.start),
+            token_ids=self._inputs.token_ids(branch.segments, 0, branch.num_tokens),
             past=past,
             cache=cache,
             chunk_size=self._memory.chunk_size,
@@ -253,8 +254,9 @@ class BranchRunner:
         deepstack = deepstack_rows(inputs, suffix.segments, hidden)
         seen = (Span(0, suffix.start),)
         images = tuple(inputs.images(suffix.segments))
+        token_ids = inputs.token_ids(suffix.segments, 0, suffix.num_tokens)
         num_rows = inputs.num_answer_rows(index)
-        return SuffixRows(seen, hidden, positions, num_rows, deepstack, images)
+        return SuffixRows(seen, hidden, positions, num_rows, deepstack, images, token_ids)
 
 
 def _moved(spans: Sequence[Span], num_tokens: int) -> tuple[Span, ...]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vniah.forward.decoders import logits_of
 from vniah.forward.kv_cache import Span
+from vniah.forward.layer_inputs import LayerInputs, joined_ids
 from vniah.forward.rotation import Angles, rows_of
 
 
@@ -39,6 +40,8 @@ class SuffixRows:
         deepstack: what is added to the first m rows after each of the first layers,
             ``[layers, m, H]``.
         images: where images begin and end among the rows, if the rows of an image see one another.
+        token_ids: ``[n]``, where the decoder's layers get something of them
+            (`vniah.forward.layer_inputs`).
     """
 
     spans: tuple[Span, ...]
@@ -47,6 +50,7 @@ class SuffixRows:
     num_rows: int
     deepstack: Tensor | None = None
     images: tuple[Span, ...] = ()
+    token_ids: Tensor | None = None
 
     @property
     def start(self) -> int:
@@ -81,13 +85,15 @@ class Rows:
         hidden: ``[n, H]``.
         angles: of RoPE, by kind of layer (`vniah.forward.rotation`).
         position_ids: ``[n]``, or ``[3, n]`` for M-RoPE.
+        inputs: what single layers get besides the rows, if they get anything.
     """
 
     hidden: Tensor
     angles: Angles
     position_ids: Tensor
+    inputs: LayerInputs | None = None
 
-    def arguments(self, layer_type: str, part: slice | Tensor) -> dict[str, Any]:
+    def arguments(self, index: int, layer_type: str, part: slice | Tensor) -> dict[str, Any]:
         """What a layer gets besides some of the rows: ``[n]`` of them, or ``[B, n]``."""
         is_batch = isinstance(part, Tensor) and part.ndim == 2
         positions = self.position_ids[..., part]
@@ -99,6 +105,9 @@ class Rows:
             if is_batch:
                 angles = angles[:, 0]
             found["position_embeddings"] = tuple(angles) if len(angles) == 2 else angles[0]
+        if self.inputs is not None:
+            own = self.inputs.for_layer(index, part)
+            found["per_layer_input"] = own if is_batch else own[None]
         return found
 
 
@@ -162,12 +171,13 @@ class SuffixGroup:
 
 
 def suffix_groups(
-    suffixes: Sequence[SuffixRows], angles: Angles, max_rows: int
+    suffixes: Sequence[SuffixRows], body: Any, angles: Angles, max_rows: int
 ) -> Iterator[SuffixGroup]:
     """Consecutive suffixes with up to ``max_rows`` rows together, or one with more.
 
     Args:
         suffixes: all suffixes of a pass.
+        body: the decoder's stack of layers.
         angles: of RoPE, of all their rows.
         max_rows: the most rows of a group.
     """
@@ -177,7 +187,11 @@ def suffix_groups(
         while last < len(suffixes) and num_rows + len(suffixes[last].hidden) <= max_rows:
             num_rows += len(suffixes[last].hidden)
             last += 1
-        yield SuffixGroup.of(suffixes[first:last], rows_of(angles, slice(row, row + num_rows)))
+        members = suffixes[first:last]
+        group = SuffixGroup.of(members, rows_of(angles, slice(row, row + num_rows)))
+        ids = joined_ids([suffix.token_ids for suffix in members])
+        group.rows.inputs = LayerInputs.of(body, group.rows.hidden, ids)
+        yield group
         first, row = last, row + num_rows
 
 

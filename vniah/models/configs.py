@@ -29,6 +29,13 @@ _Share = Annotated[float, Meta(gt=0, le=1)] | None
 _TokenId = int | None
 
 
+class LayerSizes(TypedDict, total=False):
+    """What of `Sizes` is different in one layer."""
+
+    head_dim: _Width
+    num_key_value_heads: _Count
+
+
 class Sizes(TypedDict, total=False):
     """How large a decoder or a tower is, and its RoPE; also in ``text_config`` and the like."""
 
@@ -50,6 +57,14 @@ class Sizes(TypedDict, total=False):
     num_heads: _Count
     num_key_value_heads: _Count
     head_dim: _Width
+    global_head_dim: _Width
+    per_layer_config: dict[str, LayerSizes] | None
+    num_global_key_value_heads: _Count
+    num_kv_shared_layers: _FromZero
+    hidden_size_per_layer_input: Annotated[int, Meta(ge=0, le=2**18)] | None
+    vocab_size_per_layer_input: Annotated[int, Meta(ge=1, le=2**24)] | None
+    pooling_kernel_size: _Count
+    position_embedding_size: Annotated[int, Meta(ge=1, le=2**24)] | None
     kv_lora_rank: _Width
     q_lora_rank: _Width
     qk_nope_head_dim: _Width
@@ -60,6 +75,7 @@ class Sizes(TypedDict, total=False):
     pos_emb_time: _Count
     num_experts: _FromZero
     num_experts_per_tok: _FromZero
+    top_k_experts: _FromZero
     num_local_experts: _FromZero
     n_routed_experts: _FromZero
     n_shared_experts: _FromZero
@@ -179,6 +195,7 @@ class ImageProcessorConfig(TypedDict, total=False):
     patch_size: _Sides | dict[str, _Pixels]
     merge_size: _Count
     temporal_patch_size: _Count
+    max_soft_tokens: _Count
 
 
 class ProcessorConfig(TypedDict, total=False):
@@ -187,6 +204,7 @@ class ProcessorConfig(TypedDict, total=False):
     auto_map: dict[str, Any] | None
     image_processor: ImageProcessorConfig | None
     processor_class: str | None
+    video_processor: ImageProcessorConfig | None
 
 
 class ChatTemplateFile(TypedDict):

@@ -231,6 +231,15 @@ _ROWS = (
         rope="full",
     ),
     Family(
+        "gemma4",
+        "huggingface.gemma4:Gemma4",
+        "one video frame, with its time",
+        "64",
+        layers="sliding, full; images see themselves",
+        one_pass=False,
+        rope="full",
+    ),
+    Family(
         "aya_vision",
         "huggingface.cohere:AyaVision",
         "one image, one tile",

@@ -34,6 +34,8 @@ FULL_ATTENTION = "full_attention"
 _FROM_ORIGINAL = ("yarn", "llama3", "longrope")
 # Keys that say how the dimensions of a decoder's heads are divided; no scaling can change it.
 _OF_THE_DECODER = ("mrope_section", "mrope_interleaved", "partial_rotary_factor")
+# A kind that is no scaling: it says which dimensions of a head are rotated (Gemma 4).
+_OF_A_PART = "proportional"
 # Decoders with it (Ministral 3, Mistral 4) scale their queries by how often a position exceeds the
 # original length, which they read from the parameters of every kind of RoPE.
 _QUERY_SCALE = "llama_4_scaling_beta"
@@ -70,6 +72,12 @@ def override_rope(
         wanted["rope_theta"] = require_theta(theta)
     if scaling is not None:
         wanted = _scaled_parameters(body.config, wanted, read_scaling(scaling))
+    if scaling is not None and _of_full_attention(own).get("rope_type") == _OF_A_PART:
+        raise InputError(
+            f"rope_scaling cannot be given to {body.config.model_type}, whose RoPE is of the kind "
+            f"{_OF_A_PART!r}: it rotates a part of each head, and no scaling of transformers "
+            "keeps that; another rope_theta is possible"
+        )
     is_nested = _of_full_attention(own) is not own
     if is_nested and scaling is not None and wanted["rope_type"] == "dynamic":
         raise InputError(

@@ -39,6 +39,8 @@ class PassTokens:
         kernel: computes the attention over each block of keys.
         ring: the processes that run the pass together, if there are several.
         like: a tensor of the dtype and on the device of the rows.
+        finishes: whether the main rows go through all layers, also where nothing but rows of their
+            own reads them.
     """
 
     main: Layout
@@ -50,6 +52,7 @@ class PassTokens:
     kernel: Kernel
     ring: Ring | None
     like: Tensor
+    finishes: bool = False
 
     @property
     def start(self) -> int:
@@ -90,6 +93,7 @@ class LayerCall:
         past: what the layer gets in the place of a cache of transformers.
         num_used: of a batch of sequences, how many rows of each are used, from the first on; None
             for all.
+        more: further arguments of the layer.
         was_called: whether the layer has asked for what the rows attend to. A layer that never
             does computes something that this call knows nothing of.
     """
@@ -98,12 +102,13 @@ class LayerCall:
         self.rows = rows
         self.past = past
         self.num_used = num_used
+        self.more: Mapping[str, Any] = {}
         self.was_called = False
 
     @property
     def arguments(self) -> Mapping[str, Any]:
         """What else the layer is called with."""
-        return {}
+        return self.more
 
 
 class AttentionCall(LayerCall):
@@ -112,7 +117,7 @@ class AttentionCall(LayerCall):
     @property
     def arguments(self) -> Mapping[str, Any]:
         """The call itself, which the layer hands on to the attention function."""
-        return {"vniah_attention": self}
+        return {"vniah_attention": self, **self.more}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
         """What the rows attend to, with keys and values of the rows themselves.
@@ -177,12 +182,14 @@ class PassSize:
         stop: number of tokens up to its end.
         ends: as `PassTokens.ends`.
         chunk_size: rows that go through a layer at once.
+        num_in_suffixes: rows of all its suffixes.
     """
 
     start: int
     stop: int
     ends: tuple[int, ...]
     chunk_size: int
+    num_in_suffixes: int = 0
 
 
 class LayerKind(ABC):
@@ -192,6 +199,11 @@ class LayerKind(ABC):
     @abstractmethod
     def name(self) -> str:
         """What it is called in messages and tables."""
+
+    @property
+    def memory_kind(self) -> "LayerKind":
+        """The kind in whose memory its layers read: another one if they have no keys."""
+        return self
 
     @property
     def runs_in_ring(self) -> bool:

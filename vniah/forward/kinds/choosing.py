@@ -14,6 +14,7 @@ from vniah.forward.kinds.full import FullAttention
 from vniah.forward.kinds.latent import LatentAttention
 from vniah.forward.kinds.recurrent import Recurrent
 from vniah.forward.kinds.rowwise import Rowwise
+from vniah.forward.kinds.shared import ReusedKeys, SharedKeys
 from vniah.forward.kinds.window import ChunkedAttention, SlidingWindow
 from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, KVLocation, Layout
 
@@ -39,7 +40,7 @@ def kinds_of(body: Any) -> tuple[LayerKind, ...]:
             f"config.json states the kinds of {len(stated)} layers, and the decoder "
             f"{config.model_type} has {len(body.layers)}"
         )
-    found = []
+    found: list[LayerKind] = []
     for index, (layer, name) in enumerate(zip(body.layers, stated, strict=True)):
         make = _KINDS.get(name)
         if make is None:
@@ -48,13 +49,21 @@ def kinds_of(body: Any) -> tuple[LayerKind, ...]:
                 f"forward pass knows {', '.join(_KINDS)}; {_WAY_OUT}"
             )
         try:
-            found.append(make(config, layer, name))
+            found.append(_with_shared_keys(make(config, layer, name), layer, found))
         except (_UnknownModule, AttributeError) as error:
             raise ModelError(
                 f"layer {index} of the decoder {config.model_type} is stated as {name!r}, and "
                 f"{error}; {_WAY_OUT}"
             ) from error
     return tuple(found)
+
+
+def last_with_own_keys(kinds: Sequence[LayerKind]) -> int:
+    """The number of the last layer that does not read in the memory of an earlier one.
+
+    What main rows become behind it, nobody reads but they themselves.
+    """
+    return max(index for index, kind in enumerate(kinds) if kind.memory_kind == kind)
 
 
 def layer_types_of(body: Any) -> list[str]:
@@ -138,6 +147,21 @@ def open_cache(
     store = KeyValueStore(layers, like=like, kv_location=kv_location, directory=directory)
     last = max(span.stop for spans in layout.spans for span in spans)
     return KeyValueCache(store, layout, last if stop is None else stop, ends)
+
+
+def _with_shared_keys(kind: LayerKind, layer: Any, earlier: Sequence[LayerKind]) -> LayerKind:
+    """The kind of a layer, given whether it shares its keys, or uses those of an earlier layer."""
+    module = attention_of(layer)
+    is_reused = getattr(module, "is_kv_shared_layer", False)
+    if not is_reused and not getattr(module, "store_full_length_kv", False):
+        return kind
+    if not isinstance(kind, FullAttention | SlidingWindow):
+        raise _UnknownModule(f"its keys are shared, which is not known with {kind.name}")
+    if not is_reused:
+        return SharedKeys(kind)
+    if SharedKeys(kind) not in earlier:
+        raise _UnknownModule("it uses keys of an earlier layer, of which none is of its sizes")
+    return ReusedKeys(kind)
 
 
 class _UnknownModule(Exception):

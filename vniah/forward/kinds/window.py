@@ -255,10 +255,11 @@ class _ReachMemory(LayerMemory):
             k, v = cache.store.tensors(index)
             for there, here in _overlaps(self._stored_in(cache), self._held, until=cache.stop):
                 self._k[:, :, here], self._v[:, :, here] = k[:, :, there], v[:, :, there]
-        self._recent = self._before(self._tokens.start)
 
     def main_calls(self, *, finishes: bool) -> Iterator[LayerCall]:
-        return (_ReachChunk(self, chunk, attends=finishes) for chunk in self._chunks)
+        self._recent = self._before(self._tokens.start)
+        for chunk in self._chunks:
+            yield _ReachChunk(self, chunk, attends=finishes)
 
     def save(self, index: int, cache: KeyValueCache) -> None:
         k, v = cache.store.tensors(index)
