@@ -300,6 +300,15 @@ def planted(name, layer, kind):
     return decoder
 
 
+def with_layers(name, layer_types, **changes):
+    """A config that states kinds of layers of which the decoder knows nothing."""
+    decoder = build_kind(name)
+    decoder.config.layer_types = layer_types
+    for key, value in changes.items():
+        setattr(decoder.config, key, value)
+    return decoder
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -311,6 +320,19 @@ def planted(name, layer, kind):
         (
             lambda: planted("qwen3_5", 0, "full_attention"),
             "layer 0 of the decoder qwen3_5_text is stated as 'full_attention', and has no",
+        ),
+        (
+            lambda: with_layers("mistral", ["full_attention"] + ["sliding_attention"] * 3),
+            "is stated as 'full_attention', and a decoder of this type has a sliding window in all "
+            "layers, here of 7 tokens, or in none",
+        ),
+        (
+            lambda: with_layers("ministral3", ["sliding_attention"] * 4, sliding_window=None),
+            "is stated as 'sliding_attention', and config.json gives it no window",
+        ),
+        (
+            lambda: with_layers("deepseek_v3", ["sliding_attention"] * 4, sliding_window=9),
+            "its module DeepseekV3Attention knows no sliding window",
         ),
         (
             lambda: planted("gemma3", 0, "full_attention"),

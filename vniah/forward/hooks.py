@@ -100,8 +100,8 @@ def window_forced(body: Any, num_tokens: int) -> Iterator[None]:
         for layer in body.layers:
             # What some decoders, layers and modules repeat of the config.
             _set(undo, layer, "attention_type", _SLIDING)
-            for name, value in (("sliding_window", num_tokens), ("layer_type", _SLIDING)):
-                _set(undo, attention_of(layer), name, value)
+            _set(undo, attention_of(layer), "layer_type", _SLIDING)
+            _set(undo, attention_of(layer), "sliding_window", num_tokens, is_new=True)
         _windows[body] = num_tokens
         undo.callback(_windows.pop, body)
         yield

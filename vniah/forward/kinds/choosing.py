@@ -18,6 +18,9 @@ from vniah.forward.kinds.shared import ReusedKeys, SharedKeys
 from vniah.forward.kinds.window import ChunkedAttention, SlidingWindow
 from vniah.forward.kv_cache import KeyValueCache, KeyValueStore, KVLocation, Layout
 
+# Decoders that slide in all layers or in none, whatever else config.json says of single layers.
+_SLIDE_EVERYWHERE = ("mistral", "ministral3")
+
 _WAY_OUT = "give the model an answer_logits method instead"
 
 # Decoders whose rows of an image see one another, where they read images.
@@ -217,6 +220,12 @@ def _counts_tokens(module: Any) -> bool:
 
 def _full(config: Any, layer: Any, name: str) -> LayerKind:
     module = _checked_attention(layer, name, None)
+    window = getattr(config, "sliding_window", None)
+    if window is not None and config.model_type in _SLIDE_EVERYWHERE:
+        raise _UnknownModule(
+            f"a decoder of this type has a sliding window in all layers, here of {window} tokens, "
+            "or in none"
+        )
     if not hasattr(module, "expand_kv"):
         return FullAttention(
             *_heads(config, module),
@@ -233,8 +242,13 @@ def _full(config: Any, layer: Any, name: str) -> LayerKind:
 
 
 def _sliding(config: Any, layer: Any, name: str) -> LayerKind:
-    window = config.sliding_window
+    window = getattr(config, "sliding_window", None)
+    if window is None:
+        raise _UnknownModule("config.json gives it no window")
     module = _checked_attention(layer, name, window)
+    says_so = hasattr(module, "sliding_window") or hasattr(module, "is_sliding")
+    if not says_so and config.model_type not in _SLIDE_EVERYWHERE:
+        raise _UnknownModule(f"its module {type(module).__name__} knows no sliding window")
     if hasattr(module, "expand_kv"):
         raise _UnknownModule("it keeps latents, which are known with full attention only")
     return SlidingWindow(window, *_heads(config, module), sees_images=_sees_images(config, name))
