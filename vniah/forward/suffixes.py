@@ -39,6 +39,8 @@ class SuffixRows:
         deepstack: what is added to the first m rows after each of the first layers,
             ``[layers, m, H]``.
         images: where images begin and end among the rows, if the rows of an image see one another.
+        watched: tokens of whose attention mass in the rows that are read somebody wants to know
+            (`vniah.forward.watching`), counted from the beginning of the sequence; disjoint.
     """
 
     spans: tuple[Span, ...]
@@ -47,6 +49,7 @@ class SuffixRows:
     num_rows: int
     deepstack: Tensor | None = None
     images: tuple[Span, ...] = ()
+    watched: tuple[Span, ...] = ()
 
     @property
     def start(self) -> int:

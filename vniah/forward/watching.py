@@ -1,0 +1,167 @@
+"""How much attention the rows that are read pay to watched tokens, in every layer and head.
+
+The attention mass of some keys S, in the softmax of a row over all keys that it sees, is
+
+    sum of exp(score) over S / sum of exp(score) over all keys = exp(lse(S) - lse(all))
+
+where lse is the log-sum-exp of the scores. A pass computes lse(all) anyway (`vniah.forward.
+attention`), with attention sinks in it. So only the scores of the rows that are read with the
+watched keys are computed besides, and nothing but the masses is kept. Keys that a row does not see,
+such as those before a sliding window, are not in S.
+
+R rows, Hq and Hk heads of queries and of keys, D head size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vniah.forward.kinds.base import LayerMemory, SeesAttention
+from vniah.forward.kv_cache import Span
+from vniah.forward.suffixes import SuffixGroup
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Watched tokens that follow one another, and the rows that are read of who watches them.
+
+    Attributes:
+        span: the tokens, counted from the beginning of the sequence.
+        first_row: the row of the first of them in the group; None if all are before the suffixes.
+        places: which of the read rows of the group they are.
+        tokens: of these rows.
+        on_device: the same, ``[R]``.
+    """
+
+    span: Span
+    first_row: int | None
+    places: Tensor
+    tokens: tuple[int, ...]
+    on_device: Tensor
+
+
+class _Seen(NamedTuple):
+    """The first tokens that the rows of a part see in a layer: the least, and all of them."""
+
+    least: int
+    by_row: Tensor
+
+    @classmethod
+    def by(cls, part: _Part, memory: LayerMemory) -> "_Seen":
+        firsts = [memory.first_seen(token) for token in part.tokens]
+        return cls(min(firsts), torch.tensor(firsts, device=part.places.device))
+
+
+class Watch:
+    """The attention mass of watched tokens, for a group of suffixes, layer by layer.
+
+    Args:
+        group: the suffixes; those without watched tokens are left out.
+        num_layers: of the decoder.
+    """
+
+    def __init__(self, group: SuffixGroup, num_layers: int) -> None:
+        device = group.rows.hidden.device
+        before: dict[Span, list[tuple[int, int]]] = {}
+        own: list[tuple[Span, int, list[tuple[int, int]]]] = []
+        rows: list[int] = []
+        self._counts: list[int] = []
+        for suffix, first in zip(group.suffixes, group.firsts, strict=True):
+            num_rows = suffix.num_rows if suffix.watched else 0
+            self._counts.append(num_rows)
+            if not num_rows:
+                continue
+            offset = len(suffix.hidden) - num_rows
+            read = [(len(rows) + n, suffix.start + offset + n) for n in range(num_rows)]
+            rows += range(first + offset, first + len(suffix.hidden))
+            for span in suffix.watched:
+                in_front, inside = span.clip(0, suffix.start), span.clip(suffix.start, span.stop)
+                if in_front.num_tokens:
+                    before.setdefault(in_front, []).extend(read)
+                if inside.num_tokens:
+                    own.append((inside, first + inside.start - suffix.start, read))
+        self._rows = torch.tensor(rows, device=device)
+
+        def part(span: Span, first_row: int | None, read: Sequence[tuple[int, int]]) -> _Part:
+            places, tokens = zip(*read, strict=True)
+            moved = (torch.tensor(numbers, device=device) for numbers in (places, tokens))
+            return _Part(span, first_row, next(moved), tokens, next(moved))
+
+        self._parts = [part(span, None, read) for span, read in before.items()]
+        self._parts += [part(*one) for one in own]
+        self._firsts: dict[LayerMemory, list[_Seen]] = {}
+        self._masses: list[Tensor | None] = [None] * num_layers
+
+    @property
+    def watches(self) -> bool:
+        """Whether any of the suffixes has watched tokens."""
+        return bool(self._parts)
+
+    def in_layer(self, layer: int, memory: LayerMemory) -> SeesAttention:
+        """What a call of that layer with the group's rows hands its attention to."""
+        return partial(self._record, layer, memory)
+
+    def read(self) -> Iterator[Tensor | None]:
+        """For each suffix the mass ``[layers, Hq, num_rows]``, fp32; None without watched tokens.
+
+        Layers without attention have NaN, and so have the heads that a layer has too few.
+        """
+        found = [mass for mass in self._masses if mass is not None]
+        num_heads = max((len(mass) for mass in found), default=0)
+        shape = (len(self._masses), num_heads, len(self._rows))
+        masses = torch.full(shape, torch.nan, device=self._rows.device)
+        for layer, mass in enumerate(self._masses):
+            if mass is not None:
+                masses[layer, : len(mass)] = mass
+        masses = masses.cpu()
+        start = 0
+        for count in self._counts:
+            yield masses[:, :, start : start + count].clone() if count else None
+            start += count
+
+    def _record(
+        self, layer: int, memory: LayerMemory, q: Tensor, k: Tensor, lse: Tensor, scale: float
+    ) -> None:
+        """Keeps the masses in a layer.
+
+        Args:
+            layer: its number.
+            memory: of the layer.
+            q: queries of all rows of the group, ``[1, Hq, n, D]``.
+            k: keys of these rows, ``[1, Hk, n, D]``.
+            lse: log-sum-exp of each row over all that it sees, ``[1, Hq, n]``.
+            scale: factor on the scores.
+        """
+        assert len(q) == 1 and q.shape[2] == k.shape[2], "all rows of the group in one call"
+        asking, total = q[0][:, self._rows].float(), lse[0][:, self._rows]
+        watched = torch.full_like(total, -torch.inf)
+        if memory not in self._firsts:
+            self._firsts[memory] = [_Seen.by(part, memory) for part in self._parts]
+        for part, (first, firsts) in zip(self._parts, self._firsts[memory], strict=True):
+            start = max(part.span.start, first)
+            if start >= part.span.stop:
+                continue
+            if part.first_row is None:
+                blocks = memory.keys_between(start, part.span.stop)
+            else:
+                row = part.first_row + start - part.span.start
+                blocks = iter([k[:, :, row : part.first_row + part.span.num_tokens]])
+            for keys in blocks:
+                tokens = torch.arange(start, start + keys.shape[2], device=q.device)
+                start += keys.shape[2]
+                is_seen = (tokens >= firsts[:, None]) & (tokens <= part.on_device[:, None])
+                scores = _scores(asking[:, part.places], keys[0].float()) * scale
+                lse_of_block = scores.masked_fill(~is_seen, -torch.inf).logsumexp(-1)
+                before = watched[:, part.places]
+                watched[:, part.places] = torch.logaddexp(before, lse_of_block)
+        self._masses[layer] = torch.exp(watched - total).clamp(max=1)  # rounding may exceed 1
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """Products of queries ``[Hq, R, D]`` and keys ``[Hk, n, D]``: ``[Hq, R, n]``."""
+    grouped = q.view(len(k), -1, q.shape[-1])  # query heads that share keys as rows of one head
+    return (grouped @ k.transpose(1, 2)).view(*q.shape[:2], -1)
