@@ -24,7 +24,7 @@ from vniah.forward.kinds.base import LayerMemory
 from vniah.forward.kinds.choosing import kinds_of, open_cache
 from vniah.forward.kv_cache import Layout, Span
 from vniah.forward.prefill import prefill
-from vniah.forward.suffixes import SuffixRows
+from vniah.forward.suffixes import SuffixRows, Watched
 
 SIZES = {
     "vocab_size": 97,
@@ -117,9 +117,7 @@ def watch(decoder, embeds, suffixes, *, past=PAST, stop=STOP, images=(), chunk_s
     caches, positions = [], torch.arange(len(embeds))
     if past:
         layout = Layout.whole(0, past)
-        caches = [
-            open_cache(decoder.model, layout, ends=[past], like=embeds, kv_location="device")
-        ]
+        caches = [open_cache(decoder.model, layout, ends=[past], like=embeds, kv_location="device")]
         prefill(decoder, embeds[:past].clone(), positions[:past], [], cache=caches[0])
     found = {}
     logits = prefill(
@@ -138,7 +136,9 @@ def watch(decoder, embeds, suffixes, *, past=PAST, stop=STOP, images=(), chunk_s
 
 def suffix(embeds, start, spans, *, stop=LENGTH, num_rows=ROWS):
     rows, positions = embeds[start:stop].clone(), torch.arange(start, stop)
-    return SuffixRows((Span(0, start),), rows, positions, num_rows, watched=tuple(spans))
+    return SuffixRows(
+        (Span(0, start),), rows, positions, 1, watched=Watched(tuple(spans), num_rows)
+    )
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -180,7 +180,7 @@ def test_suffixes_of_one_pass_are_as_each_by_itself(name):
     for number, mass in found.items():
         one = many[number]
         stop = one.start + len(one.hidden)
-        expected = plain_mass(decoder, embeds[:stop], one.watched, one.num_rows)
+        expected = plain_mass(decoder, embeds[:stop], *one.watched)
         torch.testing.assert_close(mass, expected, atol=1e-5, rtol=1e-4, equal_nan=True)
         alone = watch(decoder, embeds, [one], past=0, stop=one.start)[0]
         torch.testing.assert_close(mass, alone, atol=1e-6, rtol=1e-5, equal_nan=True)

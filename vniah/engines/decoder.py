@@ -44,6 +44,7 @@ from vniah.engines.inputs import (
     require_encoder,
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
+from vniah.engines.watching import NeedleWatch
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import Kernel
 from vniah.forward.greedy import GreedyDecoder
@@ -114,8 +115,14 @@ class DecoderEngine:
         self._description: dict[str, Any] = {}
         self._roots: tuple[Branch, ...] = ()
         self._latest: _Latest | None = None
+        self._watch: NeedleWatch | None = None
         self._skips_suffixes = False
         group, like = options.group, model.decoder.lm_head.weight
+        if options.trace_attention and group is not None:
+            raise InputError(
+                f"--trace-attention cannot be combined with --context-parallel {group.size()}, "
+                "where no process sees all keys; remove one of the two options"
+            )
         self._ring = None if group is None else make_ring(group, like)
         self._kernel = find_kernel(
             options.attention, like.device, like.dtype, heads_of(model.decoder.model)
@@ -160,6 +167,8 @@ class DecoderEngine:
         """
         all_sequences = SampleSequences()
         self._samples, self._sequences, self._latest = samples, all_sequences, None
+        if self._options.trace_attention:
+            self._watch = NeedleWatch(self._model, samples, all_sequences)
         vars(self).pop("_runner", None)  # which reads the sequences of an earlier plan
         for sample in samples:
             all_sequences.add(compose_candidates(self._model, sample))
@@ -168,6 +177,7 @@ class DecoderEngine:
             all_sequences.sequences,
             share=self._options.share == "tree",
             groups=all_sequences.groups,
+            num_last=None if self._watch is None else self._watch.num_rows,
         )
         refused = {all_sequences.owners[index]: why for index, why in plan.refused.items()}
         self._refused = {number: why for number, why in refused.items() if is_pending[number]}
@@ -283,9 +293,14 @@ class DecoderEngine:
 
     @cached_property
     def _runner(self) -> BranchRunner:
-        return self._make_runner(self._sequences.sequences, self._ring)
+        return self._make_runner(self._sequences.sequences, self._ring, self._watch)
 
-    def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
+    def _make_runner(
+        self,
+        sequences: Sequence[TokenSequence],
+        ring: Ring | None,
+        watch: NeedleWatch | None = None,
+    ) -> BranchRunner:
         assert self._frames is not None, "prepare comes first"
         decoder = self._model.decoder
         inputs = DecoderInputs(self._model, sequences, self._frames.store)
@@ -308,6 +323,7 @@ class DecoderEngine:
             scratch_dir=self._options.scratch_dir,
             on_note=self._on_note,
             greedy=greedy,
+            watched=None if watch is None else watch.watched,
         )
 
     def _continues_prompts(self) -> bool:
@@ -354,6 +370,7 @@ class DecoderEngine:
         for found in rows.values():
             if found.logits is None:
                 return found.error or "no logits"
+        watch = self._watch
         try:
             generated, seconds = self._generate(number, rows)
             return tuple(
@@ -363,6 +380,7 @@ class DecoderEngine:
                     cast("torch.Tensor", found.logits),
                     seconds=found.seconds + seconds / len(rows),
                     generated=generated,
+                    attention=None if watch is None else watch.attention(index, found),
                 )
                 for index, found in sorted(rows.items())
             )

@@ -16,7 +16,7 @@ n rows, H hidden size.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,22 @@ from torch import Tensor
 from vniah.forward.decoders import logits_of
 from vniah.forward.kv_cache import Span
 from vniah.forward.rotation import Angles, rows_of
+
+
+class Watched(NamedTuple):
+    """What is to be known of the attention of some rows (`vniah.forward.watching`).
+
+    Attributes:
+        spans: the tokens whose attention mass is computed, counted from the beginning of the
+            sequence; disjoint.
+        num_rows: in how many rows at the end of the sequence.
+    """
+
+    spans: tuple[Span, ...] = ()
+    num_rows: int = 0
+
+
+WATCHES_NOTHING = Watched()
 
 
 @dataclass(frozen=True)
@@ -39,8 +55,7 @@ class SuffixRows:
         deepstack: what is added to the first m rows after each of the first layers,
             ``[layers, m, H]``.
         images: where images begin and end among the rows, if the rows of an image see one another.
-        watched: tokens of whose attention mass in the rows that are read somebody wants to know
-            (`vniah.forward.watching`), counted from the beginning of the sequence; disjoint.
+        watched: tokens of which somebody wants to know the attention mass, and in which rows.
     """
 
     spans: tuple[Span, ...]
@@ -49,7 +64,7 @@ class SuffixRows:
     num_rows: int
     deepstack: Tensor | None = None
     images: tuple[Span, ...] = ()
-    watched: tuple[Span, ...] = ()
+    watched: Watched = WATCHES_NOTHING
 
     @property
     def start(self) -> int:

@@ -1,13 +1,13 @@
-"""How much attention the rows that are read pay to watched tokens, in every layer and head.
+"""How much attention the last rows of a sequence pay to watched tokens, in every layer and head.
 
 The attention mass of some keys S, in the softmax of a row over all keys that it sees, is
 
     sum of exp(score) over S / sum of exp(score) over all keys = exp(lse(S) - lse(all))
 
 where lse is the log-sum-exp of the scores. A pass computes lse(all) anyway (`vniah.forward.
-attention`), with attention sinks in it. So only the scores of the rows that are read with the
-watched keys are computed besides, and nothing but the masses is kept. Keys that a row does not see,
-such as those before a sliding window, are not in S.
+attention`), with attention sinks in it. So only the scores of these rows with the watched keys are
+computed besides, and nothing but the masses is kept. Keys that a row does not see, such as those
+before a sliding window, are not in S. The rows are in suffixes, and see no row after them.
 
 R rows, Hq and Hk heads of queries and of keys, D head size.
 """
@@ -27,12 +27,12 @@ from vniah.forward.suffixes import SuffixGroup
 
 @dataclass(frozen=True)
 class _Part:
-    """Watched tokens that follow one another, and the rows that are read of who watches them.
+    """Watched tokens that follow one another, and the rows whose attention to them is computed.
 
     Attributes:
         span: the tokens, counted from the beginning of the sequence.
         first_row: the row of the first of them in the group; None if all are before the suffixes.
-        places: which of the read rows of the group they are.
+        places: which of all such rows of the group they are.
         tokens: of these rows.
         on_device: the same, ``[R]``.
     """
@@ -71,14 +71,15 @@ class Watch:
         rows: list[int] = []
         self._counts: list[int] = []
         for suffix, first in zip(group.suffixes, group.firsts, strict=True):
-            num_rows = suffix.num_rows if suffix.watched else 0
+            num_rows = suffix.watched.num_rows if suffix.watched.spans else 0
+            assert num_rows <= len(suffix.hidden)
             self._counts.append(num_rows)
             if not num_rows:
                 continue
             offset = len(suffix.hidden) - num_rows
             read = [(len(rows) + n, suffix.start + offset + n) for n in range(num_rows)]
             rows += range(first + offset, first + len(suffix.hidden))
-            for span in suffix.watched:
+            for span in suffix.watched.spans:
                 in_front, inside = span.clip(0, suffix.start), span.clip(suffix.start, span.stop)
                 if in_front.num_tokens:
                     before.setdefault(in_front, []).extend(read)
@@ -106,7 +107,7 @@ class Watch:
         return partial(self._record, layer, memory)
 
     def read(self) -> Iterator[Tensor | None]:
-        """For each suffix the mass ``[layers, Hq, num_rows]``, fp32; None without watched tokens.
+        """For each suffix the mass ``[layers, Hq, rows]``, fp32; None if it watches nothing.
 
         Layers without attention have NaN, and so have the heads that a layer has too few.
         """

@@ -168,6 +168,7 @@ class SweepOptions:
     window: int | None = None
     verify: int | None = None
     screen: Results | None = None
+    trace_attention: bool = False
 
 
 class Sweep:
@@ -223,6 +224,7 @@ class Sweep:
                 num_processes=self._mesh.size,
                 scratch_dir=cache_dir() / "scratch",
                 approximation=self.approximation,
+                trace_attention=options.trace_attention,
             ),
         )
         if answer_tokens is not None and self._engine.criterion != GENERATED:

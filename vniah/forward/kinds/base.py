@@ -24,7 +24,6 @@ from vniah.forward.attention import Heads, Kernel
 from vniah.forward.kv_cache import KeyValueCache, Layout, Span, Stored
 from vniah.forward.ring import Ring
 
-
 SeesAttention = Callable[[Tensor, Tensor, Tensor, float], None]
 """Called with queries ``[1, Hq, n, D]`` and keys ``[1, Hk, n, D]`` of the rows of a call, the
 log-sum-exp of each row over all that it sees ``[1, Hq, n]``, and the factor on the scores."""
