@@ -182,6 +182,7 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         window=options.window,
         verify=options.verify,
         screen=_load_other(options.screen, "screen"),
+        trace_attention=options.trace_attention,
     )
 
 

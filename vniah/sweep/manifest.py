@@ -36,6 +36,12 @@ from vniah.tasks.details import details_of
 _INSERTION = "needle inserted before frame floor(depth x num_frames), none replaced"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
+ATTENTION_TRACE = {
+    "rows": "all tokens behind the last frame, or behind the text",
+    "seen": "a head's mass on the needle is over halfway between equal attention and 1",
+}
+"""What a run with ``--trace-attention`` keeps, as its manifest says it."""
+
 EARLIER_DEFAULT = ["no-needle"]
 """The default controls of the built-in task before there were others."""
 
@@ -49,6 +55,8 @@ def make_manifest(
     task: Task,
     samples: Sequence[Sample],
     approximation: Approximation | None = None,
+    *,
+    traces_attention: bool = False,
 ) -> dict[str, Any]:
     """Everything that is needed to repeat the run, as JSON values.
 
@@ -63,6 +71,7 @@ def make_manifest(
         task: makes and scores the samples.
         samples: all samples, controls included.
         approximation: how far the run is approximate; None for an exact one.
+        traces_attention: whether the attention to the needle is kept.
     """
     return manifest_of_plan(
         plan_record(haystack, needles, grid, task, samples),
@@ -70,6 +79,7 @@ def make_manifest(
         criterion=_criterion(engine, task),
         scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
         approximation=None if approximation is None else approximation.record(),
+        attention_trace=ATTENTION_TRACE if traces_attention else None,
         environment={
             **environment_record(getattr(model, "device", None)),
             **origin_record(haystack),
@@ -135,6 +145,7 @@ def manifest_of_plan(
     environment: Mapping[str, Any],
     scorer: Mapping[str, Any] | None = None,
     approximation: Mapping[str, Any] | None = None,
+    attention_trace: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, with its sections in the order in which people read them.
 
@@ -145,6 +156,7 @@ def manifest_of_plan(
         environment: where the run was made.
         scorer: how answers were generated, where that is known.
         approximation: how far the run is approximate; None for an exact one.
+        attention_trace: what is kept of the attention to needles; None for nothing.
     """
     first = ("task", "axes", "controls", "task_details")
     return {
@@ -155,6 +167,7 @@ def manifest_of_plan(
         "protocol": {**plan["protocol"], "criterion": criterion},
         **({} if scorer is None else {"scorer": dict(scorer)}),
         **({} if approximation is None else {"approximation": dict(approximation)}),
+        **({} if attention_trace is None else {"attention_trace": dict(attention_trace)}),
         "sample_ids": plan["sample_ids"],
         "environment": dict(environment),
     }
@@ -192,7 +205,7 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: ChosenCon
     run with other controls than the default ones of then has a folder of its own.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
-    named = (*of_version_1, "approximation")  # which no run of then has
+    named = (*of_version_1, "approximation", "attention_trace")  # which no run of then has
     settings = {name: manifest[name] for name in named if name in manifest}
     settings["needles"] = {n: settings["needles"][n] for n in ("name", "sha256", "ids")}
     if own := manifest.get("task_details", {}).get("settings"):

@@ -34,7 +34,7 @@ from vniah.sweep.earlier import keep_earlier_controls, keep_earlier_length
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
-from vniah.sweep.outcomes import require_readable
+from vniah.sweep.outcomes import require_needles_shown, require_readable
 from vniah.sweep.planned import describe_forward
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
@@ -73,6 +73,7 @@ def run_sweep(
     window: int | None = None,
     verify: int | None = None,
     screen: Results | str | Path | None = None,
+    trace_attention: bool = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -117,6 +118,8 @@ def run_sweep(
             default 12.
         screen: of an adaptive run: another run, or its path, whose effective length says where to
             begin to search, such as an approximate one.
+        trace_attention: also keep how much attention every layer and head pays to the needle
+            (`vniah.results.attention`), and whether the needle was seen.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -146,6 +149,7 @@ def run_sweep(
         window,
         verify,
         None if screen is None else load(screen, "screen"),
+        trace_attention,
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -267,7 +271,10 @@ class Sweep:
             self._task,
             self.samples,
             self.approximation,
+            traces_attention=options.trace_attention,
         )
+        if options.trace_attention:
+            require_needles_shown(self.samples)
         self._model = model
         self._haystack = haystack
         self._needles = needles
