@@ -57,9 +57,11 @@ def plain_trace(model, sample):
         found = model.decoder(inputs_embeds=hidden[None], use_cache=False, output_attentions=True)
     weights = torch.cat(found.attentions)
     first = 4 + model.frame_shape[0]  # behind the opening and a frame
-    mass = weights[..., first : first + model.frame_shape[0]].sum(-1)
+    stop = first + model.frame_shape[0]
     num_rows = len(sequence.segments[-1].token_ids) + len(sequence.answer_ids) - 1
-    return mass[..., -num_rows:], len(sequence.answer_ids)
+    weights = weights[..., -num_rows:, :]
+    mass = weights[..., first:stop].sum(-1)
+    return mass, mass + weights[..., stop], len(sequence.answer_ids)
 
 
 ASKED = ((4, "a", ("7",)), (9, "a", ("7", "yes")), (9, "b", ("7",)), (14, "a", ("yes",)))
@@ -75,15 +77,17 @@ def test_trace_is_that_of_the_models_own_attention_weights_with_and_without_shar
         for share in ("tree", "none")
     }
     for sample in samples:
-        mass, num_answer_rows = plain_trace(model, sample)
+        mass, reached, num_answer_rows = plain_trace(model, sample)
         expected = {
+            "reached": reached.amax(-1),
             "any": mass.amax(-1),
             "answer": mass[..., -num_answer_rows:].mean(-1),
             "first": mass[..., -num_answer_rows],
         }
         for traces in found.values():
             trace = traces[sample.sample_id]
-            assert (trace.num_needle_tokens, trace.num_rows) == (3, mass.shape[-1])
+            assert (trace.num_needle_tokens, trace.num_tokens_behind) == (3, 1)
+            assert trace.num_rows == mass.shape[-1]
             for name, values in expected.items():
                 np.testing.assert_allclose(trace.masses[name], values, atol=1e-5, rtol=1e-4)
     far = found["tree"][samples[3].sample_id].masses["any"]
@@ -110,6 +114,8 @@ def test_samples_of_one_sequence_whose_needles_differ_have_their_own():
     total = one.masses["first"] + other.masses["first"]
     np.testing.assert_allclose(all_of_them.masses["first"], total, atol=1e-5)
     assert all_of_them.num_needle_tokens == 6
+    # Behind the first needle is the second, and behind this the question.
+    assert [trace.num_tokens_behind for trace in (one, other, all_of_them)] == [1, 0, 0]
 
 
 def test_nothing_is_traced_where_no_needle_is_shown_or_nobody_asks():
@@ -146,7 +152,8 @@ def test_text_around_a_picture_is_not_the_needles():
         FrameSpan("needles/other", 0, 1),
     )
     found = watched_in(model, replace(sample, shown=shown, fields={"needle_id": "a"}))
-    assert found.spans == (Span(14, 17), Span(20, 23), Span(26, 29))
+    needle = (Span(14, 17), Span(20, 23), Span(26, 29))
+    assert found.groups == (needle, (Span(17, 18), Span(23, 24), Span(29, 30)))
     assert found.num_rows == 1 + 2 + 1  # behind the last picture, the question, and the answer's
 
 
@@ -180,7 +187,8 @@ def test_tokens_of_a_sentence_are_all_that_hold_one_of_its_characters(kind, tmp_
         firsts = [0, *ends]  # what a tokenizer leaves out, such as white space, is the next token's
         inside = [n for n, b in enumerate(ends) if b > start and firsts[n] < start + len(text)]
         found = watched_in(model, sample)
-        assert found.spans == (Span(inside[0], inside[-1] + 1),)
+        stop = inside[-1] + 1
+        assert found.groups == ((Span(inside[0], stop),), (Span(stop, stop + 1),))
         last = len(prompt) - len(sample.question)
         num_question = sum(end > last for end in ends)
         (sequence,) = compose_candidates(model, sample)
@@ -213,11 +221,8 @@ def sweep(material, folder, *, frames="4,9", **options):
 def require_equal(one, other):
     assert list(one) == list(other) and one
     for name, trace in one.items():
-        assert (trace.num_rows, trace.num_needle_tokens, trace.num_tokens) == (
-            other[name].num_rows,
-            other[name].num_needle_tokens,
-            other[name].num_tokens,
-        )
+        for count in ("num_rows", "num_needle_tokens", "num_tokens_behind", "num_tokens"):
+            assert getattr(trace, count) == getattr(other[name], count)
         for rows, mass in trace.masses.items():
             np.testing.assert_allclose(mass, other[name].masses[rows], atol=1e-3)
 
@@ -239,6 +244,7 @@ def test_run_keeps_a_line_and_says_seen_or_not_for_each_sample_with_a_needle(who
         assert sample.needle_seen == ("seen" if trace.is_seen else "not seen")
         assert trace.masses["first"].shape == (2, 4)
         assert (trace.masses["any"] >= trace.masses["first"]).all()
+        assert (trace.masses["reached"] >= trace.masses["any"]).all()
     without = [s for s in results.control_samples if s.sample_id not in traces]
     assert {s.control for s in without} >= {"no-needle"}
     assert all(s.needle_attention is None and s.needle_seen is None for s in without)
@@ -285,8 +291,8 @@ def test_run_killed_between_and_inside_of_lines_goes_on_and_ends_the_same(
 
 
 def trace_of(sample_id, value=0.25, *, num_tokens=100):
-    mass = np.full((2, 3, 4), value, np.float32)
-    return AttentionTrace.of(sample_id, NeedleAttention(mass, 2, 10, num_tokens))
+    mass = np.full((2, 3, 4), value * 3 / 4, np.float32)
+    return AttentionTrace.of(sample_id, NeedleAttention(mass, mass / 3, 2, 9, 1, num_tokens))
 
 
 def test_files_of_all_ranks_are_read_and_merged_in_the_order_of_the_plan(tmp_path):
@@ -311,18 +317,20 @@ def test_files_of_all_ranks_are_read_and_merged_in_the_order_of_the_plan(tmp_pat
 
 def test_line_holds_what_was_found_to_eleven_bits_and_says_where_there_is_no_attention():
     rng = np.random.default_rng(0)
-    mass = rng.random((3, 4, 5), np.float32)
-    mass[1] = np.nan
-    trace = AttentionTrace.of("8/0/x", NeedleAttention(mass, 2, 10, 100))
+    mass, behind = rng.random((2, 3, 4, 5), np.float32) / 2
+    mass[1] = behind[1] = np.nan
+    trace = AttentionTrace.of("8/0/x", NeedleAttention(mass, behind, 2, 10, 1, 100))
+    np.testing.assert_array_equal(trace.masses["reached"], (mass + behind).max(-1))
     np.testing.assert_array_equal(trace.masses["any"], mass.max(-1))
     np.testing.assert_allclose(trace.masses["answer"], mass[..., 3:].mean(-1), rtol=1e-6)
     np.testing.assert_array_equal(trace.masses["first"], mass[..., 3])
     back = AttentionTrace.from_json(trace.to_json())
-    assert (back.num_rows, back.num_needle_tokens, back.num_tokens) == (5, 10, 100)
+    assert (back.num_rows, back.num_needle_tokens, back.num_tokens_behind) == (5, 10, 1)
+    assert back.num_tokens == 100
     for name, values in trace.masses.items():
         np.testing.assert_allclose(back.masses[name], values, rtol=2**-11)
     assert np.isnan(back.masses["any"][1]).all() and not np.isnan(back.masses["any"][0]).any()
-    assert back.largest == pytest.approx(np.nanmax(mass), rel=2**-11)
+    assert back.largest == pytest.approx(np.nanmax(mass + behind), rel=2**-11)
 
 
 @pytest.mark.parametrize(

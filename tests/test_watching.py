@@ -1,5 +1,7 @@
 """The attention mass of watched tokens against a plain softmax: the model's own attention."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -24,7 +26,7 @@ from vniah.forward.kinds.base import LayerMemory
 from vniah.forward.kinds.choosing import kinds_of, open_cache
 from vniah.forward.kv_cache import Layout, Span
 from vniah.forward.prefill import prefill
-from vniah.forward.suffixes import SuffixRows, Watched
+from vniah.forward.suffixes import WATCHES_NOTHING, SuffixRows, Watched
 
 SIZES = {
     "vocab_size": 97,
@@ -131,13 +133,14 @@ def watch(decoder, embeds, suffixes, *, past=PAST, stop=STOP, images=(), chunk_s
         on_watched=found.__setitem__,
     )
     assert len(logits) == len(suffixes)
-    return found
+    assert all(len(mass) == 1 for mass in found.values())
+    return {number: mass[0] for number, mass in found.items()}
 
 
 def suffix(embeds, start, spans, *, stop=LENGTH, num_rows=ROWS):
     rows, positions = embeds[start:stop].clone(), torch.arange(start, stop)
     return SuffixRows(
-        (Span(0, start),), rows, positions, 1, watched=Watched(tuple(spans), num_rows)
+        (Span(0, start),), rows, positions, 1, watched=Watched((tuple(spans),), num_rows)
     )
 
 
@@ -169,7 +172,7 @@ def test_layers_differ_in_what_they_see():
 def test_suffixes_of_one_pass_are_as_each_by_itself(name):
     decoder, embeds = build(name), embeddings()
     many = [
-        suffix(embeds, 50, WATCHED["main"][:0]),  # watches nothing
+        replace(suffix(embeds, 50, []), watched=WATCHES_NOTHING),
         suffix(embeds, 60, WATCHED["main"], stop=66, num_rows=2),
         suffix(embeds, 60, WATCHED["past"], stop=66, num_rows=1),
         suffix(embeds, 60, [Span(45, 53), Span(62, 64)], stop=71),
@@ -180,10 +183,29 @@ def test_suffixes_of_one_pass_are_as_each_by_itself(name):
     for number, mass in found.items():
         one = many[number]
         stop = one.start + len(one.hidden)
-        expected = plain_mass(decoder, embeds[:stop], *one.watched)
+        expected = plain_mass(decoder, embeds[:stop], *one.watched.groups, one.watched.num_rows)
         torch.testing.assert_close(mass, expected, atol=1e-5, rtol=1e-4, equal_nan=True)
         alone = watch(decoder, embeds, [one], past=0, stop=one.start)[0]
         torch.testing.assert_close(mass, alone, atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
+def test_groups_of_tokens_have_masses_of_their_own():
+    decoder, embeds = build("gemma3"), embeddings()
+    groups = (tuple(WATCHED["past"]), tuple(WATCHED["across all borders"]), ())
+    one = replace(suffix(embeds, STOP, []), watched=Watched(groups, ROWS))
+    two = replace(suffix(embeds, STOP, []), watched=Watched(groups[1:2], 2))
+    found = {}
+    prefill(
+        decoder,
+        embeds[:STOP].clone(),
+        torch.arange(STOP),
+        [one, two],
+        on_watched=found.__setitem__,
+    )
+    expected = torch.stack([plain_mass(decoder, embeds, spans) for spans in groups[:2]])
+    torch.testing.assert_close(found[0][:2], expected, atol=1e-5, rtol=1e-4)
+    assert (found[0][2] == 0).all()
+    torch.testing.assert_close(found[1], expected[1:, ..., 1:], atol=1e-5, rtol=1e-4)
 
 
 def test_images_that_see_themselves_change_the_mass():

@@ -64,14 +64,19 @@ class NeedleAttention:
             needle, in [0, 1], fp32 ``[layers, heads, rows]``; NaN in layers without attention. The
             rows are all tokens behind the last frame, or the last character of the text, but the
             last token of the answer.
-        num_answer_rows: how many of them predict the answer, at the end.
+        behind: the same on the tokens right behind the needle's pictures or sentences, which may
+            hold a copy of them; not on one of the rows.
+        num_answer_rows: how many of the rows predict the answer, at the end.
         num_needle_tokens: tokens of the needle.
+        num_tokens_behind: tokens right behind the needle, one for each picture or sentence.
         num_tokens: tokens of the prompt.
     """
 
     mass: "NDArray[np.float32]"
+    behind: "NDArray[np.float32]"
     num_answer_rows: int
     num_needle_tokens: int
+    num_tokens_behind: int
     num_tokens: int
 
 

@@ -56,15 +56,19 @@ class NeedleWatch:
         if found.watched is None:
             return None
         sequence = self._sequences.sequences[index]
+        mass, behind = found.watched.numpy()
+        needle, following = self.watched(index).groups
         return NeedleAttention(
-            mass=found.watched.numpy(),
+            mass,
+            behind,
             num_answer_rows=len(sequence.answer_ids),
-            num_needle_tokens=sum(span.num_tokens for span in self.watched(index).spans),
+            num_needle_tokens=sum(span.num_tokens for span in needle),
+            num_tokens_behind=sum(span.num_tokens for span in following),
             num_tokens=self._num_prompt_tokens(sequence),
         )
 
     def _watched(self, index: int) -> Watched:
-        """The tokens of the needle in a sequence, and its rows of the question and the answer."""
+        """The needle in a sequence, what is behind it, and the rows of question and answer."""
         sample = self._samples[self._sequences.owners[index]]
         sequence = self._sequences.sequences[index]
         num_prompt = self._num_prompt_tokens(sequence)
@@ -75,7 +79,10 @@ class NeedleWatch:
         else:
             spans, last = _needle_in_text(require_reader(self._model), sample, num_prompt)
         num_answer_rows = len(sequence.answer_ids)
-        return Watched(spans, max(num_prompt - last + num_answer_rows - 1, num_answer_rows))
+        num_rows = max(num_prompt - last + num_answer_rows - 1, num_answer_rows)
+        # Not the question's first token, which is one of the rows and attends to itself.
+        behind = tuple(Span(one.stop, one.stop + 1) for one in spans if one.stop < last)
+        return Watched((spans, behind), num_rows)
 
     def _num_prompt_tokens(self, sequence: TokenSequence) -> int:
         return sequence.with_answer((0,)).num_tokens(size_of_frame(self._model))

@@ -113,8 +113,8 @@ def prefill(
         on_logits: called with the number of each suffix and its logits, which are then not kept:
             those of ten thousand suffixes take more memory than all else. Nothing is returned.
         on_watched: called with the number of each suffix that has watched tokens and the attention
-            mass of these, ``[layers, Hq, rows]`` fp32 on the CPU; NaN in layers without attention.
-            None computes nothing of this. Not with a ring, and not with spliced branches.
+            mass of these, ``[groups, layers, Hq, rows]`` fp32 on the CPU; NaN in layers without
+            attention. None computes nothing of this. Not with a ring or with spliced branches.
 
     Raises:
         ModelError: the decoder computes something that this pass would not compute exactly.

@@ -40,8 +40,8 @@ class SuffixLogits:
         error: why the suffix could not be run.
         generated: tokens that greedy decoding gave after the prompt, or why it failed; None if
             nothing was to be decoded.
-        watched: the attention mass of the watched tokens, ``[layers, Hq, rows]`` fp32 on the CPU,
-            NaN in layers without attention; None if nothing was watched.
+        watched: the attention mass of the watched tokens, ``[groups, layers, Hq, rows]`` fp32 on
+            the CPU, NaN in layers without attention; None if nothing was watched.
     """
 
     sequences: tuple[int, ...]

@@ -30,12 +30,12 @@ class Watched(NamedTuple):
     """What is to be known of the attention of some rows (`vniah.forward.watching`).
 
     Attributes:
-        spans: the tokens whose attention mass is computed, counted from the beginning of the
-            sequence; disjoint.
+        groups: spans of tokens, counted from the beginning of the sequence. The attention mass of
+            each group is computed by itself; the spans of a group are disjoint.
         num_rows: in how many rows at the end of the sequence.
     """
 
-    spans: tuple[Span, ...] = ()
+    groups: tuple[tuple[Span, ...], ...] = ()
     num_rows: int = 0
 
 

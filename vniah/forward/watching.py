@@ -30,6 +30,7 @@ class _Part:
     """Watched tokens that follow one another, and the rows whose attention to them is computed.
 
     Attributes:
+        group: which of the groups of its sequence they belong to.
         span: the tokens, counted from the beginning of the sequence.
         first_row: the row of the first of them in the group; None if all are before the suffixes.
         places: which of all such rows of the group they are.
@@ -37,6 +38,7 @@ class _Part:
         on_device: the same, ``[R]``.
     """
 
+    group: int
     span: Span
     first_row: int | None
     places: Tensor
@@ -66,33 +68,38 @@ class Watch:
 
     def __init__(self, group: SuffixGroup, num_layers: int) -> None:
         device = group.rows.hidden.device
-        before: dict[Span, list[tuple[int, int]]] = {}
-        own: list[tuple[Span, int, list[tuple[int, int]]]] = []
+        before: dict[tuple[int, Span], list[tuple[int, int]]] = {}
+        own: list[tuple[int, Span, int, list[tuple[int, int]]]] = []
         rows: list[int] = []
-        self._counts: list[int] = []
+        self._counts: list[tuple[int, int]] = []  # of each suffix: groups, rows
+        self._num_groups = max(len(suffix.watched.groups) for suffix in group.suffixes)
         for suffix, first in zip(group.suffixes, group.firsts, strict=True):
-            num_rows = suffix.watched.num_rows if suffix.watched.spans else 0
+            num_rows = suffix.watched.num_rows if suffix.watched.groups else 0
             assert num_rows <= len(suffix.hidden)
-            self._counts.append(num_rows)
+            self._counts.append((len(suffix.watched.groups), num_rows))
             if not num_rows:
                 continue
             offset = len(suffix.hidden) - num_rows
             read = [(len(rows) + n, suffix.start + offset + n) for n in range(num_rows)]
             rows += range(first + offset, first + len(suffix.hidden))
-            for span in suffix.watched.spans:
-                in_front, inside = span.clip(0, suffix.start), span.clip(suffix.start, span.stop)
-                if in_front.num_tokens:
-                    before.setdefault(in_front, []).extend(read)
-                if inside.num_tokens:
-                    own.append((inside, first + inside.start - suffix.start, read))
+            for number, spans in enumerate(suffix.watched.groups):
+                for span in spans:
+                    in_front = span.clip(0, suffix.start)
+                    inside = span.clip(suffix.start, span.stop)
+                    if in_front.num_tokens:
+                        before.setdefault((number, in_front), []).extend(read)
+                    if inside.num_tokens:
+                        own.append((number, inside, first + inside.start - suffix.start, read))
         self._rows = torch.tensor(rows, device=device)
 
-        def part(span: Span, first_row: int | None, read: Sequence[tuple[int, int]]) -> _Part:
+        def part(
+            number: int, span: Span, first_row: int | None, read: Sequence[tuple[int, int]]
+        ) -> _Part:
             places, tokens = zip(*read, strict=True)
             moved = (torch.tensor(numbers, device=device) for numbers in (places, tokens))
-            return _Part(span, first_row, next(moved), tokens, next(moved))
+            return _Part(number, span, first_row, next(moved), tokens, next(moved))
 
-        self._parts = [part(span, None, read) for span, read in before.items()]
+        self._parts = [part(*key, None, read) for key, read in before.items()]
         self._parts += [part(*one) for one in own]
         self._firsts: dict[LayerMemory, list[_Seen]] = {}
         self._masses: list[Tensor | None] = [None] * num_layers
@@ -107,22 +114,23 @@ class Watch:
         return partial(self._record, layer, memory)
 
     def read(self) -> Iterator[Tensor | None]:
-        """For each suffix the mass ``[layers, Hq, rows]``, fp32; None if it watches nothing.
+        """Of each suffix the mass ``[groups, layers, Hq, rows]``, fp32; None if it watches nothing.
 
         Layers without attention have NaN, and so have the heads that a layer has too few.
         """
         found = [mass for mass in self._masses if mass is not None]
-        num_heads = max((len(mass) for mass in found), default=0)
-        shape = (len(self._masses), num_heads, len(self._rows))
+        num_heads = max((mass.shape[1] for mass in found), default=0)
+        shape = (self._num_groups, len(self._masses), num_heads, len(self._rows))
         masses = torch.full(shape, torch.nan, device=self._rows.device)
         for layer, mass in enumerate(self._masses):
             if mass is not None:
-                masses[layer, : len(mass)] = mass
+                masses[:, layer, : mass.shape[1]] = mass
         masses = masses.cpu()
         start = 0
-        for count in self._counts:
-            yield masses[:, :, start : start + count].clone() if count else None
-            start += count
+        for num_groups, num_rows in self._counts:
+            stop = start + num_rows
+            yield masses[:num_groups, ..., start:stop].clone() if num_rows else None
+            start = stop
 
     def _record(
         self, layer: int, memory: LayerMemory, q: Tensor, k: Tensor, lse: Tensor, scale: float
@@ -139,7 +147,7 @@ class Watch:
         """
         assert len(q) == 1 and q.shape[2] == k.shape[2], "all rows of the group in one call"
         asking, total = q[0][:, self._rows].float(), lse[0][:, self._rows]
-        watched = torch.full_like(total, -torch.inf)
+        watched = total.new_full((self._num_groups, *total.shape), -torch.inf)
         if memory not in self._firsts:
             self._firsts[memory] = [_Seen.by(part, memory) for part in self._parts]
         for part, (first, firsts) in zip(self._parts, self._firsts[memory], strict=True):
@@ -157,8 +165,8 @@ class Watch:
                 is_seen = (tokens >= firsts[:, None]) & (tokens <= part.on_device[:, None])
                 scores = _scores(asking[:, part.places], keys[0].float()) * scale
                 lse_of_block = scores.masked_fill(~is_seen, -torch.inf).logsumexp(-1)
-                before = watched[:, part.places]
-                watched[:, part.places] = torch.logaddexp(before, lse_of_block)
+                before = watched[part.group, :, part.places]
+                watched[part.group, :, part.places] = torch.logaddexp(before, lse_of_block)
         self._masses[layer] = torch.exp(watched - total).clamp(max=1)  # rounding may exceed 1
 
 

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, get_args
 
 import numpy as np
 from msgspec import Meta
@@ -26,10 +26,13 @@ from vniah.scoring import NeedleAttention
 ATTENTION_NAME = "attention.jsonl"
 _RANK_GLOB = "attention.rank-*.jsonl"
 
-Rows = Literal["any", "answer", "first"]
-"""Which rows a mass is of. ``any``: the largest of all rows of the question and the answer;
-``answer``: the mean of those that predict the answer; ``first``: the one that predicts its first
-token."""
+MassName = Literal["reached", "any", "answer", "first"]
+"""Which tokens get the attention, and of which rows it is. ``any``: on the needle, the largest of
+all rows of the question and the answer; ``answer``: on the needle, the mean of the rows that
+predict the answer; ``first``: on the needle, of the row that predicts its first token; ``reached``:
+as ``any``, on the needle and on the token right behind each of its pictures or sentences."""
+
+MASS_NAMES: tuple[MassName, ...] = get_args(MassName)
 
 _Count = Annotated[int, Meta(ge=1, le=2**31)]
 _Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
@@ -43,7 +46,9 @@ class AttentionLine(TypedDict):
     heads: _Count
     rows: _Count
     needle_tokens: _Count
+    tokens_behind: Annotated[int, Meta(ge=0, le=2**31)]
     tokens: _Count
+    reached: _Base64
     any: _Base64
     answer: _Base64
     first: _Base64
@@ -55,18 +60,19 @@ class AttentionTrace:
 
     Attributes:
         sample_id: of the sample.
-        masses: for each of `Rows` the share of attention that each layer and head pays to the
-            tokens of the needle, in [0, 1], fp32 ``[layers, heads]``; NaN in layers without
-            attention.
+        masses: for each of `MassName` the share of attention that each layer and head pays, in
+            [0, 1], fp32 ``[layers, heads]``; NaN in layers without attention.
         num_rows: how many rows the question and the answer have.
         num_needle_tokens: tokens of the needle.
+        num_tokens_behind: tokens right behind its pictures or sentences.
         num_tokens: tokens of the prompt.
     """
 
     sample_id: str
-    masses: Mapping[Rows, NDArray[np.float32]]
+    masses: Mapping[MassName, NDArray[np.float32]]
     num_rows: int
     num_needle_tokens: int
+    num_tokens_behind: int
     num_tokens: int
 
     @classmethod
@@ -76,26 +82,36 @@ class AttentionTrace:
         answer = mass[..., -attention.num_answer_rows :]
         return cls(
             sample_id,
-            {"any": mass.max(-1), "answer": answer.mean(-1), "first": answer[..., 0]},
+            {
+                "reached": np.minimum((mass + attention.behind).max(-1), 1),  # rounding
+                "any": mass.max(-1),
+                "answer": answer.mean(-1),
+                "first": answer[..., 0],
+            },
             mass.shape[-1],
             attention.num_needle_tokens,
+            attention.num_tokens_behind,
             attention.num_tokens,
         )
 
     @property
     def largest(self) -> float:
-        """The largest mass of any layer, head and row of the question and the answer."""
-        return min(1.0, float(np.nanmax(self.masses["any"])))
+        """The largest mass of any layer, head and row of the question and the answer.
+
+        It is that on the needle and on the token right behind it, from which heads may read what a
+        head before them has copied there.
+        """
+        return float(np.nanmax(self.masses["reached"]))
 
     @property
     def is_seen(self) -> bool:
         """Whether a head pays more attention to the needle than to all other tokens together.
 
         More exactly: whether the largest mass is more than halfway between what equal attention to
-        all tokens gives the needle and 1. In a long prompt that is a half; in one of two frames,
+        all tokens gives these and 1. In a long prompt that is a half; in one of two frames,
         equal attention alone gives a half.
         """
-        equal = self.num_needle_tokens / self.num_tokens
+        equal = (self.num_needle_tokens + self.num_tokens_behind) / self.num_tokens
         return self.largest > (1 + equal) / 2
 
     def to_json(self) -> bytes:
@@ -108,6 +124,7 @@ class AttentionTrace:
                 "heads": num_heads,
                 "rows": self.num_rows,
                 "needle_tokens": self.num_needle_tokens,
+                "tokens_behind": self.num_tokens_behind,
                 "tokens": self.num_tokens,
                 **{
                     name: base64.b64encode(mass.astype("<f2").tobytes()).decode()
@@ -125,8 +142,8 @@ class AttentionTrace:
         """
         found = parse_json(line, AttentionLine, ResultsError, where)
         shape = (found["layers"], found["heads"])
-        masses: dict[Rows, NDArray[np.float32]] = {}
-        for name in ("any", "answer", "first"):
+        masses: dict[MassName, NDArray[np.float32]] = {}
+        for name in MASS_NAMES:
             content = base64.b64decode(found[name])
             if len(content) != 2 * shape[0] * shape[1]:
                 raise ResultsError(
@@ -138,7 +155,12 @@ class AttentionTrace:
                 raise ResultsError(f"{where}: {name!r} holds a mass that is not between 0 and 1")
             masses[name] = mass
         return cls(
-            found["sample_id"], masses, found["rows"], found["needle_tokens"], found["tokens"]
+            found["sample_id"],
+            masses,
+            found["rows"],
+            found["needle_tokens"],
+            found["tokens_behind"],
+            found["tokens"],
         )
 
 

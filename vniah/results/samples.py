@@ -96,9 +96,9 @@ class SampleResult(_Slotted):
             equals argmax_correct except for ties.
         approximate: True where haystack states were shared among needles, so that all numbers of
             the line are approximate; None where they are exact.
-        needle_attention: the largest share of attention that any head pays to the needle, from any
-            token of the question or the answer; None where that was not traced
-            (`vniah.results.attention`).
+        needle_attention: the largest share of attention that any head pays to the needle and the
+            token right behind it, from any token of the question or the answer; None where that was
+            not traced (`vniah.results.attention`).
         needle_seen: ``"seen"`` where that is more than to all other tokens together, else ``"not
             seen"``. A wrong sample that is ``"seen"`` was seen and not used.
 

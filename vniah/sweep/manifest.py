@@ -38,7 +38,7 @@ _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", 
 
 ATTENTION_TRACE = {
     "rows": "all tokens behind the last frame, or behind the text",
-    "seen": "a head's mass on the needle is over halfway between equal attention and 1",
+    "seen": "mass on needle and token behind it over halfway from equal attention to 1",
 }
 """What a run with ``--trace-attention`` keeps, as its manifest says it."""
 
