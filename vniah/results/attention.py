@@ -11,17 +11,19 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, get_args
 
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from vniah.errors import ResultsError
 from vniah.files import atomic_path, to_json
 from vniah.results.samples import MOST_LINE_BYTES
 from vniah.schema import parse_json
 from vniah.scoring import NeedleAttention
+
+if TYPE_CHECKING:  # results are read without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 ATTENTION_NAME = "attention.jsonl"
 _RANK_GLOB = "attention.rank-*.jsonl"
@@ -69,7 +71,7 @@ class AttentionTrace:
     """
 
     sample_id: str
-    masses: Mapping[MassName, NDArray[np.float32]]
+    masses: "Mapping[MassName, NDArray[np.float32]]"
     num_rows: int
     num_needle_tokens: int
     num_tokens_behind: int
@@ -78,6 +80,8 @@ class AttentionTrace:
     @classmethod
     def of(cls, sample_id: str, attention: NeedleAttention) -> "AttentionTrace":
         """What is kept of an engine's finding."""
+        import numpy as np
+
         mass = attention.mass
         answer = mass[..., -attention.num_answer_rows :]
         return cls(
@@ -101,6 +105,8 @@ class AttentionTrace:
         It is that on the needle and on the token right behind it, from which heads may read what a
         head before them has copied there.
         """
+        import numpy as np
+
         return float(np.nanmax(self.masses["reached"]))
 
     @property
@@ -140,6 +146,8 @@ class AttentionTrace:
         Raises:
             ResultsError: the line is cut, or not the attention of a sample.
         """
+        import numpy as np
+
         found = parse_json(line, AttentionLine, ResultsError, where)
         shape = (found["layers"], found["heads"])
         masses: dict[MassName, NDArray[np.float32]] = {}
@@ -175,7 +183,11 @@ def read_attention(directory: Path) -> dict[str, AttentionTrace]:
     Raises:
         ResultsError: a line cannot be read.
     """
-    return {trace.sample_id: trace for trace in _read_all(attention_paths(directory))}
+    return {
+        trace.sample_id: trace
+        for line, where in _lines(attention_paths(directory))
+        for trace in [AttentionTrace.from_json(line, where)]
+    }
 
 
 def attention_paths(directory: Path) -> list[Path]:
@@ -202,21 +214,25 @@ def merge_attention(directory: Path, order: Iterable[str]) -> None:
     paths = attention_paths(directory)
     if not paths:
         return
-    traces = {trace.sample_id: trace for trace in _read_all(paths)}
+    lines = {
+        parse_json(line, AttentionLine, ResultsError, where)["sample_id"]: line
+        for line, where in _lines(paths)
+    }
     with atomic_path(directory / ATTENTION_NAME, is_locked=True) as path, path.open("wb") as file:
-        file.writelines(traces[name].to_json() + b"\n" for name in order if name in traces)
+        file.writelines(lines[name] for name in order if name in lines)
     for path in paths:
         if path.name != ATTENTION_NAME:
             path.unlink()
 
 
-def _read_all(paths: Iterable[Path]) -> Iterator[AttentionTrace]:
+def _lines(paths: Iterable[Path]) -> Iterator[tuple[bytes, str]]:
+    """All complete lines, each with what names it in a message."""
     for path in paths:
         with path.open("rb") as file:
             number = 0
             while (line := file.readline(MOST_LINE_BYTES)).endswith(b"\n"):
                 number += 1
-                yield AttentionTrace.from_json(line, f"{path}, line {number}")
+                yield line, f"{path}, line {number}"
             if len(line) == MOST_LINE_BYTES:
                 raise ResultsError(
                     f"{path}, line {number + 1}, has more than {MOST_LINE_BYTES:,} bytes, so it is "

@@ -55,7 +55,7 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
     words: list[str] = ["run"]
     remarks: list[str] = []
     of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
-    for part in (*of_samples, _scorer, _adaptive, _sharing):
+    for part in (*of_samples, _scorer, _adaptive, _sharing, _attention):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -102,6 +102,11 @@ def _sharing(manifest: Mapping[str, Any]) -> _Parts:
     if record is not None:
         yield "--share", str(record["share"])
         yield from _given(record, {"window": "--window", "verify": "--verify"})
+
+
+def _attention(manifest: Mapping[str, Any]) -> _Parts:
+    if "attention_trace" in manifest:
+        yield ("--trace-attention",)
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:
