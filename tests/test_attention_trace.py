@@ -31,6 +31,7 @@ from vniah.results import RunFolder, load_run
 from vniah.results.attention import AttentionTrace, read_attention
 from vniah.scoring import NeedleAttention
 from vniah.sweep.outcomes import attention_of, require_needles_shown
+from vniah.sweep.rescoring.rescoring import rescore
 from vniah.sweep.run import run_sweep
 from vniah.sweep.samples import read_text
 from vniah.tasks import load_task
@@ -195,6 +196,25 @@ def test_tokens_of_a_sentence_are_all_that_hold_one_of_its_characters(kind, tmp_
         assert found.num_rows == num_question + len(sequence.answer_ids) - 1
 
 
+def test_run_on_texts_is_traced(tmp_path):
+    model = load_language_model(tmp_path / "model", "bytes")
+    run_sweep(
+        *(model, open_text(num_tokens=400), load_needles("numbers"), Grid.parse("200", "0,1")),
+        output=tmp_path / "run",
+        task="niah",
+        progress=False,
+        trace_attention=True,
+    )
+    traces = read_attention(tmp_path / "run")
+    samples = load_run(tmp_path / "run").samples
+    assert set(traces) >= {sample.sample_id for sample in samples}
+    for sample in samples:
+        trace = traces[sample.sample_id]
+        assert trace.num_tokens == 200 and 10 < trace.num_needle_tokens < 100
+        assert trace.num_tokens_behind == 1 and 0 < trace.largest < 1
+        assert sample.needle_seen is not None
+
+
 def test_a_model_whose_texts_have_other_tokens_than_it_says_is_refused(tmp_path):
     model = load_language_model(tmp_path / "words", "words")
     sample = Sample("-/-/x", None, (), "what?", ("7",), text=(TextSpan("needles/a", 0, 2, "it"),))
@@ -288,6 +308,15 @@ def test_run_killed_between_and_inside_of_lines_goes_on_and_ends_the_same(
         assert {s.sample_id for s in load_run(folder).samples} <= set(read_attention(folder))
     sweep(material, folder, share=share, frames="4", overwrite=True)
     assert all(name.startswith("4/") for name in read_attention(folder))
+
+
+def test_judging_answers_anew_keeps_what_was_seen(whole, needle_folder, tmp_path):
+    found = rescore(whole, output=tmp_path / "new", answer_rules="rank:40", needles=needle_folder)
+    assert found.changes
+    before, after = read_attention(whole), read_attention(tmp_path / "new")
+    require_equal(dict(sorted(after.items())), dict(sorted(before.items())))
+    seen = {sample.sample_id: sample.needle_seen for sample in load_run(whole).samples}
+    assert {s.sample_id: s.needle_seen for s in load_run(tmp_path / "new").samples} == seen
 
 
 def trace_of(sample_id, value=0.25, *, num_tokens=100):

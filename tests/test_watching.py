@@ -189,6 +189,17 @@ def test_suffixes_of_one_pass_are_as_each_by_itself(name):
         torch.testing.assert_close(mass, alone, atol=1e-6, rtol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "gemma3", "latent"])
+def test_mass_is_the_same_however_few_scores_are_held_at_once(name, monkeypatch):
+    decoder, embeds = build(name), embeddings()
+    asked = [suffix(embeds, STOP, WATCHED[where]) for where in ("across all borders", "all tokens")]
+    expected = watch(decoder, embeds, asked)
+    for most in (1, 4 * ROWS * 7, 4 * ROWS * 40):
+        monkeypatch.setattr("vniah.forward.watching._MOST_SCORES", most)
+        for number, mass in watch(decoder, embeds, asked).items():
+            torch.testing.assert_close(mass, expected[number], atol=1e-6, rtol=1e-5)
+
+
 def test_groups_of_tokens_have_masses_of_their_own():
     decoder, embeds = build("gemma3"), embeddings()
     groups = (tuple(WATCHED["past"]), tuple(WATCHED["across all borders"]), ())

@@ -15,6 +15,7 @@ R rows, Hq and Hk heads of queries and of keys, D head size.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from torch import Tensor
 from vniah.forward.kinds.base import LayerMemory, SeesAttention
 from vniah.forward.kv_cache import Span
 from vniah.forward.suffixes import SuffixGroup
+
+_MOST_SCORES = 1 << 24  # that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -159,11 +162,13 @@ class Watch:
             else:
                 row = part.first_row + start - part.span.start
                 blocks = iter([k[:, :, row : part.first_row + part.span.num_tokens]])
-            for keys in blocks:
+            asked = asking[:, part.places]
+            most_keys = max(1, _MOST_SCORES // asked[..., 0].numel())
+            for keys in chain.from_iterable(torch.split(block, most_keys, 2) for block in blocks):
                 tokens = torch.arange(start, start + keys.shape[2], device=q.device)
                 start += keys.shape[2]
                 is_seen = (tokens >= firsts[:, None]) & (tokens <= part.on_device[:, None])
-                scores = _scores(asking[:, part.places], keys[0].float()) * scale
+                scores = _scores(asked, keys[0].float()) * scale
                 lse_of_block = scores.masked_fill(~is_seen, -torch.inf).logsumexp(-1)
                 before = watched[part.group, :, part.places]
                 watched[part.group, :, part.places] = torch.logaddexp(before, lse_of_block)
