@@ -38,7 +38,7 @@ from vniah.tasks.controls import CONTROLS, plan_samples
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 BASELINES = sorted(path.parent.name for path in RESULTS.glob("*/manifest.json"))
 FILES = [(file, version) for file in ("manifest", "samples") for version in READ_VERSIONS]
-FILES += [("perplexity", 1), ("document", 1)]
+FILES += [("attention", FORMAT_VERSION), ("perplexity", 1), ("document", 1)]
 
 
 def validator(file: str, version: int = FORMAT_VERSION) -> Draft202012Validator:
@@ -54,9 +54,11 @@ def require_described(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     version = manifest["format_version"]
     assert faults(validator("manifest", version), manifest) == []
-    lines = validator("samples", version)
-    for line in (folder / "samples.jsonl").read_bytes().splitlines():
-        assert faults(lines, json.loads(line)) == []
+    names = ["samples", *(["attention"] if "attention_trace" in manifest else [])]
+    for name in names:
+        lines = validator(name, version)
+        for line in (folder / f"{name}.jsonl").read_bytes().splitlines():
+            assert faults(lines, json.loads(line)) == []
 
 
 def properties_of(schema: Mapping[str, Any], path: str = "$") -> Iterator[tuple[str, Any]]:
@@ -104,7 +106,7 @@ def test_schema_names_the_version_that_the_files_carry(file, version):
 @pytest.mark.parametrize(("file", "version"), FILES)
 def test_every_field_has_a_meaning_and_every_number_a_unit(file, version):
     found = dict(properties_of(format_schema(file, version)))
-    assert len(found) > (5 if file == "document" else 15)
+    assert len(found) > (5 if file in ("document", "attention") else 15)
     for path, one in found.items():
         assert len(one.get("description", "")) > 5, path
         inside = [one, *filter(None, [one.get("items"), one.get("additionalProperties")])]
@@ -184,13 +186,16 @@ def test_run_of_a_model_with_a_decoder_is_described(
     model, haystack = load_model(checkpoint, device="cpu"), open_haystack(image_folder)
     needles = load_needles(needle_folder)
     for scorer in ("argmax", "generate"):
+        traced = scorer == "generate"
         run_sweep(
             *(model, haystack, needles, Grid.of([4], [0, 1])),
             output=tmp_path / scorer,
             scorer=scorer,
+            trace_attention=traced,
             progress=False,
         )
         require_described(tmp_path / scorer)
+        assert (tmp_path / scorer / "attention.jsonl").exists() == traced
 
 
 def test_run_of_a_model_of_ones_own_is_described(tmp_path):
@@ -340,6 +345,6 @@ def test_command_prints_a_schema(capsys):
 
 def test_unknown_schema_is_refused():
     with pytest.raises(
-        InputError, match="schemas of manifest, samples, perplexity and document, got 're"
+        InputError, match="manifest, samples, attention, perplexity and document, got 're"
     ):
         format_schema("report")

@@ -166,8 +166,8 @@ def test_folder_that_vanishes_under_a_run_is_one_line(command, tmp_path, capsys,
 
     append = RunFolder.append
 
-    def remove_and_append(folder, sample):
-        append(folder, sample)
+    def remove_and_append(folder, *line):
+        append(folder, *line)
         shutil.rmtree(folder.directory)
 
     monkeypatch.setattr(RunFolder, "append", remove_and_append)

@@ -14,6 +14,8 @@ from vniah.answers import MatchRule, find_ambiguous, match_answer
 from vniah.errors import ModelError, TaskError, quoted, short_repr
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -54,6 +56,31 @@ class GeneratedText:
 
 
 @dataclass(frozen=True)
+class NeedleAttention:
+    """How much attention the tokens of the question and of the answer pay to the needle.
+
+    Attributes:
+        mass: for each layer, head and row, the share of the row's attention on the tokens of the
+            needle, in [0, 1], fp32 ``[layers, heads, rows]``; NaN in layers without attention. The
+            rows are all tokens behind the last frame, or the last character of the text, but the
+            last token of the answer.
+        behind: the same on the tokens right behind the needle's pictures or sentences, which may
+            hold a copy of them; not on one of the rows.
+        num_answer_rows: how many of the rows predict the answer, at the end.
+        num_needle_tokens: tokens of the needle.
+        num_tokens_behind: tokens right behind the needle, one for each picture or sentence.
+        num_tokens: tokens of the prompt.
+    """
+
+    mass: "NDArray[np.float32]"
+    behind: "NDArray[np.float32]"
+    num_answer_rows: int
+    num_needle_tokens: int
+    num_tokens_behind: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class Reading:
     """What an engine found for one candidate answer of a sample.
 
@@ -67,6 +94,8 @@ class Reading:
         prompt_tokens: number of prompt tokens as a server counted them; None for other models.
         is_approximate: whether the logits are not those of a forward pass over what is shown, but
             of one that shares haystack states among needles.
+        attention: how much attention is paid to the needle; None where that was not traced, or no
+            needle is shown.
     """
 
     seconds: float
@@ -76,6 +105,7 @@ class Reading:
     generated: GeneratedText | None = None
     prompt_tokens: int | None = None
     is_approximate: bool = False
+    attention: NeedleAttention | None = None
 
 
 @dataclass(frozen=True)

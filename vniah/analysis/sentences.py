@@ -80,6 +80,27 @@ def format_agreement(results: Results) -> list[str]:
     ]
 
 
+def format_attention(results: Results) -> str | None:
+    """In how many right and wrong samples the needle was seen; None where that was not traced.
+
+    Controls are not counted.
+    """
+    traced = [sample for sample in results.samples if sample.needle_seen is not None]
+    if not traced:
+        return None
+    right, wrong = (
+        [s for s in traced if bool(s.correct) == is_right] for is_right in (True, False)
+    )
+    used, unused = (sum(s.needle_seen == "seen" for s in some) for some in (right, wrong))
+    text = (
+        f"attention: the needle was seen in {used:,} of {counted(len(right), 'right sample')}; "
+        f"of {counted(len(wrong), 'wrong one')} "
+    )
+    if not wrong:
+        return text.removesuffix("of 0 wrong ones ") + "none is wrong"
+    return text + f"it was seen and not used in {unused:,}, and not seen in {len(wrong) - unused:,}"
+
+
 def _agreement(num_judged: int, differing: Sequence[SampleResult]) -> str:
     text = f"greedy decoding and argmax agree on {num_judged - len(differing)} of {num_judged}"
     if not differing:

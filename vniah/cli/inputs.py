@@ -214,6 +214,7 @@ def sweep_options(options: argparse.Namespace) -> "SweepOptions":
         verify=options.verify,
         screen=_load_other(options.screen, "screen"),
         apply=options.apply,
+        trace_attention=options.trace_attention,
     )
 
 

@@ -144,7 +144,12 @@ def show_results(
         controls: those of the run that are not vniah's own.
         again: what to do about samples that could not be run.
     """
-    from vniah.analysis.sentences import format_agreement, format_oddness, format_summary
+    from vniah.analysis.sentences import (
+        format_agreement,
+        format_attention,
+        format_oddness,
+        format_summary,
+    )
     from vniah.analysis.verdict import verdict
 
     show()
@@ -177,6 +182,8 @@ def show_results(
         show(line)
     for line in format_agreement(results):
         show(line)
+    if (attention := format_attention(results)) is not None:
+        show(attention)
     for picture in pictures:
         show(f"{'difference' if picture.name == DIFFERENCE_NAME else 'heatmap'}: {picture}")
     return 0 if results.average is not None and not any(map(_counts, failed)) else 1

@@ -29,6 +29,7 @@ _TAKEN = {
     "controls": ("--palette", "--width", "--columns", "--no-caption"),
     "needles": ("--by", "--palette", "--annotate", "--width", "--columns", "--no-caption"),
     "retention": ("--by", "--width", "--columns", "--no-caption"),
+    "attention": ("--by", "--cell", "--width", "--columns", "--no-caption"),
 }
 """Options that some kinds of picture take, and others do not."""
 
@@ -86,6 +87,8 @@ def _save(options: argparse.Namespace, runs: "list[Results]", output: Path) -> P
         picture = plots.save_needle_maps(runs, output, **colors, **size, annotate=options.annotate)
     elif kind == "retention":
         picture = plots.save_retention_curves(runs, output, **size)
+    elif kind == "attention":
+        picture = plots.save_attention_maps(runs, output, cell=options.cell, **size)
     elif kind == "lengths":
         picture = plots.save_length_curves(runs, output, **what, **frame)
     else:
@@ -126,6 +129,7 @@ def _require_taken(options: argparse.Namespace) -> None:
         "--tokens-per-frame": options.tokens_per_frame is not None,
         "--by": options.by is not None,
         "--groups": options.groups,
+        "--cell": options.cell is not None,
         "--palette": options.palette is not None,
         "--annotate": options.annotate,
         "--second-axis": options.second_axis is not None,

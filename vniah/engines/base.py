@@ -33,7 +33,7 @@ from vniah.protocol import (
     TokenSequence,
     needle_source,
 )
-from vniah.scoring import GeneratedText, Reading, score_logits
+from vniah.scoring import GeneratedText, NeedleAttention, Reading, score_logits
 from vniah.tasks.base import Sample
 from vniah.tasks.placement import haystack_frames, insert_needle
 
@@ -67,6 +67,7 @@ class EngineOptions:
         num_processes: number of processes of the whole job.
         scratch_dir: folder for keys and values that do not fit into memory.
         approximation: how far samples are approximate where states are shared by all needles.
+        trace_attention: whether the attention mass on the needle is kept, of every layer and head.
     """
 
     share: Share = "tree"
@@ -77,6 +78,7 @@ class EngineOptions:
     num_processes: int = 1
     scratch_dir: Path | None = None
     approximation: Approximation | None = None
+    trace_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,7 @@ def read_candidate(
     *,
     seconds: float,
     generated: GeneratedText | None = None,
+    attention: NeedleAttention | None = None,
 ) -> Reading:
     """The reading of a candidate answer, from its logits.
 
@@ -311,6 +314,7 @@ def read_candidate(
         logits: ``[len(answer_ids), vocabulary]``.
         seconds: how long it took to compute them.
         generated: what the model wrote, if it generated an answer.
+        attention: how much attention its rows pay to the needle, if that was traced.
 
     Raises:
         ModelError: the logits have another shape, or hold NaN or infinity; or ``decode`` does not
@@ -322,7 +326,7 @@ def read_candidate(
     prediction = None if decode is None else decode(score.predicted_ids)
     if prediction is not None:
         prediction = require_text(prediction, f"decode of {model.name}")
-    return Reading(seconds, sequence.answer_ids, score, prediction, generated)
+    return Reading(seconds, sequence.answer_ids, score, prediction, generated, attention=attention)
 
 
 def require_logits(model: TokenModel, sequence: TokenSequence, logits: object) -> None:

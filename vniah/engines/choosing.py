@@ -90,8 +90,18 @@ def choose_applied(
 def _make_engine(model: AnyModel, options: EngineOptions, decoding: Decoding | None) -> Engine:
     if isinstance(model, DecoderModel | LanguageModel):
         if options.share == "one-pass":
+            if options.trace_attention:
+                raise InputError(
+                    "--trace-attention cannot be combined with --share one-pass, whose rows attend "
+                    "to several copies of the haystack; remove one of the two options"
+                )
             return OnePassEngine(model, options, is_exact=is_exact_copy)
         return DecoderEngine(model, options, decoding)
+    if options.trace_attention:
+        raise InputError(
+            f"--trace-attention needs a model with a decoder that vniah runs, and {model.name} has "
+            "none: leave it out"
+        )
     if options.share == "one-pass":
         raise InputError(
             f"--share one-pass needs a model with a decoder that vniah runs, and {model.name} has "

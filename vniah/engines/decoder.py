@@ -45,6 +45,7 @@ from vniah.engines.inputs import (
     require_encoder,
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
+from vniah.engines.watching import NeedleWatch
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.attention import Kernel
 from vniah.forward.greedy import GreedyDecoder
@@ -116,10 +117,16 @@ class DecoderEngine:
         self._description: dict[str, Any] = {}
         self._roots: tuple[Branch, ...] = ()
         self._latest: _Latest | None = None
+        self._watch: NeedleWatch | None = None
         self._skips_suffixes = False
         group, like = options.group, model.decoder.lm_head.weight
         if group is not None:
             require_can_ring(model.decoder.model)
+        if options.trace_attention and group is not None:
+            raise InputError(
+                f"--trace-attention cannot be combined with --context-parallel {group.size()}, "
+                "where no process sees all keys; remove one of the two options"
+            )
         self._ring = None if group is None else make_ring(group, like)
         self._kernel = find_kernel(
             options.attention, like.device, like.dtype, heads_of(model.decoder.model)
@@ -164,6 +171,8 @@ class DecoderEngine:
         """
         all_sequences = SampleSequences()
         self._samples, self._sequences, self._latest = samples, all_sequences, None
+        if self._options.trace_attention:
+            self._watch = NeedleWatch(self._model, samples, all_sequences)
         vars(self).pop("_runner", None)  # which reads the sequences of an earlier plan
         for sample in samples:
             all_sequences.add(compose_candidates(self._model, sample))
@@ -172,6 +181,7 @@ class DecoderEngine:
             all_sequences.sequences,
             share=self._options.share == "tree",
             groups=all_sequences.groups,
+            num_last=None if self._watch is None else self._watch.num_rows,
         )
         refused = {all_sequences.owners[index]: why for index, why in plan.refused.items()}
         self._refused = {number: why for number, why in refused.items() if is_pending[number]}
@@ -308,9 +318,14 @@ class DecoderEngine:
 
     @cached_property
     def _runner(self) -> BranchRunner:
-        return self._make_runner(self._sequences.sequences, self._ring)
+        return self._make_runner(self._sequences.sequences, self._ring, self._watch)
 
-    def _make_runner(self, sequences: Sequence[TokenSequence], ring: Ring | None) -> BranchRunner:
+    def _make_runner(
+        self,
+        sequences: Sequence[TokenSequence],
+        ring: Ring | None,
+        watch: NeedleWatch | None = None,
+    ) -> BranchRunner:
         assert self._frames is not None, "prepare comes first"
         decoder = self._model.decoder
         inputs = DecoderInputs(self._model, sequences, self._frames.store)
@@ -333,6 +348,7 @@ class DecoderEngine:
             scratch_dir=self._options.scratch_dir,
             on_note=self._on_note,
             greedy=greedy,
+            watched=None if watch is None else watch.watched,
         )
 
     def _continues_prompts(self) -> bool:
@@ -379,6 +395,7 @@ class DecoderEngine:
         for found in rows.values():
             if found.logits is None:
                 return found.error or "no logits"
+        watch = self._watch
         try:
             generated, seconds = self._generate(number, rows)
             return tuple(
@@ -388,6 +405,7 @@ class DecoderEngine:
                     cast("torch.Tensor", found.logits),
                     seconds=found.seconds + seconds / len(rows),
                     generated=generated,
+                    attention=None if watch is None else watch.attention(index, found),
                 )
                 for index, found in sorted(rows.items())
             )

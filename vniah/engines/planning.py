@@ -71,6 +71,7 @@ def make_plan(
     share: bool = True,
     max_suffix_tokens: int = MAX_SUFFIX_TOKENS,
     groups: Sequence[int] | None = None,
+    num_last: Callable[[int], int] | None = None,
 ) -> Plan:
     """The passes that run some sequences.
 
@@ -85,6 +86,7 @@ def make_plan(
         max_suffix_tokens: as `vniah.forward.prefix_tree.build_tree`.
         groups: a number for each sequence; sequences with equal numbers have the same prompt and
             different answers. Where nothing else is shared, they still share one pass if possible.
+        num_last: how many tokens at the end of a sequence its suffix holds at least, by its index.
     """
     size = segment_size(model)
     refused: dict[int, str] = {}
@@ -95,7 +97,7 @@ def make_plan(
         except ModelError as error:
             refused[index] = first_line(error)
     indices = [index for index in range(len(sequences)) if index not in refused]
-    paths = [path_of(sequences[index]) for index in indices]
+    paths = [path_of(sequences[index], num_last(index) if num_last else 0) for index in indices]
     why_not = _why_not_shared(model)
     note = why_not if share else None
     tree: tuple[Branch, ...] | None = None
@@ -125,11 +127,16 @@ def can_continue(model: HasDecoder, sequence: TokenSequence, num_tokens: int) ->
     return torch.equal(positions_of(model, sequence)[..., :num_prompt], ahead)
 
 
-def path_of(sequence: TokenSequence) -> Path:
-    """A sequence, cut before the first row whose logits are read: the last row of the prompt."""
+def path_of(sequence: TokenSequence, num_last: int = 0) -> Path:
+    """A sequence, cut before the first row whose logits are read: the last row of the prompt.
+
+    Args:
+        sequence: is cut.
+        num_last: how many tokens at its end come behind the cut at least, frames not among them.
+    """
     body: list[Piece] = list(sequence.input_pieces)
     tail: list[Piece] = []
-    missing = len(sequence.answer_ids)
+    missing = max(num_last, len(sequence.answer_ids))
     while missing > 0:
         last = body.pop()
         if isinstance(last, FrameSpan):

@@ -23,6 +23,7 @@ T tokens, H hidden size, Hq and Hk heads of queries and of keys/values, D head s
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -57,6 +58,7 @@ from vniah.forward.rotation import rotate, rows_of
 from vniah.forward.slabs import Slab, slabs_of
 from vniah.forward.splices import SplicedBranch
 from vniah.forward.suffixes import Rows, SuffixGroup, SuffixRows, suffix_groups
+from vniah.forward.watching import Watch
 
 CHUNK_SIZE = 2048
 
@@ -85,6 +87,7 @@ def prefill(
     add_deepstack: Callable[[int, Tensor], None] | None = None,
     finishes: bool = False,
     on_logits: Callable[[int, Tensor], None] | None = None,
+    on_watched: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
     """One pass: the logits of every suffix, ``[num_rows, vocabulary]`` fp32.
 
@@ -116,6 +119,9 @@ def prefill(
             what the decoder's last norm and ``lm_head`` read; otherwise its content has no meaning.
         on_logits: called with the number of each suffix and its logits, which are then not kept:
             those of ten thousand suffixes take more memory than all else. Nothing is returned.
+        on_watched: called with the number of each suffix that has watched tokens and the attention
+            mass of these, ``[groups, layers, Hq, rows]`` fp32 on the CPU; NaN in layers without
+            attention. None computes nothing of this. Not with a ring or with spliced branches.
 
     Raises:
         ModelError: the decoder computes something that this pass would not compute exactly.
@@ -130,6 +136,7 @@ def prefill(
     if spliced:
         require_can_splice(decoder)
     assert not depends_on_length(body) or (not past and cache is None and num_read == 1)
+    assert on_watched is None or (ring is None and not spliced)
     require_supported(decoder)
     require_positions(decoder, position_ids, stop - start)
 
@@ -167,6 +174,11 @@ def prefill(
         *slabs_of(spliced, body, rows_of(read_angles, slice(num_rows, None)), chunk_size),
     ]
 
+    watches = [
+        Watch(group, len(kinds)) if on_watched and isinstance(group, SuffixGroup) else None
+        for group in groups
+    ]
+
     with _layers_call_attention(body):
         for index, (layer, kind) in enumerate(zip(body.layers, kinds, strict=True)):
             is_last = index == len(body.layers) - 1
@@ -176,8 +188,10 @@ def prefill(
                 _run(layer, index, layer_types[index], rows, call)
             if cache is not None:
                 memory.save(index, cache)
-            for group in groups:
+            for group, watch in zip(groups, watches, strict=True):
                 for call in memory.suffix_calls(group, is_last=is_last):
+                    if watch is not None and watch.watches:
+                        call.watch = watch.in_layer(index, memory)
                     _run(layer, index, layer_types[index], group.rows, call)
                 group.add_deepstack(index)
             if add_deepstack is not None and not is_last:
@@ -186,6 +200,11 @@ def prefill(
     take = on_logits or (lambda number, logits: found.append(logits))
     for number, logits in enumerate(logits for group in groups for logits in group.read(decoder)):
         take(number, logits)
+    if on_watched is not None:
+        masses = chain.from_iterable(watch.read() for watch in watches if watch is not None)
+        for number, mass in enumerate(masses):
+            if mass is not None:
+                on_watched(number, mass)
     return found
 
 
@@ -358,5 +377,10 @@ def _attention(
                 f"the decoder's {type(module).__name__} has attention sinks, which a pass over "
                 "several processes leaves out; run it without --context-parallel"
             )
-        out = out * torch.sigmoid(lse - sinks.float()[None, :, None])[..., None]
+        sinks = sinks.float()[None, :, None]
+        out = out * torch.sigmoid(lse - sinks)[..., None]
+        lse = torch.logaddexp(lse, sinks)
+    if vniah_attention.watch is not None:
+        assert lse is not None, "several processes have no log-sum-exp over all keys"
+        vniah_attention.watch(query, key, lse, scale)
     return out.to(query.dtype).transpose(1, 2).contiguous(), None

@@ -27,7 +27,7 @@ from vniah.forward.prefill import prefill
 from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.forward.ring import Ring
 from vniah.forward.segment_parts import leading
-from vniah.forward.suffixes import SuffixRows
+from vniah.forward.suffixes import WATCHES_NOTHING, SuffixRows, Watched
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class SuffixLogits:
         error: why the suffix could not be run.
         generated: tokens that greedy decoding gave after the prompt, or why it failed; None if
             nothing was to be decoded.
+        watched: the attention mass of the watched tokens, ``[groups, layers, Hq, rows]`` fp32 on
+            the CPU, NaN in layers without attention; None if nothing was watched.
     """
 
     sequences: tuple[int, ...]
@@ -48,6 +50,7 @@ class SuffixLogits:
     seconds: float
     error: str | None = None
     generated: Generated | None = None
+    watched: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class BranchRunner:
         scratch_dir: as `vniah.forward.memory.PassMemory`.
         on_note: as `vniah.forward.memory.PassMemory`.
         greedy: generates answers after the prompts of branches that are stored to their end.
+        watched: what is to be known of the attention in a sequence, by its index; the rows are
+            among those of its suffix. By default nothing is watched. Not with a ring.
     """
 
     def __init__(
@@ -93,8 +98,10 @@ class BranchRunner:
         scratch_dir: Path | None = None,
         on_note: Callable[[str], None] | None = None,
         greedy: GreedyDecoder | None = None,
+        watched: Callable[[int], Watched] | None = None,
     ) -> None:
         self._decoder = decoder
+        self._watched = watched
         self._greedy = greedy
         self._inputs = inputs
         self._ring = ring
@@ -187,10 +194,13 @@ class BranchRunner:
 
     def _run_once(self, branch: Branch, past: Sequence[KeyValueCache]) -> Pass:
         started = time.perf_counter()
+        if self._watched is not None:
+            branch = _split(branch, self._watched)
         hidden = self._embed_share(branch)
         positions = self._inputs.positions(_sequence_through(branch))
         cache = self._memory.make_room(branch)
         has_deepstack = self._inputs.num_deepstack_layers > 0
+        masses: dict[int, Tensor] = {}
         read = prefill(
             self._decoder,
             hidden,
@@ -204,6 +214,7 @@ class BranchRunner:
             kernel=self.kernel,
             ring=self._ring,
             add_deepstack=partial(self._add_deepstack_share, branch) if has_deepstack else None,
+            on_watched=None if self._watched is None else masses.__setitem__,
         )
         logits = [rows.cpu() for rows in read]
         kept = (*past, cache) if cache is not None else ()
@@ -214,8 +225,10 @@ class BranchRunner:
         num_sequences = sum(len(suffix.sequences) for suffix in branch.suffixes)
         seconds = (time.perf_counter() - started) / max(1, num_sequences)
         found = [
-            SuffixLogits(suffix.sequences, rows, seconds, generated=tokens)
-            for suffix, rows, tokens in zip(branch.suffixes, logits, generated, strict=True)
+            SuffixLogits(suffix.sequences, rows, seconds, None, tokens, masses.get(number))
+            for number, (suffix, rows, tokens) in enumerate(
+                zip(branch.suffixes, logits, generated, strict=True)
+            )
         ]
         return Pass(tuple(found), kept if branch.branches else ())
 
@@ -256,7 +269,19 @@ class BranchRunner:
         images = tuple(inputs.images(suffix.segments))
         token_ids = inputs.token_ids(suffix.segments, 0, suffix.num_tokens)
         num_rows = inputs.num_answer_rows(index)
-        return SuffixRows(seen, hidden, positions, num_rows, deepstack, images, token_ids)
+        watched = WATCHES_NOTHING if self._watched is None else self._watched(index)
+        return SuffixRows(seen, hidden, positions, num_rows, deepstack, images, token_ids, watched)
+
+
+def _split(branch: Branch, watched: Callable[[int], Watched]) -> Branch:
+    """The branch with a suffix of its own for equal sequences of which other tokens are watched."""
+    suffixes: list[Suffix] = []
+    for suffix in branch.suffixes:
+        alike: dict[Watched, list[int]] = {}
+        for index in suffix.sequences:
+            alike.setdefault(watched(index), []).append(index)
+        suffixes += [replace(suffix, sequences=tuple(indices)) for indices in alike.values()]
+    return replace(branch, suffixes=tuple(suffixes))
 
 
 def _moved(spans: Sequence[Span], num_tokens: int) -> tuple[Span, ...]:

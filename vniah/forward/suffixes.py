@@ -16,7 +16,7 @@ n rows, H hidden size.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,22 @@ from vniah.forward.decoders import logits_of
 from vniah.forward.kv_cache import Span
 from vniah.forward.layer_inputs import LayerInputs, joined_ids
 from vniah.forward.rotation import Angles, rows_of
+
+
+class Watched(NamedTuple):
+    """What is to be known of the attention of some rows (`vniah.forward.watching`).
+
+    Attributes:
+        groups: spans of tokens, counted from the beginning of the sequence. The attention mass of
+            each group is computed by itself; the spans of a group are disjoint.
+        num_rows: in how many rows at the end of the sequence.
+    """
+
+    groups: tuple[tuple[Span, ...], ...] = ()
+    num_rows: int = 0
+
+
+WATCHES_NOTHING = Watched()
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class SuffixRows:
         images: where images begin and end among the rows, if the rows of an image see one another.
         token_ids: ``[n]``, where the decoder's layers get something of them
             (`vniah.forward.layer_inputs`).
+        watched: tokens of which somebody wants to know the attention mass, and in which rows.
     """
 
     spans: tuple[Span, ...]
@@ -51,6 +68,7 @@ class SuffixRows:
     deepstack: Tensor | None = None
     images: tuple[Span, ...] = ()
     token_ids: Tensor | None = None
+    watched: Watched = WATCHES_NOTHING
 
     @property
     def start(self) -> int:

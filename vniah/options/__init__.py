@@ -49,8 +49,13 @@ PAGE_KINDS = ("pages", "pdf")
 
 Scorer = Literal["argmax", "generate"]
 
-PictureKind = Literal["heatmap", "lengths", "difference", "controls", "needles", "retention"]
+PictureKind = Literal[
+    "heatmap", "lengths", "difference", "controls", "needles", "retention", "attention"
+]
 """What a picture of results shows."""
+
+Judged = Literal["all", "right", "wrong"]
+"""Which samples a picture of attention shows."""
 
 TableKind = Literal["lengths", "cells", "needles", "controls", "applied"]
 """What has a row in a table of results."""

@@ -11,16 +11,17 @@ from typing import Any, Literal, get_args
 
 from vniah.errors import InputError, short_repr
 from vniah.files import PACKAGE_DIR
-from vniah.results.manifests import READ_VERSIONS
+from vniah.results.manifests import FORMAT_VERSION, READ_VERSIONS
 from vniah.results.perplexity import FORMAT_VERSION as PERPLEXITY_VERSION
 
-SchemaFile = Literal["manifest", "samples", "perplexity", "document"]
+SchemaFile = Literal["manifest", "samples", "attention", "perplexity", "document"]
 
 SCHEMAS_DIR = PACKAGE_DIR / "data" / "schemas"
 
 _VERSIONS: Mapping[str, tuple[int, ...]] = {
     "manifest": READ_VERSIONS,
     "samples": READ_VERSIONS,
+    "attention": (FORMAT_VERSION,),
     "perplexity": (PERPLEXITY_VERSION,),
     "document": (PERPLEXITY_VERSION,),
 }
@@ -31,7 +32,8 @@ def format_schema(file: SchemaFile, version: int | None = None) -> dict[str, Any
 
     Args:
         file: ``"manifest"`` for ``manifest.json`` and ``"samples"`` for a line of
-            ``samples.jsonl`` of a run; ``"perplexity"`` for ``perplexity.json`` and
+            ``samples.jsonl`` of a run, ``"attention"`` for one of its ``attention.jsonl``;
+            ``"perplexity"`` for ``perplexity.json`` and
             ``"document"`` for ``document-0000.json`` and the like of a result of perplexity.
         version: the ``format_version`` that a manifest or ``perplexity.json`` carries; by default
             the newest.

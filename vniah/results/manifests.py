@@ -99,6 +99,13 @@ class TriedWindow(TypedDict):
     equal: Annotated[int, Meta(ge=0)]
 
 
+class AttentionTraceRecord(TypedDict):
+    """Of a run that keeps the attention to needles: of which rows, and when one was seen."""
+
+    rows: str
+    seen: str
+
+
 class VerificationRecord(TypedDict):
     """How an approximate run agrees with its exact samples, of which most is computed anew.
 
@@ -155,6 +162,7 @@ class _OfAllVersions(TypedDict):
     scorer: NotRequired[ScorerRecord]
     approximation: NotRequired[ApproximationRecord]
     intervention: NotRequired[InterventionRecord]
+    attention_trace: NotRequired[AttentionTraceRecord]
     verification: NotRequired[VerificationRecord]
     environment: NotRequired[EnvironmentRecord]
     notes: NotRequired[list[str]]

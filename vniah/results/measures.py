@@ -9,8 +9,8 @@ from vniah.errors import ResultsError, short_repr
 from vniah.grid import Cell
 from vniah.results.samples import SampleResult
 
-_OF_ALL_TASKS = ("logprob", "margin", "rank", "seconds")
-"""Numbers that every sample of a model that gives logits has."""
+_OF_ALL_TASKS = ("logprob", "margin", "rank", "seconds", "needle_attention")
+"""Numbers that every sample of a model that gives logits has; the last where it was traced."""
 
 _LARGEST = 1e100
 """Sums and colours need some room."""

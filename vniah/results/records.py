@@ -220,7 +220,8 @@ class Results:
 
         Args:
             name: a measure of the task, such as ``"error_seconds"``, any other number among the
-                fields of samples, or ``"logprob"``, ``"margin"``, ``"rank"`` or ``"seconds"``.
+                fields of samples, or ``"logprob"``, ``"margin"``, ``"rank"``, ``"seconds"`` or
+                ``"needle_attention"``.
 
         Raises:
             ResultsError: no sample has such a number.

@@ -8,6 +8,12 @@ from typing import Any
 
 from vniah.errors import ResultsError
 from vniah.files import atomic_path, flush_folder, write_json
+from vniah.results.attention import (
+    AttentionTrace,
+    attention_path,
+    attention_paths,
+    merge_attention,
+)
 from vniah.results.folders import require_no_export, require_no_perplexity, require_writable
 from vniah.results.manifests import (
     ADAPTIVE_KEY,
@@ -84,6 +90,8 @@ class RunFolder:
         self._is_upgraded = False
         self._is_cut = False
         self._file: SampleFile | None = None
+        self._attention_path: Path | None = None
+        self._attention_file: SampleFile | None = None
         self._num_ranks = 1
         require_writable(directory, "a run")
         require_no_export(directory)
@@ -143,6 +151,7 @@ class RunFolder:
         assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
         self._num_ranks = num_ranks
         path = self._samples_path if num_ranks == 1 else _rank_path(self.directory, rank)
+        self._attention_path = attention_path(self.directory, rank, num_ranks)
         with self._lead(notes, environment or {}) if rank == 0 else nullcontext():
             with writing_to(self.directory):
                 file = self._file = SampleFile(path, self._manifest_path)
@@ -152,6 +161,7 @@ class RunFolder:
                 self._file = None
                 with writing_to(self.directory):
                     file.close()
+                    self._close_attention()
 
     @contextmanager
     def _lead(self, notes: Sequence[str], environment: Mapping[str, Any]) -> Iterator[None]:
@@ -162,7 +172,11 @@ class RunFolder:
         with locked(self.directory):
             with writing_to(self.directory):
                 if self._overwrite:
-                    for path in (*_samples_paths(self.directory), self._manifest_path):
+                    for path in (
+                        *_samples_paths(self.directory),
+                        *attention_paths(self.directory),
+                        self._manifest_path,
+                    ):
                         path.unlink(missing_ok=True)
                 else:
                     self._require_no_progress()
@@ -252,6 +266,7 @@ class RunFolder:
             if self._num_ranks > 1 or is_repeated:
                 self._file.close()
                 self._file = None
+                self._close_attention()
                 self._merge_files()
 
     def _merge_files(self) -> None:
@@ -261,19 +276,34 @@ class RunFolder:
         ordered = in_order(self.samples.values(), self.manifest)
         with atomic_path(self._samples_path, is_locked=True) as path, path.open("wb") as file:
             file.writelines(map(_line, ordered))
+        merge_attention(self.directory, (sample.sample_id for sample in ordered))
         for path in paths:
             path.unlink()
 
-    def append(self, sample: SampleResult) -> None:
+    def append(self, sample: SampleResult, attention: AttentionTrace | None = None) -> None:
         """Writes one line at once; only inside the block of `open`.
+
+        Args:
+            sample: the result.
+            attention: that of the sample to its needle, if it was traced; it is written first.
 
         Raises:
             ResultsError: the disk is full or cannot be written to, or the folder is gone.
         """
         assert self._file is not None, "RunFolder.append outside of its open block"
         with writing_to(self.directory):
+            if attention is not None:
+                if self._attention_file is None:
+                    assert self._attention_path is not None
+                    self._attention_file = SampleFile(self._attention_path, self._manifest_path)
+                self._attention_file.append(attention.to_json() + b"\n")
             self._file.append(_line(sample))
         self.samples[sample.sample_id] = sample
+
+    def _close_attention(self) -> None:
+        if self._attention_file is not None:
+            self._attention_file.close()
+            self._attention_file = None
 
     def has_score(self, sample_id: str) -> bool:
         """True if this sample has a score. Samples that ended in an error are run again."""

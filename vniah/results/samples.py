@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Annotated, Any, NotRequired, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from msgspec import Meta
 
@@ -19,6 +19,9 @@ from vniah.schema import parse_json
 MOST_LINE_BYTES = 2**24
 _MOST_IN_A_LIST = 100_000
 _MOST_SHARED = 10_000
+
+
+Seen = Literal["seen", "not seen"]
 
 
 class SampleLine(TypedDict):
@@ -44,6 +47,8 @@ class SampleLine(TypedDict):
     argmax_correct: NotRequired[bool | None]
     greedy_correct: NotRequired[bool | None]
     approximate: NotRequired[bool | None]
+    needle_attention: NotRequired[Annotated[float, Meta(ge=0, le=1)] | None]
+    needle_seen: NotRequired[Seen | None]
 
 
 class _Slotted:
@@ -91,6 +96,11 @@ class SampleResult(_Slotted):
             equals argmax_correct except for ties.
         approximate: True where haystack states were shared among needles, so that all numbers of
             the line are approximate; None where they are exact.
+        needle_attention: the largest share of attention that any head pays to the needle and the
+            token right behind it, from any token of the question or the answer; None where that was
+            not traced (`vniah.results.attention`).
+        needle_seen: ``"seen"`` where that is more than to all other tokens together, else ``"not
+            seen"``. A wrong sample that is ``"seen"`` was seen and not used.
 
     The fields after ``error`` are left out of the line where they are None.
     """
@@ -115,6 +125,8 @@ class SampleResult(_Slotted):
     argmax_correct: bool | None = None
     greedy_correct: bool | None = None
     approximate: bool | None = None
+    needle_attention: float | None = None
+    needle_seen: Seen | None = None
 
     @property
     def num_frames(self) -> int | None:
@@ -191,6 +203,7 @@ _VALUES = tuple(
 )
 _LEFT_OUT_WHERE_NONE = (
     *("prompt_tokens", "variant", "argmax_correct", "greedy_correct", "approximate"),
+    *("needle_attention", "needle_seen"),
 )
 
 
@@ -296,6 +309,8 @@ def _result_in(
     result.argmax_correct = line.argmax_correct
     result.greedy_correct = line.greedy_correct
     result.approximate = line.approximate
+    result.needle_attention = line.needle_attention
+    result.needle_seen = line.needle_seen
     result.__class__ = SampleResult
     return cast("SampleResult", result)
 

@@ -208,6 +208,10 @@ class Facts:
             parts.append(f"log-probability {result.logprob:.3f}")
         if result.margin is not None:
             parts.append(f"margin {result.margin:.3f}")
+        if result.needle_seen is not None:
+            is_unused = result.needle_seen == "seen" and not result.correct
+            seen = "seen and not used" if is_unused else result.needle_seen
+            parts.append(f"needle {seen}, attention up to {result.needle_attention:.2f}")
         if result.prompt_tokens is not None:
             parts.append(f"{counted(result.prompt_tokens, 'prompt token')} by the server's count")
         return ", ".join(parts)

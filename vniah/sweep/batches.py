@@ -9,7 +9,7 @@ from vniah.engines.base import Engine
 from vniah.results import Results, RunFolder, load_run
 from vniah.sweep.adaptive import Rounds, scored_ids
 from vniah.sweep.mesh import Mesh
-from vniah.sweep.outcomes import result_of
+from vniah.sweep.outcomes import attention_of, result_of
 from vniah.sweep.progress import OnProgress
 from vniah.sweep.stopping import EarlyRounds
 from vniah.tasks import Sample, Task
@@ -60,7 +60,8 @@ class Batches:
         for batch in mesh.claim(name, num_batches):
             for sample, outcome in self._engine.run(batch):
                 if mesh.context_rank == 0:
-                    folder.append(result_of(self._task, sample, outcome))
+                    result = result_of(self._task, sample, outcome)
+                    folder.append(result, attention_of(sample, outcome))
                     self._report("sweep", self._num_done + mesh.count("done", 1), num_samples)
 
     def run_rounds(

@@ -37,6 +37,12 @@ from vniah.tasks.details import details_of
 _INSERTION = "needle inserted before frame floor(depth x num_frames), none replaced"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "av", "datasets", "pillow")
 
+ATTENTION_TRACE = {
+    "rows": "all tokens behind the last frame, or behind the text",
+    "seen": "mass on needle and token behind it over halfway from equal attention to 1",
+}
+"""What a run with ``--trace-attention`` keeps, as its manifest says it."""
+
 EARLIER_DEFAULT = ["no-needle"]
 """The default controls of the built-in task before there were others."""
 
@@ -51,6 +57,8 @@ def make_manifest(
     samples: Sequence[Sample],
     approximation: Approximation | None = None,
     intervention: Intervention | None = None,
+    *,
+    traces_attention: bool = False,
 ) -> dict[str, Any]:
     """Everything that is needed to repeat the run, as JSON values.
 
@@ -66,6 +74,7 @@ def make_manifest(
         samples: all samples, controls included.
         approximation: how far the run is approximate; None for an exact one.
         intervention: with which each sample of the test is run once more; None for most runs.
+        traces_attention: whether the attention to the needle is kept.
     """
     return manifest_of_plan(
         plan_record(haystack, needles, grid, task, samples),
@@ -74,6 +83,7 @@ def make_manifest(
         scorer=None if engine.decoding is None else _scorer_record(engine.decoding),
         approximation=None if approximation is None else approximation.record(),
         intervention=None if intervention is None else intervention.record(),
+        attention_trace=ATTENTION_TRACE if traces_attention else None,
         environment={
             **environment_record(getattr(model, "device", None)),
             **origin_record(haystack),
@@ -140,6 +150,7 @@ def manifest_of_plan(
     scorer: Mapping[str, Any] | None = None,
     approximation: Mapping[str, Any] | None = None,
     intervention: Mapping[str, Any] | None = None,
+    attention_trace: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, with its sections in the order in which people read them.
 
@@ -151,6 +162,7 @@ def manifest_of_plan(
         scorer: how answers were generated, where that is known.
         approximation: how far the run is approximate; None for an exact one.
         intervention: what was applied, for samples of its own; None for most runs.
+        attention_trace: what is kept of the attention to needles; None for nothing.
     """
     first = ("task", "axes", "controls", "task_details")
     return {
@@ -162,6 +174,7 @@ def manifest_of_plan(
         **({} if scorer is None else {"scorer": dict(scorer)}),
         **({} if approximation is None else {"approximation": dict(approximation)}),
         **({} if intervention is None else {"intervention": dict(intervention)}),
+        **({} if attention_trace is None else {"attention_trace": dict(attention_trace)}),
         "sample_ids": plan["sample_ids"],
         "environment": dict(environment),
     }
@@ -199,7 +212,8 @@ def run_key(manifest: Mapping[str, Any], model: AnyModel, *, controls: ChosenCon
     run with other controls than the default ones of then has a folder of its own.
     """
     of_version_1 = ("task", "haystack", "needles", "grid", "protocol", "scorer")
-    named = (*of_version_1, "approximation", "intervention")  # the last two no run of then has
+    # The last three no run of then has.
+    named = (*of_version_1, "approximation", "intervention", "attention_trace")
     settings = {name: manifest[name] for name in named if name in manifest}
     settings["needles"] = {n: settings["needles"][n] for n in ("name", "sha256", "ids")}
     if own := manifest.get("task_details", {}).get("settings"):

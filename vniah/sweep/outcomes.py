@@ -5,14 +5,15 @@ from dataclasses import fields, replace
 from math import isfinite
 
 from vniah.engines.base import Outcome
-from vniah.errors import ResultsError, TaskError, VniahError, first_line, short_repr
+from vniah.errors import InputError, ResultsError, TaskError, VniahError, first_line, short_repr
 from vniah.needles import NeedleSet
 from vniah.results import MOST_LINE_BYTES, SampleResult, contradiction
+from vniah.results.attention import AttentionTrace
 from vniah.results.measures import fault_of_measures
 from vniah.results.samples import SampleLine
 from vniah.scoring import Reading, Score
 from vniah.tasks import Sample, Task
-from vniah.tasks.base import is_json_value
+from vniah.tasks.base import is_json_value, needles_asked_for
 from vniah.tasks.details import details_of
 
 _OWN_COLUMNS = ("measures", "num_options")  # beside the sample's fields
@@ -39,6 +40,15 @@ def require_readable(task: Task, samples: Sequence[Sample], needles: NeedleSet) 
                 )
 
 
+def require_needles_shown(samples: Sequence[Sample]) -> None:
+    """Raises `InputError` if no sample shows a needle whose attention could be traced."""
+    if not any(map(needles_asked_for, samples)):
+        raise InputError(
+            "--trace-attention traces the attention to needles, and no sample of this task shows "
+            "one: leave it out"
+        )
+
+
 def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
     """The result of a sample, from its outcome; what cannot be written is an error of its task."""
     result = SampleResult(
@@ -58,11 +68,27 @@ def result_of(task: Task, sample: Sample, outcome: Outcome) -> SampleResult:
             **{name: getattr(score, name) for name in _SCORE_FIELDS},
             approximate=_is_approximate(outcome) or None,
         )
+        if (trace := attention_of(sample, outcome)) is not None:
+            scored = replace(
+                scored,
+                needle_attention=round(trace.largest, 6),
+                needle_seen="seen" if trace.is_seen else "not seen",
+            )
         measures = {"measures": getattr(task, "measures", ())}
         if (fault := fault_of_measures(scored, measures) or _fault_of_line(scored)) is None:
             return scored
         score = f"the task {task.name} gave a score that cannot be written: {fault}"
     return replace(result, error=score[:_MAX_ERROR] or "an error without a message")
+
+
+def attention_of(sample: Sample, outcome: Outcome) -> AttentionTrace | None:
+    """The attention of a sample to its needle, with the right answer; None if not traced."""
+    if isinstance(outcome, str):
+        return None
+    names = sample.candidates
+    right = names.index(sample.answer) if sample.answer in names[: len(outcome)] else 0
+    found = outcome[right].attention
+    return None if found is None else AttentionTrace.of(sample.sample_id, found)
 
 
 def _is_approximate(outcome: Outcome) -> bool:

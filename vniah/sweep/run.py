@@ -37,7 +37,7 @@ from vniah.sweep.earlier import keep_earlier_controls, keep_earlier_length
 from vniah.sweep.launchers import require_known_launcher
 from vniah.sweep.manifest import make_manifest, run_key
 from vniah.sweep.mesh import Mesh
-from vniah.sweep.outcomes import require_readable
+from vniah.sweep.outcomes import require_needles_shown, require_readable
 from vniah.sweep.planned import describe_forward
 from vniah.sweep.progress import Bars, OnProgress
 from vniah.sweep.replies import warn_of_unreadable
@@ -78,6 +78,7 @@ def run_sweep(
     verify: int | None = None,
     screen: Results | str | Path | None = None,
     apply: str | Callable[[Changes], object] | None = None,
+    trace_attention: bool = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -125,6 +126,8 @@ def run_sweep(
         apply: a function that changes the model (`vniah.engines.interventions`), or its name,
             ``"package.module:function"``. Each sample of the test is then run twice, without it
             and with it.
+        trace_attention: also keep how much attention every layer and head pays to the needle
+            (`vniah.results.attention`), and whether the needle was seen.
         mesh: the processes of the job (`vniah.sweep.mesh.open_mesh`); by default only this one.
         progress: whether to show progress bars on stderr, or in the notebook.
         on_progress: called in place of the bars as work is done, and before the first sample; with
@@ -155,6 +158,7 @@ def run_sweep(
         verify,
         None if screen is None else load(screen, "screen"),
         apply,
+        trace_attention,
     )
     sweep = Sweep(model, haystack, needles, grid, options, mesh=mesh)
     return sweep.run(folder, overwrite=overwrite, progress=progress, on_progress=on_progress)
@@ -178,6 +182,7 @@ class SweepOptions:
     verify: int | None = None
     screen: Results | None = None
     apply: str | Callable[[Changes], object] | None = None
+    trace_attention: bool = False
 
 
 class Sweep:
@@ -233,6 +238,7 @@ class Sweep:
             num_processes=self._mesh.size,
             scratch_dir=cache_dir() / "scratch",
             approximation=self.approximation,
+            trace_attention=options.trace_attention,
         )
         self._applied = None
         if self.intervention is not None:
@@ -283,7 +289,10 @@ class Sweep:
             self.samples,
             self.approximation,
             self.intervention,
+            traces_attention=options.trace_attention,
         )
+        if options.trace_attention:
+            require_needles_shown(self.samples)
         self._model = model
         self._haystack = haystack
         self._needles = needles

@@ -20,7 +20,14 @@ from vniah.grid import Cell, Grid, place_prefix
 from vniah.haystacks.frames import AnyHaystack
 from vniah.haystacks.library import VideoLibrary
 from vniah.needles import NeedleSet
-from vniah.protocol import HAYSTACK, FrameSpan, TextSpan, blended_source, needle_source
+from vniah.protocol import (
+    HAYSTACK,
+    FrameSpan,
+    TextSpan,
+    blended_source,
+    needle_of,
+    needle_source,
+)
 from vniah.scoring import Reading, Score
 
 Reads = Literal["frames", "text", "questions"]
@@ -53,6 +60,8 @@ class Sample:
         text: for a task of text, what the model reads before the question, in pieces that follow
             one another without anything between them: parts of a text haystack, needles, and text
             of the task's own; empty where only the question is read. None for a task of frames.
+        asks_for: ids of the needles that hold the answer, for ``--trace-attention``; by default
+            the one that ``fields`` names as ``needle_id``, or all that are shown.
     """
 
     sample_id: str
@@ -65,6 +74,7 @@ class Sample:
     control: str | None = None
     fields: Mapping[str, JSONValue] = field(default_factory=dict)
     text: tuple[TextSpan | str, ...] | None = None
+    asks_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sample_id or self.sample_id.split() != [self.sample_id]:
@@ -102,6 +112,7 @@ class Sample:
                 ("choices", self.choices is None or _is_tuple_of(str, self.choices)),
                 ("fields", isinstance(self.fields, Mapping)),
                 ("text", self.text is None or _is_tuple_of(TextSpan | str, self.text)),
+                ("asks_for", _is_tuple_of(str, self.asks_for)),
             )
             if not is_right
         ]
@@ -149,6 +160,16 @@ class Sample:
             return self.cell.num_frames
         named = self.fields.get("num_frames")
         return named if isinstance(named, int) else None
+
+
+def needles_asked_for(sample: Sample) -> frozenset[str]:
+    """The ids of the needles that hold the answer, as far as the sample shows them."""
+    pieces = sample.shown if sample.text is None else sample.text
+    named = (needle_of(piece.source) for piece in pieces if not isinstance(piece, str))
+    shown = frozenset(name for name in named if name is not None)
+    own = sample.fields.get("needle_id")
+    asked = sample.asks_for or ((own,) if isinstance(own, str) else ())
+    return shown.intersection(asked) if asked else shown
 
 
 def is_json_value(value: object) -> bool:

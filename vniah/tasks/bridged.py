@@ -148,6 +148,7 @@ class Bridged:
             question=asked.bridge.question,
             candidates=asked.bridge.answers,
             choices=asked.bridge.choices,
+            asks_for=tuple(one.needle_id for one in pair),
             fields={
                 "needle_id": asked.needle.needle_id,
                 "distance": distance.value,

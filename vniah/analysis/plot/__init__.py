@@ -1,6 +1,7 @@
 """Pictures of results. Imported only when something is drawn."""
 
 from vniah.analysis.palettes import COLORS
+from vniah.analysis.plot.attention import attention_map, save_attention_maps
 from vniah.analysis.plot.checkpoints import checkpoint_curves, save_checkpoint_curves
 from vniah.analysis.plot.controls import control_names, control_picture
 from vniah.analysis.plot.curves import retention_curves
@@ -21,6 +22,7 @@ from vniah.analysis.plot.windows import save_window_curve
 
 __all__ = [
     "COLORS",
+    "attention_map",
     "checkpoint_curves",
     "control_names",
     "control_picture",
@@ -30,6 +32,7 @@ __all__ = [
     "needle_map",
     "perplexity_curves",
     "retention_curves",
+    "save_attention_maps",
     "save_checkpoint_curves",
     "save_controls",
     "save_difference_map",

@@ -56,7 +56,7 @@ def command_of(manifest: Mapping[str, Any]) -> Command:
     words: list[str] = ["run"]
     remarks: list[str] = []
     of_samples = (_model, _haystack, _needles, _grid, _task, _controls)
-    for part in (*of_samples, _scorer, _adaptive, _sharing, _intervention):
+    for part in (*of_samples, _scorer, _adaptive, _sharing, _intervention, _attention):
         for found in part(manifest):
             if isinstance(found, Remark):
                 remarks.append(found.text)
@@ -110,6 +110,11 @@ def _intervention(manifest: Mapping[str, Any]) -> _Parts:
     if record is not None:
         yield "--apply", str(record["function"])
         yield Remark(f"the sha256 of the file of {record['function']} is {record['sha256']}")
+
+
+def _attention(manifest: Mapping[str, Any]) -> _Parts:
+    if "attention_trace" in manifest:
+        yield ("--trace-attention",)
 
 
 def _model(manifest: Mapping[str, Any]) -> _Parts:

@@ -17,7 +17,12 @@ from vniah.analysis.report.origin import facts_of, notes_of
 from vniah.analysis.report.samples import SampleData
 from vniah.analysis.report.tables import PageTable, page_table
 from vniah.analysis.report.verified import verification_tables
-from vniah.analysis.sentences import format_agreement, format_average, format_oddness
+from vniah.analysis.sentences import (
+    format_agreement,
+    format_attention,
+    format_average,
+    format_oddness,
+)
 from vniah.analysis.statistics.estimates import percent_of
 from vniah.analysis.statistics.summary import Summary, summarize
 from vniah.analysis.table_layouts import layouts, lengths_layout
@@ -198,7 +203,7 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
     named = f" ({of_depth})" if of_depth else ""
     what = "Approximate accuracy" if results.is_approximate else "Accuracy"
     caption = f"{what} by {rows}{named}, downwards, and {axis}, to the right"
-    oddness = format_oddness(results)
+    oddness, attention = format_oddness(results), format_attention(results)
     parts = parts_of(results)
     found = summarize(results)
     return RunSection(
@@ -213,6 +218,7 @@ def _section(results: Results, label: str, pictures: bool) -> RunSection:
             *(line for line in gaps(results) if line != results.progress),  # said above
             *format_agreement(results),
             *([] if oddness is None else [oddness]),
+            *([] if attention is None else [attention]),
             *_chance(results),
         ),
         verdict=verdict(results),

@@ -142,6 +142,13 @@ def _add_run_options(run: argparse.ArgumentParser, output: str) -> None:
         "embedded models 1, as they never end a text",
     )
     run.add_argument(
+        "--trace-attention",
+        action="store_true",
+        help="also keep how much attention every layer and head pays to the needle, in "
+        "attention.jsonl, and say of every sample whether the needle was seen: so a wrong one was "
+        "either seen and not used, or not seen. Draw it by plot --kind attention",
+    )
+    run.add_argument(
         "--adaptive",
         action="store_true",
         help="measure only the cells that it takes to find the effective length: longer and longer "

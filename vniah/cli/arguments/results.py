@@ -42,7 +42,8 @@ def add_plot(verbs: Any) -> None:
         "for each result with its 95 %% band; difference: how each cell changed from the first "
         "result to the second; controls: the heatmap and a panel for each control; needles: a row "
         "for each needle; retention: accuracy against the seconds, or pages, since the needle, a "
-        "curve for each depth or position",
+        "curve for each depth or position; attention: which layers and heads attend to the needle "
+        "in right and in wrong samples, of a run with --trace-attention",
     )
     plot.add_argument(
         "--value",
@@ -61,6 +62,12 @@ def add_plot(verbs: Any) -> None:
         action="store_true",
         help="a heatmap of the groups of samples that are right as a whole beside each, for tasks "
         "that have groups, e.g. retrieve-all",
+    )
+    plot.add_argument(
+        "--cell",
+        metavar="N/DEPTH",
+        help="with --kind attention: only the samples of this cell, such as 256/0.5; 256/* is all "
+        "depths at 256 frames, and */0.5 this depth at all lengths",
     )
     _add_allow_approximate(plot)
     _add_look(plot)

@@ -13,15 +13,20 @@ T tokens, n rows, Hq and Hk heads of queries and of keys/values, D head size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from vniah.errors import ModelError
 from vniah.forward.attention import Heads, Kernel
 from vniah.forward.kv_cache import KeyValueCache, Layout, Span, Stored
 from vniah.forward.ring import Ring
+
+SeesAttention = Callable[[Tensor, Tensor, Tensor, float], None]
+"""Called with queries ``[1, Hq, n, D]`` and keys ``[1, Hk, n, D]`` of the rows of a call, the
+log-sum-exp of each row over all that it sees ``[1, Hq, n]``, and the factor on the scores."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class LayerCall:
         more: further arguments of the layer.
         was_called: whether the layer has asked for what the rows attend to. A layer that never
             does computes something that this call knows nothing of.
+        watch: what else is to be done with the attention of the rows (`vniah.forward.watching`);
+            never called for a layer without attention.
     """
 
     def __init__(self, rows: slice | Tensor, past: Any = None, num_used: int | None = None) -> None:
@@ -104,6 +111,7 @@ class LayerCall:
         self.num_used = num_used
         self.more: Mapping[str, Any] = {}
         self.was_called = False
+        self.watch: SeesAttention | None = None
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -171,6 +179,23 @@ class LayerMemory(ABC):
                 `vniah.forward.slabs.Slab`.
             is_last: whether the layer is the last of the decoder.
         """
+
+    def first_seen(self, token: int) -> int:
+        """The first token that the row of a token sees."""
+        return 0
+
+    def keys_between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The keys of the tokens ``start`` to ``stop - 1``, in order, in blocks ``[1, Hk, n, D]``.
+
+        All of them are before a suffix that sees them.
+
+        Raises:
+            ModelError: the kind of layer does not say which keys its rows attend to.
+        """
+        raise ModelError(
+            f"{type(self).__name__} does not say which keys its rows attend to, so attention "
+            "cannot be traced: leave out --trace-attention"
+        )
 
 
 @dataclass(frozen=True)

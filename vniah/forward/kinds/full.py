@@ -140,6 +140,10 @@ class FullMemory(LayerMemory):
         """As `LayerMemory.save`."""
         self._keys.save(index, cache)
 
+    def keys_between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """As `LayerMemory.keys_between`."""
+        return (k for k, _ in self._keys.between(start, stop))
+
     def suffix_calls(self, group: SuffixGroup | Slab, *, is_last: bool) -> Iterator[LayerCall]:
         """As `LayerMemory.suffix_calls`; one call, or two for rows that are spliced in."""
         kernel, ring = self._tokens.kernel, self._tokens.ring

@@ -136,6 +136,9 @@ class _LatentMemory(LayerMemory):
     def save(self, index: int, cache: KeyValueCache) -> None:
         self._latents.save(index, cache)
 
+    def keys_between(self, start: int, stop: int) -> Iterator[Tensor]:
+        return (k for k, _ in self._latents.between(start, stop))
+
     def suffix_calls(self, group: SuffixGroup, *, is_last: bool) -> Iterator[LayerCall]:
         yield _LatentSuffixes(self._latents, group, self._tokens.kernel, past=_Handover())
 

@@ -266,6 +266,13 @@ class _ReachMemory(LayerMemory):
         for here, there in _overlaps(self._held, self._stored_in(cache)):
             k[:, :, there], v[:, :, there] = self._k[:, :, here], self._v[:, :, here]
 
+    def first_seen(self, token: int) -> int:
+        return self._kind.first_seen(token)
+
+    def keys_between(self, start: int, stop: int) -> Iterator[Tensor]:
+        for _, rows in _overlaps([Span(start, stop)], self._held):
+            yield self._k[:, :, rows]
+
     def suffix_calls(self, group: SuffixGroup, *, is_last: bool) -> Iterator[LayerCall]:
         yield _ReachSuffixes(self, group)
 

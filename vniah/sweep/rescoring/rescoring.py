@@ -21,6 +21,7 @@ from vniah.results import (
     SampleResult,
     load_results,
 )
+from vniah.results.attention import read_attention
 from vniah.results.manifests import VERIFICATION_KEY
 from vniah.results.plan import planned_ids
 from vniah.results.reading import rank_paths
@@ -138,11 +139,11 @@ def rescore(
         lines.append(new)
         if new.correct is not line.correct:
             changes.append(Change(line, new))
-    run = RunFolder(folder, manifest, overwrite=overwrite)
+    run, attention = RunFolder(folder, manifest, overwrite=overwrite), read_attention(source)
     with run.open(manifest[NOTES_KEY]):
         for line in lines:
             if not run.has_score(line.sample_id):
-                run.append(line)
+                run.append(line, attention.get(line.sample_id))
         run.merge()
         record_verification(run, run.results(), None, leads=True)
     num_errors = sum(line.error is not None for line in lines)
