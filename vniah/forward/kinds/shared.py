@@ -145,6 +145,12 @@ class _SharedMemory(LayerMemory):
         if not self._is_reused:
             self._inner.save(index, cache)
 
+    def first_seen(self, token: int) -> int:
+        return self._inner.first_seen(token)
+
+    def keys_between(self, start: int, stop: int) -> Iterator[Tensor]:
+        return self._inner.keys_between(start, stop)
+
     def suffix_calls(self, group: SuffixGroup, *, is_last: bool) -> Iterator[LayerCall]:
         (call,) = self._inner.suffix_calls(group, is_last=is_last)
         yield self._handing_over(call, id(group), keeps=True)
