@@ -443,9 +443,7 @@ def tensors_of(cache: KeyValueCache, decoder):
     return [cache.store.tensors(layer) for layer in range(len(decoder.model.layers))]
 
 
-@pytest.mark.parametrize(
-    "name", ["mistral", "gemma3", "gemma4", "gemma4_small", "lfm2", "qwen3_5", "deepseek_v3"]
-)
+@pytest.mark.parametrize("name", ["mistral", "qwen3_5", "deepseek_v3", "gemma4_small"])
 def test_memory_grows_with_the_length_as_the_closed_form_says(name, tmp_path, monkeypatch):
     """Rows and angles grow; of what a layer holds, only what its kind keeps of every token."""
     # Angles are computed in blocks that are far below the length, as for long sequences.
@@ -470,7 +468,7 @@ def test_memory_grows_with_the_length_as_the_closed_form_says(name, tmp_path, mo
         branch = Branch(0, (), num_tokens, (suffix,))
         return shape.pass_bytes(branch, chunk_size=128) - num_tokens * shape.hidden_bytes
 
-    short, long = 1_000, 2_000
+    short, long = 700, 1_400
     slope = (peak(long) - peak(short)) / (long - short)
     expected = (said(long) - said(short)) / (long - short)
     assert abs(slope - expected) <= 0.1 * expected + 16
