@@ -279,7 +279,8 @@ def in_training():
 
 def with_a_planted_window():
     model = DecoderStandIn(build_decoder("qwen2"))
-    model.decoder.config.sliding_window, model.decoder.config.layer_types = 20, None
+    model.decoder.config.sliding_window = 20
+    model.decoder.config.layer_types = ["sliding_attention"] * 3
     return model
 
 

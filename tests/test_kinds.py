@@ -65,7 +65,7 @@ def is_near(found, expected):
 
 
 # Chunks of one row take long: one decoder of each way to read what came before.
-ROW_BY_ROW = ("gemma3", "gemma4_small", "llama4", "mistral4", "qwen3_5", "lfm3")
+ROW_BY_ROW = ("gemma3", "gemma4_small", "llama4", "mistral4", "nemotron_h", "lfm3")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,42 @@ def test_suffixes_and_later_passes_go_on_anywhere(name):
     places = [(60, 1), (41, 12), (60, 7)]
     found = read(decoder, rows, positions, (60, 60), places, past=[trunk.until(37), child])
     assert are_near(found, expected, places)
+
+
+@pytest.mark.parametrize("name", ["nemotron_h", "qwen3_5", "lfm2"])
+def test_no_row_behind_a_state_is_computed_alone(name):
+    """transformers computes it by another formula, for Mamba-2 without a limit."""
+    limit = {"time_step_min": 1.0} if name == "nemotron_h" else {}
+    decoder, rows, positions, expected = case(name, **limit)
+    like = decoder.lm_head.weight
+    trunk = open_cache(
+        decoder.model, Layout.whole(0, 100), ends=(49, 99, 100), like=like, kv_location="host"
+    )
+    places = [(50, 9), (51, 1), (52, 9), (54, 2), (98, 3), (99, 1), (100, 9)]
+    found = read(decoder, rows, positions, (0, 100), places, cache=trunk, chunk_size=33)
+    assert are_near(found, expected, places)
+    places = [(120, 1), (121, 5), (103, 4), (119, 2)]
+    for chunk_size in (1, 2, 3, 19, 20, 21):
+        found = read(
+            decoder,
+            rows,
+            positions,
+            (99, 121),
+            places,
+            past=[trunk.until(99)],
+            chunk_size=chunk_size,
+        )
+        assert are_near(found, expected, places), chunk_size
+
+
+def test_what_no_pass_has_stored_is_not_read():
+    for name in ("mistral", "qwen3_5"):
+        decoder, rows, positions, _ = case(name)
+        layout, like = Layout.whole(0, 71), decoder.lm_head.weight
+        trunk = open_cache(decoder.model, layout, ends=(37, 71), like=like, kv_location="host")
+        read(decoder, rows, positions, (0, 71), [], cache=trunk)
+        with pytest.raises(AssertionError, match="has stored"):
+            read(decoder, rows, positions, (50, 60), [(60, 3)], past=[trunk.until(50)])
 
 
 class Spaced(DecoderStandIn):
@@ -331,6 +367,10 @@ def with_layers(name, layer_types, **changes):
             "is stated as 'sliding_attention', and config.json gives it no window",
         ),
         (
+            lambda: with_layers("llama4", ["sliding_attention"] * 4, sliding_window=9),
+            "its module Llama4TextAttention knows no sliding window",
+        ),
+        (
             lambda: with_layers("deepseek_v3", ["sliding_attention"] * 4, sliding_window=9),
             "its module DeepseekV3Attention knows no sliding window",
         ),
@@ -395,6 +435,16 @@ def test_kinds_are_those_that_the_modules_say():
     assert of("mistral4") == [LatentAttention] * 4
     assert kinds_of(build_kind("mistral", sliding_window=None).model)[0] == FullAttention(4, 2, 16)
     assert heads_of(build_kind("nemotron_h").model) == (4, 2, 16)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_window_at_which_a_decoder_does_not_look_is_none(family):
+    decoder = build_decoder(family)
+    expected = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=3)
+    if family == "llama":
+        decoder.config.sliding_window = 7
+    found = answer_logits(decoder, embeddings(60), torch.arange(60), num_rows=3)
+    assert torch.equal(found, expected)
 
 
 # What it costs.

@@ -20,6 +20,7 @@ from vniah.forward.decoders import (
 )
 from vniah.forward.hooks import forced_window
 from vniah.forward.inputs import deepstack_rows
+from vniah.forward.kinds.choosing import attention_of
 from vniah.forward.kv_cache import Span
 from vniah.models.quantization import rounds_rows
 from vniah.protocol import HasDecoder, TokenSequence
@@ -144,6 +145,9 @@ class RoundingLimit:
         of_max = tolerance
         if dtype != torch.float32 and num_chosen_experts(body.config):
             of_max, least = _MOST_OF_EXPERTS, _LEAST_SHARE_OF_EXPERTS
+        if any(hasattr(attention_of(layer), "sinks") for layer in body.layers):
+            # Another kernel of transformers may leave the sinks out, which is no rounding.
+            return cls(of_max, min(tolerance, _NOISE_FACTOR * least * tolerance))
         other = "sdpa" if body.config._attn_implementation == "eager" else "eager"
         try:
             with attention_set_to(body, other):

@@ -15,7 +15,6 @@ from vniah.forward.decoders import (
     DEEPSTACK_MODEL_TYPES,
     embedding_of,
     layer_input_size,
-    require_known_decoder,
     require_positions,
     require_supported,
 )
@@ -53,7 +52,8 @@ def require_model(model: AnyModel) -> None:
     """Raises `ModelError` unless the object is a model whose decoder, if it has one, can be run."""
     require_protocol(model)
     if isinstance(model, DecoderModel | LanguageModel):
-        require_known_decoder(model.decoder)
+        require_supported(model.decoder)
+        kinds_of(model.decoder.model)
     if not isinstance(model, EncodingModel):
         return
     shape = tuple(model.frame_shape)

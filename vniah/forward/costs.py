@@ -97,6 +97,7 @@ class DecoderShape:
         kinds: the kind of every layer; none if all have full attention.
         num_angles: cosines and sines of a token, of all sets; by default two for each number of a
             head.
+        expert_numbers: numbers of a row inside experts, if that is more than in an MLP.
         last_weights: weights in the matrices of the layer in which main rows go no further, and of
             those behind it; by default an equal share of all.
         layer_input_size: numbers that each layer gets of a token besides its row.
@@ -120,6 +121,7 @@ class DecoderShape:
     num_angles: int | None = None
     last_weights: int | None = None
     layer_input_size: int = 0
+    expert_numbers: int = 0
 
     @classmethod
     def of(cls, decoder: Any) -> "DecoderShape":
@@ -135,10 +137,7 @@ class DecoderShape:
         heads, kinds = heads_of(body), kinds_of(body)
         input_size = layer_input_size(config)
         of_inputs = config.hidden_size * input_size
-        by_layer = [
-            sum(_active_weights(module, num_chosen) for module in layer.modules()) + of_inputs
-            for layer in body.layers
-        ]
+        by_layer = [active_weights(layer, config) + of_inputs for layer in body.layers]
         last = last_with_own_keys(kinds)
         asking = _asking_weights(body.layers[last], kinds[last], by_layer[last]) + of_inputs
         return cls(
@@ -164,6 +163,9 @@ class DecoderShape:
             num_angles=num_angles(body),
             last_weights=sum(by_layer[last:]),
             layer_input_size=input_size,
+            expert_numbers=max(
+                _expert_numbers(module, config.hidden_size, num_chosen) for module in body.modules()
+            ),
         )
 
     @property
@@ -198,7 +200,8 @@ class DecoderShape:
 
         In the last layer with keys of its own, rows that are not read end after their queries, keys
         and values. A ring computes these twice for all main rows. Suffixes run on every rank, which
-        share the work of their attention. Exact for one process; with several, each counts for an
+        share the work of their attention. Exact for one process, but that latents are
+        expanded again for each chunk behind them; with several, each counts for an
         equal share.
         """
         main, suffixes = costs_of(branches)
@@ -327,7 +330,8 @@ class DecoderShape:
     @property
     def feed_forward_row(self) -> int:
         """Bytes of a row in the MLP: gate, up and their product; the residual and its norm."""
-        return (3 * self.intermediate_size + 2 * self.hidden_size) * self.itemsize
+        inside = max(3 * self.intermediate_size, self.expert_numbers)
+        return (inside + 2 * self.hidden_size) * self.itemsize
 
     def _attention_row(self, *, merges: bool) -> int:
         """Bytes of a row in attention at the moment when most is alive.
@@ -370,6 +374,28 @@ def _asking_weights(layer: Any, kind: LayerKind, num_weights: int) -> int:
     skipped = [getattr(module, name, None) for name in _OUTPUTS]
     leaves = [m for m in module.modules() if isinstance(m, nn.Linear) and m not in skipped]
     return sum(m.in_features * m.out_features for m in leaves)
+
+
+def active_weights(layer: nn.Module, config: Any) -> int:
+    """Weights of a layer's matrices that one row is multiplied by; of experts, those of the chosen.
+
+    Args:
+        layer: of a decoder.
+        config: of the decoder.
+    """
+    num_chosen = num_chosen_experts(config)
+    return sum(_active_weights(module, num_chosen) for module in layer.modules())
+
+
+def _expert_numbers(module: Any, hidden_size: int, num_chosen: int | None) -> int:
+    """Numbers of a row inside a module of experts: for each that is chosen, the row itself, gate
+    and up, their product, and the result. 0 for other modules.
+    """
+    down = getattr(module, "down_proj", None)
+    if not isinstance(down, Tensor) or down.ndim != 3:
+        return 0
+    width = down.numel() // len(down) // hidden_size
+    return (num_chosen or len(down)) * (2 * hidden_size + 3 * width)
 
 
 def _active_weights(module: nn.Module, num_chosen: int | None) -> int:

@@ -126,7 +126,12 @@ def layer_input_size(config: Any) -> int:
 
 
 def num_chosen_experts(config: Any) -> int | None:
-    """By how many experts of a layer a row is computed; None for a decoder without experts."""
+    """By how many experts of a layer a row is computed; None for a decoder without experts.
+
+    The Llama 4 of transformers computes every row by all experts, and multiplies by 0.
+    """
+    if config.model_type == "llama4_text":
+        return int(config.num_local_experts)
     if getattr(config, "enable_moe_block", True) is False:
         return None
     names = ("num_experts_per_tok", "top_k_experts")

@@ -320,7 +320,8 @@ def _run(layer: Any, index: int, layer_type: str, rows: Rows, call: LayerCall) -
             found = found[0]
         if isinstance(part, Tensor) and call.num_used is not None:
             part, found = part[:, : call.num_used], found[:, : call.num_used]
-        rows.hidden[part] = found if is_batch else found[0]
+        if call.num_used != 0:
+            rows.hidden[part] = found if is_batch else found[0]
     if not call.was_called:
         raise ModelError(
             f"layer {index} of the decoder computes attention in a way of its own, which vniah's "

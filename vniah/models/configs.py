@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict, TypeVar, cast
 
 from msgspec import Meta, Struct, field
 
-from vniah.errors import ModelError
+from vniah.errors import ModelError, short_repr
 from vniah.schema import INT_BOUND, read_json
 
 T = TypeVar("T")
@@ -271,3 +271,34 @@ def read_file(path: Path, kind: type[T]) -> T:
     """
     bound = _LIMIT_BOUND if path.name == "tokenizer_config.json" else INT_BOUND
     return read_json(path, kind, ModelError, int_bound=bound)
+
+
+def require_known_layers(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises `ModelError` for a decoder with a kind of layer that the forward pass does not know.
+
+    transformers has other kinds, and says of an unknown one only what it knows.
+
+    Args:
+        folder: where the configuration was read.
+        config: of the whole model, or of a language model.
+    """
+    from vniah.forward.kinds.choosing import KNOWN_LAYERS  # loads torch, and not all need it
+
+    whole = config.get("thinker_config") or config
+    text = whole.get("text_config") or whole
+    stated = text.get("layer_types")
+    if not isinstance(stated, list):
+        return
+    for index, name in enumerate(stated):
+        if name not in KNOWN_LAYERS:
+            raise ModelError(
+                f"{folder}/config.json says that layer {index} of the decoder is of the kind "
+                f"{short_repr(name)}; the forward pass knows {', '.join(KNOWN_LAYERS)}; a model "
+                "with others plugs in as package.module:factory, with an answer_logits method"
+            )
+    num_layers = text.get("num_hidden_layers")
+    if num_layers is not None and num_layers != len(stated):
+        raise ModelError(
+            f"{folder}/config.json states the kinds of {len(stated)} layers (layer_types), and "
+            f"num_hidden_layers = {num_layers}"
+        )

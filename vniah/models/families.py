@@ -212,6 +212,8 @@ _ROWS = (
         "huggingface.mistral:Mistral3",
         "one image, with a row that ends each of its lines",
         "210",
+        note="this is said of its decoder mistral; over ministral3 there is no --share one-pass, "
+        "and over mistral4, which has latent attention, no --context-parallel either",
     ),
     Family("idefics3", "huggingface.idefics:Idefics3", "one image, not split", "169"),
     Family(

@@ -227,7 +227,7 @@ def load_folder(
     """
     from vniah.models.adapters import find_adapter, require_adapter
     from vniah.models.checkpoints import find_device, reported
-    from vniah.models.configs import read_config
+    from vniah.models.configs import read_config, require_known_layers
     from vniah.models.quantization import require_bitsandbytes
 
     adapter = find_adapter(folder)
@@ -247,6 +247,7 @@ def load_folder(
             f"{folder}/config.json has model_type {found}; supported are "
             f"{', '.join(FAMILIES)}. Any other model plugs in as package.module:factory"
         )
+    require_known_layers(folder, config)
     if options.images != "frames" and llava_type(config) is None:
         raise InputError(
             f"images {options.images!r} is for checkpoints in the original LLaVA layout, which "

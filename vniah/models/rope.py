@@ -140,7 +140,13 @@ def _scaled_parameters(config: Any, own: Mapping[str, Any], scaling: Scaling) ->
         parameters["factor"] = config.max_position_embeddings / parameters[ORIGINAL_KEY]
     _validate(config, parameters, scaling)
     if own.get(_QUERY_SCALE) is not None:
-        parameters[ORIGINAL_KEY] = own[ORIGINAL_KEY]
+        given, used = scaling.get(ORIGINAL_KEY), own[ORIGINAL_KEY]
+        if given not in (None, used):
+            raise InputError(
+                f"rope_scaling has {ORIGINAL_KEY} = {given}, but this decoder also scales its "
+                f"queries by that of its configuration, {used}; leave it out"
+            )
+        parameters[ORIGINAL_KEY] = used
     return parameters
 
 

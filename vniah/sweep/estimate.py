@@ -22,6 +22,7 @@ from vniah.engines.planning import Plan, SampleSequences, make_plan
 from vniah.errors import InputError, ModelError, first_line
 from vniah.forward.devices import USABLE, free_bytes
 from vniah.forward.kernels import find_kernel
+from vniah.forward.kinds.choosing import kinds_of, require_can_ring
 from vniah.forward.memory import MIN_CHUNK_SIZE
 from vniah.forward.prefix_tree import Branch, Suffix
 from vniah.grid import Grid
@@ -106,6 +107,8 @@ def estimate(
     decodable = require_decoder(model, "estimate")
     if num_ranks < 1:
         raise InputError(f"--context-parallel must be at least 1, got {num_ranks}")
+    if num_ranks > 1:
+        require_can_ring(decodable.decoder.model)
     engine = choose_engine(decodable, EngineOptions(attention=attention))
     loaded = load_task(task, task_options)
     known = None if haystack is None else read_text(haystack, decodable, grid)
@@ -200,7 +203,7 @@ def _estimate(
         alone=Work.of_tree(shape, plan.alone, rates, num_ranks),
         max_frames={
             ranks: _most_frames(model, length, num_ranks=ranks)
-            for ranks in sorted({1, num_ranks, *RING_SIZES})
+            for ranks in sorted({1, num_ranks, *(RING_SIZES if can_ring(model) else ())})
         },
         one_pass=None,
         notes=tuple(_notes(plan)),
@@ -285,6 +288,11 @@ def _most_frames(model: DecoderModel | LanguageModel, length: _Length, *, num_ra
         return needed <= free
 
     return bisect_left(range(1, _MOST_FRAMES), True, key=lambda num: not fits(num))
+
+
+def can_ring(model: DecoderModel | LanguageModel) -> bool:
+    """Whether several processes can run a pass of the model together."""
+    return all(kind.runs_in_ring for kind in kinds_of(model.decoder.model))
 
 
 def _notes(plan: Plan) -> list[str]:

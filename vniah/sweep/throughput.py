@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vniah.forward.attention import Kernel, KeyBlock, attend
-from vniah.forward.costs import DecoderShape
+from vniah.forward.costs import DecoderShape, active_weights
 from vniah.forward.offload import layer_on_device, offloaded
 from vniah.forward.prefill import CHUNK_SIZE, run_alone
 from vniah.forward.prefix_tree import Cost
@@ -61,7 +61,7 @@ def measure_rates(model: HasDecoder, kernel: Kernel, *, num_tokens: int = _LONG)
     if num_earlier:
         blocks.append(KeyBlock(k[:, :, chunk:], v[:, :, chunk:]))
     pairs = Cost.of_rows(num_earlier, chunk).num_pairs
-    in_rows = 2 * shape.linear_weights // shape.num_layers * chunk
+    in_rows = 2 * active_weights(body.layers[0], body.config) * chunk
     in_attention = 4 * shape.num_heads * shape.head_dim * pairs
     scale = shape.head_dim**-0.5
     with layer_on_device(body, 0):

@@ -13,7 +13,7 @@ T tokens, n rows, Hq and Hk heads of queries and of keys/values, D head size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class LayerCall:
         rows: the numbers of the rows: a slice, or ``[n]``; ``[B, n]`` for a batch of sequences.
         past: what the layer gets in the place of a cache of transformers.
         num_used: of a batch of sequences, how many rows of each are used, from the first on; None
-            for all.
+            for all. With 0 the call only changes ``past``.
         more: further arguments of the layer.
         was_called: whether the layer has asked for what the rows attend to. A layer that never
             does computes something that this call knows nothing of.
@@ -147,8 +147,8 @@ class AloneCall(AttentionCall):
     """All rows, each of which attends to itself alone: for measuring all but the attention."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
-        """The values, for every head."""
-        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1), None
+        """The values, for every head, as if each score were 0."""
+        return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1), q[..., 0].float() * 0
 
 
 class LayerMemory(ABC):
@@ -308,6 +308,7 @@ def chunks_of(
     cuts: Sequence[int] = (),
     sees_images: bool = False,
     leaves_no_row: bool = False,
+    avoided: Collection[int] = (),
 ) -> list[Chunk]:
     """The main rows of this process in chunks, none of which reaches across two spans of it.
 
@@ -315,7 +316,8 @@ def chunks_of(
         tokens: the pass.
         cuts: tokens before which a chunk ends.
         sees_images: whether no chunk may end inside an image; one longer than a chunk is a chunk.
-        leaves_no_row: whether a chunk takes a single row that would be left over along.
+        leaves_no_row: whether no chunk has a single row, as far as the cuts allow it.
+        avoided: tokens before which no chunk ends, unless they are cuts.
     """
     images = tokens.images if sees_images else ()
     found = []
@@ -324,8 +326,13 @@ def chunks_of(
         start = span.start
         while start < span.stop:
             border = next(border for border in borders if border > start)
-            stop = min(start + tokens.chunk_size, border)
+            size = max(2, tokens.chunk_size) if leaves_no_row else tokens.chunk_size
+            stop = min(start + size, border)
             if leaves_no_row and stop + 1 == border:
+                stop = border
+            while stop in avoided and start + 2 < stop < border:
+                stop -= 1
+            if stop in avoided:
                 stop = border
             stop = _outside(images, start, stop)
             inside = tuple(

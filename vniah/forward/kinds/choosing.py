@@ -73,8 +73,10 @@ def layer_types_of(body: Any) -> list[str]:
     """What config.json calls the kind of every layer."""
     stated = getattr(body.config, "layer_types", None)
     if stated is None:
-        window = getattr(body.config, "sliding_window", None)
-        stated = ["full_attention" if window is None else "sliding_attention"] * len(body.layers)
+        # Others have a window in their config, and do not look at it.
+        slides = body.config.model_type in _SLIDE_EVERYWHERE
+        slides = slides and body.config.sliding_window is not None
+        stated = ["sliding_attention" if slides else "full_attention"] * len(body.layers)
     return list(stated)
 
 
@@ -302,3 +304,6 @@ _KINDS: Mapping[str, Callable[[Any, Any, str], LayerKind]] = {
     "mlp": _rowwise,
     "moe": _rowwise,
 }
+
+KNOWN_LAYERS = tuple(_KINDS)
+"""What config.json may call the kind of a layer."""

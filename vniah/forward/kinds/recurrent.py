@@ -9,9 +9,10 @@ Where a suffix or a later pass goes on, a chunk ends and the state is copied. Su
 go through the layer as a batch, each from its own state.
 
 A single row behind a state is computed by another formula in transformers, as when it generates:
-for Mamba-2 without the lower limit of the time step. So a suffix of one row goes twice, one behind
-the other, and the second is not used; and no chunk is left with one row, unless somebody goes on
-before it and after it.
+for Mamba-2 without the lower limit of the time step. So no call has a single row. A suffix of one
+row goes twice, one behind the other, and the second is not used. Where somebody goes on before and
+behind a row, the chunk reaches to the last of these places; the states before the others come from
+calls of their own with the chunk's rows up to there, whose results are not used.
 
 C channels of the convolution, K its length.
 """
@@ -190,7 +191,10 @@ class _RecurrentMemory(LayerMemory):
     def __init__(self, kind: Recurrent, tokens: PassTokens) -> None:
         assert tokens.ring is None, "a state goes through all rows in order"
         self._tokens = tokens
-        self._chunks = chunks_of(tokens, cuts=tokens.ends, leaves_no_row=True)
+        cuts = _last_of_runs(tokens.ends)
+        # No chunk ends one row before a place in its middle.
+        avoided = {end - 1 for end in tokens.ends if end not in cuts}
+        self._chunks = chunks_of(tokens, cuts=cuts, leaves_no_row=True, avoided=avoided)
         self._before: dict[int, States] = {}  # by the token at which somebody goes on
 
     def load(self, index: int, layer: Any) -> None:
@@ -201,6 +205,10 @@ class _RecurrentMemory(LayerMemory):
     def main_calls(self, *, finishes: bool) -> Iterator[LayerCall]:
         states = self._before[self._tokens.start].copy()
         for chunk in self._chunks:
+            for end in _ends_within(self._tokens.ends, chunk.start, chunk.stop - 1):
+                up_to = slice(chunk.rows.start, chunk.rows.start + end - chunk.start)
+                self._before[end] = states.copy()
+                yield _call(up_to, self._before[end], num_used=0)
             yield _call(chunk.rows, states)
             if chunk.stop in self._tokens.ends:
                 self._before[chunk.stop] = states.copy()
@@ -238,7 +246,7 @@ class _RecurrentMemory(LayerMemory):
             return States()
         for cache in reversed(self._tokens.past):
             ends = _stored_ends(cache)
-            if end in ends:
+            if end in ends and end <= cache.stop:
                 place = ends.index(end)
                 found = [
                     tensor[place : place + 1].to(self._tokens.like.device, copy=True)
@@ -258,6 +266,11 @@ def _stored_ends(cache: KeyValueCache) -> list[int]:
     """The tokens before which a cache stores the states, in the order of its rows."""
     span = cache.layout.spans[0][0]
     return _ends_within(cache.ends, span.start, span.stop)
+
+
+def _last_of_runs(ends: Sequence[int]) -> list[int]:
+    """The ends without those that are one token before another."""
+    return [end for end in ends if end + 1 not in ends]
 
 
 def _ends_within(ends: Sequence[int], start: int, stop: int) -> list[int]:

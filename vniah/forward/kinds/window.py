@@ -249,6 +249,12 @@ class _ReachMemory(LayerMemory):
         shape = (1, kind.num_kv_heads, num_rows, kind.head_dim)
         self._k, self._v = tokens.like.new_empty(shape), tokens.like.new_empty(shape)
         self._recent: tuple[Tensor, Tensor] = (self._k[:, :, :0], self._v[:, :, :0])
+        is_stored = torch.zeros(num_rows, dtype=torch.bool)
+        for cache in tokens.past:
+            for _, here in _overlaps(self._stored_in(cache), self._held, until=cache.stop):
+                is_stored[here] = True
+        for _, here in _overlaps([Span(0, tokens.start)], self._held):
+            assert is_stored[here].all(), "no pass has stored all that is seen"
 
     def load(self, index: int, layer: Any) -> None:
         for cache in self._tokens.past:
