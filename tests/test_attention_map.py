@@ -1,5 +1,7 @@
 """The picture of layers x heads: which samples it is of, and what it says."""
 
+import shutil
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -117,6 +119,15 @@ def test_what_cannot_be_drawn_is_refused(run, tmp_path):
     for wrong in ("a/0", "8/b", "8/2", "/", ""):
         with pytest.raises(InputError, match="a cell is its number of frames and its depth"):
             resolve_attention(load_run(run), cell=wrong)
+
+
+def test_attention_that_was_lost_is_not_left_out_in_silence(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "attention.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+    with pytest.raises(ResultsError, match=r"has lost the attention of \d+ of \d+ samples, such"):
+        resolve_attention(load_run(tmp_path / "run"))
 
 
 def test_sentence_counts_what_was_seen_in_right_and_wrong_samples(run):

@@ -88,9 +88,10 @@ def measure_of(
     numbers = [value for value in values.values() if value is not None]
     if not numbers and name not in details.get("measures", ()):
         known = sorted({key for s in samples for key in s.fields if value_of(s, key) is not None})
+        of_all = (n for n in _OF_ALL_TASKS if any(value_of(s, n) is not None for s in samples))
         raise ResultsError(
             f"no sample of {where} has a number called {short_repr(name)}; there are "
-            f"{', '.join((*known, *_OF_ALL_TASKS))}"
+            f"{', '.join((*known, *of_all))}"
         )
     if too_large := [number for number in numbers if abs(number) > _LARGEST]:
         raise ResultsError(

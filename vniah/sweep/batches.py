@@ -61,7 +61,8 @@ class Batches:
             for sample, outcome in self._engine.run(batch):
                 if mesh.context_rank == 0:
                     result = result_of(self._task, sample, outcome)
-                    folder.append(result, attention_of(sample, outcome))
+                    trace = attention_of(sample, outcome) if result.error is None else None
+                    folder.append(result, trace)
                     self._report("sweep", self._num_done + mesh.count("done", 1), num_samples)
 
     def run_rounds(

@@ -75,11 +75,17 @@ def resolve_attention(
             f"{results.path} does not say what was attended to: run it with --trace-attention"
         )
     is_right = {"all": (True, False), "right": (True,), "wrong": (False,)}[judged]
-    found = [
-        trace
+    traced = [
+        sample.sample_id
         for sample in _in_cell(results, cell)
-        if sample.correct in is_right and (trace := traces.get(sample.sample_id)) is not None
+        if sample.correct in is_right and sample.needle_attention is not None
     ]
+    if lost := [sample_id for sample_id in traced if sample_id not in traces]:
+        raise ResultsError(
+            f"{results.path} has lost the attention of {len(lost):,} of {len(traced):,} samples, "
+            f"such as {lost[0]}: its attention.jsonl is damaged; run it again with --overwrite"
+        )
+    found = [traces[sample_id] for sample_id in traced]
     if not found:
         return None
     masses = [trace.masses["reached"].astype(np.float64) for trace in found]
