@@ -43,6 +43,7 @@ from vniah.engines.inputs import (
     decoder_logits,
     positions_of,
     require_encoder,
+    size_of_frame,
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.engines.watching import NeedleWatch
@@ -275,6 +276,12 @@ class DecoderEngine:
         if len(self._needles):
             return trial_sequences(self._model, self._needles, self._frames.num_frames)
         return shortened_sequences(self._model, self._samples)
+
+    @property
+    def longest_sequence(self) -> TokenSequence | None:
+        """The longest sequence that is planned; None where nothing is."""
+        size = size_of_frame(self._model)
+        return max(self._sequences.sequences, key=lambda one: one.num_tokens(size), default=None)
 
     def trial_logits(self) -> torch.Tensor:
         """The answer logits of the first of them, ``[num_rows, vocabulary]``."""
