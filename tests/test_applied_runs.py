@@ -25,7 +25,14 @@ from vniah.analysis.statistics.paired import paired_difference
 from vniah.analysis.table_formats import format_results
 from vniah.analysis.verdict import controls_caption, verdict
 from vniah.cli import main
-from vniah.errors import InputError, ModelError, ResultsError, RunMismatchError, TaskError
+from vniah.errors import (
+    CheckError,
+    InputError,
+    ModelError,
+    ResultsError,
+    RunMismatchError,
+    TaskError,
+)
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.haystacks.text import open_text
@@ -64,6 +71,42 @@ def leaves_weights(changes):
 
 def leaves_settings(changes):
     changes.decoder.model.config.rms_norm_eps = 1e-3
+
+
+def leaves_long_sequences(changes):
+    """Nothing is another for sequences as short as those of the trial."""
+    rotary = changes.decoder.model.rotary_emb
+    own = rotary.forward
+    rotary.forward = lambda x, position_ids: own(x, position_ids.clamp(max=5000))
+
+
+def leaves_a_hook(changes):
+    changes.decoder.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+@contextmanager
+def other_pictures(changes):
+    encode = changes.model.encode_frames
+    changes.model.encode_frames = lambda frames: encode(frames) * 0.5
+    yield
+    del changes.model.encode_frames
+
+
+@contextmanager
+def in_its_own_pass_only(changes):
+    """What vniah's forward pass does not do: the decoder's own forward scales its input."""
+    changes.keys_values(lambda layer, keys, values: (keys, values))
+    body = changes.decoder.model
+    own = body.forward
+    body.forward = lambda *given, inputs_embeds, **more: own(
+        *given, inputs_embeds=inputs_embeds * 3 + 1, **more
+    )
+    yield
+    del body.forward
+
+
+def doubles_frames_in_place(changes):
+    changes.frames(lambda frames: frames.mul_(2))
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +287,42 @@ def test_texts_are_read_with_changed_keys_and_values(tmp_path):
 # --- what is refused before anything is measured ---
 
 
-@pytest.mark.parametrize("function", [leaves_weights, leaves_settings])
-def test_a_model_that_stays_changed_is_refused(run, tmp_path, function):
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (leaves_weights, "the parameter model.layers.0.mlp.down_proj.weight is another"),
+        (leaves_settings, "config of the module decoder is another"),
+        (leaves_long_sequences, "forward of the module model.rotary_emb is new"),
+        (leaves_a_hook, "_forward_hooks of the module model.layers.1 is another"),
+    ],
+)
+def test_a_model_that_stays_changed_is_refused(run, tmp_path, function, what):
     own = load_model("reference-short", device="cpu")
-    with pytest.raises(ModelError, match=rf"{function.__name__} left the model changed"):
+    reason = rf"{function.__name__} left the model changed \({what}\)"
+    with pytest.raises(ModelError, match=reason):
         run(tmp_path / "run", model=own, apply=function)
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_would_be_encoded_otherwise_are_refused(run, tmp_path):
+    with pytest.raises(ModelError, match="other_pictures changes how pictures are encoded, and"):
+        run(tmp_path / "run", apply=other_pictures)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_only_the_models_own_pass_does_is_found_beside_keys_and_values(run, tmp_path):
+    with pytest.raises(CheckError, match=r"with .*in_its_own_pass_only the forward pass does not"):
+        run(tmp_path / "run", apply=in_its_own_pass_only)
+    assert not (tmp_path / "run").exists()
+
+
+def test_frames_that_are_changed_in_place_stay_as_they_were_in_the_cache(run, plain, tmp_path):
+    grid = Grid.parse("6", "0,1")
+    found = run(tmp_path / "run", grid=grid, apply=doubles_frames_in_place)
+    again = run(tmp_path / "again", grid=grid)
+    assert [one.logprob for one in found.samples] == [one.logprob for one in again.samples]
+    assert not list(tmp_path.parent.rglob("*.damaged"))
+    assert intervention_effect(found).logprob_change != 0
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def _require_unchanged(module_name: str, digest: str, name: str) -> None:
         _seen[module] = (spec, digest)
     elif earlier[1] != digest:
         raise InputError(
-            f"{name}: {module.__file__} was changed since it was imported, so that what runs is not "
-            "what the file says: start again"
+            f"{name}: {module.__file__} was changed since it was imported, so that what runs is "
+            "not what the file says: start again"
         )
 
 
