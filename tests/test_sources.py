@@ -93,6 +93,18 @@ def test_a_file_that_was_edited_after_it_was_imported_is_refused(folder, name):
     assert Intervention.of("plain_mine:change").sha256 != earlier.sha256
 
 
+@pytest.mark.parametrize("name", ["plain_mine", "beside"])
+def test_an_edit_between_the_import_and_the_first_look_is_refused(folder, name):
+    module = importlib.import_module("plain_mine")
+    text = (folder / f"{name}.py").read_text()
+    (folder / f"{name}.py").write_text(f"NUMBER = 2\n{text}")
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"{name}.py was changed since it was imported"):
+            Intervention.of(module.change)
+    importlib.reload(sys.modules[name])
+    assert Intervention.of("plain_mine:change").sha256
+
+
 def test_what_is_installed_is_followed_within_its_package_only(tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     (folder / "installed").mkdir(parents=True)

@@ -11,8 +11,9 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -51,25 +52,53 @@ def source_sha256(function: Callable[..., Any], name: str) -> str:
             f"{name}: its source cannot be read; put the function into a file"
         ) from error
     digests = {one: hashlib.sha256(content).hexdigest() for one, content in contents.items()}
-    for module, digest in digests.items():
-        _require_unchanged(module, digest, name)
+    for module, content in contents.items():
+        _require_unchanged(module, content, digests[module], name)
     lines = "".join(f"{one} {digests[one]}\n" for one in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _require_unchanged(module_name: str, digest: str, name: str) -> None:
+def _require_unchanged(module_name: str, content: bytes, digest: str, name: str) -> None:
     module = sys.modules.get(module_name)
     if module is None:
         return
     spec = getattr(module, "__spec__", None)
     earlier = _seen.get(module)
-    if earlier is None or earlier[0] is not spec:
+    is_first = earlier is None or earlier[0] is not spec
+    if is_first and _has_code_of(module, content):
         _seen[module] = (spec, digest)
-    elif earlier[1] != digest:
+    elif earlier is None or is_first or earlier[1] != digest:
         raise InputError(
             f"{name}: {module.__file__} was changed since it was imported, so that what runs is "
             "not what the file says: start again"
         )
+
+
+def _has_code_of(module: ModuleType, content: bytes) -> bool:
+    """Whether all functions at the top of a module are, with their lines, in the text of a file.
+
+    It is how an edit between the import and the first look is noticed. Modules that were not loaded
+    from their text as it is, such as tests whose assertions are rewritten, are taken as they are.
+    """
+    loader = getattr(getattr(module, "__spec__", None), "loader", None)
+    if type(loader) is not SourceFileLoader:
+        return True
+    file = str(module.__file__)
+    try:
+        found = set(_codes(compile(content, file, "exec", dont_inherit=True)))
+    except (SyntaxError, ValueError):
+        return False
+    functions = [inspect.unwrap(one) for one in vars(module).values() if inspect.isfunction(one)]
+    codes = [one.__code__ for one in functions if one.__module__ == module.__name__]
+    return all(code in found for code in codes if code.co_filename == file)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A code and all that are in it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
 
 
 def _files_of(module: str) -> dict[str, bytes]:
