@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from chat_server import write_haystack
 from question_sets import row, write_clip, write_lines
 from runs import draw_quickly, make_run
@@ -103,6 +104,15 @@ def in_its_own_pass_only(changes):
     )
     yield
     del body.forward
+
+
+@contextmanager
+def no_numbers(changes):
+    weight = changes.decoder.model.norm.weight
+    saved = weight.data.clone()
+    weight.data *= torch.nan
+    yield
+    weight.data.copy_(saved)
 
 
 def doubles_frames_in_place(changes):
@@ -311,9 +321,16 @@ def test_pictures_that_would_be_encoded_otherwise_are_refused(run, tmp_path):
 
 
 def test_what_only_the_models_own_pass_does_is_found_beside_keys_and_values(run, tmp_path):
-    with pytest.raises(CheckError, match=r"with .*in_its_own_pass_only the forward pass does not"):
+    with pytest.raises(CheckError, match=r"in_its_own_pass_only the forward pass does") as error:
         run(tmp_path / "run", apply=in_its_own_pass_only)
+    assert "answer_logits" not in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_the_functions(run, tmp_path):
+    reason = "with test_applied_runs:no_numbers the logits of reference-short are not finite"
+    with pytest.raises(ModelError, match=reason):
+        run(tmp_path / "run", apply=no_numbers)
 
 
 def test_frames_that_are_changed_in_place_stay_as_they_were_in_the_cache(run, plain, tmp_path):
@@ -407,6 +424,14 @@ def test_one_sentence_says_it_with_its_interval():
     )
     assert "for needles like these (95 %, 12 needles)" in text
     assert text.endswith("11 of 72 samples have another outcome: 8 fell, 3 rose")
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_one_sample_has_another_outcome_or_none(is_right):
+    results = planted()
+    one = replace(results.control_samples[-1], correct=is_right)
+    text = intervention_effect(replace(results, control_samples=(one,))).text
+    assert "of 1 sample has another outcome" in text
 
 
 def test_samples_without_a_score_are_left_out_and_counted():

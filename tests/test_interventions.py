@@ -105,6 +105,20 @@ def spares_the_first_rows(changes):
     changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
 
 
+def scale_of_two_rows(changes):
+    """Rows 0 and 1 have a scale, rows 2 and 3, and so on: halves of even size do not show it."""
+
+    def rounded(rows):
+        scale = rows.abs().amax(-1, keepdim=True) / 127
+        num_pairs = rows.shape[2] // 2
+        for pair in range(num_pairs):
+            both = slice(2 * pair, 2 * pair + 2)
+            scale[:, :, both] = scale[:, :, both].amax(2, keepdim=True)
+        return (rows / scale).round() * scale
+
+    changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
+
+
 def rotates_first(changes):
     """A rotation before 8 bits, whose sums are rounded otherwise for other numbers of rows."""
     generator = torch.Generator().manual_seed(0)
@@ -260,6 +274,15 @@ def test_few_rows_that_are_treated_otherwise_are_found_among_many(model, dtype):
                 continue
             with pytest.raises(ModelError, match="something else for several rows together"):
                 as_attended(module, keys, values)
+
+
+def test_rows_in_groups_are_found_by_a_cut_at_an_odd_row(model):
+    keys, values = torch.randn(2, 1, 2, 40, 64)
+    with (
+        Intervention.of(scale_of_two_rows).applied_to(model),
+        pytest.raises(ModelError, match="something else for several rows together"),
+    ):
+        as_attended(model.decoder.model.layers[0].self_attn, keys, values)
 
 
 def test_int8_is_what_rounding_by_hand_gives():

@@ -172,19 +172,22 @@ class AppliedEngine:
         """Runs short sequences with the changes; compares with the model's own pass, which has all
         of them but changed keys and values.
         """
+        name = self._intervention.name
         with changes.without_keys_values() if changes.has_keys_values else nullcontext():
-            try:
-                found = dict(engine.check())
-            except CheckError as error:
-                raise CheckError(f"with {self._intervention.name} {error}") from error
-        if not changes.has_keys_values:
-            return found
-        logits = engine.trial_logits()
-        if not logits.isfinite().all():
-            raise ModelError(
-                f"with {self._intervention.name} the logits of {self._model.name} are not finite"
-            )
-        return found
+            if not engine.trial_logits().isfinite().all():
+                raise ModelError(f"with {name} the logits of {self._model.name} are not finite")
+            found = engine.compare()
+        for agreement in found:
+            if not agreement.passed:
+                raise CheckError(
+                    f"with {name} the forward pass does not give what {self._model.name} itself "
+                    f"gives then: {agreement.sentence()}. Nothing was measured; vniah calls the "
+                    "parts of a layer by itself, so change what both passes use, such as weights, "
+                    "or use the methods of the function's argument"
+                )
+        if changes.has_keys_values and not engine.trial_logits().isfinite().all():
+            raise ModelError(f"with {name} the logits of {self._model.name} are not finite")
+        return {agreement.way: dict(agreement.record()) for agreement in found}
 
     @property
     def planned_flops(self) -> int | None:

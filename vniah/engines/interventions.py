@@ -294,22 +294,33 @@ class Changes:
     def _changed_keys_values(
         self, layer: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        half = keys.shape[2] // 2
-        if layer in self._tried_layers or not half:
+        num_rows = keys.shape[2]
+        if layer in self._tried_layers or num_rows < 2:
             return self._call_keys_values(layer, keys, values)
         self._tried_layers.add(layer)
+        # In the middle, and at an odd row, where no group of some rows begins.
+        cuts = sorted({num_rows // 2, (num_rows // 3) | 1})
+        given = keys.clone(), values.clone()
+        found = self._call_keys_values(layer, keys, values)
+        for cut in cuts:
+            self._require_same_apart(layer, given, found, cut)
+        return found
+
+    def _require_same_apart(
+        self, layer: int, given: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], cut: int
+    ) -> None:
+        """Raises `ModelError` unless rows before and after a cut give the same as together."""
+        keys, values = given
         parts = [
             self._call_keys_values(layer, keys[:, :, rows].clone(), values[:, :, rows].clone())
-            for rows in (slice(half), slice(half, None))
+            for rows in (slice(cut), slice(cut, None))
         ]
-        found = self._call_keys_values(layer, keys, values)
-        border = slice(max(0, half - _BORDER_ROWS), half + _BORDER_ROWS)
+        border = slice(max(0, cut - _BORDER_ROWS), cut + _BORDER_ROWS)
         for together, *two in zip(found, *parts, strict=True):
             apart = torch.cat(two, 2)
             self._require_equal(together, apart, "keys and values", "row")
             near, near_apart = together[:, :, border], apart[:, :, border]
             self._require_equal(near, near_apart, "keys and values", "row", _MOST_AT_BORDERS)
-        return found
 
     def _call_keys_values(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         assert self._keys_values is not None
