@@ -464,6 +464,14 @@ def test_tables_have_the_difference_by_length_and_by_depth():
         vniah.table(make_run(), "applied")
 
 
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_table_of_a_run_that_was_stopped_before_the_second_half_says_so(style):
+    stopped = replace(planned := planted(), control_samples=())
+    assert intervention_effect(planned) is not None
+    with pytest.raises(ResultsError, match="hold no sample yet that has a score with mine:prune"):
+        format_results([stopped], "applied", style)
+
+
 def test_controls_say_nothing_of_it(weak):
     results = planted()
     assert verdict(results) is None and controls_caption(results) == ()
