@@ -155,7 +155,7 @@ def _of_tensor(tensor: Tensor | None) -> object:
         return None
     if hasattr(tensor, "__tensor_flatten__"):  # made of others: shards, weights of few bits
         names, _ = tensor.__tensor_flatten__()
-        return tuple(_of_tensor(getattr(tensor, name)) for name in names)
+        return tuple(_of_value(getattr(tensor, name)) for name in names)
     shape, dtype = tuple(tensor.shape), tensor.dtype
     if tensor.is_meta or not tensor.numel():
         return (shape, dtype)
