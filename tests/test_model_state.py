@@ -5,11 +5,13 @@ import types
 import pytest
 import torch
 from decoder_models import DecoderStandIn, RandomFrames, ask
-from test_prefill import build_decoder
+from layer_kinds import build_kind, positions_of
+from test_prefill import build_decoder, embeddings
 from transformers.models.qwen2 import modeling_qwen2
 
 from vniah.engines.inputs import decoder_logits
-from vniah.engines.model_state import ModelState
+from vniah.engines.model_state import ModelState, _of_tensor
+from vniah.forward.prefill import answer_logits
 
 
 @pytest.fixture
@@ -169,3 +171,43 @@ def test_what_a_pass_of_its_own_changes_is_no_change(rope):
     assert found.isfinite().all()
     decoder_logits(model, short, RandomFrames())
     assert before.change_to(ModelState.of(model)) is None
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt_oss", "qwen3_5", "nemotron_h", "deepseek_v3"])
+def test_passes_of_layers_of_all_kinds_change_nothing(name):
+    """In chunks of any size, and by the decoder's own forward with a cache."""
+    model = types.SimpleNamespace(decoder=build_kind(name))
+    width = model.decoder.config.hidden_size
+
+    def run(num_tokens, chunk_size):
+        rows, positions = embeddings(num_tokens)[:, :width].clone(), positions_of(name, num_tokens)
+        how = {"num_rows": 3, "chunk_size": chunk_size}
+        assert answer_logits(model.decoder, rows, positions, **how).isfinite().all()
+
+    run(20, 100)
+    before = ModelState.of(model)
+    run(200, 17)
+    with torch.inference_mode():
+        model.decoder(inputs_embeds=embeddings(60)[None, :, :width], use_cache=True)
+    assert before.change_to(ModelState.of(model)) is None
+    model.decoder.lm_head.weight.data[0, 0] += 1
+    assert before.change_to(ModelState.of(model)) is not None
+
+
+def test_weights_made_of_other_tensors_are_summed():
+    """As shards of several processes are, and weights of few bits."""
+    inner = [torch.randn(4, 6), torch.arange(5)]
+    one, same, other = (Made(*inner), Made(*(x.clone() for x in inner)), Made(*inner[::-1]))
+    assert _of_tensor(one) == _of_tensor(same) != _of_tensor(other)
+    inner[0][0, 0] += 1
+    assert _of_tensor(one) != _of_tensor(same)
+
+
+class Made:
+    """What torch calls a traceable wrapper subclass has this method."""
+
+    def __init__(self, values, scales):
+        self.values, self.scales = values, scales
+
+    def __tensor_flatten__(self):
+        return ["values", "scales"], None
