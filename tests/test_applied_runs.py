@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from chat_server import write_haystack
 from question_sets import row, write_clip, write_lines
 from runs import draw_quickly, make_run
@@ -25,7 +26,14 @@ from vniah.analysis.statistics.paired import paired_difference
 from vniah.analysis.table_formats import format_results
 from vniah.analysis.verdict import controls_caption, verdict
 from vniah.cli import main
-from vniah.errors import InputError, ModelError, ResultsError, RunMismatchError, TaskError
+from vniah.errors import (
+    CheckError,
+    InputError,
+    ModelError,
+    ResultsError,
+    RunMismatchError,
+    TaskError,
+)
 from vniah.grid import Grid
 from vniah.haystacks.haystack import open_haystack
 from vniah.haystacks.text import open_text
@@ -64,6 +72,51 @@ def leaves_weights(changes):
 
 def leaves_settings(changes):
     changes.decoder.model.config.rms_norm_eps = 1e-3
+
+
+def leaves_long_sequences(changes):
+    """Nothing is another for sequences as short as those of the trial."""
+    rotary = changes.decoder.model.rotary_emb
+    own = rotary.forward
+    rotary.forward = lambda x, position_ids: own(x, position_ids.clamp(max=5000))
+
+
+def leaves_a_hook(changes):
+    changes.decoder.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+@contextmanager
+def other_pictures(changes):
+    encode = changes.model.encode_frames
+    changes.model.encode_frames = lambda frames: encode(frames) * 0.5
+    yield
+    del changes.model.encode_frames
+
+
+@contextmanager
+def in_its_own_pass_only(changes):
+    """What vniah's forward pass does not do: the decoder's own forward scales its input."""
+    changes.keys_values(lambda layer, keys, values: (keys, values))
+    body = changes.decoder.model
+    own = body.forward
+    body.forward = lambda *given, inputs_embeds, **more: own(
+        *given, inputs_embeds=inputs_embeds * 3 + 1, **more
+    )
+    yield
+    del body.forward
+
+
+@contextmanager
+def no_numbers(changes):
+    weight = changes.decoder.model.norm.weight
+    saved = weight.data.clone()
+    weight.data *= torch.nan
+    yield
+    weight.data.copy_(saved)
+
+
+def doubles_frames_in_place(changes):
+    changes.frames(lambda frames: frames.mul_(2))
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +297,49 @@ def test_texts_are_read_with_changed_keys_and_values(tmp_path):
 # --- what is refused before anything is measured ---
 
 
-@pytest.mark.parametrize("function", [leaves_weights, leaves_settings])
-def test_a_model_that_stays_changed_is_refused(run, tmp_path, function):
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (leaves_weights, "the parameter model.layers.0.mlp.down_proj.weight is another"),
+        (leaves_settings, "config of the module decoder is another"),
+        (leaves_long_sequences, "forward of the module model.rotary_emb is new"),
+        (leaves_a_hook, "_forward_hooks of the module model.layers.1 is another"),
+    ],
+)
+def test_a_model_that_stays_changed_is_refused(run, tmp_path, function, what):
     own = load_model("reference-short", device="cpu")
-    with pytest.raises(ModelError, match=rf"{function.__name__} left the model changed"):
+    reason = rf"{function.__name__} left the model changed \({what}\)"
+    with pytest.raises(ModelError, match=reason):
         run(tmp_path / "run", model=own, apply=function)
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_would_be_encoded_otherwise_are_refused(run, tmp_path):
+    with pytest.raises(ModelError, match="other_pictures changes how pictures are encoded, and"):
+        run(tmp_path / "run", apply=other_pictures)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_only_the_models_own_pass_does_is_found_beside_keys_and_values(run, tmp_path):
+    with pytest.raises(CheckError, match=r"in_its_own_pass_only the forward pass does") as error:
+        run(tmp_path / "run", apply=in_its_own_pass_only)
+    assert "answer_logits" not in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_the_functions(run, tmp_path):
+    reason = "with test_applied_runs:no_numbers the logits of reference-short are not finite"
+    with pytest.raises(ModelError, match=reason):
+        run(tmp_path / "run", apply=no_numbers)
+
+
+def test_frames_that_are_changed_in_place_stay_as_they_were_in_the_cache(run, plain, tmp_path):
+    grid = Grid.parse("6", "0,1")
+    found = run(tmp_path / "run", grid=grid, apply=doubles_frames_in_place)
+    again = run(tmp_path / "again", grid=grid)
+    assert [one.logprob for one in found.samples] == [one.logprob for one in again.samples]
+    assert not list(tmp_path.parent.rglob("*.damaged"))
+    assert intervention_effect(found).logprob_change != 0
 
 
 @pytest.mark.parametrize(
@@ -336,6 +426,14 @@ def test_one_sentence_says_it_with_its_interval():
     assert text.endswith("11 of 72 samples have another outcome: 8 fell, 3 rose")
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_one_sample_has_another_outcome_or_none(is_right):
+    results = planted()
+    one = replace(results.control_samples[-1], correct=is_right)
+    text = intervention_effect(replace(results, control_samples=(one,))).text
+    assert "of 1 sample has another outcome" in text
+
+
 def test_samples_without_a_score_are_left_out_and_counted():
     results = planted()
     broken = [replace(results.control_samples[0], correct=None, error="out of memory")]
@@ -364,6 +462,14 @@ def test_tables_have_the_difference_by_length_and_by_depth():
         assert "prune" in format_results([results, results], "applied", style)
     with pytest.raises(ResultsError, match="have no intervention; give a run with --apply"):
         vniah.table(make_run(), "applied")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_table_of_a_run_that_was_stopped_before_the_second_half_says_so(style):
+    stopped = replace(planned := planted(), control_samples=())
+    assert intervention_effect(planned) is not None
+    with pytest.raises(ResultsError, match="hold no sample yet that has a score with mine:prune"):
+        format_results([stopped], "applied", style)
 
 
 def test_controls_say_nothing_of_it(weak):

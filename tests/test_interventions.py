@@ -105,6 +105,20 @@ def spares_the_first_rows(changes):
     changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
 
 
+def scale_of_two_rows(changes):
+    """Rows 0 and 1 have a scale, rows 2 and 3, and so on: halves of even size do not show it."""
+
+    def rounded(rows):
+        scale = rows.abs().amax(-1, keepdim=True) / 127
+        num_pairs = rows.shape[2] // 2
+        for pair in range(num_pairs):
+            both = slice(2 * pair, 2 * pair + 2)
+            scale[:, :, both] = scale[:, :, both].amax(2, keepdim=True)
+        return (rows / scale).round() * scale
+
+    changes.keys_values(lambda layer, keys, values: (rounded(keys), values))
+
+
 def rotates_first(changes):
     """A rotation before 8 bits, whose sums are rounded otherwise for other numbers of rows."""
     generator = torch.Generator().manual_seed(0)
@@ -145,6 +159,14 @@ def gives_half(changes):
 
 def gives_nan(changes):
     changes.keys_values(lambda layer, keys, values: (keys * torch.nan, values))
+
+
+def doubles_frames_in_place(changes):
+    changes.frames(lambda frames: frames.mul_(2))
+
+
+def doubles_frames(changes):
+    changes.frames(lambda frames: frames * 2)
 
 
 def drops_all(changes):
@@ -254,6 +276,15 @@ def test_few_rows_that_are_treated_otherwise_are_found_among_many(model, dtype):
                 as_attended(module, keys, values)
 
 
+def test_rows_in_groups_are_found_by_a_cut_at_an_odd_row(model):
+    keys, values = torch.randn(2, 1, 2, 40, 64)
+    with (
+        Intervention.of(scale_of_two_rows).applied_to(model),
+        pytest.raises(ModelError, match="something else for several rows together"),
+    ):
+        as_attended(model.decoder.model.layers[0].self_attn, keys, values)
+
+
 def test_int8_is_what_rounding_by_hand_gives():
     rows = torch.randn(1, 2, 5, 8)
     module = torch.nn.Module()
@@ -299,6 +330,48 @@ def test_fewer_tokens_shorten_the_sequence(model, frames, trial):
 def test_frames_may_keep_or_gain_tokens(model, frames, trial, function):
     plain = decoder_logits(model, trial, frames.store)
     assert (logits_with(function, model, frames, trial) - plain).abs().max() > 1e-3
+
+
+def test_a_function_that_writes_into_frames_gets_a_copy(model, trial):
+    """A cache may give its file itself, which other samples read as well."""
+
+    class Held:
+        rows = Stored().read(0, 8)
+
+        def read(self, start, stop, *, part=None):
+            return self.rows[start:stop]
+
+    frames, before = EncodedFrames(FrameStore({"haystack": (Held(), 0)}), 8), Held.rows.clone()
+    found = logits_with(doubles_frames_in_place, model, frames, trial)
+    assert torch.equal(Held.rows, before)
+    assert torch.equal(found, logits_with(doubles_frames, model, frames, trial))
+
+
+def test_frames_keep_their_tokens_where_a_long_sequence_has_other_positions(frames, trial):
+    """Those of a short one are 0, 1, 2 and so on; beyond 60 tokens they are not."""
+    model = DecoderStandIn(
+        build_decoder("qwen2"), lambda n: torch.arange(n) if n <= 60 else torch.arange(n) // 2
+    )
+    with Intervention.of(every_second_token).applied_to(model) as changes:
+        assert changes.seen_by(frames, trial)[0].frame_shape == (2, 64)
+        assert changes.seen_by(frames, trial, trial)[0].frame_shape == (2, 64)
+    long = ask(model, 30, None)
+    with (
+        Intervention.of(every_second_token).applied_to(model) as changes,
+        pytest.raises(ModelError, match=r"does not number those of \d+ tokens one by one"),
+    ):
+        changes.seen_by(frames, trial, long)
+
+
+def test_keys_and_values_can_be_left_out_while_all_else_stays(model, frames, trial):
+    plain = decoder_logits(model, trial, frames.store)
+    with Intervention.of(window_of_8_bits).applied_to(model) as changes:
+        both = decoder_logits(model, trial, frames.store)
+        with changes.without_keys_values():
+            window = decoder_logits(model, trial, frames.store)
+        assert torch.equal(decoder_logits(model, trial, frames.store), both)
+    assert torch.equal(window, logits_with(window_of_nine, model, frames, trial))
+    assert not torch.equal(window, both) and not torch.equal(window, plain)
 
 
 def test_frames_of_positions_in_three_rows_keep_their_number_of_tokens(frames):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 
 import pytest
@@ -179,6 +180,9 @@ def test_checkpoints_are_measured_without_and_with_an_intervention(watched, tmp_
     assert main(applied) == 0
     assert capsys.readouterr().out == f"{line}\n", "of the same file it is known already"
     (tmp_path / f"{name}.py").write_text(f"# another remark\n{source}")
+    assert main(applied) == 2
+    assert "was changed since it was imported" in capsys.readouterr().err
+    del sys.modules[name]  # as in another process
     assert main(applied) == 2
     assert "intervention.sha256" in capsys.readouterr().err
     assert (results.path / "samples.jsonl").stat().st_mtime_ns == written

@@ -24,6 +24,7 @@ from vniah.errors import InputError, ResultsError, short_repr, without_surrogate
 from vniah.options import TableKind
 from vniah.options.approximation import EXACT
 from vniah.results import AnyResults, CellScore, Results, SampleResult, several_results
+from vniah.results.applied import intervention_of
 from vniah.results.once import once
 from vniah.results.plan import planned_ids, planned_test_ids
 
@@ -119,6 +120,11 @@ def table_rows(runs: Sequence[Results], kind: TableKind, *, confidence: float = 
         rows = [{**row, "approximate": row.get("approximate", False)} for row in rows]
     if not rows:
         which = f"the results in {runs[0].path}" if len(runs) == 1 else "these results"
+        if kind == "applied" and (names := list(filter(None, map(intervention_of, runs)))):
+            raise ResultsError(
+                f"{which} hold no sample yet that has a score with {names[0]} and without it; run "
+                "the same command again, which goes on"
+            )
         raise ResultsError(f"{which} {_LACKING[kind]}")
     return rows
 

@@ -5,16 +5,20 @@ it, as if there were no copies. A process runs its share of the plain samples fi
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from vniah.embeddings.batches import encode_batch
 from vniah.engines.base import CheckReport, OnFramesReady, Outcome
 from vniah.engines.decoder import DecoderEngine
+from vniah.engines.inputs import require_encoder
 from vniah.engines.interventions import Changes, Intervention, settings_of
+from vniah.engines.model_state import ModelState
 from vniah.errors import CheckError, ModelError
 from vniah.haystacks.frames import AnyHaystack
 from vniah.needles import NeedleSet
@@ -35,16 +39,26 @@ class _State:
         noise: by how much they differ when they are computed again; 0 but for kernels that sum in
             an order of their own.
         settings: of its decoder.
+        parts: what it consists of.
+        volatile: names of parts that a plain pass changes by itself.
     """
 
     logits: Tensor
     noise: float
     settings: Mapping[str, Any]
+    parts: ModelState
+    volatile: frozenset[str]
 
-    def holds(self, logits: Tensor, settings: Mapping[str, Any]) -> bool:
-        """Whether a model that gives this now is the same."""
+    def change_to(
+        self, logits: Tensor, settings: Mapping[str, Any], parts: ModelState
+    ) -> str | None:
+        """What is not the same in a model that gives and has this now; None if it is the same."""
+        if (change := self.parts.change_to(parts, self.volatile)) is not None:
+            return change
+        if settings != self.settings:
+            return "its config is another"
         difference = float((logits - self.logits).abs().max())
-        return settings == self.settings and difference <= 4 * self.noise
+        return "its logits are others" if difference > 4 * self.noise else None
 
 
 class AppliedEngine:
@@ -127,10 +141,15 @@ class AppliedEngine:
         self._are_pending = [self._is_copy(one) and flags[one.sample_id] for one in self._copies]
         self._num_changed, self._before, self._checked, self._description = 0, None, {}, {}
         if any(self._are_pending):
-            logits = self._plain.trial_logits()
-            noise = float((self._plain.trial_logits() - logits).abs().max())
-            self._before = _State(logits, noise, settings_of(self._model.decoder))
+            pictures = _Pictures.of(self._model) if self._shows_frames() else None
+            self._before = self._state()
             with self._intervention.applied_to(self._model) as changes:
+                if pictures is not None and not pictures.are_same(self._model):
+                    raise ModelError(
+                        f"{self._intervention.name} changes how pictures are encoded, and frames "
+                        "are encoded before it is called, so that it would have no effect: change "
+                        "the encoded frames (changes.frames) or the decoder instead"
+                    )
                 engine, self._num_changed = self._planned(changes)
                 self._description = engine.description
                 self._checked = self._check(engine, changes)
@@ -143,24 +162,32 @@ class AppliedEngine:
         The plan holds the samples of controls as well, which are not read.
         """
         trial = self._plain.trial_sequences()
-        model, frames = changes.seen_by(self._plain.frames, trial[0])
+        longest = self._plain.longest_sequence
+        model, frames = changes.seen_by(self._plain.frames, trial[0], longest)
         engine = self._make(model, self.decoding)
         engine.take_frames(frames, trial)
         return engine, engine.plan(self._copies, self._are_pending)
 
     def _check(self, engine: DecoderEngine, changes: Changes) -> dict[str, Any]:
-        """Runs short sequences with the changes; compares where the model's own pass has them."""
-        if not changes.has_keys_values:
-            try:
-                return dict(engine.check())
-            except CheckError as error:
-                raise CheckError(f"with {self._intervention.name} {error}") from error
-        logits = engine.trial_logits()
-        if not logits.isfinite().all():
-            raise ModelError(
-                f"with {self._intervention.name} the logits of {self._model.name} are not finite"
-            )
-        return {}
+        """Runs short sequences with the changes; compares with the model's own pass, which has all
+        of them but changed keys and values.
+        """
+        name = self._intervention.name
+        with changes.without_keys_values() if changes.has_keys_values else nullcontext():
+            if not engine.trial_logits().isfinite().all():
+                raise ModelError(f"with {name} the logits of {self._model.name} are not finite")
+            found = engine.compare()
+        for agreement in found:
+            if not agreement.passed:
+                raise CheckError(
+                    f"with {name} the forward pass does not give what {self._model.name} itself "
+                    f"gives then: {agreement.sentence()}. Nothing was measured; vniah calls the "
+                    "parts of a layer by itself, so change what both passes use, such as weights, "
+                    "or use the methods of the function's argument"
+                )
+        if changes.has_keys_values and not engine.trial_logits().isfinite().all():
+            raise ModelError(f"with {name} the logits of {self._model.name} are not finite")
+        return {agreement.way: dict(agreement.record()) for agreement in found}
 
     @property
     def planned_flops(self) -> int | None:
@@ -181,6 +208,9 @@ class AppliedEngine:
             return
         if self._changed is None:
             self._plain.release()
+            # Anew, as long passes may have changed what a module keeps for later ones.
+            assert self._before is not None, "plan comes first"
+            self._before = replace(self._state(), logits=self._before.logits)
             changes = self._entered.enter_context(self._intervention.applied_to(self._model))
             self._changed, num_batches = self._planned(changes)
             assert num_batches == self._num_changed, "the plan of the copies is always the same"
@@ -225,15 +255,65 @@ class AppliedEngine:
         self._entered.close()
 
     def require_undone(self) -> None:
-        """Raises `ModelError` if the model gives something else than before it was changed."""
-        settings = settings_of(self._model.decoder)
-        if self._before is None or self._before.holds(self._plain.trial_logits(), settings):
+        """Raises `ModelError` if the model gives, or has, something else than before it was
+        changed.
+        """
+        if self._before is None:
             return
-        raise ModelError(
-            f"{self._intervention.name} left the model changed, so that it would be measured "
-            "changed as well: write it as a context manager (@contextlib.contextmanager) that puts "
-            "back behind its yield what it changed"
-        )
+        logits, settings = self._plain.trial_logits(), settings_of(self._model.decoder)
+        change = self._before.change_to(logits, settings, ModelState.of(self._model))
+        if change is not None:
+            raise ModelError(
+                f"{self._intervention.name} left the model changed ({change}), so that it would be "
+                "measured changed as well: write it as a context manager "
+                "(@contextlib.contextmanager) that puts back behind its yield what it changed"
+            )
+
+    def _state(self) -> _State:
+        """That of the model now, after two plain passes, between which it may change by itself."""
+        logits = self._plain.trial_logits()
+        first = ModelState.of(self._model)
+        noise = float((self._plain.trial_logits() - logits).abs().max())
+        parts = ModelState.of(self._model)
+        volatile = frozenset(first.differing(parts))
+        return _State(logits, noise, settings_of(self._model.decoder), parts, volatile)
+
+    def _shows_frames(self) -> bool:
+        return any(one.frames for one in self._plain.trial_sequences())
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A picture as a model encodes it.
+
+    Attributes:
+        encoded: the picture, ``[1, *frame_shape]``.
+        noise: by how much it differs when it is encoded again.
+    """
+
+    encoded: Tensor
+    noise: float
+
+    @classmethod
+    def of(cls, model: DecoderModel | LanguageModel) -> "_Pictures":
+        """As the model encodes it now."""
+        encoded = _encode(model)
+        return cls(encoded, float((_encode(model) - encoded).abs().max()))
+
+    def are_same(self, model: DecoderModel | LanguageModel) -> bool:
+        """Whether the model encodes it as before."""
+        found = _encode(model)
+        if found.shape != self.encoded.shape:
+            return False
+        return float((found - self.encoded).abs().max()) <= 4 * self.noise
+
+
+def _encode(model: DecoderModel | LanguageModel) -> Tensor:
+    """A picture with a gradient and stripes, encoded as those of haystacks are."""
+    rows = np.arange(224, dtype=np.uint8)
+    picture = np.stack([rows[:, None] + 0 * rows, rows[None] + 0 * rows[:, None]], -1)
+    picture = np.concatenate([picture, picture[..., :1] ^ picture[..., 1:]], -1)
+    return encode_batch(require_encoder(model), [picture], size=1).double()
 
 
 def _original_id(copy: Sample) -> str:

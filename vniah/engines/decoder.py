@@ -12,6 +12,7 @@ import torch
 
 from vniah.embeddings.encode import EncodedFrames
 from vniah.embeddings.oddness import oddness_record
+from vniah.engines.agreement import Agreement
 from vniah.engines.base import (
     ARGMAX,
     GENERATED,
@@ -43,6 +44,7 @@ from vniah.engines.inputs import (
     decoder_logits,
     positions_of,
     require_encoder,
+    size_of_frame,
 )
 from vniah.engines.planning import Batch, Plan, SampleSequences, can_continue, make_plan
 from vniah.engines.watching import NeedleWatch
@@ -254,18 +256,24 @@ class DecoderEngine:
 
     def check(self) -> Mapping[str, Any]:
         """As `vniah.engines.base.Engine.check`: compares with the model's own forward pass."""
-        sequences = self.trial_sequences()
-        location = self._description.get("keys_and_values_on")
-        found = check_forward(
-            self._model,
-            sequences,
-            self.frames.store,
-            kernel=self._kernel,
-            kv_location=location,
-            ring=self._ring,
-        )
+        found = self.compare()
         require_agreement(found, self._model.name)
         return {agreement.way: dict(agreement.record()) for agreement in found}
+
+    def compare(self) -> Sequence[Agreement]:
+        """Each way in which sequences are run, compared with the model's own forward pass.
+
+        Raises:
+            ModelError: the decoder cannot be run at all.
+        """
+        return check_forward(
+            self._model,
+            self.trial_sequences(),
+            self.frames.store,
+            kernel=self._kernel,
+            kv_location=self._description.get("keys_and_values_on"),
+            ring=self._ring,
+        )
 
     def trial_sequences(self) -> Sequence[TokenSequence]:
         """Short sequences, on which the forward pass is tried; called after `plan`."""
@@ -275,6 +283,12 @@ class DecoderEngine:
         if len(self._needles):
             return trial_sequences(self._model, self._needles, self._frames.num_frames)
         return shortened_sequences(self._model, self._samples)
+
+    @property
+    def longest_sequence(self) -> TokenSequence | None:
+        """The longest sequence that is planned; None where nothing is."""
+        size = size_of_frame(self._model)
+        return max(self._sequences.sequences, key=lambda one: one.num_tokens(size), default=None)
 
     def trial_logits(self) -> torch.Tensor:
         """The answer logits of the first of them, ``[num_rows, vocabulary]``."""

@@ -12,18 +12,17 @@ a context manager.
 """
 
 import copy
-import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from vniah.embeddings.encode import EncodedFrames
+from vniah.engines.sources import source_sha256
 from vniah.errors import InputError, ModelError, VniahError, first_line, short_repr
 from vniah.factories import find_factory, is_factory, place_of
 from vniah.forward.hooks import KeysValuesChange, keys_values_changed, window_forced
@@ -50,7 +49,8 @@ class Intervention:
 
     Attributes:
         name: ``package.module:function``.
-        sha256: of the file that holds the function.
+        sha256: of the file that holds the function and of the user's own files that it imports, as
+            `vniah.engines.sources.source_sha256` gives it.
         function: is called with a `Changes`; gives nothing, or a context manager.
     """
 
@@ -66,7 +66,8 @@ class Intervention:
             source: ``package.module:function``, or a function at the top of a module.
 
         Raises:
-            InputError: there is no such function, or its file cannot be read.
+            InputError: there is no such function, its file cannot be read, or it, or one that it
+                imports, was changed since it was imported.
         """
         if isinstance(source, str):
             if not is_factory(source):
@@ -83,13 +84,7 @@ class Intervention:
                     "what is applied must be a function at the top of a module, so that its name "
                     f"and its file say what it does, got {short_repr(function)}"
                 )
-        try:
-            content = Path(inspect.getfile(inspect.unwrap(function))).read_bytes()
-        except (OSError, TypeError) as error:
-            raise InputError(
-                f"{name}: its source cannot be read; put the function into a file"
-            ) from error
-        return cls(name, hashlib.sha256(content).hexdigest(), function)
+        return cls(name, source_sha256(function, name), function)
 
     @property
     def short_name(self) -> str:
@@ -231,6 +226,20 @@ class Changes:
         return self._keys_values is not None
 
     @contextmanager
+    def without_keys_values(self) -> Iterator[None]:
+        """A block in which all other changes stay in effect, but keys and values are as they are.
+
+        The decoder's own forward pass knows nothing of changed keys and values. In this block it
+        can be compared with.
+        """
+        change, self._keys_values = self._keys_values, lambda layer, keys, values: (keys, values)
+        tried, self._tried_layers = self._tried_layers, set()
+        try:
+            yield
+        finally:
+            self._keys_values, self._tried_layers = change, tried
+
+    @contextmanager
     def in_effect(self) -> Iterator[None]:
         """A block in which the decoder attends as the methods of this object say.
 
@@ -246,13 +255,14 @@ class Changes:
             yield
 
     def seen_by(
-        self, frames: EncodedFrames, trial: TokenSequence
+        self, frames: EncodedFrames, trial: TokenSequence, longest: TokenSequence | None = None
     ) -> tuple[DecoderModel | LanguageModel, EncodedFrames]:
         """The model and the frames as they are read.
 
         Args:
             frames: the encoded frames.
             trial: a short sequence of the model; the function of frames is tried on its frames.
+            longest: the longest sequence that is to be read; by default the short one.
 
         Raises:
             ModelError: the function of frames gives something that cannot be read.
@@ -278,27 +288,39 @@ class Changes:
         seen = EncodedFrames(store, frames.num_frames, frames.notes)
         if self._num_tokens == model.frame_shape[0]:
             return model, seen
-        return _WithTokens(model, self._num_tokens, trial, self._intervention.name), seen
+        sequences = (trial,) if longest is None else (trial, longest)
+        return _WithTokens(model, self._num_tokens, sequences, self._intervention.name), seen
 
     def _changed_keys_values(
         self, layer: int, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        half = keys.shape[2] // 2
-        if layer in self._tried_layers or not half:
+        num_rows = keys.shape[2]
+        if layer in self._tried_layers or num_rows < 2:
             return self._call_keys_values(layer, keys, values)
         self._tried_layers.add(layer)
+        # In the middle, and at an odd row, where no group of some rows begins.
+        cuts = sorted({num_rows // 2, (num_rows // 3) | 1})
+        given = keys.clone(), values.clone()
+        found = self._call_keys_values(layer, keys, values)
+        for cut in cuts:
+            self._require_same_apart(layer, given, found, cut)
+        return found
+
+    def _require_same_apart(
+        self, layer: int, given: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], cut: int
+    ) -> None:
+        """Raises `ModelError` unless rows before and after a cut give the same as together."""
+        keys, values = given
         parts = [
             self._call_keys_values(layer, keys[:, :, rows].clone(), values[:, :, rows].clone())
-            for rows in (slice(half), slice(half, None))
+            for rows in (slice(cut), slice(cut, None))
         ]
-        found = self._call_keys_values(layer, keys, values)
-        border = slice(max(0, half - _BORDER_ROWS), half + _BORDER_ROWS)
+        border = slice(max(0, cut - _BORDER_ROWS), cut + _BORDER_ROWS)
         for together, *two in zip(found, *parts, strict=True):
             apart = torch.cat(two, 2)
             self._require_equal(together, apart, "keys and values", "row")
             near, near_apart = together[:, :, border], apart[:, :, border]
             self._require_equal(near, near_apart, "keys and values", "row", _MOST_AT_BORDERS)
-        return found
 
     def _call_keys_values(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         assert self._keys_values is not None
@@ -313,7 +335,8 @@ class Changes:
     def _changed_frames(self, frames: Tensor) -> Tensor:
         assert self._frames is not None
         with self._intervention.failing():
-            found: Any = self._frames(frames)
+            # A copy, as frames that were read may be the file of the cache itself.
+            found: Any = self._frames(frames.clone())
         num_tokens = self._num_tokens
         if num_tokens is None:  # the first time
             is_sized = isinstance(found, Tensor) and found.ndim == 3 and found.shape[1] > 0
@@ -369,29 +392,31 @@ class _WithTokens:
     Args:
         model: the model as it was loaded.
         num_tokens: of a frame.
-        trial: a short sequence of the model.
+        sequences: some of the model, among them the longest that is to be read.
         name: of the intervention.
 
     Raises:
-        ModelError: the positions of the model's tokens are not simply 0, 1, 2 and so on.
+        ModelError: the positions of their tokens are not simply 0, 1, 2 and so on.
     """
 
     def __init__(
-        self, model: DecoderModel, num_tokens: int, trial: TokenSequence, name: str
+        self, model: DecoderModel, num_tokens: int, sequences: Iterable[TokenSequence], name: str
     ) -> None:
         self._model = model
         self.name = model.name
         self.revision = model.revision
         self.decoder = model.decoder
         self.frame_shape = (num_tokens, model.frame_shape[1])
-        positions = model.position_ids(trial)
-        counted = torch.arange(trial.num_tokens(model.frame_shape[0]))
-        if not torch.equal(positions.cpu().long(), counted):
-            raise ModelError(
-                f"{name} gives frames {num_tokens} tokens instead of {model.frame_shape[0]}, and "
-                f"{model.name} places its tokens by the tokens of its frames: give frames of the "
-                "same number of tokens"
-            )
+        for sequence in sequences:
+            positions = model.position_ids(sequence)
+            counted = torch.arange(sequence.num_tokens(model.frame_shape[0]))
+            if not torch.equal(positions.cpu().double(), counted.double()):
+                raise ModelError(
+                    f"{name} gives frames {num_tokens} tokens instead of {model.frame_shape[0]}, "
+                    f"and {model.name} places its tokens by the tokens of its frames, or does not "
+                    f"number those of {len(counted):,} tokens one by one: give frames of the same "
+                    "number of tokens"
+                )
 
     def encode_frames(self, frames: Sequence[Any]) -> Tensor:
         return self._model.encode_frames(frames)

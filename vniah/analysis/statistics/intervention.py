@@ -101,10 +101,10 @@ class InterventionEffect:
                 f"{counted(found.num_needles, unit)})"
             )
         num_changed = found.num_fallen + found.num_risen
+        has = "has" if 1 in (num_changed, found.num_pairs) else "have"
         parts.append(
-            f"{num_changed:,} of {counted(found.num_pairs, 'sample')} "
-            f"{'has' if num_changed == 1 else 'have'} another outcome: {found.num_fallen:,} fell, "
-            f"{found.num_risen:,} rose"
+            f"{num_changed:,} of {counted(found.num_pairs, 'sample')} {has} another outcome: "
+            f"{found.num_fallen:,} fell, {found.num_risen:,} rose"
         )
         if missing := self.num_planned - found.num_pairs:
             are = "is" if missing == 1 else "are"
