@@ -99,6 +99,7 @@ class Tiny:
         frame_size: width and height, where any will do.
         is_video: what the message holds for the frames.
         deviation: of the random weights; norms have others than ones where it is given.
+        head: deviation of the head's weights. Logits and their rounding grow with it.
         logit_scale: by what the authors multiply the logits that transformers' class gives.
     """
 
@@ -111,6 +112,7 @@ class Tiny:
     frame_size: tuple[int, int] | None = None
     is_video: bool = True
     deviation: float | None = None
+    head: float = 0.3
     logit_scale: float = 1.0
 
     def save(self, folder: Path) -> Path:
@@ -166,7 +168,7 @@ def with_random_weights(builder: Callable[[], Tiny], seed: int = 0) -> Tiny:
     for name, parameter in tiny.model.named_parameters():
         parameter.requires_grad_(False)
         if parameter.ndim >= 2:
-            parameter.normal_(0, 0.3 if "lm_head" in name else tiny.deviation or 0.15)
+            parameter.normal_(0, tiny.head if "lm_head" in name else tiny.deviation or 0.15)
         elif name.endswith("A_log"):  # of gated delta layers
             parameter.uniform_(-3, 0.5)
         elif name.endswith("dt_bias"):

@@ -306,6 +306,7 @@ def _qwen3_5_tiny(model_type: str, config_class: Any, model_class: Any, **text: 
         own_qwen3,
         frame_size=(96, 64),
         deviation=0.2,
+        head=0.15,
     )
 
 
@@ -388,6 +389,7 @@ def _build_minicpmv4_6() -> Tiny:
         _own_minicpm,
         frame_size=(168, 56),
         deviation=0.2,
+        head=0.15,
     )
 
 
