@@ -16,10 +16,9 @@ from vniah.forward.decoders import (
     embedding_of,
     layer_input_size,
     require_positions,
-    require_supported,
 )
 from vniah.forward.inputs import deepstack_rows
-from vniah.forward.kinds.choosing import kinds_of, sees_images
+from vniah.forward.kinds.choosing import require_runnable, sees_images
 from vniah.forward.kv_cache import Span
 from vniah.forward.prefill import answer_logits
 from vniah.haystacks.text import CountsTokens
@@ -52,8 +51,7 @@ def require_model(model: AnyModel) -> None:
     """Raises `ModelError` unless the object is a model whose decoder, if it has one, can be run."""
     require_protocol(model)
     if isinstance(model, DecoderModel | LanguageModel):
-        require_supported(model.decoder)
-        kinds_of(model.decoder.model)
+        require_runnable(model.decoder)
     if not isinstance(model, EncodingModel):
         return
     shape = tuple(model.frame_shape)
@@ -90,8 +88,7 @@ class SequenceCheck:
         if num_tokens < len(sequence.answer_ids):
             raise ModelError(f"compose of {self._model.name} gave no token before the answer")
         if not self._is_known:
-            require_supported(self._model.decoder)
-            kinds_of(self._model.decoder.model)
+            require_runnable(self._model.decoder)
             self._is_known = True
 
     def _require_known(self, token_ids: tuple[int, ...]) -> None:

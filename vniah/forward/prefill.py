@@ -165,7 +165,7 @@ def prefill(
     asked += [block.position_ids for branch in spliced for block in branch.blocks]
     spans = main.spans[rank]
     angles, read_angles = rotate(body, layer_types, hidden, position_ids, start, spans, asked)
-    positions = torch.cat([position_ids, *asked], -1).to(hidden.device)
+    positions = position_ids.to(hidden.device)
     inputs = LayerInputs.of(body, hidden, token_ids)
     rows = Rows(hidden, angles, _positions_of(positions, main, rank, start, stop), inputs)
     num_rows = sum(len(suffix.hidden) for suffix in suffixes)

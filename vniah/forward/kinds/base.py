@@ -274,14 +274,19 @@ class LayerKind(ABC):
             itemsize: bytes of a number in the decoder's dtype.
         """
 
-    @abstractmethod
     def num_pairs(self, start: int, num_tokens: int) -> int:
-        """Rows and keys that meet, of rows that begin at a token; 0 without attention."""
+        """Rows and keys that meet, of rows that begin at a token; 0 without attention.
+
+        By default every row meets itself and all tokens before it.
+        """
+        return 0 if self.heads is None else causal_pairs(start, num_tokens)
 
     @property
-    @abstractmethod
     def pair_flops(self) -> int:
-        """Operations for each of these pairs, of all heads."""
+        """Operations for each of these pairs, of all heads: a product with the key, and one with
+        the value, which has as many numbers, or zeros behind it.
+        """
+        return 0 if self.heads is None else 4 * self.heads.num_heads * self.heads.head_dim
 
     @property
     def row_flops(self) -> int:

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from vniah.errors import ModelError
 from vniah.forward.attention import Heads
-from vniah.forward.decoders import ATTENTION_PARTS, ROTATING_HALVES, depends_on_length
+from vniah.forward.decoders import (
+    ATTENTION_PARTS,
+    ROTATING_HALVES,
+    depends_on_length,
+    require_supported,
+)
 from vniah.forward.kinds.base import LayerKind
 from vniah.forward.kinds.full import FullAttention
 from vniah.forward.kinds.latent import LatentAttention
@@ -67,6 +72,12 @@ def last_with_own_keys(kinds: Sequence[LayerKind]) -> int:
     What main rows become behind it, nobody reads but they themselves.
     """
     return max(index for index, kind in enumerate(kinds) if kind.memory_kind == kind)
+
+
+def require_runnable(decoder: Any) -> None:
+    """Raises `ModelError` unless the forward pass runs the decoder exactly, all layers included."""
+    require_supported(decoder)
+    kinds_of(decoder.model)
 
 
 def layer_types_of(body: Any) -> list[str]:

@@ -26,7 +26,6 @@ from vniah.forward.kinds.base import (
     LayerMemory,
     PassSize,
     PassTokens,
-    causal_pairs,
     chunks_of,
 )
 from vniah.forward.kinds.images import attend_in_images
@@ -92,15 +91,6 @@ class FullAttention(LayerKind):
     def held_bytes(self, size: PassSize, itemsize: int) -> int:
         """Keys and values of all tokens."""
         return size.stop * 2 * self.num_kv_heads * self.head_dim * itemsize
-
-    def num_pairs(self, start: int, num_tokens: int) -> int:
-        """Every row with itself and all tokens before it."""
-        return causal_pairs(start, num_tokens)
-
-    @property
-    def pair_flops(self) -> int:
-        """A product with the key, and one with the value."""
-        return 4 * self.num_heads * self.head_dim
 
 
 class FullMemory(LayerMemory):

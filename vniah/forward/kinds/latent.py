@@ -28,7 +28,6 @@ from vniah.forward.kinds.base import (
     LayerMemory,
     PassSize,
     PassTokens,
-    causal_pairs,
     chunks_of,
 )
 from vniah.forward.kinds.full import SuffixCall
@@ -85,15 +84,6 @@ class LatentAttention(LayerKind):
         # Keys and values as the matrix gives them, the keys with their rotated part, the values.
         expanded = 3 * self.num_heads * self.head_dim + self.num_heads * self.value_dim
         return (kept + min(size.stop, EXPANDED_TOKENS) * expanded) * itemsize
-
-    def num_pairs(self, start: int, num_tokens: int) -> int:
-        """Every row with itself and all tokens before it."""
-        return causal_pairs(start, num_tokens)
-
-    @property
-    def pair_flops(self) -> int:
-        """A product with the key, and one with the value, which has zeros behind it."""
-        return 4 * self.num_heads * self.head_dim
 
 
 class _Latents(LayerKeyValues):

@@ -85,15 +85,6 @@ class Recurrent(LayerKind):
         count = 2 + len(size.ends) + 2 * min(len(size.ends), _BATCH)
         return (conv + 4 * math.prod(self.state_shape or (0,))) * count
 
-    def num_pairs(self, start: int, num_tokens: int) -> int:
-        """None."""
-        return 0
-
-    @property
-    def pair_flops(self) -> int:
-        """None."""
-        return 0
-
     @property
     def row_flops(self) -> int:
         """The state is read, corrected and updated; without what rows that are close do."""

@@ -46,15 +46,6 @@ class Rowwise(LayerKind):
         """None."""
         return 0
 
-    def num_pairs(self, start: int, num_tokens: int) -> int:
-        """None."""
-        return 0
-
-    @property
-    def pair_flops(self) -> int:
-        """None."""
-        return 0
-
 
 class _RowwiseMemory(LayerMemory):
     def __init__(self, tokens: PassTokens) -> None:

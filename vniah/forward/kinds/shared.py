@@ -81,11 +81,6 @@ class SharedKeys(LayerKind):
         """As `LayerKind.num_pairs`."""
         return self.inner.num_pairs(start, num_tokens)
 
-    @property
-    def pair_flops(self) -> int:
-        """As `LayerKind.pair_flops`."""
-        return self.inner.pair_flops
-
 
 @dataclass(frozen=True)
 class ReusedKeys(SharedKeys):

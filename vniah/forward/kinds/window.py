@@ -93,11 +93,6 @@ class _Reach(LayerKind):
         keys = num_held + max(in_chunk, gathered)
         return keys * 2 * self.num_kv_heads * self.head_dim * itemsize
 
-    @property
-    def pair_flops(self) -> int:
-        """A product with the key, and one with the value."""
-        return 4 * self.num_heads * self.head_dim
-
     @abstractmethod
     def first_seen(self, token: int) -> int:
         """The first token that the row of a token sees; never less for a later token."""

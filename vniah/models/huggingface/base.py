@@ -286,7 +286,9 @@ class TransformersModel:
 
     def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
         """Fitted frames through tower and projector, ``[num_frames, *frame_shape]``."""
-        raise NotImplementedError
+        pixels = self._pixels(frames).to(self.device, self.dtype)
+        features: Tensor = self._model.get_image_features(pixels).pooler_output
+        return features
 
     def _pixels(self, frames: Sequence[Image.Image]) -> Tensor:
         """What the image processor makes of fitted frames, ``[num_frames, 3, height, width]``."""

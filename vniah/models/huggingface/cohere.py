@@ -27,11 +27,6 @@ class _Tile(TransformersDecoderModel):
         )["pixel_values"]
         return pixels
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        pixels = self._pixels(frames).to(self.device, self.dtype)
-        features: Tensor = self._model.get_image_features(pixels).pooler_output
-        return features
-
     def _described_tokens(self) -> int:
         config = self._model.config
         side = config.vision_config.image_size // config.vision_config.patch_size

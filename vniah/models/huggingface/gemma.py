@@ -29,11 +29,6 @@ class Gemma3(TransformersDecoderModel):
         )["pixel_values"]
         return pixels
 
-    def _encode(self, frames: Sequence[Image.Image]) -> Tensor:
-        pixels = self._pixels(frames).to(self.device, self.dtype)
-        features: Tensor = self._model.get_image_features(pixels).pooler_output
-        return features
-
     def _described_tokens(self) -> int:
         return math.isqrt(self._model.config.mm_tokens_per_image) ** 2
 
